@@ -1,0 +1,155 @@
+"""Every error of the library: one base, and each message says what to do.
+
+An error also subclasses the standard exception that it means, so that callers who know nothing of this
+library still catch what they expect (`TaskNotFoundError` is a `LookupError`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class TaskflowError(Exception):
+    """Base of every error that taskflow-otel raises."""
+
+
+class ConfigurationError(TaskflowError, ValueError):
+    """A setting is wrong: raised at the call that carried it."""
+
+
+class MissingExtraError(TaskflowError, ImportError):
+    """A feature was asked for whose optional dependency is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional dependency. Install it with: pip install 'taskflow-otel[{extra}]'")
+        self.extra = extra
+
+
+class DuplicateTaskNameError(ConfigurationError):
+    """Two task functions were registered under one name."""
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        super().__init__(
+            f"the task name {name!r} is taken by {first}; {second} cannot use it too. "
+            "Give one of them its own name: @task_manager.task(name=...)"
+        )
+
+
+class UnknownQueueError(ConfigurationError, LookupError):
+    """A task names a queue that the manager was not given."""
+
+    def __init__(self, queue: str, known: Iterable[str]) -> None:
+        names = ", ".join(sorted(known))
+        super().__init__(
+            f"there is no queue {queue!r} (known: {names}). "
+            f"Declare it: TaskManager(queues={{{queue!r}: QueueConfig(concurrency=...)}})"
+        )
+
+
+class UnknownTaskError(TaskflowError, LookupError):
+    """A stored task names a function that this process has not registered."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"no task named {name!r} is registered in this process. "
+            "Import the module that declares it before the manager starts."
+        )
+
+
+class TaskArgumentError(TaskflowError, TypeError):
+    """An argument cannot be stored and read back as what it was."""
+
+
+class PersistenceError(TaskflowError, ValueError):
+    """A task cannot be persisted as it was asked for."""
+
+
+class QueueFullError(TaskflowError):
+    """The queue holds as many waiting tasks as its `max_size` allows."""
+
+    def __init__(self, queue: str, max_size: int) -> None:
+        super().__init__(
+            f"the queue {queue!r} is full ({max_size} tasks wait). Answer 503 and let the client come back, "
+            f"or raise max_size / concurrency of {queue!r}."
+        )
+        self.queue = queue
+        self.max_size = max_size
+
+
+class TaskNotFoundError(TaskflowError, LookupError):
+    """No task has this id (or its history has been deleted)."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"there is no task with the id {task_id!r}; its history may have been deleted by retention")
+        self.task_id = task_id
+
+
+class TaskStateError(TaskflowError):
+    """The task's present state does not allow what was asked for."""
+
+
+class IllegalTransitionError(TaskflowError, RuntimeError):
+    """A transition outside the table of `taskflow_otel.model.status`: a bug in the engine, never a user's mistake."""
+
+
+class TaskTimeoutError(TaskflowError, TimeoutError):
+    """One attempt took longer than its `timeout`."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(f"the attempt of {name!r} was ended after its timeout of {seconds:g} s")
+
+
+class TaskCancelledError(TaskflowError):
+    """Raised inside a thread or process task by `context.raise_if_cancelled()` after a cancel request."""
+
+
+class NotStartedError(TaskflowError, RuntimeError):
+    """The manager is not running: its application's lifespan has not been entered, or has ended."""
+
+    def __init__(self, state: str = "not started") -> None:
+        super().__init__(
+            f"the TaskManager is {state}. Mount it with TaskAdmin(app, task_manager) or task_manager.init_app(app) and "
+            "run the app's lifespan (in tests: `with TestClient(app) as client:`), "
+            "or call `await task_manager.startup()` yourself."
+        )
+
+
+class NoTaskContextError(TaskflowError, LookupError):
+    """`get_task_context()` was called outside a task function."""
+
+    def __init__(self) -> None:
+        super().__init__("no task is running here: get_task_context() works inside a task function only")
+
+
+class BackendError(TaskflowError):
+    """The backend refused or failed; `transient` tells whether trying again can help."""
+
+    def __init__(self, message: str, *, transient: bool = True) -> None:
+        super().__init__(message)
+        self.transient = transient
+
+
+class BackendUnavailableError(BackendError, ConnectionError):
+    """The backend could not be reached, or did not answer in time."""
+
+
+class SchemaVersionError(BackendError):
+    """The stored schema is newer than this version of the library knows."""
+
+    def __init__(self, where: str, found: int, known: int) -> None:
+        super().__init__(
+            f"{where} has schema version {found}, this taskflow-otel knows up to {known}. "
+            "Upgrade taskflow-otel, or point this process at another database.",
+            transient=False,
+        )
+
+
+class StaleTokenError(BackendError):
+    """A write carried a fencing token that is no longer valid: another instance has taken the task over."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            f"task {task_id} was taken over by another instance; the outcome of this attempt was refused",
+            transient=False,
+        )
+        self.task_id = task_id

@@ -1,0 +1,1 @@
+"""What a task is: status, record, events, options, arguments; pure data."""

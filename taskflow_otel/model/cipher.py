@@ -1,0 +1,69 @@
+"""Arguments as ciphertext: everywhere outside the running attempt, a payload is unreadable without the key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taskflow_otel.errors import ConfigurationError, MissingExtraError, TaskArgumentError
+
+ENCRYPTED_PREFIX = "fernet1:"
+"""Marks a payload as ciphertext, and names its format. A plain payload is JSON and starts with a brace."""
+
+_MAKE_A_KEY = 'python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
+
+
+def is_encrypted(payload: str) -> bool:
+    """Whether a stored payload is ciphertext."""
+    return payload.startswith(ENCRYPTED_PREFIX)
+
+
+class PayloadCipher:
+    """Encrypts payloads with the first key and decrypts them with any (Fernet: AES-128-CBC with HMAC-SHA256).
+
+    `keys` is one Fernet key or several; to rotate, put the new key first and keep the old ones until no task that
+    they encrypted is stored any more. Raises `ConfigurationError` for a key that is none, and `MissingExtraError`
+    without the `encryption` extra. Source: the Fernet specification (github.com/fernet/spec).
+    """
+
+    __slots__ = ("_fernet",)
+
+    def __init__(self, keys: str | bytes | Sequence[str | bytes]) -> None:
+        try:
+            from cryptography.fernet import Fernet, MultiFernet
+        except ImportError as exc:
+            raise MissingExtraError("encrypt_args_key", "encryption") from exc
+        several = [keys] if isinstance(keys, (str, bytes)) else list(keys)
+        if not several:
+            raise ConfigurationError(f"encrypt_args_key needs at least one Fernet key. Make one with: {_MAKE_A_KEY}")
+        fernets = []
+        for position, key in enumerate(several, start=1):
+            try:
+                fernets.append(Fernet(key))
+            except (ValueError, TypeError):
+                # The exception, and the key with it, stay out of the message: this text reaches logs.
+                raise ConfigurationError(
+                    f"encrypt_args_key: key {position} of {len(several)} is not a Fernet key (32 bytes in URL-safe "
+                    f"base64, 44 characters). Make one with: {_MAKE_A_KEY}"
+                ) from None
+        self._fernet = MultiFernet(fernets)
+
+    def encrypt(self, payload: str) -> str:
+        """Return the payload as ciphertext, marked as such."""
+        return ENCRYPTED_PREFIX + self._fernet.encrypt(payload.encode()).decode("ascii")
+
+    def decrypt(self, payload: str) -> str:
+        """Return the plain payload; one that was stored before encryption was turned on is returned as it is.
+
+        Raises `TaskArgumentError` when none of the keys fits, or the ciphertext was damaged.
+        """
+        if not is_encrypted(payload):
+            return payload
+        from cryptography.fernet import InvalidToken
+
+        try:
+            return self._fernet.decrypt(payload.removeprefix(ENCRYPTED_PREFIX)).decode()
+        except (InvalidToken, ValueError):  # the latter for text that is not ASCII
+            raise TaskArgumentError(
+                "the stored arguments cannot be decrypted: none of the keys in TaskManager(encrypt_args_key=...) fits, "
+                "or the ciphertext was damaged. After a rotation, keep the old key behind the new one."
+            ) from None

@@ -1,0 +1,161 @@
+"""What can be said about a task type and about a queue, checked where it is said."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, get_args
+
+from taskflow_otel.errors import ConfigurationError
+
+ExecutorName = Literal["async", "thread", "process"]
+EXECUTOR_NAMES: tuple[str, ...] = get_args(ExecutorName)
+
+Exceptions = type[BaseException] | tuple[type[BaseException], ...]
+
+
+def seconds(name: str, value: float | timedelta | None, *, minimum: float = 0.0, exclusive: bool = False) -> float:
+    """Return a duration as seconds, or raise `ConfigurationError` naming the option that carried it."""
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+        raise ConfigurationError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
+    if number < minimum or (exclusive and number == minimum):
+        bound = "more than" if exclusive else "at least"
+        raise ConfigurationError(f"{name} must be {bound} {minimum:g} seconds, not {value!r}")
+    return float(number)
+
+
+def whole(name: str, value: object, *, minimum: int) -> int:
+    """Return a whole number, or raise `ConfigurationError` naming the option that carried it."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigurationError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Whether a failed attempt is worth another, and how long to wait before it."""
+
+    retries: int = 0
+    delay: float = 0.0
+    backoff: float = 1.0
+    max_delay: float | None = None
+    jitter: float = 0.0
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    no_retry_on: tuple[type[BaseException], ...] = ()
+
+    def allows(self, exc: BaseException, retries_used: int) -> bool:
+        """Whether `exc` earns another attempt after `retries_used` of them."""
+        return (
+            retries_used < self.retries
+            and isinstance(exc, self.retry_on)
+            and not isinstance(exc, self.no_retry_on)
+        )
+
+    def wait(self, retries_used: int, draw: float) -> float:
+        """Seconds before the next attempt: `delay * backoff ** retries_used`, capped, then spread by jitter.
+
+        `draw` is uniform in [0, 1); it places the wait within ± `jitter` of its nominal length.
+        """
+        try:
+            nominal = self.delay * self.backoff**retries_used
+        except OverflowError:
+            nominal = math.inf
+        ceiling = self.max_delay if self.max_delay is not None else _LONGEST_WAIT
+        nominal = min(nominal, ceiling)
+        return max(0.0, nominal * (1.0 + self.jitter * (2.0 * draw - 1.0)))
+
+
+_LONGEST_WAIT = 30 * 86_400.0  # an uncapped exponential must not leave the calendar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskConfig:
+    """The options of one task type, as given to `@task_manager.task(...)`. Durations are seconds."""
+
+    name: str
+    retry: RetryPolicy = RetryPolicy()
+    timeout: float | None = None
+    persist: bool = False
+    requeue_on_interrupt: bool = False
+    eager: bool = False
+    priority: int | None = None
+    queue: str | None = None
+    executor: ExecutorName = "async"
+
+
+def make_task_config(
+    *,
+    name: str,
+    executor: ExecutorName,
+    retries: int = 0,
+    delay: float | timedelta = 0.0,
+    backoff: float = 1.0,
+    max_delay: float | timedelta | None = None,
+    jitter: float = 0.0,
+    retry_on: Exceptions = Exception,
+    no_retry_on: Exceptions = (),
+    timeout: float | timedelta | None = None,
+    persist: bool = False,
+    requeue_on_interrupt: bool = False,
+    eager: bool = False,
+    priority: int | None = None,
+    queue: str | None = None,
+) -> TaskConfig:
+    """Check every option and return the frozen configuration; raises `ConfigurationError`."""
+    if not name or not isinstance(name, str) or len(name) > 200 or not name.isprintable():
+        raise ConfigurationError(f"a task name must be 1 to 200 printable characters, not {name!r}")
+    if executor not in EXECUTOR_NAMES:
+        raise ConfigurationError(f"executor must be one of {', '.join(EXECUTOR_NAMES)}, not {executor!r}")
+    if isinstance(backoff, bool) or not isinstance(backoff, (int, float)) or not (math.isfinite(backoff) and backoff > 0):
+        raise ConfigurationError(f"backoff must be a number above 0 (1.0 keeps the wait constant), not {backoff!r}")
+    if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:
+        raise ConfigurationError(f"jitter must be a share between 0 and 1 (0.1 = ±10 %), not {jitter!r}")
+    if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int)):
+        raise ConfigurationError(f"priority must be a whole number (higher runs first), not {priority!r}")
+    return TaskConfig(
+        name=name,
+        retry=RetryPolicy(
+            retries=whole("retries", retries, minimum=0),
+            delay=seconds("delay", delay),
+            backoff=float(backoff),
+            max_delay=None if max_delay is None else seconds("max_delay", max_delay),
+            jitter=float(jitter),
+            retry_on=_exceptions("retry_on", retry_on),
+            no_retry_on=_exceptions("no_retry_on", no_retry_on),
+        ),
+        timeout=None if timeout is None else seconds("timeout", timeout, exclusive=True),
+        persist=persist,
+        requeue_on_interrupt=requeue_on_interrupt,
+        eager=eager,
+        priority=priority,
+        queue=queue,
+        executor=executor,
+    )
+
+
+def _exceptions(name: str, value: Exceptions) -> tuple[type[BaseException], ...]:
+    several = value if isinstance(value, tuple) else (value,)
+    for item in several:
+        if not (isinstance(item, type) and issubclass(item, BaseException)):
+            raise ConfigurationError(f"{name} must be an exception class or a tuple of them, not {item!r}")
+    return several
+
+
+@dataclass(frozen=True, slots=True)
+class QueueConfig:
+    """The limits of one queue.
+
+    `concurrency`: tasks of this queue that run at once in one process; `None` leaves it to the global caps.
+    `max_size`: tasks that may wait; one more raises `QueueFullError` at `add_task`. `None` is no limit.
+    """
+
+    concurrency: int | None = None
+    max_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.concurrency is not None:
+            whole("QueueConfig.concurrency", self.concurrency, minimum=1)
+        if self.max_size is not None:
+            whole("QueueConfig.max_size", self.max_size, minimum=0)

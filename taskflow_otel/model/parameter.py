@@ -1,0 +1,179 @@
+"""One parameter of a task function, and how pydantic takes values of its annotation apart and together again."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections import deque
+from enum import Enum, Flag
+from os import PathLike
+from types import SimpleNamespace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from taskflow_otel.model.same import same
+from taskflow_otel.model.tagged import Tagged, UnstorableError, tag, type_name, untag
+
+_ENUM = "enum"
+
+
+class Parameter:
+    """One parameter, and how pydantic handles values of its annotation."""
+
+    __slots__ = ("_adapter", "_annotation", "_enums", "_namespace", "name", "required")
+
+    def __init__(self, parameter: inspect.Parameter, namespace: dict[str, Any]) -> None:
+        self.name = parameter.name
+        self.required = parameter.default is parameter.empty
+        self._annotation = parameter.annotation
+        self._namespace = namespace
+        self._adapter: TypeAdapter[Any] | None = None
+        self._enums: dict[str, type[Enum]] = {}
+
+    def take_apart(self, value: Any, foreign: UnstorableError) -> Any:
+        """Return the value as tagged data from which `put_together` makes the same value again."""
+        adapter = self._type_adapter(foreign)
+        candidates = []
+        problem = ""
+        # Without the unset fields first: only so does a model remember which ones were set. With them, when a default
+        # is not the same each time, or tells the members of a union apart.
+        for exclude_unset in (True, False):
+            try:
+                parts = adapter.dump_python(
+                    value, round_trip=True, by_alias=False, exclude_unset=exclude_unset, warnings=False
+                )
+                stored = tag(parts, self._simplify)
+                back = self.put_together(stored)
+                if same(value, back, strict=True):
+                    return stored
+                candidates.append((stored, back, same(value, back, strict=False)))
+            except Exception as exc:  # serializers and validators are the user's code and raise what they like
+                problem = explain(exc)
+        for stored, _, equal in candidates:
+            if equal:
+                return stored
+        if candidates:
+            raise UnstorableError(_difference(value, candidates[0][1], self._annotation))
+        raise UnstorableError(
+            f"{foreign}, and pydantic cannot take it through the annotation {_show(self._annotation)}"
+            f"{f' ({problem})' if problem else ''}. Pass a value of the annotated type, or an id that the task "
+            "looks up."
+        )
+
+    def put_together(self, stored: Any) -> Any:
+        """Return the value that `take_apart` was given."""
+        adapter = self._type_adapter(UnstorableError("it was stored by its annotation"))
+        parts = untag(stored, {_ENUM: self._member})
+        # Lax, because a dataclass is given as the dict of its parts; by name, because that is how they were named.
+        return adapter.validate_python(parts, strict=False, by_alias=False, by_name=True)
+
+    def _simplify(self, value: Any) -> Any:
+        """Return something simpler for a part of a value; its annotation, and the check that follows, vouch for it."""
+        if isinstance(value, Enum) and not isinstance(value, Flag):
+            if type(value) in self._enums.values():
+                return Tagged(_ENUM, [type(value).__qualname__, value.name])
+            return value.value
+        for base in (dict, tuple, set, frozenset):
+            if isinstance(value, base):
+                return base(value)
+        if isinstance(value, (list, deque)):
+            return list(value)
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, PathLike):
+            return value.__fspath__()
+        return to_jsonable_python(value)
+
+    def _member(self, stored: Any) -> Enum:
+        kind, name = stored
+        return self._enums[kind][name]
+
+    def _type_adapter(self, foreign: UnstorableError) -> TypeAdapter[Any]:
+        if self._adapter is not None:
+            return self._adapter
+        annotation = self._annotation
+        if annotation is inspect.Parameter.empty:
+            raise UnstorableError(
+                f"{foreign}, and the parameter has no annotation. Annotate it with the type of the value, "
+                "or pass an id that the task looks up."
+            )
+        holder = SimpleNamespace(__annotations__={self.name: annotation})
+        try:
+            resolved = typing.get_type_hints(holder, globalns=self._namespace, include_extras=True)[self.name]
+        except Exception as exc:
+            raise UnstorableError(
+                f"{foreign}, and its annotation {_show(annotation)} cannot be resolved ({_first_line(exc)}). "
+                "Define or import the type at module level, not under TYPE_CHECKING and not inside a function."
+            ) from exc
+        if resolved is Any or resolved is object:
+            raise UnstorableError(
+                f"{foreign}, and the annotation {_show(resolved)} does not name its type. Annotate the parameter "
+                "with the type of the value."
+            )
+        try:
+            adapter: TypeAdapter[Any] = TypeAdapter(resolved)
+            self._enums = _enums(adapter.core_schema)
+        except Exception as exc:  # pydantic's own errors, and those of a type's schema hooks
+            raise UnstorableError(
+                f"{foreign}, and pydantic cannot use its annotation {_show(resolved)} ({_first_line(exc)}). "
+                "Pass plain data, a dataclass or a pydantic model, or an id that the task looks up."
+            ) from exc
+        self._adapter = adapter
+        return adapter
+
+
+def _enums(schema: Any) -> dict[str, type[Enum]]:
+    """Return the enum classes that an annotation mentions, its models' and dataclasses' fields included.
+
+    Their members are stored by class and name, and looked up here: stored data reaches no class but these. A bare
+    value would not do, for it fits the `str` of `Colour | str` as well, and no `Literal[Colour.RED]`.
+    """
+    found: dict[str, type[Enum]] = {}
+    seen: set[int] = set()
+    left = [schema]
+    while left:
+        node = left.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Enum):
+            found[type(node).__qualname__] = type(node)
+        elif isinstance(node, type) and issubclass(node, Enum):
+            found[node.__qualname__] = node
+        elif isinstance(node, dict):
+            left.extend(node.values())
+        elif isinstance(node, (list, tuple)):
+            left.extend(node)
+    return found
+
+
+def explain(exc: Exception) -> str:
+    """Return what went wrong without the value: arguments may be secret, and errors are stored and logged."""
+    if isinstance(exc, ValidationError):
+        details = exc.errors(include_url=False, include_context=False, include_input=False)
+        return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}" for item in details[:3])
+    return type(exc).__name__
+
+
+def _difference(value: Any, back: Any, annotation: object) -> str:
+    if type(value) is not type(back):
+        return (
+            f"by its annotation {_show(annotation)} it would come back as a {type_name(type(back))}. "
+            f"Annotate the parameter with {type_name(type(value))}, or convert the value before."
+        )
+    return (
+        f"by its annotation {_show(annotation)} it would come back different. Common causes: a secret or excluded "
+        "field, a validator that changes what it is given, a subclass or a union member that the annotation does not "
+        "tell apart, a class without __eq__. Pass plain data, or an id that the task looks up."
+    )
+
+
+def _first_line(exc: Exception) -> str:
+    """Return what was wrong with an annotation. No value was involved, so the message may be shown."""
+    return str(exc).partition("\n")[0] or type(exc).__name__
+
+
+def _show(annotation: object) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)

@@ -1,0 +1,72 @@
+"""What the ledger can be asked, as plain data: a page of tasks, their counts, the instances that run them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import TaskStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskQuery:
+    """A filter over tasks. All given conditions must hold; `None` does not filter.
+
+    `since` (inclusive) and `until` (exclusive) are about `created_at`. `tag` is `(key, value)`; a value of
+    `None` matches any. `q` is a substring of the name, the error or the task id. `cursor` is the id of the last task of the page before.
+    """
+
+    status: TaskStatus | None = None
+    func_name: str | None = None
+    queue: str | None = None
+    tag: tuple[str, str | None] | None = None
+    source: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    trace_id: str | None = None
+    q: str | None = None
+    limit: int = 100
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    """Tasks, newest first, and the cursor of the next page (`None` on the last)."""
+
+    records: list[TaskRecord]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCounts:
+    """How many tasks there are in each state, and the sum that averages are made from."""
+
+    by_status: dict[TaskStatus, int] = field(default_factory=dict)
+    duration_sum: float = 0.0
+    duration_count: int = 0
+
+    @property
+    def total(self) -> int:
+        """All tasks."""
+        return sum(self.by_status.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One process that runs tasks, as the ledger knows it.
+
+    `host` names the machine and the process-id namespace, so that equal hosts can look at each other's
+    processes; `process_started` tells a process from a later one with the same id.
+    """
+
+    instance_id: str
+    host: str
+    pid: int
+    process_started: str
+    started_at: datetime
+    heartbeat_at: datetime
+    lease_seconds: float
+    """Without a heartbeat for this long, the instance counts as dead."""
+    state: str = "alive"
+    """`alive`, `stopped` (left in order) or `dead` (declared so by another instance)."""

@@ -1,0 +1,127 @@
+"""The record of a task: everything that is known about it, as plain data."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus, Transition
+from taskflow_otel.model.trace import TaskTrace
+
+DEFAULT_QUEUE = "default"
+DEFAULT_PRIORITY = 5
+
+MAX_LOG_ENTRIES = 1_000
+"""Log entries kept per task; the number beyond it is in `TaskRecord.logs_dropped`."""
+MAX_TEXT = 32_768
+"""Characters kept of an error, a stack trace or a log message; what was cut is marked as such."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEntry:
+    """One transition of a task: what happened, when, in which attempt, on which instance."""
+
+    transition: Transition
+    timestamp: datetime
+    attempt: int
+    instance: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One stored line of a task's log."""
+
+    seq: int
+    timestamp: datetime
+    level: str
+    message: str
+    attempt: int
+    extra: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running task says it is."""
+
+    done: float
+    total: float | None
+    message: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskRecord:
+    """Everything that is known about one task. Times are aware datetimes in UTC, durations seconds.
+
+    The engine is the only writer; everyone else is handed a copy.
+    """
+
+    task_id: str
+    func_name: str
+    status: TaskStatus
+    created_at: datetime
+    run_at: datetime | None = None
+    """Not before this moment: a delay, a schedule or the wait for a retry."""
+    start_time: datetime | None = None
+    """When the latest attempt entered the function."""
+    end_time: datetime | None = None
+    duration: float | None = None
+    attempt: int = 0
+    """Zero-based number of the current or latest attempt."""
+    retries_used: int = 0
+    error: str | None = None
+    error_type: str | None = None
+    stacktrace: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    source: str = "manual"
+    """`manual`, `scheduled` or `retry`."""
+    priority: int = DEFAULT_PRIORITY
+    executor: str = "async"
+    queue: str = DEFAULT_QUEUE
+    instance: str = ""
+    """The instance that owns the task."""
+    progress: Progress | None = None
+    reason: str | None = None
+    """Why the task is in this state, where the state alone does not say (`retry_wait`, `request_failed`, …)."""
+    timeline: list[TimelineEntry] = field(default_factory=list)
+    retry_of: str | None = None
+    retried_by: str | None = None
+    duplicate_of: str | None = None
+    cancel_requested: bool = False
+    logs_dropped: int = 0
+
+    payload: str | None = None
+    """The encoded arguments (`taskflow_otel.model.payload`), ciphertext where encryption is on."""
+    persisted: bool = False
+    token: int = 1
+    """Fencing token: grows by one with each takeover, and is checked on every write."""
+    crashes: int = 0
+    """How often a process died while this task was running in it."""
+    trace: TaskTrace = field(default_factory=TaskTrace)
+
+    @property
+    def trace_id(self) -> str | None:
+        """Trace id of the latest attempt, else of the `send` span."""
+        ref = self.trace.attempt or self.trace.creation
+        return ref.trace_id or None
+
+    @property
+    def span_id(self) -> str | None:
+        """Span id of the latest attempt, else of the `send` span."""
+        ref = self.trace.attempt or self.trace.creation
+        return ref.span_id or None
+
+    @property
+    def active_key(self) -> str | None:
+        """The idempotency key while this task holds it, else `None` (SPEC G5)."""
+        return self.idempotency_key if self.status in KEY_HOLDING_STATUSES else None
+
+    def copy(self) -> TaskRecord:
+        """Return a snapshot that later transitions do not change."""
+        twin = copy.copy(self)
+        twin.timeline = list(self.timeline)
+        twin.trace = copy.copy(self.trace)
+        return twin

@@ -1,0 +1,82 @@
+"""Whether a value that made the round trip is what it was.
+
+Stricter than `==`, for which `1`, `1.0` and `True` are one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from datetime import datetime, time
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel
+
+
+def same(before: Any, after: Any, *, strict: bool) -> bool:
+    """Whether the two are of the same types throughout and hold the same values, in the same order.
+
+    Not `strict`, two things may differ that equality does not see: the object behind a time zone (the offset must
+    still agree), and which fields of a pydantic model were set rather than left to their defaults.
+    """
+    if type(before) is not type(after):
+        return False
+    if isinstance(before, BaseModel):
+        return _same_model(before, after, strict)
+    if dataclasses.is_dataclass(before):
+        # A field that its class rebuilds and leaves out of comparisons is no part of the value.
+        return all(
+            same(getattr(before, field.name), getattr(after, field.name), strict=strict)
+            for field in dataclasses.fields(before)
+            if field.init or field.compare
+        )
+    if isinstance(before, float):
+        if math.isnan(before):
+            return math.isnan(after)
+        return bool(before == after) and math.copysign(1.0, before) == math.copysign(1.0, after)
+    if isinstance(before, complex):
+        return same(before.real, after.real, strict=strict) and same(before.imag, after.imag, strict=strict)
+    if isinstance(before, Decimal):
+        return bool(before.as_tuple() == after.as_tuple())  # 1.0 and 1.00 are equal, but print differently
+    if isinstance(before, (datetime, time)):
+        return _same_moment(before, after, strict)
+    if isinstance(before, Mapping):
+        return len(before) == len(after) and all(
+            same(one, other, strict=strict) and same(before[one], after[other], strict=strict)
+            for one, other in zip(before, after, strict=True)
+        )
+    if isinstance(before, AbstractSet):
+        found = {item: item for item in after}
+        return len(before) == len(found) and all(
+            item in found and same(item, found[item], strict=strict) for item in before
+        )
+    if isinstance(before, (list, tuple)):
+        return len(before) == len(after) and all(
+            same(one, other, strict=strict) for one, other in zip(before, after, strict=True)
+        )
+    return bool(before == after)
+
+
+def _same_model(before: BaseModel, after: BaseModel, strict: bool) -> bool:
+    names = type(before).model_fields
+    return (
+        all(same(getattr(before, name), getattr(after, name), strict=strict) for name in names)
+        and same(before.model_extra, after.model_extra, strict=strict)
+        and before.__pydantic_private__ == after.__pydantic_private__
+        and (not strict or before.model_fields_set == after.model_fields_set)
+    )
+
+
+def _same_moment(before: datetime | time, after: Any, strict: bool) -> bool:
+    if before != after or before.utcoffset() != after.utcoffset():
+        return False
+    if not strict:
+        return True
+    one, other = before.tzinfo, after.tzinfo
+    if isinstance(one, ZoneInfo) and isinstance(other, ZoneInfo):
+        return one.key == other.key and before.fold == after.fold
+    return type(one) is type(other) and before.fold == after.fold

@@ -1,0 +1,77 @@
+"""The life of a task: its states, its transitions, and the one table that says which are legal."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from taskflow_otel.errors import IllegalTransitionError
+
+
+class TaskStatus(StrEnum):
+    """Where a task stands. The values are what the API, the metrics and the ledger show."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    REJECTED = "rejected"
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further transition is possible."""
+        return self not in LIVE_STATUSES
+
+
+LIVE_STATUSES = frozenset({TaskStatus.PENDING, TaskStatus.RUNNING})
+FINISHED_STATUSES = frozenset(TaskStatus) - LIVE_STATUSES
+
+# An idempotency key is taken while a task that carries it is in one of these states (SPEC G5).
+KEY_HOLDING_STATUSES = LIVE_STATUSES | {TaskStatus.SUCCESS}
+
+# Finished states from which `retry` makes a new task.
+RETRYABLE_STATUSES = FINISHED_STATUSES
+
+
+class Transition(StrEnum):
+    """What happened to a task. Each applied transition is one `LifecycleEvent`."""
+
+    ENQUEUED = "enqueued"
+    STARTED = "started"
+    RETRY_SCHEDULED = "retry_scheduled"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    RECOVERED = "recovered"
+    REJECTED = "rejected"
+
+
+_P, _R = TaskStatus.PENDING, TaskStatus.RUNNING
+
+TRANSITIONS: dict[tuple[TaskStatus | None, Transition], TaskStatus] = {
+    (None, Transition.ENQUEUED): _P,
+    (None, Transition.REJECTED): TaskStatus.REJECTED,
+    (_P, Transition.STARTED): _R,
+    (_P, Transition.CANCELLED): TaskStatus.CANCELLED,
+    (_P, Transition.REJECTED): TaskStatus.REJECTED,
+    # Taken over from a dead instance before it started: still pending, under a new owner.
+    (_P, Transition.RECOVERED): _P,
+    (_R, Transition.SUCCEEDED): TaskStatus.SUCCESS,
+    (_R, Transition.FAILED): TaskStatus.FAILED,
+    (_R, Transition.CANCELLED): TaskStatus.CANCELLED,
+    (_R, Transition.INTERRUPTED): TaskStatus.INTERRUPTED,
+    (_R, Transition.RETRY_SCHEDULED): _P,
+    (_R, Transition.RECOVERED): _P,
+}
+"""`(status before, transition) -> status after`; `None` is a task that does not exist yet."""
+
+
+def next_status(before: TaskStatus | None, transition: Transition) -> TaskStatus:
+    """Return the status that follows, or raise `IllegalTransitionError` for a pair outside the table."""
+    try:
+        return TRANSITIONS[before, transition]
+    except KeyError:
+        state = "a task that does not exist yet" if before is None else f"a {before} task"
+        raise IllegalTransitionError(f"{transition} is not possible for {state}") from None
