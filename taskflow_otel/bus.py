@@ -1,0 +1,403 @@
+"""The observer bus: every applied transition and every log entry passes here once, to all exporters.
+
+Two kinds of delivery (SPEC section 7). An `Exporter` is synchronous, cheap and guarded: it is called at the
+moment itself, and an exception in it is counted and logged, never raised. A `TaskObserver` is asynchronous: it
+has a bounded queue and a worker of its own; order is kept, overflow is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.events import LOG_LEVELS, LifecycleEvent, LogEvent
+from taskflow_otel.model.record import TaskRecord
+
+logger = logging.getLogger("taskflow_otel.bus")
+
+Event = LifecycleEvent | LogEvent
+
+STARTUP_TIMEOUT = 10.0
+"""Seconds that an observer's `startup` may take."""
+_BATCH = 256
+_COMPLAINT_INTERVAL = 60.0
+
+
+class Exporter:
+    """Base of the synchronous exporters; override what is of interest: what is not overridden costs nothing.
+
+    `on_created` is called on the thread that adds the task (a sync route's included), everything else on the
+    event loop's thread, `flush` on a thread of its own.
+    """
+
+    name = "exporter"
+
+    def on_created(self, record: TaskRecord) -> None:
+        """A task was built and is about to be committed: the one moment to give it a trace context to store."""
+
+    def on_lifecycle(self, event: LifecycleEvent) -> None:
+        """A transition was applied (and, for a persisted task, committed).
+
+        `STARTED` is published inside the context of the attempt, just before the function is entered.
+        """
+
+    def on_log(self, event: LogEvent) -> None:
+        """The task wrote a log entry."""
+
+    def on_progress(self, record: TaskRecord) -> None:
+        """The running task said how far it is (`record.progress`)."""
+
+    def on_refused(self, record: TaskRecord) -> None:
+        """The ledger refused a write of this instance: another one has taken the task over (fencing)."""
+
+    def flush(self, timeout: float) -> None:
+        """Hand over what is still buffered; may block for up to `timeout` seconds."""
+
+    def close(self) -> None:
+        """The bus is closing: release what waits for further events."""
+
+
+class TaskObserver:
+    """Base of the asynchronous observers; override what is of interest.
+
+    An observer is served by a worker of its own from a bounded queue, in order. What it raises is counted and
+    logged once a minute; how long it takes delays nothing but itself.
+    """
+
+    name: str = ""
+    """What it is called in `taskflow_events_dropped_total` and in logs; the class name when empty."""
+    min_level: str = "debug"
+    """Log entries below this level are not delivered: debug, info, warning, error or critical."""
+    wants_lifecycle: bool = True
+    """Whether transitions are delivered at all."""
+
+    async def startup(self) -> None:
+        """Called once before the first event. If it raises, the observer stays off and that is logged."""
+
+    async def on_lifecycle(self, event: LifecycleEvent) -> None:
+        """A transition was applied."""
+
+    async def on_log(self, event: LogEvent) -> None:
+        """The task wrote a log entry of at least `min_level`."""
+
+    async def on_events(self, events: Sequence[Event]) -> None:
+        """Several events in order. Override it to handle a batch at once; by default each is handed on singly."""
+        for event in events:
+            if isinstance(event, LogEvent):
+                await self.on_log(event)
+            else:
+                await self.on_lifecycle(event)
+
+    async def close(self) -> None:
+        """Called once after the last event."""
+
+
+class Complaints:
+    """Logs a recurring failure at most once a minute, with the number of times that it happened."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._silent_until: dict[str, float] = {}
+        self._unsaid: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, what: str, exc: BaseException | None = None, *, number: int = 1) -> None:
+        """Count `number` failures of `name`, and say so unless it was said within the last minute."""
+        self.counts[name] = self.counts.get(name, 0) + number
+        unsaid = self._unsaid.get(name, 0) + number
+        now = self._clock()
+        if now < self._silent_until.get(name, 0.0):
+            self._unsaid[name] = unsaid
+            return
+        self._silent_until[name] = now + _COMPLAINT_INTERVAL
+        self._unsaid[name] = 0
+        logger.error("%s %s (%d times since last reported)", name, what, unsaid, exc_info=exc)
+
+
+def _overrides(thing: object, base: type, method: str) -> bool:
+    return getattr(type(thing), method) is not getattr(base, method)
+
+
+def _hooks(exporters: Sequence[Exporter], method: str) -> tuple[tuple[str, Callable[..., None]], ...]:
+    return tuple((e.name, getattr(e, method)) for e in exporters if _overrides(e, Exporter, method))
+
+
+class _Worker:
+    """The queue of one observer and the asyncio task that empties it."""
+
+    def __init__(self, observer: TaskObserver, name: str, queue_size: int, complaints: Complaints) -> None:
+        if observer.min_level not in LOG_LEVELS:
+            raise ConfigurationError(
+                f"min_level of {name} must be one of {', '.join(LOG_LEVELS)}, not {observer.min_level!r}"
+            )
+        self.observer = observer
+        self.name = name
+        self.min_level = LOG_LEVELS[observer.min_level]
+        batches = _overrides(observer, TaskObserver, "on_events")
+        self.wants_lifecycle = observer.wants_lifecycle and (
+            batches or _overrides(observer, TaskObserver, "on_lifecycle")
+        )
+        self.wants_logs = batches or _overrides(observer, TaskObserver, "on_log")
+        self.dropped = 0
+        self._batches = batches
+        self._size = queue_size
+        self._complaints = complaints
+        self._queue: deque[Event] = deque()
+        self._in_hand = 0
+        self._off = False
+        self._stopping = False
+        self._wake: asyncio.Future[None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    def put(self, event: Event) -> None:
+        """Queue one event, or drop and count it."""
+        if len(self._queue) >= self._size or self._off:
+            self.dropped += 1
+            return
+        self._queue.append(event)
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            if not wake.done():
+                wake.set_result(None)
+
+    async def start(self) -> None:
+        """Run the observer's `startup`, then serve it; switch it off if that fails."""
+        try:
+            await asyncio.wait_for(self.observer.startup(), STARTUP_TIMEOUT)
+        except Exception as exc:
+            self._turn_off()
+            self._complaints.counts[self.name] = self._complaints.counts.get(self.name, 0) + 1
+            logger.error(
+                "the observer %s could not start and stays off until the next start of the manager; "
+                "its events are dropped and counted, tasks are not affected",
+                self.name,
+                exc_info=exc,
+            )
+            return
+        self._off = self._stopping = False
+        self._task = asyncio.create_task(self._serve(), name=f"taskflow observer {self.name}")
+
+    def _turn_off(self) -> None:
+        self._off = True
+        self.dropped += len(self._queue) + self._in_hand
+        self._queue.clear()
+        self._in_hand = 0
+        self._idle.set()
+
+    async def _serve(self) -> None:
+        queue = self._queue
+        while True:
+            if not queue:
+                self._idle.set()
+                self._wake = asyncio.get_running_loop().create_future()
+                await self._wake
+            self._idle.clear()
+            number = min(len(queue), _BATCH) if self._batches else 1
+            batch = [queue.popleft() for _ in range(number)]
+            self._in_hand = number
+            try:
+                await self.observer.on_events(batch)
+            except (Exception, asyncio.CancelledError) as exc:
+                # A cancellation that is not ours comes from inside the observer and must not end its worker.
+                if isinstance(exc, asyncio.CancelledError) and self._stopping:
+                    raise
+                self._complaints.add(self.name, "failed to take events; they are lost to it", exc, number=number)
+            self._in_hand = 0
+
+    async def drain(self) -> None:
+        """Wait until everything queued so far has been handled."""
+        if self._task is None:
+            return
+        while self._queue or self._in_hand:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def stop(self, grace: float) -> None:
+        """End the worker, count what it did not handle, close the observer: each within `grace` seconds."""
+        task, self._task = self._task, None
+        self._stopping = True
+        if task is not None:
+            task.cancel()
+            done, _ = await asyncio.wait({task}, timeout=grace)
+            if not done:
+                logger.error("the observer %s ignores its cancellation and was left behind", self.name)
+        was_off = self._off
+        self._turn_off()
+        if was_off:
+            return
+        try:
+            await asyncio.wait_for(self.observer.close(), grace)
+        except Exception as exc:
+            self._complaints.counts[self.name] = self._complaints.counts.get(self.name, 0) + 1
+            logger.error("the observer %s failed to close", self.name, exc_info=exc)
+
+
+class ObserverBus:
+    """Carries every event to all exporters and observers. Exporters are called in the order given.
+
+    `queue_size` bounds the events waiting for one observer. Raises `ConfigurationError` for an observer with an
+    unknown `min_level` or one that is no `TaskObserver`.
+    """
+
+    def __init__(
+        self,
+        exporters: Iterable[Exporter] = (),
+        observers: Iterable[TaskObserver] = (),
+        *,
+        queue_size: int = 10_000,
+    ) -> None:
+        exporters = tuple(exporters)
+        self._complaints = Complaints()
+        self._created = _hooks(exporters, "on_created")
+        self._lifecycle = _hooks(exporters, "on_lifecycle")
+        self._log = _hooks(exporters, "on_log")
+        self._progress = _hooks(exporters, "on_progress")
+        self._refused = _hooks(exporters, "on_refused")
+        self._flush = _hooks(exporters, "flush")
+        self._close = _hooks(exporters, "close")
+        self._workers: list[_Worker] = []
+        names: set[str] = set()
+        for observer in observers:
+            if not isinstance(observer, TaskObserver):
+                raise ConfigurationError(f"an observer must be an instance of a TaskObserver class, not {observer!r}")
+            name = _unique(observer.name or type(observer).__name__, names)
+            self._workers.append(_Worker(observer, name, queue_size, self._complaints))
+        self._lifecycle_workers = [w for w in self._workers if w.wants_lifecycle]
+        self._log_workers = [w for w in self._workers if w.wants_logs]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Events that each observer did not get: its queue was full, it is off, or the close could not wait."""
+        return {worker.name: worker.dropped for worker in self._workers}
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Exceptions of each exporter, and events lost to exceptions of each observer."""
+        return dict(self._complaints.counts)
+
+    def created(self, record: TaskRecord) -> None:
+        """A task was built and is about to be committed. Callable from any thread."""
+        for name, hook in self._created:
+            try:
+                hook(record)
+            except Exception as exc:
+                self._complaints.add(name, "failed on a new task", exc)
+
+    def publish(self, event: LifecycleEvent) -> None:
+        """A transition was applied. Call it on the event loop's thread."""
+        for name, hook in self._lifecycle:
+            try:
+                hook(event)
+            except Exception as exc:
+                self._complaints.add(name, f"failed on {event.transition}", exc)
+        for worker in self._lifecycle_workers:
+            worker.put(event)
+
+    def log(self, event: LogEvent) -> None:
+        """A task wrote a log entry. Call it on the event loop's thread."""
+        for name, hook in self._log:
+            try:
+                hook(event)
+            except Exception as exc:
+                self._complaints.add(name, "failed on a log entry", exc)
+        if self._log_workers:
+            level = LOG_LEVELS.get(event.level, 0)
+            for worker in self._log_workers:
+                if level >= worker.min_level:
+                    worker.put(event)
+
+    def progress(self, record: TaskRecord) -> None:
+        """A running task said how far it is. Call it on the event loop's thread."""
+        for name, hook in self._progress:
+            try:
+                hook(record)
+            except Exception as exc:
+                self._complaints.add(name, "failed on a progress report", exc)
+
+    def refused(self, record: TaskRecord) -> None:
+        """The ledger refused a write of this instance. Call it on the event loop's thread."""
+        for name, hook in self._refused:
+            try:
+                hook(record)
+            except Exception as exc:
+                self._complaints.add(name, "failed on a refused write", exc)
+
+    async def start(self) -> None:
+        """Start every observer; one that fails is switched off and logged, and does not stop the others."""
+        await asyncio.gather(*(worker.start() for worker in self._workers))
+
+    async def flush(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until all events so far have been handed over; whether that was reached."""
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(worker.drain()) for worker in self._workers]
+        waits += [_on_a_thread(name, hook, timeout) for name, hook in self._flush]
+        if not waits:
+            return True
+        done, late = await asyncio.wait(waits, timeout=timeout)
+        for wait in late:
+            wait.cancel()
+        for wait in done:
+            if not wait.cancelled() and (exc := wait.exception()) is not None:
+                self._complaints.add("flush", "of an exporter failed", exc)
+        return not late
+
+    async def close(self, timeout: float) -> None:
+        """Flush for up to `timeout` seconds, count what is left as dropped, then close (in a second or two)."""
+        for name, hook in self._close:
+            try:
+                hook()
+            except Exception as exc:
+                self._complaints.add(name, "failed to close", exc)
+        await self.flush(timeout)
+        await asyncio.gather(*(worker.stop(1.0) for worker in self._workers))
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    taken.add(candidate)
+    return candidate
+
+
+def _on_a_thread(name: str, hook: Callable[[float], None], timeout: float) -> asyncio.Future[None]:
+    """Run a blocking flush beside the loop. The thread is a daemon: a collector that hangs cannot hold the exit."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[None] = loop.create_future()
+
+    def settle(exc: BaseException | None) -> None:
+        if result.done():
+            return
+        if exc is None:
+            result.set_result(None)
+        else:
+            result.set_exception(exc)
+
+    def run() -> None:
+        failure: BaseException | None = None
+        try:
+            hook(timeout)
+        except Exception as exc:
+            failure = exc
+        # A loop that has closed meanwhile has nobody waiting for the answer.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, failure)
+
+    threading.Thread(target=run, name=f"taskflow flush {name}", daemon=True).start()
+    return result
+
+
+def without_exception(event: LifecycleEvent) -> LifecycleEvent:
+    """The event without its exception object, whose traceback would keep the frames of the task alive."""
+    return event if event.exception is None else replace(event, exception=None)

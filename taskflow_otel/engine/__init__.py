@@ -1,0 +1,1 @@
+"""What happens to a task: dispatch and queues, attempts, retries, executors, recovery."""

@@ -1,0 +1,201 @@
+"""One attempt of one task: from its slot to its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from taskflow_otel.engine.clock import Clock
+from taskflow_otel.engine.context import TaskContext, enter_task_context
+from taskflow_otel.engine.executors import Call, Executor
+from taskflow_otel.engine.failure import Failure, describe_failure
+from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.lifecycle import Lifecycle
+from taskflow_otel.engine.live import LiveTask, Phase
+from taskflow_otel.engine.timers import Timers
+from taskflow_otel.errors import (
+    BackendUnavailableError,
+    StaleTokenError,
+    TaskArgumentError,
+    TaskCancelledError,
+    TaskTimeoutError,
+)
+from taskflow_otel.model.status import Transition
+
+logger = logging.getLogger("taskflow_otel.engine")
+
+SHUTDOWN = "shutdown"
+"""The reason of a cancellation by drain: not the user's wish, so it is an interruption."""
+TAKEN_OVER = "taken_over"
+"""The reason of a cancellation because another instance owns the task now."""
+
+_START_TIMEOUT = 5.0
+_START_RETRY = 1.0
+
+
+class AttemptRunner:
+    """Runs attempts. Each attempt is one asyncio task, owned by the engine, in the context of who enqueued it."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        ledger: Ledger,
+        executors: Mapping[str, Executor],
+        clock: Clock,
+        timers: Timers,
+        *,
+        decode: Callable[[LiveTask], tuple[tuple[Any, ...], dict[str, Any]]],
+        make_context: Callable[[LiveTask], TaskContext],
+        on_released: Callable[[LiveTask], None],
+        on_waiting: Callable[[LiveTask, float], None],
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._ledger = ledger
+        self._executors = executors
+        self._clock = clock
+        self._timers = timers
+        self._decode = decode
+        self._make_context = make_context
+        self._on_released = on_released
+        self._on_waiting = on_waiting
+        self._draw = draw
+
+    async def run(self, task: LiveTask) -> None:
+        """Run one attempt of a task that holds its slot, and give the slot back."""
+        executor = self._executors[task.record.executor]
+        wait: float | None = None
+        try:
+            queue_wait = max(0.0, self._clock.monotonic() - task.ready_at)
+            try:
+                await self._lifecycle.move(task, Transition.STARTED, queue_wait=queue_wait, timeout=_START_TIMEOUT)
+            except BackendUnavailableError as exc:
+                logger.warning("the start of %s could not be committed (%s); trying again", task.id, exc)
+                wait = _START_RETRY
+                return
+            wait = await self._attempt(task, executor)
+        except StaleTokenError as exc:
+            logger.warning("%s", exc)
+            self._lifecycle.refused(task)
+        finally:
+            self._on_released(task)
+            if wait is not None:
+                self._on_waiting(task, wait)
+
+    async def _attempt(self, task: LiveTask, executor: Executor) -> float | None:
+        """Run the function and apply the outcome; the seconds to wait when the task is to run again here."""
+        if task.cancel_reason is not None:
+            # Cancelled while the start was being committed: the function is never entered.
+            return await self._stopped(task, 0.0, None)
+        began = self._clock.monotonic()
+        try:
+            await self._call(task, executor)
+        except BaseException as exc:  # every shape of user failure ends in a state
+            task.phase = Phase.ENDING
+            return await self._failed(task, exc, self._clock.monotonic() - began)
+        task.phase = Phase.ENDING
+        await self._lifecycle.move(task, Transition.SUCCEEDED, duration=self._clock.monotonic() - began)
+        return None
+
+    async def _call(self, task: LiveTask, executor: Executor) -> None:
+        args, kwargs = (task.args, task.kwargs) if task.args is not None else self._decode(task)
+        context = self._make_context(task)
+        task.task_context = context
+        enter_task_context(context)
+        task.phase = Phase.RUNNING
+        if task.durable and task.record.trace_id is not None:
+            # The ids of this attempt's span are worth having if the process dies.
+            self._ledger.note(task)
+        call = Call(
+            definition=task.definition,
+            args=args,
+            kwargs=kwargs or {},
+            context=contextvars.copy_context(),
+            task_context=context,
+            payload=task.record.payload,
+        )
+        timeout = task.definition.config.timeout
+        if timeout is None:
+            await executor.run(call)
+        elif executor.cancellable:
+            await self._within(timeout, task, executor, call)
+        else:
+            await self._asked_after(timeout, task, executor, call)
+
+    @staticmethod
+    async def _within(timeout: float, task: LiveTask, executor: Executor, call: Call) -> None:
+        """Cancel the function once the time is up."""
+        scope = asyncio.timeout(timeout)
+        try:
+            async with scope:
+                await executor.run(call)
+        except BaseException as exc:
+            if scope.expired() and task.cancel_reason is None:
+                raise TaskTimeoutError(task.record.func_name, timeout) from exc
+            raise
+        if scope.expired():
+            raise TaskTimeoutError(task.record.func_name, timeout)
+
+    async def _asked_after(self, timeout: float, task: LiveTask, executor: Executor, call: Call) -> None:
+        """A thread cannot be ended: ask it once the time is up, and wait until it has."""
+        expired = False
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            task.record.cancel_requested = True
+            call.task_context.request_cancel()
+
+        timer = self._timers.after(timeout, expire)
+        try:
+            await executor.run(call)
+        except BaseException as exc:
+            if expired and task.cancel_reason is None:
+                raise TaskTimeoutError(task.record.func_name, timeout) from exc
+            raise
+        finally:
+            timer.cancel()
+        if expired:
+            raise TaskTimeoutError(task.record.func_name, timeout)
+
+    async def _failed(self, task: LiveTask, exc: BaseException, duration: float) -> float | None:
+        stopped = isinstance(exc, (asyncio.CancelledError, TaskCancelledError))
+        if task.cancel_reason is not None and (stopped or task.cancel_reason in {SHUTDOWN, TAKEN_OVER}):
+            return await self._stopped(task, duration, None if stopped else describe_failure(exc))
+        failure = describe_failure(exc)
+        policy = task.definition.config.retry
+        retryable = not isinstance(exc, TaskArgumentError) or task.args is not None
+        if retryable and task.cancel_reason is None and policy.allows(exc, task.record.retries_used):
+            wait = policy.wait(task.record.retries_used, self._draw())
+            await self._lifecycle.move(
+                task,
+                Transition.RETRY_SCHEDULED,
+                reason="retry_wait",
+                failure=failure,
+                duration=duration,
+                run_at=self._clock.now() + timedelta(seconds=wait),
+            )
+            return wait
+        reason = "timeout" if isinstance(exc, TaskTimeoutError) else None
+        await self._lifecycle.move(task, Transition.FAILED, reason=reason, failure=failure, duration=duration)
+        return None
+
+    async def _stopped(self, task: LiveTask, duration: float, failure: Failure | None) -> float | None:
+        """End an attempt that was stopped from outside: cancelled by the user, or interrupted by a shutdown."""
+        task.phase = Phase.ENDING
+        reason = task.cancel_reason
+        if reason == TAKEN_OVER:
+            raise StaleTokenError(task.id)
+        if reason != SHUTDOWN:
+            await self._lifecycle.move(task, Transition.CANCELLED, reason=reason, failure=failure, duration=duration)
+        elif task.record.persisted and task.definition.config.requeue_on_interrupt:
+            await self._lifecycle.move(task, Transition.RECOVERED, reason=reason, failure=failure, duration=duration)
+            task.phase = Phase.HELD
+        else:
+            await self._lifecycle.move(task, Transition.INTERRUPTED, reason=reason, failure=failure, duration=duration)
+        return None

@@ -1,0 +1,95 @@
+"""What a task function can see and say of itself: `get_task_context()` and `task_log()`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from taskflow_otel.errors import ConfigurationError, NoTaskContextError, TaskCancelledError
+from taskflow_otel.model.events import LOG_LEVELS
+from taskflow_otel.model.record import Progress
+
+_outside_logger = logging.getLogger("taskflow_otel.task")
+_current: ContextVar[TaskContext | None] = ContextVar("taskflow_otel_task_context", default=None)
+
+
+class TaskContext:
+    """The running attempt, as its own function sees it."""
+
+    __slots__ = ("_cancelled", "_on_log", "_on_progress", "attempt", "func_name", "tags", "task_id")
+
+    def __init__(
+        self,
+        task_id: str,
+        func_name: str,
+        attempt: int,
+        tags: Mapping[str, str],
+        on_log: Callable[[TaskContext, str, str, Mapping[str, Any]], None],
+        on_progress: Callable[[TaskContext, Progress], None],
+    ) -> None:
+        self.task_id = task_id
+        self.func_name = func_name
+        self.attempt = attempt
+        """Zero-based."""
+        self.tags = tags
+        self._on_log = on_log
+        self._on_progress = on_progress
+        self._cancelled = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether this attempt was asked to stop (by a cancel, its timeout or the shutdown)."""
+        return self._cancelled.is_set()
+
+    def raise_if_cancelled(self) -> None:
+        """Raise `TaskCancelledError` if this attempt was asked to stop: the way out of a thread."""
+        if self._cancelled.is_set():
+            raise TaskCancelledError(f"{self.func_name} was asked to stop")
+
+    def request_cancel(self) -> None:
+        """Ask the attempt to stop; it sees that in `cancelled`."""
+        self._cancelled.set()
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how far the task is: `done` of `total` units, with an optional message. Shown live; callable from any thread."""
+        self._on_progress(self, Progress(done, total, message))
+
+    def log(self, message: str, level: str, extra: Mapping[str, Any]) -> None:
+        """Write one log entry; see `task_log`."""
+        self._on_log(self, message, level, extra)
+
+
+def get_task_context() -> TaskContext:
+    """Return the context of the running task; raises `NoTaskContextError` outside one."""
+    context = _current.get()
+    if context is None:
+        raise NoTaskContextError
+    return context
+
+
+def current_task_context() -> TaskContext | None:
+    """The context of the running task, or `None` outside one."""
+    return _current.get()
+
+
+def enter_task_context(context: TaskContext) -> None:
+    """Make `context` the current one in this context-variable context, which belongs to the attempt."""
+    _current.set(context)
+
+
+def task_log(message: str, *, level: str = "info", **extra: Any) -> None:
+    """Write a line to the running task's log: stored with the task, and passed to every exporter.
+
+    `level` is one of debug, info, warning, error, critical; another raises `ConfigurationError`. `extra` are
+    structured values for shippers. Outside a task the line goes to the standard logger `taskflow_otel.task`.
+    """
+    if level not in LOG_LEVELS:
+        raise ConfigurationError(f"level must be one of {', '.join(LOG_LEVELS)}, not {level!r}")
+    context = _current.get()
+    if context is None:
+        _outside_logger.log(LOG_LEVELS[level], "%s", message, extra={"taskflow": extra} if extra else None)
+    else:
+        context.log(message, level, extra)

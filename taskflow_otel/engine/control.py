@@ -1,0 +1,218 @@
+"""What can be asked of tasks from outside: cancel, retry, wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.attempt import TAKEN_OVER
+from taskflow_otel.engine.clock import Clock
+from taskflow_otel.engine.dispatch import Dispatcher
+from taskflow_otel.engine.executors import Executor
+from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.lifecycle import Lifecycle
+from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
+from taskflow_otel.engine.queues import Queues
+from taskflow_otel.engine.registry import TaskRegistry
+from taskflow_otel.engine.timers import Timers
+from taskflow_otel.errors import StaleTokenError, TaskNotFoundError, TaskStateError
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import KEY_HOLDING_STATUSES, Transition
+
+logger = logging.getLogger("taskflow_otel.engine")
+
+_POLL = 0.2
+"""Seconds between two looks at a task that another instance runs."""
+
+
+class Control:
+    """Cancels, retries and waits, for tasks of this process and of the other instances."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        registry: TaskRegistry,
+        tasks: LiveTasks,
+        queues: Queues,
+        lifecycle: Lifecycle,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        intake: Intake,
+        executors: Mapping[str, Executor],
+        timers: Timers,
+        clock: Clock,
+        *,
+        cancel_grace: float,
+    ) -> None:
+        self._backend = backend
+        self._registry = registry
+        self._tasks = tasks
+        self._queues = queues
+        self._lifecycle = lifecycle
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._intake = intake
+        self._executors = executors
+        self._timers = timers
+        self._clock = clock
+        self._grace = cancel_grace
+        self.stuck: dict[str, str] = {}
+        """The executor of each attempt, by task id, that was asked to stop and goes on regardless."""
+
+    async def get(self, task_id: str) -> TaskRecord:
+        """A snapshot of one task; raises `TaskNotFoundError`."""
+        live = self._tasks.live(task_id)
+        if live is not None:
+            return live.record.copy()
+        stored = await self._backend.get(task_id)
+        if stored is not None:
+            return stored
+        # Finished a moment ago, and not written yet.
+        record = self._tasks.record(task_id)
+        if record is None:
+            raise TaskNotFoundError(task_id)
+        return record.copy()
+
+    async def cancel(self, task_id: str) -> TaskRecord:
+        """Cancel a task: a pending one never runs, a running one is stopped or, in a thread, asked.
+
+        Raises `TaskNotFoundError`, and `TaskStateError` when it has finished.
+        """
+        live = self._tasks.live(task_id)
+        if live is not None and live.phase is not Phase.GONE:
+            await self.stop(live, "cancelled")
+            return live.record.copy()
+        record = await self.get(task_id)
+        if record.status.finished:
+            raise TaskStateError(f"task {task_id} is {record.status} already and cannot be cancelled")
+        if not await self._backend.request_cancel(task_id):
+            raise TaskStateError(f"task {task_id} has just finished and cannot be cancelled")
+        record.cancel_requested = True
+        return record
+
+    async def stop(self, task: LiveTask, reason: str) -> None:
+        """Cancel a live task of this process."""
+        match task.phase:
+            case Phase.HELD if not task.committed:
+                await self._intake.discard([task], reason)
+            case Phase.READY | Phase.DELAYED | Phase.HELD:
+                self._withdraw(task)
+                task.phase = Phase.ENDING
+                try:
+                    await self._lifecycle.move(task, Transition.CANCELLED, reason=reason)
+                except StaleTokenError:
+                    self._lifecycle.refused(task)
+            case Phase.STARTING | Phase.RUNNING:
+                self._ask(task, reason)
+            case Phase.ENDING | Phase.GONE:
+                raise TaskStateError(f"task {task.id} has just ended and cannot be cancelled")
+
+    def let_go(self, task: LiveTask) -> None:
+        """Forget a task that waits here and belongs to another instance now."""
+        self._withdraw(task)
+        self._lifecycle.refused(task)
+
+    def _withdraw(self, task: LiveTask) -> None:
+        queue = self._queues.of(task)
+        if task.phase is Phase.READY:
+            self._dispatcher.withdraw(task)
+        elif task.phase is Phase.DELAYED:
+            queue.delayed -= 1
+            if task.timer is not None:
+                task.timer.cancel()
+        queue.leave_place(task)
+
+    def _ask(self, task: LiveTask, reason: str) -> None:
+        first = task.cancel_reason is None
+        task.cancel_reason = reason if first or reason == TAKEN_OVER else task.cancel_reason
+        task.record.cancel_requested = True
+        if task.phase is Phase.RUNNING:
+            self._ledger.note(task)
+            if task.task_context is not None:
+                task.task_context.request_cancel()
+            if task.attempt is not None and self._executors[task.record.executor].cancellable:
+                task.attempt.cancel()
+        if first:
+            self._timers.after(self._grace, lambda: self._report_stuck(task, task.attempt))
+
+    def _report_stuck(self, task: LiveTask, attempt: asyncio.Task[None] | None) -> None:
+        if attempt is None or attempt.done():
+            return
+        self.stuck[task.id] = task.record.executor
+        attempt.add_done_callback(lambda _: self.stuck.pop(task.id, None))
+        logger.warning(
+            "task %s (%s) was asked to stop %g s ago and goes on; check context.cancelled in its loop, and do not "
+            "swallow CancelledError",
+            task.id,
+            task.record.func_name,
+            self._grace,
+        )
+
+    async def retry(self, task_id: str) -> TaskRecord:
+        """Make a new task from a finished one and return it.
+
+        Raises `TaskNotFoundError`, `UnknownTaskError` when its name is not registered here, and `TaskStateError`
+        when it has not finished, is being retried already, or its arguments were not stored.
+        """
+        original = await self.get(task_id)
+        if not original.status.finished:
+            raise TaskStateError(f"task {task_id} is {original.status}; only a finished task can be retried")
+        definition = self._registry.get(original.func_name)
+        if original.payload is None:
+            raise TaskStateError(
+                f"the arguments of task {task_id} were not stored (they cannot be written as JSON), so it cannot be retried"
+            )
+        if original.retried_by is not None:
+            await self._refuse_second_retry(original)
+        created = self._intake.recreate(
+            original, definition, keep_key=original.status not in KEY_HOLDING_STATUSES
+        )
+        if created.task is None:
+            raise TaskStateError(f"task {created.task_id} holds the idempotency key of {task_id} already")
+        task = created.task
+        await self._intake.commit([task])
+        if task.phase is Phase.GONE:
+            raise TaskStateError(
+                f"task {task.record.duplicate_of} holds the idempotency key of {task_id} already"
+            )
+        await self._backend.link_retry(task_id, task.id)
+        window = self._tasks.record(task_id)
+        if window is not None:
+            window.retried_by = task.id
+        self._intake.release([task])
+        return task.record.copy()
+
+    async def _refuse_second_retry(self, original: TaskRecord) -> None:
+        try:
+            successor = await self.get(original.retried_by or "")
+        except TaskNotFoundError:
+            return
+        if not successor.status.finished:
+            raise TaskStateError(f"task {original.task_id} is being retried already, by {successor.task_id}")
+
+    async def wait(self, task_id: str, timeout: float | None) -> TaskRecord:
+        """Return the task once it has finished, on whichever instance.
+
+        Raises `TaskNotFoundError`, and `TimeoutError` after `timeout` seconds.
+        """
+        async with asyncio.timeout(timeout):
+            while True:
+                live = self._tasks.live(task_id)
+                if live is not None:
+                    await self._finished(live)
+                else:
+                    record = await self.get(task_id)
+                    if record.status.finished:
+                        return record
+                    await self._clock.sleep(_POLL)
+
+    @staticmethod
+    async def _finished(task: LiveTask) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if task.waiters is None:
+            task.waiters = []
+        task.waiters.append(waiter)
+        await waiter

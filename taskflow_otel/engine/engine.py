@@ -1,0 +1,487 @@
+"""The engine: its parts put together, started and drained in order, and what the rooms above ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context
+from datetime import datetime, timedelta
+from types import EllipsisType
+from typing import Any
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.bus import ObserverBus
+from taskflow_otel.engine.attempt import SHUTDOWN, TAKEN_OVER, AttemptRunner
+from taskflow_otel.engine.clock import Clock, SystemClock
+from taskflow_otel.engine.control import Control
+from taskflow_otel.engine.dispatch import Dispatcher
+from taskflow_otel.engine.enqueue import NO_OPTIONS, EnqueueOptions
+from taskflow_otel.engine.executors import AsyncExecutor, Executor, ThreadExecutor
+from taskflow_otel.engine.identity import process_started
+from taskflow_otel.engine.intake import Created, Intake
+from taskflow_otel.engine.ledger import Ledger, Observe
+from taskflow_otel.engine.lifecycle import Lifecycle
+from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase, TaskStore
+from taskflow_otel.engine.queues import Queues, QueueStats
+from taskflow_otel.engine.recovery import Heartbeat, Rescuer, make_instance
+from taskflow_otel.engine.registry import TaskRegistry
+from taskflow_otel.engine.rescue import Rescue
+from taskflow_otel.engine.service import Service
+from taskflow_otel.engine.settings import EngineSettings
+from taskflow_otel.engine.timers import Timers
+from taskflow_otel.engine.upkeep import Cleaner, FleetWatch, RemoteCancels, delete_history, gather_all
+from taskflow_otel.engine.voice import Voice
+from taskflow_otel.errors import BackendError, NotStartedError, TaskflowError, TaskStateError
+from taskflow_otel.model.cipher import PayloadCipher
+from taskflow_otel.model.options import QueueConfig
+from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.status import Transition
+
+logger = logging.getLogger("taskflow_otel.engine")
+
+_CLEAN_INTERVAL = 60.0
+_FLUSH_BEFORE_READ = 1.0
+
+
+class Engine:
+    """Runs tasks.
+
+    Everything here happens on one event loop, the one that `start` was called on; `create` alone may be called
+    from any thread. `fleet_watched` tells whether somebody follows the live stream, `tell_fleet` hands it a
+    task of another instance, `observe` takes the duration of each backend operation.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        bus: ObserverBus,
+        registry: TaskRegistry,
+        settings: EngineSettings,
+        *,
+        clock: Clock | None = None,
+        cipher: PayloadCipher | None = None,
+        extra_executors: Mapping[str, Executor] | None = None,
+        observe: Observe = lambda backend, operation, outcome, seconds: None,
+        fleet_watched: Callable[[], bool] = lambda: False,
+        tell_fleet: Callable[[TaskRecord], None] = lambda record: None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._backend = backend
+        self._bus = bus
+        self._registry = registry
+        self._settings = settings
+        self._cipher = cipher
+        self._state = "new"
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._instance = make_instance(
+            self._clock, os.getpid(), process_started(os.getpid()), settings.lease_seconds
+        )
+        self._executors: dict[str, Executor] = {
+            "async": AsyncExecutor(settings.max_concurrent_tasks),
+            "thread": ThreadExecutor(settings.max_sync_threads),
+            **(extra_executors or {}),
+        }
+        self._tasks = LiveTasks(settings.finished_window)
+        self.store = TaskStore(self._tasks)
+        """The live tasks of this process."""
+        self._timers = Timers(self._clock)
+        self._queues = Queues(settings.queues)
+        self._ledger = Ledger(
+            backend,
+            self._clock,
+            snapshot_interval=settings.snapshot_interval,
+            commit_timeout=settings.commit_timeout,
+            observe=observe,
+            on_late=lambda change: self._intake.applied_late(change),
+        )
+        self._lifecycle = Lifecycle(bus, self._ledger, self._tasks, self._clock)
+        self._dispatcher = Dispatcher(self._queues, self._executors, self._clock, self._start_attempt)
+        self._intake = Intake(
+            registry,
+            self._queues,
+            self._tasks,
+            self._lifecycle,
+            self._ledger,
+            self._dispatcher,
+            self._timers,
+            self._clock,
+            cipher=cipher,
+            durable=backend.durable,
+            persist_all=settings.persist_all,
+            instance_id=lambda: self._instance.instance_id,
+            on_loop=self.call_on_loop,
+        )
+        self._voice = Voice(bus, self._ledger, self._tasks, self._clock, self.call_on_loop)
+        self._runner = AttemptRunner(
+            self._lifecycle,
+            self._ledger,
+            self._executors,
+            self._clock,
+            self._timers,
+            decode=self._decode,
+            make_context=self._voice.context_of,
+            on_released=self._dispatcher.release,
+            on_waiting=self._wait_or_leave,
+        )
+        self._control = Control(
+            backend,
+            registry,
+            self._tasks,
+            self._queues,
+            self._lifecycle,
+            self._ledger,
+            self._dispatcher,
+            self._intake,
+            self._executors,
+            self._timers,
+            self._clock,
+            cancel_grace=settings.cancel_grace,
+        )
+        rescue = Rescue(registry, self._tasks, self._lifecycle, self._intake, self._clock, settings.max_crashes)
+        self._heartbeat = Heartbeat(
+            backend, self._clock, self._instance, settings.heartbeat_interval, self._declared_dead
+        )
+        self._rescuer = Rescuer(
+            backend,
+            self._clock,
+            settings.heartbeat_interval,
+            lambda: self._instance,
+            registry.names,
+            rescue.recover,
+        )
+        self._services: list[Service] = [
+            self._heartbeat,
+            self._rescuer,
+            RemoteCancels(
+                backend, self._clock, settings.heartbeat_interval, lambda: self.instance_id, self._cancel_for_another
+            ),
+            FleetWatch(
+                backend, self._clock, settings.heartbeat_interval, lambda: self.instance_id, fleet_watched, tell_fleet
+            ),
+        ]
+        if settings.retention_days is not None:
+            retention = timedelta(days=settings.retention_days)
+            self._services.append(Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention))
+
+    @property
+    def state(self) -> str:
+        """`new`, `running`, `draining` or `stopped`."""
+        return self._state
+
+    @property
+    def instance_id(self) -> str:
+        """The id under which this process owns tasks."""
+        return self._instance.instance_id
+
+    @property
+    def backend_failing(self) -> bool:
+        """Whether the backend has not answered since its last failure."""
+        return self._ledger.failing_since is not None
+
+    @property
+    def history_dropped(self) -> int:
+        """Finished tasks and log lines that were never written because the backend was down for too long."""
+        return self._ledger.dropped_history
+
+    def stuck(self) -> dict[str, int]:
+        """How many attempts of each executor were asked to stop and go on regardless."""
+        counts = Counter(self._control.stuck.values())
+        return {name: counts[name] for name in self._executors}
+
+    async def start(self) -> None:
+        """Open the backend, register this instance, take over what dead ones left, and start running tasks.
+
+        Raises what `Backend.open` raises. After a failure everything that was started is stopped again.
+        """
+        if self._state in {"running", "draining"}:
+            raise TaskStateError(f"the engine is {self._state} already")
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        await self._backend.open()
+        try:
+            await self._bus.start()
+            self._ledger.start()
+            self._renew_instance()
+            await self._heartbeat.tick()
+            for executor in self._executors.values():
+                await executor.start()
+            for service in self._services:
+                await service.start()
+        except BaseException:
+            await self._stop_parts(self._settings.shutdown_timeout)
+            self._state = "stopped"
+            raise
+        self._state = "running"
+        self._dispatcher.open()
+        # Not awaited: the application need not wait for what others left behind.
+        self._own(self._rescuer.tick())
+
+    async def stop(self) -> None:
+        """Drain: take nothing new, let running attempts end, cancel the rest, write every outcome, release all."""
+        if self._state != "running":
+            return
+        self._state = "draining"
+        self._dispatcher.close()
+        await self._drain_waiting()
+        await self._drain_running()
+        await self._stop_parts(self._settings.cancel_grace)
+        self._state = "stopped"
+
+    def require_running(self) -> None:
+        """Raise `NotStartedError` unless tasks can be taken."""
+        if self._state != "running":
+            raise NotStartedError({"new": "not started"}.get(self._state, self._state))
+
+    def call_on_loop(self, callback: Callable[..., None], *args: Any) -> None:
+        """Call on the engine's loop: now when this is its thread, else as soon as it can."""
+        if threading.get_ident() == self._thread:
+            callback(*args)
+        elif self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *args, context=Context())
+
+    def create(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: EnqueueOptions = NO_OPTIONS,
+        *,
+        source: str = "manual",
+    ) -> Created:
+        """Build a task; see `Intake.create`. Raises `NotStartedError` unless the engine is running."""
+        self.require_running()
+        return self._intake.create(func, args, kwargs, options, source=source)
+
+    async def commit(self, tasks: list[LiveTask]) -> None:
+        """Make new tasks known, durable ones durably; see `Intake.commit`."""
+        await self._intake.commit(tasks)
+
+    def release(self, tasks: list[LiveTask]) -> None:
+        """Let committed tasks start."""
+        self._intake.release(tasks)
+
+    def discard(self, tasks: list[LiveTask], reason: str) -> None:
+        """End tasks whose request failed: they never run. Does not depend on the caller, who may be cancelled."""
+        self._own(self._intake.discard(tasks, reason))
+
+    def start_soon(self, task: LiveTask) -> None:
+        """Commit and release a task in the background of the caller, who may be in another thread."""
+        self.call_on_loop(lambda: self._own(self._commit_and_release(task)))
+
+    async def enqueue(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: EnqueueOptions = NO_OPTIONS,
+        *,
+        source: str = "manual",
+    ) -> str:
+        """Build, commit and release a task; return its id, or that of the task which holds its idempotency key."""
+        task_id, task = self.create(func, args, kwargs, options, source=source)
+        if task is None:
+            return task_id
+        await self._intake.commit([task])
+        self._intake.release([task])
+        return task.record.duplicate_of or task_id
+
+    async def get(self, task_id: str) -> TaskRecord:
+        """A snapshot of one task of any instance; raises `TaskNotFoundError`."""
+        return await self._control.get(task_id)
+
+    async def logs(self, task_id: str) -> list[LogEntry]:
+        """The log of one task, in order."""
+        await self._ledger.flush(_FLUSH_BEFORE_READ)
+        return await self._backend.logs(task_id)
+
+    async def page(self, query: TaskQuery) -> TaskPage:
+        """One page of the tasks of all instances, newest first."""
+        await self._ledger.flush(_FLUSH_BEFORE_READ)
+        return await self._backend.page(query)
+
+    async def counts(self, query: TaskQuery) -> TaskCounts:
+        """Counts of the tasks of all instances."""
+        await self._ledger.flush(_FLUSH_BEFORE_READ)
+        return await self._backend.counts(query)
+
+    async def cancel(self, task_id: str) -> TaskRecord:
+        """Cancel a task on whichever instance; raises `TaskNotFoundError` or `TaskStateError`."""
+        return await self._control.cancel(task_id)
+
+    async def retry(self, task_id: str) -> TaskRecord:
+        """Make a new task from a finished one; see `Control.retry`."""
+        self.require_running()
+        return await self._control.retry(task_id)
+
+    async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
+        """Return the task once it has finished; raises `TaskNotFoundError` or `TimeoutError`."""
+        return await self._control.wait(task_id, timeout)
+
+    async def delete_history(self, before: datetime) -> int:
+        """Delete finished tasks that ended before a moment; return how many."""
+        return await delete_history(self._backend, self._clock, before)
+
+    async def instances(self) -> list[Instance]:
+        """All instances that share the backend."""
+        return await self._backend.instances()
+
+    def queue_stats(self) -> dict[str, QueueStats]:
+        """The queues of this process at this moment."""
+        now = self._clock.monotonic()
+        return {queue.name: queue.stats(now) for queue in self._queues.all()}
+
+    def slots(self) -> dict[str, tuple[int, int | None]]:
+        """Attempts that each executor runs, and the most that it may."""
+        return {name: (slots.used, slots.capacity) for name, slots in self._dispatcher.slots.items()}
+
+    async def update_queue_config(
+        self,
+        name: str,
+        *,
+        concurrency: int | None | EllipsisType = ...,
+        max_size: int | None | EllipsisType = ...,
+    ) -> None:
+        """Change the limits of a queue while it runs; `...` leaves one as it is, `None` lifts it."""
+        queue = self._queues.get(name)
+        checked = QueueConfig(
+            concurrency=queue.concurrency if isinstance(concurrency, EllipsisType) else concurrency,
+            max_size=queue.max_size if isinstance(max_size, EllipsisType) else max_size,
+        )
+        queue.concurrency, queue.max_size = checked.concurrency, checked.max_size
+        self._dispatcher.pump()
+
+    async def pause_queue(self, name: str) -> None:
+        """Start no further task of a queue; what runs goes on."""
+        self._queues.get(name).paused = True
+
+    async def resume_queue(self, name: str) -> None:
+        """Start the tasks of a queue again."""
+        self._queues.get(name).paused = False
+        self._dispatcher.pump()
+
+    def queue_names(self) -> list[str]:
+        """The queues that tasks may name."""
+        return [queue.name for queue in self._queues.all()]
+
+    def check_queue(self, name: str) -> None:
+        """Raise `UnknownQueueError` unless there is such a queue."""
+        self._queues.get(name)
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        job = asyncio.get_running_loop().create_task(work)
+        self._jobs.add(job)
+        job.add_done_callback(self._job_done)
+
+    def _job_done(self, job: asyncio.Task[None]) -> None:
+        self._jobs.discard(job)
+        if not job.cancelled() and (exc := job.exception()) is not None:
+            logger.error("%s", exc, exc_info=None if isinstance(exc, TaskflowError) else exc)
+
+    async def _commit_and_release(self, task: LiveTask) -> None:
+        await self._intake.commit([task])
+        self._intake.release([task])
+
+    def _start_attempt(self, task: LiveTask) -> None:
+        context = task.context.copy() if task.context is not None else Context()
+        attempt = asyncio.get_running_loop().create_task(self._runner.run(task), context=context)
+        task.attempt = attempt
+        self._attempts.add(attempt)
+        attempt.add_done_callback(self._attempt_done)
+
+    def _attempt_done(self, attempt: asyncio.Task[None]) -> None:
+        self._attempts.discard(attempt)
+        if not attempt.cancelled() and (exc := attempt.exception()) is not None:
+            logger.critical("an attempt ended with an error of the engine itself: %s", exc, exc_info=exc)
+
+    def _wait_or_leave(self, task: LiveTask, wait: float) -> None:
+        """A retry waits here; while draining it stays in the ledger, for the next life."""
+        if self._state == "running":
+            self._intake.schedule(task, wait)
+        else:
+            task.phase = Phase.HELD
+            self._own(self._leave(task))
+
+    def _decode(self, task: LiveTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        payload, codec = task.record.payload, task.definition.codec
+        if payload is None or codec is None:
+            return (), {}
+        return codec.decode(payload if self._cipher is None else self._cipher.decrypt(payload))
+
+    async def _cancel_for_another(self, task_id: str) -> None:
+        task = self._tasks.live(task_id)
+        if task is not None and task.cancel_reason is None and task.phase not in {Phase.ENDING, Phase.GONE}:
+            await self._control.stop(task, "cancelled")
+
+    def _renew_instance(self) -> None:
+        self._instance = make_instance(
+            self._clock, os.getpid(), process_started(os.getpid()), self._settings.lease_seconds
+        )
+        self._heartbeat.instance = self._instance
+
+    async def _declared_dead(self) -> None:
+        """Others have declared this instance dead and own its durable tasks: let go of them, go on under a new id."""
+        logger.error(
+            "instance %s was declared dead (it was paused or cut off for longer than its lease of %g s); its tasks "
+            "belong to others now",
+            self.instance_id,
+            self._settings.lease_seconds,
+        )
+        self._renew_instance()
+        for task in self._tasks:
+            if not task.durable:
+                task.record.instance = self.instance_id
+            elif task.phase in {Phase.STARTING, Phase.RUNNING}:
+                await self._control.stop(task, TAKEN_OVER)
+            elif task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}:
+                self._control.let_go(task)
+        await self._heartbeat.tick()
+
+    async def _drain_waiting(self) -> None:
+        """Persisted tasks that wait stay in the ledger; the others never run, and say so."""
+        waiting = [task for task in self._tasks if task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}]
+        self._timers.clear()
+        for task in waiting:
+            await self._leave(task)
+
+    async def _leave(self, task: LiveTask) -> None:
+        if not (task.record.persisted and task.committed):
+            await self._control.stop(task, SHUTDOWN)
+
+    async def _drain_running(self) -> None:
+        attempts = set(self._attempts)
+        if attempts:
+            await asyncio.wait(attempts, timeout=self._settings.shutdown_timeout)
+        for task in self._tasks:
+            if task.phase in {Phase.STARTING, Phase.RUNNING}:
+                await self._control.stop(task, SHUTDOWN)
+        if self._attempts:
+            await asyncio.wait(set(self._attempts), timeout=self._settings.cancel_grace)
+        for task in self._tasks:
+            if task.phase is Phase.RUNNING:
+                logger.error(
+                    "task %s (%s) ignored its cancellation and is abandoned", task.id, task.record.func_name
+                )
+                task.phase = Phase.ENDING
+                await self._lifecycle.move(task, Transition.INTERRUPTED, reason=SHUTDOWN)
+
+    async def _stop_parts(self, timeout: float) -> None:
+        await gather_all([service.stop() for service in self._services])
+        for leftover in [*self._jobs, *self._attempts]:
+            leftover.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+        if not await self._ledger.close(timeout):
+            logger.error("the backend did not take the last changes within %g s", timeout)
+        await gather_all([executor.close(timeout) for executor in self._executors.values()])
+        try:
+            await asyncio.wait_for(self._heartbeat.leave(), timeout)
+        except (BackendError, TimeoutError) as exc:
+            logger.error("this instance could not sign off (%s); its lease has to run out", exc)
+        await gather_all([self._bus.close(timeout), self._backend.close()])

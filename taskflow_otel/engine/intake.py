@@ -1,0 +1,310 @@
+"""The one door: every task, whatever made it, is built, committed and handed over here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from taskflow_otel.backends.base import Change, Insert, Outcome, Update
+from taskflow_otel.engine.clock import Clock
+from taskflow_otel.engine.dispatch import Dispatcher
+from taskflow_otel.engine.enqueue import NO_OPTIONS, EnqueueOptions
+from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.lifecycle import Lifecycle
+from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
+from taskflow_otel.engine.queues import Queues
+from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
+from taskflow_otel.engine.timers import Timers
+from taskflow_otel.errors import BackendError, ConfigurationError, QueueFullError, TaskArgumentError
+from taskflow_otel.model.cipher import PayloadCipher
+from taskflow_otel.model.ids import new_task_id
+from taskflow_otel.model.options import seconds
+from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
+from taskflow_otel.model.status import TaskStatus, Transition
+
+_MAX_KEY = 255
+_SLICE = 200
+"""Tasks handled in one callback of the event loop before others get their turn."""
+
+
+class Created(NamedTuple):
+    """The result of `Intake.create`: the id, and the new task unless the id is that of an earlier one."""
+
+    task_id: str
+    task: LiveTask | None
+
+
+class Intake:
+    """Builds tasks (from any thread), commits them and hands them to the dispatcher (on the loop).
+
+    In three steps, because a request stands between them: `create` when a route adds the task, `commit` before
+    the response's first byte, `release` after its last. `enqueue`, retries and schedules take them in one go.
+    """
+
+    def __init__(
+        self,
+        registry: TaskRegistry,
+        queues: Queues,
+        tasks: LiveTasks,
+        lifecycle: Lifecycle,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        timers: Timers,
+        clock: Clock,
+        *,
+        cipher: PayloadCipher | None,
+        durable: bool,
+        persist_all: bool,
+        instance_id: Callable[[], str],
+        on_loop: Callable[..., None],
+    ) -> None:
+        self._registry = registry
+        self._queues = queues
+        self._tasks = tasks
+        self._lifecycle = lifecycle
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._timers = timers
+        self._clock = clock
+        self._cipher = cipher
+        self._durable = durable
+        self._persist_all = persist_all
+        self._instance_id = instance_id
+        self._on_loop = on_loop
+
+    def create(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: EnqueueOptions = NO_OPTIONS,
+        *,
+        source: str = "manual",
+    ) -> Created:
+        """Build a task. Callable from any thread.
+
+        Raises `TaskArgumentError`, `UnknownQueueError`, `QueueFullError` or `ConfigurationError`, each saying what to do.
+        """
+        definition = self._registry.resolve(func)
+        persisted = self._persists(definition)
+        payload, in_memory = self._encode(definition, args, kwargs, persisted=persisted)
+        record = self._record(definition, options, persisted=persisted, payload=payload, source=source)
+        task = LiveTask(
+            record,
+            definition,
+            args if in_memory else None,
+            kwargs if in_memory else None,
+            contextvars.copy_context(),
+            durable=persisted or record.idempotency_key is not None,
+        )
+        return self._admit(task)
+
+    def recreate(self, original: TaskRecord, definition: TaskDefinition, *, keep_key: bool) -> Created:
+        """Build the task that retries a finished one, from its stored arguments."""
+        options = EnqueueOptions(
+            idempotency_key=original.idempotency_key if keep_key else None,
+            tags=original.tags,
+            priority=original.priority,
+            queue=original.queue,
+        )
+        persisted = self._persists(definition)
+        record = self._record(definition, options, persisted=persisted, payload=original.payload, source="retry")
+        record.retry_of = original.task_id
+        durable = persisted or record.idempotency_key is not None
+        return self._admit(LiveTask(record, definition, None, None, contextvars.copy_context(), durable=durable))
+
+    async def commit(self, tasks: Sequence[LiveTask]) -> None:
+        """Make new tasks known: durable ones are committed first.
+
+        Raises `BackendError` when that fails; then none of the tasks runs, and each is `REJECTED`
+        (`commit_failed`).
+        """
+        durable = [task for task in tasks if task.durable]
+        if durable:
+            try:
+                results = await self._ledger.commit_all([Insert(task.record) for task in durable])
+            except (BackendError, asyncio.CancelledError):
+                self._undo(tasks)
+                raise
+            for task, result in zip(durable, results, strict=True):
+                if result.outcome is Outcome.DUPLICATE:
+                    self._duplicate(task, result.duplicate_of)
+                else:
+                    task.stored = True
+        for number, task in enumerate(tasks):
+            if number % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)
+            if task.phase is Phase.HELD:
+                self._lifecycle.enqueued(task)
+
+    def release(self, tasks: Sequence[LiveTask]) -> None:
+        """Hand committed tasks over: their request has ended, they may start."""
+        for task in tasks[:_SLICE]:
+            if task.phase is Phase.HELD:
+                self.schedule(task)
+        if len(tasks) > _SLICE:
+            asyncio.get_running_loop().call_soon(self.release, tasks[_SLICE:])
+
+    def schedule(self, task: LiveTask, wait: float | None = None) -> None:
+        """Put a task in line: after `wait` seconds, at its `run_at`, or at once."""
+        queue = self._queues.of(task)
+        if wait is None and (task.record.run_at is None or task.record.run_at <= self._clock.now()):
+            if not task.waiting_in_queue:
+                queue.take_place(task, enforce=False)
+            self._dispatcher.ready(task)
+            return
+        queue.leave_place(task)
+        queue.delayed += 1
+        task.phase = Phase.DELAYED
+
+        def due() -> None:
+            queue.delayed -= 1
+            task.timer = None
+            queue.take_place(task, enforce=False)
+            self._dispatcher.ready(task)
+
+        if wait is not None:
+            task.timer = self._timers.after(wait, due)
+        elif task.record.run_at is not None:
+            task.timer = self._timers.at(task.record.run_at, due)
+
+    async def discard(self, tasks: Iterable[LiveTask], reason: str) -> None:
+        """End tasks that were never handed over: their request failed."""
+        for task in tasks:
+            if task.phase is not Phase.HELD:
+                continue
+            self._queues.of(task).leave_place(task)
+            if not task.committed:
+                # Nothing of it is in the ledger: it goes there as history only.
+                task.durable = False
+                self._lifecycle.enqueued(task)
+            await self._lifecycle.move(task, Transition.CANCELLED, reason=reason)
+
+    def applied_late(self, change: Change) -> None:
+        """The ledger applied a change whose caller had been told that it failed: write what is true instead."""
+        if not isinstance(change, (Insert, Update)):
+            return
+        task = self._tasks.live(change.record.task_id)
+        if isinstance(change, Insert):
+            if task is not None:
+                self._undo([task])
+            # By now the record says REJECTED.
+            self._ledger.push(Update(change.record))
+        elif task is not None and task.phase in {Phase.READY, Phase.DELAYED}:
+            self._ledger.push(Update(task.record))
+
+    def _persists(self, definition: TaskDefinition) -> bool:
+        return self._durable and definition.codec is not None and (definition.config.persist or self._persist_all)
+
+    def _encode(
+        self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any], *, persisted: bool
+    ) -> tuple[str | None, bool]:
+        """Return the payload, and whether the arguments also stay in memory as they are."""
+        if definition.codec is None:
+            return None, True
+        try:
+            payload = definition.codec.encode(args, kwargs)
+        except TaskArgumentError:
+            # Without a promise to keep them the arguments may be anything, as natively; a retry from history will say why not.
+            if persisted or self._cipher is not None:
+                raise
+            return None, True
+        if self._cipher is not None:
+            return self._cipher.encrypt(payload), False
+        return payload, True
+
+    def _record(
+        self, definition: TaskDefinition, options: EnqueueOptions, *, persisted: bool, payload: str | None, source: str
+    ) -> TaskRecord:
+        config = definition.config
+        priority = options.priority if options.priority is not None else config.priority
+        now = self._clock.now()
+        run_at = self._run_at(options, now)
+        queue = self._queues.get(options.queue or config.queue or DEFAULT_QUEUE)
+        return TaskRecord(
+            task_id=new_task_id(),
+            func_name=config.name,
+            status=TaskStatus.PENDING,
+            created_at=now,
+            run_at=run_at,
+            reason=None if run_at is None else "delayed",
+            tags=_checked_tags(options.tags),
+            idempotency_key=_checked_key(options.idempotency_key),
+            source=source,
+            priority=DEFAULT_PRIORITY if priority is None else priority,
+            executor=config.executor,
+            queue=queue.name,
+            instance=self._instance_id(),
+            payload=payload,
+            persisted=persisted,
+        )
+
+    @staticmethod
+    def _run_at(options: EnqueueOptions, now: datetime) -> datetime | None:
+        if options.delay is not None and options.run_at is not None:
+            raise ConfigurationError("give delay or run_at, not both")
+        if options.delay is not None:
+            wait = seconds("delay", options.delay)
+            return now + timedelta(seconds=wait) if wait > 0 else None
+        if options.run_at is None:
+            return None
+        if options.run_at.tzinfo is None:
+            raise ConfigurationError(
+                f"run_at={options.run_at!r} has no time zone, so it could mean any of 38 moments. "
+                "Use an aware datetime: datetime.now(UTC) + timedelta(...)"
+            )
+        return options.run_at.astimezone(UTC)
+
+    def _admit(self, task: LiveTask) -> Created:
+        record = task.record
+        key = record.idempotency_key
+        if key is not None:
+            holder = self._tasks.claim_key(key, record.task_id)
+            if holder != record.task_id:
+                return Created(holder, None)
+        queue = self._queues.get(record.queue)
+        try:
+            queue.take_place(task, enforce=record.run_at is None)
+        except QueueFullError:
+            self._lifecycle.created(record)
+            task.durable = False
+            self._on_loop(self._lifecycle.rejected, task, "queue_full")
+            if key is not None:
+                self._tasks.release_key(key, record.task_id)
+            raise
+        self._lifecycle.created(record)
+        self._tasks.add(task)
+        return Created(record.task_id, task)
+
+    def _duplicate(self, task: LiveTask, holder: str | None) -> None:
+        self._queues.of(task).leave_place(task)
+        # The row of this id does not exist: what remains of it is history.
+        task.durable = False
+        self._lifecycle.rejected(task, "duplicate", duplicate_of=holder)
+        if holder is not None and task.record.idempotency_key is not None:
+            self._tasks.point_key(task.record.idempotency_key, holder)
+
+    def _undo(self, tasks: Sequence[LiveTask]) -> None:
+        for task in tasks:
+            if task.phase is Phase.HELD and not task.committed:
+                self._queues.of(task).leave_place(task)
+                self._lifecycle.rejected(task, "commit_failed", history=False)
+
+
+def _checked_tags(tags: object) -> dict[str, str]:
+    if not tags:
+        return {}
+    if not isinstance(tags, Mapping):
+        raise ConfigurationError(f"tags must be a mapping of names to values, not {type(tags).__name__}")
+    return {str(name): str(value) for name, value in tags.items()}
+
+
+def _checked_key(key: object) -> str | None:
+    if key is None:
+        return None
+    if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY:
+        raise ConfigurationError(f"idempotency_key must be a text of 1 to {_MAX_KEY} characters, not {key!r:.80}")
+    return key

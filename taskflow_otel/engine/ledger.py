@@ -1,0 +1,344 @@
+"""The one writer of this process: group commit towards the backend, with retries that lose nothing.
+
+Whoever needs a change to be durable awaits `commit`; changes that arrive while a transaction is under way go
+into the next one together. History of tasks that are not persisted is noted, and written with the
+next transaction or after `snapshot_interval`, whichever comes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, Update
+from taskflow_otel.engine.clock import Clock
+from taskflow_otel.engine.live import LiveTask, Phase
+from taskflow_otel.errors import BackendError, BackendUnavailableError
+from taskflow_otel.model.record import LogEntry
+
+logger = logging.getLogger("taskflow_otel.ledger")
+
+_MAX_BATCH = 1_000
+_MAX_NOTES = 50_000
+"""Finished tasks whose history may wait for a backend that is down; beyond it the oldest are dropped and counted."""
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 5.0
+
+Observe = Callable[[str, str, str, float], None]
+"""`(backend, operation, outcome, seconds)`"""
+
+
+@dataclass(slots=True, eq=False)
+class _Commit:
+    change: Change
+    future: asyncio.Future[Applied]
+    tried: bool = False
+    """It was part of a transaction that failed, and may have been applied all the same."""
+
+
+class Ledger:
+    """Group commit over one backend.
+
+    `on_late`: called with the change of a commit whose caller had given up on it, when it was applied after all.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        *,
+        snapshot_interval: float,
+        commit_timeout: float,
+        observe: Observe,
+        on_late: Callable[[Change], None],
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._interval = snapshot_interval
+        self._commit_timeout = commit_timeout
+        self._observe = observe
+        self._on_late = on_late
+        self._commits: list[_Commit] = []
+        self._notes: dict[str, LiveTask] = {}
+        self._logs: dict[str, list[LogEntry]] = {}
+        self._log_count = 0
+        self._wake = asyncio.Event()
+        self._flush_asked = False
+        self._barriers: list[asyncio.Future[None]] = []
+        self._writing = False
+        self._writer: asyncio.Task[None] | None = None
+        self._closing = False
+        self._timer_armed = False
+        self.dropped_history = 0
+        """Finished tasks and log lines whose history was given up because the backend was down for too long."""
+        self.failing_since: float | None = None
+        """Monotonic time since which the backend has been failing; `None` while it answers."""
+
+    def start(self) -> None:
+        """Start the writer."""
+        self._writer = asyncio.create_task(self._run(), name="taskflow-ledger")
+
+    async def commit(self, change: Change, *, timeout: float | None = None) -> Applied:
+        """Return once `change` is durable.
+
+        Raises `BackendUnavailableError` when that takes longer than `timeout` (default: the commit timeout) and
+        `BackendError` when the backend refuses the change for good. `float("inf")` waits for as long as it takes.
+        """
+        return (await self.commit_all([change], timeout=timeout))[0]
+
+    async def commit_all(self, changes: Sequence[Change], *, timeout: float | None = None) -> list[Applied]:
+        """Return once all changes are durable; see `commit`. After an error, some of them may be."""
+        loop = asyncio.get_running_loop()
+        limit = self._commit_timeout if timeout is None else timeout
+        entries = [_Commit(change, loop.create_future()) for change in changes]
+        self._commits += entries
+        self._wake.set()
+        handle = None if limit == float("inf") else self._clock.call_later(limit, lambda: self._give_up(entries))
+        try:
+            if len(entries) == 1:
+                return [await entries[0].future]
+            return await asyncio.gather(*(entry.future for entry in entries))
+        except BaseException:
+            self._give_up(entries)
+            for entry in entries:
+                if entry.future.done() and entry.future.exception() is None:
+                    self._late(entry.change, entry.future.result())
+            raise
+        finally:
+            if handle is not None:
+                handle.cancel()
+
+    def push(self, change: Change) -> None:
+        """Have a change applied as soon as possible, with nobody waiting for it."""
+        future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_note_outcome)
+        self._commits.append(_Commit(change, future))
+        self._wake.set()
+
+    def note(self, task: LiveTask) -> None:
+        """Have the present state of a task written before long: history of one that is not persisted, or what a
+        running durable task says between its transitions (progress, the ids of its span)."""
+        self._notes[task.record.task_id] = task
+        if len(self._notes) >= _MAX_BATCH:
+            self._trim_notes()
+            self._flush_asked = True
+            self._wake.set()
+        else:
+            self._arm()
+
+    def append_log(self, task_id: str, entry: LogEntry) -> None:
+        """Have a log entry written before long."""
+        self._logs.setdefault(task_id, []).append(entry)
+        self._log_count += 1
+        if self._log_count > _MAX_NOTES:
+            oldest = next(iter(self._logs))
+            lost = len(self._logs.pop(oldest))
+            self._log_count -= lost
+            self.dropped_history += lost
+        self._arm()
+
+    async def flush(self, timeout: float) -> bool:
+        """Write everything noted so far; `False` when that did not end in time."""
+        if not (self._commits or self._notes or self._logs or self._writing):
+            return True
+        barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._barriers.append(barrier)
+        self._flush_asked = True
+        self._wake.set()
+        try:
+            await asyncio.wait_for(barrier, timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self, timeout: float) -> bool:
+        """Flush and stop the writer; `False` when something could not be written in time."""
+        if self._writer is None:
+            return True
+        complete = await self.flush(timeout)
+        self._closing = True
+        self._wake.set()
+        writer, self._writer = self._writer, None
+        if not complete:
+            writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+        for entry in self._commits:
+            if not entry.future.done():
+                entry.future.set_exception(BackendUnavailableError("the manager has shut down"))
+        _release(self._barriers)
+        return complete
+
+    def _arm(self) -> None:
+        if not self._timer_armed:
+            self._timer_armed = True
+            self._clock.call_later(self._interval, self._due)
+
+    def _due(self) -> None:
+        self._timer_armed = False
+        self._flush_asked = True
+        self._wake.set()
+
+    def _give_up(self, entries: list[_Commit]) -> None:
+        """Take changes back whose caller no longer waits; what was tried already stays until its fate is known."""
+        left = {id(entry) for entry in entries if not entry.future.done()}
+        if not left:
+            return
+        self._commits = [entry for entry in self._commits if entry.tried or id(entry) not in left]
+        for entry in entries:
+            if not entry.future.done():
+                entry.future.set_exception(
+                    BackendUnavailableError(f"the {self._backend.name} backend did not commit in time")
+                )
+                # Only the first of several is awaited to its exception.
+                entry.future.exception()
+
+    def _trim_notes(self) -> None:
+        excess = len(self._notes) - _MAX_NOTES
+        if excess <= 0:
+            return
+        finished = [task_id for task_id, task in self._notes.items() if task.phase is Phase.GONE][:excess]
+        for task_id in finished:
+            del self._notes[task_id]
+        self.dropped_history += len(finished)
+
+    async def _run(self) -> None:
+        backoff = _FIRST_BACKOFF
+        while True:
+            if not (self._commits or self._flush_asked):
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            self._writing = True
+            written = await self._write_once()
+            self._writing = False
+            if written:
+                backoff = _FIRST_BACKOFF
+            else:
+                if self._closing:
+                    return
+                await self._clock.sleep(backoff)
+                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+
+    async def _write_once(self) -> bool:
+        """Write one transaction; `False` when the backend failed and the same work is to be tried again."""
+        commits, self._commits = self._commits[:_MAX_BATCH], self._commits[_MAX_BATCH:]
+        notes: list[LiveTask] = []
+        logs: list[AppendLogs] = []
+        barriers: list[asyncio.Future[None]] = []
+        if self._flush_asked:
+            self._flush_asked = False
+            notes, self._notes = [task for task in self._notes.values() if _may_note(task)], {}
+            logs = [AppendLogs(task_id, tuple(entries)) for task_id, entries in self._logs.items()]
+            self._logs, self._log_count = {}, 0
+            if not self._commits:
+                barriers, self._barriers = self._barriers, []
+            else:
+                self._flush_asked = True
+        changes: list[Change] = [Update(task.record) if task.stored else Insert(task.record) for task in notes]
+        changes += [entry.change for entry in commits]
+        changes += logs
+        started = self._clock.monotonic()
+        try:
+            results = await self._backend.apply(changes) if changes else []
+        except Exception as exc:
+            self._observe(self._backend.name, "apply", "error", self._clock.monotonic() - started)
+            self._barriers = barriers + self._barriers
+            return await self._after_failure(exc, commits, notes, logs)
+        self._observe(self._backend.name, "apply", "ok", self._clock.monotonic() - started)
+        self._recovered()
+        for entry, result in zip(commits, results[len(notes) :], strict=False):
+            self._settle(entry, result)
+        for task, result in zip(notes, results, strict=False):
+            task.stored = True
+            if result.outcome is Outcome.STALE:
+                logger.warning("history of task %s was refused: another instance owns it now", task.record.task_id)
+        _release(barriers)
+        return True
+
+    def _settle(self, entry: _Commit, result: Applied) -> None:
+        if entry.future.done():
+            self._late(entry.change, result)
+        else:
+            entry.future.set_result(result)
+
+    def _late(self, change: Change, result: Applied) -> None:
+        if result.outcome is Outcome.APPLIED:
+            self._on_late(change)
+
+    async def _after_failure(
+        self, exc: Exception, commits: list[_Commit], notes: list[LiveTask], logs: list[AppendLogs]
+    ) -> bool:
+        if isinstance(exc, BackendError) and not exc.transient:
+            await self._one_by_one(commits, notes, logs)
+            self._flush_asked = self._flush_asked or bool(self._barriers)
+            return True
+        if not isinstance(exc, BackendError):
+            logger.error("the %s backend raised an error of its driver", self._backend.name, exc_info=exc)
+        if self.failing_since is None:
+            self.failing_since = self._clock.monotonic()
+            logger.error("the %s backend fails: %s. Trying again, with backoff.", self._backend.name, exc)
+        # A change whose caller has given up may have been applied all the same: it stays until its fate is known.
+        for entry in commits:
+            entry.tried = True
+        self._commits = commits + self._commits
+        for task in notes:
+            self._notes.setdefault(task.record.task_id, task)
+        for log in logs:
+            self._logs[log.task_id] = [*log.entries, *self._logs.get(log.task_id, [])]
+            self._log_count += len(log.entries)
+        self._trim_notes()
+        self._flush_asked = self._flush_asked or bool(notes or logs or self._barriers)
+        return False
+
+    async def _one_by_one(self, commits: list[_Commit], notes: list[LiveTask], logs: list[AppendLogs]) -> None:
+        """One change of the batch is at fault: apply each alone, so that it fails alone."""
+        for entry in commits:
+            try:
+                self._settle(entry, (await self._backend.apply([entry.change]))[0])
+            except BackendError as exc:
+                if exc.transient:
+                    entry.tried = True
+                    self._commits.append(entry)
+                elif not entry.future.done():
+                    entry.future.set_exception(exc)
+        for task in notes:
+            try:
+                await self._backend.apply([Update(task.record) if task.stored else Insert(task.record)])
+                task.stored = True
+            except BackendError as exc:
+                self._lose(1, task.record.task_id, exc)
+        for log in logs:
+            try:
+                await self._backend.apply([log])
+            except BackendError as exc:
+                self._lose(len(log.entries), log.task_id, exc)
+
+    def _lose(self, count: int, task_id: str, exc: BackendError) -> None:
+        self.dropped_history += count
+        logger.error("history of task %s could not be written and is dropped: %s", task_id, exc)
+
+    def _recovered(self) -> None:
+        if self.failing_since is not None:
+            logger.warning(
+                "the %s backend answers again, after %.1f s", self._backend.name, self._clock.monotonic() - self.failing_since
+            )
+            self.failing_since = None
+
+
+def _may_note(task: LiveTask) -> bool:
+    """Whether a note may be written: never beside a durable task's own commit, which would be overwritten by it."""
+    return not task.durable or task.phase is Phase.RUNNING
+
+
+def _note_outcome(future: asyncio.Future[Applied]) -> None:
+    if not future.cancelled() and (exc := future.exception()) is not None:
+        logger.error("a correction could not be written: %s", exc)
+
+
+def _release(barriers: list[asyncio.Future[None]]) -> None:
+    for barrier in barriers:
+        if not barrier.done():
+            barrier.set_result(None)

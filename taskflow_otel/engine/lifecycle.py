@@ -1,0 +1,199 @@
+"""The one place where a task's state changes: table, record, ledger, bus, in this order."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from taskflow_otel.backends.base import Outcome, Update
+from taskflow_otel.bus import ObserverBus
+from taskflow_otel.engine.clock import Clock
+from taskflow_otel.engine.failure import Failure
+from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
+from taskflow_otel.errors import StaleTokenError
+from taskflow_otel.model.events import LifecycleEvent
+from taskflow_otel.model.record import TaskRecord, TimelineEntry
+from taskflow_otel.model.status import TaskStatus, Transition, next_status
+from taskflow_otel.model.trace import SpanRef
+
+
+class Lifecycle:
+    """Applies transitions.
+
+    A durable task's transition is committed first and shown afterwards, so that neither the engine nor any
+    exporter ever claims what the ledger does not hold. Every other task's is applied at once, and noted as history.
+    """
+
+    def __init__(self, bus: ObserverBus, ledger: Ledger, tasks: LiveTasks, clock: Clock) -> None:
+        self._bus = bus
+        self._ledger = ledger
+        self._tasks = tasks
+        self._clock = clock
+
+    def created(self, record: TaskRecord) -> None:
+        """Write the first line of a new record's timeline and let the exporters give it a trace context."""
+        record.status = next_status(None, Transition.ENQUEUED)
+        record.timeline.append(TimelineEntry(Transition.ENQUEUED, record.created_at, 0, record.instance, record.reason))
+        self._bus.created(record)
+
+    def enqueued(self, task: LiveTask) -> None:
+        """Tell the world of a new task: committed, if it is durable."""
+        task.committed = True
+        if not task.durable:
+            self._ledger.note(task)
+        self._publish(task.record, Transition.ENQUEUED, None)
+
+    def rejected(self, task: LiveTask, reason: str, *, duplicate_of: str | None = None, history: bool = True) -> None:
+        """End a task that never came to be: refused by a full queue, the ledger, or as a duplicate."""
+        record = task.record
+        record.timeline.clear()
+        record.duplicate_of = duplicate_of
+        self._advance(record, Transition.REJECTED, self._clock.now(), reason=reason, before=None)
+        if history:
+            self._ledger.note(task)
+        self._publish(record, Transition.REJECTED, None)
+        self._end(task)
+
+    async def move(
+        self,
+        task: LiveTask,
+        transition: Transition,
+        *,
+        reason: str | None = None,
+        failure: Failure | None = None,
+        run_at: datetime | None = None,
+        end_time: datetime | None = None,
+        duration: float | None = None,
+        queue_wait: float | None = None,
+        crashed: bool = False,
+        timeout: float = float("inf"),
+    ) -> None:
+        """Apply one transition.
+
+        Raises `IllegalTransitionError` outside the table, `StaleTokenError` when another instance has taken the task
+        over, and `BackendUnavailableError` when a durable task's commit took longer than `timeout` seconds.
+        """
+        previous = task.record.status
+        record = task.record.copy() if task.durable else task.record
+        now = self._clock.now()
+        if run_at is not None:
+            record.run_at = run_at
+        if crashed:
+            record.crashes += 1
+        self._advance(
+            record, transition, now, reason=reason, before=previous, failure=failure, end_time=end_time, duration=duration
+        )
+        if task.durable:
+            await self._commit(task, record, timeout)
+            if transition is Transition.STARTED:
+                # The function is entered now, not when the commit was asked for.
+                record.start_time = self._clock.now()
+        else:
+            self._ledger.note(task)
+        if record.status.finished:
+            self._end(task)
+        self._publish(record, transition, previous, queue_wait=queue_wait, failure=failure)
+
+    async def _commit(self, task: LiveTask, record: TaskRecord, timeout: float) -> None:
+        applied = await self._ledger.commit(Update(record), timeout=timeout)
+        if applied.outcome is Outcome.STALE:
+            raise StaleTokenError(record.task_id)
+        record.cancel_requested = task.record.cancel_requested
+        task.record = record
+
+    def refused(self, task: LiveTask) -> None:
+        """Let go of a task whose write the ledger refused: it belongs to another instance now."""
+        task.phase = Phase.GONE
+        self._tasks.drop(task)
+        self._bus.refused(task.record)
+        _wake_waiters(task)
+
+    def _advance(
+        self,
+        record: TaskRecord,
+        transition: Transition,
+        now: datetime,
+        *,
+        before: TaskStatus | None,
+        reason: str | None = None,
+        failure: Failure | None = None,
+        end_time: datetime | None = None,
+        duration: float | None = None,
+    ) -> None:
+        record.status = next_status(before, transition)
+        record.reason = reason
+        if transition is Transition.STARTED:
+            if record.start_time is not None:
+                record.attempt += 1
+            record.start_time = now
+            record.end_time = record.duration = record.progress = None
+            record.trace.previous = record.trace.attempt
+            record.trace.attempt = SpanRef()
+        elif before is TaskStatus.RUNNING:
+            record.end_time = end_time or now
+            record.duration = duration
+            if transition is Transition.RETRY_SCHEDULED:
+                record.retries_used += 1
+        elif record.status.finished:
+            record.end_time = now
+        if failure is not None:
+            record.error, record.error_type, record.stacktrace = failure.error, failure.error_type, failure.stacktrace
+        elif transition is Transition.SUCCEEDED:
+            record.error = record.error_type = record.stacktrace = None
+        record.timeline.append(TimelineEntry(transition, now, record.attempt, record.instance, reason))
+
+    def _publish(
+        self,
+        record: TaskRecord,
+        transition: Transition,
+        previous: TaskStatus | None,
+        *,
+        queue_wait: float | None = None,
+        failure: Failure | None = None,
+    ) -> None:
+        entry = record.timeline[-1]
+        self._bus.publish(
+            LifecycleEvent(
+                task_id=record.task_id,
+                func_name=record.func_name,
+                transition=transition,
+                previous=previous,
+                status=record.status,
+                timestamp=entry.timestamp,
+                attempt=record.attempt,
+                retries_used=record.retries_used,
+                created_at=record.created_at,
+                start_time=record.start_time,
+                end_time=record.end_time,
+                duration=record.duration,
+                queue_wait=queue_wait,
+                run_at=record.run_at,
+                error=record.error,
+                error_type=record.error_type,
+                stacktrace=record.stacktrace,
+                reason=record.reason,
+                tags=record.tags,
+                queue=record.queue,
+                executor=record.executor,
+                priority=record.priority,
+                source=record.source,
+                instance=record.instance,
+                trace=record.trace,
+                span=record.trace.attempt or record.trace.creation,
+                exception=failure.exception if failure is not None else None,
+            )
+        )
+
+    def _end(self, task: LiveTask) -> None:
+        task.phase = Phase.GONE
+        # Nothing of a finished task keeps the user's objects alive.
+        task.args = task.kwargs = task.context = task.task_context = None
+        self._tasks.finish(task)
+        _wake_waiters(task)
+
+
+def _wake_waiters(task: LiveTask) -> None:
+    waiters, task.waiters = task.waiters, None
+    for waiter in waiters or ():
+        if not waiter.done():
+            waiter.set_result(None)

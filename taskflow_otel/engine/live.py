@@ -1,0 +1,181 @@
+"""The engine's own view of the tasks of this process: the live ones, and a bounded window of finished ones."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextvars import Context
+from enum import Enum, auto
+from typing import Any
+
+from taskflow_otel.engine.context import TaskContext
+from taskflow_otel.engine.registry import TaskDefinition
+from taskflow_otel.engine.timers import Timer
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import TaskStatus
+
+
+class Phase(Enum):
+    """Where inside this process a task stands; the status is what the world sees."""
+
+    HELD = auto()
+    """Built, and waiting for its request to end (or for its commit)."""
+    DELAYED = auto()
+    """Waiting for a time: a delay, `run_at`, a retry."""
+    READY = auto()
+    """In its queue, waiting for a slot."""
+    STARTING = auto()
+    """Holds a slot; the start is being committed."""
+    RUNNING = auto()
+    """Inside the function."""
+    ENDING = auto()
+    """The function has ended; the outcome is being committed."""
+    GONE = auto()
+    """Finished, or taken over by another instance."""
+
+
+class LiveTask:
+    """One task in this process, with everything that is not data: function, arguments, context, timers, waiters."""
+
+    __slots__ = (
+        "args",
+        "attempt",
+        "cancel_reason",
+        "committed",
+        "context",
+        "definition",
+        "durable",
+        "handed_over",
+        "kwargs",
+        "log_count",
+        "phase",
+        "ready_at",
+        "record",
+        "stored",
+        "task_context",
+        "timer",
+        "waiters",
+        "waiting_in_queue",
+    )
+
+    def __init__(
+        self,
+        record: TaskRecord,
+        definition: TaskDefinition,
+        args: tuple[Any, ...] | None,
+        kwargs: dict[str, Any] | None,
+        context: Context | None,
+        *,
+        durable: bool,
+    ) -> None:
+        self.record = record
+        self.definition = definition
+        self.args = args
+        """`None`: the arguments exist only as the record's payload, and are decoded for each attempt."""
+        self.kwargs = kwargs
+        self.context = context
+        """The context variables of the code that enqueued the task; `None` after a restart."""
+        self.durable = durable
+        """Each transition is committed before it is published and acted upon."""
+        self.stored = False
+        """The ledger has a row of this task."""
+        self.committed = False
+        self.handed_over = False
+        self.phase = Phase.HELD
+        self.ready_at = 0.0
+        self.timer: Timer | None = None
+        self.attempt: asyncio.Task[None] | None = None
+        self.task_context: TaskContext | None = None
+        self.cancel_reason: str | None = None
+        self.waiting_in_queue = False
+        self.log_count = 0
+        self.waiters: list[asyncio.Future[None]] | None = None
+
+    @property
+    def id(self) -> str:
+        """The task's id."""
+        return self.record.task_id
+
+
+class LiveTasks:
+    """Tasks of this process by id, bounded on the finished side (SPEC G6), and the idempotency keys they hold."""
+
+    def __init__(self, finished_window: int) -> None:
+        self._live: dict[str, LiveTask] = {}
+        self._finished: OrderedDict[str, TaskRecord] = OrderedDict()
+        self._window = finished_window
+        self._keys: dict[str, str] = {}
+        # add_task runs in request threads too: a key is checked and taken in one step.
+        self._key_lock = threading.Lock()
+
+    def add(self, task: LiveTask) -> None:
+        """Take a live task in."""
+        self._live[task.record.task_id] = task
+
+    def claim_key(self, key: str, task_id: str) -> str:
+        """Return the id of the task that holds `key`: another one, or `task_id`, which then holds it."""
+        with self._key_lock:
+            return self._keys.setdefault(key, task_id)
+
+    def point_key(self, key: str, task_id: str) -> None:
+        """Remember the holder of a key that the ledger has named."""
+        with self._key_lock:
+            self._keys[key] = task_id
+
+    def release_key(self, key: str, task_id: str) -> None:
+        """Let go of a key if this task holds it."""
+        with self._key_lock:
+            if self._keys.get(key) == task_id:
+                del self._keys[key]
+
+    def finish(self, task: LiveTask) -> None:
+        """Move a finished task into the window; the oldest falls out of it."""
+        record = task.record
+        self._live.pop(record.task_id, None)
+        if record.idempotency_key is not None and record.status is not TaskStatus.SUCCESS:
+            self.release_key(record.idempotency_key, record.task_id)
+        self._finished[record.task_id] = record
+        if len(self._finished) > self._window:
+            _, oldest = self._finished.popitem(last=False)
+            if oldest.idempotency_key is not None:
+                self.release_key(oldest.idempotency_key, oldest.task_id)
+
+    def drop(self, task: LiveTask) -> None:
+        """Forget a task that another instance has taken over."""
+        record = task.record
+        self._live.pop(record.task_id, None)
+        if record.idempotency_key is not None:
+            self.release_key(record.idempotency_key, record.task_id)
+
+    def live(self, task_id: str) -> LiveTask | None:
+        """The live task of this id."""
+        return self._live.get(task_id)
+
+    def record(self, task_id: str) -> TaskRecord | None:
+        """The record of a live or recently finished task of this process."""
+        task = self._live.get(task_id)
+        return task.record if task is not None else self._finished.get(task_id)
+
+    def __iter__(self) -> Iterator[LiveTask]:
+        return iter(list(self._live.values()))
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+
+class TaskStore:
+    """Read access to the live tasks of this process (`task_manager.store`)."""
+
+    def __init__(self, tasks: LiveTasks) -> None:
+        self._tasks = tasks
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        """A snapshot of a live or recently finished task of this process, or `None`."""
+        record = self._tasks.record(task_id)
+        return None if record is None else record.copy()
+
+    def list(self) -> list[TaskRecord]:
+        """Snapshots of the live tasks of this process, oldest first."""
+        return [task.record.copy() for task in self._tasks]

@@ -1,0 +1,33 @@
+"""`capture_logs`: standard `logging` records emitted inside a task also become that task's log entries."""
+
+from __future__ import annotations
+
+import logging
+
+from taskflow_otel.engine.context import current_task_context
+from taskflow_otel.model.events import LOG_LEVELS
+
+_OWN = "taskflow_otel"
+
+
+class TaskLogHandler(logging.Handler):
+    """Passes each record to the log of the task in whose context it was emitted; ignores the library's own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one record."""
+        if record.name == _OWN or record.name.startswith(_OWN + "."):
+            return
+        context = current_task_context()
+        if context is None:
+            return
+        level = max(
+            (name for name, number in LOG_LEVELS.items() if number <= record.levelno),
+            key=LOG_LEVELS.__getitem__,
+            default="debug",
+        )
+        try:
+            message = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        context.log(message, level, {"logger": record.name})

@@ -1,0 +1,133 @@
+"""Named queues: what waits in them, in which order, and within which limits."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from taskflow_otel.engine.live import LiveTask, Phase
+from taskflow_otel.errors import QueueFullError, UnknownQueueError
+from taskflow_otel.model.options import QueueConfig
+from taskflow_otel.model.record import DEFAULT_QUEUE
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """A queue of this process at one moment."""
+
+    name: str
+    concurrency: int | None
+    max_size: int | None
+    running: int
+    ready: int
+    delayed: int
+    paused: bool
+    oldest_ready_age: float
+    """Seconds that the longest-waiting ready task has waited; 0 for an empty queue."""
+
+
+class Queue:
+    """One queue: a heap per executor, ordered by priority (higher first), then by arrival."""
+
+    def __init__(self, name: str, config: QueueConfig) -> None:
+        self.name = name
+        self.concurrency = config.concurrency
+        self.max_size = config.max_size
+        self.paused = False
+        self.running = 0
+        self.delayed = 0
+        self.ready = 0
+        self._waiting = 0
+        # Places are taken by add_task, which runs in request threads too.
+        self._waiting_lock = threading.Lock()
+        self._heaps: dict[str, list[tuple[int, int, LiveTask]]] = {}
+        self._order = itertools.count()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more task of this queue may start now."""
+        return not self.paused and (self.concurrency is None or self.running < self.concurrency)
+
+    def take_place(self, task: LiveTask, *, enforce: bool) -> None:
+        """Count a task as waiting; raises `QueueFullError` when `enforce` and the queue is at its `max_size`."""
+        with self._waiting_lock:
+            if enforce and self.max_size is not None and self._waiting >= self.max_size:
+                raise QueueFullError(self.name, self.max_size)
+            self._waiting += 1
+            task.waiting_in_queue = True
+
+    def leave_place(self, task: LiveTask) -> None:
+        """Count a task as no longer waiting."""
+        with self._waiting_lock:
+            if task.waiting_in_queue:
+                task.waiting_in_queue = False
+                self._waiting -= 1
+
+    def push(self, task: LiveTask) -> None:
+        """Put a task in line."""
+        heap = self._heaps.setdefault(task.record.executor, [])
+        heapq.heappush(heap, (-task.record.priority, next(self._order), task))
+        self.ready += 1
+
+    def head(self, executor: str) -> tuple[int, int, LiveTask] | None:
+        """The next task for this executor, skipping those that were cancelled while they waited."""
+        heap = self._heaps.get(executor)
+        while heap:
+            if heap[0][2].phase is Phase.READY:
+                return heap[0]
+            heapq.heappop(heap)
+        return None
+
+    def pop(self, executor: str) -> LiveTask:
+        """Take the head of this executor out of the line."""
+        self.ready -= 1
+        return heapq.heappop(self._heaps[executor])[2]
+
+    def oldest_ready(self) -> float | None:
+        """The monotonic time since which the longest-waiting ready task has waited."""
+        return min(
+            (task.ready_at for heap in self._heaps.values() for _, _, task in heap if task.phase is Phase.READY),
+            default=None,
+        )
+
+    def stats(self, monotonic_now: float) -> QueueStats:
+        """The numbers of this moment."""
+        oldest = self.oldest_ready()
+        return QueueStats(
+            name=self.name,
+            concurrency=self.concurrency,
+            max_size=self.max_size,
+            running=self.running,
+            ready=self.ready,
+            delayed=self.delayed,
+            paused=self.paused,
+            oldest_ready_age=0.0 if oldest is None else max(0.0, monotonic_now - oldest),
+        )
+
+
+class Queues:
+    """The queues of one manager by name; `default` always exists."""
+
+    def __init__(self, configs: Mapping[str, QueueConfig]) -> None:
+        self._queues = {DEFAULT_QUEUE: Queue(DEFAULT_QUEUE, configs.get(DEFAULT_QUEUE, QueueConfig()))}
+        for name, config in configs.items():
+            if name != DEFAULT_QUEUE:
+                self._queues[name] = Queue(name, config)
+
+    def get(self, name: str) -> Queue:
+        """The queue of this name; raises `UnknownQueueError`."""
+        try:
+            return self._queues[name]
+        except KeyError:
+            raise UnknownQueueError(name, self._queues) from None
+
+    def of(self, task: LiveTask) -> Queue:
+        """The queue of a task; one taken over from an instance with other queues waits in `default`."""
+        return self._queues.get(task.record.queue) or self._queues[DEFAULT_QUEUE]
+
+    def all(self) -> list[Queue]:
+        """All queues, `default` first."""
+        return list(self._queues.values())

@@ -1,0 +1,154 @@
+"""Instances and what they leave behind: the heartbeat of this one, the takeover of dead ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from datetime import datetime
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.clock import Clock
+from taskflow_otel.engine.identity import host_identity, new_instance_id, process_gone
+from taskflow_otel.engine.service import Service
+from taskflow_otel.model.query import Instance
+from taskflow_otel.model.record import TaskRecord
+
+logger = logging.getLogger("taskflow_otel.recovery")
+
+_BATCH = 100
+
+Recover = Callable[[TaskRecord, datetime], Awaitable[None]]
+"""Decides what becomes of one task taken over; the moment is the last heartbeat of its dead owner."""
+
+
+def make_instance(clock: Clock, pid: int, started: str, lease_seconds: float) -> Instance:
+    """Describe this process as a new instance."""
+    now = clock.now()
+    return Instance(
+        instance_id=new_instance_id(),
+        host=host_identity(),
+        pid=pid,
+        process_started=started,
+        started_at=now,
+        heartbeat_at=now,
+        lease_seconds=lease_seconds,
+    )
+
+
+class Heartbeat(Service):
+    """Says that this instance lives, and learns when the others have declared it dead."""
+
+    def __init__(
+        self, backend: Backend, clock: Clock, instance: Instance, interval: float, on_buried: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__("heartbeat", interval, clock)
+        self._backend = backend
+        self._clock = clock
+        self._on_buried = on_buried
+        self.instance = instance
+
+    async def tick(self) -> None:
+        """Write one heartbeat."""
+        self.instance = replace(self.instance, heartbeat_at=self._clock.now())
+        if not await self._backend.beat(self.instance):
+            await self._on_buried()
+
+    async def leave(self) -> None:
+        """Write that this instance stops in order: what it leaves may be taken over at once."""
+        await self._backend.beat(replace(self.instance, heartbeat_at=self._clock.now(), state="stopped"))
+
+
+class Rescuer(Service):
+    """Declares instances dead and takes their unfinished tasks over, at start and while running.
+
+    An instance is dead at once when this host can see that its process is gone; otherwise when its heartbeat has
+    not changed for its whole lease, measured on this process's monotonic clock, so that differing wall clocks
+    of hosts cannot declare a living instance dead.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        interval: float,
+        own: Callable[[], Instance],
+        names: Callable[[], Iterable[str]],
+        recover: Recover,
+    ) -> None:
+        super().__init__("rescuer", interval, clock)
+        self._backend = backend
+        self._clock = clock
+        self._own = own
+        self._names = names
+        self._recover = recover
+        self._seen: dict[str, tuple[datetime, float]] = {}
+        self._reported: set[str] = set()
+
+    async def tick(self) -> None:
+        """Bury who is dead, take over what they left."""
+        own = self._own()
+        gone: dict[str, Instance] = {}
+        known = await self._backend.instances()
+        self._seen = {one.instance_id: self._seen[one.instance_id] for one in known if one.instance_id in self._seen}
+        for instance in known:
+            if instance.instance_id == own.instance_id:
+                continue
+            if instance.state == "alive" and not await self._declare_dead(instance, own):
+                continue
+            gone[instance.instance_id] = instance
+        if gone:
+            await self._take_over(gone, own)
+
+    async def _declare_dead(self, instance: Instance, own: Instance) -> bool:
+        if instance.host == own.host and process_gone(instance.pid, instance.process_started):
+            why = "its process is gone"
+        elif self._silent_for(instance) >= instance.lease_seconds:
+            why = f"no heartbeat for {instance.lease_seconds:g} s"
+        else:
+            return False
+        if await self._backend.bury(instance.instance_id, instance.heartbeat_at):
+            logger.warning("instance %s is dead (%s); its tasks are taken over", instance.instance_id, why)
+            self._seen.pop(instance.instance_id, None)
+        # Another rescuer may have buried it at this moment: the takeover is safe for both.
+        return True
+
+    def _silent_for(self, instance: Instance) -> float:
+        now = self._clock.monotonic()
+        beat, since = self._seen.get(instance.instance_id, (None, now))
+        if beat != instance.heartbeat_at:
+            self._seen[instance.instance_id] = (instance.heartbeat_at, now)
+            return 0.0
+        return now - since
+
+    async def _take_over(self, gone: dict[str, Instance], own: Instance) -> None:
+        while True:
+            taken = await self._backend.take_over(list(gone), own.instance_id, list(self._names()), _BATCH)
+            outcomes = await asyncio.gather(
+                *(self._recover(record, _last_heartbeat(record, gone)) for record in taken), return_exceptions=True
+            )
+            for record, outcome in zip(taken, outcomes, strict=True):
+                if isinstance(outcome, BaseException):
+                    # The task stays with this instance in the ledger; its next takeover decides again.
+                    logger.error("task %s could not be recovered: %s", record.task_id, outcome, exc_info=outcome)
+            if len(taken) < _BATCH:
+                break
+        for name, count in (await self._backend.orphan_names(list(gone))).items():
+            if name not in self._reported:
+                self._reported.add(name)
+                logger.error(
+                    "%d stored tasks are named %r, which is not registered here: they stay stored, and run when the "
+                    "name is back",
+                    count,
+                    name,
+                )
+        await self._backend.forget_instances(list(gone))
+
+
+def _last_heartbeat(record: TaskRecord, gone: dict[str, Instance]) -> datetime:
+    # The record names its new owner already; its last timeline entry names the instance that wrote it.
+    previous = record.timeline[-1].instance if record.timeline else ""
+    found = gone.get(previous)
+    beat = found.heartbeat_at if found else max(instance.heartbeat_at for instance in gone.values())
+    return max(beat, record.start_time) if record.start_time else beat

@@ -1,0 +1,56 @@
+"""Every number of the engine that someone may want to turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.options import QueueConfig, seconds, whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """Settings of one engine. All durations are seconds."""
+
+    persist_all: bool = False
+    """Treat every decorated task as `persist=True`."""
+    queues: dict[str, QueueConfig] = field(default_factory=dict)
+    max_concurrent_tasks: int | None = None
+    max_sync_threads: int | None = None
+    snapshot_interval: float = 1.0
+    """Longest that a transition of a task that is not persisted may wait before it is written."""
+    retention_days: float | None = None
+    shutdown_timeout: float = 10.0
+    """How long a drain waits for running tasks before it cancels them."""
+    commit_timeout: float = 5.0
+    """How long an acknowledgement may wait for its commit before the client gets 503."""
+    heartbeat_interval: float = 1.0
+    lease_seconds: float = 15.0
+    """An instance that is silent for this long is dead. Longer survives longer pauses, shorter takes over sooner."""
+    max_crashes: int = 3
+    """A task that was running in this many crashes becomes `FAILED` (SPEC G4)."""
+    finished_window: int = 1_000
+    """Finished tasks kept in memory."""
+    cancel_grace: float = 5.0
+    """How long a cancelled attempt may go on before it is reported as stuck."""
+
+    def __post_init__(self) -> None:
+        seconds("snapshot_interval", self.snapshot_interval, exclusive=True)
+        seconds("shutdown_timeout", self.shutdown_timeout)
+        seconds("commit_timeout", self.commit_timeout, exclusive=True)
+        seconds("heartbeat_interval", self.heartbeat_interval, exclusive=True)
+        seconds("lease_seconds", self.lease_seconds, exclusive=True)
+        seconds("cancel_grace", self.cancel_grace)
+        if self.lease_seconds < 2 * self.heartbeat_interval:
+            raise ConfigurationError(
+                f"lease_seconds ({self.lease_seconds:g}) must be at least twice heartbeat_interval "
+                f"({self.heartbeat_interval:g}), or living instances are declared dead"
+            )
+        if self.retention_days is not None:
+            seconds("retention_days", self.retention_days, exclusive=True)
+        for name in ("max_concurrent_tasks", "max_sync_threads"):
+            value = getattr(self, name)
+            if value is not None:
+                whole(name, value, minimum=1)
+        whole("max_crashes", self.max_crashes, minimum=1)
+        whole("finished_window", self.finished_window, minimum=0)
