@@ -1,0 +1,83 @@
+"""FastAPI's `BackgroundTasks` as a task system that you can see through."""
+
+from __future__ import annotations
+
+from taskflow_otel.admin import TaskAdmin
+from taskflow_otel.bus import TaskObserver
+from taskflow_otel.engine.context import TaskContext, get_task_context, task_log
+from taskflow_otel.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ConfigurationError,
+    DuplicateTaskNameError,
+    IllegalTransitionError,
+    MissingExtraError,
+    NoTaskContextError,
+    NotStartedError,
+    PersistenceError,
+    QueueFullError,
+    SchemaVersionError,
+    StaleTokenError,
+    TaskArgumentError,
+    TaskCancelledError,
+    TaskflowError,
+    TaskNotFoundError,
+    TaskStateError,
+    TaskTimeoutError,
+    UnknownQueueError,
+    UnknownTaskError,
+)
+from taskflow_otel.exporters.file import FileLogger
+from taskflow_otel.exporters.memory import InMemoryLogger
+from taskflow_otel.exporters.setup import configure_telemetry
+from taskflow_otel.exporters.stdout import StdoutLogger
+from taskflow_otel.exporters.telemetry import Telemetry
+from taskflow_otel.manager import TaskManager
+from taskflow_otel.model.events import LifecycleEvent, LogEvent
+from taskflow_otel.model.options import QueueConfig, TaskConfig
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.version import __version__
+from taskflow_otel.web.background import ManagedBackgroundTasks
+
+__all__ = [
+    "BackendError",
+    "BackendUnavailableError",
+    "ConfigurationError",
+    "DuplicateTaskNameError",
+    "FileLogger",
+    "IllegalTransitionError",
+    "InMemoryLogger",
+    "LifecycleEvent",
+    "LogEvent",
+    "ManagedBackgroundTasks",
+    "MissingExtraError",
+    "NoTaskContextError",
+    "NotStartedError",
+    "PersistenceError",
+    "QueueConfig",
+    "QueueFullError",
+    "SchemaVersionError",
+    "StaleTokenError",
+    "StdoutLogger",
+    "TaskAdmin",
+    "TaskArgumentError",
+    "TaskCancelledError",
+    "TaskConfig",
+    "TaskContext",
+    "TaskManager",
+    "TaskNotFoundError",
+    "TaskObserver",
+    "TaskRecord",
+    "TaskStateError",
+    "TaskStatus",
+    "TaskTimeoutError",
+    "TaskflowError",
+    "Telemetry",
+    "UnknownQueueError",
+    "UnknownTaskError",
+    "__version__",
+    "configure_telemetry",
+    "get_task_context",
+    "task_log",
+]

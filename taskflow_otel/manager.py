@@ -1,0 +1,413 @@
+"""TaskManager: the composition root. It builds the parts, hands each what it needs, and owns start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from types import EllipsisType
+from typing import Any, ParamSpec, TypeVar
+
+from fastapi import FastAPI
+from starlette.requests import HTTPConnection
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.backends.memory import MemoryBackend
+from taskflow_otel.backends.sql.sqlite import SqliteBackend
+from taskflow_otel.bus import ObserverBus, TaskObserver
+from taskflow_otel.engine.clock import Clock
+from taskflow_otel.engine.engine import Engine
+from taskflow_otel.engine.enqueue import split_options
+from taskflow_otel.engine.live import TaskStore
+from taskflow_otel.engine.log_capture import TaskLogHandler
+from taskflow_otel.engine.queues import QueueStats
+from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry, function_name, infer_executor
+from taskflow_otel.engine.settings import EngineSettings
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.file import FileLogger, FileMode
+from taskflow_otel.exporters.logs import LogsExporter
+from taskflow_otel.exporters.prometheus import PrometheusExporter
+from taskflow_otel.exporters.stream import LiveStream
+from taskflow_otel.exporters.telemetry import Telemetry
+from taskflow_otel.exporters.tracing import TracingExporter
+from taskflow_otel.model.cipher import PayloadCipher
+from taskflow_otel.model.options import Exceptions, ExecutorName, QueueConfig, make_task_config
+from taskflow_otel.model.record import DEFAULT_QUEUE, TaskRecord
+from taskflow_otel.web.background import ManagedBackgroundTasks
+from taskflow_otel.web.injection import hook_fastapi
+from taskflow_otel.web.middleware import add_task_middleware
+from taskflow_otel.web.outbox import Outbox, outbox_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger = logging.getLogger("taskflow_otel")
+
+
+class TaskManager:
+    """Turns background tasks into tasks that can be seen, kept and retried. One per application.
+
+    `snapshot_db`: path of a SQLite file, shorthand for `snapshot_backend=SqliteBackend(path)`; `snapshot_backend`:
+    any backend, and wins. Without either, history is in memory and nothing can be persisted.
+    `snapshot_interval`: longest (seconds) that a transition of a task which is not persisted may wait to be written.
+    `requeue_pending`: treat every decorated task as `persist=True`. `retention_days`: delete finished tasks older than this.
+    `loggers`: observers; `log_file` and the options after it are shorthand for one `FileLogger`.
+    `telemetry`: OpenTelemetry providers, propagation and metric settings. `capture_logs`: `logging` records emitted
+    inside a task also become its log entries. `encrypt_args_key`: one Fernet key or several (rotation).
+    `max_concurrent_tasks`: async tasks that run at once. `max_sync_threads`: size of the manager's own thread pool.
+    `queues`: named queues; `max_size`: tasks that may wait in `"default"`. `shutdown_timeout`: seconds that a
+    drain waits for running tasks. `commit_timeout`: seconds that an acknowledgement may wait for its commit before
+    the client gets 503. `lease_seconds`: an instance silent for this long is taken over. `clock` is for tests.
+
+    Raises `ConfigurationError` for any wrong setting, and `MissingExtraError` where a dependency is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        snapshot_db: str | os.PathLike[str] | None = None,
+        snapshot_backend: Backend | None = None,
+        snapshot_interval: float = 1.0,
+        requeue_pending: bool = False,
+        retention_days: float | None = None,
+        loggers: Sequence[TaskObserver] = (),
+        log_file: str | os.PathLike[str] | None = None,
+        log_file_max_bytes: int = 10 * 1024 * 1024,
+        log_file_backup_count: int = 5,
+        log_file_mode: FileMode = "rotate",
+        log_lifecycle: bool = False,
+        telemetry: Telemetry | None = None,
+        capture_logs: bool = False,
+        encrypt_args_key: str | bytes | Sequence[str | bytes] | None = None,
+        max_concurrent_tasks: int | None = None,
+        max_sync_threads: int | None = None,
+        queues: Mapping[str, QueueConfig] | None = None,
+        max_size: int | None = None,
+        shutdown_timeout: float = 10.0,
+        commit_timeout: float = 5.0,
+        lease_seconds: float = 15.0,
+        clock: Clock | None = None,
+    ) -> None:
+        telemetry = telemetry or Telemetry()
+        settings = EngineSettings(
+            persist_all=requeue_pending,
+            queues=_queue_configs(queues, max_size),
+            max_concurrent_tasks=max_concurrent_tasks,
+            max_sync_threads=max_sync_threads,
+            snapshot_interval=snapshot_interval,
+            retention_days=retention_days,
+            shutdown_timeout=shutdown_timeout,
+            commit_timeout=commit_timeout,
+            lease_seconds=lease_seconds,
+            heartbeat_interval=min(1.0, lease_seconds / 5),
+        )
+        cipher = None if encrypt_args_key is None else PayloadCipher(encrypt_args_key)
+        self._backend = _choose_backend(snapshot_db, snapshot_backend)
+        self._registry = TaskRegistry()
+        self.metrics = PrometheusExporter(
+            telemetry.registry, max_label_values=telemetry.max_label_values, buckets=telemetry.buckets
+        )
+        """Renders the metrics page."""
+        self.stream = LiveStream()
+        """The live stream behind the dashboard."""
+        observers = list(loggers)
+        if log_file is not None:
+            observers.append(
+                FileLogger(
+                    log_file,
+                    max_bytes=log_file_max_bytes,
+                    backup_count=log_file_backup_count,
+                    mode=log_file_mode,
+                    log_lifecycle=log_lifecycle,
+                )
+            )
+        self._bus = ObserverBus(
+            [
+                # First: it fills in the ids that the others show.
+                TracingExporter(telemetry.tracer_provider, propagation=telemetry.propagation),
+                LogsExporter(telemetry.logger_provider),
+                self.metrics,
+                self.stream,
+            ],
+            observers,
+        )
+        self.engine = Engine(
+            self._backend,
+            self._bus,
+            self._registry,
+            settings,
+            clock=clock,
+            cipher=cipher,
+            observe=self.metrics.observe_backend,
+            fleet_watched=lambda: self.stream.subscribers > 0,
+            tell_fleet=self.stream.inject,
+        )
+        self._log_handler = TaskLogHandler() if capture_logs else None
+        self._lifecycle_lock: asyncio.Lock | None = None
+        self._users = 0
+        self._mounted: list[FastAPI] = []
+        self._installed: list[FastAPI] = []
+        self._connect_metrics()
+
+    @property
+    def store(self) -> TaskStore:
+        """The live tasks of this process: `store.get(task_id)`, `store.list()`."""
+        return self.engine.store
+
+    def task(
+        self,
+        *,
+        retries: int = 0,
+        delay: float | timedelta = 0.0,
+        backoff: float = 1.0,
+        max_delay: float | timedelta | None = None,
+        jitter: float = 0.0,
+        retry_on: Exceptions = Exception,
+        no_retry_on: Exceptions = (),
+        timeout: float | timedelta | None = None,
+        persist: bool = False,
+        requeue_on_interrupt: bool = False,
+        name: str | None = None,
+        eager: bool = False,
+        priority: int | None = None,
+        queue: str | None = None,
+        executor: ExecutorName | None = None,
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Declare a function as a task type. The function itself is returned unchanged.
+
+        `retries`: further attempts after a failed one; `delay`: seconds before the first of them, multiplied by
+        `backoff` for each next, capped at `max_delay`, spread by `jitter` (0.1 = ±10 %); `retry_on`, `no_retry_on`: exceptions
+        that are worth another attempt. `timeout`: seconds for one attempt. `persist`: keep the task across a
+        crash; `requeue_on_interrupt`: run it again even if the crash came while it was running. `name`: its identity
+        (default: the function's name). `eager`: start at `add_task()`. `priority`: higher first (5 without).
+        `queue`: a named queue. `executor`: `async`, `thread` or `process`, inferred from the function.
+
+        Raises `ConfigurationError`, `DuplicateTaskNameError` or `UnknownQueueError`.
+        """
+
+        def declare(func: Callable[P, R]) -> Callable[P, R]:
+            if queue is not None:
+                self.engine.check_queue(queue)
+            config = make_task_config(
+                name=function_name(func) if name is None else name,
+                executor=executor or infer_executor(func),
+                retries=retries,
+                delay=delay,
+                backoff=backoff,
+                max_delay=max_delay,
+                jitter=jitter,
+                retry_on=retry_on,
+                no_retry_on=no_retry_on,
+                timeout=timeout,
+                persist=persist,
+                requeue_on_interrupt=requeue_on_interrupt,
+                eager=eager,
+                priority=priority,
+                queue=queue,
+            )
+            self._registry.add(func, config)
+            return func
+
+        return declare
+
+    async def get_tasks(self, connection: HTTPConnection) -> ManagedBackgroundTasks:
+        """The request's tasks, as a FastAPI dependency: `tasks: ManagedBackgroundTasks = Depends(task_manager.get_tasks)`."""
+        outbox = outbox_of(connection.scope, self.engine)
+        if outbox is None:
+            # The application has no middleware of ours: FastAPI's own exit stacks do its work for this request.
+            outbox = Outbox(self.engine, immediate=connection.scope["type"] == "websocket")
+            connection.scope["fastapi_function_astack"].push_async_exit(outbox.before_response)
+            connection.scope["fastapi_inner_astack"].push_async_exit(outbox.after_response)
+        return ManagedBackgroundTasks(outbox)
+
+    def init_app(self, app: FastAPI) -> None:
+        """Tie the manager to an application's lifespan and requests, without routes. Harmless to repeat.
+
+        Raises `ConfigurationError` when the application has already started.
+        """
+        if app in self._mounted:
+            return
+        if app.middleware_stack is not None:
+            raise ConfigurationError("the application has started already: mount the TaskManager before that")
+        self._mounted.append(app)
+        add_task_middleware(app, self.engine, lambda: app in self._installed)
+        inner = app.router.lifespan_context
+
+        @contextlib.asynccontextmanager
+        async def lifespan(running: Any) -> AsyncIterator[Any]:
+            await self.startup()
+            try:
+                # Inside: the application's own start-up may enqueue tasks, and its shutdown still can.
+                async with inner(running) as state:
+                    yield state
+            finally:
+                await self.shutdown()
+
+        app.router.lifespan_context = lifespan
+
+    def install(self, app: FastAPI) -> None:
+        """Give routes of this application that ask for `BackgroundTasks` (or `ManagedBackgroundTasks`) the managed ones."""
+        hook_fastapi()
+        self.init_app(app)
+        if app not in self._installed:
+            self._installed.append(app)
+
+    async def startup(self) -> None:
+        """Start the engine; called by the lifespan. Each call needs its own `shutdown()`.
+
+        Raises what the backend raises when it cannot be opened.
+        """
+        if self._lifecycle_lock is None:
+            self._lifecycle_lock = asyncio.Lock()
+        async with self._lifecycle_lock:
+            if self._users == 0:
+                if self._log_handler is not None:
+                    logging.getLogger().addHandler(self._log_handler)
+                self._warn_of_unkept()
+                try:
+                    await self.engine.start()
+                except BaseException:
+                    self._stop_capture()
+                    self._lifecycle_lock = None
+                    raise
+            self._users += 1
+
+    async def shutdown(self) -> None:
+        """Drain and stop the engine; nothing runs after it has returned. Harmless when it is not running."""
+        if self._lifecycle_lock is None:
+            return
+        async with self._lifecycle_lock:
+            self._users -= 1
+            if self._users > 0:
+                return
+            try:
+                await self.engine.stop()
+            finally:
+                self._stop_capture()
+                # A manager may be started again, on another event loop (tests do).
+                self._lifecycle_lock = None
+
+    async def enqueue(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+        """Enqueue a task from anywhere on the manager's event loop and return its id, once a persisted task is committed.
+
+        Takes the options of `add_task` besides the function's own arguments. Raises what `add_task` raises, and
+        `BackendUnavailableError` when the commit failed: then the task does not run.
+        """
+        options, rest = split_options(kwargs)
+        return await self.engine.enqueue(func, args, rest, options)
+
+    async def get(self, task_id: str) -> TaskRecord:
+        """A snapshot of a task of any instance; raises `TaskNotFoundError`."""
+        return await self.engine.get(task_id)
+
+    async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
+        """Return a task once it has finished; raises `TaskNotFoundError`, and `TimeoutError` after `timeout` seconds."""
+        return await self.engine.wait(task_id, timeout)
+
+    async def cancel(self, task_id: str) -> TaskRecord:
+        """Cancel a task of any instance; raises `TaskNotFoundError` or `TaskStateError`."""
+        return await self.engine.cancel(task_id)
+
+    async def retry(self, task_id: str) -> TaskRecord:
+        """Make a new task from a finished one and return it; raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`."""
+        return await self.engine.retry(task_id)
+
+    def queue_stats(self) -> dict[str, QueueStats]:
+        """The queues of this process at this moment."""
+        return self.engine.queue_stats()
+
+    async def update_queue_config(
+        self,
+        name: str,
+        *,
+        concurrency: int | None | EllipsisType = ...,
+        max_size: int | None | EllipsisType = ...,
+    ) -> None:
+        """Change the limits of a queue while it runs: `...` leaves one as it is, `None` lifts it; raises `UnknownQueueError`."""
+        await self.engine.update_queue_config(name, concurrency=concurrency, max_size=max_size)
+
+    async def pause_queue(self, name: str) -> None:
+        """Start no further task of a queue; raises `UnknownQueueError`."""
+        await self.engine.pause_queue(name)
+
+    async def resume_queue(self, name: str) -> None:
+        """Start the tasks of a queue again; raises `UnknownQueueError`."""
+        await self.engine.resume_queue(name)
+
+    def _stop_capture(self) -> None:
+        if self._log_handler is not None:
+            logging.getLogger().removeHandler(self._log_handler)
+
+    def _warn_of_unkept(self) -> None:
+        names = [definition.name for definition in self._registry.all() if definition.config.persist]
+        if names and not self._backend.durable:
+            logger.warning(
+                "persist=True of %s has no effect: this TaskManager keeps nothing beyond its process. "
+                "Give it snapshot_db='tasks.db' or a snapshot_backend.",
+                ", ".join(names),
+            )
+
+    def _connect_metrics(self) -> None:
+        def pre_initialise(definition: TaskDefinition) -> None:
+            self.metrics.register_task(definition.name, definition.config.queue or DEFAULT_QUEUE)
+
+        self._registry.on_added(pre_initialise)
+        engine = self.engine
+
+        def depths() -> Iterator[tuple[tuple[str, ...], float]]:
+            for stats in engine.queue_stats().values():
+                yield (stats.name, "ready"), stats.ready
+                yield (stats.name, "delayed"), stats.delayed
+
+        def ages() -> Iterator[tuple[tuple[str, ...], float]]:
+            for stats in engine.queue_stats().values():
+                yield (stats.name,), stats.oldest_ready_age
+
+        def slots() -> Iterator[tuple[tuple[str, ...], float]]:
+            for name, (used, capacity) in engine.slots().items():
+                yield (name, "used"), used
+                if capacity is not None:
+                    yield (name, "free"), max(0, capacity - used)
+
+        def dropped() -> Iterator[tuple[tuple[str, ...], float]]:
+            for name, count in self._bus.dropped.items():
+                yield (name,), count
+            yield ("history",), engine.history_dropped
+
+        def errors() -> Iterator[tuple[tuple[str, ...], float]]:
+            for name, count in self._bus.errors.items():
+                yield (name,), count
+
+        self.metrics.add_source(signals.QUEUE_DEPTH.name, depths)
+        self.metrics.add_source(signals.QUEUE_OLDEST_READY_AGE.name, ages)
+        self.metrics.add_source(signals.EXECUTOR_SLOTS.name, slots)
+        self.metrics.add_source(signals.EVENTS_DROPPED.name, dropped)
+        self.metrics.add_source(signals.EXPORTER_ERRORS.name, errors)
+        self.metrics.add_source(
+            signals.TASKS_STUCK.name, lambda: [((name,), count) for name, count in engine.stuck().items()]
+        )
+
+
+def _choose_backend(path: str | os.PathLike[str] | None, backend: Backend | None) -> Backend:
+    if backend is not None:
+        if not isinstance(backend, Backend):
+            raise ConfigurationError(f"snapshot_backend must be a Backend, not {type(backend).__name__}")
+        return backend
+    return MemoryBackend() if path is None else SqliteBackend(path)
+
+
+def _queue_configs(queues: Mapping[str, QueueConfig] | None, max_size: int | None) -> dict[str, QueueConfig]:
+    configs = dict(queues or {})
+    for name, config in configs.items():
+        if not isinstance(config, QueueConfig):
+            raise ConfigurationError(f"queues[{name!r}] must be a QueueConfig, not {config!r}")
+    if max_size is not None:
+        if DEFAULT_QUEUE in configs:
+            raise ConfigurationError("give max_size, or queues={'default': QueueConfig(max_size=...)}, not both")
+        configs[DEFAULT_QUEUE] = QueueConfig(max_size=max_size)
+    return configs
+

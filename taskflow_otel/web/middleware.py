@@ -1,0 +1,148 @@
+"""The ASGI middleware: commit before the response's first byte, hand the tasks over after its last.
+
+It sits innermost, directly around FastAPI's own exception handling. There it can tell the response of a route
+from the response of an exception handler, and every other middleware sees the 503 that it answers when tasks
+could not be stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from taskflow_otel.engine.engine import Engine
+from taskflow_otel.errors import BackendError
+from taskflow_otel.web.injection import injecting
+from taskflow_otel.web.outbox import NOT_KEPT, RETRY_AFTER, Outbox, put_outbox
+
+_ACKNOWLEDGED = "taskflow_otel.acknowledged"
+
+
+def add_task_middleware(app: FastAPI, engine: Engine, installed: Callable[[], bool]) -> None:
+    """Put the middleware into an application that has not started; `installed` tells whether it injects natively."""
+    app.add_middleware(AcknowledgementWitness)
+    app.user_middleware.append(Middleware(TaskMiddleware, engine=engine, home=app, installed=installed))
+
+
+class AcknowledgementWitness:
+    """Outermost: notes on the request that its response has begun to leave."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def watched(message: Message) -> None:
+            await send(message)
+            scope[_ACKNOWLEDGED] = True
+
+        await self._app(scope, receive, watched)
+
+
+class TaskMiddleware:
+    """Innermost: gives each request its outbox."""
+
+    def __init__(self, app: ASGIApp, engine: Engine, home: FastAPI, installed: Callable[[], bool]) -> None:
+        self._app = app
+        self._engine = engine
+        self._home = home
+        self._installed = installed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        outbox = Outbox(self._engine, immediate=scope["type"] == "websocket")
+        put_outbox(scope, outbox)
+        with injecting(outbox, scope, self._home, active=self._installed()):
+            if scope["type"] == "websocket":
+                await self._app(scope, receive, send)
+            else:
+                await _Exchange(outbox, scope, send).run(self._app, receive)
+
+
+class _Exchange:
+    """One HTTP request and its response."""
+
+    __slots__ = ("_handling", "_outbox", "_replaced", "_scope", "_send", "_started")
+
+    def __init__(self, outbox: Outbox, scope: Scope, send: Send) -> None:
+        self._outbox = outbox
+        self._scope = scope
+        self._send = send
+        self._started = False
+        self._replaced = False
+        self._handling = sys.exc_info()[1]
+        """An exception that our caller is handling, and that says nothing of this request."""
+
+    async def run(self, app: ASGIApp, receive: Receive) -> None:
+        try:
+            await app(self._scope, receive, self._pass_on)
+        except (ClientDisconnect, OSError):
+            # The client went away. That changes nothing for tasks that were acknowledged to it.
+            self._end(kept=self._started)
+            if not self._replaced:
+                raise
+        except asyncio.CancelledError:
+            self._end(kept=self._scope.get(_ACKNOWLEDGED, False))
+            raise
+        except BaseException:
+            self._outbox.discard()
+            if not self._replaced:
+                raise
+        else:
+            if self._outbox.uncommitted and self._started:
+                await self._outbox.commit()
+            self._end(kept=self._started)
+
+    def _end(self, *, kept: bool) -> None:
+        if kept:
+            self._outbox.release()
+        self._outbox.discard()
+
+    async def _pass_on(self, message: Message) -> None:
+        if self._replaced:
+            # As ASGI says of a client that is gone: whatever else the route sends is for nobody.
+            raise OSError("the response was replaced by 503, because background tasks could not be stored")
+        if message["type"] == "http.response.start":
+            if not await self._before_first_byte():
+                return
+            self._started = True
+        elif self._outbox.uncommitted:
+            # Added while the response was streaming.
+            await self._outbox.commit()
+        await self._send(message)
+        if message["type"] == "http.response.pathsend" or (
+            message["type"] == "http.response.body" and not message.get("more_body", False)
+        ):
+            self._outbox.release()
+
+    async def _before_first_byte(self) -> bool:
+        """Commit the request's tasks; `False` when that failed and 503 was sent in place of the response."""
+        if not self._outbox.uncommitted:
+            return True
+        if sys.exc_info()[1] is not self._handling:
+            # An exception handler is answering: the route failed, and its tasks with it.
+            self._outbox.discard()
+            return True
+        try:
+            await self._outbox.commit()
+        except BackendError:
+            self._replaced = True
+            response = JSONResponse({"detail": NOT_KEPT}, 503, {"Retry-After": RETRY_AFTER})
+            await response(self._scope, _no_receive, self._send)
+        return not self._replaced
+
+
+async def _no_receive() -> Message:
+    return {"type": "http.disconnect"}
