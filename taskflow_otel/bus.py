@@ -58,6 +58,9 @@ class Exporter:
     def on_refused(self, record: TaskRecord) -> None:
         """The ledger refused a write of this instance: another one has taken the task over (fencing)."""
 
+    def start(self) -> None:
+        """The bus is starting, or starting again after a close."""
+
     def flush(self, timeout: float) -> None:
         """Hand over what is still buffered; may block for up to `timeout` seconds."""
 
@@ -153,7 +156,7 @@ class _Worker:
         self._queue: deque[Event] = deque()
         self._in_hand = 0
         self._off = False
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._wake: asyncio.Future[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -185,8 +188,9 @@ class _Worker:
                 exc_info=exc,
             )
             return
-        self._off = self._stopping = False
-        self._task = asyncio.create_task(self._serve(), name=f"taskflow observer {self.name}")
+        self._off = False
+        self._stopping = asyncio.Event()
+        self._task = asyncio.create_task(self._serve(self._stopping), name=f"taskflow observer {self.name}")
 
     def _turn_off(self) -> None:
         self._off = True
@@ -195,9 +199,9 @@ class _Worker:
         self._in_hand = 0
         self._idle.set()
 
-    async def _serve(self) -> None:
+    async def _serve(self, stopping: asyncio.Event) -> None:
         queue = self._queue
-        while True:
+        while not stopping.is_set():
             if not queue:
                 self._idle.set()
                 self._wake = asyncio.get_running_loop().create_future()
@@ -210,7 +214,7 @@ class _Worker:
                 await self.observer.on_events(batch)
             except (Exception, asyncio.CancelledError) as exc:
                 # A cancellation that is not ours comes from inside the observer and must not end its worker.
-                if isinstance(exc, asyncio.CancelledError) and self._stopping:
+                if isinstance(exc, asyncio.CancelledError) and stopping.is_set():
                     raise
                 self._complaints.add(self.name, "failed to take events; they are lost to it", exc, number=number)
             self._in_hand = 0
@@ -226,7 +230,7 @@ class _Worker:
     async def stop(self, grace: float) -> None:
         """End the worker, count what it did not handle, close the observer: each within `grace` seconds."""
         task, self._task = self._task, None
-        self._stopping = True
+        self._stopping.set()
         if task is not None:
             task.cancel()
             done, _ = await asyncio.wait({task}, timeout=grace)
@@ -264,6 +268,7 @@ class ObserverBus:
         self._log = _hooks(exporters, "on_log")
         self._progress = _hooks(exporters, "on_progress")
         self._refused = _hooks(exporters, "on_refused")
+        self._start = _hooks(exporters, "start")
         self._flush = _hooks(exporters, "flush")
         self._close = _hooks(exporters, "close")
         self._workers: list[_Worker] = []
@@ -335,6 +340,11 @@ class ObserverBus:
 
     async def start(self) -> None:
         """Start every observer; one that fails is switched off and logged, and does not stop the others."""
+        for name, hook in self._start:
+            try:
+                hook()
+            except Exception as exc:
+                self._complaints.add(name, "failed to start", exc)
         await asyncio.gather(*(worker.start() for worker in self._workers))
 
     async def flush(self, timeout: float) -> bool:

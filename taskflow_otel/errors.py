@@ -21,7 +21,7 @@ class MissingExtraError(TaskflowError, ImportError):
     """A feature was asked for whose optional dependency is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs an optional dependency. Install it with: pip install 'taskflow-otel[{extra}]'")
+        super().__init__(f"{feature} needs an optional dependency. Install it: pip install 'taskflow-otel[{extra}]'")
         self.extra = extra
 
 

@@ -54,7 +54,8 @@ class TaskManager:
     `snapshot_db`: path of a SQLite file, shorthand for `snapshot_backend=SqliteBackend(path)`; `snapshot_backend`:
     any backend, and wins. Without either, history is in memory and nothing can be persisted.
     `snapshot_interval`: longest (seconds) that a transition of a task which is not persisted may wait to be written.
-    `requeue_pending`: treat every decorated task as `persist=True`. `retention_days`: delete finished tasks older than this.
+    `requeue_pending`: treat every decorated task as `persist=True`. `retention_days`: delete finished tasks that
+    are older.
     `loggers`: observers; `log_file` and the options after it are shorthand for one `FileLogger`.
     `telemetry`: OpenTelemetry providers, propagation and metric settings. `capture_logs`: `logging` records emitted
     inside a task also become its log entries. `encrypt_args_key`: one Fernet key or several (rotation).
@@ -180,8 +181,8 @@ class TaskManager:
         """Declare a function as a task type. The function itself is returned unchanged.
 
         `retries`: further attempts after a failed one; `delay`: seconds before the first of them, multiplied by
-        `backoff` for each next, capped at `max_delay`, spread by `jitter` (0.1 = ±10 %); `retry_on`, `no_retry_on`: exceptions
-        that are worth another attempt. `timeout`: seconds for one attempt. `persist`: keep the task across a
+        `backoff` for each next, capped at `max_delay`, spread by `jitter` (0.1 = ±10 %); `retry_on`, `no_retry_on`:
+        exceptions that are, or are not, worth another attempt. `timeout`: seconds for one attempt. `persist`: keep the task across a
         crash; `requeue_on_interrupt`: run it again even if the crash came while it was running. `name`: its identity
         (default: the function's name). `eager`: start at `add_task()`. `priority`: higher first (5 without).
         `queue`: a named queue. `executor`: `async`, `thread` or `process`, inferred from the function.
@@ -215,7 +216,7 @@ class TaskManager:
         return declare
 
     async def get_tasks(self, connection: HTTPConnection) -> ManagedBackgroundTasks:
-        """The request's tasks, as a FastAPI dependency: `tasks: ManagedBackgroundTasks = Depends(task_manager.get_tasks)`."""
+        """The request's tasks, as a dependency: `tasks: ManagedBackgroundTasks = Depends(task_manager.get_tasks)`."""
         outbox = outbox_of(connection.scope, self.engine)
         if outbox is None:
             # The application has no middleware of ours: FastAPI's own exit stacks do its work for this request.
@@ -250,7 +251,7 @@ class TaskManager:
         app.router.lifespan_context = lifespan
 
     def install(self, app: FastAPI) -> None:
-        """Give routes of this application that ask for `BackgroundTasks` (or `ManagedBackgroundTasks`) the managed ones."""
+        """Give routes of this application that ask for `BackgroundTasks` the managed ones."""
         hook_fastapi()
         self.init_app(app)
         if app not in self._installed:
@@ -292,7 +293,7 @@ class TaskManager:
                 self._lifecycle_lock = None
 
     async def enqueue(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-        """Enqueue a task from anywhere on the manager's event loop and return its id, once a persisted task is committed.
+        """Enqueue a task from anywhere on the manager's event loop; return its id once a persisted one is committed.
 
         Takes the options of `add_task` besides the function's own arguments. Raises what `add_task` raises, and
         `BackendUnavailableError` when the commit failed: then the task does not run.
@@ -305,7 +306,7 @@ class TaskManager:
         return await self.engine.get(task_id)
 
     async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
-        """Return a task once it has finished; raises `TaskNotFoundError`, and `TimeoutError` after `timeout` seconds."""
+        """Return a task once it has finished; raises `TaskNotFoundError`, `TimeoutError` after `timeout` seconds."""
         return await self.engine.wait(task_id, timeout)
 
     async def cancel(self, task_id: str) -> TaskRecord:
@@ -313,7 +314,10 @@ class TaskManager:
         return await self.engine.cancel(task_id)
 
     async def retry(self, task_id: str) -> TaskRecord:
-        """Make a new task from a finished one and return it; raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`."""
+        """Make a new task from a finished one and return it.
+
+        Raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`.
+        """
         return await self.engine.retry(task_id)
 
     def queue_stats(self) -> dict[str, QueueStats]:
@@ -324,10 +328,13 @@ class TaskManager:
         self,
         name: str,
         *,
-        concurrency: int | None | EllipsisType = ...,
-        max_size: int | None | EllipsisType = ...,
+        concurrency: int | EllipsisType | None = ...,
+        max_size: int | EllipsisType | None = ...,
     ) -> None:
-        """Change the limits of a queue while it runs: `...` leaves one as it is, `None` lifts it; raises `UnknownQueueError`."""
+        """Change the limits of a queue while it runs; `...` leaves one as it is, `None` lifts it.
+
+        Raises `UnknownQueueError`, and `ConfigurationError` for a limit that makes no sense.
+        """
         await self.engine.update_queue_config(name, concurrency=concurrency, max_size=max_size)
 
     async def pause_queue(self, name: str) -> None:
@@ -410,4 +417,3 @@ def _queue_configs(queues: Mapping[str, QueueConfig] | None, max_size: int | Non
             raise ConfigurationError("give max_size, or queues={'default': QueueConfig(max_size=...)}, not both")
         configs[DEFAULT_QUEUE] = QueueConfig(max_size=max_size)
     return configs
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -37,24 +36,25 @@ class TaskContext:
         self.tags = tags
         self._on_log = on_log
         self._on_progress = on_progress
-        self._cancelled = threading.Event()
+        # A plain attribute is enough between threads: it only ever turns true.
+        self._cancelled = False
 
     @property
     def cancelled(self) -> bool:
         """Whether this attempt was asked to stop (by a cancel, its timeout or the shutdown)."""
-        return self._cancelled.is_set()
+        return self._cancelled
 
     def raise_if_cancelled(self) -> None:
         """Raise `TaskCancelledError` if this attempt was asked to stop: the way out of a thread."""
-        if self._cancelled.is_set():
+        if self._cancelled:
             raise TaskCancelledError(f"{self.func_name} was asked to stop")
 
     def request_cancel(self) -> None:
         """Ask the attempt to stop; it sees that in `cancelled`."""
-        self._cancelled.set()
+        self._cancelled = True
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Say how far the task is: `done` of `total` units, with an optional message. Shown live; callable from any thread."""
+        """Say how far the task is: `done` of `total` units, and what it is at. Shown live; callable from any thread."""
         self._on_progress(self, Progress(done, total, message))
 
     def log(self, message: str, level: str, extra: Mapping[str, Any]) -> None:

@@ -163,21 +163,18 @@ class Control:
         definition = self._registry.get(original.func_name)
         if original.payload is None:
             raise TaskStateError(
-                f"the arguments of task {task_id} were not stored (they cannot be written as JSON), so it cannot be retried"
+                f"the arguments of task {task_id} were not stored (they cannot be written as JSON), "
+                "so it cannot be retried"
             )
         if original.retried_by is not None:
             await self._refuse_second_retry(original)
-        created = self._intake.recreate(
-            original, definition, keep_key=original.status not in KEY_HOLDING_STATUSES
-        )
+        created = self._intake.recreate(original, definition, keep_key=original.status not in KEY_HOLDING_STATUSES)
         if created.task is None:
             raise TaskStateError(f"task {created.task_id} holds the idempotency key of {task_id} already")
         task = created.task
         await self._intake.commit([task])
         if task.phase is Phase.GONE:
-            raise TaskStateError(
-                f"task {task.record.duplicate_of} holds the idempotency key of {task_id} already"
-            )
+            raise TaskStateError(f"task {task.record.duplicate_of} holds the idempotency key of {task_id} already")
         await self._backend.link_retry(task_id, task.id)
         window = self._tasks.record(task_id)
         if window is not None:

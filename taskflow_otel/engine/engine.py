@@ -15,10 +15,11 @@ from typing import Any
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.bus import ObserverBus
-from taskflow_otel.engine.attempt import SHUTDOWN, TAKEN_OVER, AttemptRunner
+from taskflow_otel.engine.attempt import TAKEN_OVER, AttemptRunner
 from taskflow_otel.engine.clock import Clock, SystemClock
 from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.dispatch import Dispatcher
+from taskflow_otel.engine.drain import Drain
 from taskflow_otel.engine.enqueue import NO_OPTIONS, EnqueueOptions
 from taskflow_otel.engine.executors import AsyncExecutor, Executor, ThreadExecutor
 from taskflow_otel.engine.identity import process_started
@@ -40,7 +41,6 @@ from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.options import QueueConfig
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
-from taskflow_otel.model.status import Transition
 
 logger = logging.getLogger("taskflow_otel.engine")
 
@@ -66,9 +66,9 @@ class Engine:
         clock: Clock | None = None,
         cipher: PayloadCipher | None = None,
         extra_executors: Mapping[str, Executor] | None = None,
-        observe: Observe = lambda backend, operation, outcome, seconds: None,
+        observe: Observe = lambda *_: None,
         fleet_watched: Callable[[], bool] = lambda: False,
-        tell_fleet: Callable[[TaskRecord], None] = lambda record: None,
+        tell_fleet: Callable[[TaskRecord], None] = lambda _: None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._backend = backend
@@ -81,9 +81,7 @@ class Engine:
         self._thread = 0
         self._attempts: set[asyncio.Task[None]] = set()
         self._jobs: set[asyncio.Task[None]] = set()
-        self._instance = make_instance(
-            self._clock, os.getpid(), process_started(os.getpid()), settings.lease_seconds
-        )
+        self._instance = make_instance(self._clock, os.getpid(), process_started(os.getpid()), settings.lease_seconds)
         self._executors: dict[str, Executor] = {
             "async": AsyncExecutor(settings.max_concurrent_tasks),
             "thread": ThreadExecutor(settings.max_sync_threads),
@@ -100,6 +98,7 @@ class Engine:
             snapshot_interval=settings.snapshot_interval,
             commit_timeout=settings.commit_timeout,
             observe=observe,
+            # The intake is made below, and needs the ledger itself.
             on_late=lambda change: self._intake.applied_late(change),
         )
         self._lifecycle = Lifecycle(bus, self._ledger, self._tasks, self._clock)
@@ -143,6 +142,16 @@ class Engine:
             self._executors,
             self._timers,
             self._clock,
+            cancel_grace=settings.cancel_grace,
+        )
+        self._drain = Drain(
+            self._tasks,
+            self._attempts,
+            self._dispatcher,
+            self._timers,
+            self._control,
+            self._lifecycle,
+            shutdown_timeout=settings.shutdown_timeout,
             cancel_grace=settings.cancel_grace,
         )
         rescue = Rescue(registry, self._tasks, self._lifecycle, self._intake, self._clock, settings.max_crashes)
@@ -229,9 +238,7 @@ class Engine:
         if self._state != "running":
             return
         self._state = "draining"
-        self._dispatcher.close()
-        await self._drain_waiting()
-        await self._drain_running()
+        await self._drain.run()
         await self._stop_parts(self._settings.cancel_grace)
         self._state = "stopped"
 
@@ -346,8 +353,8 @@ class Engine:
         self,
         name: str,
         *,
-        concurrency: int | None | EllipsisType = ...,
-        max_size: int | None | EllipsisType = ...,
+        concurrency: int | EllipsisType | None = ...,
+        max_size: int | EllipsisType | None = ...,
     ) -> None:
         """Change the limits of a queue while it runs; `...` leaves one as it is, `None` lifts it."""
         queue = self._queues.get(name)
@@ -407,7 +414,7 @@ class Engine:
             self._intake.schedule(task, wait)
         else:
             task.phase = Phase.HELD
-            self._own(self._leave(task))
+            self._own(self._drain.leave(task))
 
     def _decode(self, task: LiveTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
         payload, codec = task.record.payload, task.definition.codec
@@ -443,34 +450,6 @@ class Engine:
             elif task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}:
                 self._control.let_go(task)
         await self._heartbeat.tick()
-
-    async def _drain_waiting(self) -> None:
-        """Persisted tasks that wait stay in the ledger; the others never run, and say so."""
-        waiting = [task for task in self._tasks if task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}]
-        self._timers.clear()
-        for task in waiting:
-            await self._leave(task)
-
-    async def _leave(self, task: LiveTask) -> None:
-        if not (task.record.persisted and task.committed):
-            await self._control.stop(task, SHUTDOWN)
-
-    async def _drain_running(self) -> None:
-        attempts = set(self._attempts)
-        if attempts:
-            await asyncio.wait(attempts, timeout=self._settings.shutdown_timeout)
-        for task in self._tasks:
-            if task.phase in {Phase.STARTING, Phase.RUNNING}:
-                await self._control.stop(task, SHUTDOWN)
-        if self._attempts:
-            await asyncio.wait(set(self._attempts), timeout=self._settings.cancel_grace)
-        for task in self._tasks:
-            if task.phase is Phase.RUNNING:
-                logger.error(
-                    "task %s (%s) ignored its cancellation and is abandoned", task.id, task.record.func_name
-                )
-                task.phase = Phase.ENDING
-                await self._lifecycle.move(task, Transition.INTERRUPTED, reason=SHUTDOWN)
 
     async def _stop_parts(self, timeout: float) -> None:
         await gather_all([service.stop() for service in self._services])

@@ -86,7 +86,7 @@ class Intake:
     ) -> Created:
         """Build a task. Callable from any thread.
 
-        Raises `TaskArgumentError`, `UnknownQueueError`, `QueueFullError` or `ConfigurationError`, each saying what to do.
+        Raises `TaskArgumentError`, `UnknownQueueError`, `QueueFullError` or `ConfigurationError`.
         """
         definition = self._registry.resolve(func)
         persisted = self._persists(definition)
@@ -208,7 +208,7 @@ class Intake:
         try:
             payload = definition.codec.encode(args, kwargs)
         except TaskArgumentError:
-            # Without a promise to keep them the arguments may be anything, as natively; a retry from history will say why not.
+            # Without a promise to keep them the arguments may be anything, as natively; a retry will say why not.
             if persisted or self._cipher is not None:
                 raise
             return None, True

@@ -323,7 +323,9 @@ class Ledger:
     def _recovered(self) -> None:
         if self.failing_since is not None:
             logger.warning(
-                "the %s backend answers again, after %.1f s", self._backend.name, self._clock.monotonic() - self.failing_since
+                "the %s backend answers again, after %.1f s",
+                self._backend.name,
+                self._clock.monotonic() - self.failing_since,
             )
             self.failing_since = None
 

@@ -81,7 +81,14 @@ class Lifecycle:
         if crashed:
             record.crashes += 1
         self._advance(
-            record, transition, now, reason=reason, before=previous, failure=failure, end_time=end_time, duration=duration
+            record,
+            transition,
+            now,
+            reason=reason,
+            before=previous,
+            failure=failure,
+            end_time=end_time,
+            duration=duration,
         )
         if task.durable:
             await self._commit(task, record, timeout)

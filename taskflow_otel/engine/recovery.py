@@ -41,7 +41,12 @@ class Heartbeat(Service):
     """Says that this instance lives, and learns when the others have declared it dead."""
 
     def __init__(
-        self, backend: Backend, clock: Clock, instance: Instance, interval: float, on_buried: Callable[[], Awaitable[None]]
+        self,
+        backend: Backend,
+        clock: Clock,
+        instance: Instance,
+        interval: float,
+        on_buried: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__("heartbeat", interval, clock)
         self._backend = backend

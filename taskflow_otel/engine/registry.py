@@ -115,7 +115,7 @@ class TaskRegistry:
     def placeholder(name: str) -> TaskDefinition:
         """A definition for a stored task of an unknown name, which can be ended but not run."""
 
-        async def unknown(*args: object, **kwargs: object) -> None:
+        async def unknown(*_: object, **__: object) -> None:
             raise UnknownTaskError(name)
 
         return TaskDefinition(make_task_config(name=name, executor="async"), unknown, None)

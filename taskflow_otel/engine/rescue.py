@@ -40,6 +40,8 @@ class Rescue:
     async def recover(self, record: TaskRecord, last_heartbeat: datetime) -> None:
         """Decide on a task that this instance has just taken over, and schedule it if it is to run."""
         definition = self._definition(record)
+        # The function may have changed its kind since the task was stored.
+        record.executor = definition.config.executor
         task = LiveTask(record, definition, None, None, None, durable=True)
         task.stored = task.committed = True
         self._tasks.add(task)

@@ -47,11 +47,7 @@ class RetryPolicy:
 
     def allows(self, exc: BaseException, retries_used: int) -> bool:
         """Whether `exc` earns another attempt after `retries_used` of them."""
-        return (
-            retries_used < self.retries
-            and isinstance(exc, self.retry_on)
-            and not isinstance(exc, self.no_retry_on)
-        )
+        return retries_used < self.retries and isinstance(exc, self.retry_on) and not isinstance(exc, self.no_retry_on)
 
     def wait(self, retries_used: int, draw: float) -> float:
         """Seconds before the next attempt: `delay * backoff ** retries_used`, capped, then spread by jitter.
@@ -108,7 +104,7 @@ def make_task_config(
         raise ConfigurationError(f"a task name must be 1 to 200 printable characters, not {name!r}")
     if executor not in EXECUTOR_NAMES:
         raise ConfigurationError(f"executor must be one of {', '.join(EXECUTOR_NAMES)}, not {executor!r}")
-    if isinstance(backoff, bool) or not isinstance(backoff, (int, float)) or not (math.isfinite(backoff) and backoff > 0):
+    if not (isinstance(backoff, (int, float)) and not isinstance(backoff, bool) and 0 < backoff < math.inf):
         raise ConfigurationError(f"backoff must be a number above 0 (1.0 keeps the wait constant), not {backoff!r}")
     if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:
         raise ConfigurationError(f"jitter must be a share between 0 and 1 (0.1 = ±10 %), not {jitter!r}")

@@ -14,7 +14,8 @@ class TaskQuery:
     """A filter over tasks. All given conditions must hold; `None` does not filter.
 
     `since` (inclusive) and `until` (exclusive) are about `created_at`. `tag` is `(key, value)`; a value of
-    `None` matches any. `q` is a substring of the name, the error or the task id. `cursor` is the id of the last task of the page before.
+    `None` matches any. `q` is a substring of the name, the error or the task id.
+    `cursor` is the id of the last task of the page before.
     """
 
     status: TaskStatus | None = None

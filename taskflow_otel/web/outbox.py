@@ -76,7 +76,7 @@ class Outbox:
             self.engine.discard(tasks, REQUEST_FAILED)
 
     async def before_response(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+        self, _type: type[BaseException] | None, exc: BaseException | None, _traceback: TracebackType | None
     ) -> bool:
         """Commit when the route has returned; as an exit callback of FastAPI's function stack."""
         if exc is not None:
@@ -89,7 +89,7 @@ class Outbox:
         return False
 
     async def after_response(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+        self, _type: type[BaseException] | None, exc: BaseException | None, _traceback: TracebackType | None
     ) -> bool:
         """Release when the response was sent; as an exit callback of FastAPI's request stack."""
         if exc is not None and not isinstance(exc, OSError):
