@@ -1,0 +1,151 @@
+"""A small shop whose background work shows every state on the dashboard: start it with `make demo`.
+
+Environment: `DEMO_DB` (path of the SQLite file, default `demo.db`), `DEMO_HOST` (`127.0.0.1`), `DEMO_PORT` (`8000`),
+`DEMO_LOAD` (orders per second that it places with itself, default `1`; `0` turns that off). With
+`OTEL_EXPORTER_OTLP_ENDPOINT` set (and the extra `otel` installed) it also exports traces, logs and metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import time
+from collections.abc import AsyncGenerator
+
+import uvicorn
+from fastapi import BackgroundTasks, FastAPI
+
+from taskflow_otel import (
+    ManagedBackgroundTasks,
+    QueueConfig,
+    TaskAdmin,
+    TaskManager,
+    configure_telemetry,
+    get_task_context,
+    task_log,
+)
+
+HOST = os.environ.get("DEMO_HOST", "127.0.0.1")
+PORT = int(os.environ.get("DEMO_PORT", "8000"))
+ORDERS_PER_SECOND = float(os.environ.get("DEMO_LOAD", "1"))
+
+task_manager = TaskManager(
+    snapshot_db=os.environ.get("DEMO_DB", "demo.db"),
+    queues={"default": QueueConfig(), "mail": QueueConfig(concurrency=4), "reports": QueueConfig(concurrency=2)},
+    max_sync_threads=4,
+)
+
+
+@task_manager.task(queue="mail", retries=3, delay=0.5, backoff=2.0, persist=True, requeue_on_interrupt=True)
+async def send_email(address: str, subject: str) -> None:
+    """The usual case: it works."""
+    await asyncio.sleep(random.uniform(0.05, 0.3))
+    task_log(f"sent {subject!r} to {address}")
+
+
+@task_manager.task(retries=3, delay=0.5, backoff=2.0, jitter=0.1, persist=True)
+async def charge_card(order: int) -> None:
+    """Fails at first, and succeeds in a later attempt."""
+    attempt = get_task_context().attempt
+    await asyncio.sleep(0.1)
+    if attempt < order % 3:
+        raise ConnectionError("the payment gateway did not answer")
+    task_log(f"charged order {order}", attempts=attempt + 1)
+
+
+@task_manager.task(retries=1, delay=1.0)
+async def sync_warehouse(warehouse: int) -> None:
+    """Never works: look at its errors on the page, and retry it from there."""
+    task_log(f"asking warehouse {warehouse}", level="warning")
+    raise ValueError(f"warehouse {warehouse} answered in an unknown format")
+
+
+@task_manager.task(queue="reports", persist=True, requeue_on_interrupt=True, timeout=120.0)
+async def export_report(pages: int) -> None:
+    """Slow, with a progress bar. Cancel it, or kill the process and watch it run again."""
+    context = get_task_context()
+    for page in range(pages):
+        context.progress(page, pages, f"page {page + 1} of {pages}")
+        await asyncio.sleep(0.5)
+    context.progress(pages, pages, "done")
+
+
+@task_manager.task()
+def resize_image(width: int) -> None:
+    """A plain function: it runs in a thread, and stops between two steps when it is asked to."""
+    context = get_task_context()
+    for _ in range(4):
+        context.raise_if_cancelled()
+        time.sleep(0.1)
+    task_log(f"resized to {width} px")
+
+
+@task_manager.task(queue="reports", priority=9)
+async def alert_staff(message: str) -> None:
+    """Overtakes the reports that wait in the same queue."""
+    task_log(message, level="error")
+
+
+@contextlib.asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+    """Own the load: it starts and ends with the app."""
+    load = asyncio.create_task(place_orders()) if ORDERS_PER_SECOND > 0 else None
+    try:
+        yield
+    finally:
+        if load is not None:
+            load.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await load
+
+
+async def place_orders() -> None:
+    """Place orders at a steady rate, so that the page has something to show."""
+    for order in itertools.count(1):
+        await asyncio.sleep(1.0 / ORDERS_PER_SECOND)
+        await task_manager.enqueue(send_email, f"customer{order}@example.com", "Thank you for your order")
+        await task_manager.enqueue(charge_card, order)
+        if order % 3 == 0:
+            await task_manager.enqueue(resize_image, 320 * (1 + order % 4))
+        if order % 7 == 0:
+            await task_manager.enqueue(sync_warehouse, order % 5)
+        if order % 10 == 0:
+            await task_manager.enqueue(export_report, 20)
+        if order % 25 == 0:
+            await task_manager.enqueue(alert_staff, f"order {order} needs a signature")
+
+
+app = FastAPI(title="taskflow-otel demo", lifespan=lifespan)
+TaskAdmin(app, task_manager, auto_install=True)
+if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
+    configure_telemetry(app, service_name="taskflow-demo")
+
+
+@app.post("/orders/{order}", status_code=202)
+async def create_order(order: int, address: str, background_tasks: BackgroundTasks) -> dict[str, int]:
+    """An existing route: nothing in it knows of taskflow-otel."""
+    background_tasks.add_task(send_email, address, "Thank you for your order")
+    background_tasks.add_task(charge_card, order)
+    return {"order": order}
+
+
+@app.post("/reports", status_code=202)
+def create_report(tasks: ManagedBackgroundTasks, pages: int = 20) -> dict[str, str]:
+    """The explicit annotation: `add_task` returns the id of the task."""
+    return {"task_id": tasks.add_task(export_report, pages, tags={"requested_by": "api"})}
+
+
+def main() -> None:
+    """Run the app until it is interrupted."""
+    base = f"http://{HOST}:{PORT}"
+    print(f"dashboard  {base}/tasks/dashboard")
+    print(f"metrics    {base}/tasks/metrics")
+    print(f"API        {base}/tasks   (documented at {base}/docs)", flush=True)
+    uvicorn.run(app, host=HOST, port=PORT, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Fixtures that every test may ask for; a server starts when the first test needs it and ends with the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import MariaDBServer, PostgresServer, RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One Redis for the session; a test that restarts or reconfigures it starts one of its own instead."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for the session."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDBServer]:
+    """One MariaDB for the session."""
+    with MariaDBServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """URL of an empty Redis database."""
+    redis_server.start()
+    return redis_server.fresh_url()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """URL of an empty PostgreSQL database."""
+    postgres_server.start()
+    return postgres_server.fresh_url()
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariaDBServer) -> str:
+    """URL of an empty MariaDB database."""
+    mariadb_server.start()
+    return mariadb_server.fresh_url()

@@ -1,0 +1,81 @@
+"""The project's own files agree with each other and with the package."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from taskflow_otel.version import __version__
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+OPTIONAL = ["opentelemetry.sdk", "redis", "psycopg", "aiomysql", "croniter", "cryptography", "cloudpickle"]
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments that a Markdown renderer gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_newest_entry_of_the_changelog_is_the_version_of_the_code() -> None:
+    newest = re.search(r"^## \[(.+?)\] - \d{4}-\d{2}-\d{2}$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == __version__
+
+
+def test_the_installed_version_is_the_version_of_the_code() -> None:
+    assert version("taskflow-otel") == __version__
+
+
+def test_the_extra_all_names_every_feature() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    features = extras.keys() - {"all", "dev"}
+    assert extras["all"] == [f"taskflow-otel[{','.join(name for name in extras if name in features)}]"]
+
+
+def test_importing_the_library_loads_no_optional_dependency() -> None:
+    program = (
+        "import sys, taskflow_otel, taskflow_otel.backends, taskflow_otel.testing\n"
+        f"print([name for name in {OPTIONAL!r} if name in sys.modules])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_the_wheel_holds_the_types_and_the_page_and_nothing_beside_the_package(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    [wheel] = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert "taskflow_otel/py.typed" in names
+    package = {str(path.relative_to(ROOT)) for path in (ROOT / "taskflow_otel").rglob("*") if path.is_file()}
+    package = {name for name in package if "__pycache__" not in name}
+    assert {name for name in names if ".dist-info/" not in name} == package
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_of_the_documentation_leads_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, fragment = target.partition("#")
+        linked = page.parent / path if path else page
+        if "://" in target:
+            continue
+        if not linked.exists() or (fragment and fragment not in anchors(linked)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_modules_stay_small_enough_to_read() -> None:
+    sizes = {path: len(path.read_text().splitlines()) for path in (ROOT / "taskflow_otel").rglob("*.py")}
+    assert {str(path.relative_to(ROOT)): lines for path, lines in sizes.items() if lines > 500} == {}

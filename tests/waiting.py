@@ -1,0 +1,30 @@
+"""Waiting for a condition with a deadline: for what happens in another process, where there is no event to await."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, timeout: float = 30.0, interval: float = 0.02) -> None:
+    """Poll until `condition()` holds; raises `TimeoutError` naming `what` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not happen within {timeout:g} s")
+        time.sleep(interval)
+
+
+async def eventually(
+    condition: Callable[[], bool | Awaitable[bool]], what: str, *, timeout: float = 30.0, interval: float = 0.02
+) -> None:
+    """Await until `condition()`, plain or a coroutine function, holds; raises `TimeoutError` naming `what`."""
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = condition()
+        if answer if isinstance(answer, bool) else await answer:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not happen within {timeout:g} s")
+        await asyncio.sleep(interval)
