@@ -1,0 +1,310 @@
+"""Tasks kept in plain dictionaries: for tests, and for history without a database."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
+from taskflow_otel.model.options import whole
+from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.trace import SpanRef, TaskTrace
+
+_APPLIED = Applied(Outcome.APPLIED)
+_STALE = Applied(Outcome.STALE)
+_TICK = timedelta(microseconds=1)
+
+
+class MemoryBackend:
+    """A backend in the memory of this process, with the semantics of the real ones.
+
+    `max_finished` bounds the finished tasks that are kept: the oldest are dropped, with their logs, when one more
+    ends. `durable=True` claims durability, so that tests reach the code paths of persisted tasks without a database.
+    Several managers of one process and one event loop may share an object; its content outlives `close()`.
+
+    Raises `ConfigurationError` when `max_finished` is not a whole number of at least 0.
+    """
+
+    name = "memory"
+
+    def __init__(self, max_finished: int = 10_000, *, durable: bool = False) -> None:
+        self.durable = durable
+        self._max_finished = whole("MemoryBackend.max_finished", max_finished, minimum=0)
+        # In the order of `_position`; `_newest` is the last position, `_ordered` whether the order holds.
+        self._tasks: dict[str, TaskRecord] = {}
+        self._newest: tuple[datetime, str] | None = None
+        self._ordered = True
+        self._logs: dict[str, dict[int, LogEntry]] = {}
+        self._keys: dict[str, str] = {}
+        self._live: dict[str, dict[str, None]] = {}
+        self._finished: dict[str, None] = {}
+        # Oldest change first.
+        self._changed: dict[str, datetime] = {}
+        self._last_change = datetime.min.replace(tzinfo=UTC)
+        self._instances: dict[str, Instance] = {}
+
+    async def open(self) -> None:
+        """There is nothing to connect to."""
+
+    async def close(self) -> None:
+        """There is nothing to release."""
+
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        """Apply all changes in order."""
+        return [self._apply(change) for change in changes]
+
+    async def get(self, task_id: str) -> TaskRecord | None:
+        """One task without its logs, or `None`."""
+        record = self._tasks.get(task_id)
+        return None if record is None else _snapshot(record)
+
+    async def logs(self, task_id: str) -> list[LogEntry]:
+        """The log of one task, in order."""
+        entries = self._logs.get(task_id, {})
+        return [entries[seq] for seq in sorted(entries)]
+
+    async def page(self, query: TaskQuery) -> TaskPage:
+        """One page, newest first."""
+        found: list[TaskRecord] = []
+        for record in self._newest_first(query.cursor):
+            if _matches(record, query):
+                if len(found) == query.limit:
+                    return TaskPage(found, found[-1].task_id if found else query.cursor)
+                found.append(_snapshot(record))
+        return TaskPage(found, None)
+
+    async def counts(self, query: TaskQuery) -> TaskCounts:
+        """Counts by status of the tasks that the query matches, and the run times of the finished ones."""
+        matched = [record for record in self._tasks.values() if _matches(record, query)]
+        durations = [record.duration for record in matched if record.status.finished and record.duration is not None]
+        return TaskCounts(dict(Counter(record.status for record in matched)), sum(durations), len(durations))
+
+    async def holder_of(self, idempotency_key: str) -> str | None:
+        """The id of the task that holds the key at the moment."""
+        return self._keys.get(idempotency_key)
+
+    async def changed_since(self, moment: datetime, *, not_of: str, limit: int) -> list[TaskRecord]:
+        """Tasks of other instances last written at or after `moment`, oldest change first."""
+        recent: list[TaskRecord] = []
+        for task_id, changed in reversed(self._changed.items()):
+            if changed < moment:
+                break
+            record = self._tasks[task_id]
+            if record.instance != not_of:
+                recent.append(record)
+        return [_snapshot(record) for record in recent[::-1][:limit]]
+
+    async def request_cancel(self, task_id: str) -> bool:
+        """Ask the owner of a live task to cancel it."""
+        record = self._tasks.get(task_id)
+        if record is None or record.status.finished:
+            return False
+        record.cancel_requested = True
+        self._touch(task_id)
+        return True
+
+    async def cancel_requests(self, instance_id: str) -> list[str]:
+        """Ids of the live tasks of this instance whose cancellation was asked for."""
+        return [task_id for task_id in self._live.get(instance_id, ()) if self._tasks[task_id].cancel_requested]
+
+    async def link_retry(self, task_id: str, retried_by: str) -> None:
+        """Record on a finished task the id of the task that retries it."""
+        if (record := self._tasks.get(task_id)) is not None:
+            record.retried_by = retried_by
+            self._touch(task_id)
+
+    async def beat(self, instance: Instance) -> bool:
+        """Write the instance's heartbeat; `False` when it was declared dead."""
+        known = self._instances.get(instance.instance_id)
+        if known is not None and known.state == "dead":
+            return False
+        self._instances[instance.instance_id] = instance
+        return True
+
+    async def instances(self) -> list[Instance]:
+        """All known instances."""
+        return list(self._instances.values())
+
+    async def bury(self, instance_id: str, seen_heartbeat: datetime) -> bool:
+        """Declare an instance dead if its heartbeat is still the one seen."""
+        known = self._instances.get(instance_id)
+        if known is None or known.state != "alive" or known.heartbeat_at != seen_heartbeat:
+            return False
+        self._instances[instance_id] = dataclasses.replace(known, state="dead")
+        return True
+
+    async def take_over(
+        self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int
+    ) -> list[TaskRecord]:
+        """Take unfinished tasks of dead or stopped instances, oldest first."""
+        orphans = [
+            record
+            for record in self._orphans(dead)
+            if record.instance != new_owner and (names is None or not record.persisted or record.func_name in names)
+        ]
+        taken = sorted(orphans, key=_position)[:limit]
+        for record in taken:
+            self._disown(record)
+            record.instance = new_owner
+            record.token += 1
+            self._live.setdefault(new_owner, {})[record.task_id] = None
+            self._touch(record.task_id)
+        return [_snapshot(record) for record in taken]
+
+    async def orphan_names(self, dead: Collection[str]) -> dict[str, int]:
+        """Names and counts of the unfinished tasks that instances in `dead` have left behind."""
+        return dict(Counter(record.func_name for record in self._orphans(dead)))
+
+    async def forget_instances(self, ids: Collection[str]) -> None:
+        """Delete dead or stopped instances that own no unfinished task any more."""
+        for instance_id in ids:
+            known = self._instances.get(instance_id)
+            if known is not None and known.state != "alive" and instance_id not in self._live:
+                del self._instances[instance_id]
+
+    async def delete_finished(self, before: datetime, limit: int) -> int:
+        """Delete up to `limit` tasks that ended before this moment, with their logs."""
+        ended = sorted(
+            (moment, task_id) for task_id in self._finished if (moment := _ended(self._tasks[task_id])) < before
+        )
+        for _, task_id in ended[:limit]:
+            self._forget(task_id)
+        return min(len(ended), limit)
+
+    def _apply(self, change: Change) -> Applied:
+        match change:
+            case Insert(record):
+                return self._insert(record)
+            case Update(record):
+                return self._update(record)
+            case AppendLogs(task_id, entries):
+                log = self._logs.setdefault(task_id, {})
+                for entry in entries:
+                    log.setdefault(entry.seq, entry)
+                return _APPLIED
+
+    def _insert(self, record: TaskRecord) -> Applied:
+        task_id = record.task_id
+        if (known := self._tasks.get(task_id)) is not None:
+            return _APPLIED if (known.instance, known.token) == (record.instance, record.token) else _STALE
+        key = record.active_key
+        if key is not None and (holder := self._keys.setdefault(key, task_id)) != task_id:
+            return Applied(Outcome.DUPLICATE, holder)
+        position = _position(record)
+        if self._newest is None or position > self._newest:
+            self._newest = position
+        else:
+            self._ordered = False
+        self._tasks[task_id] = _snapshot(record)
+        self._settle(record)
+        return _APPLIED
+
+    def _update(self, record: TaskRecord) -> Applied:
+        known = self._tasks.get(record.task_id)
+        if known is None or (known.instance, known.token) != (record.instance, record.token):
+            return _STALE
+        if known.status.finished:
+            return _APPLIED
+        fresh = _snapshot(record)
+        fresh.retried_by, fresh.cancel_requested = known.retried_by, known.cancel_requested
+        if (key := known.active_key) is not None and fresh.active_key is None and self._keys.get(key) == known.task_id:
+            del self._keys[key]
+        self._tasks[record.task_id] = fresh
+        self._settle(fresh)
+        return _APPLIED
+
+    def _settle(self, record: TaskRecord) -> None:
+        self._touch(record.task_id)
+        if not record.status.finished:
+            self._live.setdefault(record.instance, {})[record.task_id] = None
+            return
+        self._disown(record)
+        self._finished[record.task_id] = None
+        if len(self._finished) > self._max_finished:
+            self._forget(next(iter(self._finished)))
+
+    def _touch(self, task_id: str) -> None:
+        # Strictly increasing, so that the order of the dictionary is the order of its values.
+        self._last_change = max(datetime.now(UTC), self._last_change + _TICK)
+        self._changed.pop(task_id, None)
+        self._changed[task_id] = self._last_change
+
+    def _disown(self, record: TaskRecord) -> None:
+        if (owned := self._live.get(record.instance)) is not None:
+            owned.pop(record.task_id, None)
+            if not owned:
+                del self._live[record.instance]
+
+    def _forget(self, task_id: str) -> None:
+        record = self._tasks.pop(task_id)
+        if (key := record.active_key) is not None and self._keys.get(key) == task_id:
+            del self._keys[key]
+        del self._finished[task_id]
+        del self._changed[task_id]
+        self._logs.pop(task_id, None)
+
+    def _orphans(self, dead: Collection[str]) -> Iterator[TaskRecord]:
+        for instance_id in dead:
+            for task_id in self._live.get(instance_id, ()):
+                yield self._tasks[task_id]
+
+    def _newest_first(self, cursor: str | None) -> Iterator[TaskRecord]:
+        if not self._ordered:
+            self._tasks = {record.task_id: record for record in sorted(self._tasks.values(), key=_position)}
+            self._ordered = True
+        walk = reversed(self._tasks.values())
+        if cursor is None:
+            return walk
+        last = self._tasks.get(cursor)
+        if last is None:
+            return (record for record in walk if record.task_id < cursor)
+        position = _position(last)
+        return (record for record in walk if _position(record) < position)
+
+
+def _position(record: TaskRecord) -> tuple[datetime, str]:
+    return record.created_at, record.task_id
+
+
+def _ended(record: TaskRecord) -> datetime:
+    return record.end_time or record.created_at
+
+
+def _snapshot(record: TaskRecord) -> TaskRecord:
+    twin = record.copy()
+    trace = record.trace
+    # The references are filled in place, by their owner only.
+    twin.trace = TaskTrace(_span(trace.creation), _maybe(trace.attempt), _maybe(trace.previous), trace.baggage)
+    return twin
+
+
+def _span(ref: SpanRef) -> SpanRef:
+    return SpanRef(ref.trace_id, ref.span_id, ref.trace_flags, ref.tracestate)
+
+
+def _maybe(ref: SpanRef | None) -> SpanRef | None:
+    return None if ref is None else _span(ref)
+
+
+def _matches(record: TaskRecord, query: TaskQuery) -> bool:
+    if query.tag is not None:
+        key, value = query.tag
+        if key not in record.tags or (value is not None and record.tags[key] != value):
+            return False
+    return (
+        (query.status is None or record.status is query.status)
+        and (query.func_name is None or record.func_name == query.func_name)
+        and (query.queue is None or record.queue == query.queue)
+        and (query.source is None or record.source == query.source)
+        and (query.since is None or record.created_at >= query.since)
+        and (query.until is None or record.created_at < query.until)
+        and (query.trace_id is None or record.trace_id == query.trace_id)
+        and (query.q is None or _mentions(record, query.q.lower()))
+    )
+
+
+def _mentions(record: TaskRecord, text: str) -> bool:
+    return any(text in part.lower() for part in (record.func_name, record.error or "", record.task_id))

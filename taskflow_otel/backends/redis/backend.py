@@ -1,0 +1,379 @@
+"""`RedisBackend`: the contract of a backend, told to Redis."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, assert_never
+
+from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
+from taskflow_otel.backends.redis import codec
+from taskflow_otel.errors import BackendError, ConfigurationError, MissingExtraError, SchemaVersionError
+from taskflow_otel.model.options import seconds, whole
+from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.status import TaskStatus
+
+if TYPE_CHECKING:
+    from taskflow_otel.backends.redis.connection import Connection, OrderedCalls
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+MIGRATIONS: dict[int, str] = {}
+"""Script that lifts the schema from this version to the next; it sets `schema` itself, and only from its version."""
+
+SCAN_LIMIT = 5_000
+"""Tasks looked at for one page or count, where no single index answers."""
+_SCAN_STEP = 1_000
+_DELETE_STEP = 200
+
+_APPLIED = Applied(Outcome.APPLIED)
+_STALE = Applied(Outcome.STALE)
+
+
+class RedisBackend:
+    """Tasks in a Redis (6 or later) or Valkey server, under one prefix.
+
+    What an acknowledgement is worth is decided by the server: with `appendonly yes` and `appendfsync always` a task
+    survives power loss, with `everysec` the death of the server process (and power loss but for the last second),
+    without an append-only file nothing of the kind. A failover loses what the replica had not received;
+    `wait_replicas` makes a write wait for that many of them, which narrows the gap and does not close it.
+    An eviction policy other than `noeviction` (or `volatile-*`) deletes tasks when memory runs out. `open` logs a
+    warning about a server that forgets.
+
+    Pages and counts by at most one of name, queue, source, tag or trace id, with or without a status and a
+    window of time, are answered by an index (with a window, the durations are those of its newest `SCAN_LIMIT`
+    tasks). Any further condition is checked on the members of the smallest index, newest first, at most
+    `SCAN_LIMIT` of them: a page then ends early with a cursor from which the next one goes on, and a count covers
+    the newest `SCAN_LIMIT`. `changed_since` compares with the clock of the server.
+
+    Parameters: `url` as redis-py reads it (`redis://`, `rediss://`, `unix://`); `prefix` of every key; `timeout`
+    seconds for one command; `max_connections` of the pool; `require_aof` makes `open` raise `ConfigurationError`
+    where it would warn; `cluster` for a Redis Cluster (all keys share one slot); `wait_replicas` as above.
+
+    Raises `MissingExtraError` where redis-py is not installed, `ConfigurationError` for a wrong parameter.
+    """
+
+    name = "redis"
+    durable = True
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "taskflow",
+        timeout: float = 5.0,
+        max_connections: int = 10,
+        require_aof: bool = False,
+        cluster: bool = False,
+        wait_replicas: int = 0,
+    ) -> None:
+        try:
+            from taskflow_otel.backends.redis import connection
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] != "redis":
+                raise
+            raise MissingExtraError("RedisBackend", "redis") from error
+        connection.check_url(url)
+        if not prefix or not prefix.isprintable() or set(prefix) & set("{}"):
+            raise ConfigurationError(f"prefix must be printable text without braces, not {prefix!r}")
+        if cluster and wait_replicas:
+            raise ConfigurationError("wait_replicas is not supported on a cluster: its replicas are chosen per shard")
+        self._driver = connection
+        self._url = url
+        self._prefix = prefix
+        self._tag = f"{{{prefix}}}"
+        self._timeout = seconds("timeout", timeout, exclusive=True)
+        self._max_connections = whole("max_connections", max_connections, minimum=1)
+        self._require_aof = require_aof
+        self._cluster = cluster
+        self._wait_replicas = whole("wait_replicas", wait_replicas, minimum=0)
+        self._writer = uuid.uuid4().hex
+        self._link: Connection | None = None
+        self._ordered: OrderedCalls | None = None
+        self._unanswered: set[str] = set()
+        """New owners whose latest `take_over` was not answered."""
+
+    async def open(self) -> None:
+        """Connect, check the schema version and what the server promises.
+
+        Raises `SchemaVersionError`, `BackendUnavailableError`, and with `require_aof` `ConfigurationError`.
+        """
+        if self._link is not None:
+            return
+        link = self._driver.Connection(
+            self._url,
+            self._tag,
+            timeout=self._timeout,
+            max_connections=self._max_connections,
+            cluster=self._cluster,
+            wait_replicas=self._wait_replicas,
+        )
+        try:
+            await self._check_schema(link)
+            await self._check_durability(link)
+        except BaseException:
+            await link.close()
+            raise
+        self._link = link
+        self._ordered = self._driver.OrderedCalls(link, self._writer)
+
+    async def close(self) -> None:
+        """Release every connection."""
+        link, self._link, self._ordered = self._link, None, None
+        if link is not None:
+            await link.close()
+
+    async def _check_schema(self, link: Connection) -> None:
+        where = f"the Redis prefix {self._prefix!r}"
+        while True:
+            found = await link.write("open", str(SCHEMA_VERSION))
+            if not found.isdecimal():
+                raise BackendError(f"{where} holds something else than tasks; choose another prefix", transient=False)
+            version = int(found)
+            if version > SCHEMA_VERSION:
+                raise SchemaVersionError(where, version, SCHEMA_VERSION)
+            if version == SCHEMA_VERSION:
+                return
+            await link.write(MIGRATIONS[version])
+
+    async def _check_durability(self, link: Connection) -> None:
+        persistence, memory = await link.info("persistence"), await link.info("memory")
+        faults = []
+        if persistence.get("aof_enabled") == 0:
+            faults.append("it has no append-only file, so acknowledged tasks are lost when it stops (appendonly yes)")
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        if policy.startswith("allkeys-"):
+            faults.append(f"it deletes tasks when its memory is full ({policy}; maxmemory-policy noeviction)")
+        if not faults:
+            return
+        message = f"the Redis server does not keep what it is given: {'; '.join(faults)}"
+        if self._require_aof:
+            raise ConfigurationError(message)
+        logger.warning("%s", message)
+
+    def connections_in_use(self) -> int:
+        """Connections that a command holds at this moment (of a cluster's pools nothing is known)."""
+        return 0 if self._link is None else self._link.in_use
+
+    @property
+    def _connection(self) -> Connection:
+        if self._link is None:
+            raise BackendError("the RedisBackend is not open", transient=False)
+        return self._link
+
+    async def _write_in_order(self, name: str, *args: str) -> Any:
+        if self._ordered is None:
+            raise BackendError("the RedisBackend is not open", transient=False)
+        return await self._ordered.write(name, *args)
+
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        """Apply all changes in one script call."""
+        if not changes:
+            return []
+        try:
+            args = _apply_args(changes)
+        except (TypeError, ValueError) as error:
+            raise BackendError(f"a change cannot be written as JSON: {error}", transient=False) from error
+        answers = await self._write_in_order("apply", *args)
+        return [
+            _APPLIED if code == "A" else _STALE if code == "S" else Applied(Outcome.DUPLICATE, code[1:])
+            for code in answers
+        ]
+
+    async def get(self, task_id: str) -> TaskRecord | None:
+        """One task without its logs."""
+        row = await self._connection.command("HMGET", f"{self._tag}:task:{task_id}", *codec.ROW_FIELDS)
+        return None if row[0] is None else codec.load_record([*row, task_id])
+
+    async def logs(self, task_id: str) -> list[LogEntry]:
+        """The log of one task, in order."""
+        stored = await self._connection.command("HGETALL", f"{self._tag}:logs:{task_id}")
+        entries = sorted((int(seq), entry) for seq, entry in stored.items())
+        return [codec.load_log(seq, entry) for seq, entry in entries]
+
+    async def page(self, query: TaskQuery) -> TaskPage:
+        """One page, newest first; see the class for how far it looks."""
+        search = _Search(query)
+        records: list[TaskRecord] = []
+        seen, cursor, done = 0, query.cursor, False
+        while not done and len(records) <= query.limit:
+            if seen >= SCAN_LIMIT and not search.indexed:
+                return TaskPage(records, cursor)
+            wanted = query.limit + 1 - len(records)
+            step, cursor, done, rows = await self._walk("page", search, cursor, wanted)
+            seen += step
+            records += map(codec.load_record, rows)
+        more = len(records) > query.limit
+        records = records[: query.limit]
+        return TaskPage(records, records[-1].task_id if more and records else None)
+
+    async def counts(self, query: TaskQuery) -> TaskCounts:
+        """Counts by status; see the class for how far it looks."""
+        search = _Search(query)
+        if search.indexed:
+            numbers = await self._connection.read("counts", search.dimensions[0], *search.window, *search.statuses)
+            tallies = await self._tally(search) if search.windowed else numbers
+        else:
+            numbers = tallies = await self._tally(search)
+        by_status: Counter[TaskStatus] = Counter()
+        for status, number, *_ in numbers:
+            if number:
+                by_status[TaskStatus(status)] += number
+        duration_sum = sum(int(total) for _, _, total, _ in tallies)
+        return TaskCounts(dict(by_status), duration_sum / 1_000_000, sum(int(timed) for *_, timed in tallies))
+
+    async def _tally(self, search: _Search) -> list[list[Any]]:
+        tallies: list[list[Any]] = []
+        seen, cursor, done = 0, None, False
+        while not done and seen < SCAN_LIMIT:
+            step, cursor, done, some = await self._walk("count", search, cursor, _SCAN_STEP)
+            tallies += some
+            seen += step
+        return tallies
+
+    async def _walk(
+        self, mode: str, search: _Search, cursor: str | None, wanted: int
+    ) -> tuple[int, str | None, bool, list[Any]]:
+        budget = min(wanted, _SCAN_STEP) if search.indexed else _SCAN_STEP
+        place = ("", "") if cursor is None else (cursor, str(_made_at(cursor)))
+        seen, last, done, out = await self._connection.read(
+            "walk", mode, *place, str(budget), str(wanted), *search.conditions
+        )
+        return seen, last or cursor, bool(done), out
+
+    async def holder_of(self, idempotency_key: str) -> str | None:
+        """The id of the task that holds the key."""
+        holder: str | None = await self._connection.command("HGET", f"{self._tag}:keys", idempotency_key)
+        return holder
+
+    async def changed_since(self, moment: datetime, *, not_of: str, limit: int) -> list[TaskRecord]:
+        """Tasks of other instances written at or after `moment`, oldest change first."""
+        rows = await self._connection.read("changed_since", str(codec.to_micros(moment)), not_of, str(limit))
+        return [codec.load_record(row) for row in rows]
+
+    async def request_cancel(self, task_id: str) -> bool:
+        """Ask the owner of a live task to cancel it."""
+        return bool(await self._connection.write("request_cancel", task_id))
+
+    async def cancel_requests(self, instance_id: str) -> list[str]:
+        """Live tasks of this instance whose cancellation was asked for, oldest first."""
+        return sorted(await self._connection.command("SMEMBERS", f"{self._tag}:cancel:{instance_id}"))
+
+    async def link_retry(self, task_id: str, retried_by: str) -> None:
+        """Record the task that retries this one."""
+        await self._connection.write("link_retry", task_id, retried_by)
+
+    async def beat(self, instance: Instance) -> bool:
+        """Write the instance's heartbeat."""
+        return bool(await self._connection.write("beat", *codec.dump_instance(instance)))
+
+    async def instances(self) -> list[Instance]:
+        """All known instances, oldest first."""
+        rows = await self._connection.read("instances")
+        return sorted(map(codec.load_instance, rows), key=lambda known: (known.started_at, known.instance_id))
+
+    async def bury(self, instance_id: str, seen_heartbeat: datetime) -> bool:
+        """Declare an instance dead if its heartbeat is still the one seen."""
+        heartbeat = str(codec.to_micros(seen_heartbeat))
+        return bool(await self._connection.write("bury", instance_id, heartbeat, uuid.uuid4().hex))
+
+    async def take_over(
+        self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int
+    ) -> list[TaskRecord]:
+        """Take unfinished tasks of dead or stopped instances.
+
+        When an answer was lost, the next call of the same owner hands out again what that one had taken.
+        """
+        lost = new_owner in self._unanswered
+        self._unanswered.add(new_owner)
+        rows = await self._write_in_order(
+            "take_over",
+            new_owner,
+            str(limit),
+            f"{lost:d}",
+            codec.to_json(sorted(dead)),
+            codec.to_json(False if names is None else sorted(names)),
+        )
+        self._unanswered.discard(new_owner)
+        return [codec.load_record(row) for row in rows]
+
+    async def orphan_names(self, dead: Collection[str]) -> dict[str, int]:
+        """Names and counts of the unfinished tasks that these instances left behind."""
+        totals: Counter[str] = Counter()
+        for name, number in await self._connection.read("orphans", *dead):
+            totals[name] += number
+        return dict(totals)
+
+    async def forget_instances(self, ids: Collection[str]) -> None:
+        """Delete dead or stopped instances that own no unfinished task."""
+        await self._connection.write("forget", *ids)
+
+    async def delete_finished(self, before: datetime, limit: int) -> int:
+        """Delete tasks that ended before this moment, in steps that keep the server responsive."""
+        deleted = 0
+        while deleted < limit:
+            step = min(_DELETE_STEP, limit - deleted)
+            number = await self._connection.write("delete_finished", str(codec.to_micros(before)), str(step))
+            deleted += number
+            if number < step:
+                break
+        return deleted
+
+
+def _apply_args(changes: Sequence[Change]) -> list[str]:
+    fields: list[list[str | bool | None]] = []
+    texts: list[str] = []
+    for change in changes:
+        match change:
+            case Insert(record):
+                fields.append(["I", *codec.insert_fields(record)])
+                texts += (codec.dump_doc(record), codec.dump_head(record))
+            case Update(record):
+                fields.append(["U", *codec.update_fields(record)])
+                texts.append(codec.dump_doc(record))
+            case AppendLogs(task_id, entries):
+                fields.append(["L", task_id, *(text for entry in entries for text in codec.dump_log(entry))])
+            case _:
+                assert_never(change)
+    return [codec.to_json(fields), *texts]
+
+
+class _Search:
+    """A query as the scripts take it."""
+
+    def __init__(self, query: TaskQuery) -> None:
+        self.statuses = [status.value for status in ([query.status] if query.status else TaskStatus)]
+        named = [
+            None if query.func_name is None else f"f{query.func_name}",
+            None if query.queue is None else f"q{query.queue}",
+            None if query.source is None else f"s{query.source}",
+            None if query.trace_id is None else f"r{query.trace_id}",
+            None if query.tag is None else codec.tag_dimension(*query.tag),
+        ]
+        self.dimensions = [dim for dim in named if dim is not None] or [""]
+        wants: dict[str, str] = {}
+        if query.since is not None:
+            wants["since"] = str(codec.to_micros(query.since))
+        if query.until is not None:
+            wants["until"] = str(codec.to_micros(query.until))
+        self.window = (wants.get("since", "-inf"), f"({wants['until']}" if "until" in wants else "+inf")
+        """The range of creation times, as bounds of a range by score."""
+        self.windowed = bool(wants)
+        if query.q:
+            wants["q"] = query.q.lower()
+        self.indexed = not query.q and len(self.dimensions) == 1
+        """Whether one index holds exactly what is asked for."""
+        self.conditions = [codec.to_json(self.statuses), codec.to_json(self.dimensions), codec.to_json(wants)]
+
+
+def _made_at(task_id: str) -> int:
+    """Return the end of the millisecond that a UUIDv7 was made in (RFC 9562, section 5.7), in microseconds."""
+    try:
+        return (uuid.UUID(task_id).int >> 80) * 1_000 + 999
+    except ValueError:
+        return 0

@@ -1,0 +1,265 @@
+"""Records, log entries and instances as the texts that Redis keeps. Times are whole microseconds, UTC.
+
+Redis looks only at the fields that it must (owner, token, status, indexes); all else travels in two JSON texts:
+`head`, written once, and `doc`, written with each change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Any
+
+from taskflow_otel.model.query import Instance
+from taskflow_otel.model.record import LogEntry, Progress, TaskRecord, TimelineEntry
+from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.trace import SpanRef, TaskTrace
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# What a task adds to a log entry is whatever it likes; one odd value must not refuse the batch it travels in.
+_encode_log = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+
+
+def to_json(value: object) -> str:
+    """Return compact JSON; raises `TypeError` for what JSON has no form for."""
+    return _encode(value)
+
+
+def to_micros(moment: datetime) -> int:
+    """Return an aware datetime as microseconds since 1970."""
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def from_micros(micros: int) -> datetime:
+    """Return microseconds since 1970 as an aware datetime in UTC."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def _span_out(span: SpanRef | None) -> list[Any] | None:
+    return None if span is None else [span.trace_id, span.span_id, span.trace_flags, span.tracestate]
+
+
+def _span_in(stored: list[Any] | None) -> SpanRef | None:
+    return None if stored is None else SpanRef(*stored)
+
+
+def _trace_out(trace: TaskTrace) -> list[Any]:
+    return [_span_out(trace.creation), _span_out(trace.attempt), _span_out(trace.previous), trace.baggage]
+
+
+def _trace_in(stored: list[Any]) -> TaskTrace:
+    creation, attempt, previous, baggage = stored
+    return TaskTrace(_span_in(creation) or SpanRef(), _span_in(attempt), _span_in(previous), baggage)
+
+
+def _timeline_out(timeline: list[TimelineEntry]) -> list[list[Any]]:
+    return [[e.transition.value, to_micros(e.timestamp), e.attempt, e.instance, e.reason] for e in timeline]
+
+
+def _timeline_in(stored: list[list[Any]]) -> list[TimelineEntry]:
+    return [
+        TimelineEntry(Transition(transition), from_micros(at), attempt, instance, reason)
+        for transition, at, attempt, instance, reason in stored
+    ]
+
+
+def _progress_out(progress: Progress) -> list[Any]:
+    return [progress.done, progress.total, progress.message]
+
+
+def _progress_in(stored: list[Any]) -> Progress:
+    return Progress(*stored)
+
+
+class _Text:
+    """Some attributes of a record as one JSON list. `convert` names those that JSON has no form for, with both ways."""
+
+    def __init__(self, *names: str, convert: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]) -> None:
+        self._names = names
+        self._values = attrgetter(*names)
+        self._convert = [(names.index(name), out, back) for name, (out, back) in convert.items()]
+
+    def dump(self, record: TaskRecord) -> str:
+        values = list(self._values(record))
+        for place, out, _ in self._convert:
+            if values[place] is not None:
+                values[place] = out(values[place])
+        return to_json(values)
+
+    def load(self, stored: str) -> dict[str, Any]:
+        values = json.loads(stored)
+        for place, _, back in self._convert:
+            if values[place] is not None:
+                values[place] = back(values[place])
+        return dict(zip(self._names, values, strict=True))
+
+
+_TIME = (to_micros, from_micros)
+
+_HEAD = _Text(
+    "func_name",
+    "created_at",
+    "tags",
+    "idempotency_key",
+    "source",
+    "retry_of",
+    "payload",
+    "persisted",
+    convert={"created_at": _TIME},
+)
+"""What never changes after the insert."""
+
+_DOC = _Text(
+    "run_at",
+    "start_time",
+    "end_time",
+    "duration",
+    "attempt",
+    "retries_used",
+    "error",
+    "error_type",
+    "stacktrace",
+    "priority",
+    "executor",
+    "queue",
+    "progress",
+    "reason",
+    "timeline",
+    "duplicate_of",
+    "logs_dropped",
+    "crashes",
+    "trace",
+    convert={
+        "run_at": _TIME,
+        "start_time": _TIME,
+        "end_time": _TIME,
+        "progress": (_progress_out, _progress_in),
+        "timeline": (_timeline_out, _timeline_in),
+        "trace": (_trace_out, _trace_in),
+    },
+)
+"""What changes with the task, written whole by each update."""
+
+ROW_FIELDS = ("owner", "token", "status", "cancel", "retried_by", "head", "doc")
+"""The fields of a row, as the script function `row` returns them; the task id follows as the last."""
+
+
+def load_record(row: Sequence[Any]) -> TaskRecord:
+    """Return the record that a row (see `ROW_FIELDS`) holds."""
+    owner, token, status, cancel, retried_by, head, doc, task_id = row
+    return TaskRecord(
+        task_id=task_id,
+        status=TaskStatus(status),
+        instance=owner,
+        token=int(token),
+        cancel_requested=cancel is not None,
+        retried_by=retried_by,
+        **_HEAD.load(head),
+        **_DOC.load(doc),
+    )
+
+
+def tag_dimension(key: str, value: str | None) -> str:
+    """Return the index of a tag, or with no value that of all tags of this key."""
+    return f"k{key}" if value is None else f"t{len(key)}:{key}={value}"
+
+
+def dimensions(record: TaskRecord) -> list[str]:
+    """Return the indexes that a task stands in: one for each filter that it can be found by."""
+    dims = ["", f"f{record.func_name}", f"q{record.queue}", f"s{record.source}"]
+    if trace_id := record.trace_id:
+        dims.append(f"r{trace_id}")
+    for key, value in record.tags.items():
+        dims += (tag_dimension(key, None), tag_dimension(key, value))
+    return dims
+
+
+def _search_text(record: TaskRecord) -> str:
+    """Return what `q` looks through besides the id."""
+    return f"{record.func_name}\0{record.error or ''}".lower()
+
+
+def update_fields(record: TaskRecord) -> list[str | bool | None]:
+    """Return the fields of an update, in the order that `apply.lua` reads them."""
+    duration = ended = ""
+    if record.status.finished:
+        duration = "" if record.duration is None else str(round(record.duration * 1_000_000))
+        ended = str(to_micros(record.end_time or record.created_at))
+    return [
+        record.task_id,
+        record.instance,
+        str(record.token),
+        record.status.value,
+        to_json(dimensions(record)),
+        record.idempotency_key,
+        record.active_key is not None,
+        duration,
+        ended,
+        _search_text(record),
+        f"{record.persisted:d}{record.func_name}",
+        str(to_micros(record.created_at)),
+    ]
+
+
+def insert_fields(record: TaskRecord) -> list[str | bool | None]:
+    """Return the fields of an insert, in the order that `apply.lua` reads them."""
+    return [
+        *update_fields(record),
+        "1" if record.cancel_requested else "",
+        record.retried_by or "",
+    ]
+
+
+def dump_head(record: TaskRecord) -> str:
+    """Return what never changes of a task."""
+    return _HEAD.dump(record)
+
+
+def dump_doc(record: TaskRecord) -> str:
+    """Return what changes with a task, but for what the scripts look at."""
+    return _DOC.dump(record)
+
+
+def dump_log(entry: LogEntry) -> list[str]:
+    """Return a log entry as its position and its text."""
+    stored = [to_micros(entry.timestamp), entry.level, entry.message, entry.attempt, entry.extra]
+    return [str(entry.seq), _encode_log(stored)]
+
+
+def load_log(seq: int, stored: str) -> LogEntry:
+    """Return the log entry kept at position `seq`."""
+    at, level, message, attempt, extra = json.loads(stored)
+    return LogEntry(seq, from_micros(at), level, message, attempt, extra)
+
+
+def dump_instance(instance: Instance) -> list[str]:
+    """Return an instance in the order that `beat.lua` reads it."""
+    doc = [
+        instance.instance_id,
+        instance.host,
+        instance.pid,
+        instance.process_started,
+        to_micros(instance.started_at),
+        instance.lease_seconds,
+    ]
+    return [instance.instance_id, str(to_micros(instance.heartbeat_at)), instance.state, to_json(doc)]
+
+
+def load_instance(row: Sequence[str]) -> Instance:
+    """Return the instance that a row of `instances.lua` holds."""
+    stored, heartbeat, state = row
+    instance_id, host, pid, process_started, started_at, lease_seconds = json.loads(stored)
+    return Instance(
+        instance_id=instance_id,
+        host=host,
+        pid=pid,
+        process_started=process_started,
+        started_at=from_micros(started_at),
+        heartbeat_at=from_micros(int(heartbeat)),
+        lease_seconds=lease_seconds,
+        state=state,
+    )

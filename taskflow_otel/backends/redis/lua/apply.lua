@@ -1,0 +1,92 @@
+-- ARGV: writer, number, JSON list of the changes, then in their order doc and head of each insert, doc of each update:
+--   [I, id, owner, token, status, dims, key, holds, duration, end, search, group, created, cancel, retried_by]
+--   [U, id, owner, token, status, dims, key, holds, duration, end, search, group, created]
+--   [L, id, seq, entry, seq, entry, ...]
+-- An empty text stands for "none" (null for a key, which may be empty); `holds` tells whether the key is held in this
+-- status; `duration` and `end` are given for finished tasks only.
+-- Returns one text for each change: A applied, S stale, D<id> duplicate of <id>.
+if superseded(ARGV[1], ARGV[2]) then return false end
+
+local texts = 3
+local function next_text()
+  texts = texts + 1
+  return ARGV[texts]
+end
+
+local function insert(change)
+  local doc, head = next_text(), next_text()
+  local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created, cancel, retried_by =
+    unpack(change)
+  local task = task_key(id)
+  local stored = call('HMGET', task, 'owner', 'token')
+  if stored[1] then
+    return (stored[1] == owner and stored[2] == token) and 'A' or 'S'
+  end
+  if holds and call('HSETNX', P .. 'keys', key, id) == 0 then
+    return 'D' .. call('HGET', P .. 'keys', key)
+  end
+  local fields = {'owner', owner, 'token', token, 'status', status, 'dims', dims,
+    'search', search, 'doc', doc, 'head', head}
+  if holds then
+    fields[#fields + 1] = 'key'
+    fields[#fields + 1] = key
+  end
+  local optional = {duration = duration, cancel = cancel, retried_by = retried_by}
+  for name, value in pairs(optional) do
+    if value ~= '' then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    end
+  end
+  call('HSET', task, unpack(fields))
+  index(id, created, status, dims, tonumber(duration))
+  if LIVE[status] then
+    live(id, created, owner, group)
+    if cancel ~= '' then call('SADD', P .. 'cancel:' .. owner, id) end
+  else
+    place(P .. 'finished', id, ended)
+  end
+  changed(id, now(), owner)
+  return 'A'
+end
+
+local function update(change)
+  local doc = next_text()
+  local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created = unpack(change)
+  local task = task_key(id)
+  local before = call('HMGET', task, 'owner', 'token', 'status', 'dims')
+  if before[1] ~= owner or before[2] ~= token then return 'S' end
+  -- Only a repeated write meets a finished task under its own token.
+  if not LIVE[before[3]] then return 'A' end
+  if before[3] ~= status or before[4] ~= dims then
+    index(id, false, before[3], before[4], nil)
+    index(id, created, status, dims, tonumber(duration))
+  end
+  if duration == '' then
+    call('HSET', task, 'status', status, 'dims', dims, 'search', search, 'doc', doc)
+  else
+    call('HSET', task, 'status', status, 'dims', dims, 'search', search, 'doc', doc, 'duration', duration)
+  end
+  if not LIVE[status] then
+    live(id, false, owner, group)
+    place(P .. 'finished', id, ended)
+    call('SREM', P .. 'cancel:' .. owner, id)
+    if key ~= cjson.null and not holds and call('HDEL', task, 'key') == 1 then call('HDEL', P .. 'keys', key) end
+  end
+  changed(id, now(), owner)
+  return 'A'
+end
+
+local function append_logs(change)
+  local id = change[2]
+  -- The log of a task that retention has deleted would stay for ever.
+  if call('EXISTS', task_key(id)) == 0 then return 'S' end
+  for n = 3, #change, 2 do call('HSETNX', P .. 'logs:' .. id, change[n], change[n + 1]) end
+  return 'A'
+end
+
+local apply = {I = insert, U = update, L = append_logs}
+local results = {}
+for n, change in ipairs(cjson.decode(ARGV[3])) do results[n] = apply[change[1]](change) end
+flush()
+return results

@@ -1,0 +1,158 @@
+-- Prepended to every other script. KEYS[1] is the hash tag that all keys begin with, so that they share one slot.
+--
+--   task:<id>         hash: owner, token, status, dims, search, head, doc; where they apply also key, duration,
+--                     cancel, retried_by
+--   logs:<id>         hash: seq -> entry
+--   index:<status>:<dimension>   ids by creation time
+--   duration_sum, duration_count hash: <status>:<dimension> -> microseconds, number
+--   keys              hash: idempotency key -> id of its holder
+--   groups:<owner>    set of the groups below; a group is '1' (persisted) or '0', then the task's name
+--   live:<owner>:<group>         ids of unfinished tasks by creation time
+--   cancel:<owner>    set of live ids whose cancellation was asked for
+--   changed:<owner>   ids by the time of their last write; owners: the owners by theirs
+--   finished          ids by end time
+--   instances, instance:<id>     set, and one hash each: doc, heartbeat, state, buried_by
+--   handed:<owner>    ids given out by the latest take_over
+--   writer:<id>       number of a writer's latest ordered call; the one kind of key that expires
+--   schema            version
+local P = KEYS[1] .. ':'
+local call = redis.call
+local LIVE = {pending = true, running = true}
+
+local function task_key(id) return P .. 'task:' .. id end
+local function index_key(dim, status) return P .. 'index:' .. status .. ':' .. dim end
+-- The length keeps two pairs of owner and group from meeting in one key.
+local function live_key(owner, group) return P .. 'live:' .. #owner .. ':' .. owner .. ':' .. group end
+
+-- Microseconds of the server, one more at each call of one script, so that changes of a batch keep their order.
+local moment
+local function now()
+  if not moment then
+    local time = call('TIME')
+    moment = tonumber(time[1]) * 1000000 + tonumber(time[2])
+  end
+  moment = moment + 1
+  return moment
+end
+
+-- A call that its client gave up on can arrive after a later one of the same client; it must not be applied then.
+local function superseded(writer, number)
+  local key = P .. 'writer:' .. writer
+  local latest = call('GET', key)
+  if latest and tonumber(number) < tonumber(latest) then return true end
+  call('SET', key, number, 'EX', 3600)
+  return false
+end
+
+local function row(id)
+  local found = call('HMGET', task_key(id), 'owner', 'token', 'status', 'cancel', 'retried_by', 'head', 'doc')
+  found[#found + 1] = id
+  return found
+end
+
+-- What a script does to sorted sets and counters is gathered and written at its end, one command for each key: in a
+-- batch that is some dozens of commands in place of thousands. Scripts that use these functions end with flush().
+local members, durations, groups, owners = {}, {}, {}, {}
+
+local function gathered(key)
+  local set = members[key]
+  if not set then
+    set = {}
+    members[key] = set
+  end
+  return set
+end
+
+local function place(key, id, score) gathered(key)[id] = score end
+
+local function count_duration(field, micros, number)
+  local sum = durations[field] or {0, 0}
+  durations[field] = sum
+  sum[1] = sum[1] + micros
+  sum[2] = sum[2] + number
+end
+
+-- The tasks of a batch mostly share their dimensions: what they amount to is found once.
+local indexes = {}
+local function indexes_of(status, dims)
+  local of_status = indexes[status]
+  if not of_status then
+    of_status = {}
+    indexes[status] = of_status
+  end
+  local found = of_status[dims]
+  if not found then
+    found = {sets = {}, fields = {}}
+    for n, dim in ipairs(cjson.decode(dims)) do
+      found.sets[n], found.fields[n] = gathered(index_key(dim, status)), status .. ':' .. dim
+    end
+    of_status[dims] = found
+  end
+  return found
+end
+
+-- `score` false takes the task out; a duration is counted in or out with it.
+local function index(id, score, status, dims, duration)
+  local found = indexes_of(status, dims)
+  for _, set in ipairs(found.sets) do set[id] = score end
+  if duration then
+    local sign = score and 1 or -1
+    for _, field in ipairs(found.fields) do count_duration(field, sign * duration, sign) end
+  end
+end
+
+-- `score` false takes the task out, here and below.
+local function live(id, score, owner, group)
+  local key = live_key(owner, group)
+  if not groups[key] then groups[key] = {owner, group} end
+  place(key, id, score)
+end
+
+local function changed(id, score, owner)
+  local set = owners[owner]
+  if not set then
+    set = gathered(P .. 'changed:' .. owner)
+    owners[owner] = set
+  end
+  set[id] = score
+end
+
+-- Lua's stack holds some thousands of arguments.
+local CHUNK = 2000
+
+local function flush_members(key, set)
+  local adding, added, removing, removed = {}, 0, {}, 0
+  for id, score in pairs(set) do
+    if score then
+      adding[added + 1], adding[added + 2] = score, id
+      added = added + 2
+    else
+      removed = removed + 1
+      removing[removed] = id
+    end
+  end
+  for n = 1, added, CHUNK do call('ZADD', key, unpack(adding, n, math.min(n + CHUNK - 1, added))) end
+  for n = 1, removed, CHUNK do call('ZREM', key, unpack(removing, n, math.min(n + CHUNK - 1, removed))) end
+end
+
+local function flush()
+  for key, set in pairs(members) do flush_members(key, set) end
+  for field, sum in pairs(durations) do
+    if call('HINCRBY', P .. 'duration_count', field, sum[2]) == 0 then
+      call('HDEL', P .. 'duration_count', field)
+      call('HDEL', P .. 'duration_sum', field)
+    else
+      call('HINCRBY', P .. 'duration_sum', field, string.format('%.0f', sum[1]))
+    end
+  end
+  for key, pair in pairs(groups) do
+    call(call('EXISTS', key) == 1 and 'SADD' or 'SREM', P .. 'groups:' .. pair[1], pair[2])
+  end
+  for owner in pairs(owners) do
+    if call('EXISTS', P .. 'changed:' .. owner) == 1 then
+      call('ZADD', P .. 'owners', now(), owner)
+    else
+      call('ZREM', P .. 'owners', owner)
+    end
+  end
+end

@@ -1,0 +1,8 @@
+-- ARGV: task id. Returns 1 when the task lives.
+local stored = call('HMGET', task_key(ARGV[1]), 'status', 'owner')
+if not LIVE[stored[1]] then return 0 end
+call('HSET', task_key(ARGV[1]), 'cancel', '1')
+call('SADD', P .. 'cancel:' .. stored[2], ARGV[1])
+changed(ARGV[1], now(), stored[2])
+flush()
+return 1

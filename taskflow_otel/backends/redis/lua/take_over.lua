@@ -1,0 +1,61 @@
+-- ARGV: writer, number, new owner, limit, whether the answer to the call before was lost, then JSON: the dead
+-- instances, and the names to take (false for all). Returns the rows taken.
+if superseded(ARGV[1], ARGV[2]) then return false end
+
+local owner, limit = ARGV[3], tonumber(ARGV[4])
+local handed = P .. 'handed:' .. owner
+local taken = {}
+
+if ARGV[5] == '1' then
+  -- What was handed out in an answer that never came is this owner's already: nobody else would ever run it.
+  for _, id in ipairs(call('LRANGE', handed, 0, -1)) do
+    local stored = call('HMGET', task_key(id), 'owner', 'status')
+    if stored[1] == owner and LIVE[stored[2]] then taken[#taken + 1] = id end
+  end
+end
+call('DEL', handed)
+
+local names = cjson.decode(ARGV[7])
+local known
+if names then
+  known = {}
+  for _, name in ipairs(names) do known[name] = true end
+end
+
+local orphans = {}
+for _, from in ipairs(cjson.decode(ARGV[6])) do
+  if from ~= owner then
+    for _, group in ipairs(call('SMEMBERS', P .. 'groups:' .. from)) do
+      if not known or string.sub(group, 1, 1) == '0' or known[string.sub(group, 2)] then
+        local some = call('ZRANGE', live_key(from, group), 0, limit - 1, 'WITHSCORES')
+        for n = 1, #some, 2 do
+          orphans[#orphans + 1] = {id = some[n], created = some[n + 1], from = from, group = group}
+        end
+      end
+    end
+  end
+end
+table.sort(orphans, function(a, b)
+  if a.created ~= b.created then return tonumber(a.created) < tonumber(b.created) end
+  return a.id < b.id
+end)
+
+for n = 1, math.min(#orphans, limit - #taken) do
+  local one = orphans[n]
+  live(one.id, false, one.from, one.group)
+  changed(one.id, false, one.from)
+  call('HINCRBY', task_key(one.id), 'token', 1)
+  call('HSET', task_key(one.id), 'owner', owner)
+  live(one.id, one.created, owner, one.group)
+  changed(one.id, now(), owner)
+  if call('SREM', P .. 'cancel:' .. one.from, one.id) == 1 then call('SADD', P .. 'cancel:' .. owner, one.id) end
+  taken[#taken + 1] = one.id
+end
+flush()
+
+local out = {}
+for n, id in ipairs(taken) do
+  call('RPUSH', handed, id)
+  out[n] = row(id)
+end
+return out

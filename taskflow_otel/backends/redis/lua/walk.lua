@@ -1,0 +1,101 @@
+-- ARGV: mode (page or count), id of the last task of the page before (or ''), its time in case it is gone, candidates
+-- to look at, rows wanted, then JSON: statuses, dimensions, and the remaining conditions.
+-- Returns {candidates seen, id of the last, whether the walk is at its end, rows or counts}.
+local cursor, budget, wanted = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
+local statuses, dims, wants = cjson.decode(ARGV[6]), cjson.decode(ARGV[7]), cjson.decode(ARGV[8])
+
+local drive, size
+for _, dim in ipairs(dims) do
+  local members = 0
+  for _, status in ipairs(statuses) do members = members + call('ZCARD', index_key(dim, status)) end
+  if not size or members < size then drive, size = dim, members end
+end
+
+-- How many members of an index are not older than the cursor: members of one time are ordered by id, and
+-- the place among them is found by halving.
+local function rank_after(key, created)
+  local low = call('ZCOUNT', key, '(' .. created, '+inf')
+  local high = low + call('ZCOUNT', key, created, created)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if call('ZREVRANGE', key, middle, middle)[1] >= cursor then low = middle + 1 else high = middle end
+  end
+  return low
+end
+
+local created, gone
+if cursor ~= '' then
+  local status = call('HGET', task_key(cursor), 'status')
+  created = status and call('ZSCORE', index_key('', status), cursor)
+  if not created then created, gone = ARGV[3], true end
+end
+
+local streams = {}
+for _, status in ipairs(statuses) do
+  local key = index_key(drive, status)
+  local first = 0
+  if wants['until'] then first = call('ZCOUNT', key, wants['until'], '+inf') end
+  if created then first = math.max(first, rank_after(key, created)) end
+  local stop = first + budget - 1
+  if wants.since then stop = math.min(stop, call('ZCOUNT', key, wants.since, '+inf') - 1) end
+  if stop >= first then
+    local list = call('ZREVRANGE', key, first, stop, 'WITHSCORES')
+    if list[1] then
+      streams[#streams + 1] = {status = status, list = list, at = 1, id = list[1], time = tonumber(list[2])}
+    end
+  end
+end
+
+-- Takes the newest of the tasks that the streams begin with.
+local function advance()
+  local best
+  for _, stream in ipairs(streams) do
+    if stream.id and (not best or stream.time > best.time or (stream.time == best.time and stream.id > best.id)) then
+      best = stream
+    end
+  end
+  if not best then return nil end
+  local id = best.id
+  best.at = best.at + 2
+  best.id, best.time = best.list[best.at], tonumber(best.list[best.at + 1])
+  return id, best.status
+end
+
+local function matches(id, status)
+  -- The time of a cursor that is gone is only known to the millisecond.
+  if gone and id >= cursor then return false end
+  for _, dim in ipairs(dims) do
+    if dim ~= drive and not call('ZSCORE', index_key(dim, status), id) then return false end
+  end
+  if not wants.q or string.find(id, wants.q, 1, true) then return true end
+  return string.find(call('HGET', task_key(id), 'search'), wants.q, 1, true) ~= nil
+end
+
+local function count(sums, id, status)
+  local sum = sums[status] or {status, 0, 0, 0}
+  sums[status] = sum
+  sum[2] = sum[2] + 1
+  local duration = not LIVE[status] and call('HGET', task_key(id), 'duration')
+  if duration then
+    sum[3] = sum[3] + tonumber(duration)
+    sum[4] = sum[4] + 1
+  end
+end
+
+local seen, last, done, out, sums = 0, '', 0, {}, {}
+while seen < budget and #out < wanted do
+  local id, status = advance()
+  if not id then
+    done = 1
+    break
+  end
+  seen, last = seen + 1, id
+  if matches(id, status) then
+    if ARGV[1] == 'page' then out[#out + 1] = row(id) else count(sums, id, status) end
+  end
+end
+for _, sum in pairs(sums) do
+  sum[3] = string.format('%.0f', sum[3])
+  out[#out + 1] = sum
+end
+return {seen, last, done, out}

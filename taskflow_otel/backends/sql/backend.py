@@ -1,0 +1,306 @@
+"""The SQL backend: the contract of `taskflow_otel.backends.base` on SQLAlchemy Core, for every database alike."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, ClassVar, TypeVar
+
+from sqlalchemy import Executable, UpdateBase, delete, exists, select, update
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool
+
+from taskflow_otel.backends.base import Applied, Change
+from taskflow_otel.backends.sql import mapping, queries, schema
+from taskflow_otel.backends.sql.dialects import Dialect
+from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, to_log_entry, to_record
+from taskflow_otel.backends.sql.queries import TaskSearch, read_counts
+from taskflow_otel.backends.sql.schema import instances, task_logs, task_tags, tasks
+from taskflow_otel.backends.sql.writes import UnexpectedRowCount, Writer, now_micros
+from taskflow_otel.errors import BackendError, BackendUnavailableError
+from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.record import LogEntry, TaskRecord
+
+T = TypeVar("T")
+
+_TRANSACTION_ATTEMPTS = 5
+_CHUNK = 500
+
+
+class SqlBackend(ABC):
+    """What the SQL backends share, which is all but how to connect and how to word an error."""
+
+    name: str
+    durable = True
+    _shards: ClassVar[int] = 16
+
+    def __init__(self, where: str, dialect: Dialect, timeout: float | None) -> None:
+        self._where = where
+        self._dialect = dialect
+        self._timeout = timeout
+        self._write_engine: AsyncEngine | None = None
+        self._read_engine: AsyncEngine | None = None
+        self._writer: Writer | None = None
+
+    @abstractmethod
+    def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
+        """Make the engine of the writes, whose transactions exclude lost updates, and that of the reads."""
+
+    async def open(self) -> None:
+        """Connect; create the schema, or migrate an older one; raise `SchemaVersionError` on a newer one."""
+        if self._writer is not None:
+            return
+        self._write_engine, self._read_engine = self._connect()
+        try:
+            async with self._guard("opening"):
+                await self._prepare(self._write_engine)
+        except BaseException:
+            await self.close()
+            raise
+        self._writer = Writer(self._write_engine.dialect, self._dialect, secrets.randbelow(self._shards))
+
+    async def close(self) -> None:
+        """Release every connection, thread and file. Safe to call twice."""
+        self._writer = None
+        engines, self._write_engine, self._read_engine = (self._write_engine, self._read_engine), None, None
+        for engine in engines:
+            if engine is not None:
+                await engine.dispose()
+
+    def connections_in_use(self) -> int:
+        """How many connections are checked out of the pools at the moment."""
+        pools = {engine.pool for engine in (self._write_engine, self._read_engine) if engine is not None}
+        return sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
+
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        """Apply all changes in one transaction, in order, and return one result for each."""
+        if not changes:
+            return []
+        writer = self._open_writer()
+        async with self._guard("writing"):
+            try:
+                return await self._write(lambda connection: writer.apply_at_once(connection, changes))
+            except UnexpectedRowCount:
+                return await self._write(lambda connection: writer.apply_one_by_one(connection, changes))
+
+    async def get(self, task_id: str) -> TaskRecord | None:
+        """One task without its logs, or `None`."""
+        rows = await self._read(select(*queries.RECORD_COLUMNS).where(tasks.c.task_id == task_id))
+        return to_record(rows[0]) if rows else None
+
+    async def logs(self, task_id: str) -> list[LogEntry]:
+        """The log of one task, in order."""
+        rows = await self._read(select(task_logs).where(task_logs.c.task_id == task_id).order_by(task_logs.c.seq))
+        return [to_log_entry(row) for row in rows]
+
+    async def page(self, query: TaskQuery) -> TaskPage:
+        """One page, newest first.
+
+        With `q` a page looks at the newest 5,000 tasks that the other conditions let through, so that no search
+        reads the whole history. It may then hold fewer tasks than its limit, even none, and still have a next cursor.
+        """
+        cursor_at = None
+        if query.cursor is not None:
+            rows = await self._read(select(tasks.c.created_at).where(tasks.c.task_id == query.cursor))
+            cursor_at = rows[0][0] if rows else None
+        search = TaskSearch(query, cursor_at, await self._rarest(query))
+        records = [to_record(row) for row in await self._read(search.page())]
+        if len(records) > query.limit:
+            del records[query.limit :]
+            return TaskPage(records, records[-1].task_id if records else query.cursor)
+        if query.q is not None and (rows := await self._read(search.end_of_window())):
+            return TaskPage(records, rows[0][0])
+        return TaskPage(records, None)
+
+    async def counts(self, query: TaskQuery) -> TaskCounts:
+        """Counts by status of the tasks that the query matches, and the run times of the finished ones.
+
+        Kept up to date with each write for the conditions on status, name, queue and source; counted for the
+        others. With `q` they are about the newest 5,000 tasks that the other conditions let through.
+        """
+        return read_counts(await self._read(TaskSearch(query).counts()))
+
+    async def holder_of(self, idempotency_key: str) -> str | None:
+        """The id of the task that holds the key at the moment."""
+        rows = await self._read(select(tasks.c.task_id).where(tasks.c.active_key == indexable(idempotency_key)))
+        return rows[0][0] if rows else None
+
+    async def changed_since(self, moment: datetime, *, not_of: str, limit: int) -> list[TaskRecord]:
+        """Tasks of other instances last written at or after `moment`, by the writer's clock, oldest change first."""
+        return [to_record(row) for row in await self._read(queries.changed_since(micros(moment), not_of, limit))]
+
+    async def request_cancel(self, task_id: str) -> bool:
+        """Ask the owner of a live task to cancel it; `False` when the task is unknown or finished."""
+        live = tasks.c.task_id == task_id, tasks.c.finished_at.is_(None)
+        return await self._update_rows(
+            update(tasks).where(*live).values(cancel_requested=1, updated_at=now_micros()), "writing"
+        )
+
+    async def cancel_requests(self, instance_id: str) -> list[str]:
+        """Ids of the live tasks of this instance whose cancellation was asked for."""
+        return [row[0] for row in await self._read(queries.cancel_requests(instance_id))]
+
+    async def link_retry(self, task_id: str, retried_by: str) -> None:
+        """Record on a finished task the id of the task that retries it."""
+        change = update(tasks).where(tasks.c.task_id == task_id)
+        await self._update_rows(change.values(retried_by=retried_by, updated_at=now_micros()), "writing")
+
+    async def beat(self, instance: Instance) -> bool:
+        """Write the instance's heartbeat, registering it at the first; `False` when it was declared dead."""
+        values = mapping.instance_values(instance)
+        mine = instances.c.instance_id == instance.instance_id
+
+        async def work(connection: AsyncConnection) -> bool:
+            alive = update(instances).where(mine, instances.c.state != "dead").values(values)
+            if (await connection.execute(alive)).rowcount:
+                return True
+            first = self._dialect.insert_ignore(instances).values(values).execution_options(preserve_rowcount=True)
+            return (await connection.execute(first)).rowcount == 1
+
+        async with self._guard("the heartbeat"):
+            return await self._write(work)
+
+    async def instances(self) -> list[Instance]:
+        """All known instances, in the order in which they started."""
+        rows = await self._read(select(instances).order_by(instances.c.started_at, instances.c.instance_id))
+        return [to_instance(row) for row in rows]
+
+    async def bury(self, instance_id: str, seen_heartbeat: datetime) -> bool:
+        """Declare an instance dead if its heartbeat is still the one seen; exactly one caller gets `True`."""
+        c = instances.c
+        seen = c.instance_id == instance_id, c.heartbeat_at == micros(seen_heartbeat), c.state == "alive"
+        return await self._update_rows(update(instances).where(*seen).values(state="dead"), "declaring dead")
+
+    async def take_over(
+        self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int
+    ) -> list[TaskRecord]:
+        """Take unfinished tasks of dead or stopped instances, the oldest of each first; one caller gets each."""
+        if not dead:
+            return []
+        statement = queries.orphans(dead, new_owner, names, limit)
+
+        async def work(connection: AsyncConnection) -> list[TaskRecord]:
+            taken = [to_record(row) for row in await connection.execute(statement)]
+            ids = [record.task_id for record in taken]
+            for chunk in _chunks(ids):
+                change = update(tasks).where(tasks.c.task_id.in_(chunk))
+                owner = {"instance": new_owner, "live_owner": new_owner}
+                await connection.execute(change.values(token=tasks.c.token + 1, updated_at=now_micros(), **owner))
+            return [dataclasses.replace(r, instance=new_owner, token=r.token + 1) for r in taken]
+
+        async with self._guard("taking over"):
+            return await self._write(work)
+
+    async def orphan_names(self, dead: Collection[str]) -> dict[str, int]:
+        """Names and counts of the unfinished tasks that instances in `dead` have left behind."""
+        return {row[0]: row[1] for row in await self._read(queries.orphan_names(dead))}
+
+    async def forget_instances(self, ids: Collection[str]) -> None:
+        """Delete dead or stopped instances that own no unfinished task any more."""
+        c = instances.c
+        idle = ~exists().where(tasks.c.live_owner == c.instance_id)
+        gone = c.instance_id.in_(sorted(ids)), c.state.in_(("dead", "stopped")), idle
+        await self._update_rows(delete(instances).where(*gone), "forgetting instances")
+
+    async def delete_finished(self, before: datetime, limit: int) -> int:
+        """Delete up to `limit` tasks that ended before this moment, with their logs; return how many."""
+        writer = self._open_writer()
+        statement = queries.ended_before(micros(before), limit)
+
+        async def work(connection: AsyncConnection) -> int:
+            doomed = [to_record(row) for row in await connection.execute(statement)]
+            ids = [record.task_id for record in doomed]
+            for chunk in _chunks(ids):
+                for table in (task_logs, task_tags, tasks):
+                    await connection.execute(delete(table).where(table.c.task_id.in_(chunk)))
+            await writer.uncount(connection, doomed)
+            return len(doomed)
+
+        async with self._guard("deleting history"):
+            return await self._write(work)
+
+    async def _rarest(self, query: TaskQuery) -> str | None:
+        """The column among those compared whose value the fewest tasks have; `None` where there is no choice."""
+        names = queries.compared(query)
+        if len(names) < 2 or query.tag is not None or query.trace_id is not None:
+            return None
+        [sizes] = await self._read(queries.sizes(query))
+        return min(zip((int(size or 0) for size in sizes), names, strict=True))[1]
+
+    async def _prepare(self, engine: AsyncEngine) -> None:
+        async with engine.begin() as connection:
+            await schema.prepare(connection, self._dialect, self._where)
+
+    async def _read(self, statement: Executable) -> Sequence[Any]:
+        async with self._guard("reading"):
+            if self._read_engine is None:
+                raise self._not_open()
+            async with self._read_engine.connect() as connection:
+                return (await connection.execute(statement)).all()
+
+    async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run `work` in a transaction, again when the database rolled it back for another one's sake."""
+        if self._write_engine is None:
+            raise self._not_open()
+        for _ in range(_TRANSACTION_ATTEMPTS - 1):
+            try:
+                async with self._write_engine.begin() as connection:
+                    return await work(connection)
+            except DBAPIError as error:
+                if not self._dialect.lost_race(error):
+                    raise
+        async with self._write_engine.begin() as connection:
+            return await work(connection)
+
+    async def _update_rows(self, statement: UpdateBase, operation: str) -> bool:
+        async def work(connection: AsyncConnection) -> bool:
+            return (await connection.execute(statement)).rowcount > 0
+
+        async with self._guard(operation):
+            return await self._write(work)
+
+    def _open_writer(self) -> Writer:
+        if self._writer is None:
+            raise self._not_open()
+        return self._writer
+
+    def _not_open(self) -> BackendUnavailableError:
+        return BackendUnavailableError(f"{self._where} is not open. Start the manager, or await backend.open() first.")
+
+    @asynccontextmanager
+    async def _guard(self, operation: str) -> AsyncIterator[None]:
+        """Translate what the driver raises, and bound the time it takes."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield
+        except (SQLAlchemyError, OSError, UnicodeError, OverflowError) as error:
+            if isinstance(error, BackendError):
+                raise
+            raise self._explain(operation, error) from error
+
+    def _explain(self, operation: str, error: Exception) -> BackendError:
+        """The error of this library that a driver's error means."""
+        if isinstance(error, PoolTimeoutError):
+            return BackendUnavailableError(
+                f"{self._where}: {operation} found no free connection in time. "
+                "Give the backend a larger pool, or look for what holds its connections."
+            )
+        if isinstance(error, TimeoutError):
+            return BackendUnavailableError(f"{self._where}: {operation} took longer than {self._timeout} s")
+        reason = str(error.orig if isinstance(error, DBAPIError) else error).strip()
+        unreachable = isinstance(error, (OperationalError, InterfaceError, OSError))
+        if unreachable or (isinstance(error, DBAPIError) and error.connection_invalidated):
+            return BackendUnavailableError(f"{self._where}: {operation} failed: {reason}")
+        return BackendError(f"{self._where}: {operation} was refused: {reason}", transient=False)
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    # The number of parameters of one statement is limited.
+    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))

@@ -1,0 +1,149 @@
+"""Where the databases differ: ignoring a conflict, adding to a row, locking the schema, telling a lost race."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from sqlalchemy import BindParameter, ColumnElement, Insert, Table, func, literal_column, select
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from taskflow_otel.errors import BackendUnavailableError
+
+_SCHEMA_LOCK_NAME = "taskflow_schema"
+_SCHEMA_LOCK_NUMBER = 0x7461736B666C6F77  # "taskflow"
+_SCHEMA_LOCK_SECONDS = 30
+_NULL = -(2**63)
+
+Row = tuple[Any, ...]
+
+
+class Dialect(Protocol):
+    """What a database says in its own words."""
+
+    def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:
+        """How a statement of the hot path takes a value that may be null, prepared by `bindable`."""
+
+    def bindable(self, row: Row) -> Row:
+        """The values of a row in the form that the statements of the hot path take."""
+
+    def insert_ignore(self, table: Table) -> Insert:
+        """An insert that leaves out rows which violate a uniqueness, and does not count them."""
+
+    def insert_or_add(self, table: Table, sums: Sequence[str]) -> Insert:
+        """An insert that adds the columns `sums` to a row that is already there."""
+
+    def schema_lock(self, connection: AsyncConnection, /) -> _Lock:
+        """Keep other processes from changing the schema meanwhile."""
+
+    def lost_race(self, error: DBAPIError, /) -> bool:
+        """Whether the transaction was rolled back for another one's sake, so that it can be repeated at once."""
+
+
+class _Lock(Protocol):
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *exc_info: Any) -> bool | None: ...
+
+
+class _PlainParameters:
+    def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:
+        """See `Dialect`."""
+        return parameter
+
+    def bindable(self, row: Row) -> Row:
+        """See `Dialect`."""
+        return row
+
+
+class SqliteDialect:
+    """SQLite: one writer at a time, so that nothing is ever lost to another one."""
+
+    def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:
+        """See `Dialect`.
+
+        Python's driver searches its adapters for each `None` that it binds, at a microsecond each: a row of half empty
+        columns takes five times as long. A number that occurs nowhere stands for null instead.
+        """
+        return func.nullif(parameter, literal_column(str(_NULL)))
+
+    def bindable(self, row: Row) -> Row:
+        """See `Dialect`."""
+        return tuple([_NULL if value is None else value for value in row])
+
+    def insert_ignore(self, table: Table) -> Insert:
+        """See `Dialect`."""
+        return sqlite.insert(table).on_conflict_do_nothing()
+
+    def insert_or_add(self, table: Table, sums: Sequence[str]) -> Insert:
+        """See `Dialect`."""
+        insert = sqlite.insert(table)
+        added = {name: table.c[name] + insert.excluded[name] for name in sums}
+        return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=added)
+
+    @asynccontextmanager
+    async def schema_lock(self, _: AsyncConnection) -> AsyncIterator[None]:
+        """See `Dialect`; a write transaction is exclusive and covers the schema."""
+        yield
+
+    def lost_race(self, _: DBAPIError) -> bool:
+        """See `Dialect`."""
+        return False
+
+
+class PostgresDialect(_PlainParameters):
+    """PostgreSQL."""
+
+    def insert_ignore(self, table: Table) -> Insert:
+        """See `Dialect`."""
+        return postgresql.insert(table).on_conflict_do_nothing()
+
+    def insert_or_add(self, table: Table, sums: Sequence[str]) -> Insert:
+        """See `Dialect`."""
+        insert = postgresql.insert(table)
+        added = {name: table.c[name] + insert.excluded[name] for name in sums}
+        return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=added)
+
+    @asynccontextmanager
+    async def schema_lock(self, connection: AsyncConnection) -> AsyncIterator[None]:
+        """See `Dialect`; the lock ends with the transaction, which covers the schema."""
+        await connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK_NUMBER)))
+        yield
+
+    def lost_race(self, error: DBAPIError) -> bool:
+        """See `Dialect`: serialization_failure and deadlock_detected."""
+        return getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
+
+
+class MySQLDialect(_PlainParameters):
+    """MySQL and MariaDB."""
+
+    def insert_ignore(self, table: Table) -> Insert:
+        """See `Dialect`.
+
+        IGNORE also turns an overlong text into a shorter one with a warning; the callers bound what they write.
+        """
+        return mysql.insert(table).prefix_with("IGNORE")
+
+    def insert_or_add(self, table: Table, sums: Sequence[str]) -> Insert:
+        """See `Dialect`."""
+        insert = mysql.insert(table)
+        return insert.on_duplicate_key_update({name: table.c[name] + insert.inserted[name] for name in sums})
+
+    @asynccontextmanager
+    async def schema_lock(self, connection: AsyncConnection) -> AsyncIterator[None]:
+        """See `Dialect`; a lock by name, because each change of the schema commits."""
+        if await connection.scalar(select(func.get_lock(_SCHEMA_LOCK_NAME, _SCHEMA_LOCK_SECONDS))) != 1:
+            raise BackendUnavailableError("another process has been changing the schema for too long; try again")
+        try:
+            yield
+        finally:
+            await connection.execute(select(func.release_lock(_SCHEMA_LOCK_NAME)))
+
+    def lost_race(self, error: DBAPIError) -> bool:
+        """See `Dialect`: ER_LOCK_DEADLOCK and MariaDB's ER_CHECKREAD."""
+        arguments: Sequence[object] = getattr(error.orig, "args", ())
+        return bool(arguments) and arguments[0] in (1213, 1020)

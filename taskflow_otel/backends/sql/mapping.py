@@ -1,0 +1,263 @@
+"""The one place that knows how a record, a log entry and an instance become rows, and rows become them again.
+
+Times are stored as whole microseconds since 1970 in UTC: integers compare and subtract the same way in every database.
+Structures are stored as ASCII JSON, which no text encoding can damage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import BigInteger, Double, Integer, SmallInteger, String, Text
+from sqlalchemy.dialects.mysql import LONGTEXT
+from sqlalchemy.types import TypeEngine
+
+from taskflow_otel.model.query import Instance
+from taskflow_otel.model.record import LogEntry, Progress, TaskRecord, TimelineEntry
+from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.trace import SpanRef, TaskTrace
+
+ID = String(64)
+WORD = String(32)
+NAME = String(255)
+LONG = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
+MICROS = BigInteger()
+WHOLE = Integer()
+FLAG = SmallInteger()
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_KEY_LENGTH = 255
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+_decode: Callable[[str], Any] = json.loads
+
+
+def micros(moment: datetime) -> int:
+    """Whole microseconds since 1970 in UTC."""
+    delta = moment - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def moment(value: int) -> datetime:
+    """The aware datetime of a number of microseconds."""
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def indexable(text: str) -> str:
+    """The text itself, or its digest where an index could not hold it or would not tell it from another.
+
+    Databases limit the length of an index entry, and some compare texts without their trailing spaces.
+    """
+    text = storable(text)
+    if len(text) <= _KEY_LENGTH and not text.endswith(" "):
+        return text
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def storable(text: str) -> str:
+    """The text without what no database stores as text: NUL characters and lone surrogates."""
+    if "\x00" in text:
+        text = text.replace("\x00", "\ufffd")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _tags_out(tags: dict[str, str]) -> str:
+    return _encode(tags) if tags else "{}"
+
+
+def _progress_out(progress: Progress) -> str:
+    return _encode((progress.done, progress.total, progress.message))
+
+
+def _progress_in(text: str) -> Progress:
+    return Progress(*_decode(text))
+
+
+@lru_cache(maxsize=1_024)
+def _word(text: str | None) -> str:
+    return _encode(text)
+
+
+def _timeline_out(timeline: list[TimelineEntry]) -> str:
+    # Every write of a task carries its timeline: put together by hand, in a third of the encoder's time.
+    return f"[{','.join([_timeline_entry_out(entry) for entry in timeline])}]"
+
+
+def _timeline_entry_out(entry: TimelineEntry) -> str:
+    head = f"{_word(entry.transition)},{micros(entry.timestamp)},{entry.attempt}"
+    return f"[{head},{_word(entry.instance)},{_word(entry.reason)}]"
+
+
+def _timeline_in(text: str) -> list[TimelineEntry]:
+    return [
+        TimelineEntry(Transition(transition), moment(at), attempt, instance, reason)
+        for transition, at, attempt, instance, reason in _decode(text)
+    ]
+
+
+def _span_out(ref: SpanRef | None) -> tuple[str, str, int, str] | None:
+    return None if ref is None else (ref.trace_id, ref.span_id, ref.trace_flags, ref.tracestate)
+
+
+def _span_in(value: list[Any] | None) -> SpanRef | None:
+    return None if value is None else SpanRef(*value)
+
+
+def _trace_out(trace: TaskTrace) -> str:
+    if trace.attempt is None and not trace.creation.trace_id and not trace.baggage:
+        return ""
+    return _encode((_span_out(trace.creation), _span_out(trace.attempt), _span_out(trace.previous), trace.baggage))
+
+
+def _trace_in(text: str) -> TaskTrace:
+    if not text:
+        return TaskTrace()
+    creation, attempt, previous, baggage = _decode(text)
+    return TaskTrace(SpanRef(*creation), _span_in(attempt), _span_in(previous), baggage)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column of the tasks table, and the attribute of the same name.
+
+    `encode` makes the stored value out of the attribute, `decode` undoes it; neither sees `None`. Without them the
+    value is stored as it is. `mutable` columns are written by every `Update`.
+    """
+
+    name: str
+    type: TypeEngine[Any]
+    encode: Callable[[Any], Any] | None = None
+    decode: Callable[[Any], Any] | None = None
+    mutable: bool = False
+    nullable: bool = True
+
+
+STORED: tuple[Field, ...] = (
+    Field("task_id", ID, nullable=False),
+    Field("func_name", NAME, nullable=False),
+    Field("source", WORD, nullable=False),
+    Field("priority", WHOLE, nullable=False),
+    Field("executor", WORD, nullable=False),
+    Field("queue", NAME, nullable=False),
+    Field("instance", NAME, nullable=False),
+    Field("token", MICROS, nullable=False),
+    Field("retry_of", ID),
+    Field("retried_by", ID),
+    Field("duration", Double(), mutable=True),
+    Field("attempt", WHOLE, mutable=True, nullable=False),
+    Field("retries_used", WHOLE, mutable=True, nullable=False),
+    Field("duplicate_of", ID, mutable=True),
+    Field("logs_dropped", WHOLE, mutable=True, nullable=False),
+    Field("crashes", WHOLE, mutable=True, nullable=False),
+    Field("created_at", MICROS, micros, moment, nullable=False),
+    Field("persisted", FLAG, int, bool, nullable=False),
+    Field("cancel_requested", FLAG, int, bool, nullable=False),
+    Field("status", WORD, attrgetter("value"), TaskStatus, mutable=True, nullable=False),
+    Field("run_at", MICROS, micros, moment, mutable=True),
+    Field("start_time", MICROS, micros, moment, mutable=True),
+    Field("end_time", MICROS, micros, moment, mutable=True),
+    Field("idempotency_key", LONG, storable),
+    Field("error", LONG, storable, mutable=True),
+    Field("error_type", LONG, storable, mutable=True),
+    Field("reason", LONG, storable, mutable=True),
+    # What can be long comes late: a scan that stops before it does not have to read it.
+    Field("tags", LONG, _tags_out, _decode, nullable=False),
+    Field("stacktrace", LONG, storable, mutable=True),
+    Field("progress", LONG, _progress_out, _progress_in, mutable=True),
+    Field("timeline", LONG, _timeline_out, _timeline_in, mutable=True, nullable=False),
+    Field("trace", LONG, _trace_out, _trace_in, mutable=True, nullable=False),
+    Field("payload", LONG),
+)
+"""The columns that a record is read back from, in the order that `to_record` expects."""
+
+DERIVED: tuple[Field, ...] = (
+    # Each is empty for most rows, which keeps an index over the others small.
+    Field("trace_id", ID, mutable=True),
+    Field("active_key", NAME, mutable=True),
+    Field("live_owner", NAME, mutable=True),
+    Field("finished_at", MICROS, mutable=True),
+)
+"""The columns that only queries need: made out of the others by `_derive`."""
+
+
+def _derive(record: TaskRecord) -> tuple[str | None, str | None, str | None, int | None]:
+    key = record.active_key
+    key = None if key is None else indexable(key)
+    if record.status.finished:
+        return record.trace_id, key, None, micros(record.end_time or record.created_at)
+    return record.trace_id, key, record.instance, None
+
+
+def row_maker(fields: Sequence[Field]) -> Callable[[TaskRecord], tuple[Any, ...]]:
+    """Return a function from a record to the values of these columns of `STORED` and, after them, of `DERIVED`."""
+    attributes = attrgetter(*(field.name for field in fields))
+    encoders = [(at, field.encode) for at, field in enumerate(fields) if field.encode is not None]
+
+    def row(record: TaskRecord) -> tuple[Any, ...]:
+        values = list(attributes(record))
+        for at, encode in encoders:
+            if (value := values[at]) is not None:
+                values[at] = encode(value)
+        return (*values, *_derive(record))
+
+    return row
+
+
+_DECODERS = tuple((at, field.decode) for at, field in enumerate(STORED) if field.decode is not None)
+_ATTRIBUTES = tuple(field.name for field in STORED)
+
+
+def to_record(row: Iterable[Any]) -> TaskRecord:
+    """The record of a row that holds the columns of `STORED`."""
+    values = list(row)
+    for at, decode in _DECODERS:
+        if (value := values[at]) is not None:
+            values[at] = decode(value)
+    return TaskRecord(**dict(zip(_ATTRIBUTES, values, strict=True)))
+
+
+def log_row(task_id: str, entry: LogEntry) -> tuple[Any, ...]:
+    """The row of one log entry, in the order of the table's columns."""
+    extra = _encode(entry.extra) if entry.extra else None
+    return task_id, entry.seq, micros(entry.timestamp), entry.level, storable(entry.message), entry.attempt, extra
+
+
+def to_log_entry(row: Sequence[Any]) -> LogEntry:
+    """The log entry of a row."""
+    _, seq, timestamp, level, message, attempt, extra = row
+    return LogEntry(seq, moment(timestamp), level, message, attempt, _decode(extra) if extra else {})
+
+
+def tag_rows(record: TaskRecord) -> list[tuple[Any, ...]]:
+    """The rows by which a task is found by its tags, in the order of the table's columns."""
+    created = micros(record.created_at)
+    return [(record.task_id, indexable(name), indexable(value), created) for name, value in record.tags.items()]
+
+
+def instance_values(instance: Instance) -> dict[str, Any]:
+    """The columns of an instance."""
+    return {
+        "instance_id": instance.instance_id,
+        "host": instance.host,
+        "pid": instance.pid,
+        "process_started": instance.process_started,
+        "started_at": micros(instance.started_at),
+        "heartbeat_at": micros(instance.heartbeat_at),
+        "lease_seconds": instance.lease_seconds,
+        "state": instance.state,
+    }
+
+
+def to_instance(row: Sequence[Any]) -> Instance:
+    """The instance of a row."""
+    instance_id, host, pid, process_started, started_at, heartbeat_at, lease_seconds, state = row
+    return Instance(
+        instance_id, host, pid, process_started, moment(started_at), moment(heartbeat_at), lease_seconds, state
+    )

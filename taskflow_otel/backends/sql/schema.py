@@ -1,0 +1,148 @@
+"""The tables, their indexes, and how an older schema becomes the present one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Double, Index, MetaData, Table, inspect, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from taskflow_otel.backends.sql.dialects import Dialect
+from taskflow_otel.backends.sql.mapping import DERIVED, ID, LONG, MICROS, NAME, STORED, WHOLE, WORD
+from taskflow_otel.errors import SchemaVersionError
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+# Binary comparison: the ids, keys and names 'a' and 'A' are two.
+_OPTIONS: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+
+meta = Table(
+    "taskflow_meta", metadata, Column("name", NAME, primary_key=True), Column("value", LONG, nullable=False), **_OPTIONS
+)
+
+tasks = Table(
+    "taskflow_tasks",
+    metadata,
+    *(Column(f.name, f.type, primary_key=f.name == "task_id", nullable=f.nullable) for f in (*STORED, *DERIVED)),
+    Column("updated_at", MICROS, nullable=False),
+    **_OPTIONS,
+)
+
+task_logs = Table(
+    "taskflow_task_logs",
+    metadata,
+    Column("task_id", ID, primary_key=True),
+    Column("seq", WHOLE, primary_key=True, autoincrement=False),
+    Column("logged_at", MICROS, nullable=False),
+    Column("level", WORD, nullable=False),
+    Column("message", LONG, nullable=False),
+    Column("attempt", WHOLE, nullable=False),
+    Column("extra", LONG),
+    **_OPTIONS,
+)
+
+task_tags = Table(
+    "taskflow_task_tags",
+    metadata,
+    Column("task_id", ID, primary_key=True),
+    Column("name", NAME, primary_key=True),
+    Column("value", NAME, nullable=False),
+    Column("created_at", MICROS, nullable=False),
+    **_OPTIONS,
+)
+
+instances = Table(
+    "taskflow_instances",
+    metadata,
+    Column("instance_id", NAME, primary_key=True),
+    Column("host", LONG, nullable=False),
+    Column("pid", MICROS, nullable=False),
+    Column("process_started", LONG, nullable=False),
+    Column("started_at", MICROS, nullable=False),
+    Column("heartbeat_at", MICROS, nullable=False),
+    Column("lease_seconds", Double(), nullable=False),
+    Column("state", WORD, nullable=False),
+    **_OPTIONS,
+)
+
+# How many finished tasks there are of each kind, summed over `shard`: a finished task is never rewritten, so that
+# the number only changes when it finishes and when it is deleted. Writers of different shards do not wait for each
+# other.
+finished_counts = Table(
+    "taskflow_finished_counts",
+    metadata,
+    Column("func_name", NAME, primary_key=True),
+    Column("queue", NAME, primary_key=True),
+    Column("source", WORD, primary_key=True),
+    Column("status", WORD, primary_key=True),
+    Column("shard", WHOLE, primary_key=True, autoincrement=False),
+    Column("tasks", MICROS, nullable=False),
+    Column("timed", MICROS, nullable=False),
+    Column("duration_micros", MICROS, nullable=False),
+    **_OPTIONS,
+)
+
+
+def _index(name: str, *columns: Column[object], where: ColumnElement[bool] | None = None, unique: bool = False) -> None:
+    Index(f"taskflow_{name}", *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
+_c = tasks.c
+# One walk along `created_at` for each filter of a page; the ids of one microsecond are sorted on the way.
+_index("tasks_by_age", _c.created_at)
+# The run time makes this index all that counting over a time needs.
+_index("tasks_by_status", _c.status, _c.created_at, _c.duration)
+_index("tasks_by_name", _c.func_name, _c.created_at)
+_index("tasks_by_queue", _c.queue, _c.created_at)
+_index("tasks_by_source", _c.source, _c.created_at)
+_index("tasks_by_trace", _c.trace_id, _c.created_at, where=_c.trace_id.is_not(None))
+_index("tasks_by_tag", task_tags.c.name, task_tags.c.value, task_tags.c.created_at)
+_index("tasks_by_tag_name", task_tags.c.name, task_tags.c.created_at)
+_index("tasks_active_key", _c.active_key, where=_c.active_key.is_not(None), unique=True)
+_index("tasks_live", _c.live_owner, _c.created_at, where=_c.live_owner.is_not(None))
+_index("tasks_to_cancel", _c.cancel_requested, _c.live_owner, where=_c.cancel_requested == text("1"))
+_index("tasks_by_change", _c.updated_at)
+_index("tasks_by_end", _c.finished_at, where=_c.finished_at.is_not(None))
+
+Migration = Callable[[AsyncConnection], Awaitable[None]]
+
+MIGRATIONS: Sequence[Migration] = ()
+"""The step at index `n` takes a schema from version `n + 1` to `n + 2`."""
+
+
+async def prepare(
+    connection: AsyncConnection,
+    dialect: Dialect,
+    where: str,
+    *,
+    version: int = SCHEMA_VERSION,
+    migrations: Sequence[Migration] = MIGRATIONS,
+) -> None:
+    """Create the schema, or migrate an older one, in the connection's transaction.
+
+    Several processes may do this at once: all but one wait. Raises `SchemaVersionError` when the stored schema is
+    newer.
+    """
+    async with dialect.schema_lock(connection):
+        found = await stored_version(connection)
+        if found is None:
+            await connection.run_sync(metadata.create_all)
+            await connection.execute(meta.insert().values(name="schema_version", value=str(version)))
+            return
+        if found > version:
+            raise SchemaVersionError(where, found, version)
+        for step in migrations[found - 1 : version - 1]:
+            await step(connection)
+        if found < version:
+            update = meta.update().where(meta.c.name == "schema_version").values(value=str(version))
+            await connection.execute(update)
+
+
+async def stored_version(connection: AsyncConnection) -> int | None:
+    """The version of the stored schema; `None` when there is none yet."""
+    if not await connection.run_sync(lambda sync: inspect(sync).has_table(meta.name)):
+        return None
+    stored = await connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
+    return None if stored is None else int(stored)

@@ -1,0 +1,66 @@
+"""What the backends on a database server share: the address, the pool, the time limits."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from taskflow_otel.backends.sql.backend import SqlBackend
+from taskflow_otel.backends.sql.dialects import Dialect
+from taskflow_otel.errors import ConfigurationError, MissingExtraError
+from taskflow_otel.model.options import seconds, whole
+
+
+class ServerBackend(SqlBackend):
+    """A SQL backend on a server, reached through a pool of connections that replaces broken ones by itself."""
+
+    def __init__(
+        self,
+        url: str,
+        dialect: Dialect,
+        *,
+        schemes: tuple[str, ...],
+        driver: str,
+        extra: str,
+        pool_size: int,
+        timeout: float,
+    ) -> None:
+        if find_spec(driver) is None:
+            raise MissingExtraError(type(self).__name__, extra)
+        self._url = _checked_url(url, schemes).set(drivername=f"{schemes[0]}+{driver}")
+        self._pool_size = whole("pool_size", pool_size, minimum=1)
+        limit = seconds("timeout", timeout, exclusive=True)
+        super().__init__(f"the database {self._url.render_as_string(hide_password=True)}", dialect, limit)
+
+    def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
+        engine = create_async_engine(
+            self._url,
+            isolation_level="READ COMMITTED",
+            paramstyle="format",
+            pool_size=self._pool_size,
+            max_overflow=0,
+            pool_timeout=self._timeout,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args=self._connect_args(),
+        )
+        return engine, engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    def _connect_args(self) -> dict[str, Any]:
+        return {}
+
+
+def _checked_url(url: str, schemes: tuple[str, ...]) -> URL:
+    example = f"{schemes[0]}://user:password@host/database"
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError(f"the database URL cannot be read. It looks like this: {example}") from None
+    if parsed.get_backend_name() not in schemes or not parsed.database:
+        shown = parsed.render_as_string(hide_password=True)
+        raise ConfigurationError(f"{shown!r} is not the URL of such a database. It looks like this: {example}")
+    return parsed

@@ -1,0 +1,150 @@
+"""Tasks kept in a SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sqlalchemy import URL, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from taskflow_otel.backends.sql.backend import SqlBackend
+from taskflow_otel.backends.sql.dialects import SqliteDialect
+from taskflow_otel.errors import BackendError, BackendUnavailableError, ConfigurationError
+
+Durability = Literal["full", "normal"]
+
+_HEADER = b"SQLite format 3\x00"
+_READERS = 3
+_BUSY_SECONDS = 10.0
+_POOL_SECONDS = 30.0
+_CHECKPOINT_PAGES = 4_000
+_WRITER_CACHE_KIB = 16_384
+
+
+class SqliteBackend(SqlBackend):
+    """Tasks in one SQLite file, which several processes of one machine may share.
+
+    `path`: the file; it is created when missing, its directory is not. `durability="full"` (the default) survives
+    power loss: each commit waits for the disk (https://www.sqlite.org/pragma.html#pragma_synchronous).
+    `"normal"` survives the death of the process, and may lose the last commits to a power loss.
+
+    Raises `ConfigurationError` for a path that cannot be used. Not for network file systems: SQLite's shared-memory
+    index needs one machine (https://www.sqlite.org/wal.html).
+    """
+
+    name = "sqlite"
+    _shards = 1
+
+    def __init__(self, path: str | os.PathLike[str], *, durability: Durability = "full") -> None:
+        if durability not in get_args(Durability):
+            raise ConfigurationError(f'durability must be "full" or "normal", not {durability!r}')
+        self._path = _checked_path(path)
+        self._durability = durability
+        super().__init__(f"the SQLite database {str(self._path)!r}", SqliteDialect(), timeout=None)
+
+    def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
+        synchronous = f"PRAGMA synchronous = {self._durability.upper()}"
+        writer = self._engine(1, synchronous, f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+        # A transaction that writes says so at once: one that begins by reading could not wait for its turn.
+        event.listen(writer.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        reader = self._engine(_READERS).execution_options(isolation_level="AUTOCOMMIT")
+        return writer, reader
+
+    def _engine(self, connections: int, *pragmas: str) -> AsyncEngine:
+        engine = create_async_engine(
+            URL.create("sqlite+aiosqlite", database=str(self._path)),
+            poolclass=AsyncAdaptedQueuePool,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=_POOL_SECONDS,
+            hide_parameters=True,
+            # No transaction is begun behind our back.
+            connect_args={"isolation_level": None, "timeout": _BUSY_SECONDS},
+        )
+
+        def set_up(connection: Any, _: object) -> None:
+            cursor = connection.cursor()
+            for pragma in ("PRAGMA journal_mode = WAL", f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}", *pragmas):
+                cursor.execute(pragma)
+            cursor.close()
+
+        event.listen(engine.sync_engine, "connect", set_up)
+        return engine
+
+    async def _prepare(self, engine: AsyncEngine) -> None:
+        _checked_path(self._path)
+        # Turning on the write-ahead log does not wait for other processes that are just doing the same.
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return await super()._prepare(engine)
+            except DBAPIError as error:
+                locked = _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if not locked or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.02)
+
+    def _explain(self, operation: str, error: Exception) -> BackendError:
+        match _code(error):
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                reason = "is locked by another process for too long. Look for a long transaction in another program"
+            case sqlite3.SQLITE_FULL:
+                reason = "cannot grow: the disk is full. Free some space"
+            case sqlite3.SQLITE_READONLY:
+                reason = "is read-only. Make the file and its directory writable for this process"
+            case sqlite3.SQLITE_CANTOPEN:
+                reason = "cannot be opened. Make its directory exist and writable for this process"
+            case sqlite3.SQLITE_IOERR:
+                reason = f"cannot be read or written ({_original(error)}). Check the disk and its free space"
+            case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+                return BackendError(
+                    f"{self._where} is damaged or no SQLite database ({_original(error)}). "
+                    "Restore it from a backup, or give another path.",
+                    transient=False,
+                )
+            case _:
+                return super()._explain(operation, error)
+        return BackendUnavailableError(f"{self._where} {reason}.")
+
+
+def _original(error: Exception) -> BaseException:
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
+def _code(error: Exception) -> int | None:
+    """The primary result code: the extended ones bear it in their lowest byte (https://www.sqlite.org/rescode.html)."""
+    code: int | None = getattr(_original(error), "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _checked_path(path: str | os.PathLike[str]) -> Path:
+    text = os.fspath(path)
+    if not text or text == ":memory:" or text.startswith("file:"):
+        raise ConfigurationError(
+            f"SqliteBackend needs the path of a file, not {text!r}. For tasks kept in memory use MemoryBackend()."
+        )
+    file = Path(text).absolute()
+    if not file.parent.is_dir():
+        raise ConfigurationError(f"there is no directory {str(file.parent)!r} for the SQLite database. Create it.")
+    if file.is_dir():
+        raise ConfigurationError(f"{str(file)!r} is a directory. Name a file inside it for the SQLite database.")
+    # The write-ahead log and its index are files beside the database.
+    for needed in (file.parent, file):
+        if needed.exists() and not os.access(needed, os.R_OK | os.W_OK):
+            raise ConfigurationError(
+                f"this process may not write to {str(needed)!r}. Change its permissions, or give the SQLite database "
+                "another path."
+            )
+    if file.exists():
+        with file.open("rb") as stream:
+            header = stream.read(len(_HEADER))
+        if header and header != _HEADER:
+            raise ConfigurationError(f"{str(file)!r} is not a SQLite database. Give another path.")
+    return file

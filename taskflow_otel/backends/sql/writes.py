@@ -1,0 +1,227 @@
+"""How a batch of changes becomes few statements: the hot path of every SQL backend.
+
+The statements are compiled once and given to the driver as they are, with the rows as tuples: the time SQLAlchemy
+spends on each row would be most of the cost. A batch first runs as one statement for each kind of change, which
+says how many rows it hit. Only if that number is not the expected one is the batch rolled back and done once
+more, change by change, to learn which one was refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Table, UpdateBase, bindparam, select, update
+from sqlalchemy.engine import Dialect as EngineDialect
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
+from taskflow_otel.backends.sql.dialects import Dialect
+from taskflow_otel.backends.sql.mapping import DERIVED, STORED, indexable, log_row, row_maker, tag_rows
+from taskflow_otel.backends.sql.schema import finished_counts, task_logs, task_tags, tasks
+from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.model.record import TaskRecord
+
+_APPLIED = Applied(Outcome.APPLIED)
+_STALE = Applied(Outcome.STALE)
+_INSERT_ATTEMPTS = 5
+
+_MUTABLE = [field for field in STORED if field.mutable]
+_WRITTEN = [*(field.name for field in (*_MUTABLE, *DERIVED)), "updated_at"]
+_MATCHED = ["task_id", "instance", "token"]
+
+_insert_row = row_maker(STORED)
+_update_row = row_maker(_MUTABLE)
+
+COUNTED = ("tasks", "timed", "duration_micros")
+
+
+class UnexpectedRowCount(Exception):
+    """A statement hit fewer rows than it was given: one of the changes is to be refused. Never leaves the backend."""
+
+
+def now_micros() -> int:
+    """The present, in microseconds since 1970."""
+    return time.time_ns() // 1_000
+
+
+@dataclass(slots=True)
+class _Run:
+    """Changes that may be executed by kind: inserts, then updates, then log entries."""
+
+    inserts: list[TaskRecord] = field(default_factory=list)
+    updates: dict[tuple[str, str, int], TaskRecord] = field(default_factory=dict)
+    log_rows: list[tuple[Any, ...]] = field(default_factory=list)
+    released: set[str] = field(default_factory=set)
+
+
+def _runs(changes: Iterable[Change]) -> Iterable[_Run]:
+    """Cut a batch where executing by kind would change its meaning.
+
+    That is: before the insert of a task whose key an earlier change of the batch has released. Of several updates
+    of one task the last wins, because each carries all the mutable fields.
+    """
+    run = _Run()
+    for change in changes:
+        match change:
+            case Insert(record):
+                if record.active_key is not None and record.active_key in run.released:
+                    yield run
+                    run = _Run()
+                run.inserts.append(record)
+            case Update(record):
+                run.updates[record.task_id, record.instance, record.token] = record
+                if record.idempotency_key is not None and record.active_key is None:
+                    run.released.add(record.idempotency_key)
+            case AppendLogs(task_id, entries):
+                run.log_rows.extend(log_row(task_id, entry) for entry in entries)
+    yield run
+
+
+class _Tally:
+    """What the finished tasks of one transaction add to the counts."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str, str, str], list[int]] = {}
+
+    def add(self, record: TaskRecord) -> None:
+        if not record.status.finished:
+            return
+        key = (record.func_name, record.queue, record.source, record.status.value)
+        sums = self._sums.setdefault(key, [0, 0, 0])
+        sums[0] += 1
+        if record.duration is not None:
+            sums[1] += 1
+            sums[2] += round(record.duration * 1e6)
+
+    def rows(self, shard: int) -> list[tuple[Any, ...]]:
+        # In one order everywhere, so that two writers cannot wait for each other.
+        return [(*key, shard, *self._sums[key]) for key in sorted(self._sums)]
+
+
+class Writer:
+    """Applies batches on a connection whose transaction belongs to the caller.
+
+    `shard` separates the counts of writers that would otherwise wait for each other's rows.
+    """
+
+    def __init__(self, engine_dialect: EngineDialect, dialect: Dialect, shard: int) -> None:
+        def text(statement: UpdateBase, columns: Sequence[str] | None = None) -> str:
+            return str(statement.compile(dialect=engine_dialect, column_keys=columns))
+
+        def values(table: Table, prefix: str, names: Iterable[str]) -> dict[str, ColumnElement[Any]]:
+            parameters = {name: bindparam(prefix + name, type_=table.c[name].type) for name in names}
+            return {n: dialect.nullable(p) if table.c[n].nullable else p for n, p in parameters.items()}
+
+        def insert_text(table: Table) -> str:
+            return text(dialect.insert_ignore(table).values(values(table, "", table.c.keys())))
+
+        self._shard = shard
+        self._bindable = dialect.bindable
+        self._insert_tasks = insert_text(tasks)
+        self._insert_logs = insert_text(task_logs)
+        self._insert_tags = insert_text(task_tags)
+        self._add_counts = text(
+            dialect.insert_or_add(finished_counts, COUNTED), [column.name for column in finished_counts.columns]
+        )
+        self._update_tasks = text(
+            update(tasks)
+            .where(
+                *(tasks.c[name] == bindparam(f"match_{name}") for name in _MATCHED),
+                tasks.c.finished_at.is_(None),
+            )
+            .values(values(tasks, "new_", _WRITTEN))
+        )
+
+    async def apply_at_once(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[Applied]:
+        """Apply a batch with one statement for each kind of change; raises `UnexpectedRowCount` if any is refused."""
+        tally = _Tally()
+        now = now_micros()
+        for run in _runs(changes):
+            if run.inserts:
+                # Keys in one order everywhere, so that two writers cannot wait for each other.
+                inserts = sorted(run.inserts, key=lambda record: record.active_key or "")
+                await self._expect(connection, self._insert_tasks, [self._inserted(r, now) for r in inserts])
+                if tags := [row for record in inserts if record.tags for row in tag_rows(record)]:
+                    await connection.exec_driver_sql(self._insert_tags, tags)
+            if run.updates:
+                updates = [run.updates[key] for key in sorted(run.updates)]
+                await self._expect(connection, self._update_tasks, [self._updated(r, now) for r in updates])
+            if run.log_rows:
+                await connection.exec_driver_sql(self._insert_logs, [self._bindable(row) for row in run.log_rows])
+            for record in (*run.inserts, *run.updates.values()):
+                tally.add(record)
+        await self._count(connection, tally)
+        return [_APPLIED] * len(changes)
+
+    async def apply_one_by_one(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[Applied]:
+        """Apply a batch change by change, and say of each what became of it."""
+        tally = _Tally()
+        results: list[Applied] = []
+        for change in changes:
+            match change:
+                case Insert(record):
+                    results.append(await self._insert(connection, record, tally))
+                case Update(record):
+                    results.append(await self._update(connection, record, tally))
+                case AppendLogs(task_id, entries):
+                    if entries:
+                        rows = [self._bindable(log_row(task_id, entry)) for entry in entries]
+                        await connection.exec_driver_sql(self._insert_logs, rows)
+                    results.append(_APPLIED)
+        await self._count(connection, tally)
+        return results
+
+    async def uncount(self, connection: AsyncConnection, records: Iterable[TaskRecord]) -> None:
+        """Take deleted tasks out of the counts."""
+        tally = _Tally()
+        for record in records:
+            tally.add(record)
+        rows = [(*row[:5], *(-number for number in row[5:])) for row in tally.rows(self._shard)]
+        if rows:
+            await connection.exec_driver_sql(self._add_counts, rows)
+
+    async def _expect(self, connection: AsyncConnection, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        if (await connection.exec_driver_sql(statement, rows)).rowcount != len(rows):
+            raise UnexpectedRowCount
+
+    async def _count(self, connection: AsyncConnection, tally: _Tally) -> None:
+        if rows := tally.rows(self._shard):
+            await connection.exec_driver_sql(self._add_counts, rows)
+
+    async def _insert(self, connection: AsyncConnection, record: TaskRecord, tally: _Tally) -> Applied:
+        row = self._inserted(record, now_micros())
+        for _ in range(_INSERT_ATTEMPTS):
+            if (await connection.exec_driver_sql(self._insert_tasks, row)).rowcount == 1:
+                if record.tags:
+                    await connection.exec_driver_sql(self._insert_tags, tag_rows(record))
+                tally.add(record)
+                return _APPLIED
+            stored = select(tasks.c.instance, tasks.c.token).where(tasks.c.task_id == record.task_id)
+            if (found := (await connection.execute(stored)).first()) is not None:
+                return _APPLIED if tuple(found) == (record.instance, record.token) else _STALE
+            if record.active_key is not None:
+                holding = select(tasks.c.task_id).where(tasks.c.active_key == indexable(record.active_key))
+                if (holder := await connection.scalar(holding)) is not None:
+                    return Applied(Outcome.DUPLICATE, holder)
+            # The holder has let go of the key in between.
+        raise BackendUnavailableError(f"the idempotency key of task {record.task_id} changes hands too fast; try again")
+
+    async def _update(self, connection: AsyncConnection, record: TaskRecord, tally: _Tally) -> Applied:
+        values = self._updated(record, now_micros())
+        if (await connection.exec_driver_sql(self._update_tasks, values)).rowcount == 1:
+            tally.add(record)
+            return _APPLIED
+        # A finished task is never rewritten: what matches nevertheless is this same update, applied before.
+        mine = select(tasks.c.task_id).where(
+            tasks.c.task_id == record.task_id, tasks.c.instance == record.instance, tasks.c.token == record.token
+        )
+        return _STALE if await connection.scalar(mine) is None else _APPLIED
+
+    def _inserted(self, record: TaskRecord, now: int) -> tuple[Any, ...]:
+        return self._bindable((*_insert_row(record), now))
+
+    def _updated(self, record: TaskRecord, now: int) -> tuple[Any, ...]:
+        return self._bindable((*_update_row(record), now, record.task_id, record.instance, record.token))

@@ -1,0 +1,171 @@
+"""What a backend does for several instances, and how history ends."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+from taskflow_otel.backends.base import AppendLogs, Backend, Insert, Update
+from taskflow_otel.model.ids import new_task_id
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.testing.backends.fixtures import APPLIED, BackendFixtures, Open
+from taskflow_otel.testing.backends.samples import (
+    BASE,
+    finish,
+    full_task,
+    ids,
+    make_instance,
+    make_task,
+)
+
+
+class FleetConformance(BackendFixtures):
+    """What several instances do together, and how history ends."""
+
+    async def test_changes_of_other_instances_are_seen_oldest_first(self, backend: Backend) -> None:
+        start = datetime.now(UTC) - timedelta(minutes=1)
+        mine, theirs, last = make_task(), make_task(instance="two"), make_task(instance="three")
+        await backend.apply([Insert(theirs)])
+        await backend.apply([Insert(mine)])
+        await backend.apply([Insert(last)])
+        await backend.apply([Update(finish(theirs))])
+        seen = await backend.changed_since(start, not_of="one", limit=10)
+        assert seen == [last, finish(theirs)]
+        assert await backend.changed_since(start, not_of="one", limit=1) == [last]
+        assert await backend.changed_since(start + timedelta(days=1), not_of="one", limit=10) == []
+
+    async def test_a_cancel_request_reaches_the_owner_of_a_live_task(self, backend: Backend) -> None:
+        task, other, done = make_task(), make_task(), make_task()
+        await backend.apply([Insert(task), Insert(other), Insert(done), Update(finish(done))])
+        assert await backend.request_cancel(task.task_id) is True
+        assert await backend.request_cancel(task.task_id) is True
+        assert await backend.request_cancel(done.task_id) is False
+        assert await backend.request_cancel(new_task_id()) is False
+        assert await backend.cancel_requests("one") == [task.task_id]
+        assert await backend.cancel_requests("two") == []
+        await backend.take_over({"one"}, "two", None, 10)
+        assert await backend.cancel_requests("two") == [task.task_id]
+        [taken] = [t for t in (await backend.page(TaskQuery())).records if t.task_id == task.task_id]
+        await backend.apply([Update(finish(taken, TaskStatus.CANCELLED))])
+        assert await backend.cancel_requests("two") == []
+
+    async def test_an_instance_is_registered_by_its_first_heartbeat(self, backend: Backend) -> None:
+        first = make_instance("one")
+        later = make_instance("one", heartbeat_at=BASE + timedelta(seconds=1), state="stopped")
+        assert await backend.beat(first) is True
+        assert await backend.instances() == [first]
+        assert await backend.beat(later) is True
+        assert await backend.instances() == [later]
+
+    async def test_only_an_unchanged_heartbeat_lets_an_instance_be_declared_dead(self, backend: Backend) -> None:
+        later = BASE + timedelta(microseconds=1)
+        await backend.beat(make_instance("one", heartbeat_at=later))
+        assert await backend.bury("one", BASE) is False
+        assert await backend.bury("unknown", BASE) is False
+        assert await backend.bury("one", later) is True
+        assert await backend.bury("one", later) is False
+        assert [instance.state for instance in await backend.instances()] == ["dead"]
+        assert await backend.beat(make_instance("one", heartbeat_at=later + timedelta(seconds=1))) is False
+        await backend.beat(make_instance("two", state="stopped"))
+        assert await backend.bury("two", BASE) is False
+
+    async def test_exactly_one_of_many_declares_an_instance_dead(self, open_backend: Open) -> None:
+        backends = [await open_backend() for _ in range(3)]
+        await backends[0].beat(make_instance("one"))
+        results = await asyncio.gather(*(backend.bury("one", BASE) for backend in backends for _ in range(3)))
+        assert sorted(results) == [False] * 8 + [True]
+
+    async def test_taking_over_changes_the_owner_and_the_token(self, backend: Backend) -> None:
+        task, done, theirs = full_task(), make_task(), make_task(instance="three")
+        await backend.apply([Insert(task), Insert(done), Insert(theirs), Update(finish(done))])
+        [taken] = await backend.take_over({"one", "unknown"}, "two", None, 10)
+        task.instance, task.token = "two", task.token + 1
+        assert taken == task == await backend.get(task.task_id)
+        assert await backend.take_over({"one"}, "two", None, 10) == []
+        assert await backend.take_over(set(), "two", None, 10) == []
+        assert await backend.get(theirs.task_id) == theirs
+
+    async def test_taking_over_keeps_to_the_known_names_and_the_limit(self, backend: Backend) -> None:
+        known = [make_task() for _ in range(3)]
+        unknown = make_task(func_name="gone")
+        unkept = make_task(func_name="gone", persisted=False)
+        await backend.apply([Insert(task) for task in (*known, unknown, unkept)])
+        assert await backend.orphan_names({"one"}) == {"send": 3, "gone": 2}
+        assert ids(await backend.take_over({"one"}, "two", {"send"}, 2)) == ids(known[:2])
+        assert ids(await backend.take_over({"one"}, "two", {"send"}, 10)) == ids([known[2], unkept])
+        assert await backend.orphan_names({"one"}) == {"gone": 1}
+        assert await backend.orphan_names({"nobody"}) == {}
+        assert ids(await backend.take_over({"one"}, "two", {"gone"}, 10)) == ids([unknown])
+
+    async def test_each_orphan_is_handed_to_exactly_one_taker(self, open_backend: Open) -> None:
+        backends = [await open_backend() for _ in range(3)]
+        tasks = [make_task(instance=f"dead{n % 3}") for n in range(90)]
+        dead = {"dead0", "dead1", "dead2"}
+        await backends[0].apply([Insert(task) for task in tasks])
+
+        async def take(backend: Backend, owner: str) -> list[TaskRecord]:
+            mine: list[TaskRecord] = []
+            while await backend.orphan_names(dead):
+                mine += await backend.take_over(dead, owner, None, 7)
+            return mine
+
+        takers = [(backend, f"new{n}{m}") for n, backend in enumerate(backends) for m in range(2)]
+        taken = [t for got in await asyncio.gather(*(take(b, owner) for b, owner in takers)) for t in got]
+        assert sorted(ids(taken)) == sorted(ids(tasks))
+        assert {task.token for task in taken} == {2}
+        for task in taken:
+            assert await backends[0].get(task.task_id) == task
+
+    async def test_an_instance_is_forgotten_once_it_owns_nothing(self, backend: Backend) -> None:
+        for name, state in (("one", "stopped"), ("two", "stopped"), ("three", "alive")):
+            await backend.beat(make_instance(name, state=state))
+        await backend.apply([Insert(make_task())])
+        await backend.forget_instances(["one", "two", "three", "unknown"])
+        assert {instance.instance_id for instance in await backend.instances()} == {"one", "three"}
+        await backend.take_over({"one"}, "three", None, 10)
+        await backend.forget_instances({"one"})
+        assert [instance.instance_id for instance in await backend.instances()] == ["three"]
+
+    async def test_history_is_deleted_with_logs_tags_counts_and_keys(self, backend: Backend) -> None:
+        old, recent, live = (make_task(idempotency_key=f"k{n}", tags={"a": "b"}) for n in range(3))
+        log = AppendLogs(old.task_id, (LogEntry(0, BASE, "info", "hello", 0, {}),))
+        await backend.apply([Insert(old), Insert(recent), Insert(live), log])
+        await backend.apply([Update(finish(old)), Update(finish(recent, seconds=86_400.0))])
+        assert await backend.delete_finished(BASE + timedelta(days=0.5), 10) == 1
+        assert await backend.get(old.task_id) is None
+        assert await backend.logs(old.task_id) == []
+        assert await backend.holder_of("k0") is None
+        for query in (TaskQuery(), TaskQuery(tag=("a", "b")), TaskQuery(func_name="send")):
+            assert ids((await backend.page(query)).records) == [live.task_id, recent.task_id]
+            counts = await backend.counts(query)
+            assert (counts.total, counts.duration_sum, counts.duration_count) == (2, 86_400.0, 1)
+        assert await backend.delete_finished(BASE + timedelta(days=0.5), 10) == 0
+
+    async def test_history_is_deleted_in_batches_that_ended_first(self, backend: Backend) -> None:
+        tasks = [finish(make_task(), seconds=100.0 - n) for n in range(5)]
+        await backend.apply([Insert(task) for task in tasks])
+        assert await backend.delete_finished(BASE + timedelta(days=365), 2) == 2
+        ended = sorted(tasks, key=lambda task: task.end_time or BASE)
+        left = {task.task_id for task in (await backend.page(TaskQuery())).records}
+        assert left == set(ids(ended[2:]))
+        assert await backend.delete_finished(BASE + timedelta(days=365), 10) == 3
+
+    async def test_simultaneous_work_through_several_backends_is_all_kept(self, open_backend: Open) -> None:
+        backends = [await open_backend() for _ in range(3)]
+
+        async def work(backend: Backend, owner: str) -> None:
+            for _ in range(8):
+                tasks = [make_task(instance=owner) for _ in range(5)]
+                await backend.apply([Insert(task) for task in tasks])
+                assert await backend.apply([Update(finish(task)) for task in tasks]) == [APPLIED] * 5
+                assert await backend.beat(make_instance(owner))
+
+        await asyncio.gather(*(work(backend, f"i{n}{m}") for n, backend in enumerate(backends) for m in range(2)))
+        counts = await backends[0].counts(TaskQuery())
+        assert (counts.by_status, counts.duration_count) == ({TaskStatus.SUCCESS: 240}, 240)
+        records = (await backends[1].page(TaskQuery(limit=500))).records
+        assert len(records) == 240
+        assert all(newer.task_id > older.task_id for newer, older in pairwise(records))

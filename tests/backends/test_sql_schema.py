@@ -1,0 +1,83 @@
+"""The schema: its creation by many at once, its migration, its refusal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Integer, Table, inspect
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from taskflow_otel.backends.sql import schema
+from taskflow_otel.backends.sql.backend import SqlBackend
+from taskflow_otel.backends.sql.schema import SCHEMA_VERSION, metadata, prepare, stored_version
+from taskflow_otel.errors import SchemaVersionError
+from tests.backends.conftest import BackendFactory
+
+SQL = ["mysql", "postgres", "sqlite"]
+
+pytestmark = pytest.mark.parametrize("backend_factory", SQL, indirect=True)
+
+
+@pytest.fixture
+async def backend(backend_factory: BackendFactory) -> AsyncIterator[SqlBackend]:
+    backend = backend_factory()
+    assert isinstance(backend, SqlBackend)
+    await backend.open()
+    yield backend
+    await backend.close()
+
+
+def engine_of(backend: SqlBackend) -> AsyncEngine:
+    assert backend._write_engine is not None
+    return backend._write_engine
+
+
+async def test_many_may_create_the_schema_at_once(backend_factory: BackendFactory) -> None:
+    backends = [backend_factory() for _ in range(6)]
+    await asyncio.gather(*(backend.open() for backend in backends))
+    for backend in backends:
+        assert isinstance(backend, SqlBackend)
+        async with engine_of(backend).connect() as connection:
+            assert await stored_version(connection) == SCHEMA_VERSION
+        await backend.close()
+
+
+async def test_every_table_and_index_is_created(backend: SqlBackend) -> None:
+    def names(connection: Any) -> set[str | None]:
+        found = inspect(connection)
+        tables = set(found.get_table_names())
+        return tables | {index["name"] for table in tables for index in found.get_indexes(table)}
+
+    wanted = {index.name for table in metadata.sorted_tables for index in table.indexes} | set(metadata.tables)
+    async with engine_of(backend).connect() as connection:
+        assert wanted <= await connection.run_sync(names)
+
+
+async def test_an_older_schema_is_migrated_step_by_step(backend: SqlBackend) -> None:
+    taken: list[int] = []
+
+    def step(number: int) -> schema.Migration:
+        async def migrate(connection: AsyncConnection) -> None:
+            taken.append(number)
+            await connection.run_sync(Table(f"step_{number}", metadata.__class__(), Column("x", Integer)).create)
+
+        return migrate
+
+    steps = [step(version) for version in range(1, SCHEMA_VERSION + 3)]
+    newest = SCHEMA_VERSION + 2
+    for _ in range(2):
+        async with engine_of(backend).begin() as connection:
+            await prepare(connection, backend._dialect, "here", version=newest, migrations=steps)
+    assert taken == [SCHEMA_VERSION, SCHEMA_VERSION + 1]
+    async with engine_of(backend).connect() as connection:
+        assert await stored_version(connection) == newest
+
+
+async def test_a_newer_schema_is_refused(backend: SqlBackend, backend_factory: BackendFactory) -> None:
+    async with engine_of(backend).begin() as connection:
+        await connection.execute(schema.meta.update().values(value=str(SCHEMA_VERSION + 1)))
+    with pytest.raises(SchemaVersionError, match="Upgrade taskflow-otel, or point this process at another database"):
+        await backend_factory().open()

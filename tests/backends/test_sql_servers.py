@@ -1,0 +1,148 @@
+"""What is particular to database servers: addresses, drivers, and servers that go away and come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TypeVar
+
+import pytest
+
+from taskflow_otel.backends import MySQLBackend, PostgresBackend
+from taskflow_otel.backends.base import Insert
+from taskflow_otel.backends.sql import servers
+from taskflow_otel.errors import BackendUnavailableError, ConfigurationError, MissingExtraError
+from taskflow_otel.testing.backends.samples import make_task
+from tests.servers import MariaDBServer, PostgresServer, free_port
+
+T = TypeVar("T")
+
+Maker = type[PostgresBackend] | type[MySQLBackend]
+SERVERS: dict[str, tuple[Maker, type[PostgresServer] | type[MariaDBServer]]] = {
+    "postgres": (PostgresBackend, PostgresServer),
+    "mysql": (MySQLBackend, MariaDBServer),
+}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def server(kind: str) -> Iterator[PostgresServer | MariaDBServer]:
+    """A server of this module's own, which may be stopped."""
+    with SERVERS[kind][1]() as server:
+        yield server
+
+
+@pytest.fixture
+async def backend(kind: str, server: PostgresServer | MariaDBServer) -> AsyncIterator[PostgresBackend | MySQLBackend]:
+    backend = SERVERS[kind][0](server.fresh_url(), pool_size=2, timeout=2.0)
+    await backend.open()
+    yield backend
+    assert backend.connections_in_use() == 0
+    await backend.close()
+
+
+async def eventually(ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer, once the backend is available again; fails after thirty seconds."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await ask()
+            except BackendUnavailableError:
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("maker", [PostgresBackend, MySQLBackend])
+@pytest.mark.parametrize("url", ["sqlite:///x", "redis://localhost", "not a url", "oracle://user:secret@host/x"])
+def test_a_url_of_another_kind_is_refused(maker: Maker, url: str) -> None:
+    with pytest.raises(ConfigurationError, match="It looks like this: ") as caught:
+        maker(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("maker", "url"), [(PostgresBackend, "postgresql://localhost"), (MySQLBackend, "mysql://localhost")]
+)
+def test_a_url_without_a_database_is_refused(maker: Maker, url: str) -> None:
+    with pytest.raises(ConfigurationError, match="It looks like this: "):
+        maker(url)
+
+
+@pytest.mark.parametrize(("maker", "extra"), [(PostgresBackend, "postgres"), (MySQLBackend, "mysql")])
+def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch, maker: Maker, extra: str) -> None:
+    monkeypatch.setattr(servers, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=rf"pip install 'taskflow-otel\[{extra}\]'"):
+        maker("postgresql://host/db")
+
+
+@pytest.mark.parametrize("options", [{"pool_size": 0}, {"timeout": 0}, {"timeout": float("nan")}])
+@pytest.mark.parametrize(
+    ("maker", "url"), [(PostgresBackend, "postgresql://localhost/x"), (MySQLBackend, "mysql://localhost/x")]
+)
+def test_wrong_options_are_refused(maker: Callable[..., object], url: str, options: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        maker(url, **options)
+
+
+async def test_an_unreachable_server_is_an_error_without_the_password(kind: str) -> None:
+    scheme = {"postgres": "postgres", "mysql": "mariadb"}[kind]
+    backend = SERVERS[kind][0](f"{scheme}://user:secret@127.0.0.1:{free_port()}/tasks")
+    with pytest.raises(BackendUnavailableError) as caught:
+        await backend.open()
+    assert "secret" not in str(caught.value)
+    assert "127.0.0.1" in str(caught.value)
+
+
+async def test_a_pool_without_a_free_connection_is_an_error_that_passes(
+    backend: PostgresBackend | MySQLBackend,
+) -> None:
+    engine = backend._write_engine
+    assert engine is not None
+    async with engine.connect(), engine.connect():
+        with pytest.raises(BackendUnavailableError):
+            await backend.get("x")
+    assert await backend.get("x") is None
+
+
+async def test_a_server_that_was_killed_is_used_again_once_it_is_back(
+    backend: PostgresBackend | MySQLBackend, server: PostgresServer | MariaDBServer
+) -> None:
+    before, after = make_task(), make_task()
+    await backend.apply([Insert(before)])
+    server.kill()
+    for _ in range(3):
+        with pytest.raises(BackendUnavailableError):
+            await backend.apply([Insert(after)])
+        with pytest.raises(BackendUnavailableError):
+            await backend.get(before.task_id)
+    await asyncio.to_thread(server.start)
+    await eventually(lambda: backend.apply([Insert(after)]))
+    assert await backend.get(before.task_id) == before
+    assert await backend.get(after.task_id) == after
+
+
+async def test_a_server_that_does_not_answer_is_an_error_in_time(
+    backend: PostgresBackend | MySQLBackend, server: PostgresServer | MariaDBServer
+) -> None:
+    task = make_task()
+    await backend.apply([Insert(task)])
+    if isinstance(server, PostgresServer):
+        # Each session is a process of its own: a lock is what makes them all wait.
+        engine = backend._write_engine
+        assert engine is not None
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql("LOCK TABLE taskflow_tasks IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(BackendUnavailableError, match="took longer than"):
+                await backend.get(task.task_id)
+    else:
+        server.pause()
+        try:
+            with pytest.raises(BackendUnavailableError):
+                await backend.get(task.task_id)
+        finally:
+            server.resume()
+    assert await eventually(lambda: backend.get(task.task_id)) == task
