@@ -1,0 +1,444 @@
+"""Every span, log event and metric that this library emits: the one table.
+
+Exporters take their names from here, `docs/telemetry.md` is generated from here
+(`python -m taskflow_otel.exporters.signals_doc`), and a test compares what comes out with what is promised here.
+Attribute names follow the OpenTelemetry semantic conventions for messaging, version 1.44.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from taskflow_otel.model.status import Transition
+
+SCOPE = "taskflow_otel"
+"""Name of the instrumentation scope of tracer, logger and meter."""
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One attribute of a span or a log record."""
+
+    name: str
+    type: str
+    meaning: str
+
+
+MESSAGING_SYSTEM = "messaging.system"
+MESSAGING_OPERATION_NAME = "messaging.operation.name"
+MESSAGING_OPERATION_TYPE = "messaging.operation.type"
+MESSAGING_DESTINATION_NAME = "messaging.destination.name"
+MESSAGING_MESSAGE_ID = "messaging.message.id"
+QUEUE = "taskflow.queue"
+ATTEMPT = "taskflow.attempt"
+PRIORITY = "taskflow.priority"
+EXECUTOR = "taskflow.executor"
+SOURCE = "taskflow.source"
+INSTANCE = "taskflow.instance"
+QUEUE_WAIT = "taskflow.queue_wait"
+TAG_PREFIX = "taskflow.tag."
+OUTCOME = "taskflow.outcome"
+REASON = "taskflow.reason"
+INTERRUPTED = "taskflow.interrupted"
+DURATION = "taskflow.duration"
+LOG_PREFIX = "taskflow.log."
+LINK = "taskflow.link"
+ERROR_TYPE = "error.type"
+EXCEPTION_TYPE = "exception.type"
+EXCEPTION_MESSAGE = "exception.message"
+EXCEPTION_STACKTRACE = "exception.stacktrace"
+
+SYSTEM = "taskflow"
+
+ATTRIBUTES = (
+    Attribute(MESSAGING_SYSTEM, "string", "always `taskflow`"),
+    Attribute(MESSAGING_OPERATION_NAME, "string", "`send` or `process`"),
+    Attribute(MESSAGING_OPERATION_TYPE, "string", "`send` or `process`"),
+    Attribute(MESSAGING_DESTINATION_NAME, "string", "the task name: a task type is the destination"),
+    Attribute(MESSAGING_MESSAGE_ID, "string", "the task id"),
+    Attribute(QUEUE, "string", "the queue"),
+    Attribute(ATTEMPT, "int", "number of the attempt, from 0"),
+    Attribute(PRIORITY, "int", "higher runs first"),
+    Attribute(EXECUTOR, "string", "`async`, `thread` or `process`"),
+    Attribute(SOURCE, "string", "`manual`, `scheduled` or `retry` (by hand)"),
+    Attribute(INSTANCE, "string", "the process that owns the task"),
+    Attribute(QUEUE_WAIT, "double", "seconds from ready to started, deliberate delay excluded"),
+    Attribute(TAG_PREFIX + "*", "string", "the tags given to `add_task`"),
+    Attribute(OUTCOME, "string", "how the attempt ended: the transition's name"),
+    Attribute(REASON, "string", "why, where the transition alone does not say"),
+    Attribute(INTERRUPTED, "boolean", "`true` when the attempt ended with its process"),
+    Attribute(DURATION, "double", "run time of the attempt in seconds"),
+    Attribute(LOG_PREFIX + "*", "any", "the keyword values given to `task_log`"),
+    Attribute(LINK, "string", "on a link: `previous_attempt` or `dead_attempt`; the link to the `send` span has none"),
+    Attribute(ERROR_TYPE, "string", "class of the exception, or the reason of the refusal"),
+    Attribute(EXCEPTION_TYPE, "string", "class of the exception"),
+    Attribute(EXCEPTION_MESSAGE, "string", "its message, capped"),
+    Attribute(EXCEPTION_STACKTRACE, "string", "its traceback, capped"),
+)
+
+_IDENTITY = (MESSAGING_SYSTEM, MESSAGING_DESTINATION_NAME, MESSAGING_MESSAGE_ID, QUEUE, INSTANCE)
+
+
+_MESSAGE = (*_IDENTITY, MESSAGING_OPERATION_NAME, MESSAGING_OPERATION_TYPE, PRIORITY, EXECUTOR, SOURCE)
+
+
+@dataclass(frozen=True, slots=True)
+class SpanSpec:
+    """One kind of span."""
+
+    operation: str
+    kind: str
+    at_start: tuple[str, ...]
+    at_end: tuple[str, ...]
+    starts: str
+    ended_by: frozenset[Transition]
+
+    def name(self, task: str) -> str:
+        """The span's name for a task type."""
+        return f"{self.operation} {task}"
+
+
+ATTEMPT_ENDS = frozenset(
+    {
+        Transition.SUCCEEDED,
+        Transition.FAILED,
+        Transition.RETRY_SCHEDULED,
+        Transition.CANCELLED,
+        Transition.INTERRUPTED,
+        Transition.RECOVERED,
+    }
+)
+
+SEND = SpanSpec(
+    operation="send",
+    kind="PRODUCER",
+    at_start=_MESSAGE,
+    at_end=(ERROR_TYPE,),
+    starts="when the task is added, as a child of the span that is current there",
+    ended_by=frozenset({Transition.ENQUEUED, Transition.REJECTED}),
+)
+PROCESS = SpanSpec(
+    operation="process",
+    kind="CONSUMER",
+    at_start=(*_MESSAGE, ATTEMPT, QUEUE_WAIT),
+    at_end=(OUTCOME, REASON, ERROR_TYPE, INTERRUPTED),
+    starts="when the function is entered; current while it runs",
+    ended_by=ATTEMPT_ENDS,
+)
+SPANS = (SEND, PROCESS)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSpec:
+    """One log event; `severity` is a severity text of the OpenTelemetry log data model."""
+
+    event_name: str
+    severity: str
+    meaning: str
+    transition: Transition | None
+    exception: bool = False
+
+
+_EVENTS = (
+    LogSpec("taskflow.task.enqueued", "INFO", "the task was accepted", Transition.ENQUEUED),
+    LogSpec("taskflow.task.started", "DEBUG", "an attempt entered the function", Transition.STARTED),
+    LogSpec(
+        "taskflow.task.retry_scheduled",
+        "WARN",
+        "an attempt failed, another will follow",
+        Transition.RETRY_SCHEDULED,
+        exception=True,
+    ),
+    LogSpec("taskflow.task.succeeded", "INFO", "the task ended well", Transition.SUCCEEDED),
+    LogSpec("taskflow.task.failed", "ERROR", "the last attempt failed", Transition.FAILED, exception=True),
+    LogSpec("taskflow.task.cancelled", "WARN", "the task was cancelled", Transition.CANCELLED),
+    LogSpec("taskflow.task.interrupted", "ERROR", "the attempt ended with its process", Transition.INTERRUPTED),
+    LogSpec("taskflow.task.recovered", "WARN", "the task was taken over and waits to run", Transition.RECOVERED),
+    LogSpec("taskflow.task.rejected", "WARN", "the task was refused", Transition.REJECTED),
+)
+TASK_LOG = LogSpec("taskflow.task.log", "as logged", "an entry written with `task_log`", None)
+LOGS: dict[Transition, LogSpec] = {spec.transition: spec for spec in _EVENTS if spec.transition is not None}
+
+# Few: every attribute of a record costs the SDK more than the whole transition costs the engine.
+LIFECYCLE_LOG_ATTRIBUTES = (
+    MESSAGING_DESTINATION_NAME,
+    MESSAGING_MESSAGE_ID,
+    QUEUE,
+    INSTANCE,
+    ATTEMPT,
+    REASON,
+    DURATION,
+)
+EXCEPTION_LOG_ATTRIBUTES = (ERROR_TYPE, EXCEPTION_TYPE, EXCEPTION_MESSAGE, EXCEPTION_STACKTRACE)
+TASK_LOG_ATTRIBUTES = (MESSAGING_DESTINATION_NAME, MESSAGING_MESSAGE_ID, QUEUE, ATTEMPT)
+
+
+class MetricType(StrEnum):
+    """The metric types of the exposition formats."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric family. `name` is that of the samples; of a histogram, without `_bucket` and its kin."""
+
+    name: str
+    type: MetricType
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    buckets: tuple[float, ...] = ()
+    on: frozenset[Transition] = frozenset()
+    """The transitions that move it; none for what is measured elsewhere."""
+    merge: str = "sum"
+    """How the values of several processes behind one port become one: `sum` or `max`."""
+
+
+def _on(*transitions: Transition) -> frozenset[Transition]:
+    return frozenset(transitions)
+
+
+_TASK = ("task", "queue")
+_T = Transition
+_COUNTER, _GAUGE, _HISTOGRAM = MetricType.COUNTER, MetricType.GAUGE, MetricType.HISTOGRAM
+_JOB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+_OPERATION_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_FINISHES = _on(_T.SUCCEEDED, _T.FAILED, _T.CANCELLED, _T.INTERRUPTED)
+
+TASKS_ENQUEUED = MetricSpec(
+    "taskflow_tasks_enqueued_total",
+    _COUNTER,
+    "Tasks accepted.",
+    (*_TASK, "source"),
+    on=_on(_T.ENQUEUED),
+)
+TASK_ATTEMPTS = MetricSpec(
+    "taskflow_task_attempts_total",
+    _COUNTER,
+    "Attempts that ended, by outcome: success, failed, cancelled, interrupted.",
+    (*_TASK, "outcome"),
+    on=ATTEMPT_ENDS,
+)
+TASKS_FINISHED = MetricSpec(
+    "taskflow_tasks_finished_total",
+    _COUNTER,
+    "Tasks that reached their end, by outcome: success, failed, cancelled, interrupted, rejected.",
+    (*_TASK, "outcome"),
+    on=_FINISHES | {_T.REJECTED},
+)
+TASK_RETRIES = MetricSpec(
+    "taskflow_task_retries_total",
+    _COUNTER,
+    "Failed attempts after which another was scheduled.",
+    _TASK,
+    on=_on(_T.RETRY_SCHEDULED),
+)
+TASK_EXCEPTIONS = MetricSpec(
+    "taskflow_task_exceptions_total",
+    _COUNTER,
+    "Exceptions that ended an attempt, by their class.",
+    ("task", "error_type"),
+    on=_on(_T.FAILED, _T.RETRY_SCHEDULED),
+)
+RUN_DURATION = MetricSpec(
+    "taskflow_task_run_duration_seconds",
+    _HISTOGRAM,
+    "Run time of one attempt.",
+    _TASK,
+    "seconds",
+    _JOB_BUCKETS,
+    on=ATTEMPT_ENDS,
+)
+QUEUE_WAIT_TIME = MetricSpec(
+    "taskflow_task_queue_wait_seconds",
+    _HISTOGRAM,
+    "Time from ready to started; a deliberate delay is not part of it.",
+    _TASK,
+    "seconds",
+    (0.001, *_JOB_BUCKETS),
+    on=_on(_T.STARTED),
+)
+END_TO_END = MetricSpec(
+    "taskflow_task_end_to_end_seconds",
+    _HISTOGRAM,
+    "Time from creation to the end of a task that ran, retries and waits included.",
+    _TASK,
+    "seconds",
+    (*_JOB_BUCKETS, 7200.0, 21600.0),
+    on=_FINISHES,
+)
+TASKS_RUNNING = MetricSpec(
+    "taskflow_tasks_running",
+    _GAUGE,
+    "Attempts inside their function now.",
+    _TASK,
+    on=ATTEMPT_ENDS | {_T.STARTED},
+)
+LAST_SUCCESS = MetricSpec(
+    "taskflow_task_last_success_timestamp_seconds",
+    _GAUGE,
+    "When a task of this type last succeeded, as Unix time; absent before the first.",
+    ("task",),
+    "seconds",
+    on=_on(_T.SUCCEEDED),
+    merge="max",
+)
+TASKS_RECOVERED = MetricSpec(
+    "taskflow_tasks_recovered_total",
+    _COUNTER,
+    "Tasks of dead processes taken over: waiting (had not started), rerun, interrupted, poison.",
+    ("reason",),
+    on=_on(_T.RECOVERED, _T.INTERRUPTED, _T.FAILED),
+)
+FENCED_WRITES = MetricSpec(
+    "taskflow_fenced_writes_total",
+    _COUNTER,
+    "Writes that the ledger refused because another instance had taken the task over.",
+)
+LABEL_OVERFLOW = MetricSpec(
+    "taskflow_label_overflow_total",
+    _COUNTER,
+    "Observations counted under _other because a label had too many values.",
+    ("label",),
+)
+BACKEND_OPERATION = MetricSpec(
+    "taskflow_backend_operation_duration_seconds",
+    _HISTOGRAM,
+    "Time of one backend operation.",
+    ("backend", "operation", "outcome"),
+    "seconds",
+    _OPERATION_BUCKETS,
+)
+QUEUE_DEPTH = MetricSpec(
+    "taskflow_queue_depth",
+    _GAUGE,
+    "Tasks that wait in a queue: ready (for a slot) or delayed.",
+    ("queue", "state"),
+)
+QUEUE_OLDEST_READY_AGE = MetricSpec(
+    "taskflow_queue_oldest_ready_age_seconds",
+    _GAUGE,
+    "How long the task that is ready the longest has been waiting for a slot.",
+    ("queue",),
+    "seconds",
+    merge="max",
+)
+EXECUTOR_SLOTS = MetricSpec(
+    "taskflow_executor_slots",
+    _GAUGE,
+    "Slots of an executor: used or free.",
+    ("executor", "state"),
+)
+TASKS_STUCK = MetricSpec(
+    "taskflow_tasks_stuck",
+    _GAUGE,
+    "Attempts that were asked to stop and have not.",
+)
+EVENTS_DROPPED = MetricSpec(
+    "taskflow_events_dropped_total",
+    _COUNTER,
+    "Events that an observer did not get because its queue was full or it was off.",
+    ("exporter",),
+)
+EXPORTER_ERRORS = MetricSpec(
+    "taskflow_exporter_errors_total",
+    _COUNTER,
+    "Events lost to an exception in an exporter or observer.",
+    ("exporter",),
+)
+SCHEDULE_LAST_FIRE = MetricSpec(
+    "taskflow_schedule_last_fire_timestamp_seconds",
+    _GAUGE,
+    "When a schedule last fired, as Unix time.",
+    ("schedule",),
+    "seconds",
+    merge="max",
+)
+SCHEDULE_NEXT_FIRE = MetricSpec(
+    "taskflow_schedule_next_fire_timestamp_seconds",
+    _GAUGE,
+    "When a schedule fires next, as Unix time.",
+    ("schedule",),
+    "seconds",
+    merge="max",
+)
+SCHEDULE_LATENESS = MetricSpec(
+    "taskflow_schedule_lateness_seconds",
+    _HISTOGRAM,
+    "Time from a firing's due moment to its enqueueing.",
+    ("schedule",),
+    "seconds",
+    (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0),
+)
+SCHEDULE_MISSED = MetricSpec(
+    "taskflow_schedule_missed_total", _COUNTER, "Firings skipped by the catch-up or overlap policy.", ("schedule",)
+)
+SCHEDULE_ERRORS = MetricSpec("taskflow_schedule_errors_total", _COUNTER, "Failures while firing.", ("schedule",))
+BUILD_INFO = MetricSpec(
+    "taskflow_build_info", MetricType.INFO, "The version of taskflow-otel.", ("version",), merge="max"
+)
+
+METRICS = (
+    TASKS_ENQUEUED,
+    TASK_ATTEMPTS,
+    TASKS_FINISHED,
+    TASK_RETRIES,
+    TASK_EXCEPTIONS,
+    RUN_DURATION,
+    QUEUE_WAIT_TIME,
+    END_TO_END,
+    TASKS_RUNNING,
+    LAST_SUCCESS,
+    TASKS_RECOVERED,
+    FENCED_WRITES,
+    LABEL_OVERFLOW,
+    BACKEND_OPERATION,
+    QUEUE_DEPTH,
+    QUEUE_OLDEST_READY_AGE,
+    EXECUTOR_SLOTS,
+    TASKS_STUCK,
+    EVENTS_DROPPED,
+    EXPORTER_ERRORS,
+    SCHEDULE_LAST_FIRE,
+    SCHEDULE_NEXT_FIRE,
+    SCHEDULE_LATENESS,
+    SCHEDULE_MISSED,
+    SCHEDULE_ERRORS,
+    BUILD_INFO,
+)
+METRICS_BY_NAME = {spec.name: spec for spec in METRICS}
+
+_MESSAGING_LABELS = (MESSAGING_SYSTEM, MESSAGING_OPERATION_NAME, MESSAGING_DESTINATION_NAME)
+SENT_MESSAGES = MetricSpec(
+    "messaging.client.sent.messages", _COUNTER, "Tasks accepted.", _MESSAGING_LABELS, "{message}", on=_on(_T.ENQUEUED)
+)
+CONSUMED_MESSAGES = MetricSpec(
+    "messaging.client.consumed.messages",
+    _COUNTER,
+    "Attempts started.",
+    _MESSAGING_LABELS,
+    "{message}",
+    on=_on(_T.STARTED),
+)
+PROCESS_DURATION = MetricSpec(
+    "messaging.process.duration",
+    _HISTOGRAM,
+    "Run time of one attempt.",
+    (*_MESSAGING_LABELS, ERROR_TYPE),
+    "s",
+    _JOB_BUCKETS,
+    on=ATTEMPT_ENDS,
+)
+MESSAGING_METRICS = (SENT_MESSAGES, CONSUMED_MESSAGES, PROCESS_DURATION)
+"""What the semantic conventions ask of a messaging library; sent to OpenTelemetry metrics only."""
+
+
+def otel_name(spec: MetricSpec) -> str:
+    """The name of one of our metrics in OpenTelemetry, from which exporters to Prometheus make the original again."""
+    return spec.name.replace("_", ".", 1).removesuffix("_total").removesuffix("_seconds")

@@ -1,0 +1,136 @@
+"""The page `docs/telemetry.md`, generated: `python -m taskflow_otel.exporters.signals_doc > docs/telemetry.md`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
+from taskflow_otel.exporters.tracing import SOON
+from taskflow_otel.model.status import Transition
+
+_INTRODUCTION = f"""\
+# Telemetry
+
+Every span, log event and metric of taskflow-otel. This page is generated from `taskflow_otel/exporters/signals.py`;
+change it there.
+
+Spans and log records carry the instrumentation scope `{signals.SCOPE}` and the schema URL <{signals.SCHEMA_URL}>.
+Arguments of tasks are never part of any signal.
+"""
+
+_LINKS = f"""\
+Every `process` span links to the `send` span of its task, and to the attempt before it
+(`{signals.LINK}`=`previous_attempt`). With `Telemetry(propagation="auto")` it is also a child of the `send` span when
+the same process starts it within {SOON:g} seconds after the task was added by hand; attempts that are delayed,
+scheduled, recovered or retried by hand start a new trace. `"parent"` makes it always a child, `"link"` never.
+
+An attempt that dies with its process leaves a span too: the instance that takes the task over emits it, from the
+attempt's start to the last heartbeat, with status ERROR and `{signals.INTERRUPTED}`=`true`; it links to the span that
+was lost, where that is known (`dead_attempt`).
+
+The exception of a failed attempt is in the attributes of its log record. With
+`OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=logs/dup` it is an event of the span as well.
+"""
+
+_METRICS = """\
+Prometheus and OpenMetrics text at `/tasks/metrics`. In OpenMetrics, histograms carry exemplars (`trace_id`, `span_id`)
+of sampled spans. Label values beyond `Telemetry(max_label_values=)` count as `_other`.
+"""
+
+_OTEL_METRICS = """\
+## OpenTelemetry metrics
+
+With a meter provider (`Telemetry(meter_provider=)`, or a global one that is set when the manager starts) the same
+numbers go there too: `taskflow_tasks_enqueued_total` as `taskflow.tasks_enqueued`, and so on, with the same attributes
+as there are labels above. Besides, what the semantic conventions ask of a messaging library:
+"""
+
+
+def render() -> str:
+    """The whole page, as Markdown."""
+    parts = [
+        _INTRODUCTION,
+        "## Spans\n",
+        *(_span(spec) for spec in signals.SPANS),
+        _LINKS,
+        "## Log events\n",
+        _log_table(),
+        "## Attributes\n",
+        _table(("attribute", "type", "meaning"), ((_code(a.name), a.type, a.meaning) for a in signals.ATTRIBUTES)),
+        "## Metrics\n",
+        _METRICS,
+        _metric_table(signals.METRICS),
+        "### Buckets\n",
+        _table(
+            ("histogram", "upper bounds in seconds"),
+            ((_code(m.name), " ".join(f"{bound:g}" for bound in m.buckets)) for m in signals.METRICS if m.buckets),
+        ),
+        "`Telemetry(buckets={name: bounds})` replaces them.\n",
+        _OTEL_METRICS,
+        _metric_table(signals.MESSAGING_METRICS),
+    ]
+    return "\n".join(parts)
+
+
+def _span(spec: SpanSpec) -> str:
+    rows = (
+        ("kind", spec.kind),
+        ("starts", spec.starts),
+        ("is ended by", _transitions(spec.ended_by)),
+        ("attributes at start", f"{_codes(spec.at_start)}, {_code(signals.TAG_PREFIX + '*')}"),
+        ("attributes at end", _codes(spec.at_end)),
+    )
+    return f"### `{spec.name('{task}')}`\n\n{_table(('', ''), rows)}"
+
+
+def _log_table() -> str:
+    rows = [
+        (
+            _code(spec.event_name),
+            spec.severity,
+            spec.meaning + ("; with the exception" if spec.exception else ""),
+        )
+        for spec in (*signals.LOGS.values(), signals.TASK_LOG)
+    ]
+    lifecycle = (
+        f"Attributes of the lifecycle events: {_codes(signals.LIFECYCLE_LOG_ATTRIBUTES)}; "
+        f"with the exception: {_codes(signals.EXCEPTION_LOG_ATTRIBUTES)}.\n"
+    )
+    entries = (
+        f"Attributes of `{signals.TASK_LOG.event_name}`: {_codes(signals.TASK_LOG_ATTRIBUTES)}, "
+        f"{_code(signals.LOG_PREFIX + '*')}.\n"
+    )
+    return "\n".join((_table(("event", "severity", "meaning"), rows), lifecycle, entries))
+
+
+def _metric_table(specs: Sequence[MetricSpec]) -> str:
+    return _table(
+        ("metric", "type", "unit", "labels", "meaning", "moved by"),
+        (
+            (_code(m.name), m.type, m.unit or "–", _codes(m.labels) or "–", m.help, _transitions(m.on) or "–")
+            for m in specs
+        ),
+    )
+
+
+def _transitions(transitions: frozenset[Transition]) -> str:
+    return ", ".join(transition for transition in Transition if transition in transitions)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def _codes(texts: Iterable[str]) -> str:
+    return ", ".join(_code(text) for text in texts)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

@@ -1,0 +1,84 @@
+"""References to spans as stored with a task, and the OpenTelemetry objects that they stand for."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import lru_cache
+
+from opentelemetry import baggage, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+
+from taskflow_otel.model.trace import SpanRef
+
+_baggage_propagator = W3CBaggagePropagator()
+_NO_STATE = TraceState()
+# Not an empty context: the logging API takes an empty one for "the current one".
+_NOTHING_CURRENT = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+
+
+def nanoseconds(moment: datetime) -> int:
+    """Unix time in nanoseconds, exact to the microsecond that a datetime holds."""
+    return round(moment.timestamp() * 1_000_000) * 1_000
+
+
+def store(context: SpanContext, ref: SpanRef) -> None:
+    """Write the identity of a span into `ref`, in place; an invalid one leaves it empty."""
+    if context.is_valid:
+        ref.trace_id = trace.format_trace_id(context.trace_id)
+        ref.span_id = trace.format_span_id(context.span_id)
+        ref.trace_flags = int(context.trace_flags)
+        ref.tracestate = context.trace_state.to_header() if context.trace_state else ""
+
+
+def restore(ref: SpanRef, *, is_remote: bool) -> SpanContext | None:
+    """The span context that `ref` stands for, or `None` if it is empty or damaged."""
+    if not ref.valid:
+        return None
+    try:
+        trace_id, span_id = int(ref.trace_id, 16), int(ref.span_id, 16)
+    except ValueError:
+        return None
+    state = _trace_state(ref.tracestate) if ref.tracestate else _NO_STATE
+    context = SpanContext(trace_id, span_id, is_remote, TraceFlags(ref.trace_flags), state)
+    return context if context.is_valid else None
+
+
+@lru_cache(maxsize=256)
+def _trace_state(header: str) -> TraceState:
+    return TraceState.from_header([header])
+
+
+def context_of(ref: SpanRef) -> Context:
+    """A context in which the span of `ref` is current; without one, a context in which none is."""
+    span_context = restore(ref, is_remote=False)
+    if span_context is None:
+        return _NOTHING_CURRENT
+    return trace.set_span_in_context(NonRecordingSpan(span_context), Context())
+
+
+def baggage_header(context: Context | None = None) -> str:
+    """The W3C baggage header of a context (the current one by default); empty without baggage."""
+    if not baggage.get_all(context):
+        return ""
+    carrier: dict[str, str] = {}
+    _baggage_propagator.inject(carrier, context)
+    return carrier.get("baggage", "")
+
+
+def context_with_baggage(header: str) -> Context:
+    """A context that holds the baggage of a W3C header, and nothing else."""
+    return _baggage_propagator.extract({"baggage": header}, Context()) if header else Context()
+
+
+def carrier_of(ref: SpanRef, header: str = "") -> dict[str, str]:
+    """The W3C headers (`traceparent`, `tracestate`, `baggage`) with which another process continues from `ref`."""
+    carrier: dict[str, str] = {}
+    if ref.valid:
+        carrier["traceparent"] = f"00-{ref.trace_id}-{ref.span_id}-{ref.trace_flags:02x}"
+        if ref.tracestate:
+            carrier["tracestate"] = ref.tracestate
+    if header:
+        carrier["baggage"] = header
+    return carrier

@@ -1,0 +1,51 @@
+"""Where telemetry goes, as the user says it: `Telemetry`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from opentelemetry._logs import LoggerProvider
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+from prometheus_client import CollectorRegistry
+
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.exporters.prometheus import DEFAULT_MAX_LABEL_VALUES, resolve_buckets
+from taskflow_otel.exporters.tracing import PROPAGATIONS, Propagation
+from taskflow_otel.model.options import whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telemetry:
+    """Providers, propagation and metric settings of one `TaskManager`; raises `ConfigurationError` when made wrongly.
+
+    A provider that is `None` is the global one of the OpenTelemetry API, whenever that is set.
+    """
+
+    tracer_provider: TracerProvider | None = None
+    logger_provider: LoggerProvider | None = None
+    meter_provider: MeterProvider | None = None
+    registry: CollectorRegistry | None = None
+    """Where the Prometheus metrics are registered; `None`: a registry of the manager's own."""
+    propagation: Propagation = "auto"
+    """What an attempt's span is a child of: see `taskflow_otel.exporters.tracing.TracingExporter`."""
+    max_label_values: int = DEFAULT_MAX_LABEL_VALUES
+    """How many different task names, queues and error types are shown by name; the rest counts as `_other`."""
+    buckets: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Upper bounds in seconds by histogram name, in place of the default ones."""
+
+    def __post_init__(self) -> None:
+        if self.propagation not in PROPAGATIONS:
+            raise ConfigurationError(f"propagation must be one of {', '.join(PROPAGATIONS)}, not {self.propagation!r}")
+        whole("max_label_values", self.max_label_values, minimum=1)
+        resolve_buckets(self.buckets)
+        for name, kind in (
+            ("tracer_provider", TracerProvider),
+            ("logger_provider", LoggerProvider),
+            ("meter_provider", MeterProvider),
+            ("registry", CollectorRegistry),
+        ):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise ConfigurationError(f"{name} must be a {kind.__name__}, not {value!r}")

@@ -1,0 +1,92 @@
+"""One event as one line, for files and terminals: what a task says is data and cannot forge a line."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.events import LifecycleEvent, LogEvent
+
+Format = Literal["text", "json"]
+FORMATS: tuple[str, ...] = get_args(Format)
+
+# Whatever ends a line or steers a terminal: C0, DEL, C1, the Unicode separators, and marks that reverse text.
+_UNSAFE = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _UNSAFE}
+_ESCAPES |= {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
+
+
+def check_format(value: str) -> None:
+    """Raise `ConfigurationError` for a format that does not exist."""
+    if value not in FORMATS:
+        raise ConfigurationError(f"format must be one of {', '.join(FORMATS)}, not {value!r}")
+
+
+def safe_text(value: object) -> str:
+    """`str(value)`, also for objects whose `str()` fails."""
+    try:
+        return str(value)
+    except Exception as exc:
+        return f"<{type(value).__name__} whose str() raised {type(exc).__name__}>"
+
+
+def escape(text: str) -> str:
+    """`text` on one line, without anything that a terminal would obey."""
+    return text if text.isprintable() else text.translate(_ESCAPES)
+
+
+def line(event: LifecycleEvent | LogEvent, form: str) -> str:
+    """The line of an event, without its end."""
+    return _json_line(event) if form == "json" else _text_line(event)
+
+
+def _text_line(event: LifecycleEvent | LogEvent) -> str:
+    moment = event.timestamp.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    said = event.message if isinstance(event, LogEvent) else f"-- {event.status.upper()}"
+    return f"[{escape(event.task_id)}] [{escape(event.func_name)}] {moment} {escape(said)}"
+
+
+def _json_line(event: LifecycleEvent | LogEvent) -> str:
+    fields: dict[str, Any] = {
+        "timestamp": iso(event.timestamp),
+        "kind": "log" if isinstance(event, LogEvent) else "lifecycle",
+        "task_id": event.task_id,
+        "func_name": event.func_name,
+        "queue": event.queue,
+        "attempt": event.attempt,
+        "tags": dict(event.tags),
+        "trace_id": event.trace_id,
+        "span_id": event.span_id,
+    }
+    if isinstance(event, LogEvent):
+        fields |= {"level": event.level, "message": event.message, "extra": dict(event.extra)}
+    else:
+        fields |= {
+            "transition": event.transition,
+            "status": event.status,
+            "retries_used": event.retries_used,
+            "duration": event.duration,
+            "reason": event.reason,
+            "error": event.error,
+            "error_type": event.error_type,
+            "stacktrace": event.stacktrace,
+            "executor": event.executor,
+            "instance": event.instance,
+        }
+    try:
+        text = json.dumps(fields, ensure_ascii=False, default=safe_text, skipkeys=True)
+    except (ValueError, RecursionError):
+        # Only `extra` can hold what JSON cannot: a structure that contains itself.
+        text = json.dumps(fields | {"extra": safe_text(fields.get("extra"))}, ensure_ascii=False)
+    # JSON escapes what is below 0x20; inside its strings the others may be escaped the same way.
+    return text if text.isprintable() else text.translate(_JSON_ESCAPES)
+
+
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in _UNSAFE if code >= 0x7F}
+
+
+def iso(moment: datetime) -> str:
+    """ISO 8601 in UTC, with the offset."""
+    return moment.astimezone(UTC).isoformat()

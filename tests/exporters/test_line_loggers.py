@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskflow_otel.bus import ObserverBus, TaskObserver
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.exporters import text
+from taskflow_otel.exporters.file import FileLogger
+from taskflow_otel.exporters.stdout import StdoutLogger
+from tests.exporters.story import Story
+
+
+async def through(observer: TaskObserver, tell: Callable[[ObserverBus], object]) -> ObserverBus:
+    """Let `tell` publish, and return the bus once everything has been written."""
+    bus = ObserverBus(observers=[observer])
+    await bus.start()
+    tell(bus)
+    await bus.close(10)
+    return bus
+
+
+def one_task(*messages: str, **extra: Any) -> Callable[[ObserverBus], Story]:
+    def tell(bus: ObserverBus) -> Story:
+        story = Story(bus).created().enqueued().started()
+        for message in messages:
+            story.log(message, **extra)
+        return story.succeeded()
+
+    return tell
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tasks.log"
+
+
+async def test_lines_have_the_promised_form(path: Path) -> None:
+    story: list[Story] = []
+    await through(FileLogger(path, log_lifecycle=True), lambda bus: story.append(one_task("sent")(bus)))
+    head = f"[{story[0].record.task_id}] [send_email] 2026-01-02T03:04"
+    assert path.read_text().splitlines() == [
+        f"{head}:06 -- PENDING",
+        f"{head}:07 -- RUNNING",
+        f"{head}:07 sent",
+        f"{head}:08 -- SUCCESS",
+    ]
+
+
+async def test_lifecycle_lines_and_low_levels_are_left_out_by_default(path: Path) -> None:
+    def tell(bus: ObserverBus) -> None:
+        story = Story(bus).created().enqueued().started()
+        for level in ("debug", "info", "error"):
+            story.log(level, level)
+
+    await through(FileLogger(path), tell)
+    assert [line.rpartition(" ")[2] for line in path.read_text().splitlines()] == ["info", "error"]
+
+
+async def test_json_lines_hold_everything(path: Path) -> None:
+    await through(FileLogger(path, format="json", log_lifecycle=True), one_task("größe 🎉", rows=3))
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert [line.get("transition") or line["message"] for line in lines] == [
+        "enqueued",
+        "started",
+        "größe 🎉",
+        "succeeded",
+    ]
+    assert lines[2]["extra"] == {"rows": 3}
+    assert lines[3]["duration"] == 1.0
+    assert {line["func_name"] for line in lines} == {"send_email"}
+
+
+HOSTILE = "a\r\n[forged] [task] line\x1b[31m\x00\x85\u2028\u202ereversed \ud800 \ttab"
+
+
+@pytest.mark.parametrize("format", text.FORMATS)
+async def test_a_message_cannot_forge_a_line_or_steer_a_terminal(path: Path, format: text.Format) -> None:
+    await through(FileLogger(path, format=format), one_task(HOSTILE))
+    content = path.read_text("utf-8")
+    assert len(content.splitlines()) == 1
+    assert content.removesuffix("\n").isprintable()
+    if format == "json":
+        assert json.loads(content)["message"] == HOSTILE
+
+
+async def test_a_name_cannot_forge_a_line(path: Path) -> None:
+    await through(FileLogger(path), lambda bus: Story(bus, "evil\nname").log("x"))
+    assert "[evil\\nname]" in path.read_text()
+
+
+async def test_values_that_json_does_not_know_become_text(path: Path) -> None:
+    circular: list[Any] = []
+    circular.append(circular)
+
+    def tell(bus: ObserverBus) -> None:
+        Story(bus).log("path", where=Path("/x"))
+        Story(bus).log("circle", circle=circular)
+
+    bus = await through(FileLogger(path, format="json"), tell)
+    first, second = [json.loads(line) for line in path.read_text().splitlines()]
+    assert first["extra"] == {"where": "/x"}
+    assert "[...]" in second["extra"]
+    assert bus.errors == {}
+
+
+async def test_the_file_is_rotated_at_its_size_and_old_ones_are_kept(path: Path) -> None:
+    await through(
+        FileLogger(path, max_bytes=300, backup_count=2), one_task(*(f"message number {n:04}" for n in range(20)))
+    )
+    files = sorted(file.name for file in path.parent.iterdir())
+    assert files == ["tasks.log", "tasks.log.1", "tasks.log.2"]
+    assert all(file.stat().st_size <= 300 for file in path.parent.iterdir())
+    kept = "".join((path.parent / name).read_text() for name in ("tasks.log.2", "tasks.log.1", "tasks.log"))
+    numbers = [int(line.rpartition(" ")[2]) for line in kept.splitlines()]
+    assert numbers == list(range(20 - len(numbers), 20))
+
+
+async def test_without_backups_the_file_starts_again(path: Path) -> None:
+    await through(FileLogger(path, max_bytes=150, backup_count=0), one_task(*(f"number {n}" for n in range(9))))
+    assert [file.name for file in path.parent.iterdir()] == ["tasks.log"]
+    assert path.read_text().endswith("number 8\n")
+
+
+async def test_a_line_longer_than_the_limit_is_written_whole(path: Path) -> None:
+    await through(FileLogger(path, max_bytes=100), one_task("x" * 500, "y"))
+    assert (path.parent / "tasks.log.1").read_text().endswith("x" * 500 + "\n")
+
+
+@pytest.mark.parametrize("options", [{"max_bytes": 0}, {"mode": "watched", "max_bytes": 10}], ids=["zero", "watched"])
+async def test_a_file_that_is_not_to_be_rotated_grows(path: Path, options: dict[str, Any]) -> None:
+    await through(FileLogger(path, **options), one_task(*("line" for _ in range(50))))
+    assert len(path.read_text().splitlines()) == 50
+
+
+async def test_watched_mode_follows_a_file_that_was_moved_away(path: Path) -> None:
+    bus = ObserverBus(observers=[FileLogger(path, mode="watched")])
+    await bus.start()
+    story = Story(bus)
+    story.log("before")
+    await bus.flush(10)
+    moved = path.rename(path.with_suffix(".old"))
+    story.log("after")
+    await bus.flush(10)
+    path.unlink()
+    path.write_text("someone else's line\n")
+    story.log("last")
+    await bus.close(10)
+    assert moved.read_text().endswith("before\n")
+    assert [line.rpartition(" ")[2] for line in path.read_text().splitlines()] == ["line", "last"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: FileLogger(p / "missing" / "x.log"), "Create its directory"),
+        (FileLogger, "cannot be written"),
+        (lambda p: FileLogger("/proc/taskflow.log"), "cannot be written"),
+        (lambda p: FileLogger(p / "x", mode="rolling"), "rotate, watched"),
+        (lambda p: FileLogger(p / "x", format="xml"), "text, json"),
+        (lambda p: FileLogger(p / "x", min_level="loud"), "debug, info"),
+        (lambda p: FileLogger(p / "x", max_bytes=-1), "max_bytes"),
+        (lambda p: FileLogger(p / "x", backup_count=True), "backup_count"),
+        (lambda p: StdoutLogger(format="xml"), "text, json"),
+        (lambda p: StdoutLogger(min_level="loud"), "debug, info"),
+    ],
+)
+def test_a_logger_that_could_not_work_is_refused_when_it_is_made(
+    tmp_path: Path, make: Callable[[Path], object], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make(tmp_path)
+
+
+async def test_a_full_disk_is_counted_reported_once_and_survived(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = threading.Event()
+    full.set()
+    real_write = os.write
+
+    def write(file: int, data: memoryview) -> int:
+        if full.is_set():
+            if len(data) > 10:
+                return int(real_write(file, data[:10]))
+            raise OSError(28, "No space left on device")
+        return int(real_write(file, data))
+
+    bus = ObserverBus(observers=[FileLogger(path)])
+    await bus.start()
+    story = Story(bus)
+    monkeypatch.setattr("taskflow_otel.exporters.file.os.write", write)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            story.log("lost")
+            await bus.flush(10)
+    assert bus.errors == {"FileLogger": 3}
+    assert len(caplog.records) == 1
+    assert "No space left" in caplog.text
+    full.clear()
+    story.log("kept")
+    await bus.close(10)
+    assert path.read_text().splitlines()[-1].endswith("] 2026-01-02T03:04:05 kept"), "not glued to a torn line"
+
+
+async def test_writing_never_happens_on_the_event_loop(path: Path) -> None:
+    threads: set[str] = set()
+
+    class Spy(FileLogger):
+        def write(self, lines: list[str]) -> None:
+            threads.add(threading.current_thread().name)
+            super().write(lines)
+
+    before = set(threading.enumerate())
+    await through(Spy(path), one_task("x"))
+    assert threads
+    assert threading.main_thread().name not in threads
+    for thread in set(threading.enumerate()) - before:
+        await asyncio.to_thread(thread.join, 10)
+    assert not [t for t in threading.enumerate() if t.name.startswith("taskflow Spy")]
+
+
+async def test_standard_output_gets_the_same_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    await through(StdoutLogger(log_lifecycle=True), one_task("sent"))
+    assert [line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines()] == [
+        "PENDING",
+        "RUNNING",
+        "sent",
+        "SUCCESS",
+    ]
+
+
+async def test_a_terminal_of_another_encoding_shows_escapes() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    await through(StdoutLogger(stream=stream), one_task("é🎉"))
+    assert raw.getvalue().endswith(b"\\xe9\\U0001f389\n")

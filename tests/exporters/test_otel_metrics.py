@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData
+from opentelemetry.sdk.trace import TracerProvider
+
+from taskflow_otel.bus import ObserverBus
+from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.metric_state import Histogram
+from taskflow_otel.exporters.otel_metrics import OtelMetricsExporter
+from taskflow_otel.exporters.prometheus import PrometheusExporter
+from taskflow_otel.exporters.tracing import TracingExporter
+from tests.exporters.story import Story
+
+
+class Metered:
+    """A bus with both metric sinks, and what the SDK collects."""
+
+    def __init__(self) -> None:
+        self.reader = InMemoryMetricReader()
+        self.provider = MeterProvider([self.reader], shutdown_on_exit=False)
+        self.tracer_provider = TracerProvider(shutdown_on_exit=False)
+        self.prometheus = PrometheusExporter(max_label_values=5)
+        self.bus = ObserverBus(
+            [
+                TracingExporter(self.tracer_provider),
+                self.prometheus,
+                OtelMetricsExporter(self.prometheus, self.provider),
+            ]
+        )
+
+    def collect(self) -> dict[str, list[Any]]:
+        """The data points by metric name."""
+        data = self.reader.get_metrics_data()
+        assert isinstance(data, MetricsData)
+        return {
+            metric.name: list(metric.data.data_points)
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+
+@pytest.fixture
+async def metered() -> Any:
+    made = Metered()
+    await made.bus.start()
+    yield made
+    made.provider.shutdown()
+    made.tracer_provider.shutdown()
+
+
+def values(points: list[Any]) -> dict[tuple[str, ...], float]:
+    return {tuple(str(v) for v in point.attributes.values()): point.value for point in points}
+
+
+def test_both_sinks_have_the_same_counters_and_gauges(metered: Metered) -> None:
+    Story(metered.bus).created().enqueued().started().retried().started().succeeded()
+    Story(metered.bus).created().enqueued().started()
+    collected = metered.collect()
+    snapshot = metered.prometheus.snapshot()
+    compared = 0
+    for spec in signals.METRICS:
+        children = {k: v for k, v in snapshot.get(spec.name, {}).items() if not isinstance(v, Histogram)}
+        if children:
+            assert values(collected[signals.otel_name(spec)]) == children
+            compared += 1
+    assert compared >= 10
+
+
+def test_histograms_agree_and_use_the_same_buckets(metered: Metered) -> None:
+    Story(metered.bus).created().enqueued().started().retried().started().succeeded()
+    collected = metered.collect()
+    for spec in (signals.RUN_DURATION, signals.QUEUE_WAIT_TIME, signals.END_TO_END):
+        (point,) = collected[signals.otel_name(spec)]
+        ours = metered.prometheus.snapshot()[spec.name]["send_email", "default"]
+        assert isinstance(ours, Histogram)
+        assert (list(point.bucket_counts), point.sum) == (ours.counts, ours.sum)
+        assert tuple(point.explicit_bounds) == ours.bounds
+        assert dict(point.attributes) == {"task": "send_email", "queue": "default"}
+
+
+def test_messaging_metrics_follow_the_semantic_conventions(metered: Metered) -> None:
+    Story(metered.bus).created().enqueued().started().retried().started().succeeded()
+    Story(metered.bus).created().enqueued().started()
+    collected = metered.collect()
+    (sent,) = collected["messaging.client.sent.messages"]
+    (consumed,) = collected["messaging.client.consumed.messages"]
+    assert (sent.value, consumed.value) == (2, 3)
+    assert sent.attributes["messaging.operation.name"] == "send"
+    by_error = {point.attributes.get("error.type"): point.count for point in collected["messaging.process.duration"]}
+    assert by_error == {None: 1, "ConnectionError": 1}
+
+
+def test_a_refused_write_makes_no_counter_fall(metered: Metered) -> None:
+    story = Story(metered.bus).created().enqueued().started()
+    before = metered.collect()
+    metered.bus.refused(story.record)
+    after = metered.collect()
+    assert values(before["messaging.client.consumed.messages"]) == values(after["messaging.client.consumed.messages"])
+    assert list(values(after["taskflow.tasks_running"]).values()) == [0]
+
+
+def test_exemplars_lead_to_the_attempt(metered: Metered) -> None:
+    story = Story(metered.bus).created().enqueued().started().succeeded()
+    (point,) = metered.collect()[signals.otel_name(signals.RUN_DURATION)]
+    (exemplar,) = point.exemplars
+    assert f"{exemplar.trace_id:032x}" == story.record.trace_id
+
+
+def test_names_beyond_the_cap_share_one_series(metered: Metered) -> None:
+    for number in range(20):
+        Story(metered.bus, f"t{number}").created().enqueued().started().failed(error_type=f"E{number}")
+    points = metered.collect()["messaging.process.duration"]
+    assert len({point.attributes["messaging.destination.name"] for point in points}) == 6
+    assert len({point.attributes["error.type"] for point in points}) == 6
+
+
+@pytest.fixture
+def nothing() -> ObserverBus:
+    prometheus = PrometheusExporter()
+    return ObserverBus([prometheus, OtelMetricsExporter(prometheus, NoOpMeterProvider())])
+
+
+async def test_without_a_meter_provider_nothing_is_recorded(nothing: ObserverBus) -> None:
+    await nothing.start()
+    Story(nothing).created().enqueued().started().succeeded()
+    assert await nothing.flush(5)
+    assert nothing.errors == {}

@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import SpanKind, StatusCode
+
+from taskflow_otel.bus import ObserverBus
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.exporters import signals, spans
+from taskflow_otel.exporters.tracing import TASK_ID_KEY, Propagation, TracingExporter
+from taskflow_otel.model.status import Transition
+from taskflow_otel.model.trace import SpanRef
+from tests.exporters.story import START, Story
+
+
+class Traced:
+    """A bus with the tracing exporter, and what the SDK exported of it."""
+
+    def __init__(self, propagation: Propagation = "auto") -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracer = self.provider.get_tracer("test")
+        self.bus = self.process(propagation)
+
+    def process(self, propagation: Propagation = "auto") -> ObserverBus:
+        """A further process that exports to the same place."""
+        return ObserverBus([TracingExporter(self.provider, propagation=propagation)])
+
+    @property
+    def spans(self) -> list[ReadableSpan]:
+        return list(self.exporter.get_finished_spans())
+
+    def named(self, prefix: str) -> list[ReadableSpan]:
+        return [span for span in self.spans if span.name.startswith(prefix)]
+
+    def send(self) -> ReadableSpan:
+        (span,) = self.named("send ")
+        return span
+
+
+@pytest.fixture
+def traced() -> Iterator[Traced]:
+    made = Traced()
+    yield made
+    made.provider.shutdown()
+
+
+def parent_of(span: ReadableSpan) -> int | None:
+    return None if span.parent is None else span.parent.span_id
+
+
+def own(span: ReadableSpan) -> trace.SpanContext:
+    found = span.get_span_context()
+    assert found is not None
+    return found
+
+
+def links_of(span: ReadableSpan) -> list[tuple[str, int]]:
+    return [(str((link.attributes or {}).get(signals.LINK, "creation")), link.context.span_id) for link in span.links]
+
+
+def test_request_send_and_process_are_one_trace(traced: Traced) -> None:
+    with traced.tracer.start_as_current_span("GET /") as request:
+        story = Story(traced.bus).created()
+    story.enqueued().started().succeeded()
+    send, (process,) = traced.send(), traced.named("process ")
+    assert parent_of(send) == request.get_span_context().span_id
+    assert parent_of(process) == own(send).span_id
+    assert own(process).trace_id == request.get_span_context().trace_id
+    assert links_of(process) == [("creation", own(send).span_id)]
+    assert (send.kind, process.kind) == (SpanKind.PRODUCER, SpanKind.CONSUMER)
+    assert process.status.status_code is StatusCode.UNSET
+    assert story.record.trace_id == trace.format_trace_id(own(process).trace_id)
+
+
+def test_spans_start_and_end_when_the_attempt_did(traced: Traced) -> None:
+    Story(traced.bus).created().enqueued().started().succeeded()
+    (process,) = traced.named("process ")
+    assert process.start_time == spans.nanoseconds(START + timedelta(seconds=2))
+    assert process.end_time == spans.nanoseconds(START + timedelta(seconds=3))
+    assert traced.send().start_time == spans.nanoseconds(START)
+
+
+def test_a_retry_stays_in_the_trace_and_links_to_the_attempt_before(traced: Traced) -> None:
+    Story(traced.bus).created().enqueued().started().retried().started().retried().started().succeeded()
+    send, (first, second, third) = traced.send(), traced.named("process ")
+    assert {own(span).trace_id for span in (send, first, second, third)} == {own(send).trace_id}
+    assert links_of(first) == [("creation", own(send).span_id)]
+    assert links_of(second) == [("creation", own(send).span_id), ("previous_attempt", own(first).span_id)]
+    assert links_of(third) == [("creation", own(send).span_id), ("previous_attempt", own(second).span_id)]
+    assert first.status.status_code is StatusCode.ERROR
+    assert (first.attributes or {})["error.type"] == "ConnectionError"
+    assert third.status.status_code is StatusCode.UNSET
+
+
+def test_a_retry_long_after_the_request_starts_a_new_trace(traced: Traced) -> None:
+    story = Story(traced.bus).created().enqueued().started().retried()
+    story.moment += timedelta(hours=1)
+    story.started().succeeded()
+    first, second = traced.named("process ")
+    assert parent_of(second) is None
+    assert links_of(second)[1] == ("previous_attempt", own(first).span_id)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"run_at": START + timedelta(seconds=1)}, {"source": "scheduled"}, {"source": "retry"}],
+    ids=["delayed", "scheduled", "retried by hand"],
+)
+def test_a_task_apart_from_its_request_starts_a_new_trace_with_a_link(
+    traced: Traced, fields: dict[str, object]
+) -> None:
+    Story(traced.bus, **fields).created().enqueued().started().retried().started().succeeded()
+    send, (first, second) = traced.send(), traced.named("process ")
+    assert parent_of(first) is None
+    assert parent_of(second) is None
+    assert len({own(span).trace_id for span in (send, first, second)}) == 3
+    assert links_of(first) == [("creation", own(send).span_id)]
+
+
+@pytest.mark.parametrize(("propagation", "child"), [("parent", True), ("link", False)])
+def test_propagation_can_be_fixed(propagation: Propagation, child: bool) -> None:
+    traced = Traced(propagation)
+    Story(traced.bus, source="scheduled").created().enqueued().started().succeeded()
+    send, (process,) = traced.send(), traced.named("process ")
+    assert parent_of(process) == (own(send).span_id if child else None)
+    assert links_of(process) == [("creation", own(send).span_id)]
+    traced.provider.shutdown()
+
+
+def test_an_unknown_propagation_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="auto, parent, link"):
+        TracingExporter(propagation="both")  # type: ignore[arg-type]
+
+
+def test_a_task_that_waited_in_a_dead_process_runs_in_a_new_trace(traced: Traced) -> None:
+    before = Story(traced.bus).created().enqueued()
+    after = before.taken_over(traced.process())
+    after.tell(Transition.RECOVERED, reason="process_died")
+    after.started().succeeded()
+    send, (process,) = traced.send(), traced.named("process ")
+    assert parent_of(process) is None
+    assert links_of(process) == [("creation", own(send).span_id)]
+    assert process.links[0].context.is_remote
+
+
+def test_an_attempt_that_died_with_its_process_leaves_a_span(traced: Traced) -> None:
+    before = Story(traced.bus).created().enqueued().started()
+    lost = before.record.trace.attempt
+    assert lost is not None
+    lost_id = lost.span_id
+    heartbeat = before.moment + timedelta(seconds=5)
+    after = before.taken_over(traced.process())
+    after.tell(Transition.RECOVERED, reason="process_died", end_time=heartbeat)
+    after.record.attempt += 1
+    after.started().succeeded()
+    send, (dead, rerun) = traced.send(), traced.named("process ")
+    assert dead.status.status_code is StatusCode.ERROR
+    assert (dead.attributes or {})[signals.INTERRUPTED] is True
+    assert dead.start_time == spans.nanoseconds(before.moment)
+    assert dead.end_time == spans.nanoseconds(heartbeat)
+    assert parent_of(dead) == own(send).span_id
+    assert links_of(dead) == [("creation", own(send).span_id), ("dead_attempt", int(lost_id, 16))]
+    assert parent_of(rerun) is None
+    assert links_of(rerun) == [("creation", own(send).span_id), ("previous_attempt", own(dead).span_id)]
+
+
+def test_a_dead_attempt_whose_span_was_never_stored_leaves_one_too(traced: Traced) -> None:
+    before = Story(traced.bus).created().enqueued().started()
+    before.record.trace.attempt = SpanRef()
+    after = before.taken_over(traced.process())
+    after.tell(Transition.INTERRUPTED, reason="process_died")
+    (dead,) = traced.named("process ")
+    assert links_of(dead) == [("creation", own(traced.send()).span_id)]
+    assert after.record.span_id == trace.format_span_id(own(dead).span_id)
+
+
+def test_an_interruption_by_shutdown_ends_the_open_span_once(traced: Traced) -> None:
+    story = Story(traced.bus).created().enqueued().started()
+    # The record still holds the error of an earlier attempt.
+    story.tell(Transition.INTERRUPTED, reason="shutdown", error_type="ConnectionError", error="earlier")
+    (process,) = traced.named("process ")
+    assert (process.attributes or {})["error.type"] == "interrupted"
+    assert process.status.description == "shutdown"
+    assert process.status.status_code is StatusCode.ERROR
+    assert (process.attributes or {})[signals.INTERRUPTED] is True
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"), [("queue_full", StatusCode.ERROR), ("duplicate", StatusCode.UNSET)], ids=str
+)
+def test_a_refused_task_ends_its_send_span(traced: Traced, reason: str, status: StatusCode) -> None:
+    Story(traced.bus).created().tell(Transition.REJECTED, reason=reason)
+    send = traced.send()
+    assert send.status.status_code is status
+    assert (send.attributes or {}).get("error.type") == (reason if status is StatusCode.ERROR else None)
+
+
+def test_a_cancelled_attempt_is_no_error(traced: Traced) -> None:
+    Story(traced.bus).created().enqueued().started().tell(Transition.CANCELLED, reason="cancelled")
+    (process,) = traced.named("process ")
+    assert process.status.status_code is StatusCode.UNSET
+    assert (process.attributes or {})[signals.OUTCOME] == "cancelled"
+
+
+def test_a_write_refused_by_fencing_ends_the_span_with_an_error(traced: Traced) -> None:
+    story = Story(traced.bus).created().enqueued().started()
+    traced.bus.refused(story.record)
+    (process,) = traced.named("process ")
+    assert (process.attributes or {})["error.type"] == "StaleTokenError"
+
+
+def test_the_attempts_span_is_current_inside_the_function(traced: Traced) -> None:
+    story = Story(traced.bus).created().enqueued().started()
+
+    def function() -> tuple[str, object]:
+        with traced.tracer.start_as_current_span("inner"):
+            return trace.format_span_id(trace.get_current_span().get_span_context().span_id), context.get_value(
+                TASK_ID_KEY
+            )
+
+    inner_id, task_id = story.inside(function)
+    story.succeeded()
+    (process,), (inner,) = traced.named("process "), traced.named("inner")
+    assert parent_of(inner) == own(process).span_id
+    assert trace.format_span_id(own(inner).span_id) == inner_id
+    assert task_id == story.record.task_id
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_baggage_of_the_request_is_there_inside_the_function_also_after_a_restart(traced: Traced) -> None:
+    token = context.attach(baggage.set_baggage("tenant", "Zoë & sons"))
+    story = Story(traced.bus).created()
+    context.detach(token)
+    after = story.enqueued().taken_over(traced.process()).started()
+    assert after.inside(lambda: baggage.get_baggage("tenant")) == "Zoë & sons"
+    assert baggage.get_baggage("tenant") is None
+
+
+def test_tracestate_and_flags_survive_storage(traced: Traced) -> None:
+    state = trace.TraceState([("vendor", "abc")])
+    remote = trace.SpanContext(1, 2, True, trace.TraceFlags(1), state)
+    token = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(remote)))
+    story = Story(traced.bus).created().enqueued()
+    context.detach(token)
+    assert story.record.trace.creation.tracestate == "vendor=abc"
+    after = story.taken_over(traced.process("parent"))
+    after.started().succeeded()
+    (process,) = traced.named("process ")
+    assert own(process).trace_state == state
+    assert own(process).trace_id == 1
+
+
+def test_unsampled_tasks_pass_their_context_on_and_export_nothing() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    story = Story(ObserverBus([TracingExporter(provider)])).created().enqueued().started().succeeded()
+    assert exporter.get_finished_spans() == ()
+    assert story.record.trace.creation.valid
+    assert story.record.trace.creation.trace_flags & 1 == 0
+    provider.shutdown()
+
+
+def test_without_an_sdk_nothing_is_stored_or_attached() -> None:
+    story = Story(ObserverBus([TracingExporter()])).created().enqueued().started()
+    assert not story.record.trace.creation.valid
+    assert story.inside(lambda: context.get_value(TASK_ID_KEY)) is None
+    story.succeeded()
+
+
+def test_attributes_are_the_promised_ones_and_hold_no_arguments(traced: Traced) -> None:
+    story = Story(traced.bus, tags={"tenant": "a"}, payload='{"secret": 1}', executor="thread", priority=7)
+    story.created().enqueued().started().succeeded()
+    send, (process,) = traced.send(), traced.named("process ")
+    tags = {signals.TAG_PREFIX + "tenant": "a"}
+    common = {
+        "messaging.system": "taskflow",
+        "messaging.destination.name": "send_email",
+        "messaging.message.id": story.record.task_id,
+        "taskflow.queue": "default",
+        "taskflow.priority": 7,
+        "taskflow.executor": "thread",
+        "taskflow.source": "manual",
+        "taskflow.instance": "here",
+    }
+    assert dict(send.attributes or {}) == common | tags | {
+        "messaging.operation.name": "send",
+        "messaging.operation.type": "send",
+    }
+    assert dict(process.attributes or {}) == common | tags | {
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "taskflow.attempt": 0,
+        "taskflow.queue_wait": 0.25,
+        "taskflow.outcome": "succeeded",
+    }
+    assert process.instrumentation_scope is not None
+    assert process.instrumentation_scope.schema_url == signals.SCHEMA_URL
+
+
+@pytest.mark.parametrize(("opt_in", "events"), [("", 0), ("logs", 0), ("logs/dup", 1)])
+def test_an_exception_is_a_span_event_only_on_request(
+    monkeypatch: pytest.MonkeyPatch, opt_in: str, events: int
+) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN", opt_in)
+    traced = Traced()
+    Story(traced.bus).created().enqueued().started().failed()
+    (process,) = traced.named("process ")
+    assert len(process.events) == events
+    traced.provider.shutdown()
+
+
+def test_nothing_is_kept_of_finished_tasks(traced: Traced) -> None:
+    exporter = TracingExporter(traced.provider)
+    bus = ObserverBus([exporter])
+    Story(bus).created().enqueued().started().retried().started().failed()
+    Story(bus).created().tell(Transition.REJECTED, reason="queue_full")
+    Story(bus).created().enqueued().tell(Transition.CANCELLED, reason="request_failed")
+    story = Story(bus).created().enqueued().started()
+    bus.refused(story.record)
+    assert exporter._open == {}
+
+
+@pytest.mark.parametrize("ref", [SpanRef(), SpanRef("zz", "1"), SpanRef("0" * 32, "0" * 16)], ids=str)
+def test_a_damaged_reference_is_no_span(ref: SpanRef) -> None:
+    assert spans.restore(ref, is_remote=True) is None
+
+
+def test_the_carrier_of_a_span_speaks_w3c() -> None:
+    ref = SpanRef("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", 1, "a=b")
+    assert spans.carrier_of(ref, "k=v") == {
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "tracestate": "a=b",
+        "baggage": "k=v",
+    }
+    assert spans.carrier_of(SpanRef()) == {}
+
+
+async def test_a_flush_of_the_bus_reaches_the_provider() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=3_600_000))
+    bus = ObserverBus([TracingExporter(provider)])
+    Story(bus).created().enqueued()
+    assert exporter.get_finished_spans() == ()
+    assert await bus.flush(10)
+    assert [span.name for span in exporter.get_finished_spans()] == ["send send_email"]
+    provider.shutdown()
+
+
+def test_a_global_provider_that_is_set_later_is_found() -> None:
+    script = """
+    from datetime import timedelta
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from taskflow_otel.bus import ObserverBus
+    from taskflow_otel.exporters.tracing import TracingExporter
+    from tests.exporters.story import Story
+
+    bus = ObserverBus([TracingExporter()])
+    before = Story(bus).created()
+    trace.set_tracer_provider(TracerProvider())
+    before.enqueued().started().succeeded()
+    after = Story(bus)
+    after.record.created_at += timedelta(seconds=1)
+    after.created().enqueued().started().succeeded()
+    assert not before.record.trace.creation.valid
+    assert after.record.trace.creation.valid and after.record.trace.attempt.valid
+    assert bus.errors == {}
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert result.returncode == 0, result.stderr

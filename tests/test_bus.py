@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from taskflow_otel.bus import Complaints, Event, Exporter, ObserverBus, TaskObserver
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.exporters.memory import InMemoryLogger
+from taskflow_otel.model.events import LifecycleEvent, LogEvent
+from taskflow_otel.model.record import Progress, TaskRecord
+from taskflow_otel.model.status import Transition
+from tests.exporters.story import Story
+from tests.waiting import eventually
+
+
+class Recorder(Exporter):
+    name = "recorder"
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def on_created(self, record: TaskRecord) -> None:
+        self.heard.append("created")
+
+    def on_lifecycle(self, event: LifecycleEvent) -> None:
+        self.heard.append(event.transition)
+
+    def on_log(self, event: LogEvent) -> None:
+        self.heard.append(event.message)
+
+    def on_progress(self, record: TaskRecord) -> None:
+        self.heard.append("progress")
+
+    def on_refused(self, record: TaskRecord) -> None:
+        self.heard.append("refused")
+
+    def start(self) -> None:
+        self.heard.append("start")
+
+    def flush(self, timeout: float) -> None:
+        self.heard.append("flush")
+
+    def close(self) -> None:
+        self.heard.append("close")
+
+
+class Broken(Exporter):
+    name = "broken"
+
+    def on_created(self, record: TaskRecord) -> None:
+        raise RuntimeError("created")
+
+    def on_lifecycle(self, event: LifecycleEvent) -> None:
+        raise RuntimeError("lifecycle")
+
+    def on_log(self, event: LogEvent) -> None:
+        raise RuntimeError("log")
+
+    def on_progress(self, record: TaskRecord) -> None:
+        raise RuntimeError("progress")
+
+    def on_refused(self, record: TaskRecord) -> None:
+        raise RuntimeError("refused")
+
+    def start(self) -> None:
+        raise RuntimeError("start")
+
+    def flush(self, timeout: float) -> None:
+        raise RuntimeError("flush")
+
+    def close(self) -> None:
+        raise RuntimeError("close")
+
+
+async def tell_everything(bus: ObserverBus) -> None:
+    await bus.start()
+    story = Story(bus).created().enqueued().started()
+    story.log("hello")
+    story.record.progress = Progress(1, 2)
+    bus.progress(story.record)
+    bus.refused(story.record)
+    await bus.close(5)
+
+
+EVERYTHING = ["start", "created", "enqueued", "started", "hello", "progress", "refused", "close", "flush"]
+
+
+async def test_an_exporter_hears_everything_in_order() -> None:
+    recorder = Recorder()
+    await tell_everything(ObserverBus([recorder]))
+    assert recorder.heard == EVERYTHING
+
+
+async def test_a_broken_exporter_is_counted_and_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+    bus = ObserverBus([Broken(), recorder])
+    with caplog.at_level(logging.ERROR, "taskflow_otel.bus"):
+        await tell_everything(bus)
+    assert recorder.heard == EVERYTHING
+    assert bus.errors == {"broken": 8, "flush": 1}
+    assert len(caplog.records) == 2, "the same failure is not logged again within the minute"
+
+
+async def test_an_observer_gets_its_events_in_order_and_only_from_its_level_on() -> None:
+    class Quiet(TaskObserver):
+        min_level = "warning"
+
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        async def on_lifecycle(self, event: LifecycleEvent) -> None:
+            self.heard.append(event.transition)
+
+        async def on_log(self, event: LogEvent) -> None:
+            self.heard.append(event.message)
+
+    quiet = Quiet()
+    bus = ObserverBus(observers=[quiet])
+    story = Story(bus).created().enqueued().started()
+    for level in ("debug", "info", "warning", "error", "critical"):
+        story.log(level, level)
+    story.succeeded()
+    await bus.start()
+    assert await bus.flush(5)
+    assert quiet.heard == ["enqueued", "started", "warning", "error", "critical", "succeeded"]
+    await bus.close(5)
+
+
+async def test_what_an_observer_does_not_override_is_not_queued_for_it() -> None:
+    class OnlyLogs(TaskObserver):
+        async def on_log(self, event: LogEvent) -> None:
+            raise AssertionError("not started")
+
+    bus = ObserverBus(observers=[OnlyLogs()], queue_size=1)
+    Story(bus).created().enqueued().started().succeeded()
+    assert bus.dropped == {"OnlyLogs": 0}
+
+
+async def test_a_sleeping_observer_delays_nobody_and_its_overflow_is_counted() -> None:
+    asleep = asyncio.Event()
+
+    class Sleeper(TaskObserver):
+        async def on_lifecycle(self, event: LifecycleEvent) -> None:
+            asleep.set()
+            await asyncio.Event().wait()
+
+    memory = InMemoryLogger()
+    bus = ObserverBus(observers=[Sleeper(), memory], queue_size=10)
+    await bus.start()
+    Story(bus).created().enqueued()
+    await asleep.wait()
+    for _ in range(3):
+        Story(bus).created().enqueued().started().succeeded()
+        await bus.flush(0.01)
+    Story(bus).created().enqueued().started().succeeded()
+    assert bus.dropped["Sleeper"] == 2, "ten of the twelve further events fit"
+    await memory.wait_for(lambda _: len(memory.lifecycle) == 13)
+    assert not await bus.flush(0.01)
+    await bus.close(0.01)
+    assert bus.dropped == {"Sleeper": 13, "InMemoryLogger": 0}, "what was still queued or in hand counts too"
+
+
+async def test_a_raising_observer_is_counted_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Raiser(TaskObserver):
+        name = "raiser"
+        heard = 0
+
+        async def on_lifecycle(self, event: LifecycleEvent) -> None:
+            self.heard += 1
+            raise asyncio.CancelledError if self.heard == 2 else ValueError("no")
+
+    raiser = Raiser()
+    bus = ObserverBus(observers=[raiser])
+    await bus.start()
+    Story(bus).created().enqueued().started().succeeded()
+    assert await bus.flush(5)
+    assert (raiser.heard, bus.errors) == (3, {"raiser": 3})
+    assert [record.name for record in caplog.records] == ["taskflow_otel.bus"]
+    await bus.close(5)
+
+
+@pytest.mark.parametrize("how", ["raises", "hangs"])
+async def test_an_observer_that_cannot_start_stays_off_and_is_reported(
+    how: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskflow_otel.bus.STARTUP_TIMEOUT", 0.01)
+
+    class Late(InMemoryLogger):
+        closed = False
+
+        async def startup(self) -> None:
+            if how == "raises":
+                raise ConnectionError("nobody there")
+            await asyncio.Event().wait()
+
+        async def close(self) -> None:
+            self.closed = True
+
+    late, memory = Late(), InMemoryLogger()
+    bus = ObserverBus(observers=[late, memory])
+    await bus.start()
+    Story(bus).created().enqueued()
+    await bus.close(5)
+    assert (len(late.lifecycle), len(memory.lifecycle)) == (0, 1)
+    assert bus.dropped == {"Late": 1, "InMemoryLogger": 0}
+    assert "the observer Late could not start" in caplog.text
+    assert not late.closed
+
+
+async def test_startup_comes_first_and_close_last() -> None:
+    heard: list[str] = []
+
+    class Proper(TaskObserver):
+        async def startup(self) -> None:
+            heard.append("startup")
+
+        async def on_events(self, events: Sequence[Event]) -> None:
+            heard.append(f"{len(events)} events")
+
+        async def close(self) -> None:
+            heard.append("close")
+
+    bus = ObserverBus(observers=[Proper()])
+    Story(bus).created().enqueued().started().succeeded()
+    await bus.start()
+    await bus.close(5)
+    assert heard == ["startup", "3 events", "close"]
+
+
+async def test_a_bus_can_be_started_again() -> None:
+    memory = InMemoryLogger()
+    bus = ObserverBus(observers=[memory])
+    for _ in range(2):
+        await bus.start()
+        Story(bus).created().enqueued()
+        await bus.close(5)
+    assert len(memory.lifecycle) == 2
+
+
+async def test_an_observer_that_fails_to_close_or_ignores_its_end_holds_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    release = asyncio.Event()
+
+    class Stubborn(TaskObserver):
+        async def on_lifecycle(self, event: LifecycleEvent) -> None:
+            while not release.is_set():
+                try:
+                    await release.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        async def close(self) -> None:
+            raise RuntimeError("no")
+
+    bus = ObserverBus(observers=[Stubborn()])
+    await bus.start()
+    Story(bus).created().enqueued()
+    await bus.close(0.01)
+    assert "ignores its cancellation" in caplog.text
+    assert "failed to close" in caplog.text
+    release.set()
+    await eventually(
+        lambda: not [t for t in asyncio.all_tasks() if "Stubborn" in t.get_name()], "the end of the worker"
+    )
+
+
+async def test_a_flush_that_blocks_is_left_behind_at_the_deadline() -> None:
+    release = threading.Event()
+
+    class Hung(Exporter):
+        def flush(self, timeout: float) -> None:
+            release.wait(30)
+
+    bus = ObserverBus([Hung()])
+    assert not await bus.flush(0.01)
+    release.set()
+
+
+def test_observers_of_one_name_are_told_apart() -> None:
+    bus = ObserverBus(observers=[InMemoryLogger(), InMemoryLogger(), InMemoryLogger()])
+    assert list(bus.dropped) == ["InMemoryLogger", "InMemoryLogger-2", "InMemoryLogger-3"]
+
+
+@pytest.mark.parametrize("observer", [InMemoryLogger, object()], ids=["a class", "no observer"])
+def test_what_is_no_observer_is_refused(observer: object) -> None:
+    with pytest.raises(ConfigurationError, match="instance of a TaskObserver"):
+        ObserverBus(observers=[observer])  # type: ignore[list-item]
+
+
+def test_an_unknown_level_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="debug, info, warning"):
+        ObserverBus(observers=[InMemoryLogger(min_level="loud")])
+
+
+async def test_wait_for_finds_events_of_the_past_and_of_the_future() -> None:
+    memory = InMemoryLogger()
+    bus = ObserverBus(observers=[memory])
+    await bus.start()
+    story = Story(bus).created().enqueued().started()
+    await bus.flush(5)
+    past = await memory.wait_for(lambda event: isinstance(event, LifecycleEvent) and event.transition == "enqueued")
+    assert past is memory.lifecycle[0]
+    waiting = asyncio.create_task(
+        memory.wait_for(lambda event: isinstance(event, LogEvent) and event.message == "done")
+    )
+    await asyncio.sleep(0)
+    story.log("done")
+    assert await waiting is memory.logs[0]
+    with pytest.raises(TimeoutError):
+        await memory.wait_for(lambda event: False, timeout=0.01)
+    assert memory.messages == ["done"]
+    memory.clear()
+    assert (memory.lifecycle, memory.logs) == ([], [])
+    await bus.close(5)
+
+
+def test_a_recurring_complaint_is_made_once_a_minute_with_its_number(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    complaints = Complaints(lambda: now[0])
+    for second in (0, 10, 59, 61):
+        now[0] = second
+        complaints.add("disk", "is full")
+    assert [record.getMessage() for record in caplog.records] == [
+        "disk is full (1 times since last reported)",
+        "disk is full (3 times since last reported)",
+    ]
+    assert complaints.counts == {"disk": 4}
+
+
+def test_every_transition_reaches_exporters_of_a_bus_without_a_loop() -> None:
+    recorder = Recorder()
+    Story(ObserverBus([recorder])).created().tell(Transition.REJECTED, reason="queue_full")
+    assert recorder.heard == ["created", "rejected"]
