@@ -8,12 +8,14 @@ variable; without an answer there (every request of every other application) it 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import fastapi.dependencies.utils as solving
 from fastapi import BackgroundTasks, FastAPI
+from fastapi.dependencies.models import Dependant
 from starlette.types import Scope
 
 from taskflow_otel.errors import ConfigurationError
@@ -27,15 +29,20 @@ class _Request(NamedTuple):
     outbox: Outbox
     scope: Scope
     home: FastAPI
+    native: bool
+    """The native annotation gets managed tasks too."""
 
 
 _current: ContextVar[_Request | None] = ContextVar("taskflow_otel_request", default=None)
 
 
 @contextlib.contextmanager
-def injecting(outbox: Outbox, scope: Scope, home: FastAPI, *, active: bool) -> Iterator[None]:
-    """Have FastAPI inject this outbox's tasks while one request of `home` is served."""
-    token = _current.set(_Request(outbox, scope, home) if active else None)
+def injecting(outbox: Outbox, scope: Scope, home: FastAPI, *, native: bool) -> Iterator[None]:
+    """Have FastAPI inject this outbox's tasks while one request of `home` is served.
+
+    Where not `native`, only into routes which name `ManagedBackgroundTasks` themselves, or in a dependency.
+    """
+    token = _current.set(_Request(outbox, scope, home, native))
     try:
         yield
     finally:
@@ -60,4 +67,23 @@ def _make_background_tasks() -> BackgroundTasks:
     # A mounted application shares the scope, and names itself in it: it was not installed, so it stays native.
     if request is None or request.scope.get("app") is not request.home:
         return BackgroundTasks()
+    if not request.native and not _asks_by_name(getattr(request.scope.get("route"), "dependant", None)):
+        return BackgroundTasks()
     return ManagedBackgroundTasks(request.outbox)
+
+
+def _asks_by_name(dependant: Dependant | None) -> bool:
+    if dependant is None:
+        return False
+    name = dependant.background_tasks_param_name
+    if name is not None and dependant.call is not None and _is_managed(dependant.call, name):
+        return True
+    return any(_asks_by_name(one) for one in dependant.dependencies)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_managed(call: Callable[..., Any], parameter: str) -> bool:
+    annotation = solving.get_typed_signature(call).parameters[parameter].annotation
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return isinstance(annotation, type) and issubclass(annotation, ManagedBackgroundTasks)

@@ -29,18 +29,19 @@ class Outbox:
     `immediate`: there is no response to wait for (a WebSocket), so each task starts once it is committed.
     """
 
-    __slots__ = ("_immediate", "_new", "_waiting", "engine")
+    __slots__ = ("_eager", "_immediate", "_new", "_waiting", "engine")
 
     def __init__(self, engine: Engine, *, immediate: bool = False) -> None:
         self.engine = engine
         self._immediate = immediate
+        self._eager: list[LiveTask] = []
         self._new: list[LiveTask] = []
         self._waiting: list[LiveTask] = []
 
     @property
     def uncommitted(self) -> bool:
         """Whether tasks were added since the last commit."""
-        return bool(self._new)
+        return bool(self._new or self._eager)
 
     def add(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: EnqueueOptions
@@ -52,6 +53,9 @@ class Outbox:
         eager = task.definition.config.eager if options.eager is None else options.eager
         if eager or self._immediate:
             self.engine.start_soon(task)
+            if task.durable:
+                # It starts now, but the response still waits for its commit.
+                self._eager.append(task)
         else:
             self._new.append(task)
         return task_id
@@ -59,8 +63,10 @@ class Outbox:
     async def commit(self) -> None:
         """Make the tasks added so far known, persisted ones durably; raises `BackendError`, and then none will run."""
         tasks, self._new = self._new, []
+        eager, self._eager = self._eager, []
         await self.engine.commit(tasks)
         self._waiting += tasks
+        await self.engine.arrived(eager)
 
     def release(self) -> None:
         """The response has been sent: let the tasks start."""
@@ -70,8 +76,12 @@ class Outbox:
 
     def discard(self) -> None:
         """The request has failed: its tasks never run."""
-        tasks = self._new + self._waiting
-        self._new, self._waiting = [], []
+        self._new, self._waiting = self._new + self._waiting, []
+        self.discard_uncommitted()
+
+    def discard_uncommitted(self) -> None:
+        """The request ended before these tasks could be committed: they never run."""
+        tasks, self._new = self._new, []
         if tasks:
             self.engine.discard(tasks, REQUEST_FAILED)
 

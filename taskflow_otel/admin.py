@@ -1,0 +1,87 @@
+"""TaskAdmin: mounts a manager on an application, with the API, the live page and whoever may see them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from taskflow_otel.web.api import make_router
+from taskflow_otel.web.auth import Authenticator, AuthSetting, LoginThrottle, make_auth_backend
+from taskflow_otel.web.guard import Guard
+from taskflow_otel.web.sessions import Sessions
+from taskflow_otel.web.settings import WebSettings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from taskflow_otel.manager import TaskManager
+
+_log = logging.getLogger("taskflow_otel")
+
+
+class TaskAdmin:
+    """Adds the routes under `path` and ties the manager to the application's lifespan.
+
+    `auto_install`: routes that ask for the native `BackgroundTasks` get the managed ones.
+    `auth`: `(user, password)`, a list of such pairs, or an object with `authenticate(username, password)` that
+    returns the role `viewer` or `operator`, or `None`. Without it everything under `path` is open, and a warning
+    says so. `secret_key` keeps sessions valid across workers and restarts for `token_expiry` seconds.
+    `metrics_token`: a bearer token that opens `{path}/metrics` too. `read_only`: nobody can change anything.
+    `poll_interval` (seconds): how often the page refreshes its totals. `trace_url`: a deep link to a trace, with
+    `{trace_id}` in it. `display_func_args`: show the arguments of tasks.
+
+    Raises `ConfigurationError` when a setting is wrong.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        task_manager: TaskManager,
+        path: str = "/tasks",
+        *,
+        auto_install: bool = False,
+        auth: AuthSetting = None,
+        title: str = "Tasks",
+        secret_key: str | None = None,
+        token_expiry: float = 86_400,
+        display_func_args: bool = False,
+        poll_interval: float = 5.0,
+        trace_url: str | None = None,
+        metrics_token: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        self.settings = WebSettings(
+            path=path,
+            title=title,
+            display_func_args=display_func_args,
+            poll_interval=poll_interval,
+            trace_url=trace_url,
+            read_only=read_only,
+        )
+        backend = make_auth_backend(auth)
+        sessions = Sessions(secret_key, token_expiry)
+        guard = Guard(
+            Authenticator(backend, LoginThrottle()) if backend is not None else None,
+            sessions,
+            metrics_token=metrics_token,
+            read_only=read_only,
+        )
+        router = make_router(
+            task_manager.engine,
+            task_manager.metrics,
+            task_manager.stream,
+            self.settings,
+            guard=guard,
+            sessions=sessions,
+        )
+        app.include_router(router)
+        task_manager.init_app(app)
+        if auto_install:
+            task_manager.install(app)
+        if guard.is_open:
+            _log.warning(
+                "%s is open to everyone who can reach this server: tasks, errors and logs can be read%s. "
+                "Close it with TaskAdmin(auth=(user, password)).",
+                path,
+                "" if read_only else ", tasks retried, cancelled and deleted, queues paused",
+            )

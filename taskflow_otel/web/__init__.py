@@ -1,0 +1,1 @@
+"""How people reach it: injection, REST API, live page."""

@@ -1,0 +1,36 @@
+"""The REST API as one router, put together from its parts."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from taskflow_otel.web.audit import AuditLog
+from taskflow_otel.web.dashboard import add_page_routes
+from taskflow_otel.web.fleet_api import add_fleet_routes, add_queue_routes
+from taskflow_otel.web.guard import Guard
+from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
+from taskflow_otel.web.routing import TaskflowRoute
+from taskflow_otel.web.sessions import Sessions
+from taskflow_otel.web.settings import WebSettings
+from taskflow_otel.web.tasks_api import add_collection_routes, add_item_routes
+
+
+def make_router(
+    engine: TaskEngine,
+    metrics: MetricsPage,
+    stream: EventSource,
+    settings: WebSettings,
+    *,
+    guard: Guard,
+    sessions: Sessions,
+) -> APIRouter:
+    """All routes under `settings.path`, to be included on an application."""
+    router = APIRouter(prefix=settings.path, tags=["taskflow"], route_class=TaskflowRoute)
+    audit = AuditLog()
+    add_page_routes(router, settings, guard, sessions, audit)
+    add_fleet_routes(router, engine, metrics, stream, guard)
+    add_queue_routes(router, engine, guard, audit)
+    add_collection_routes(router, engine, settings, guard, audit)
+    # Last, because a task id may be any single path segment.
+    add_item_routes(router, engine, settings, guard, audit)
+    return router

@@ -1,0 +1,171 @@
+"""The live page and its login: static files, served with a strict Content-Security-Policy."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from importlib.resources import files
+from string import Template
+from urllib.parse import parse_qsl, urlencode
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+
+from taskflow_otel.web.audit import AuditLog
+from taskflow_otel.web.auth import Actor
+from taskflow_otel.web.guard import Guard, check_same_origin
+from taskflow_otel.web.routing import errors
+from taskflow_otel.web.schemas import SessionOut
+from taskflow_otel.web.sessions import COOKIE, Sessions
+from taskflow_otel.web.settings import WebSettings
+
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_LOGIN_BODY_LIMIT = 8_192
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+class Assets:
+    """The static files, read once; answered from memory with an `ETag`."""
+
+    def __init__(self) -> None:
+        folder = files("taskflow_otel.web").joinpath("static")
+        self._bodies = {
+            entry.name: entry.read_bytes()
+            for entry in folder.iterdir()
+            if f".{entry.name.rpartition('.')[2]}" in _TYPES
+        }
+
+    def text(self, name: str) -> str:
+        """The text of one of the files."""
+        return self._bodies[name].decode()
+
+    def answer(self, request: Request, name: str) -> Response:
+        """One file, 304 when the client has it, 404 when there is none of this name."""
+        if name not in self._bodies or name.endswith(".html"):
+            raise HTTPException(404, detail=f"there is no file {name!r}")
+        body = self._bodies[name]
+        etag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
+        headers = {**SECURITY_HEADERS, "ETag": etag, "Cache-Control": "no-cache"}
+        if etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type=_TYPES[name[name.rindex(".") :]])
+
+
+def add_page_routes(
+    router: APIRouter, settings: WebSettings, guard: Guard, sessions: Sessions, audit: AuditLog
+) -> None:
+    """The page, its files, and logging in and out."""
+    assets = Assets()
+    viewer = Depends(guard.viewer)
+
+    def page(name: str, status: int = 200, **values: str) -> Response:
+        text = Template(assets.text(name)).substitute({key: html.escape(value) for key, value in values.items()})
+        headers = {**SECURITY_HEADERS, "Cache-Control": "no-store", "Content-Type": _TYPES[".html"]}
+        return Response(text, status, headers)
+
+    def login_page(request: Request, message: str = "", status: int = 200) -> Response:
+        return page(
+            "login.html", status, title=settings.title, message=message, query=urlencode({"next": _kept(request)})
+        )
+
+    @router.get("/dashboard", include_in_schema=False)
+    async def dashboard(request: Request) -> Response:
+        try:
+            await guard.identify(request)
+        except HTTPException as exc:
+            if exc.status_code != 401:
+                raise
+            # Relative, as every address here, so that it holds behind a proxy that strips a prefix.
+            return RedirectResponse(f"login?{urlencode({'next': request.url.query})}", 303)
+        return page("index.html", title=settings.title)
+
+    @router.get("/static/{name}", include_in_schema=False)
+    async def static(request: Request, name: str) -> Response:
+        """Open to everyone, as the login form needs it: the same files are in every wheel."""
+        return assets.answer(request, name)
+
+    @router.get("/session", responses=errors(), summary="Who is looking")
+    async def session(actor: Actor = viewer) -> SessionOut:
+        """The actor, and what the page needs to know."""
+        return SessionOut(
+            title=settings.title,
+            actor=actor.name,
+            role=actor.role,
+            csrf_token=actor.csrf,
+            can_log_out=actor.via == "session",
+            can_act=guard.may_act(actor),
+            trace_url=settings.trace_url,
+            poll_interval=settings.poll_interval,
+        )
+
+    @router.get("/login", include_in_schema=False)
+    async def login_form(request: Request) -> Response:
+        return RedirectResponse("dashboard", 303) if guard.is_open else login_page(request)
+
+    @router.post("/login", include_in_schema=False)
+    async def login(request: Request) -> Response:
+        check_same_origin(request)
+        form = dict(parse_qsl((await _small_body(request)).decode("utf-8", "replace")))
+        username = form.get("username", "")
+        try:
+            role = await guard.log_in(request, username, form.get("password", ""))
+        except HTTPException as exc:
+            audit.record(request, None, "login", username, "throttled")
+            response = login_page(request, str(exc.detail), exc.status_code)
+            response.headers.update(exc.headers or {})
+            return response
+        if role is None:
+            audit.record(request, None, "login", username, "refused")
+            return login_page(request, "The user name and the password do not belong together.", 401)
+        audit.record(request, Actor(username, role, "session"), "login", username)
+        answer = RedirectResponse(f"dashboard{'?' if _kept(request) else ''}{_kept(request)}", 303)
+        answer.set_cookie(
+            COOKIE,
+            sessions.issue(username, role),
+            max_age=sessions.lifetime,
+            path=None,  # the browser's default is the folder it sees, right behind any proxy
+            secure=_is_https(request),
+            httponly=True,
+            samesite="lax",
+        )
+        return answer
+
+    @router.post("/logout", include_in_schema=False)
+    async def logout(request: Request, actor: Actor = viewer) -> Response:
+        guard.check_intent(request, actor)
+        audit.record(request, actor, "logout", actor.name or "")
+        answer = Response(status_code=204)
+        answer.set_cookie(COOKIE, "", max_age=0, path=None, secure=_is_https(request), httponly=True, samesite="lax")
+        return answer
+
+
+def _kept(request: Request) -> str:
+    # Rebuilt from its parts: the view to return to after login, and never another address.
+    return urlencode(parse_qsl(request.query_params.get("next", "")))
+
+
+def _is_https(request: Request) -> bool:
+    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
+
+
+async def _small_body(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LOGIN_BODY_LIMIT:
+            raise HTTPException(413, detail="a login form is smaller than that")
+    return body

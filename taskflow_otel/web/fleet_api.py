@@ -1,0 +1,169 @@
+"""The routes about the whole: metrics, figures, live stream, queues, instances, health."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from taskflow_otel.errors import BackendError, UnknownQueueError
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.web.accept import prefers_json
+from taskflow_otel.web.audit import AuditLog
+from taskflow_otel.web.auth import Actor
+from taskflow_otel.web.guard import Guard
+from taskflow_otel.web.overview import Overview
+from taskflow_otel.web.params import task_filter
+from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
+from taskflow_otel.web.routing import errors
+from taskflow_otel.web.schemas import (
+    HealthOut,
+    InstanceOut,
+    OverviewOut,
+    QueueIn,
+    QueueOut,
+    StatsOut,
+    instance_out,
+    queue_out,
+    queues_out,
+    stats_out,
+)
+from taskflow_otel.web.sse import event_stream
+
+_BACKEND_PATIENCE = 2.0
+
+
+def add_fleet_routes(
+    router: APIRouter, engine: TaskEngine, metrics: MetricsPage, stream: EventSource, guard: Guard
+) -> None:
+    """Everything that is read."""
+    overview = Overview(engine)
+    viewer = Depends(guard.viewer)
+
+    @router.get(
+        "/metrics",
+        dependencies=[Depends(guard.scraper)],
+        responses={
+            200: {
+                "description": "The metrics, in the format that `Accept` asks for.",
+                "content": {
+                    "application/openmetrics-text": {"schema": {"type": "string"}},
+                    "text/plain": {"schema": {"type": "string"}},
+                    "application/json": {"schema": {"$ref": "#/components/schemas/StatsOut"}},
+                },
+            },
+            **errors(422),
+        },
+        response_class=Response,
+        summary="Metrics",
+    )
+    async def get_metrics(accept: Annotated[str, Header()] = "") -> Response:
+        """OpenMetrics, Prometheus text, or for `Accept: application/json` the aggregate."""
+        if prefers_json(accept):
+            stats = stats_out(await engine.counts(TaskQuery()))
+            return JSONResponse(stats.model_dump(mode="json"), headers={"Vary": "Accept"})
+        body, content_type = await asyncio.to_thread(metrics.render, accept)
+        return Response(body, headers={"Content-Type": content_type, "Vary": "Accept", "Cache-Control": "no-store"})
+
+    @router.get("/stats", dependencies=[viewer], responses=errors(422), summary="The aggregate")
+    async def get_stats(found: Annotated[TaskQuery, Depends(task_filter)]) -> StatsOut:
+        """How many of the tasks that match are in each state."""
+        return stats_out(await engine.counts(found))
+
+    @router.get("/overview", dependencies=[viewer], responses=errors(422), summary="The overview's figures")
+    async def get_overview(window: Literal["15m", "1h", "6h", "24h"] = "1h") -> OverviewOut:
+        """Rates, shares and percentiles over the window, of all instances."""
+        return await overview.read(window)
+
+    @router.get(
+        "/events",
+        responses={
+            200: {
+                "description": "Server-Sent Events: small deltas, then a comment every 15 seconds of silence.",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            **errors(422),
+        },
+        response_class=Response,
+        summary="Live stream",
+    )
+    async def get_events(
+        actor: Actor = viewer,
+        last_event_id: Annotated[str | None, Header()] = None,
+        after: Annotated[
+            str | None, Query(description="As `Last-Event-ID`, for clients that cannot set a header.")
+        ] = None,
+    ) -> Response:
+        """What changes, as it changes; a reconnect with `Last-Event-ID` misses nothing."""
+        return event_stream(stream, last_event_id or after, until=actor.expires_at)
+
+    @router.get("/queues", dependencies=[viewer], responses=errors(), summary="Queues")
+    async def list_queues() -> list[QueueOut]:
+        """The queues of the instance that answers, with their limits."""
+        return queues_out(engine.queue_stats())
+
+    @router.get("/instances", dependencies=[viewer], responses=errors(), summary="Instances")
+    async def list_instances() -> list[InstanceOut]:
+        """The processes that share the backend."""
+        return [instance_out(instance, engine.instance_id) for instance in await engine.instances()]
+
+    @router.get(
+        "/health",
+        dependencies=[viewer],
+        response_model=HealthOut,
+        responses={**errors(), 503: {"model": HealthOut, "description": "Not ready, and why."}},
+        summary="Health",
+    )
+    async def get_health() -> Response:
+        """Whether this instance takes tasks and reaches its backend."""
+        reasons = await _ailments(engine)
+        body = HealthOut(status="unavailable" if reasons else "ok", reasons=reasons, instance=engine.instance_id)
+        return JSONResponse(body.model_dump(), 503 if reasons else 200, {"Cache-Control": "no-store"})
+
+
+def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: AuditLog) -> None:
+    """Everything that changes a queue."""
+    operator = Depends(guard.operator)
+
+    def known(name: str) -> str:
+        stats = engine.queue_stats()
+        if name not in stats:
+            raise UnknownQueueError(name, stats)
+        return name
+
+    @router.patch("/queues/{name}", responses=errors(403, 404, 422), summary="Change a queue's limits")
+    async def patch_queue(request: Request, name: str, body: QueueIn, actor: Actor = operator) -> QueueOut:
+        """Change what is given; `null` lifts a limit."""
+        changes: dict[str, Any] = body.model_dump(exclude_unset=True)
+        await engine.update_queue_config(known(name), **changes)
+        audit.record(request, actor, "configure-queue", name, str(changes))
+        return queue_out(engine.queue_stats()[name])
+
+    @router.post("/queues/{name}/pause", responses=errors(403, 404, 422), summary="Pause a queue")
+    async def pause_queue(request: Request, name: str, actor: Actor = operator) -> QueueOut:
+        """Start no further task of this queue; running ones go on."""
+        await engine.pause_queue(known(name))
+        audit.record(request, actor, "pause-queue", name)
+        return queue_out(engine.queue_stats()[name])
+
+    @router.post("/queues/{name}/resume", responses=errors(403, 404, 422), summary="Resume a queue")
+    async def resume_queue(request: Request, name: str, actor: Actor = operator) -> QueueOut:
+        """Start tasks of this queue again."""
+        await engine.resume_queue(known(name))
+        audit.record(request, actor, "resume-queue", name)
+        return queue_out(engine.queue_stats()[name])
+
+
+async def _ailments(engine: TaskEngine) -> list[str]:
+    if engine.state != "running":
+        return [f"the task manager is {engine.state}, not running"]
+    try:
+        async with asyncio.timeout(_BACKEND_PATIENCE):
+            await engine.instances()
+    except TimeoutError:
+        return [f"the backend did not answer within {_BACKEND_PATIENCE:g} s"]
+    except BackendError as exc:
+        return [f"the backend does not work: {exc}"]
+    return []

@@ -1,0 +1,151 @@
+"""The door of the administration: every route under its path passes one of the methods of `Guard`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import math
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException, Request, Response
+
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.web.auth import Actor, Authenticator, Role, TooManyLoginsError
+from taskflow_otel.web.sessions import COOKIE, Sessions
+from taskflow_otel.web.settings import is_text
+
+OPEN = Actor(None, Role.OPERATOR, "open")
+
+
+class Guard:
+    """Tells who makes a request, and whether they may.
+
+    `authenticator=None` leaves everything open. `metrics_token` is a bearer token for the metrics alone.
+    """
+
+    def __init__(
+        self,
+        authenticator: Authenticator | None,
+        sessions: Sessions,
+        *,
+        metrics_token: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        if metrics_token is not None and not is_text(metrics_token):
+            raise ConfigurationError("metrics_token must be a text that is not empty")
+        self._authenticator = authenticator
+        self._sessions = sessions
+        self._metrics_token = metrics_token
+        self._read_only = read_only
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody needs to log in."""
+        return self._authenticator is None
+
+    def may_act(self, actor: Actor) -> bool:
+        """Whether the actor may change anything."""
+        return actor.role is Role.OPERATOR and not self._read_only
+
+    async def viewer(self, request: Request, response: Response) -> Actor:
+        """Anyone who may look (a FastAPI dependency)."""
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return await self.identify(request)
+
+    async def operator(self, request: Request, response: Response) -> Actor:
+        """Someone who may act, with proof that the request is their own (a FastAPI dependency)."""
+        actor = await self.viewer(request, response)
+        if self._read_only:
+            raise HTTPException(403, detail="this administration is read-only (TaskAdmin(read_only=True))")
+        if actor.role is not Role.OPERATOR:
+            raise HTTPException(403, detail="your role is viewer; this needs the role operator")
+        self.check_intent(request, actor)
+        return actor
+
+    async def scraper(self, request: Request, response: Response) -> Actor:
+        """Anyone who may look, or the bearer of the metrics token (a FastAPI dependency)."""
+        if self._metrics_token is not None:
+            scheme, _, token = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() == "bearer" and _same(token.strip(), self._metrics_token):
+                return Actor(None, Role.VIEWER, "token")
+            if self.is_open:
+                raise HTTPException(
+                    401, detail="the metrics need their bearer token", headers={"WWW-Authenticate": "Bearer"}
+                )
+        return await self.viewer(request, response)
+
+    async def identify(self, request: Request) -> Actor:
+        """Who makes the request; answers 401 (or 429 after too many guesses) where that is not known."""
+        if self._authenticator is None:
+            return OPEN
+        if (cookie := request.cookies.get(COOKIE)) and (actor := self._sessions.read(cookie)):
+            return actor
+        if credentials := _basic_credentials(request):
+            username, password = credentials
+            if role := await self.log_in(request, username, password):
+                return Actor(username, role, "basic")
+        raise HTTPException(401, detail="log in first", headers=_challenge(request))
+
+    async def log_in(self, request: Request, username: str, password: str) -> Role | None:
+        """The role that goes with the credentials, else `None`; answers 429 after too many guesses."""
+        if self._authenticator is None:
+            return Role.OPERATOR
+        client = request.client.host if request.client else ""
+        try:
+            return await self._authenticator.role_of(username, password, client)
+        except TooManyLoginsError as exc:
+            raise HTTPException(
+                429, detail=str(exc), headers={"Retry-After": str(math.ceil(exc.retry_after))}
+            ) from None
+
+    def check_intent(self, request: Request, actor: Actor) -> None:
+        """Refuse what another site made a browser send (CSRF).
+
+        A cookie session proves itself by its token in `X-CSRF-Token`. Basic credentials, which browsers repeat by
+        themselves, and open installations are held to the origin that the browser reports; other clients report none.
+        """
+        if actor.via == "session":
+            if not _same(request.headers.get("x-csrf-token", ""), actor.csrf or ""):
+                raise HTTPException(403, detail="the X-CSRF-Token header is missing or does not belong to this session")
+            return
+        check_same_origin(request)
+
+
+def check_same_origin(request: Request) -> None:
+    """Refuse a request that a browser says comes from another site (Fetch Metadata, RFC 6454 Origin)."""
+    site = request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin")
+    if site is not None:
+        foreign = site not in {"same-origin", "none"}
+    elif origin is not None:
+        # Custom headers cannot be sent across sites without a preflight, so X-Forwarded-Host is a proxy's word.
+        hosts = {request.headers.get("host"), request.headers.get("x-forwarded-host")}
+        foreign = urlsplit(origin).netloc not in hosts
+    else:
+        foreign = False
+    if foreign:
+        raise HTTPException(403, detail="this request was made by a page of another site")
+
+
+def _same(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
+
+
+def _basic_credentials(request: Request) -> tuple[str, str] | None:
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        username, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        return None
+    return (username, password) if colon else None
+
+
+def _challenge(request: Request) -> dict[str, str]:
+    # The page has a login form of its own; a challenge would open the browser's dialog over it.
+    if "sec-fetch-mode" in request.headers or "text/event-stream" in request.headers.get("accept", ""):
+        return {}
+    return {"WWW-Authenticate": 'Basic realm="taskflow", charset="UTF-8"'}

@@ -1,0 +1,87 @@
+"""What callers write in a query string, turned into a question to the ledger; bad input is a 422 with a sentence."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from fastapi import HTTPException, Query
+
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.status import TaskStatus
+
+MAX_PAGE = 1_000
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+_TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def bad_input(sentence: str) -> HTTPException:
+    """The answer to input that cannot be understood."""
+    return HTTPException(422, detail=sentence)
+
+
+def parse_moment(name: str, text: str, now: datetime) -> datetime:
+    """Return the moment that `text` names: an ISO 8601 time (UTC where it has no zone), or an age such as `6h`."""
+    try:
+        if age := _DURATION.fullmatch(text.strip()):
+            return now - timedelta(seconds=float(age[1]) * _UNITS[age[2]])
+        # An unescaped "+" in a query string arrives as a space.
+        moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text.strip())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise bad_input(
+            f"{name} must be an ISO 8601 time (2026-01-31T12:00:00Z) or an age such as 30m, 6h or 7d, not {text!r}"
+        ) from None
+
+
+def parse_tag(text: str) -> tuple[str, str | None]:
+    """Return `key:value` (or `key=value`) as a pair; a bare `key` matches any value."""
+    key, *value = re.split("[:=]", text, maxsplit=1)
+    if not key:
+        raise bad_input(f"tag must be written key:value, or key alone for any value, not {text!r}")
+    return key, value[0] if value else None
+
+
+def task_filter(
+    status: Annotated[TaskStatus | None, Query(description="Only tasks in this state.")] = None,
+    func_name: Annotated[str | None, Query(description="Only tasks of this name.")] = None,
+    queue: Annotated[str | None, Query(description="Only tasks of this queue.")] = None,
+    tag: Annotated[str | None, Query(description="`key:value`, or `key` for any value.")] = None,
+    source: Annotated[str | None, Query(description="`manual`, `scheduled` or `retry`.")] = None,
+    since: Annotated[str | None, Query(description="Created at or after: an ISO 8601 time, or an age (`6h`).")] = None,
+    until: Annotated[str | None, Query(description="Created before: an ISO 8601 time, or an age (`6h`).")] = None,
+    trace_id: Annotated[str | None, Query(description="Trace id, 32 hexadecimal digits.")] = None,
+    q: Annotated[str | None, Query(description="Part of the name, the error or the task id.", max_length=200)] = None,
+) -> TaskQuery:
+    """The filters of the task list, as a query without page."""
+    for name, value in (("func_name", func_name), ("queue", queue), ("tag", tag), ("q", q)):
+        if value is not None and "\x00" in value:
+            raise bad_input(f"{name} must not contain a NUL character")
+    if source is not None and source not in {"manual", "scheduled", "retry"}:
+        raise bad_input(f"source must be manual, scheduled or retry, not {source!r}")
+    if trace_id is not None and not _TRACE_ID.fullmatch(trace_id.lower()):
+        raise bad_input(f"trace_id must be 32 hexadecimal digits, not {trace_id!r}")
+    now = datetime.now(UTC)
+    return TaskQuery(
+        status=status,
+        func_name=func_name or None,
+        queue=queue or None,
+        tag=parse_tag(tag) if tag else None,
+        source=source,
+        since=parse_moment("since", since, now) if since else None,
+        until=parse_moment("until", until, now) if until else None,
+        trace_id=trace_id.lower() if trace_id else None,
+        q=q or None,
+    )
+
+
+def page_cursor(
+    cursor: Annotated[str | None, Query(description="`X-Next-Cursor` of the page before.")] = None,
+) -> str | None:
+    """The cursor of a page, which is the id of the last task of the page before."""
+    if cursor is not None and not _TASK_ID.fullmatch(cursor):
+        raise bad_input(f"cursor must be the X-Next-Cursor of an earlier answer, not {cursor!r}")
+    return cursor

@@ -1,0 +1,87 @@
+"""What the web room asks of the rooms below it, as narrow protocols: the engine, the metrics, the live stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from types import EllipsisType
+from typing import Any, Protocol
+
+from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.record import LogEntry, TaskRecord
+
+
+class QueueFigures(Protocol):
+    """The state of one queue in this process at this moment; ages are seconds."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def concurrency(self) -> int | None: ...
+    @property
+    def max_size(self) -> int | None: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def ready(self) -> int: ...
+    @property
+    def delayed(self) -> int: ...
+    @property
+    def paused(self) -> bool: ...
+    @property
+    def oldest_ready_age(self) -> float | None: ...
+
+
+class TaskEngine(Protocol):
+    """The engine as the API uses it. Every record handed out is a copy."""
+
+    @property
+    def instance_id(self) -> str: ...
+    @property
+    def state(self) -> str:
+        """`new`, `running`, `draining` or `stopped`."""
+
+    async def get(self, task_id: str) -> TaskRecord:
+        """One task; raises `TaskNotFoundError`."""
+
+    async def logs(self, task_id: str) -> list[LogEntry]: ...
+    async def page(self, query: TaskQuery) -> TaskPage: ...
+    async def counts(self, query: TaskQuery) -> TaskCounts: ...
+
+    async def cancel(self, task_id: str) -> TaskRecord:
+        """Ask for a cancellation; raises `TaskNotFoundError` or `TaskStateError`."""
+
+    async def retry(self, task_id: str) -> TaskRecord:
+        """The new task; raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`."""
+
+    async def delete_history(self, before: datetime) -> int:
+        """Delete finished tasks that ended before this moment, in batches; return how many."""
+
+    def queue_stats(self) -> Mapping[str, QueueFigures]: ...
+
+    async def update_queue_config(
+        self, name: str, *, concurrency: int | EllipsisType | None = ..., max_size: int | EllipsisType | None = ...
+    ) -> None:
+        """Change the limits that are given; `None` lifts one. Raises `UnknownQueueError`."""
+
+    async def pause_queue(self, name: str) -> None: ...
+    async def resume_queue(self, name: str) -> None: ...
+    async def instances(self) -> list[Instance]: ...
+
+
+class MetricsPage(Protocol):
+    """The exposition of the metrics."""
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Body and content type; blocking, to be called off the event loop."""
+
+
+class EventSource(Protocol):
+    """The live stream of deltas."""
+
+    @property
+    def cursor(self) -> str:
+        """The id of the latest change."""
+
+    def subscribe(self, last_event_id: str | None = None) -> AsyncIterator[tuple[str, str, dict[str, Any]]]:
+        """Deltas as `(id, event, data)`, from just after `last_event_id` where that is still known."""

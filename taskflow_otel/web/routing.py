@@ -1,0 +1,86 @@
+"""How every route of the API answers when something is wrong: `{"detail": sentence}` with the fitting status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+
+from taskflow_otel.errors import (
+    BackendError,
+    ConfigurationError,
+    NotStartedError,
+    QueueFullError,
+    TaskArgumentError,
+    TaskNotFoundError,
+    TaskStateError,
+    UnknownQueueError,
+    UnknownTaskError,
+)
+from taskflow_otel.web.schemas import ErrorOut
+
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (TaskNotFoundError, 404),
+    (UnknownQueueError, 404),
+    (TaskStateError, 409),
+    (UnknownTaskError, 409),
+    (TaskArgumentError, 409),
+    (QueueFullError, 503),
+    (NotStartedError, 503),
+    (BackendError, 503),
+    (ConfigurationError, 422),
+)
+REFUSALS = (TaskNotFoundError, TaskStateError, UnknownTaskError, TaskArgumentError, QueueFullError)
+"""Why one task of many cannot be retried, while the next one can."""
+
+
+class TaskflowRoute(APIRoute):
+    """Answers errors itself: the handlers that the application has for its own errors stay out of it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except HTTPException as exc:
+                return problem(exc.status_code, str(exc.detail), exc.headers)
+            except RequestValidationError as exc:
+                return problem(422, _sentence(exc))
+            except tuple(kind for kind, _ in _STATUS) as exc:
+                status = next(status for kind, status in _STATUS if isinstance(exc, kind))
+                return problem(status, str(exc), {"Retry-After": "1"} if status == 503 else None)
+
+        return guarded
+
+
+def problem(status: int, sentence: str, headers: Any = None) -> JSONResponse:
+    """The one shape of an error."""
+    return JSONResponse({"detail": sentence}, status, {"Cache-Control": "no-store", **(headers or {})})
+
+
+def _sentence(exc: RequestValidationError) -> str:
+    parts = []
+    for error in exc.errors():
+        where = ".".join(str(part) for part in error["loc"][1:]) or "the request body"
+        parts.append(f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}")
+    return "; ".join(parts)
+
+
+_MEANING = {
+    401: "Log in first.",
+    403: "Not allowed: read-only, role, or no proof that the request is the user's own.",
+    404: "There is no such thing.",
+    409: "The present state does not allow it; the reason is in `detail`.",
+    422: "The input cannot be understood; `detail` says why.",
+    503: "The manager or its backend is not available, or the queue is full.",
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error answers of a route, for OpenAPI; 401 and 503 are possible everywhere."""
+    return {status: {"model": ErrorOut, "description": _MEANING[status]} for status in sorted({401, 503, *statuses})}

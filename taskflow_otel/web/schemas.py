@@ -1,0 +1,376 @@
+"""The JSON of the API, as models: what OpenAPI shows is what is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from taskflow_otel.errors import TaskArgumentError
+from taskflow_otel.model.cipher import is_encrypted
+from taskflow_otel.model.payload import readable_arguments
+from taskflow_otel.model.query import Instance, TaskCounts
+from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.web.ports import QueueFigures
+
+
+class ErrorOut(BaseModel):
+    """What went wrong, in a sentence."""
+
+    detail: str
+
+
+class LogOut(BaseModel):
+    """One line of a task's log."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    seq: int
+    timestamp: datetime
+    level: str
+    message: str
+    attempt: int
+    extra: dict[str, Any]
+
+
+class TimelineOut(BaseModel):
+    """One transition of a task."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    transition: Transition
+    timestamp: datetime
+    attempt: int
+    instance: str
+    reason: str | None
+
+
+class ProgressOut(BaseModel):
+    """How far a running task says it is."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    done: float
+    total: float | None
+    message: str | None
+
+
+class TaskOut(BaseModel):
+    """One task. Times are ISO 8601 in UTC, durations seconds.
+
+    In a list, `logs` and `stacktrace` are null: ask for the task itself.
+    """
+
+    model_config = ConfigDict(title="TaskRecord")
+
+    task_id: str
+    func_name: str
+    status: TaskStatus
+    created_at: datetime
+    run_at: datetime | None
+    start_time: datetime | None
+    end_time: datetime | None
+    duration: float | None
+    attempt: int = Field(description="Zero-based number of the current or latest attempt.")
+    retries_used: int
+    error: str | None
+    error_type: str | None
+    stacktrace: str | None = None
+    logs: list[LogOut] | None = None
+    tags: dict[str, str]
+    idempotency_key: str | None
+    source: str
+    priority: int
+    executor: str
+    queue: str
+    instance: str
+    trace_id: str | None
+    span_id: str | None
+    progress: ProgressOut | None
+    reason: str | None
+    timeline: list[TimelineOut]
+    retry_of: str | None
+    retried_by: str | None
+    duplicate_of: str | None
+    args: list[Any] | None = Field(
+        default=None, description="Only where arguments are displayed; null while encrypted."
+    )
+    kwargs: dict[str, Any] | None = Field(
+        default=None, description="Only where arguments are displayed; null while encrypted."
+    )
+
+
+class TaskDetailOut(TaskOut):
+    """One task with its log."""
+
+    model_config = ConfigDict(title="TaskDetail")
+
+    cancel_requested: bool = False
+    logs_dropped: int = Field(default=0, description="Log entries beyond the number that is kept.")
+
+
+class StatsOut(BaseModel):
+    """The aggregate: one count for each state."""
+
+    total: int
+    pending: int
+    running: int
+    success: int
+    failed: int
+    cancelled: int
+    interrupted: int
+    rejected: int
+    success_rate: float | None = Field(description="Share (0 to 1) of successes among successes and failures.")
+    avg_duration_seconds: float | None
+
+
+class PointOut(BaseModel):
+    """The tasks created in one stretch of the window, by what became of them."""
+
+    at: datetime
+    success: int
+    failed: int
+    other: int
+    live: int
+
+
+class OverviewOut(BaseModel):
+    """The figures above the dashboard, of the whole fleet."""
+
+    window_seconds: float
+    bucket_seconds: float
+    created_per_minute: float = Field(description="Since the first task of the window.")
+    failure_share: float | None
+    running: int
+    pending: int
+    run_p95_seconds: float | None
+    wait_p95_seconds: float | None
+    sample: int = Field(description="Number of latest finished tasks that the percentiles are made from.")
+    oldest_ready_age_seconds: float | None
+    points: list[PointOut]
+
+
+class FailureGroupOut(BaseModel):
+    """Failed tasks whose errors are the same but for ids, numbers and quoted values."""
+
+    error_type: str | None
+    error: str = Field(description="The normalised first line of the error.")
+    example: str
+    func_names: list[str]
+    count: int
+    first_at: datetime
+    last_at: datetime
+    retryable: list[str] = Field(description="Ids of the tasks of this group that nothing has retried yet.")
+
+
+class FailuresOut(BaseModel):
+    """Failures, the most frequent first."""
+
+    scanned: int
+    truncated: bool = Field(description="Whether there are more failures than were looked at.")
+    groups: list[FailureGroupOut]
+
+
+class BulkRetryIn(BaseModel):
+    """Which tasks to retry."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task_ids: list[str] = Field(min_length=1, max_length=1_000)
+
+
+class RetriedOut(BaseModel):
+    """A task and the new one that retries it."""
+
+    task_id: str
+    new_task_id: str
+
+
+class SkippedOut(BaseModel):
+    """A task that was not retried, and why."""
+
+    task_id: str
+    reason: str
+
+
+class BulkRetryOut(BaseModel):
+    """What became of a bulk retry."""
+
+    retried: list[RetriedOut]
+    skipped: list[SkippedOut]
+    more: bool = Field(default=False, description="Whether further tasks match: ask again.")
+
+
+class DeletedOut(BaseModel):
+    """How many finished tasks were deleted."""
+
+    deleted: int
+
+
+class QueueOut(BaseModel):
+    """One queue of the instance that answers."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    concurrency: int | None
+    max_size: int | None
+    running: int
+    ready: int
+    delayed: int
+    paused: bool
+    oldest_ready_age_seconds: float | None
+
+
+class QueueIn(BaseModel):
+    """New limits of a queue; what is left out stays, null lifts the limit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    concurrency: int | None = Field(default=None, ge=1)
+    max_size: int | None = Field(default=None, ge=0)
+
+
+class InstanceOut(BaseModel):
+    """One process that runs tasks."""
+
+    instance_id: str
+    host: str
+    pid: int
+    state: str
+    started_at: datetime
+    heartbeat_at: datetime
+    lease_seconds: float
+    answering: bool = Field(description="Whether this is the instance that answers.")
+
+
+class HealthOut(BaseModel):
+    """Ready or not, and why not."""
+
+    status: str
+    reasons: list[str]
+    instance: str
+
+
+class SessionOut(BaseModel):
+    """Who is looking, and what the page needs to know."""
+
+    title: str
+    actor: str | None
+    role: str
+    csrf_token: str | None
+    can_log_out: bool
+    can_act: bool
+    trace_url: str | None
+    poll_interval: float
+
+
+def task_fields(record: TaskRecord, *, with_args: bool) -> dict[str, Any]:
+    """The fields of a task that a list shows."""
+    fields: dict[str, Any] = {
+        "task_id": record.task_id,
+        "func_name": record.func_name,
+        "status": record.status,
+        "created_at": record.created_at,
+        "run_at": record.run_at,
+        "start_time": record.start_time,
+        "end_time": record.end_time,
+        "duration": record.duration,
+        "attempt": record.attempt,
+        "retries_used": record.retries_used,
+        "error": record.error,
+        "error_type": record.error_type,
+        "tags": record.tags,
+        "idempotency_key": record.idempotency_key,
+        "source": record.source,
+        "priority": record.priority,
+        "executor": record.executor,
+        "queue": record.queue,
+        "instance": record.instance,
+        "trace_id": record.trace_id,
+        "span_id": record.span_id,
+        "progress": ProgressOut.model_validate(record.progress) if record.progress else None,
+        "reason": record.reason,
+        "timeline": [TimelineOut.model_validate(entry) for entry in record.timeline],
+        "retry_of": record.retry_of,
+        "retried_by": record.retried_by,
+        "duplicate_of": record.duplicate_of,
+    }
+    if with_args:
+        fields["args"], fields["kwargs"] = shown_arguments(record.payload)
+    return fields
+
+
+def task_out(record: TaskRecord, *, with_args: bool) -> TaskOut:
+    """A task as a list shows it."""
+    return TaskOut(**task_fields(record, with_args=with_args))
+
+
+def task_detail(record: TaskRecord, logs: list[LogEntry], *, with_args: bool) -> TaskDetailOut:
+    """A task with its log, error and timeline."""
+    return TaskDetailOut(
+        **task_fields(record, with_args=with_args),
+        stacktrace=record.stacktrace,
+        logs=[LogOut.model_validate(entry) for entry in logs],
+        cancel_requested=record.cancel_requested,
+        logs_dropped=record.logs_dropped,
+    )
+
+
+def shown_arguments(payload: str | None) -> tuple[list[Any] | None, dict[str, Any] | None]:
+    """The stored arguments as JSON; `(None, None)` where there are none or they are ciphertext."""
+    if payload is None or is_encrypted(payload):
+        return None, None
+    try:
+        return readable_arguments(payload)
+    except TaskArgumentError:
+        # One damaged row must not hide the page it is on; running the task says what is wrong with it.
+        return None, None
+
+
+def stats_out(counts: TaskCounts) -> StatsOut:
+    """The aggregate of the counts."""
+    by_status = {status.value: counts.by_status.get(status, 0) for status in TaskStatus}
+    judged = by_status["success"] + by_status["failed"]
+    return StatsOut(
+        total=counts.total,
+        **by_status,
+        success_rate=by_status["success"] / judged if judged else None,
+        avg_duration_seconds=counts.duration_sum / counts.duration_count if counts.duration_count else None,
+    )
+
+
+def queues_out(stats: Mapping[str, QueueFigures]) -> list[QueueOut]:
+    """All queues by name."""
+    return [queue_out(stats[name]) for name in sorted(stats)]
+
+
+def queue_out(figures: QueueFigures) -> QueueOut:
+    """One queue."""
+    return QueueOut(
+        name=figures.name,
+        concurrency=figures.concurrency,
+        max_size=figures.max_size,
+        running=figures.running,
+        ready=figures.ready,
+        delayed=figures.delayed,
+        paused=figures.paused,
+        oldest_ready_age_seconds=figures.oldest_ready_age if figures.ready else None,
+    )
+
+
+def instance_out(instance: Instance, answering: str) -> InstanceOut:
+    """One instance, as the one with the id `answering` sees it."""
+    return InstanceOut(
+        instance_id=instance.instance_id,
+        host=instance.host,
+        pid=instance.pid,
+        state=instance.state,
+        started_at=instance.started_at,
+        heartbeat_at=instance.heartbeat_at,
+        lease_seconds=instance.lease_seconds,
+        answering=instance.instance_id == answering,
+    )

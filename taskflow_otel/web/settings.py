@@ -1,0 +1,50 @@
+"""The settings of one mounted administration, checked where they are given."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.options import seconds
+
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+
+
+def is_text(value: object) -> bool:
+    """Whether a setting is a text with something in it."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSettings:
+    """Where the administration is mounted and what it shows; raises `ConfigurationError`.
+
+    `poll_interval` (seconds) is how often the page asks again for what the stream does not carry: totals, queues
+    and instances. `trace_url` is a deep link with a `{trace_id}` placeholder.
+    """
+
+    path: str = "/tasks"
+    title: str = "Tasks"
+    display_func_args: bool = False
+    poll_interval: float = 5.0
+    trace_url: str | None = None
+    read_only: bool = False
+
+    def __post_init__(self) -> None:
+        if not is_text(self.path) or not _PATH.fullmatch(self.path):
+            raise ConfigurationError(
+                f"path must begin with a slash, not end with one, and name a place of its own such as '/tasks'; "
+                f"it is {self.path!r}"
+            )
+        if not is_text(self.title):
+            raise ConfigurationError(f"title must be a text to show above the page, not {self.title!r}")
+        seconds("poll_interval", self.poll_interval, minimum=0.5)
+        if self.trace_url is not None and (
+            urlsplit(self.trace_url).scheme not in {"http", "https"} or "{trace_id}" not in self.trace_url
+        ):
+            raise ConfigurationError(
+                "trace_url must be an http(s) address that contains {trace_id}, such as "
+                f"'http://localhost:16686/trace/{{trace_id}}'; it is {self.trace_url!r}"
+            )

@@ -1,0 +1,63 @@
+// The REST API. Addresses are relative to the page, so that they hold behind any proxy.
+
+export class ApiError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export class Api {
+  #csrf = null;
+
+  async session() {
+    const session = await this.get("session");
+    this.#csrf = session.csrf_token;
+    return session;
+  }
+
+  async get(path, params) {
+    return (await this.#send("GET", withParams(path, params))).json();
+  }
+
+  /** A page of tasks with the total and the cursor of the next. */
+  async tasks(params) {
+    const response = await this.#send("GET", withParams("./", params));
+    return {
+      tasks: await response.json(),
+      total: Number(response.headers.get("X-Total-Count")),
+      next: response.headers.get("X-Next-Cursor"),
+    };
+  }
+
+  async act(method, path, { params, body } = {}) {
+    const response = await this.#send(method, withParams(path, params), body);
+    return response.status === 204 ? null : response.json();
+  }
+
+  async #send(method, address, body) {
+    const headers = { Accept: "application/json" };
+    if (this.#csrf && method !== "GET") headers["X-CSRF-Token"] = this.#csrf;
+    if (body !== undefined) headers["Content-Type"] = "application/json";
+    let response;
+    try {
+      response = await fetch(address, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+    } catch {
+      throw new ApiError(0, "The server cannot be reached.");
+    }
+    if (response.status === 401) {
+      location.assign(`login?${new URLSearchParams({ next: location.search.slice(1) })}`);
+      throw new ApiError(401, "Log in first.");
+    }
+    if (!response.ok && !(address === "health" && response.status === 503)) {
+      const answer = await response.json().catch(() => ({}));
+      throw new ApiError(response.status, answer.detail ?? `The server answered ${response.status}.`);
+    }
+    return response;
+  }
+}
+
+function withParams(path, params) {
+  const given = Object.entries(params ?? {}).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return given.length ? `${path}?${new URLSearchParams(given)}` : path;
+}

@@ -1,0 +1,129 @@
+// Building the page. Everything from outside becomes text or an attribute; nothing is ever parsed as HTML.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element. `props`: `class`, `text`, `on` (listeners), `data`, anything else an attribute (null and false leave it out). */
+export function h(tag, props = {}, ...children) {
+  return fill(document.createElement(tag), props, children);
+}
+
+/** An SVG element. */
+export function s(tag, props = {}, ...children) {
+  return fill(document.createElementNS(SVG, tag), props, children);
+}
+
+function fill(element, props, children) {
+  for (const [name, value] of Object.entries(props)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "text") element.textContent = value;
+    else if (name === "on") for (const [type, listener] of Object.entries(value)) element.addEventListener(type, listener);
+    else if (name === "data") Object.assign(element.dataset, value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/** Write text only where it differs, so that an unchanged cell costs no layout. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+export function setShown(element, shown) {
+  element.hidden = !shown;
+}
+
+const ICONS = {
+  overview: "M3 13h5v7H3zM9.5 4h5v16h-5zM16 9h5v11h-5z",
+  tasks: "M4 6h16M4 12h16M4 18h10",
+  failures: "M12 3.5 22 20.5H2zM12 10v4.5M12 17.2v.3",
+  queues: "M4 5h16v4H4zM4 11h11v4H4zM4 17h6v3H4z",
+  instances: "M4 4h16v6H4zM4 14h16v6H4zM8 7h.1M8 17h.1",
+  copy: "M9 9h11v11H9zM5 15H4V4h11v1",
+  retry: "M20 12a8 8 0 1 1-2.5-5.8M20 3v4.5h-4.5",
+  cancel: "M6 6l12 12M18 6 6 18",
+  external: "M14 4h6v6M20 4l-9 9M18 14v6H4V6h6",
+  pause: "M8 5v14M16 5v14",
+  play: "M7 4.5v15l12-7.5z",
+  search: "M10.5 4a6.5 6.5 0 1 1 0 13 6.5 6.5 0 0 1 0-13zM15.5 15.5 20 20",
+  theme: "M12 3a9 9 0 1 0 0 18zM12 3a9 9 0 0 1 0 18",
+  back: "M15 5l-7 7 7 7",
+  check: "M5 12.5l4.5 4.5L19 7.5",
+  logout: "M14 4H5v16h9M10 12h11M17.5 8.5 21 12l-3.5 3.5",
+};
+
+/** One of the line icons; decoration, hidden from assistive technology. */
+export function icon(name) {
+  return s("svg", { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true" }, s("path", { d: ICONS[name] }));
+}
+
+/** A status as a coloured word. */
+export function pill(status) {
+  return h("span", { class: "pill", data: { status }, text: status });
+}
+
+/** A short form of an id, with the whole of it to copy. */
+export function copyable(text, shown = text) {
+  const label = h("span", { class: "mono", text: shown });
+  const button = h(
+    "button",
+    {
+      class: "copy",
+      type: "button",
+      title: `Copy ${text}`,
+      "aria-label": `Copy ${text}`,
+      on: {
+        click: async (event) => {
+          event.preventDefault();
+          event.stopPropagation();
+          await copy(text);
+          button.replaceChildren(icon("check"));
+          setTimeout(() => button.replaceChildren(icon("copy")), 1200);
+        },
+      },
+    },
+    icon("copy"),
+  );
+  return h("span", { class: "copyable" }, label, button);
+}
+
+async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  // Without HTTPS there is no clipboard API.
+  const field = h("textarea", { class: "offscreen" });
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
+}
+
+export function toast(message, kind = "info") {
+  const item = h("div", { class: `toast ${kind}`, text: message });
+  document.getElementById("toasts").append(item);
+  setTimeout(() => item.remove(), kind === "error" ? 8000 : 4000);
+}
+
+/** Ask before something that cannot be taken back; resolves to whether the user agreed. */
+export function confirmed(title, text, action, { danger = false } = {}) {
+  const dialog = document.getElementById("dialog");
+  const answer = (value) => () => dialog.close(value);
+  dialog.replaceChildren(
+    h("h2", { id: "dialog-title", text: title }),
+    h("p", { text }),
+    h(
+      "div",
+      { class: "dialog-actions" },
+      h("button", { class: "button", type: "button", text: "Back", on: { click: answer("") } }),
+      h("button", { class: `button ${danger ? "danger" : "primary"}`, type: "button", autofocus: true, text: action, on: { click: answer("yes") } }),
+    ),
+  );
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+}
+
+/** The state of a view that has nothing to show. */
+export function empty(title, text) {
+  return h("div", { class: "empty" }, h("strong", { text: title }), h("p", { text }));
+}

@@ -1,0 +1,81 @@
+// Numbers and times as people read them.
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  if (seconds < 0.001) return seconds <= 0 ? "0 ms" : "<1 ms";
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 10) return `${seconds.toFixed(2)} s`;
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  const [days, hours, minutes] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60];
+  if (days) return `${days} d ${hours} h`;
+  if (hours) return `${hours} h ${pad(minutes)} m`;
+  return `${minutes} m ${pad(whole % 60)} s`;
+}
+
+/** A duration that still grows: in whole seconds, so that the digits do not dance. */
+export function elapsed(seconds) {
+  return seconds < 60 ? `${Math.floor(seconds)} s` : duration(Math.floor(seconds));
+}
+
+export function count(number) {
+  if (number === null || number === undefined) return "–";
+  return number.toLocaleString("en", { notation: number >= 100000 ? "compact" : "standard", maximumFractionDigits: 1 });
+}
+
+export function rate(number) {
+  return number.toLocaleString("en", { maximumFractionDigits: number < 10 ? 1 : 0, notation: number >= 100000 ? "compact" : "standard" });
+}
+
+export function share(value) {
+  if (value === null || value === undefined) return "–";
+  const percent = value * 100;
+  if (percent === 0) return "0 %";
+  return percent < 0.1 ? "<0.1 %" : `${percent.toFixed(percent < 10 ? 1 : 0)} %`;
+}
+
+/** The time of day; with the date where that is not today. */
+export function clock(iso) {
+  if (!iso) return "–";
+  const moment = new Date(iso);
+  const time = `${pad(moment.getHours())}:${pad(moment.getMinutes())}:${pad(moment.getSeconds())}`;
+  if (moment.toDateString() === new Date().toDateString()) return time;
+  return `${moment.toLocaleDateString("en", { month: "short", day: "numeric" })} ${time}`;
+}
+
+export function precise(iso) {
+  if (!iso) return "–";
+  const moment = new Date(iso);
+  return `${clock(iso)}.${String(moment.getMilliseconds()).padStart(3, "0")}`;
+}
+
+export function ago(iso) {
+  const seconds = secondsBetween(iso, null);
+  if (seconds < 2) return "just now";
+  if (seconds < 60) return `${Math.floor(seconds)} s ago`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
+  return `${Math.floor(seconds / 86400)} d ago`;
+}
+
+/** Seconds from one ISO time to another; to now where the second is missing. */
+export function secondsBetween(from, to) {
+  return Math.max(0, ((to ? Date.parse(to) : Date.now()) - Date.parse(from)) / 1000);
+}
+
+/** The last part of a UUIDv7, where its ids differ. */
+export function shortId(id) {
+  return id.slice(-8);
+}
+
+export function firstLine(text) {
+  return (text ?? "").trim().split("\n", 1)[0];
+}
+
+export function plural(number, noun) {
+  return `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+function pad(number) {
+  return String(number).padStart(2, "0");
+}

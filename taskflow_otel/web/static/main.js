@@ -1,0 +1,180 @@
+// Puts the page together: session, navigation, stream, and one view at a time.
+
+import { Api } from "./api.js";
+import { h, icon, setText, toast } from "./dom.js";
+import { Stream } from "./stream.js";
+import { FailuresView } from "./view_failures.js";
+import { InstancesView } from "./view_instances.js";
+import { OverviewView } from "./view_overview.js";
+import { QueuesView } from "./view_queues.js";
+import { TaskView } from "./view_task.js";
+import { TasksView } from "./view_tasks.js";
+
+const VIEWS = {
+  overview: { title: "Overview", view: OverviewView },
+  tasks: { title: "Tasks", view: TasksView },
+  failures: { title: "Failures", view: FailuresView },
+  queues: { title: "Queues", view: QueuesView },
+  instances: { title: "Instances", view: InstancesView },
+  task: { title: "Task", view: TaskView, under: "tasks" },
+};
+const STATES = { live: "Live", connecting: "Connecting…", paused: "Paused" };
+const FIRST_OPEN_PATIENCE = 1500;
+
+class Page {
+  #view = null;
+  #main = document.getElementById("main");
+  #links = new Map();
+  #polled = 0;
+
+  async start() {
+    this.api = new Api();
+    this.session = await this.api.session();
+    this.#buildFrame();
+    this.stream = new Stream({
+      onChange: (tasks, logs) => this.#view?.change?.(tasks, logs),
+      onReset: () => this.#guard(this.#view?.refresh()),
+      onState: (state) => {
+        this.state.dataset.state = state;
+        setText(this.state.lastElementChild, STATES[state]);
+      },
+    });
+    await Promise.race([this.stream.opened, new Promise((resolve) => setTimeout(resolve, FIRST_OPEN_PATIENCE))]);
+    addEventListener("popstate", () => this.#show());
+    document.addEventListener("click", (event) => this.#follow(event));
+    document.addEventListener("keydown", (event) => this.#key(event));
+    document.addEventListener("visibilitychange", () => this.#poll());
+    this.#show();
+    this.#poll();
+  }
+
+  get params() {
+    return new URLSearchParams(location.search);
+  }
+
+  /** Go to another view. */
+  open(params) {
+    history.pushState(null, "", `?${new URLSearchParams(params)}`);
+    this.#show();
+  }
+
+  /** Hold the state of the present view in the address, without a step in the history. */
+  remember(params) {
+    const given = Object.entries(params).filter(([, value]) => value);
+    history.replaceState(null, "", `?${new URLSearchParams(given)}`);
+  }
+
+  /** Do something on the server and say how it went; resolves to the answer, or null. */
+  async attempt(action, done) {
+    try {
+      const answer = await action();
+      if (done) toast(typeof done === "function" ? done(answer) : done, "good");
+      return answer;
+    } catch (error) {
+      toast(error.message, "error");
+      return null;
+    }
+  }
+
+  #show() {
+    const name = this.params.get("view") in VIEWS ? this.params.get("view") : "overview";
+    const { title, view, under } = VIEWS[name];
+    this.#view?.close?.();
+    this.#main.replaceChildren();
+    document.title = `${title} · ${this.session.title}`;
+    for (const [key, link] of this.#links) {
+      if (key === (under ?? name)) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+    this.#view = new view(this, this.#main);
+    scrollTo(0, 0);
+    this.#guard(this.#view.refresh());
+  }
+
+  async #guard(work) {
+    try {
+      await work;
+    } catch (error) {
+      if (error.status !== 401) toast(error.message, "error");
+    }
+  }
+
+  // Only what the stream does not carry is asked for again, and only while someone looks.
+  #poll() {
+    clearInterval(this.#polled);
+    if (!document.hidden) this.#polled = setInterval(() => this.#guard(this.#view?.poll?.()), this.session.poll_interval * 1000);
+  }
+
+  #buildFrame() {
+    const nav = document.getElementById("nav");
+    for (const [name, { title, under }] of Object.entries(VIEWS)) {
+      if (under) continue;
+      const link = h("a", { href: `?view=${name}` }, icon(name), h("span", { text: title }));
+      this.#links.set(name, link);
+      nav.append(link);
+    }
+    this.state = h("span", { class: "live", data: { state: "connecting" } }, h("i"), h("span", { text: STATES.connecting }));
+    const foot = document.getElementById("foot");
+    foot.append(this.state);
+    const buttons = h("span", { class: "side-buttons" });
+    buttons.append(iconButton("theme", "Switch between light and dark", switchTheme));
+    if (this.session.can_log_out) buttons.append(iconButton("logout", `Log out ${this.session.actor}`, () => this.#logOut()));
+    foot.append(buttons);
+    if (this.session.actor) foot.append(h("span", { class: "who", text: this.session.actor, title: `Role: ${this.session.role}` }));
+  }
+
+  async #logOut() {
+    // Nothing may be asked for any more once the session has ended.
+    this.#view?.close?.();
+    this.#view = null;
+    clearInterval(this.#polled);
+    this.stream.end();
+    await this.attempt(() => this.api.act("POST", "logout"));
+    location.assign("login");
+  }
+
+  #follow(event) {
+    const link = event.target.closest("a[href^='?']");
+    if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+    event.preventDefault();
+    if (getSelection().toString() && link.contains(getSelection().anchorNode)) return;
+    this.open(new URLSearchParams(link.getAttribute("href")));
+    this.#main.focus({ preventScroll: true });
+  }
+
+  #key(event) {
+    if (event.metaKey || event.ctrlKey || event.altKey || document.getElementById("dialog").open) return;
+    const typing = event.target.closest("input, select, textarea");
+    if (typing) {
+      if (event.key === "Escape") typing.blur();
+      return;
+    }
+    const step = { j: 1, k: -1 }[event.key];
+    if (step) {
+      const rows = [...document.querySelectorAll(".row-link")];
+      rows[Math.min(Math.max(rows.indexOf(document.activeElement) + step, 0), rows.length - 1)]?.focus();
+    } else if (event.key === "/") {
+      const search = document.querySelector("input[type=search]");
+      if (search) {
+        event.preventDefault();
+        search.focus();
+      }
+    }
+  }
+}
+
+function iconButton(name, label, click) {
+  return h("button", { class: "icon-button", type: "button", title: label, "aria-label": label, on: { click } }, icon(name));
+}
+
+function switchTheme() {
+  const dark = document.documentElement.dataset.theme
+    ? document.documentElement.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  document.documentElement.dataset.theme = dark ? "light" : "dark";
+  localStorage.setItem("taskflow-theme", document.documentElement.dataset.theme);
+}
+
+new Page().start().catch((error) => {
+  if (error.status !== 401) toast(error.message, "error");
+});

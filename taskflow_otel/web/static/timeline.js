@@ -1,0 +1,91 @@
+// A task's life as bars: what it waited for, when it ran, attempt by attempt.
+
+import { h } from "./dom.js";
+import { clock, duration } from "./format.js";
+
+const AFTER = {
+  enqueued: "waiting",
+  started: "running",
+  retry_scheduled: "backoff",
+  recovered: "waiting",
+};
+const OUTCOMES = { succeeded: "success", failed: "failed", retry_scheduled: "failed", cancelled: "cancelled", interrupted: "interrupted", recovered: "interrupted" };
+
+/** The segments of the timeline: `{kind, attempt, from, to, outcome}` with times in milliseconds. */
+export function segments(task, now = Date.now()) {
+  const found = [];
+  const entries = task.timeline;
+  entries.forEach((entry, index) => {
+    const following = entries[index + 1];
+    let kind = AFTER[entry.transition];
+    if (!kind || (!following && !["pending", "running"].includes(task.status))) return;
+    if (kind === "waiting" && entry.reason === "delayed") kind = "delayed";
+    found.push({
+      kind,
+      // Waiting for a retry belongs to the attempt that it leads to.
+      attempt: following?.transition === "started" ? following.attempt : entry.attempt + (kind === "backoff" ? 1 : 0),
+      from: Date.parse(entry.timestamp),
+      to: following ? Date.parse(following.timestamp) : Math.max(now, Date.parse(entry.timestamp)),
+      outcome: kind === "running" && following ? (OUTCOMES[following.transition] ?? null) : null,
+      open: !following,
+    });
+  });
+  return found;
+}
+
+/** The bars, one line for each attempt. */
+export function timeline(task) {
+  const all = segments(task);
+  if (!all.length) return h("p", { class: "muted", text: "This task never waited and never ran." });
+  const start = all[0].from;
+  const span = Math.max(1, all.at(-1).to - start);
+  const lines = new Map();
+  for (const segment of all) lines.set(segment.attempt, [...(lines.get(segment.attempt) ?? []), segment]);
+  return h(
+    "div",
+    { class: "timeline" },
+    [...lines].map(([attempt, parts]) =>
+      h(
+        "div",
+        { class: "lane" },
+        h("span", { class: "lane-name", text: `Attempt ${attempt + 1}` }),
+        h("div", { class: "lane-track" }, parts.map((part) => bar(part, start, span))),
+        h("span", { class: "lane-took", text: summary(parts) }),
+      ),
+    ),
+    h(
+      "div",
+      { class: "lane axis", "aria-hidden": "true" },
+      h("span"),
+      h("div", { class: "lane-track" }, h("span", { text: clock(task.timeline[0].timestamp) }), h("span", { text: `+${duration(span / 1000)}` })),
+      h("span"),
+    ),
+  );
+}
+
+function bar(part, start, span) {
+  const took = duration((part.to - part.from) / 1000);
+  const element = h("span", {
+    class: `seg ${part.kind}${part.open ? " open" : ""}`,
+    data: { outcome: part.outcome ?? "" },
+    title: `${part.kind} ${took}${part.outcome ? `, then ${part.outcome}` : ""}`,
+  });
+  element.style.left = `${((part.from - start) / span) * 100}%`;
+  element.style.width = `max(3px, ${((part.to - part.from) / span) * 100}%)`;
+  return element;
+}
+
+function summary(parts) {
+  const ran = parts.filter((part) => part.kind === "running");
+  const of = (list) => duration(list.reduce((sum, part) => sum + part.to - part.from, 0) / 1000);
+  return ran.length ? `ran ${of(ran)}` : `waits ${of(parts)}`;
+}
+
+export function legend() {
+  return h(
+    "div",
+    { class: "legend" },
+    ["waiting", "delayed", "backoff", "running"].map((kind) => h("span", {}, h("i", { class: `seg ${kind}` }), kind)),
+    ["success", "failed"].map((outcome) => h("span", {}, h("i", { class: "seg running", data: { outcome } }), `ran, ${outcome}`)),
+  );
+}

@@ -1,0 +1,51 @@
+import { copyable, empty, h, setShown } from "./dom.js";
+import { ago, clock, secondsBetween } from "./format.js";
+
+/** The processes that share the backend. */
+export class InstancesView {
+  constructor(page, root) {
+    this.page = page;
+    this.body = h("tbody");
+    this.blank = empty("No instances", "Instances appear with a backend that several processes share.");
+    this.blank.hidden = true;
+    this.table = h(
+      "table",
+      { class: "plain" },
+      h("thead", {}, h("tr", {}, ["State", "Instance", "Host", "Process", "Started", "Heartbeat"].map((text) => h("th", { scope: "col", text })))),
+      this.body,
+    );
+    root.append(h("div", { class: "view-head" }, h("h1", { text: "Instances" })), h("section", { class: "card flush" }, this.table, this.blank));
+  }
+
+  async refresh() {
+    const instances = await this.page.api.get("instances");
+    instances.sort((a, b) => rank(a) - rank(b) || b.started_at.localeCompare(a.started_at));
+    this.body.replaceChildren(...instances.map(row));
+    setShown(this.blank, instances.length === 0);
+    setShown(this.table, instances.length > 0);
+  }
+
+  poll() {
+    return this.refresh();
+  }
+}
+
+function rank(instance) {
+  return ["alive", "dead", "stopped"].indexOf(instance.state);
+}
+
+function row(instance) {
+  const late = instance.state === "alive" && secondsBetween(instance.heartbeat_at) > instance.lease_seconds;
+  const state = late ? "late" : instance.state;
+  const status = { alive: "success", late: "pending", dead: "failed", stopped: "cancelled" }[state] ?? "cancelled";
+  return h(
+    "tr",
+    {},
+    h("td", {}, h("span", { class: "pill", data: { status }, text: state })),
+    h("td", {}, copyable(instance.instance_id), instance.answering ? h("span", { class: "tag", text: "answers you" }) : null),
+    h("td", { class: "mono clip", text: instance.host.split("|")[0], title: instance.host }),
+    h("td", { class: "mono", text: String(instance.pid) }),
+    h("td", { class: "mono", text: clock(instance.started_at), title: instance.started_at }),
+    h("td", { text: ago(instance.heartbeat_at), title: instance.heartbeat_at }),
+  );
+}

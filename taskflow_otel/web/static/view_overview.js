@@ -1,0 +1,133 @@
+import { activity, sparkline } from "./chart.js";
+import { empty, h, setShown, setText } from "./dom.js";
+import { clock, count, duration, rate, share } from "./format.js";
+import { TaskRows } from "./rows.js";
+
+const WINDOWS = ["15m", "1h", "6h", "24h"];
+
+/** How things stand: the figures of the window, what runs now and what failed last. */
+export class OverviewView {
+  constructor(page, root) {
+    this.page = page;
+    this.window = WINDOWS.includes(page.params.get("window")) ? page.params.get("window") : WINDOWS[0];
+    this.tiles = {
+      created: new Tile("Throughput", "tasks per minute"),
+      failures: new Tile("Failure share", "of finished tasks"),
+      running: new Tile("Running", "now", "?view=tasks&status=running"),
+      pending: new Tile("Pending", "now", "?view=tasks&status=pending"),
+      run: new Tile("Run time p95", ""),
+      wait: new Tile("Wait p95", ""),
+    };
+    this.chart = h("div", { class: "chart-box" });
+    this.top = h("span", { class: "chart-top mono" });
+    this.from = h("span");
+    this.health = h("div", { class: "banner bad", role: "alert", hidden: true });
+    this.running = panelOf("Running now", "?view=tasks&status=running", (task) => task.status === "running", "Nothing runs at the moment", "A task appears here while its function runs.");
+    this.failed = panelOf("Latest failures", "?view=failures", (task) => task.status === "failed", "No failures", "Nothing has failed. Enjoy it.");
+    this.switch = h(
+      "div",
+      { class: "segmented", role: "group", "aria-label": "Window" },
+      WINDOWS.map((name) => h("button", { type: "button", text: name, "aria-pressed": String(name === this.window), on: { click: () => this.#choose(name) } })),
+    );
+    root.append(
+      h("div", { class: "view-head" }, h("h1", { text: "Overview" }), this.switch),
+      this.health,
+      h("section", { class: "tiles", "aria-label": "Figures" }, Object.values(this.tiles).map((tile) => tile.element)),
+      h(
+        "section",
+        { class: "card" },
+        h(
+          "div",
+          { class: "card-head" },
+          h("h2", { text: "Activity" }),
+          h("div", { class: "legend" }, ["success", "failed", "other", "live"].map((name) => h("span", {}, h("i", { class: `dot-${name}` }), name))),
+        ),
+        h("div", { class: "chart" }, this.top, this.chart, h("div", { class: "chart-axis mono" }, this.from, h("span", { text: "now" }))),
+      ),
+      h("div", { class: "columns" }, this.running.element, this.failed.element),
+    );
+  }
+
+  close() {
+    this.running.rows.close();
+    this.failed.rows.close();
+  }
+
+  async refresh() {
+    await Promise.all([this.poll(), this.running.read(this.page, { status: "running" }), this.failed.read(this.page, { status: "failed" })]);
+  }
+
+  change(tasks) {
+    for (const delta of tasks.values()) {
+      this.running.change(delta);
+      this.failed.change(delta);
+    }
+  }
+
+  async poll() {
+    const [figures, health] = await Promise.all([this.page.api.get("overview", { window: this.window }), this.page.api.get("health")]);
+    setShown(this.health, health.reasons.length > 0);
+    setText(this.health, `Not ready: ${health.reasons.join("; ")}`);
+    const { points } = figures;
+    const totals = points.map((point) => point.success + point.failed + point.other + point.live);
+    const basis = figures.sample ? `latest ${count(figures.sample)} tasks` : "nothing finished yet";
+    this.tiles.created.show(rate(figures.created_per_minute), null, totals);
+    this.tiles.failures.show(share(figures.failure_share), null, points.map((point) => point.failed), figures.failure_share >= 0.05 ? "bad" : "");
+    this.tiles.running.show(count(figures.running));
+    const age = figures.oldest_ready_age_seconds;
+    this.tiles.pending.show(count(figures.pending), age === null ? "nothing waits for a slot" : `oldest ready ${duration(age)}`);
+    this.tiles.run.show(duration(figures.run_p95_seconds), basis);
+    this.tiles.wait.show(duration(figures.wait_p95_seconds), basis);
+    const { chart, top } = activity(points);
+    this.chart.replaceChildren(chart);
+    setText(this.top, count(top));
+    setText(this.from, clock(points[0].at));
+  }
+
+  #choose(name) {
+    this.window = name;
+    for (const button of this.switch.children) button.setAttribute("aria-pressed", String(button.textContent === name));
+    this.page.remember({ view: "overview", window: name });
+    this.page.attempt(() => this.poll());
+  }
+}
+
+class Tile {
+  constructor(title, caption, href) {
+    this.value = h("strong", { text: "–" });
+    this.caption = h("small", { text: caption });
+    this.spark = h("div", { class: "tile-spark" });
+    this.element = h(href ? "a" : "div", { class: "tile", href }, h("span", { class: "tile-title", text: title }), this.value, this.caption, this.spark);
+  }
+
+  show(value, caption = null, values = null, tone = "") {
+    setText(this.value, value);
+    if (caption !== null) setText(this.caption, caption);
+    if (values) this.spark.replaceChildren(sparkline(values));
+    this.element.dataset.tone = tone;
+  }
+}
+
+function panelOf(title, href, accepts, nothing, hint) {
+  const rows = new TaskRows({ accepts, limit: 8, compact: true });
+  const blank = empty(nothing, hint);
+  const element = h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: title }), h("a", { href, text: "See all" })), rows.table, blank);
+  const settle = () => {
+    setShown(blank, rows.size === 0);
+    setShown(rows.table, rows.size > 0);
+  };
+  settle();
+  return {
+    element,
+    rows,
+    change(delta) {
+      rows.change(delta);
+      settle();
+    },
+    async read(page, params) {
+      const { tasks, next } = await page.api.tasks({ ...params, limit: 8 });
+      rows.replace(tasks, next === null);
+      settle();
+    },
+  };
+}

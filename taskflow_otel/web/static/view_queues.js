@@ -1,0 +1,116 @@
+import { empty, h, icon, setShown, setText } from "./dom.js";
+import { count, duration } from "./format.js";
+
+/** The queues with their load; operators pause them and change their limits. */
+export class QueuesView {
+  constructor(page, root) {
+    this.page = page;
+    this.cards = new Map();
+    this.grid = h("div", { class: "queues" });
+    this.blank = empty("No queues", "A queue appears when the manager starts.");
+    this.blank.hidden = true;
+    root.append(h("div", { class: "view-head" }, h("h1", { text: "Queues" }), h("span", { class: "muted", text: "of the instance that answers" })), this.grid, this.blank);
+  }
+
+  async refresh() {
+    const queues = await this.page.api.get("queues");
+    const names = new Set(queues.map((queue) => queue.name));
+    for (const [name, card] of this.cards) {
+      if (names.has(name)) continue;
+      card.element.remove();
+      this.cards.delete(name);
+    }
+    for (const queue of queues) {
+      if (!this.cards.has(queue.name)) {
+        const card = new QueueCard(this.page, queue);
+        this.cards.set(queue.name, card);
+        this.grid.append(card.element);
+      }
+      this.cards.get(queue.name).draw(queue);
+    }
+    setShown(this.blank, queues.length === 0);
+  }
+
+  poll() {
+    return this.refresh();
+  }
+}
+
+class QueueCard {
+  constructor(page, queue) {
+    this.page = page;
+    this.path = `queues/${encodeURIComponent(queue.name)}`;
+    this.paused = h("span", { class: "pill", data: { status: "pending" }, text: "paused", hidden: true });
+    this.numbers = Object.fromEntries(["running", "ready", "delayed", "oldest"].map((name) => [name, h("strong", { text: "–" })]));
+    this.meter = h("div", { class: "meter big", role: "meter", "aria-label": "Slots in use", "aria-valuemin": "0" }, h("i"));
+    this.use = h("span", { class: "muted" });
+    this.toggle = h("button", { class: "button", type: "button", on: { click: () => this.#toggle() } });
+    this.inputs = { concurrency: limitInput("Concurrency", 1), max_size: limitInput("Max waiting", 0) };
+    const form = h(
+      "form",
+      { class: "limits", on: { submit: (event) => this.#save(event) } },
+      Object.values(this.inputs).map((input) => input.label),
+      h("button", { class: "button small", type: "submit", text: "Save limits" }),
+    );
+    const act = page.session.can_act;
+    this.element = h(
+      "article",
+      { class: "card queue-card" },
+      h("div", { class: "card-head" }, h("h2", { text: queue.name }), this.paused, act ? this.toggle : null),
+      this.meter,
+      this.use,
+      h(
+        "dl",
+        { class: "numbers" },
+        Object.entries({ running: "Running", ready: "Ready", delayed: "Delayed", oldest: "Oldest ready" }).map(([name, title]) => h("div", {}, h("dt", { text: title }), h("dd", {}, this.numbers[name]))),
+      ),
+      act ? form : null,
+    );
+  }
+
+  draw(queue) {
+    this.queue = queue;
+    setShown(this.paused, queue.paused);
+    this.toggle.replaceChildren(icon(queue.paused ? "play" : "pause"), queue.paused ? "Resume" : "Pause");
+    for (const name of ["running", "ready", "delayed"]) setText(this.numbers[name], count(queue[name]));
+    setText(this.numbers.oldest, duration(queue.oldest_ready_age_seconds));
+    const limited = queue.concurrency !== null;
+    const part = limited ? Math.min(1, queue.running / queue.concurrency) : 0;
+    this.meter.firstElementChild.style.width = `${part * 100}%`;
+    this.meter.dataset.full = String(part >= 1);
+    this.meter.setAttribute("aria-valuenow", String(queue.running));
+    this.meter.setAttribute("aria-valuemax", String(queue.concurrency ?? queue.running));
+    const size = queue.max_size === null ? "" : `, ${count(queue.ready + queue.delayed)} of ${count(queue.max_size)} places taken`;
+    setText(this.use, limited ? `${queue.running} of ${queue.concurrency} slots${size}` : `no limit of its own${size}`);
+    for (const [name, input] of Object.entries(this.inputs)) {
+      // What someone is typing is theirs.
+      if (document.activeElement !== input.field && !input.changed) input.field.value = queue[name] ?? "";
+    }
+  }
+
+  async #toggle() {
+    const paused = this.queue.paused;
+    const queue = await this.page.attempt(() => this.page.api.act("POST", `${this.path}/${paused ? "resume" : "pause"}`), `${this.queue.name} ${paused ? "resumed" : "paused"}`);
+    if (queue) this.draw(queue);
+  }
+
+  async #save(event) {
+    event.preventDefault();
+    const body = {};
+    for (const [name, { field }] of Object.entries(this.inputs)) {
+      const value = field.value === "" ? null : Number(field.value);
+      if (value !== this.queue[name]) body[name] = value;
+    }
+    const queue = await this.page.attempt(() => this.page.api.act("PATCH", this.path, { body }), `Limits of ${this.queue.name} saved`);
+    if (!queue) return;
+    for (const input of Object.values(this.inputs)) input.changed = false;
+    this.draw(queue);
+  }
+}
+
+function limitInput(title, minimum) {
+  const input = { changed: false };
+  input.field = h("input", { type: "number", min: minimum, step: 1, inputmode: "numeric", placeholder: "no limit", on: { input: () => (input.changed = true) } });
+  input.label = h("label", {}, h("span", { text: title }), input.field);
+  return input;
+}

@@ -1,0 +1,223 @@
+import { confirmed, copyable, h, icon, pill, setShown, setText } from "./dom.js";
+import { clock, duration, elapsed, plural, precise, secondsBetween, shortId } from "./format.js";
+import { reasonText } from "./rows.js";
+import { legend, timeline } from "./timeline.js";
+
+const LIVE = new Set(["pending", "running"]);
+const NEAR_END = 40;
+const WIDE = new Set(["Task id", "Trace id"]);
+
+/** One task: what it is, where its time went, what it said, why it failed. */
+export class TaskView {
+  constructor(page, root) {
+    this.page = page;
+    this.id = page.params.get("id") ?? "";
+    this.seen = new Set();
+    this.head = h("div");
+    this.facts = h("dl", { class: "facts" });
+    this.progress = h("section", { class: "card progress", hidden: true });
+    this.bars = h("div");
+    this.events = h("ol", { class: "events" });
+    this.error = h("section", { class: "card error", hidden: true });
+    this.args = h("section", { class: "card", hidden: true });
+    this.logs = h("div", { class: "logs", role: "log", tabindex: "0", "aria-label": "Log" });
+    this.logNote = h("span", { class: "muted" });
+    root.append(
+      h("a", { class: "back", href: "?view=tasks" }, icon("back"), "Tasks"),
+      this.head,
+      h("section", { class: "card" }, this.facts),
+      this.progress,
+      this.error,
+      h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: "Timeline" }), legend()), this.bars, this.events),
+      h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: "Log" }), this.logNote), this.logs),
+      this.args,
+    );
+    this.clock = setInterval(() => this.#tick(), 500);
+  }
+
+  close() {
+    clearInterval(this.clock);
+    clearTimeout(this.soon);
+  }
+
+  async refresh() {
+    try {
+      this.task = await this.page.api.get(encodeURIComponent(this.id));
+    } catch (error) {
+      if (error.status === 404) this.head.replaceChildren(h("h1", { text: "No such task" }), h("p", { class: "muted", text: error.message }));
+      throw error;
+    }
+    this.#draw();
+  }
+
+  change(tasks, logs) {
+    if (!this.task) return;
+    for (const line of logs) if (line.task_id === this.id) this.#addLog(line);
+    const delta = tasks.get(this.id);
+    if (!delta) return;
+    if ((delta.status ?? this.task.status) === this.task.status && delta.attempt === this.task.attempt) {
+      Object.assign(this.task, delta);
+      this.#drawProgress();
+      return;
+    }
+    clearTimeout(this.soon);
+    this.soon = setTimeout(() => this.page.attempt(() => this.refresh()), 60);
+  }
+
+  #draw() {
+    const { task } = this;
+    this.head.replaceChildren(
+      h("div", { class: "view-head task-head" }, h("h1", { text: task.func_name }), pill(task.status), h("span", { class: "muted", text: this.#remark() }), this.#actions()),
+    );
+    this.facts.replaceChildren(...this.#facts());
+    this.#drawProgress();
+    this.bars.replaceChildren(timeline(task));
+    this.events.replaceChildren(
+      ...task.timeline.map((entry) =>
+        h(
+          "li",
+          {},
+          h("span", { class: "mono muted", text: precise(entry.timestamp), title: entry.timestamp }),
+          h("span", { class: "event-name", text: entry.transition.replaceAll("_", " ") }),
+          h("span", { class: "muted", text: [`attempt ${entry.attempt + 1}`, reasonText(entry.reason), `on ${entry.instance}`].filter(Boolean).join(" · ") }),
+        ),
+      ),
+    );
+    setShown(this.error, Boolean(task.error || task.stacktrace));
+    this.error.replaceChildren(
+      h("div", { class: "card-head" }, h("h2", { text: task.error_type ?? "Error" }), task.stacktrace ? copyButton(task.stacktrace) : null),
+      h("p", { class: "error-text", text: task.error ?? "" }),
+      task.stacktrace ? h("pre", { class: "trace", tabindex: "0", "aria-label": "Traceback", text: task.stacktrace }) : "",
+    );
+    for (const line of task.logs ?? []) this.#addLog(line);
+    this.#noteLogs();
+    const hasArgs = task.args !== undefined;
+    setShown(this.args, hasArgs);
+    if (hasArgs) {
+      const shown = task.args === null ? "Encrypted, or none stored." : JSON.stringify({ args: task.args, kwargs: task.kwargs }, null, 2);
+      this.args.replaceChildren(h("div", { class: "card-head" }, h("h2", { text: "Arguments" })), h("pre", { class: "trace", text: shown }));
+    }
+  }
+
+  #remark() {
+    const { task } = this;
+    if (task.cancel_requested && LIVE.has(task.status)) return "cancellation requested";
+    if (task.status === "pending" && task.run_at && Date.parse(task.run_at) > Date.now()) return `${reasonText(task.reason) || "not"} before ${clock(task.run_at)}`;
+    return reasonText(task.reason);
+  }
+
+  #actions() {
+    const { task, page } = this;
+    const actions = h("div", { class: "actions" });
+    const trace = traceLink(page.session.trace_url, task.trace_id);
+    if (trace) actions.append(h("a", { class: "button", href: trace, target: "_blank", rel: "noopener noreferrer" }, icon("external"), "Trace"));
+    if (page.session.can_act) {
+      if (LIVE.has(task.status)) actions.append(h("button", { class: "button danger", type: "button", on: { click: () => this.#cancel() } }, icon("cancel"), "Cancel"));
+      else actions.append(h("button", { class: "button primary", type: "button", on: { click: () => this.#retry() } }, icon("retry"), "Retry"));
+    }
+    return actions;
+  }
+
+  #facts() {
+    const { task } = this;
+    const facts = [
+      ["Task id", copyable(task.task_id)],
+      ["Trace id", task.trace_id ? copyable(task.trace_id) : null],
+      ["Created", h("span", { text: precise(task.created_at), title: task.created_at })],
+      ["Started", task.start_time && h("span", { text: precise(task.start_time), title: task.start_time })],
+      ["Ended", task.end_time && h("span", { text: precise(task.end_time), title: task.end_time })],
+      ["Run time", (this.took = h("span", { text: this.#runTime() }))],
+      ["Attempt", `${task.attempt + 1}${task.retries_used ? ` (${plural(task.retries_used, "retry").replace("retrys", "retries")} used)` : ""}`],
+      ["Queue", `${task.queue} · priority ${task.priority}`],
+      ["Executor", task.executor],
+      ["Source", task.source],
+      ["Instance", task.instance ? copyable(task.instance) : null],
+      ["Idempotency key", task.idempotency_key ? copyable(task.idempotency_key) : null],
+      ["Retry of", task.retry_of && taskLink(task.retry_of)],
+      ["Retried by", task.retried_by && taskLink(task.retried_by)],
+      ["Duplicate of", task.duplicate_of && taskLink(task.duplicate_of)],
+      ["Tags", Object.keys(task.tags).length ? h("span", {}, Object.entries(task.tags).map(([key, value]) => h("a", { class: "tag", href: `?${new URLSearchParams({ view: "tasks", tag: `${key}:${value}` })}`, text: `${key}:${value}` }))) : null],
+    ];
+    return facts.filter(([, value]) => value).map(([name, value]) => h("div", { class: WIDE.has(name) ? "wide" : null }, h("dt", { text: name }), h("dd", {}, value)));
+  }
+
+  #drawProgress() {
+    const { progress, status } = this.task;
+    setShown(this.progress, Boolean(progress));
+    if (!progress) return;
+    const part = progress.total ? Math.min(1, progress.done / progress.total) : null;
+    const label = progress.total ? `${progress.done} of ${progress.total} (${Math.round(part * 100)} %)` : `${progress.done} done`;
+    const fill = h("i");
+    fill.style.width = `${(part ?? 1) * 100}%`;
+    this.progress.replaceChildren(
+      h("div", { class: "card-head" }, h("h2", { text: "Progress" }), h("span", { class: "mono", text: label })),
+      h("div", { class: `meter big${part === null && status === "running" ? " unknown" : ""}`, role: "progressbar", "aria-label": label, "aria-valuenow": part === null ? null : Math.round(part * 100), "aria-valuemin": "0", "aria-valuemax": "100" }, fill),
+      h("p", { class: "muted", text: progress.message ?? "" }),
+    );
+  }
+
+  #addLog(line) {
+    if (this.seen.has(line.seq)) return;
+    this.seen.add(line.seq);
+    const { scrollTop, scrollHeight, clientHeight } = this.logs;
+    const following = scrollHeight - scrollTop - clientHeight < NEAR_END;
+    const extra = Object.entries(line.extra ?? {});
+    this.logs.append(
+      h(
+        "div",
+        { class: "log", data: { level: line.level } },
+        h("span", { class: "log-time", text: precise(line.timestamp), title: line.timestamp }),
+        h("span", { class: "log-level", text: line.level }),
+        h("span", { class: "log-text" }, line.message, extra.map(([key, value]) => h("span", { class: "tag", text: `${key}=${typeof value === "string" ? value : JSON.stringify(value)}` }))),
+      ),
+    );
+    if (following) this.logs.scrollTop = this.logs.scrollHeight;
+    this.#noteLogs();
+  }
+
+  #noteLogs() {
+    const dropped = this.task.logs_dropped ? `, ${this.task.logs_dropped} more were not kept` : "";
+    setText(this.logNote, this.seen.size || dropped ? `${plural(this.seen.size, "line")}${dropped}` : "nothing written");
+    setShown(this.logs, this.seen.size > 0);
+  }
+
+  #runTime() {
+    const { task } = this;
+    return task.status === "running" && task.start_time ? elapsed(secondsBetween(task.start_time)) : duration(task.duration);
+  }
+
+  #tick() {
+    if (document.hidden || !this.task || !LIVE.has(this.task.status)) return;
+    setText(this.took, this.#runTime());
+    this.bars.replaceChildren(timeline(this.task));
+  }
+
+  async #retry() {
+    const task = await this.page.attempt(() => this.page.api.act("POST", `${encodeURIComponent(this.id)}/retry`), "Enqueued again as a new task");
+    if (task) this.page.open({ view: "task", id: task.task_id });
+  }
+
+  async #cancel() {
+    if (!(await confirmed("Cancel this task?", `${this.task.func_name} ${shortId(this.id)} will not run to its end.`, "Cancel the task", { danger: true }))) return;
+    if (await this.page.attempt(() => this.page.api.act("POST", `${encodeURIComponent(this.id)}/cancel`), "Cancellation requested")) await this.page.attempt(() => this.refresh());
+  }
+}
+
+function taskLink(id) {
+  return h("a", { class: "mono", href: `?view=task&id=${encodeURIComponent(id)}`, text: shortId(id), title: id });
+}
+
+function copyButton(text) {
+  const button = copyable(text, "");
+  button.querySelector("button").title = "Copy the traceback";
+  button.querySelector("button").setAttribute("aria-label", "Copy the traceback");
+  return button;
+}
+
+/** The deep link to a trace; only ever an http(s) address. */
+function traceLink(pattern, id) {
+  if (!pattern || !id) return null;
+  const address = pattern.replaceAll("{trace_id}", encodeURIComponent(id));
+  return /^https?:/.test(address) ? address : null;
+}
+

@@ -1,0 +1,144 @@
+import { empty, h, icon, setShown, setText } from "./dom.js";
+import { count, plural } from "./format.js";
+import { TaskRows } from "./rows.js";
+
+const STATUSES = ["pending", "running", "success", "failed", "cancelled", "interrupted", "rejected"];
+const FIELDS = ["status", "q", "func_name", "queue", "source", "tag", "since", "until", "trace_id"];
+const AGES = [["", "Any time"], ["15m", "Last 15 minutes"], ["1h", "Last hour"], ["6h", "Last 6 hours"], ["24h", "Last 24 hours"], ["7d", "Last 7 days"]];
+const SOURCES = [["", "Any source"], ["manual", "Manual"], ["scheduled", "Scheduled"], ["retry", "Retry"]];
+const PAGE = 100;
+
+/** The list of tasks; its filters live in the address. */
+export class TasksView {
+  constructor(page, root) {
+    this.page = page;
+    this.filters = Object.fromEntries(FIELDS.map((name) => [name, page.params.get(name) ?? ""]));
+    this.rows = new TaskRows({ accepts: (task) => this.#accepts(task) });
+    this.count = h("span", { class: "muted", "aria-live": "polite" });
+    this.more = h("button", { class: "button", type: "button", text: "Show more", hidden: true, on: { click: () => page.attempt(() => this.#readMore()) } });
+    this.blank = empty("No tasks", "Nothing matches. Loosen a filter, or enqueue something.");
+    this.blank.hidden = true;
+    this.chips = new Map(["", ...STATUSES].map((status) => [status, this.#chip(status)]));
+    this.inputs = this.#inputs();
+    root.append(
+      h("div", { class: "view-head" }, h("h1", { text: "Tasks" }), this.count),
+      h("div", { class: "chips", role: "group", "aria-label": "Status" }, [...this.chips.values()].map((chip) => chip.element)),
+      h("form", { class: "filters", role: "search", on: { submit: (event) => event.preventDefault() } }, this.inputs),
+      h("section", { class: "card flush" }, this.rows.table, this.blank),
+      h("div", { class: "after" }, this.more, h("span", { class: "keys" }, h("kbd", { text: "/" }), " search ", h("kbd", { text: "j" }), h("kbd", { text: "k" }), " move ", h("kbd", { text: "Enter" }), " open")),
+    );
+    this.#mark();
+  }
+
+  close() {
+    this.rows.close();
+    clearTimeout(this.typing);
+  }
+
+  async refresh() {
+    const reading = (this.reading = Symbol("reading"));
+    const { tasks, total, next } = await this.page.api.tasks({ ...this.filters, limit: PAGE });
+    // A slower answer to older filters must not replace a newer one.
+    if (reading !== this.reading) return;
+    this.next = next;
+    this.rows.replace(tasks, next === null);
+    setText(this.count, plural(total, "task"));
+    this.#settle();
+    await this.poll();
+  }
+
+  async poll() {
+    const { status: _, ...others } = this.filters;
+    const stats = await this.page.api.get("stats", others);
+    for (const [status, chip] of this.chips) setText(chip.number, count(status ? stats[status] : stats.total));
+    setText(this.count, plural(this.filters.status ? stats[this.filters.status] : stats.total, "task"));
+  }
+
+  change(tasks) {
+    for (const delta of tasks.values()) this.rows.change(delta);
+    this.#settle();
+  }
+
+  async #readMore() {
+    const { tasks, next } = await this.page.api.tasks({ ...this.filters, limit: PAGE, cursor: this.next });
+    this.next = next;
+    this.rows.limit = Math.max(this.rows.limit, this.rows.size + tasks.length);
+    this.rows.append(tasks, next === null);
+    this.#settle();
+  }
+
+  #settle() {
+    setShown(this.more, Boolean(this.next));
+    setShown(this.blank, this.rows.size === 0);
+    setShown(this.rows.table, this.rows.size > 0);
+  }
+
+  #accepts(task, known) {
+    const { filters } = this;
+    if (["status", "func_name", "queue", "source"].some((name) => filters[name] && task[name] !== filters[name])) return false;
+    // The rest of a row that the server chose does not change; its full error may match where the delta's line does not.
+    if (known) return true;
+    const [key, ...value] = filters.tag.split(/[:=](.*)/s);
+    if (key && (task.tags?.[key] === undefined || (value.length && task.tags[key] !== value[0]))) return false;
+    if (filters.trace_id && task.trace_id !== filters.trace_id.toLowerCase()) return false;
+    if (filters.until && !(Date.parse(filters.until) > Date.parse(task.created_at))) return false;
+    const text = filters.q.toLowerCase();
+    return !text || [task.func_name, task.error, task.task_id].some((part) => part?.toLowerCase().includes(text));
+  }
+
+  #set(name, value) {
+    this.filters[name] = value;
+    this.page.remember({ view: "tasks", ...this.filters });
+    this.#mark();
+    this.page.attempt(() => this.refresh());
+  }
+
+  #mark() {
+    for (const [status, chip] of this.chips) chip.element.setAttribute("aria-pressed", String(status === this.filters.status));
+    setShown(this.clear, FIELDS.some((name) => this.filters[name]));
+  }
+
+  #chip(status) {
+    const number = h("span", { class: "chip-count", text: "" });
+    const element = h("button", { class: "chip", type: "button", data: { status: status || "all" }, on: { click: () => this.#set("status", status) } }, h("span", { text: status || "all" }), number);
+    return { element, number };
+  }
+
+  #inputs() {
+    const typed = (name, label, type = "text") =>
+      h("input", {
+        type,
+        name,
+        placeholder: label,
+        "aria-label": label,
+        value: this.filters[name],
+        spellcheck: "false",
+        autocomplete: "off",
+        on: {
+          input: (event) => {
+            clearTimeout(this.typing);
+            this.typing = setTimeout(() => this.#set(name, event.target.value.trim()), 250);
+          },
+        },
+      });
+    const chosen = (name, label, options) => {
+      const known = options.some(([value]) => value === this.filters[name]);
+      const all = known ? options : [...options, [this.filters[name], this.filters[name]]];
+      return h(
+        "select",
+        { name, "aria-label": label, on: { change: (event) => this.#set(name, event.target.value) } },
+        all.map(([value, text]) => h("option", { value, text, selected: value === this.filters[name] })),
+      );
+    };
+    this.clear = h("button", { class: "button small ghost", type: "button", text: "Clear", on: { click: () => this.page.open({ view: "tasks" }) } });
+    return [
+      h("label", { class: "search" }, icon("search"), typed("q", "Search name, error or id", "search")),
+      typed("func_name", "Task name"),
+      typed("queue", "Queue"),
+      typed("tag", "Tag, as key:value"),
+      chosen("source", "Source", SOURCES),
+      chosen("since", "Created", AGES),
+      this.clear,
+    ];
+  }
+}

@@ -1,0 +1,198 @@
+"""The routes about tasks: list, detail, retry, cancel, failures and the bulk actions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import TypeAdapter
+
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.web.audit import AuditLog
+from taskflow_otel.web.auth import Actor
+from taskflow_otel.web.failures import SCAN_LIMIT, read_failures
+from taskflow_otel.web.guard import Guard
+from taskflow_otel.web.params import MAX_PAGE, page_cursor, parse_moment, task_filter
+from taskflow_otel.web.ports import TaskEngine
+from taskflow_otel.web.routing import REFUSALS, errors
+from taskflow_otel.web.schemas import (
+    BulkRetryIn,
+    BulkRetryOut,
+    DeletedOut,
+    FailuresOut,
+    RetriedOut,
+    SkippedOut,
+    TaskDetailOut,
+    TaskOut,
+    task_detail,
+    task_out,
+)
+from taskflow_otel.web.settings import WebSettings
+
+_TASKS = TypeAdapter(list[TaskOut])
+_AT_ONCE = 50
+_LIST_HEADERS = {
+    "X-Total-Count": {"description": "Number of tasks that match.", "schema": {"type": "integer"}},
+    "X-Next-Cursor": {"description": "Cursor of the next page; absent on the last.", "schema": {"type": "string"}},
+    "Link": {"description": "The next page, `rel=next` (RFC 8288).", "schema": {"type": "string"}},
+}
+
+
+def add_collection_routes(
+    router: APIRouter, engine: TaskEngine, settings: WebSettings, guard: Guard, audit: AuditLog
+) -> None:
+    """The routes with fixed names, which must come before those with a task id."""
+    hidden = None if settings.display_func_args else {"__all__": {"args", "kwargs"}}
+    operator = Depends(guard.operator)
+
+    async def list_tasks(
+        request: Request,
+        found: Annotated[TaskQuery, Depends(task_filter)],
+        cursor: Annotated[str | None, Depends(page_cursor)],
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Tasks on a page.")] = 100,
+    ) -> Response:
+        """The tasks of all instances that share the backend, newest first."""
+        query = replace(found, limit=limit, cursor=cursor)
+        page, counts = await asyncio.gather(engine.page(query), engine.counts(found))
+        tasks = [task_out(record, with_args=settings.display_func_args) for record in page.records]
+        headers = {"X-Total-Count": str(counts.total), "Cache-Control": "no-store"}
+        if page.next_cursor is not None:
+            kept = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+            headers["X-Next-Cursor"] = page.next_cursor
+            # Relative, so that it holds behind any proxy.
+            headers["Link"] = f'<?{urlencode([*kept, ("cursor", page.next_cursor)])}>; rel="next"'
+        return Response(_TASKS.dump_json(tasks, exclude=hidden), headers=headers, media_type="application/json")
+
+    listing = {
+        "methods": ["GET"],
+        "response_model": list[TaskOut],
+        "dependencies": [Depends(guard.viewer)],
+        "summary": "List tasks",
+        "responses": {200: {"headers": _LIST_HEADERS}, **errors(422)},
+    }
+    router.add_api_route("", list_tasks, **listing)  # type: ignore[arg-type]  # shared keywords of two routes
+    router.add_api_route("/", list_tasks, include_in_schema=False, **listing)  # type: ignore[arg-type]  # as above
+
+    @router.get("/failures", dependencies=[Depends(guard.viewer)], responses=errors(422), summary="Failures, grouped")
+    async def list_failures(found: Annotated[TaskQuery, Depends(task_filter)]) -> FailuresOut:
+        """The newest failures that match, grouped by their error without ids, numbers and quoted values."""
+        return await read_failures(engine, replace(found, status=TaskStatus.FAILED, limit=SCAN_LIMIT))
+
+    @router.post("/bulk-retry", status_code=202, responses=errors(403, 422), summary="Retry tasks by id")
+    async def bulk_retry(request: Request, body: BulkRetryIn, actor: Actor = operator) -> BulkRetryOut:
+        """Enqueue each task anew; those whose state does not allow it are skipped with the reason."""
+        out = await _retry_all(engine, list(dict.fromkeys(body.task_ids)))
+        audit.record(request, actor, "bulk-retry", f"{len(body.task_ids)} tasks", f"retried {len(out.retried)}")
+        return out
+
+    @router.post("/retry-failed", status_code=202, responses=errors(403, 422), summary="Retry what failed")
+    async def retry_failed(
+        request: Request,
+        found: Annotated[TaskQuery, Depends(task_filter)],
+        actor: Actor = operator,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Retry at most so many.")] = MAX_PAGE,
+    ) -> BulkRetryOut:
+        """Enqueue anew the failed tasks that match (`?since=6h`) and that nothing has retried yet, newest first."""
+        query = replace(found, status=TaskStatus.FAILED, limit=MAX_PAGE)
+        ids: list[str] = []
+        while len(ids) <= limit:
+            page = await engine.page(query)
+            ids += [record.task_id for record in page.records if record.retried_by is None]
+            if page.next_cursor is None:
+                break
+            query = replace(query, cursor=page.next_cursor)
+        out = await _retry_all(engine, ids[:limit])
+        out.more = len(ids) > limit
+        audit.record(request, actor, "retry-failed", request.url.query, f"retried {len(out.retried)}")
+        return out
+
+    @router.delete("/history", responses=errors(403, 422), summary="Delete finished tasks")
+    async def delete_history(
+        request: Request,
+        actor: Actor = operator,
+        before: Annotated[
+            str | None,
+            Query(description="Ended before: an ISO 8601 time, or an age (`7d`). Default: all finished tasks."),
+        ] = None,
+    ) -> DeletedOut:
+        """Delete finished tasks and their logs, for good."""
+        now = datetime.now(UTC)
+        deleted = await engine.delete_history(parse_moment("before", before, now) if before else now)
+        audit.record(request, actor, "delete-history", before or "all", f"deleted {deleted}")
+        return DeletedOut(deleted=deleted)
+
+
+def add_item_routes(
+    router: APIRouter, engine: TaskEngine, settings: WebSettings, guard: Guard, audit: AuditLog
+) -> None:
+    """The routes of one task."""
+    hidden = None if settings.display_func_args else {"args", "kwargs"}
+    operator = Depends(guard.operator)
+
+    @router.get(
+        "/{task_id}",
+        response_model=TaskDetailOut,
+        dependencies=[Depends(guard.viewer)],
+        responses=errors(404, 422),
+        summary="One task",
+    )
+    async def get_task(task_id: str) -> Response:
+        """One task with its logs, error, traceback and timeline."""
+        record = await engine.get(task_id)
+        return _one(task_detail(record, await engine.logs(task_id), with_args=settings.display_func_args), hidden, 200)
+
+    @router.post(
+        "/{task_id}/retry",
+        status_code=202,
+        response_model=TaskOut,
+        responses=errors(403, 404, 409, 422),
+        summary="Retry a finished task",
+    )
+    async def retry_task(request: Request, task_id: str, actor: Actor = operator) -> Response:
+        """Enqueue a finished task anew and return the new one; `retry_of` and `retried_by` link the two."""
+        record = await engine.retry(task_id)
+        audit.record(request, actor, "retry", task_id, f"as {record.task_id}")
+        return _one(task_out(record, with_args=settings.display_func_args), hidden, 202)
+
+    @router.post(
+        "/{task_id}/cancel",
+        status_code=202,
+        response_model=TaskOut,
+        responses=errors(403, 404, 409, 422),
+        summary="Cancel a live task",
+    )
+    async def cancel_task(request: Request, task_id: str, actor: Actor = operator) -> Response:
+        """Cancel a pending or running task, on whichever instance it is."""
+        record = await engine.cancel(task_id)
+        audit.record(request, actor, "cancel", task_id)
+        return _one(task_out(record, with_args=settings.display_func_args), hidden, 202)
+
+
+def _one(task: TaskOut, hidden: set[str] | None, status: int) -> JSONResponse:
+    return JSONResponse(task.model_dump(mode="json", exclude=hidden), status, {"Cache-Control": "no-store"})
+
+
+async def _retry_all(engine: TaskEngine, ids: Sequence[str]) -> BulkRetryOut:
+    async def one(task_id: str) -> RetriedOut | SkippedOut:
+        try:
+            record = await engine.retry(task_id)
+        except REFUSALS as exc:
+            return SkippedOut(task_id=task_id, reason=str(exc))
+        return RetriedOut(task_id=task_id, new_task_id=record.task_id)
+
+    out = BulkRetryOut(retried=[], skipped=[])
+    for start in range(0, len(ids), _AT_ONCE):
+        # Together, so that they share a commit.
+        for result in await asyncio.gather(*map(one, ids[start : start + _AT_ONCE])):
+            if isinstance(result, RetriedOut):
+                out.retried.append(result)
+            else:
+                out.skipped.append(result)
+    return out

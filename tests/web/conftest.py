@@ -1,0 +1,110 @@
+"""An application with the administration mounted on it, called in the process, over HTTP, or by a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Literal
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from playwright.async_api import Browser, async_playwright
+
+from taskflow_otel.admin import TaskAdmin
+from tests.waiting import eventually
+from tests.web.stand_ins import FakeEngine, FakeManager
+
+ClientOf = Callable[..., httpx.AsyncClient]
+_CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def app_of(engine: FakeEngine) -> Callable[..., FastAPI]:
+    """An application with `TaskAdmin(**options)` over the engine of the test."""
+
+    def build(**options: Any) -> FastAPI:
+        app = FastAPI()
+        TaskAdmin(app, FakeManager(engine), **options)  # type: ignore[arg-type]  # a stand-in for the manager
+        return app
+
+    return build
+
+
+@pytest.fixture
+async def client_of(app_of: Callable[..., FastAPI]) -> AsyncIterator[ClientOf]:
+    """Clients of applications in this process."""
+    clients: list[httpx.AsyncClient] = []
+
+    def connect(base_url: str = "http://test", **options: Any) -> httpx.AsyncClient:
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app_of(**options)), base_url=base_url)
+        clients.append(client)
+        return client
+
+    yield connect
+    for client in clients:
+        await client.aclose()
+
+
+@pytest.fixture
+def client(client_of: ClientOf) -> httpx.AsyncClient:
+    """A client of an open application."""
+    return client_of()
+
+
+class Served:
+    """A real server in the loop of the test."""
+
+    def __init__(self, server: uvicorn.Server, ended: asyncio.Task[None]) -> None:
+        self.server = server
+        self.ended = ended
+        self.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+
+@asynccontextmanager
+async def serve(app: Any, *, lifespan: Literal["on", "off"] = "off") -> AsyncIterator[Served]:
+    """Serve an application on a free port."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none", lifespan=lifespan))
+    ended = asyncio.create_task(server.serve())
+    await eventually(lambda: server.started or ended.done(), "the start of the server")
+    try:
+        yield Served(server, ended)
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(ended, 20)
+
+
+@pytest.fixture
+def serving() -> Callable[..., AbstractAsyncContextManager[Served]]:
+    return serve
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """A headless Chromium; without one the test is skipped on a laptop and fails in CI."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        reason = "chromium is not installed (Debian package: chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=_CHROMIUM_ARGS)
+        yield browser
+        await browser.close()

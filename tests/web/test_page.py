@@ -1,0 +1,302 @@
+"""The live page in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import BackgroundTasks, FastAPI
+from playwright.async_api import Browser, Page, expect
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from taskflow_otel import TaskAdmin, TaskManager, task_log
+from taskflow_otel.exporters.stream import LiveStream
+from taskflow_otel.model.record import Progress
+from taskflow_otel.model.status import TaskStatus
+from tests.waiting import eventually
+from tests.web.conftest import Served
+from tests.web.stand_ins import FakeEngine, make_record
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "<img src=x onerror=alert(1)></script><b>bold</b>"
+# Chromium throttles nothing here; the page only believes that nobody looks.
+SET_HIDDEN = """(hidden) => {
+  Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+OpenPage = Callable[..., AbstractAsyncContextManager[Page]]
+
+
+@pytest.fixture
+def opened(
+    browser: Browser, app_of: Callable[..., FastAPI], serving: Callable[..., AbstractAsyncContextManager[Served]]
+) -> OpenPage:
+    """Open a view of the page; whatever the browser complains about fails the test."""
+
+    @asynccontextmanager
+    async def open_page(
+        query: str = "", *, prefix: str = "", viewport: tuple[int, int] = (1280, 800), **options: Any
+    ) -> AsyncIterator[Page]:
+        app: Any = app_of(**options)
+        if prefix:
+            app = Starlette(routes=[Mount(prefix, app)])
+        async with serving(app) as served:
+            context = await browser.new_context(viewport={"width": viewport[0], "height": viewport[1]})
+            page = await context.new_page()
+            complaints: list[str] = []
+            page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            await page.goto(f"{served.url}{prefix}/tasks/dashboard{query}")
+            yield page
+            await context.close()
+            assert complaints == []
+
+    return open_page
+
+
+@pytest.mark.parametrize("prefix", ["", "/behind/proxy"])
+async def test_a_task_appears_without_reload_and_its_failure_shows_the_traceback(
+    opened: OpenPage, engine: FakeEngine, prefix: str
+) -> None:
+    async with opened("?view=tasks", prefix=prefix) as page:
+        await expect(page.get_by_text("Nothing matches")).to_be_visible()
+        record = engine.put(make_record("charge_card", TaskStatus.RUNNING, age=0))
+        row = page.get_by_role("row").filter(has_text="charge_card")
+        await expect(row).to_contain_text("running")
+        record.status, record.error_type, record.error = TaskStatus.FAILED, "CardError", "declined"
+        record.stacktrace = "Traceback (most recent call last):\nCardError: declined"
+        engine.put(record)
+        await expect(row).to_contain_text("failed")
+        await row.get_by_role("link").click()
+        await expect(page.get_by_label("Traceback", exact=True)).to_contain_text("CardError: declined")
+
+
+async def test_a_change_touches_the_row_of_its_task_and_no_other(opened: OpenPage, engine: FakeEngine) -> None:
+    records = [engine.put(make_record(status=TaskStatus.RUNNING)) for _ in range(5)]
+    async with opened("?view=tasks") as page:
+        await expect(page.locator("tbody tr")).to_have_count(5)
+        await page.evaluate("""() => {
+            window.touched = new Set();
+            for (const row of document.querySelectorAll("tbody tr")) {
+                new MutationObserver(() => touched.add(row.dataset.id)).observe(
+                    row.querySelector(".status"),
+                    { childList: true, subtree: true, characterData: true, attributes: true },
+                );
+            }
+            window.added = 0;
+            new MutationObserver((changes) => changes.forEach((change) => (added += change.addedNodes.length)))
+                .observe(document.querySelector("tbody"), { childList: true });
+        }""")
+        records[2].status = TaskStatus.SUCCESS
+        engine.put(records[2])
+        engine.put(make_record("newest"))
+        await expect(page.locator("tbody tr").first).to_contain_text("newest")
+        assert await page.evaluate("[...touched]") == [records[2].task_id]
+        assert await page.evaluate("added") == 1
+
+
+async def test_names_errors_tags_and_logs_are_shown_and_never_executed(opened: OpenPage, engine: FakeEngine) -> None:
+    record = make_record(HOSTILE, TaskStatus.FAILED, error=HOSTILE, error_type=HOSTILE, stacktrace=HOSTILE)
+    record.tags, record.queue, record.idempotency_key = {HOSTILE: HOSTILE}, HOSTILE, HOSTILE
+    engine.put(record)
+    engine.log(record, HOSTILE, detail=HOSTILE)
+    for view in ("tasks", "failures", f"task&id={record.task_id}"):
+        async with opened(f"?view={view}", title=HOSTILE) as page:
+            await expect(page.get_by_text("<b>bold</b>").first).to_be_visible()
+            assert await page.locator("main b, main img, nav b").count() == 0
+            if view.startswith("task&"):
+                engine.log(record, "live " + HOSTILE)
+                await expect(page.get_by_role("log")).to_contain_text("live <img")
+
+
+async def test_filters_live_in_the_address(opened: OpenPage, engine: FakeEngine) -> None:
+    engine.put(make_record("alpha", TaskStatus.FAILED))
+    engine.put(make_record("beta"))
+    async with opened("?view=tasks&status=failed") as page:
+        await expect(page.locator("tbody tr")).to_have_count(1)
+        await page.get_by_role("button", name="all").click()
+        await expect(page.locator("tbody tr")).to_have_count(2)
+        await page.get_by_label("Search").fill("beta")
+        await expect(page.locator("tbody tr")).to_have_count(1)
+        assert page.url.endswith("?view=tasks&q=beta")
+        engine.put(make_record("gamma"))
+        engine.put(make_record("beta_two"))
+        await expect(page.locator("tbody tr")).to_have_count(2)
+        await page.reload()
+        await expect(page.get_by_label("Search")).to_have_value("beta")
+        await page.locator("tbody tr a").first.click()
+        await expect(page.get_by_role("heading", name="beta_two")).to_be_visible()
+        await page.go_back()
+        await expect(page.locator("tbody tr")).to_have_count(2)
+
+
+async def test_more_tasks_than_a_page_are_read_on_demand(opened: OpenPage, engine: FakeEngine) -> None:
+    for _ in range(130):
+        engine.put(make_record())
+    async with opened("?view=tasks") as page:
+        await expect(page.locator("tbody tr")).to_have_count(100)
+        await page.get_by_role("button", name="Show more").click()
+        await expect(page.locator("tbody tr")).to_have_count(130)
+        await expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+
+
+async def test_a_hidden_page_costs_nothing_and_misses_nothing(opened: OpenPage, engine: FakeEngine) -> None:
+    record = engine.put(make_record(status=TaskStatus.RUNNING))
+    async with opened("?view=tasks") as page:
+        await expect(page.locator("tbody tr")).to_contain_text("running")
+        await page.evaluate(SET_HIDDEN, True)
+        await eventually(lambda: engine.stream.subscribers == 0, "the end of the stream")
+        record.status = TaskStatus.SUCCESS
+        engine.put(record)
+        await page.evaluate(SET_HIDDEN, False)
+        await expect(page.locator("tbody tr")).to_contain_text("success")
+
+
+async def test_a_page_that_missed_too_much_reads_again(opened: OpenPage, engine: FakeEngine) -> None:
+    engine.stream = LiveStream(size=3)
+    async with opened("?view=tasks") as page:
+        await expect(page.get_by_text("Live")).to_be_visible()
+        await page.evaluate(SET_HIDDEN, True)
+        await eventually(lambda: engine.stream.subscribers == 0, "the end of the stream")
+        for _ in range(10):
+            engine.put(make_record())
+        await page.evaluate(SET_HIDDEN, False)
+        await expect(page.locator("tbody tr")).to_have_count(10)
+
+
+async def test_a_running_task_shows_progress_and_its_log_as_they_come(opened: OpenPage, engine: FakeEngine) -> None:
+    record = engine.put(make_record(status=TaskStatus.RUNNING, progress=Progress(1, 4, "step one")))
+    async with opened(f"?view=task&id={record.task_id}") as page:
+        await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "25")
+        record.progress = Progress(4, 4, "step four")
+        engine.stream.on_progress(record)
+        await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "100")
+        for number in range(3):
+            engine.log(record, f"line {number}")
+        await expect(page.get_by_role("log")).to_contain_text("line 2")
+        record.status = TaskStatus.SUCCESS
+        engine.put(record)
+        await expect(page.get_by_role("button", name="Retry")).to_be_visible()
+        await expect(page.locator(".log")).to_have_count(3)
+
+
+async def test_the_trace_of_a_task_is_a_link(opened: OpenPage, engine: FakeEngine) -> None:
+    record = engine.put(make_record())
+    async with opened(f"?view=task&id={record.task_id}", trace_url="http://jaeger.test/trace/{trace_id}") as page:
+        link = page.get_by_role("link", name="Trace")
+        await expect(link).to_have_attribute("href", f"http://jaeger.test/trace/{'a' * 32}")
+
+
+async def test_failures_are_retried_as_a_group_after_a_question(opened: OpenPage, engine: FakeEngine) -> None:
+    for number in range(3):
+        engine.put(make_record(status=TaskStatus.FAILED, error=f"order {number} refused", error_type="OrderError"))
+    async with opened("?view=failures") as page:
+        await page.get_by_role("button", name="Retry 3").click()
+        await page.get_by_role("button", name="Back").click()
+        assert len(engine.records) == 3
+        await page.get_by_role("button", name="Retry 3").click()
+        await page.get_by_role("button", name="Retry them").click()
+        await expect(page.get_by_text("3 tasks enqueued again")).to_be_visible()
+        await expect(page.get_by_text("all retried")).to_be_visible()
+    assert sum(record.source == "retry" for record in engine.records.values()) == 3
+
+
+async def test_a_queue_is_paused_and_limited_by_hand(opened: OpenPage, engine: FakeEngine) -> None:
+    async with opened("?view=queues") as page:
+        card = page.locator("article").filter(has_text="mail")
+        await card.get_by_role("button", name="Pause").click()
+        await expect(card.get_by_text("paused")).to_be_visible()
+        await card.get_by_label("Concurrency").fill("7")
+        await card.get_by_label("Max waiting").fill("")
+        await card.get_by_role("button", name="Save limits").click()
+        await expect(card).to_contain_text("0 of 7 slots")
+    mail = engine.queues["mail"]
+    assert (mail.paused, mail.concurrency, mail.max_size) == (True, 7, None)
+
+
+async def test_someone_who_may_only_look_is_offered_no_action(opened: OpenPage, engine: FakeEngine) -> None:
+    record = engine.put(make_record(status=TaskStatus.FAILED))
+    async with opened(f"?view=task&id={record.task_id}", read_only=True) as page:
+        await expect(page.get_by_role("heading", name="Log", exact=True)).to_be_visible()
+        await expect(page.get_by_role("button", name="Retry")).to_have_count(0)
+
+
+async def test_the_list_is_walked_with_the_keyboard(opened: OpenPage, engine: FakeEngine) -> None:
+    for name in ("first", "second", "third"):
+        engine.put(make_record(name))
+    async with opened("?view=tasks") as page:
+        await expect(page.locator("tbody tr")).to_have_count(3)
+        for key in ("j", "j", "j", "k", "Enter"):
+            await page.keyboard.press(key)
+        await expect(page.get_by_role("heading", name="second")).to_be_visible()
+        await page.get_by_role("link", name="Tasks").last.click()
+        await page.keyboard.press("/")
+        await expect(page.get_by_label("Search")).to_be_focused()
+
+
+@pytest.mark.parametrize("view", ["overview", "tasks", "failures", "queues", "instances", "task"])
+async def test_a_phone_shows_every_view_without_scrolling_sideways(
+    opened: OpenPage, engine: FakeEngine, view: str
+) -> None:
+    record = engine.put(make_record("a_task_with_quite_a_long_name" * 3, TaskStatus.FAILED, error="x" * 400))
+    record.stacktrace = "y" * 400
+    engine.log(record, "z" * 400)
+    engine.put(make_record(status=TaskStatus.RUNNING, progress=Progress(1, 3)))
+    async with opened(f"?view={view}&id={record.task_id}", viewport=(360, 740)) as page:
+        await expect(page.locator("h1")).to_be_visible()
+        await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+        assert await page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+async def test_logging_in_leads_to_the_view_that_was_asked_for_and_lets_an_operator_act(
+    opened: OpenPage, engine: FakeEngine
+) -> None:
+    record = engine.put(make_record("slow", TaskStatus.RUNNING))
+    async with opened(f"?view=task&id={record.task_id}", auth=("ada", "secret"), title="Orders") as page:
+        await page.get_by_label("User name").fill("ada")
+        await page.get_by_label("Password").fill("secret")
+        await page.get_by_role("button", name="Log in").click()
+        await page.get_by_role("button", name="Cancel").click()
+        await page.get_by_role("button", name="Cancel the task").click()
+        await expect(page.locator(".task-head")).to_contain_text("cancelled")
+        await page.get_by_role("button", name="Log out ada").click()
+        await expect(page.get_by_role("button", name="Log in")).to_be_visible()
+
+
+async def test_the_page_shows_what_a_real_manager_runs(
+    browser: Browser, serving: Callable[..., AbstractAsyncContextManager[Served]]
+) -> None:
+    app, manager = FastAPI(), TaskManager()
+
+    @manager.task(retries=1, delay=0.05)
+    async def charge_card(order: int) -> None:
+        task_log(f"charging order {order}")
+        raise RuntimeError(f"order {order} was declined")
+
+    @app.post("/orders/{order}")
+    async def place(order: int, tasks: BackgroundTasks) -> None:
+        tasks.add_task(charge_card, order)
+
+    TaskAdmin(app, manager, auto_install=True)
+    async with serving(app, lifespan="on") as served:
+        page = await browser.new_page()
+        await page.goto(f"{served.url}/tasks/dashboard?view=tasks")
+        await expect(page.get_by_text("Nothing matches")).to_be_visible()
+        async with httpx.AsyncClient() as client:
+            assert (await client.post(f"{served.url}/orders/7")).status_code == 200
+        row = page.get_by_role("row").filter(has_text="charge_card")
+        await expect(row).to_contain_text("RuntimeError: order 7 was declined")
+        await expect(row).to_contain_text("failed")
+        await row.get_by_role("link").click()
+        await expect(page.get_by_label("Traceback", exact=True)).to_contain_text("in charge_card")
+        await expect(page.locator(".lane-name")).to_have_text(["Attempt 1", "Attempt 2"])
+        await expect(page.locator(".log")).to_have_count(2)
+        await page.get_by_role("button", name="Retry").click()
+        await expect(page.get_by_text("Retry of")).to_be_visible()
+        await page.close()

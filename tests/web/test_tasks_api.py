@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+import httpx
+import pytest
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import PlainTextResponse
+
+from taskflow_otel.admin import TaskAdmin
+from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.model.cipher import ENCRYPTED_PREFIX
+from taskflow_otel.model.status import TaskStatus
+from tests.web.conftest import ClientOf
+from tests.web.stand_ins import FakeEngine, FakeManager, make_record
+
+SPEC_FIELDS = {
+    "task_id", "func_name", "status", "created_at", "run_at", "start_time", "end_time", "duration", "attempt",
+    "retries_used", "error", "error_type", "stacktrace", "logs", "tags", "idempotency_key", "source", "priority",
+    "executor", "queue", "instance", "trace_id", "span_id", "progress", "reason", "timeline", "retry_of", "retried_by",
+    "duplicate_of",
+}  # fmt: skip
+
+
+async def test_tasks_are_listed_newest_first_with_the_fields_of_the_specification(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    ids = [engine.put(make_record()).task_id for _ in range(3)]
+    answer = await client.get("/tasks")
+    assert [task["task_id"] for task in answer.json()] == ids[::-1]
+    assert set(answer.json()[0]) == SPEC_FIELDS
+    assert datetime.fromisoformat(answer.json()[0]["created_at"]).utcoffset() == timedelta(0)
+
+
+async def test_the_list_answers_with_and_without_a_slash(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.put(make_record())
+    with_slash, without = await client.get("/tasks/"), await client.get("/tasks")
+    assert with_slash.status_code == without.status_code == 200
+    assert with_slash.json() == without.json()
+
+
+async def test_following_the_cursor_gives_every_task_once(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    ids = [engine.put(make_record()).task_id for _ in range(7)]
+    seen: list[str] = []
+    address: httpx.URL | None = httpx.URL("http://test/tasks?limit=3&func_name=send_email")
+    while address is not None:
+        answer = await client.get(address)
+        assert answer.headers["X-Total-Count"] == "7"
+        seen += [task["task_id"] for task in answer.json()]
+        following = answer.links.get("next")
+        assert (following is None) == ("X-Next-Cursor" not in answer.headers)
+        address = address.join(following["url"]) if following else None
+    assert seen == ids[::-1]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("status=failed", {"failed"}),
+        ("func_name=build_report", {"report"}),
+        ("queue=mail", {"mail"}),
+        ("tag=tenant:acme", {"tagged"}),
+        ("tag=tenant=acme", {"tagged"}),
+        ("tag=tenant", {"tagged"}),
+        ("tag=tenant:other", set()),
+        ("source=retry", {"retry"}),
+        ("since=1h", {"failed", "report", "mail", "tagged", "retry"}),
+        ("until=1h", {"old"}),
+        ("q=boom", {"failed"}),
+        (f"trace_id={'c' * 32}", set()),
+        ("status=failed&queue=mail", set()),
+    ],
+)
+async def test_each_filter_selects(
+    client: httpx.AsyncClient, engine: FakeEngine, query: str, expected: set[str]
+) -> None:
+    ids = {
+        name: engine.put(record).task_id
+        for name, record in {
+            "old": make_record(age=7200),
+            "failed": make_record(status=TaskStatus.FAILED, error="boom"),
+            "report": make_record("build_report"),
+            "mail": make_record(queue="mail"),
+            "tagged": make_record(tags={"tenant": "acme"}),
+            "retry": make_record(source="retry"),
+        }.items()
+    }
+    answer = await client.get(f"/tasks?{query}")
+    assert {task["task_id"] for task in answer.json()} == {ids[name] for name in expected}
+    assert answer.headers["X-Total-Count"] == str(len(expected))
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "2026-01-01T00:00:00Z",
+        "2026-01-01T00:00:00+02:00",
+        quote("2026-01-01T00:00:00+02:00"),
+        "2026-01-01",
+        "90m",
+        "1.5h",
+    ],
+)
+async def test_moments_are_understood_as_times_and_as_ages(client: httpx.AsyncClient, moment: str) -> None:
+    assert (await client.get(f"/tasks?since={moment}")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "names"),
+    [
+        ("GET", "/tasks?since=yesterday", "since"),
+        ("GET", "/tasks?until=2026-13-01T00:00:00Z", "until"),
+        ("GET", f"/tasks?since={'9' * 30}d", "since"),
+        ("GET", "/tasks?status=done", "status"),
+        ("GET", "/tasks?limit=0", "limit"),
+        ("GET", "/tasks?limit=100000", "limit"),
+        ("GET", "/tasks?limit=many", "limit"),
+        ("GET", "/tasks?cursor=abc", "cursor"),
+        ("GET", "/tasks?tag=:x", "tag"),
+        ("GET", "/tasks?source=unknown", "source"),
+        ("GET", "/tasks?trace_id=xyz", "trace_id"),
+        ("GET", "/tasks?q=%00", "q"),
+        ("GET", f"/tasks?q={'x' * 201}", "q"),
+        ("GET", "/tasks/overview?window=1y", "window"),
+        ("POST", "/tasks/retry-failed?since=soon", "since"),
+        ("DELETE", "/tasks/history?before=once", "before"),
+        ("POST", "/tasks/bulk-retry", "request body"),
+        ("PATCH", "/tasks/queues/mail", "request body"),
+    ],
+)
+async def test_input_that_cannot_be_understood_is_answered_with_a_sentence(
+    client: httpx.AsyncClient, method: str, path: str, names: str
+) -> None:
+    answer = await client.request(method, path)
+    assert answer.status_code == 422
+    assert set(answer.json()) == {"detail"}
+    assert names in answer.json()["detail"]
+
+
+async def test_one_task_comes_with_its_log_error_and_timeline(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    record = engine.put(
+        make_record(status=TaskStatus.FAILED, error="boom", error_type="OSError", stacktrace="Traceback")
+    )
+    engine.log(record, "first")
+    engine.log(record, "second", "warning", code=451)
+    task = (await client.get(f"/tasks/{record.task_id}")).json()
+    assert set(task) >= SPEC_FIELDS
+    assert (task["error"], task["error_type"], task["stacktrace"]) == ("boom", "OSError", "Traceback")
+    assert [(line["message"], line["level"], line["extra"]) for line in task["logs"]] == [
+        ("first", "info", {}),
+        ("second", "warning", {"code": 451}),
+    ]
+    assert [entry["transition"] for entry in task["timeline"]] == ["enqueued", "started", "failed"]
+    assert set(task["timeline"][0]) == {"transition", "timestamp", "attempt", "instance", "reason"}
+
+
+PAYLOAD = '{"v":1,"args":["ada@example.com"],"kwargs":{"copies":2}}'
+
+
+@pytest.mark.parametrize(
+    ("display", "payload", "expected"),
+    [
+        (False, PAYLOAD, ("absent", "absent")),
+        (True, PAYLOAD, (["ada@example.com"], {"copies": 2})),
+        (True, ENCRYPTED_PREFIX + "x", (None, None)),
+        (True, "damaged", (None, None)),
+        (True, None, (None, None)),
+    ],
+)
+async def test_arguments_are_shown_only_where_allowed_and_readable(
+    client_of: ClientOf, engine: FakeEngine, display: bool, payload: str | None, expected: tuple[object, object]
+) -> None:
+    record = engine.put(make_record(payload=payload))
+    client = client_of(display_func_args=display)
+    for task in ((await client.get("/tasks")).json()[0], (await client.get(f"/tasks/{record.task_id}")).json()):
+        assert (task.get("args", "absent"), task.get("kwargs", "absent")) == expected
+
+
+@pytest.mark.parametrize(
+    ("action", "status", "code"),
+    [
+        ("retry", TaskStatus.FAILED, 202),
+        ("retry", TaskStatus.RUNNING, 409),
+        ("cancel", TaskStatus.PENDING, 202),
+        ("cancel", TaskStatus.RUNNING, 202),
+        ("cancel", TaskStatus.SUCCESS, 409),
+    ],
+)
+async def test_an_action_is_accepted_or_refused_with_the_reason(
+    client: httpx.AsyncClient, engine: FakeEngine, action: str, status: TaskStatus, code: int
+) -> None:
+    record = engine.put(make_record(status=status))
+    answer = await client.post(f"/tasks/{record.task_id}/{action}")
+    assert answer.status_code == code
+    if code == 409:
+        assert status in answer.json()["detail"]
+    elif action == "retry":
+        assert answer.json()["retry_of"] == record.task_id
+        assert engine.records[record.task_id].retried_by == answer.json()["task_id"]
+    else:
+        assert answer.json()["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("POST", "/retry"), ("POST", "/cancel")])
+async def test_an_unknown_task_is_not_found(client: httpx.AsyncClient, method: str, suffix: str) -> None:
+    answer = await client.request(method, f"/tasks/none{suffix}")
+    assert answer.status_code == 404
+    assert "none" in answer.json()["detail"]
+
+
+async def test_bulk_retry_takes_what_it_can_and_says_why_it_skips_the_rest(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    failed, running = (engine.put(make_record(status=status)) for status in (TaskStatus.FAILED, TaskStatus.RUNNING))
+    answer = await client.post(
+        "/tasks/bulk-retry", json={"task_ids": [failed.task_id, failed.task_id, running.task_id, "none"]}
+    )
+    assert answer.status_code == 202
+    assert [pair["task_id"] for pair in answer.json()["retried"]] == [failed.task_id]
+    assert {skip["task_id"] for skip in answer.json()["skipped"]} == {running.task_id, "none"}
+
+
+async def test_retry_failed_takes_the_failures_of_the_window_that_nothing_has_retried(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.put(make_record(status=TaskStatus.FAILED, age=7 * 3600))
+    engine.put(make_record(status=TaskStatus.FAILED, retried_by="another"))
+    engine.put(make_record(status=TaskStatus.SUCCESS))
+    wanted = [engine.put(make_record(status=TaskStatus.FAILED, age=3600)).task_id for _ in range(2)]
+    answer = await client.post("/tasks/retry-failed?since=6h")
+    assert {pair["task_id"] for pair in answer.json()["retried"]} == set(wanted)
+    assert (await client.post("/tasks/retry-failed?since=6h")).json() == {"retried": [], "skipped": [], "more": False}
+
+
+async def test_retry_failed_stops_at_its_limit_and_says_that_there_is_more(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    for _ in range(3):
+        engine.put(make_record(status=TaskStatus.FAILED))
+    answer = (await client.post("/tasks/retry-failed?limit=2")).json()
+    assert (len(answer["retried"]), answer["more"]) == (2, True)
+
+
+async def test_deleting_history_leaves_live_tasks_and_newer_ones(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    for age in (10 * 86400, 3600):
+        engine.put(make_record(age=age))
+    engine.put(make_record(status=TaskStatus.RUNNING, age=20 * 86400))
+    assert (await client.delete("/tasks/history?before=7d")).json() == {"deleted": 1}
+    assert (await client.delete("/tasks/history")).json() == {"deleted": 1}
+    assert [record.status for record in engine.records.values()] == [TaskStatus.RUNNING]
+
+
+async def test_failures_are_grouped_by_what_is_the_same_in_their_errors(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    for number in (3, 14):
+        engine.put(make_record(status=TaskStatus.FAILED, error_type="OSError", error=f"disk {number} is 'full'\nmore"))
+    engine.put(make_record("other", TaskStatus.FAILED, error_type="KeyError", error="'x'", retried_by="another"))
+    engine.put(make_record())
+    found = (await client.get("/tasks/failures?since=1h")).json()
+    assert found["scanned"] == 3
+    assert [(group["error"], group["count"], len(group["retryable"])) for group in found["groups"]] == [
+        ("disk ‹n› is ‹value›", 2, 2),
+        ("‹value›", 1, 0),
+    ]
+
+
+async def test_a_backend_that_is_down_is_answered_with_503_and_a_sentence(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.failure = BackendUnavailableError("the database does not answer")
+    answer = await client.get("/tasks")
+    assert (answer.status_code, answer.json()) == (503, {"detail": "the database does not answer"})
+    assert answer.headers["Retry-After"] == "1"
+
+
+async def test_the_error_handlers_of_the_application_are_left_to_the_application(engine: FakeEngine) -> None:
+    app = FastAPI()
+
+    @app.exception_handler(HTTPException)
+    def own(request: Request, exc: HTTPException) -> PlainTextResponse:
+        return PlainTextResponse("own", 418)
+
+    TaskAdmin(app, FakeManager(engine))  # type: ignore[arg-type]  # a stand-in for the manager
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        assert (await client.get("/tasks?since=x")).status_code == 422
+
+
+async def test_every_documented_operation_names_its_errors_and_their_model(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    operations = [
+        (path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if path.startswith("/tasks")
+    ]
+    assert len(operations) >= 18
+    for path, method, operation in operations:
+        assert {"401", "503"} <= set(operation["responses"]), (path, method)
+        if "{task_id}" in path:
+            assert "404" in operation["responses"]
+        for status, response in operation["responses"].items():
+            if status.startswith("4"):
+                schema = response["content"]["application/json"]["schema"]
+                assert schema["$ref"].endswith("/ErrorOut"), (path, method, status)
+
+
+async def test_since_is_inclusive_and_in_utc_whatever_zone_it_was_written_in(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    await client.get("/tasks?since=2026-01-01T02:00:00%2B02:00")
+    assert engine.queries[-1].since == datetime(2026, 1, 1, tzinfo=UTC)
