@@ -99,6 +99,18 @@ class TaskTimeoutError(TaskflowError, TimeoutError):
         super().__init__(f"the attempt of {name!r} was ended after its timeout of {seconds:g} s")
 
 
+class TaskProcessError(TaskflowError, RuntimeError):
+    """The process that ran an attempt ended before the attempt did: it exited, crashed or was killed.
+
+    `exit_code` is that of the process, the negative number of the signal that killed it, or `None` when the process
+    could not be started.
+    """
+
+    def __init__(self, name: str, exit_code: int | None, how: str) -> None:
+        super().__init__(f"the process that ran {name!r} {how}")
+        self.exit_code = exit_code
+
+
 class TaskCancelledError(TaskflowError):
     """Raised inside a thread or process task by `context.raise_if_cancelled()` after a cancel request."""
 

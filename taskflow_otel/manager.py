@@ -23,6 +23,7 @@ from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.enqueue import split_options
 from taskflow_otel.engine.live import TaskStore
 from taskflow_otel.engine.log_capture import TaskLogHandler
+from taskflow_otel.engine.process_executor import ProcessExecutor
 from taskflow_otel.engine.queues import QueueStats
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry, function_name, infer_executor
 from taskflow_otel.engine.settings import EngineSettings
@@ -31,6 +32,7 @@ from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.file import FileLogger, FileMode
 from taskflow_otel.exporters.logs import LogsExporter
 from taskflow_otel.exporters.prometheus import PrometheusExporter
+from taskflow_otel.exporters.relay import SpanRelay
 from taskflow_otel.exporters.stream import LiveStream
 from taskflow_otel.exporters.telemetry import Telemetry
 from taskflow_otel.exporters.tracing import TracingExporter
@@ -60,8 +62,11 @@ class TaskManager:
     `telemetry`: OpenTelemetry providers, propagation and metric settings. `capture_logs`: `logging` records emitted
     inside a task also become its log entries. `encrypt_args_key`: one Fernet key or several (rotation).
     `max_concurrent_tasks`: async tasks that run at once. `max_sync_threads`: size of the manager's own thread pool.
+    `max_process_workers`: child processes for `executor="process"` (default: CPUs); `process_shutdown_timeout`:
+    seconds that idle ones get to exit at shutdown, before they are killed.
     `queues`: named queues; `max_size`: tasks that may wait in `"default"`. `shutdown_timeout`: seconds that a
-    drain waits for running tasks. `commit_timeout`: seconds that an acknowledgement may wait for its commit before
+    drain waits for running tasks, `cancel_grace`: that a cancelled attempt may go on before it is reported as stuck,
+    or in a drain abandoned. `commit_timeout`: seconds that an acknowledgement may wait for its commit before
     the client gets 503. `lease_seconds`: an instance silent for this long is taken over. `clock` is for tests.
 
     Raises `ConfigurationError` for any wrong setting, and `MissingExtraError` where a dependency is not installed.
@@ -86,9 +91,12 @@ class TaskManager:
         encrypt_args_key: str | bytes | Sequence[str | bytes] | None = None,
         max_concurrent_tasks: int | None = None,
         max_sync_threads: int | None = None,
+        max_process_workers: int | None = None,
+        process_shutdown_timeout: float = 30.0,
         queues: Mapping[str, QueueConfig] | None = None,
         max_size: int | None = None,
         shutdown_timeout: float = 10.0,
+        cancel_grace: float = 5.0,
         commit_timeout: float = 5.0,
         lease_seconds: float = 15.0,
         clock: Clock | None = None,
@@ -102,6 +110,7 @@ class TaskManager:
             snapshot_interval=snapshot_interval,
             retention_days=retention_days,
             shutdown_timeout=shutdown_timeout,
+            cancel_grace=cancel_grace,
             commit_timeout=commit_timeout,
             lease_seconds=lease_seconds,
             heartbeat_interval=min(1.0, lease_seconds / 5),
@@ -143,6 +152,14 @@ class TaskManager:
             settings,
             clock=clock,
             cipher=cipher,
+            extra_executors={
+                "process": ProcessExecutor(
+                    max_process_workers,
+                    shutdown_timeout=process_shutdown_timeout,
+                    relay=SpanRelay(telemetry.tracer_provider),
+                    capture_logs=capture_logs,
+                )
+            },
             observe=self.metrics.observe_backend,
             fleet_watched=lambda: self.stream.subscribers > 0,
             tell_fleet=self.stream.inject,
@@ -182,10 +199,10 @@ class TaskManager:
 
         `retries`: further attempts after a failed one; `delay`: seconds before the first of them, multiplied by
         `backoff` for each next, capped at `max_delay`, spread by `jitter` (0.1 = ±10 %); `retry_on`, `no_retry_on`:
-        exceptions that are, or are not, worth another attempt. `timeout`: seconds for one attempt. `persist`: keep the task across a
-        crash; `requeue_on_interrupt`: run it again even if the crash came while it was running. `name`: its identity
-        (default: the function's name). `eager`: start at `add_task()`. `priority`: higher first (5 without).
-        `queue`: a named queue. `executor`: `async`, `thread` or `process`, inferred from the function.
+        exceptions that are, or are not, worth another attempt. `timeout`: seconds for one attempt. `persist`: keep the
+        task across a crash; `requeue_on_interrupt`: run it again even if the crash came while it was running. `name`:
+        its identity (default: the function's name). `eager`: start at `add_task()`. `priority`: higher first (5
+        without). `queue`: a named queue. `executor`: `async`, `thread` or `process`, inferred from the function.
 
         Raises `ConfigurationError`, `DuplicateTaskNameError` or `UnknownQueueError`.
         """
@@ -228,12 +245,14 @@ class TaskManager:
     def init_app(self, app: FastAPI) -> None:
         """Tie the manager to an application's lifespan and requests, without routes. Harmless to repeat.
 
+        Routes that name `ManagedBackgroundTasks` themselves are given them; for the native annotation there is `install`.
         Raises `ConfigurationError` when the application has already started.
         """
         if app in self._mounted:
             return
         if app.middleware_stack is not None:
             raise ConfigurationError("the application has started already: mount the TaskManager before that")
+        hook_fastapi()
         self._mounted.append(app)
         add_task_middleware(app, self.engine, lambda: app in self._installed)
         inner = app.router.lifespan_context
@@ -252,7 +271,6 @@ class TaskManager:
 
     def install(self, app: FastAPI) -> None:
         """Give routes of this application that ask for `BackgroundTasks` the managed ones."""
-        hook_fastapi()
         self.init_app(app)
         if app not in self._installed:
             self._installed.append(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import random
@@ -12,7 +13,7 @@ from typing import Any
 
 from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.context import TaskContext, enter_task_context
-from taskflow_otel.engine.executors import Call, Executor
+from taskflow_otel.engine.executors import Call, Executor, PreparingExecutor
 from taskflow_otel.engine.failure import Failure, describe_failure
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
@@ -53,24 +54,30 @@ class AttemptRunner:
         make_context: Callable[[LiveTask], TaskContext],
         on_released: Callable[[LiveTask], None],
         on_waiting: Callable[[LiveTask, float], None],
+        on_asked: Callable[[LiveTask], None],
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._lifecycle = lifecycle
         self._ledger = ledger
         self._executors = executors
+        self._preparing = {name: item for name, item in executors.items() if isinstance(item, PreparingExecutor)}
         self._clock = clock
         self._timers = timers
         self._decode = decode
         self._make_context = make_context
         self._on_released = on_released
         self._on_waiting = on_waiting
+        self._on_asked = on_asked
         self._draw = draw
 
     async def run(self, task: LiveTask) -> None:
         """Run one attempt of a task that holds its slot, and give the slot back."""
         executor = self._executors[task.record.executor]
+        preparing = self._preparing.get(task.record.executor)
         wait: float | None = None
         try:
+            if preparing is not None:
+                await preparing.prepare(task.id, task.definition)
             queue_wait = max(0.0, self._clock.monotonic() - task.ready_at)
             try:
                 await self._lifecycle.move(task, Transition.STARTED, queue_wait=queue_wait, timeout=_START_TIMEOUT)
@@ -83,6 +90,8 @@ class AttemptRunner:
             logger.warning("%s", exc)
             self._lifecycle.refused(task)
         finally:
+            if preparing is not None:
+                preparing.dismiss(task.id)
             self._on_released(task)
             if wait is not None:
                 self._on_waiting(task, wait)
@@ -97,8 +106,10 @@ class AttemptRunner:
             await self._call(task, executor)
         except BaseException as exc:  # every shape of user failure ends in a state
             task.phase = Phase.ENDING
+            await _calm()
             return await self._failed(task, exc, self._clock.monotonic() - began)
         task.phase = Phase.ENDING
+        await _calm()
         await self._lifecycle.move(task, Transition.SUCCEEDED, duration=self._clock.monotonic() - began)
         return None
 
@@ -111,7 +122,7 @@ class AttemptRunner:
         if task.durable and task.record.trace_id is not None:
             # The ids of this attempt's span are worth having if the process dies.
             self._ledger.note(task)
-        call = Call(
+        call = task.call = Call(
             definition=task.definition,
             args=args,
             kwargs=kwargs or {},
@@ -119,37 +130,22 @@ class AttemptRunner:
             task_context=context,
             payload=task.record.payload,
         )
-        timeout = task.definition.config.timeout
-        if timeout is None:
+        if task.definition.config.timeout is None:
             await executor.run(call)
-        elif executor.cancellable:
-            await self._within(timeout, task, executor, call)
         else:
-            await self._asked_after(timeout, task, executor, call)
+            await self._run_within(task.definition.config.timeout, task, executor, call)
 
-    @staticmethod
-    async def _within(timeout: float, task: LiveTask, executor: Executor, call: Call) -> None:
-        """Cancel the function once the time is up."""
-        scope = asyncio.timeout(timeout)
-        try:
-            async with scope:
-                await executor.run(call)
-        except BaseException as exc:
-            if scope.expired() and task.cancel_reason is None:
-                raise TaskTimeoutError(task.record.func_name, timeout) from exc
-            raise
-        if scope.expired():
-            raise TaskTimeoutError(task.record.func_name, timeout)
-
-    async def _asked_after(self, timeout: float, task: LiveTask, executor: Executor, call: Call) -> None:
-        """A thread cannot be ended: ask it once the time is up, and wait until it has."""
+    async def _run_within(self, timeout: float, task: LiveTask, executor: Executor, call: Call) -> None:
+        """Ask the function to stop once the time is up: by cancellation where that ends it, else by its context."""
         expired = False
 
         def expire() -> None:
             nonlocal expired
             expired = True
-            task.record.cancel_requested = True
             call.task_context.request_cancel()
+            if executor.cancellable and task.attempt is not None:
+                task.attempt.cancel()
+            self._on_asked(task)
 
         timer = self._timers.after(timeout, expire)
         try:
@@ -199,3 +195,17 @@ class AttemptRunner:
         else:
             await self._lifecycle.move(task, Transition.INTERRUPTED, reason=reason, failure=failure, duration=duration)
         return None
+
+
+async def _calm() -> None:
+    """Take in a cancellation that the function has left behind: it would hit the commit of the outcome.
+
+    A function may cancel its own task, or return without having awaited anything since it was cancelled.
+    """
+    current = asyncio.current_task()
+    if current is None or not current.cancelling():
+        return
+    while current.cancelling():
+        current.uncancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)

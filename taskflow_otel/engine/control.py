@@ -18,7 +18,7 @@ from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.engine.timers import Timers
-from taskflow_otel.errors import StaleTokenError, TaskNotFoundError, TaskStateError
+from taskflow_otel.errors import BackendError, StaleTokenError, TaskNotFoundError, TaskStateError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import KEY_HOLDING_STATUSES, Transition
 
@@ -84,6 +84,8 @@ class Control:
         live = self._tasks.live(task_id)
         if live is not None and live.phase is not Phase.GONE:
             await self.stop(live, "cancelled")
+            if live.durable and live.phase in {Phase.STARTING, Phase.RUNNING}:
+                await self._remember(task_id)
             return live.record.copy()
         record = await self.get(task_id)
         if record.status.finished:
@@ -96,6 +98,10 @@ class Control:
     async def stop(self, task: LiveTask, reason: str) -> None:
         """Cancel a live task of this process."""
         match task.phase:
+            case Phase.HELD if task.committing:
+                # Nothing may be said of it before its commit is known: the intake carries the wish out then.
+                task.cancel_reason = task.cancel_reason or reason
+                task.record.cancel_requested = True
             case Phase.HELD if not task.committed:
                 await self._intake.discard([task], reason)
             case Phase.READY | Phase.DELAYED | Phase.HELD:
@@ -107,8 +113,29 @@ class Control:
                     self._lifecycle.refused(task)
             case Phase.STARTING | Phase.RUNNING:
                 self._ask(task, reason)
+            case Phase.ENDING if task.attempt is not None and not task.attempt.done():
+                # Only once its outcome is committed does it turn out whether it goes on, to a retry.
+                await asyncio.wait({task.attempt})
+                await self.stop(task, reason)
             case Phase.ENDING | Phase.GONE:
                 raise TaskStateError(f"task {task.id} has just ended and cannot be cancelled")
+
+    async def _remember(self, task_id: str) -> None:
+        """Write the wish down, so that the task is not run again if the process dies before it has stopped."""
+        try:
+            await self._backend.request_cancel(task_id)
+        except BackendError as exc:
+            logger.warning("the request to cancel task %s could not be written: %s", task_id, exc)
+
+    def set_aside(self, task: LiveTask) -> None:
+        """Take a waiting task out of everything that could start it; the ledger keeps it."""
+        self._withdraw(task)
+        task.phase = Phase.HELD
+
+    def forget(self, task: LiveTask) -> None:
+        """Let a task of a stopped engine go."""
+        self._withdraw(task)
+        self._lifecycle.forgotten(task)
 
     def let_go(self, task: LiveTask) -> None:
         """Forget a task that waits here and belongs to another instance now."""
@@ -136,10 +163,24 @@ class Control:
             if task.attempt is not None and self._executors[task.record.executor].cancellable:
                 task.attempt.cancel()
         if first:
-            self._timers.after(self._grace, lambda: self._report_stuck(task, task.attempt))
+            self.watch(task)
+
+    def watch(self, task: LiveTask) -> None:
+        """Report the running attempt, which was asked to stop, if it goes on for too long."""
+        attempt = task.attempt
+        self._timers.after(self._grace, lambda: self._report_stuck(task, attempt))
+
+    def abandon(self, task: LiveTask) -> None:
+        """End an attempt that ignores its cancellation, whatever its function does.
+
+        A coroutine is closed where it waits. A thread cannot be ended: it is left to the end of the process.
+        """
+        if task.call is not None and task.attempt is not None:
+            task.call.abandoned = True
+            task.attempt.cancel()
 
     def _report_stuck(self, task: LiveTask, attempt: asyncio.Task[None] | None) -> None:
-        if attempt is None or attempt.done():
+        if attempt is None or attempt.done() or task.phase is not Phase.RUNNING or task.id in self.stuck:
             return
         self.stuck[task.id] = task.record.executor
         attempt.add_done_callback(lambda _: self.stuck.pop(task.id, None))

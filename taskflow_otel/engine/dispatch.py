@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.executors import Executor
 from taskflow_otel.engine.live import LiveTask, Phase
 from taskflow_otel.engine.queues import Queue, Queues
+
+_SLICE = 200
+"""Attempts started in one callback of the event loop before others get their turn."""
 
 
 class Slots:
@@ -39,11 +43,13 @@ class Dispatcher:
         self._turns = queues.all()
         self._open = False
         self._pumping = False
+        self._pump_due = False
         self.slots = {name: Slots(executor.capacity) for name, executor in executors.items()}
 
     def open(self) -> None:
         """Start handing out slots."""
         self._open = True
+        self._pump_due = False
         self.pump()
 
     def close(self) -> None:
@@ -58,8 +64,8 @@ class Dispatcher:
         self.pump()
 
     def withdraw(self, task: LiveTask) -> None:
-        """Take a ready task out of the line (its heap entry is skipped when it comes up)."""
-        self._queues.of(task).ready -= 1
+        """Take a ready task out of the line."""
+        self._queues.of(task).withdraw(task)
 
     def release(self, task: LiveTask) -> None:
         """Give the slot of an ended attempt back."""
@@ -68,21 +74,30 @@ class Dispatcher:
         self.pump()
 
     def pump(self) -> None:
-        """Start whatever may start."""
-        if not self._open or self._pumping:
+        """Start whatever may start; of very many, the rest in the next turns of the event loop."""
+        if not self._open or self._pumping or self._pump_due:
             return
         self._pumping = True
         try:
+            budget = _SLICE
             progress = True
-            while progress:
+            while progress and budget > 0:
                 progress = False
                 for queue in self._turns:
                     if queue.ready and self._start_one(queue):
                         progress = True
+                        budget -= 1
                 if progress and len(self._turns) > 1:
                     self._turns.append(self._turns.pop(0))
+            if progress:
+                self._pump_due = True
+                asyncio.get_running_loop().call_soon(self._pump_on)
         finally:
             self._pumping = False
+
+    def _pump_on(self) -> None:
+        self._pump_due = False
+        self.pump()
 
     def _start_one(self, queue: Queue) -> bool:
         if not queue.has_room:
@@ -99,6 +114,5 @@ class Dispatcher:
         queue.running += 1
         self.slots[task.record.executor].used += 1
         queue.leave_place(task)
-        task.phase = Phase.STARTING
         self._start(task)
         return True

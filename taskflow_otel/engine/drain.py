@@ -9,13 +9,12 @@ from collections.abc import Collection
 from taskflow_otel.engine.attempt import SHUTDOWN
 from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.dispatch import Dispatcher
-from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
-from taskflow_otel.engine.timers import Timers
-from taskflow_otel.model.status import Transition
 
 logger = logging.getLogger("taskflow_otel.engine")
 
+_SLICE = 200
+"""Tasks handled in one callback of the event loop before others get their turn."""
 _WAITING = frozenset({Phase.READY, Phase.DELAYED, Phase.HELD})
 
 
@@ -31,9 +30,7 @@ class Drain:
         tasks: LiveTasks,
         attempts: Collection[asyncio.Task[None]],
         dispatcher: Dispatcher,
-        timers: Timers,
         control: Control,
-        lifecycle: Lifecycle,
         *,
         shutdown_timeout: float,
         cancel_grace: float,
@@ -41,18 +38,19 @@ class Drain:
         self._tasks = tasks
         self._attempts = attempts
         self._dispatcher = dispatcher
-        self._timers = timers
         self._control = control
-        self._lifecycle = lifecycle
         self._timeout = shutdown_timeout
         self._grace = cancel_grace
 
     async def run(self) -> None:
         """Start nothing more, and see every live task to where it may be left."""
         self._dispatcher.close()
-        self._timers.clear()
-        for task in [task for task in self._tasks if task.phase in _WAITING]:
-            await self.leave(task)
+        leaving = asyncio.create_task(self._leave_waiting())
+        await asyncio.wait({leaving}, timeout=self._timeout)
+        if not leaving.done():
+            # The backend does not answer. What it still shows as waiting is settled in the next life.
+            leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
         if self._attempts:
             await asyncio.wait(set(self._attempts), timeout=self._timeout)
         for task in self._tasks:
@@ -63,10 +61,21 @@ class Drain:
         for task in self._tasks:
             if task.phase is Phase.RUNNING:
                 logger.error("task %s (%s) ignored its cancellation and is abandoned", task.id, task.record.func_name)
-                task.phase = Phase.ENDING
-                await self._lifecycle.move(task, Transition.INTERRUPTED, reason=SHUTDOWN)
+                self._control.abandon(task)
+        if self._attempts:
+            await asyncio.wait(set(self._attempts), timeout=self._grace)
+
+    async def _leave_waiting(self) -> None:
+        waiting = list(self._tasks)
+        for start in range(0, len(waiting), _SLICE):
+            # Together, so that they share their transactions.
+            await asyncio.gather(*(self.leave(task) for task in waiting[start : start + _SLICE]))
 
     async def leave(self, task: LiveTask) -> None:
         """A persisted task that waits stays in the ledger, for the next life; another never runs, and says so."""
-        if not (task.record.persisted and task.committed):
+        if task.phase not in _WAITING:
+            return
+        if task.record.persisted and task.committed:
+            self._control.set_aside(task)
+        else:
             await self._control.stop(task, SHUTDOWN)

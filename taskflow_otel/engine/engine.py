@@ -15,7 +15,7 @@ from typing import Any
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.bus import ObserverBus
-from taskflow_otel.engine.attempt import TAKEN_OVER, AttemptRunner
+from taskflow_otel.engine.attempt import SHUTDOWN, TAKEN_OVER, AttemptRunner
 from taskflow_otel.engine.clock import Clock, SystemClock
 from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.dispatch import Dispatcher
@@ -119,17 +119,6 @@ class Engine:
             on_loop=self.call_on_loop,
         )
         self._voice = Voice(bus, self._ledger, self._tasks, self._clock, self.call_on_loop)
-        self._runner = AttemptRunner(
-            self._lifecycle,
-            self._ledger,
-            self._executors,
-            self._clock,
-            self._timers,
-            decode=self._decode,
-            make_context=self._voice.context_of,
-            on_released=self._dispatcher.release,
-            on_waiting=self._wait_or_leave,
-        )
         self._control = Control(
             backend,
             registry,
@@ -144,13 +133,23 @@ class Engine:
             self._clock,
             cancel_grace=settings.cancel_grace,
         )
+        self._runner = AttemptRunner(
+            self._lifecycle,
+            self._ledger,
+            self._executors,
+            self._clock,
+            self._timers,
+            decode=self._decode,
+            make_context=self._voice.context_of,
+            on_released=self._dispatcher.release,
+            on_waiting=self._wait_or_leave,
+            on_asked=self._control.watch,
+        )
         self._drain = Drain(
             self._tasks,
             self._attempts,
             self._dispatcher,
-            self._timers,
             self._control,
-            self._lifecycle,
             shutdown_timeout=settings.shutdown_timeout,
             cancel_grace=settings.cancel_grace,
         )
@@ -214,7 +213,11 @@ class Engine:
             raise TaskStateError(f"the engine is {self._state} already")
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        await self._backend.open()
+        try:
+            await self._backend.open()
+        except BaseException:
+            await self._backend.close()
+            raise
         try:
             await self._bus.start()
             self._ledger.start()
@@ -238,6 +241,8 @@ class Engine:
         if self._state != "running":
             return
         self._state = "draining"
+        # Whatever dead instances have left is for those who stay.
+        await self._rescuer.stop()
         await self._drain.run()
         await self._stop_parts(self._settings.cancel_grace)
         self._state = "stopped"
@@ -281,7 +286,15 @@ class Engine:
 
     def start_soon(self, task: LiveTask) -> None:
         """Commit and release a task in the background of the caller, who may be in another thread."""
-        self.call_on_loop(lambda: self._own(self._commit_and_release(task)))
+        self.call_on_loop(self._start_now, task)
+
+    async def arrived(self, tasks: list[LiveTask]) -> None:
+        """Wait for the commits of tasks given to `start_soon`; raises `BackendError` when one failed."""
+        for task in tasks:
+            if task.arrival is not None:
+                await asyncio.wait({task.arrival})
+                if not task.arrival.cancelled() and (exc := task.arrival.exception()) is not None:
+                    raise exc
 
     async def enqueue(
         self,
@@ -382,15 +395,19 @@ class Engine:
         """Raise `UnknownQueueError` unless there is such a queue."""
         self._queues.get(name)
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         job = asyncio.get_running_loop().create_task(work)
         self._jobs.add(job)
         job.add_done_callback(self._job_done)
+        return job
 
     def _job_done(self, job: asyncio.Task[None]) -> None:
         self._jobs.discard(job)
         if not job.cancelled() and (exc := job.exception()) is not None:
             logger.error("%s", exc, exc_info=None if isinstance(exc, TaskflowError) else exc)
+
+    def _start_now(self, task: LiveTask) -> None:
+        task.arrival = self._own(self._commit_and_release(task))
 
     async def _commit_and_release(self, task: LiveTask) -> None:
         await self._intake.commit([task])
@@ -410,11 +427,14 @@ class Engine:
 
     def _wait_or_leave(self, task: LiveTask, wait: float) -> None:
         """A retry waits here; while draining it stays in the ledger, for the next life."""
-        if self._state == "running":
+        if task.cancel_reason == TAKEN_OVER:
+            self._control.let_go(task)
+        elif self._state == "running" and task.cancel_reason is None:
             self._intake.schedule(task, wait)
         else:
             task.phase = Phase.HELD
-            self._own(self._drain.leave(task))
+            reason = task.cancel_reason
+            self._own(self._drain.leave(task) if reason in {None, SHUTDOWN} else self._control.stop(task, str(reason)))
 
     def _decode(self, task: LiveTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
         payload, codec = task.record.payload, task.definition.codec
@@ -447,15 +467,23 @@ class Engine:
                 task.record.instance = self.instance_id
             elif task.phase in {Phase.STARTING, Phase.RUNNING}:
                 await self._control.stop(task, TAKEN_OVER)
+            elif task.phase is Phase.HELD and not task.committed and not task.committing:
+                # The ledger does not know of it yet.
+                task.record.instance = self.instance_id
             elif task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}:
                 self._control.let_go(task)
         await self._heartbeat.tick()
 
     async def _stop_parts(self, timeout: float) -> None:
         await gather_all([service.stop() for service in self._services])
-        for leftover in [*self._jobs, *self._attempts]:
+        if self._jobs:
+            await asyncio.wait(set(self._jobs), timeout=timeout)
+        leftovers = [*self._jobs, *self._attempts]
+        for leftover in leftovers:
             leftover.cancel()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
+        if leftovers:
+            await asyncio.wait(leftovers, timeout=timeout)
+        self._timers.clear()
         if not await self._ledger.close(timeout):
             logger.error("the backend did not take the last changes within %g s", timeout)
         await gather_all([executor.close(timeout) for executor in self._executors.values()])
@@ -464,3 +492,6 @@ class Engine:
         except (BackendError, TimeoutError) as exc:
             logger.error("this instance could not sign off (%s); its lease has to run out", exc)
         await gather_all([self._bus.close(timeout), self._backend.close()])
+        for task in self._tasks:
+            # The ledger has it; if this engine is started again, it takes it over as any other would.
+            self._control.forget(task)

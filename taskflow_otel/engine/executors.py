@@ -1,18 +1,22 @@
-"""How one attempt's function is run: on the event loop, in a thread, (in a process)."""
+"""How one attempt's function is run: the contract, and the two that stay inside this process."""
 
 from __future__ import annotations
 
-import asyncio
+import functools
+import inspect
+import logging
 import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import types
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from taskflow_otel.engine.context import TaskContext
 from taskflow_otel.engine.registry import TaskDefinition
+from taskflow_otel.engine.threads import TaskThreads
+
+logger = logging.getLogger("taskflow_otel.engine")
 
 
 @dataclass(slots=True)
@@ -26,6 +30,8 @@ class Call:
     """The attempt's own context variables, with the task context and the attempt's span in them."""
     task_context: TaskContext
     payload: str | None
+    abandoned: bool = False
+    """Nobody waits for the function any more; set before the awaiting task is cancelled for the last time."""
 
 
 class Executor(Protocol):
@@ -51,6 +57,17 @@ class Executor(Protocol):
         """Release threads and processes, waiting for at most `timeout` seconds."""
 
 
+@runtime_checkable
+class PreparingExecutor(Executor, Protocol):
+    """An executor that needs time before it can enter a function: time that is not the attempt's."""
+
+    async def prepare(self, task_id: str, definition: TaskDefinition) -> None:
+        """Make ready what the attempt needs, before it counts as started. A failure shows in `run`."""
+
+    def dismiss(self, task_id: str) -> None:
+        """Take back what was prepared, if the attempt did not run after all."""
+
+
 class AsyncExecutor:
     """Coroutine functions, on the manager's event loop."""
 
@@ -65,67 +82,68 @@ class AsyncExecutor:
 
     async def run(self, call: Call) -> Any:
         """Await the function within the attempt's context, which is the awaiting task's own."""
-        return await call.definition.func(*call.args, **call.kwargs)
+        awaitable = call.definition.func(*call.args, **call.kwargs)
+        if inspect.iscoroutine(awaitable):
+            return await _leashed(awaitable, call)
+        return await awaitable
 
     async def close(self, timeout: float) -> None:
         """Nothing to release."""
 
 
+@types.coroutine
+def _leashed(coroutine: Coroutine[Any, Any, Any], call: Call) -> Generator[Any, Any, Any]:
+    """Await a coroutine that can be ended even if it swallows its cancellation.
+
+    Once the call is abandoned, a cancellation is no longer passed on: the coroutine is closed where it waits.
+    """
+    step: Callable[[Any], Any] = coroutine.send
+    argument: Any = None
+    while True:
+        try:
+            awaited = step(argument)
+        except StopIteration as done:
+            return done.value
+        try:
+            argument = yield awaited
+            step = coroutine.send
+        except BaseException as exc:
+            if call.abandoned or isinstance(exc, GeneratorExit):
+                _close(coroutine, call)
+                raise
+            step, argument = coroutine.throw, exc
+
+
+def _close(coroutine: Coroutine[Any, Any, Any], call: Call) -> None:
+    try:
+        coroutine.close()
+    except BaseException as exc:  # the user's clean-up code may raise anything, and nobody waits for it any more
+        logger.error("%s could not be closed: %r", call.definition.name, exc)
+
+
 class ThreadExecutor:
-    """Plain functions, in a thread pool of the manager's own: never the one that serves sync routes."""
+    """Plain functions, in threads of the manager's own: never those that serve sync routes."""
 
     name = "thread"
     cancellable = False
 
     def __init__(self, threads: int | None) -> None:
-        self.capacity: int | None = threads or min(32, (os.cpu_count() or 1) + 4)
-        self._pool: ThreadPoolExecutor | None = None
+        self._size = threads or min(32, (os.cpu_count() or 1) + 4)
+        self.capacity: int | None = self._size
+        self._threads: TaskThreads | None = None
 
     async def start(self) -> None:
-        """Create the pool; its threads start when they are needed."""
-        self._pool = ThreadPoolExecutor(max_workers=self.capacity, thread_name_prefix="taskflow-task")
+        """Make the pool; its threads start when they are needed."""
+        self._threads = TaskThreads(self._size, "taskflow-task")
 
     async def run(self, call: Call) -> Any:
         """Run the function in a thread, with the attempt's context variables."""
-        assert self._pool is not None, "the engine starts its executors before it dispatches"
-
-        def enter() -> Any:
-            return call.definition.func(*call.args, **call.kwargs)
-
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _no_stop_iteration, call.context, enter)
+        assert self._threads is not None, "the engine starts its executors before it dispatches"
+        function = functools.partial(call.definition.func, *call.args, **call.kwargs)
+        return await self._threads.run(functools.partial(call.context.run, function))
 
     async def close(self, timeout: float) -> None:
-        """Wait for the threads, which have been asked to stop, for at most `timeout` seconds."""
-        pool, self._pool = self._pool, None
-        if pool is None:
-            return
-        pool.shutdown(wait=False, cancel_futures=True)
-        # Joining blocks, so it happens beside the loop; a stuck thread must not hold the shutdown up.
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-
-        def join() -> None:
-            pool.shutdown(wait=True)
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_settle, done)
-
-        joiner = threading.Thread(target=join, name="taskflow-join", daemon=True)
-        joiner.start()
-        try:
-            await asyncio.wait_for(done, timeout)
-        except TimeoutError:
-            return
-        joiner.join()
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _no_stop_iteration(context: Context, enter: Callable[[], Any]) -> Any:
-    """Run in the context; a `StopIteration` cannot pass through a future, so it travels as a `RuntimeError`."""
-    try:
-        return context.run(enter)
-    except StopIteration as exc:
-        raise RuntimeError("the task raised StopIteration") from exc
+        """Wait for the threads, which have been asked to stop, for at most `timeout` seconds; leave the rest behind."""
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            await threads.close(timeout)

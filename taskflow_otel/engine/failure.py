@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from taskflow_otel.model.record import MAX_TEXT
 
@@ -16,6 +16,14 @@ class Failure:
     error_type: str
     stacktrace: str | None
     exception: BaseException | None = None
+
+
+class ChildTraceback(Exception):
+    """The cause of an exception that came from another process: how that process described it."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.stacktrace)
+        self.failure = failure
 
 
 def capped(text: str, limit: int = MAX_TEXT) -> str:
@@ -33,20 +41,23 @@ def error_type_name(exc: BaseException) -> str:
 
 def describe_failure(exc: BaseException) -> Failure:
     """Describe an exception, whatever its `str()` and its traceback do."""
+    cause = exc.__cause__
+    if isinstance(cause, ChildTraceback):
+        return replace(cause.failure, exception=exc)
     name = error_type_name(exc)
     try:
         text = str(exc)
-    except Exception as broken:
+    except BaseException as broken:  # SystemExit from a `__str__` would end the event loop
         text = f"<str() of {name} raised {error_type_name(broken)}>"
     try:
         # The frames of the engine and of the executor above the user's function say nothing to the user.
         stack = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
-    except Exception as broken:
+    except BaseException as broken:  # as above
         stack = f"<the traceback of {name} could not be formatted: {error_type_name(broken)}>"
-    return Failure(capped(_storable(text)), name, _capped_middle(_storable(stack)), exc)
+    return Failure(capped(storable(text)), name, _capped_middle(storable(stack)), exc)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Databases refuse NUL in text, and UTF-8 refuses lone surrogates."""
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -9,19 +9,27 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from taskflow_otel.backends.base import Change, Insert, Outcome, Update
+from taskflow_otel.engine.attempt import SHUTDOWN
 from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.enqueue import NO_OPTIONS, EnqueueOptions
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
+from taskflow_otel.engine.process_wire import pack_call
 from taskflow_otel.engine.queues import Queues
-from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
+from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry, refuse_ambiguous
 from taskflow_otel.engine.timers import Timers
-from taskflow_otel.errors import BackendError, ConfigurationError, QueueFullError, TaskArgumentError
+from taskflow_otel.errors import (
+    BackendError,
+    ConfigurationError,
+    QueueFullError,
+    StaleTokenError,
+    TaskArgumentError,
+)
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.ids import new_task_id
-from taskflow_otel.model.options import seconds
+from taskflow_otel.model.options import checked_priority, seconds
 from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 
@@ -89,8 +97,13 @@ class Intake:
         Raises `TaskArgumentError`, `UnknownQueueError`, `QueueFullError` or `ConfigurationError`.
         """
         definition = self._registry.resolve(func)
+        if definition.codec is None and options is not NO_OPTIONS:
+            refuse_ambiguous(func, options)
         persisted = self._persists(definition)
         payload, in_memory = self._encode(definition, args, kwargs, persisted=persisted)
+        if definition.config.executor == "process":
+            # What cannot be sent is refused in the hands of the caller, and not when it runs.
+            args, kwargs = (pack_call(definition.func, args, kwargs, payload),), {}
         record = self._record(definition, options, persisted=persisted, payload=payload, source=source)
         task = LiveTask(
             record,
@@ -124,11 +137,16 @@ class Intake:
         """
         durable = [task for task in tasks if task.durable]
         if durable:
+            for task in durable:
+                task.committing = True
             try:
                 results = await self._ledger.commit_all([Insert(task.record) for task in durable])
             except (BackendError, asyncio.CancelledError):
                 self._undo(tasks)
                 raise
+            finally:
+                for task in durable:
+                    task.committing = False
             for task, result in zip(durable, results, strict=True):
                 if result.outcome is Outcome.DUPLICATE:
                     self._duplicate(task, result.duplicate_of)
@@ -139,6 +157,10 @@ class Intake:
                 await asyncio.sleep(0)
             if task.phase is Phase.HELD:
                 self._lifecycle.enqueued(task)
+        # A shutdown that came meanwhile does not take back what is committed now.
+        unwanted = [t for t in tasks if t.cancel_reason and not (t.cancel_reason == SHUTDOWN and t.record.persisted)]
+        for task in unwanted:
+            await self.discard([task], task.cancel_reason or SHUTDOWN)
 
     def release(self, tasks: Sequence[LiveTask]) -> None:
         """Hand committed tasks over: their request has ended, they may start."""
@@ -173,15 +195,24 @@ class Intake:
 
     async def discard(self, tasks: Iterable[LiveTask], reason: str) -> None:
         """End tasks that were never handed over: their request failed."""
-        for task in tasks:
-            if task.phase is not Phase.HELD:
-                continue
-            self._queues.of(task).leave_place(task)
-            if not task.committed:
-                # Nothing of it is in the ledger: it goes there as history only.
-                task.durable = False
-                self._lifecycle.enqueued(task)
+        held = [task for task in tasks if task.phase is Phase.HELD]
+        for start in range(0, len(held), _SLICE):
+            # Together, so that they share their transactions.
+            await asyncio.gather(*(self._discard(task, reason) for task in held[start : start + _SLICE]))
+
+    async def _discard(self, task: LiveTask, reason: str) -> None:
+        if task.phase is not Phase.HELD:
+            return
+        self._queues.of(task).leave_place(task)
+        if not task.committed:
+            # Nothing of it is in the ledger: it goes there as history only.
+            task.durable = False
+            self._lifecycle.enqueued(task)
+        task.phase = Phase.ENDING
+        try:
             await self._lifecycle.move(task, Transition.CANCELLED, reason=reason)
+        except StaleTokenError:
+            self._lifecycle.refused(task)
 
     def applied_late(self, change: Change) -> None:
         """The ledger applied a change whose caller had been told that it failed: write what is true instead."""
@@ -234,7 +265,7 @@ class Intake:
             tags=_checked_tags(options.tags),
             idempotency_key=_checked_key(options.idempotency_key),
             source=source,
-            priority=DEFAULT_PRIORITY if priority is None else priority,
+            priority=DEFAULT_PRIORITY if priority is None else checked_priority(priority),
             executor=config.executor,
             queue=queue.name,
             instance=self._instance_id(),
@@ -251,6 +282,8 @@ class Intake:
             return now + timedelta(seconds=wait) if wait > 0 else None
         if options.run_at is None:
             return None
+        if not isinstance(options.run_at, datetime):
+            raise ConfigurationError(f"run_at must be an aware datetime, not {options.run_at!r}")
         if options.run_at.tzinfo is None:
             raise ConfigurationError(
                 f"run_at={options.run_at!r} has no time zone, so it could mean any of 38 moments. "

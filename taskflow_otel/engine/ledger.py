@@ -76,7 +76,9 @@ class Ledger:
         """Monotonic time since which the backend has been failing; `None` while it answers."""
 
     def start(self) -> None:
-        """Start the writer."""
+        """Start the writer, on this event loop."""
+        self._wake = asyncio.Event()
+        self._closing = self._timer_armed = False
         self._writer = asyncio.create_task(self._run(), name="taskflow-ledger")
 
     async def commit(self, change: Change, *, timeout: float | None = None) -> Applied:

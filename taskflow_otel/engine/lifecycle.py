@@ -110,9 +110,13 @@ class Lifecycle:
 
     def refused(self, task: LiveTask) -> None:
         """Let go of a task whose write the ledger refused: it belongs to another instance now."""
+        self.forgotten(task)
+        self._bus.refused(task.record)
+
+    def forgotten(self, task: LiveTask) -> None:
+        """Let go of a task that lives on in the ledger alone."""
         task.phase = Phase.GONE
         self._tasks.drop(task)
-        self._bus.refused(task.record)
         _wake_waiters(task)
 
     def _advance(
@@ -194,7 +198,7 @@ class Lifecycle:
     def _end(self, task: LiveTask) -> None:
         task.phase = Phase.GONE
         # Nothing of a finished task keeps the user's objects alive.
-        task.args = task.kwargs = task.context = task.task_context = None
+        task.args = task.kwargs = task.context = task.task_context = task.call = None
         self._tasks.finish(task)
         _wake_waiters(task)
 

@@ -11,6 +11,7 @@ from enum import Enum, auto
 from typing import Any
 
 from taskflow_otel.engine.context import TaskContext
+from taskflow_otel.engine.executors import Call
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.engine.timers import Timer
 from taskflow_otel.model.record import TaskRecord
@@ -41,9 +42,12 @@ class LiveTask:
 
     __slots__ = (
         "args",
+        "arrival",
         "attempt",
+        "call",
         "cancel_reason",
         "committed",
+        "committing",
         "context",
         "definition",
         "durable",
@@ -81,12 +85,17 @@ class LiveTask:
         """Each transition is committed before it is published and acted upon."""
         self.stored = False
         """The ledger has a row of this task."""
+        self.committing = False
+        """The insert is under way: whoever wants to cancel the task leaves `cancel_reason`."""
         self.committed = False
         self.handed_over = False
         self.phase = Phase.HELD
         self.ready_at = 0.0
         self.timer: Timer | None = None
+        self.arrival: asyncio.Task[None] | None = None
+        """Commits and releases a task that does not wait for its request."""
         self.attempt: asyncio.Task[None] | None = None
+        self.call: Call | None = None
         self.task_context: TaskContext | None = None
         self.cancel_reason: str | None = None
         self.waiting_in_queue = False

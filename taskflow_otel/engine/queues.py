@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from taskflow_otel.engine.live import LiveTask, Phase
 from taskflow_otel.errors import QueueFullError, UnknownQueueError
 from taskflow_otel.model.options import QueueConfig
 from taskflow_otel.model.record import DEFAULT_QUEUE
+
+_FEW = 64
+"""Entries of withdrawn tasks that may stay in a heap in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class Queue:
         # Places are taken by add_task, which runs in request threads too.
         self._waiting_lock = threading.Lock()
         self._heaps: dict[str, list[tuple[int, int, LiveTask]]] = {}
+        # In order of arrival, each with the time at which it came; those that left are dropped once they are first.
+        self._arrivals: deque[tuple[float, LiveTask]] = deque()
         self._order = itertools.count()
 
     @property
@@ -70,6 +76,7 @@ class Queue:
         """Put a task in line."""
         heap = self._heaps.setdefault(task.record.executor, [])
         heapq.heappush(heap, (-task.record.priority, next(self._order), task))
+        self._arrivals.append((task.ready_at, task))
         self.ready += 1
 
     def head(self, executor: str) -> tuple[int, int, LiveTask] | None:
@@ -82,16 +89,32 @@ class Queue:
         return None
 
     def pop(self, executor: str) -> LiveTask:
-        """Take the head of this executor out of the line."""
+        """Take the head of this executor out of the line; its phase says so from now on."""
+        task = heapq.heappop(self._heaps[executor])[2]
+        task.phase = Phase.STARTING
+        self._left()
+        return task
+
+    def withdraw(self, task: LiveTask) -> None:
+        """Take a ready task out of the line; its entry in the heap is skipped when it comes up."""
+        task.phase = Phase.HELD
+        self._left()
+        heap = self._heaps[task.record.executor]
+        if len(heap) > 2 * self.ready + _FEW:
+            self._heaps[task.record.executor] = alive = [entry for entry in heap if entry[2].phase is Phase.READY]
+            heapq.heapify(alive)
+
+    def _left(self) -> None:
         self.ready -= 1
-        return heapq.heappop(self._heaps[executor])[2]
+        while self._arrivals and not _still_waits(*self._arrivals[0]):
+            self._arrivals.popleft()
 
     def oldest_ready(self) -> float | None:
-        """The monotonic time since which the longest-waiting ready task has waited."""
-        return min(
-            (task.ready_at for heap in self._heaps.values() for _, _, task in heap if task.phase is Phase.READY),
-            default=None,
-        )
+        """The monotonic time since which the longest-waiting ready task has waited. Callable from any thread."""
+        try:
+            return self._arrivals[0][0]
+        except IndexError:
+            return None
 
     def stats(self, monotonic_now: float) -> QueueStats:
         """The numbers of this moment."""
@@ -106,6 +129,10 @@ class Queue:
             paused=self.paused,
             oldest_ready_age=0.0 if oldest is None else max(0.0, monotonic_now - oldest),
         )
+
+
+def _still_waits(arrived: float, task: LiveTask) -> bool:
+    return task.phase is Phase.READY and task.ready_at == arrived
 
 
 class Queues:

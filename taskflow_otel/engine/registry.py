@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from taskflow_otel.engine.enqueue import ADD_TASK_OPTIONS
+from taskflow_otel.engine.enqueue import ADD_TASK_OPTIONS, EnqueueOptions
 from taskflow_otel.errors import ConfigurationError, DuplicateTaskNameError, UnknownTaskError
 from taskflow_otel.model.options import ExecutorName, TaskConfig, make_task_config
 from taskflow_otel.model.payload import Codec
@@ -108,6 +108,7 @@ class TaskRegistry:
             return found
         if not callable(func):
             raise ConfigurationError(f"add_task needs a function, not {func!r}")
+        _refuse_generator(func)
         config = make_task_config(name=function_name(func), executor=infer_executor(func))
         return TaskDefinition(config, func, None)
 
@@ -122,11 +123,7 @@ class TaskRegistry:
 
     @staticmethod
     def _check(func: Callable[..., Any], config: TaskConfig) -> None:
-        if inspect.isasyncgenfunction(func) or inspect.isgeneratorfunction(func):
-            raise ConfigurationError(
-                f"{describe(func)} is a generator; a task must be a function that runs to its end. "
-                "Call the generator from a plain or async function and decorate that."
-            )
+        _refuse_generator(func)
         if config.executor == "async" and not is_async(func):
             raise ConfigurationError(
                 f"{describe(func)} is not an async function, so executor='async' cannot run it. "
@@ -137,8 +134,37 @@ class TaskRegistry:
                 f"{describe(func)} is an async function, so executor={config.executor!r} cannot run it. "
                 "Leave executor out, or make it a plain function."
             )
-        taken = sorted(ADD_TASK_OPTIONS.intersection(inspect.signature(func).parameters))
+        taken = _collisions(func)
         if taken:
             raise ConfigurationError(
                 f"{describe(func)} has a parameter {taken[0]!r}, which add_task takes for itself. Rename the parameter."
             )
+
+
+def refuse_ambiguous(func: Callable[..., Any], options: EnqueueOptions) -> None:
+    """Raise `ConfigurationError` where an undecorated function has a parameter of an option's name, and it was given.
+
+    Natively the value went to the function; here `add_task` takes it. Nobody would notice.
+    """
+    for name in _collisions(func):
+        if getattr(options, name) is not None:
+            raise ConfigurationError(
+                f"{describe(func)} has a parameter {name!r}, which add_task takes for itself. Rename the parameter, "
+                "or give its value by position."
+            )
+
+
+def _refuse_generator(func: Callable[..., Any]) -> None:
+    if inspect.isasyncgenfunction(func) or inspect.isgeneratorfunction(func):
+        raise ConfigurationError(
+            f"{describe(func)} is a generator; a task must be a function that runs to its end. "
+            "Call the generator from a plain or async function, and make that the task."
+        )
+
+
+def _collisions(func: Callable[..., Any]) -> list[str]:
+    try:
+        parameters = inspect.signature(func).parameters
+    except ValueError:  # some functions written in C do not tell
+        return []
+    return sorted(ADD_TASK_OPTIONS.intersection(parameters))

@@ -11,7 +11,7 @@ from opentelemetry import trace
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.context import TaskContext
-from taskflow_otel.engine.failure import capped
+from taskflow_otel.engine.failure import capped, storable
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.model.events import LogEvent
@@ -49,7 +49,7 @@ class Voice:
         event = LogEvent(
             task_id=context.task_id,
             func_name=context.func_name,
-            message=capped(str(message)),
+            message=capped(storable(str(message))),
             level=level,
             timestamp=self._clock.now(),
             attempt=context.attempt,

@@ -33,6 +33,13 @@ def whole(name: str, value: object, *, minimum: int) -> int:
     return value
 
 
+def checked_priority(value: object) -> int:
+    """Return a priority, or raise `ConfigurationError`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigurationError(f"priority must be a whole number (higher runs first), not {value!r}")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Whether a failed attempt is worth another, and how long to wait before it."""
@@ -108,8 +115,6 @@ def make_task_config(
         raise ConfigurationError(f"backoff must be a number above 0 (1.0 keeps the wait constant), not {backoff!r}")
     if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:
         raise ConfigurationError(f"jitter must be a share between 0 and 1 (0.1 = ±10 %), not {jitter!r}")
-    if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int)):
-        raise ConfigurationError(f"priority must be a whole number (higher runs first), not {priority!r}")
     return TaskConfig(
         name=name,
         retry=RetryPolicy(
@@ -125,7 +130,7 @@ def make_task_config(
         persist=persist,
         requeue_on_interrupt=requeue_on_interrupt,
         eager=eager,
-        priority=priority,
+        priority=None if priority is None else checked_priority(priority),
         queue=queue,
         executor=executor,
     )

@@ -1,0 +1,107 @@
+"""The threads that run plain functions: a pool whose threads can be left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+_Job = tuple[Callable[[], Any], asyncio.Future[Any]]
+
+
+class TaskThreads:
+    """Up to `size` threads, started when they are needed; all methods belong to the event loop's thread.
+
+    Not a `ThreadPoolExecutor`: the interpreter joins the threads of one when it exits, so that a single task which
+    ignores its cancellation would keep the process from ending. These are daemon threads, joined where they end
+    in time and abandoned where they do not.
+    """
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size = size
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        # A permit for each thread that waits for work and is not yet promised any.
+        self._idle = threading.Semaphore(0)
+        self._running = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def run(self, function: Callable[[], Any]) -> Any:
+        """Return what `function` returns in one of the threads, or raise what it raises.
+
+        Being cancelled abandons the function: it goes on, and what becomes of it is dropped.
+        """
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._jobs.put((function, future))
+        if not self._idle.acquire(blocking=False) and len(self._threads) < self._size:
+            self._start_thread()
+        return await future
+
+    async def close(self, timeout: float) -> None:
+        """End the threads, waiting for those that work for at most `timeout` seconds."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        try:
+            await asyncio.wait_for(self._empty.wait(), timeout)
+        except TimeoutError:
+            return
+        for thread in self._threads:
+            # It has said that it ends, so this takes no time.
+            thread.join()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(
+            target=self._serve, name=f"{self._name}_{len(self._threads)}", daemon=True
+        )
+        self._running += 1
+        self._empty.clear()
+        self._threads.append(thread)
+        thread.start()
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            self._do(*job)
+            # Nothing of the task stays alive while the thread waits for the next.
+            del job
+            self._idle.release()
+        self._tell(self._ended)
+
+    def _do(self, function: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+        try:
+            result = function()
+        except StopIteration as exc:
+            # It cannot pass through a future.
+            substitute = RuntimeError("the task raised StopIteration")
+            substitute.__cause__ = exc
+            self._tell(_fail, future, substitute)
+        except BaseException as exc:  # whatever the user's function raises is the attempt's to judge
+            self._tell(_fail, future, exc)
+        else:
+            self._tell(_succeed, future, result)
+
+    def _tell(self, callback: Callable[..., None], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            # The loop was closed, after this thread had been left behind: there is nobody to tell.
+            return
+
+    def _ended(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._empty.set()
+
+
+def _succeed(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], exc: BaseException) -> None:
+    if not future.done():
+        future.set_exception(exc)

@@ -1,0 +1,72 @@
+"""Task functions that end when a test says so, by a file: understood in a thread and in another process alike."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from taskflow_otel import TaskManager, get_task_context
+from taskflow_otel.model.options import ExecutorName
+
+
+class GateError(Exception):
+    """The gate said `fail`."""
+
+
+async def gated_async(gate: str) -> None:
+    """Say at `<gate>.in` that the function was entered, and do what the file `gate` says once it is there."""
+    _enter(gate)
+    while not Path(gate).exists():
+        await asyncio.sleep(0.002)
+    _leave(gate)
+
+
+def gated(gate: str) -> None:
+    """The same for threads and processes, giving up when asked to."""
+    _enter(gate)
+    context = get_task_context()
+    while not Path(gate).exists():
+        context.raise_if_cancelled()
+        time.sleep(0.002)
+    _leave(gate)
+
+
+def declare_gated(manager: TaskManager, executor: ExecutorName, **options: object) -> object:
+    """Register the gated function of this executor under the name `gated`."""
+    function = gated_async if executor == "async" else gated
+    return manager.task(name="gated", executor=executor, **options)(function)  # type: ignore[arg-type]  # options vary
+
+
+class Gate:
+    """The test's side of one gate."""
+
+    def __init__(self, directory: Path, name: str = "gate") -> None:
+        self.path = directory / name
+        self._entered = directory / f"{name}.in"
+
+    @property
+    def entries(self) -> int:
+        """How often the function was entered."""
+        return len(self._entered.read_text()) if self._entered.exists() else 0
+
+    def open(self, word: str = "succeed") -> None:
+        """Let the function end: `succeed` or `fail`."""
+        waiting = self.path.with_suffix(".new")
+        waiting.write_text(word)
+        # A reader never sees half a word.
+        waiting.rename(self.path)
+
+    def shut(self) -> None:
+        """Make the next attempt wait again."""
+        self.path.unlink(missing_ok=True)
+
+
+def _enter(gate: str) -> None:
+    with Path(f"{gate}.in").open("a") as entered:
+        entered.write("x")
+
+
+def _leave(gate: str) -> None:
+    if Path(gate).read_text() == "fail":
+        raise GateError("the gate said so")

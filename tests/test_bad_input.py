@@ -1,0 +1,376 @@
+"""What is wrong is refused at the call that is wrong, with a sentence that says what to do."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from taskflow_otel import (
+    ConfigurationError,
+    DuplicateTaskNameError,
+    FileLogger,
+    ManagedBackgroundTasks,
+    MissingExtraError,
+    NoTaskContextError,
+    NotStartedError,
+    QueueConfig,
+    SchemaVersionError,
+    TaskAdmin,
+    TaskArgumentError,
+    TaskflowError,
+    TaskManager,
+    TaskNotFoundError,
+    Telemetry,
+    UnknownQueueError,
+    configure_telemetry,
+    get_task_context,
+    task_log,
+)
+from taskflow_otel.backends import MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
+from tests.asgi import post, running
+
+
+async def job(number: int = 0) -> None:
+    """Do nothing."""
+
+
+def plain_job() -> None:
+    """Do nothing, in a thread."""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"retries": -1}, "retries must be a whole number of at least 0, not -1"),
+        ({"retries": 1.5}, "retries must be a whole number"),
+        ({"delay": -1}, "delay must be at least 0 seconds"),
+        ({"delay": "soon"}, "delay must be a number of seconds or a timedelta"),
+        ({"backoff": 0}, "backoff must be a number above 0"),
+        ({"max_delay": -1}, "max_delay must be at least 0 seconds"),
+        ({"jitter": 2}, "jitter must be a share between 0 and 1"),
+        ({"timeout": 0}, "timeout must be more than 0 seconds"),
+        ({"retry_on": ValueError()}, "retry_on must be an exception class or a tuple of them"),
+        ({"no_retry_on": "ValueError"}, "no_retry_on must be an exception class or a tuple of them"),
+        ({"priority": "high"}, "priority must be a whole number"),
+        ({"name": ""}, "a task name must be 1 to 200 printable characters"),
+        ({"name": "two\nlines"}, "a task name must be 1 to 200 printable characters"),
+        ({"executor": "celery"}, "executor must be one of async, thread, process"),
+        ({"executor": "thread"}, "is an async function, so executor='thread' cannot run it"),
+    ],
+)
+def test_a_wrong_option_is_an_error_at_decoration(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        TaskManager().task(**options)(job)
+
+
+def test_a_plain_function_cannot_be_run_on_the_event_loop() -> None:
+    with pytest.raises(ConfigurationError, match=r"plain_job is not an async function.*Leave executor out"):
+        TaskManager().task(executor="async")(plain_job)
+
+
+def test_two_tasks_of_one_name_are_an_error_that_names_both() -> None:
+    manager = TaskManager()
+    manager.task()(job)
+    with pytest.raises(DuplicateTaskNameError, match=r"'job' is taken by .*job; .*plain_job.*task\(name=") as caught:
+        manager.task(name="job")(plain_job)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_an_unknown_queue_is_an_error_at_decoration() -> None:
+    manager = TaskManager(queues={"mail": QueueConfig(concurrency=2)})
+    with pytest.raises(UnknownQueueError, match=r"no queue 'male' \(known: default, mail\).*Declare it: TaskManager"):
+        manager.task(queue="male")(job)
+
+
+@pytest.mark.parametrize("name", ["idempotency_key", "tags", "eager", "priority", "queue", "delay", "run_at"])
+def test_a_parameter_that_add_task_takes_for_itself_is_an_error_at_decoration(name: str) -> None:
+    scope: dict[str, Any] = {}
+    exec(f"def work({name}=None): ...", scope)
+    with pytest.raises(ConfigurationError, match=f"has a parameter '{name}', which add_task takes.*Rename"):
+        TaskManager().task()(scope["work"])
+
+
+def numbers() -> Iterator[int]:
+    yield 1
+
+
+async def later_numbers() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("generator", [numbers, later_numbers])
+def test_a_generator_is_no_task(generator: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigurationError, match="is a generator; a task must be a function that runs to its end"):
+        TaskManager().task()(generator)
+
+
+@pytest.mark.parametrize("generator", [numbers, later_numbers])
+async def test_an_undecorated_generator_is_refused_when_it_is_added(generator: Callable[..., Any]) -> None:
+    manager = TaskManager()
+    await manager.startup()
+    try:
+        with pytest.raises(ConfigurationError, match="is a generator"):
+            await manager.enqueue(generator)
+    finally:
+        await manager.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TaskManager(shutdown_timeout=-1), "shutdown_timeout must be at least 0 seconds"),
+        (lambda: TaskManager(snapshot_interval=0), "snapshot_interval must be more than 0 seconds"),
+        (lambda: TaskManager(retention_days=0), "retention_days must be more than 0"),
+        (lambda: TaskManager(max_concurrent_tasks=0), "max_concurrent_tasks must be a whole number of at least 1"),
+        (lambda: TaskManager(max_sync_threads=0), "max_sync_threads must be a whole number of at least 1"),
+        (lambda: TaskManager(queues={"mail": 3}), r"queues\['mail'\] must be a QueueConfig"),  # type: ignore[dict-item]
+        (lambda: TaskManager(max_size=1, queues={"default": QueueConfig()}), "not both"),
+        (lambda: TaskManager(snapshot_backend="tasks.db"), "must be a Backend, not str"),  # type: ignore[arg-type]
+        (lambda: TaskManager(loggers=[print]), "must be an instance of a TaskObserver class"),  # type: ignore[list-item]
+        (lambda: TaskManager(encrypt_args_key="secret"), "is not a Fernet key.*Make one with: python"),
+        (lambda: TaskManager(log_file="x.log", log_file_mode="daily"), "mode"),  # type: ignore[arg-type]
+        (lambda: TaskManager(loggers=[FileLogger("x.log", min_level="loud")]), "min_level"),
+        (lambda: QueueConfig(concurrency=0), "QueueConfig.concurrency must be a whole number of at least 1"),
+        (lambda: QueueConfig(max_size=-1), "QueueConfig.max_size must be a whole number of at least 0"),
+        (lambda: Telemetry(propagation="both"), "propagation must be one of auto, parent, link"),  # type: ignore[arg-type]
+        (lambda: SqliteBackend(""), "needs the path of a file"),
+        (lambda: SqliteBackend(":memory:"), r"For tasks kept in memory use MemoryBackend\(\)"),
+        (lambda: SqliteBackend("x.db", durability="most"), 'must be "full" or "normal"'),  # type: ignore[arg-type]
+    ],
+)
+def test_a_wrong_setting_is_an_error_where_it_is_given(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        make()
+    assert isinstance(caught.value, TaskflowError)
+
+
+async def test_a_directory_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no directory '.*missing' for the SQLite database\. Create it"):
+        TaskManager(snapshot_db=tmp_path / "missing" / "tasks.db")
+
+
+async def test_a_path_that_is_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is a directory. Name a file inside it"):
+        TaskManager(snapshot_db=tmp_path)
+
+
+async def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tests may run as root, who may write everywhere: the answer of the system is played.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(ConfigurationError, match="may not write to .*Change its permissions"):
+        TaskManager(snapshot_db=tmp_path / "tasks.db")
+
+
+async def test_a_file_that_is_no_sqlite_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    path.write_text("name,address\nAda,Main Street\n")
+    with pytest.raises(ConfigurationError, match="is not a SQLite database. Give another path"):
+        TaskManager(snapshot_db=path)
+    assert path.read_text() == "name,address\nAda,Main Street\n"
+
+
+async def test_a_database_of_a_newer_version_is_refused_and_the_application_does_not_start(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    manager = TaskManager(snapshot_db=path)
+    await manager.startup()
+    await manager.shutdown()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE taskflow_meta SET value = '99' WHERE name = 'schema_version'")
+    connection.close()
+
+    app, newer = FastAPI(), TaskManager(snapshot_db=path)
+    newer.init_app(app)
+    with pytest.raises(SchemaVersionError, match="has schema version 99, .* knows up to .*Upgrade taskflow-otel"):
+        async with running(app):
+            raise AssertionError("the application has started")
+    assert newer.engine.state != "running"
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "use"),
+    [
+        ("redis", "redis", lambda: RedisBackend("redis://127.0.0.1/0")),
+        ("psycopg", "postgres", lambda: PostgresBackend("postgresql://127.0.0.1/tasks")),
+        ("aiomysql", "mysql", lambda: MySQLBackend("mysql://127.0.0.1/tasks")),
+        ("cryptography.fernet", "encryption", lambda: TaskManager(encrypt_args_key="secret")),
+        ("opentelemetry.sdk", "otel", lambda: configure_telemetry(FastAPI(), service_name="shop")),
+    ],
+)
+def test_a_missing_extra_is_named_with_the_line_that_installs_it(
+    module: str, extra: str, use: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name == module or name.startswith(f"{module}.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("taskflow_otel.exporters.setup._configured", None)
+    with pytest.raises(MissingExtraError, match=rf"pip install 'taskflow-otel\[{extra}\]'") as caught:
+        use()
+    assert isinstance(caught.value, ImportError)
+
+
+class Unstorable:
+    """Has no form as JSON."""
+
+
+@pytest.fixture
+async def manager(tmp_path: Path) -> AsyncIterator[TaskManager]:
+    manager = TaskManager(snapshot_db=tmp_path / "tasks.db")
+    await manager.startup()
+    yield manager
+    await manager.shutdown()
+
+
+async def test_an_argument_that_cannot_be_stored_is_refused_on_a_persisted_task_at_add_task(manager: TaskManager) -> None:
+    @manager.task(persist=True)
+    async def kept(thing: object) -> None:
+        raise AssertionError("it must not run")
+
+    with pytest.raises(TaskArgumentError, match="the argument 'thing' of .*kept, a .*Unstorable, cannot be stored") as caught:
+        await manager.enqueue(kept, Unstorable())
+    assert isinstance(caught.value, TypeError)
+    assert manager.store.list() == []
+
+
+async def test_the_same_argument_is_welcome_where_nothing_is_to_be_stored(manager: TaskManager) -> None:
+    seen: list[object] = []
+
+    @manager.task()
+    async def passing(thing: object) -> None:
+        seen.append(thing)
+
+    thing = Unstorable()
+    await manager.wait(await manager.enqueue(passing, thing), 20)
+    assert seen == [thing]
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [((1, 2), {}), ((), {"unknown": 1}), (("a",), {"number": 2})])
+async def test_arguments_that_do_not_fit_the_function_are_refused(
+    manager: TaskManager, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    decorated = manager.task(persist=True)(job)
+    with pytest.raises(TaskArgumentError, match=r"job\(\) cannot be called with these arguments"):
+        await manager.enqueue(decorated, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"queue": "nowhere"}, UnknownQueueError, r"no queue 'nowhere' \(known: default\)"),
+        ({"run_at": datetime(2030, 1, 1)}, ConfigurationError, "has no time zone.*Use an aware datetime"),
+        ({"delay": -1}, ConfigurationError, "delay must be at least 0 seconds"),
+        ({"delay": 1, "run_at": datetime.now(UTC)}, ConfigurationError, "give delay or run_at, not both"),
+        ({"delay": timedelta(seconds=-1)}, ConfigurationError, "delay must be at least 0 seconds"),
+        ({"tags": ["urgent"]}, ConfigurationError, "tags must be a mapping of names to values, not list"),
+        ({"idempotency_key": ""}, ConfigurationError, "idempotency_key must be a text of 1 to 255 characters"),
+        ({"idempotency_key": 7}, ConfigurationError, "idempotency_key must be a text of 1 to 255 characters"),
+        ({"idempotency_key": "x" * 256}, ConfigurationError, "idempotency_key must be a text of 1 to 255 characters"),
+        ({"priority": "high"}, ConfigurationError, "priority must be a whole number"),
+        ({"run_at": "tomorrow"}, ConfigurationError, "run_at must be an aware datetime"),
+    ],
+)
+async def test_a_wrong_option_of_one_task_is_an_error_at_the_call(
+    manager: TaskManager, options: dict[str, Any], error: type[TaskflowError], message: str
+) -> None:
+    decorated = manager.task(persist=True)(job)
+    with pytest.raises(error, match=message):
+        await manager.enqueue(decorated, 1, **options)
+    assert manager.store.list() == []
+
+
+async def test_a_value_for_an_undecorated_function_is_not_taken_silently_by_add_task(manager: TaskManager) -> None:
+    seen: list[int] = []
+
+    def index(document: str, priority: int = 0) -> None:
+        seen.append(priority)
+
+    with pytest.raises(ConfigurationError, match="has a parameter 'priority', which add_task takes.*by position"):
+        await manager.enqueue(index, "a page", priority=3)
+    await manager.wait(await manager.enqueue(index, "a page", 3), 20)
+    assert seen == [3]
+
+
+async def test_what_add_task_raises_reaches_the_route(tmp_path: Path) -> None:
+    app, manager = FastAPI(), TaskManager(snapshot_db=tmp_path / "tasks.db")
+    decorated = manager.task(persist=True)(job)
+
+    @app.post("/")
+    async def route(tasks: ManagedBackgroundTasks) -> str:
+        with pytest.raises(UnknownQueueError):
+            tasks.add_task(decorated, queue="nowhere")
+        with pytest.raises(TaskArgumentError):
+            tasks.add_task(decorated, 1, 2)
+        return "refused"
+
+    TaskAdmin(app, manager, auto_install=True)
+    async with running(app):
+        assert (await post(app, "/")).json == "refused"
+
+
+async def test_something_that_cannot_be_called_is_no_task(manager: TaskManager) -> None:
+    with pytest.raises(ConfigurationError, match="add_task needs a function, not 'send_email'"):
+        await manager.enqueue("send_email")  # type: ignore[arg-type]  # that is the mistake
+
+
+async def test_a_coroutine_in_place_of_its_function_is_refused_with_the_way_out(manager: TaskManager) -> None:
+    coroutine = job()
+    try:
+        with pytest.raises(ConfigurationError, match="add_task needs a function"):
+            await manager.enqueue(coroutine)  # type: ignore[arg-type]  # that is the mistake
+    finally:
+        coroutine.close()
+
+
+async def test_enqueueing_before_the_start_says_how_to_start() -> None:
+    with pytest.raises(NotStartedError, match=r"is not started\. Mount it with TaskAdmin.*await task_manager\.startup"):
+        await TaskManager().enqueue(job)
+
+
+async def test_a_route_whose_manager_was_never_started_says_so() -> None:
+    app, manager = FastAPI(), TaskManager()
+
+    @app.post("/")
+    async def route(tasks: ManagedBackgroundTasks) -> None:
+        tasks.add_task(job)
+
+    TaskAdmin(app, manager, auto_install=True)
+    answer = await post(app, "/")  # without the lifespan
+    assert answer.status == 500
+    assert isinstance(answer.error, NotStartedError)
+
+
+async def test_enqueueing_after_the_end_says_that_it_has_ended() -> None:
+    manager = TaskManager()
+    await manager.startup()
+    await manager.shutdown()
+    with pytest.raises(NotStartedError, match="is stopped"):
+        await manager.enqueue(job)
+
+
+def test_the_context_of_a_task_exists_in_a_task_only() -> None:
+    with pytest.raises(NoTaskContextError, match="works inside a task function only") as caught:
+        get_task_context()
+    assert isinstance(caught.value, LookupError)
+
+
+def test_an_unknown_log_level_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="level must be one of debug, info, warning, error, critical"):
+        task_log("hello", level="loud")
+
+
+@pytest.mark.parametrize("method", ["get", "wait", "cancel", "retry"])
+async def test_an_unknown_id_is_an_error(manager: TaskManager, method: str) -> None:
+    with pytest.raises(TaskNotFoundError, match="there is no task with the id 'nonsense'"):
+        await getattr(manager, method)("nonsense")
+
+
+@pytest.mark.parametrize("method", ["pause_queue", "resume_queue", "update_queue_config"])
+async def test_an_unknown_queue_is_an_error_for_whoever_manages_it(manager: TaskManager, method: str) -> None:
+    with pytest.raises(UnknownQueueError, match="no queue 'nowhere'"):
+        await getattr(manager, method)("nowhere")
