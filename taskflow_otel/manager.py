@@ -31,6 +31,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.file import FileLogger, FileMode
 from taskflow_otel.exporters.logs import LogsExporter
+from taskflow_otel.exporters.otel_metrics import OtelMetricsExporter
 from taskflow_otel.exporters.prometheus import PrometheusExporter
 from taskflow_otel.exporters.relay import SpanRelay
 from taskflow_otel.exporters.stream import LiveStream
@@ -141,6 +142,7 @@ class TaskManager:
                 TracingExporter(telemetry.tracer_provider, propagation=telemetry.propagation),
                 LogsExporter(telemetry.logger_provider),
                 self.metrics,
+                OtelMetricsExporter(self.metrics, telemetry.meter_provider),
                 self.stream,
             ],
             observers,
@@ -245,7 +247,7 @@ class TaskManager:
     def init_app(self, app: FastAPI) -> None:
         """Tie the manager to an application's lifespan and requests, without routes. Harmless to repeat.
 
-        Routes that name `ManagedBackgroundTasks` themselves are given them; for the native annotation there is `install`.
+        Routes that name `ManagedBackgroundTasks` are given them; for the native annotation there is `install`.
         Raises `ConfigurationError` when the application has already started.
         """
         if app in self._mounted:
@@ -412,9 +414,7 @@ class TaskManager:
         self.metrics.add_source(signals.EXECUTOR_SLOTS.name, slots)
         self.metrics.add_source(signals.EVENTS_DROPPED.name, dropped)
         self.metrics.add_source(signals.EXPORTER_ERRORS.name, errors)
-        self.metrics.add_source(
-            signals.TASKS_STUCK.name, lambda: [((name,), count) for name, count in engine.stuck().items()]
-        )
+        self.metrics.add_source(signals.TASKS_STUCK.name, lambda: [((), sum(engine.stuck().values()))])
 
 
 def _choose_backend(path: str | os.PathLike[str] | None, backend: Backend | None) -> Backend:

@@ -68,13 +68,14 @@ class Control:
         if live is not None:
             return live.record.copy()
         stored = await self._backend.get(task_id)
-        if stored is not None:
-            return stored
-        # Finished a moment ago, and not written yet.
-        record = self._tasks.record(task_id)
-        if record is None:
+        if stored is None or not stored.status.finished:
+            # Finished here a moment ago, and not written yet?
+            record = self._tasks.record(task_id)
+            if record is not None:
+                return record.copy()
+        if stored is None:
             raise TaskNotFoundError(task_id)
-        return record.copy()
+        return stored
 
     async def cancel(self, task_id: str) -> TaskRecord:
         """Cancel a task: a pending one never runs, a running one is stopped or, in a thread, asked.

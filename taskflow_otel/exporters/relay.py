@@ -179,7 +179,8 @@ class RecordedSpan(Span):
         """Set the status: OK is final and UNSET never overrides (OpenTelemetry specification, Set Status)."""
         if not isinstance(status, Status):
             status = Status(status, description)
-        if not self._ended and not self._status.is_ok and not status.is_unset:
+        final = self._status.status_code is StatusCode.OK
+        if not self._ended and not final and status.status_code is not StatusCode.UNSET:
             self._status = status
 
     def record_exception(

@@ -164,7 +164,7 @@ class TaskMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.books.inside)
     @rule(data=st.data(), word=st.sampled_from(["succeed", "fail"]))
     def end_one(self, data: st.DataObject, word: str) -> None:
-        chosen = data.draw(st.sampled_from(sorted(self.books.inside)))
+        chosen = data.draw(st.sampled_from(list(self.books.inside)))
 
         async def step() -> None:
             self.books.inside[chosen].set_result(word)
@@ -174,7 +174,7 @@ class TaskMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.books.kinds)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        chosen = data.draw(st.sampled_from(sorted(self.books.kinds)))
+        chosen = data.draw(st.sampled_from(list(self.books.kinds)))
 
         async def step() -> None:
             before = await self.manager.get(chosen)
@@ -193,7 +193,7 @@ class TaskMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.books.kinds)
     @rule(data=st.data())
     def retry_by_hand(self, data: st.DataObject) -> None:
-        chosen = data.draw(st.sampled_from(sorted(self.books.kinds)))
+        chosen = data.draw(st.sampled_from(list(self.books.kinds)))
 
         async def step() -> None:
             before = await self.manager.get(chosen)
@@ -268,6 +268,8 @@ class TaskMachine(RuleBasedStateMachine):
         await settle()
         stats = self.manager.queue_stats()
         if sum(queue.running for queue in stats.values()) != len(self.books.inside):
+            return False
+        if sum(queue.running + queue.ready + queue.delayed for queue in stats.values()) != len(self.live_ids()):
             return False
         if len(self.books.inside) >= GLOBAL_CAP:
             return True

@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 _TRANSACTION_ATTEMPTS = 5
 _CHUNK = 500
+_AT_ONCE = 200
 
 
 class SqlBackend(ABC):
@@ -111,7 +112,7 @@ class SqlBackend(ABC):
             rows = await self._read(select(tasks.c.created_at).where(tasks.c.task_id == query.cursor))
             cursor_at = rows[0][0] if rows else None
         search = TaskSearch(query, cursor_at, await self._rarest(query))
-        records = [to_record(row) for row in await self._read(search.page())]
+        records = await _records(await self._read(search.page()))
         if len(records) > query.limit:
             del records[query.limit :]
             return TaskPage(records, records[-1].task_id if records else query.cursor)
@@ -134,7 +135,7 @@ class SqlBackend(ABC):
 
     async def changed_since(self, moment: datetime, *, not_of: str, limit: int) -> list[TaskRecord]:
         """Tasks of other instances last written at or after `moment`, by the writer's clock, oldest change first."""
-        return [to_record(row) for row in await self._read(queries.changed_since(micros(moment), not_of, limit))]
+        return await _records(await self._read(queries.changed_since(micros(moment), not_of, limit)))
 
     async def request_cancel(self, task_id: str) -> bool:
         """Ask the owner of a live task to cancel it; `False` when the task is unknown or finished."""
@@ -187,7 +188,7 @@ class SqlBackend(ABC):
         statement = queries.orphans(dead, new_owner, names, limit)
 
         async def work(connection: AsyncConnection) -> list[TaskRecord]:
-            taken = [to_record(row) for row in await connection.execute(statement)]
+            taken = await _records((await connection.execute(statement)).all())
             ids = [record.task_id for record in taken]
             for chunk in _chunks(ids):
                 change = update(tasks).where(tasks.c.task_id.in_(chunk))
@@ -215,7 +216,7 @@ class SqlBackend(ABC):
         statement = queries.ended_before(micros(before), limit)
 
         async def work(connection: AsyncConnection) -> int:
-            doomed = [to_record(row) for row in await connection.execute(statement)]
+            doomed = await _records((await connection.execute(statement)).all())
             ids = [record.task_id for record in doomed]
             for chunk in _chunks(ids):
                 for table in (task_logs, task_tags, tasks):
@@ -299,6 +300,16 @@ class SqlBackend(ABC):
         if unreachable or (isinstance(error, DBAPIError) and error.connection_invalidated):
             return BackendUnavailableError(f"{self._where}: {operation} failed: {reason}")
         return BackendError(f"{self._where}: {operation} was refused: {reason}", transient=False)
+
+
+async def _records(rows: Sequence[Any]) -> list[TaskRecord]:
+    records: list[TaskRecord] = []
+    for start in range(0, len(rows), _AT_ONCE):
+        if start:
+            # Many rows must not keep the event loop.
+            await asyncio.sleep(0)
+        records += [to_record(row) for row in rows[start : start + _AT_ONCE]]
+    return records
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -9,7 +9,7 @@ more, change by change, to learn which one was refused.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy.engine import Dialect as EngineDialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
-from taskflow_otel.backends.sql.dialects import Dialect
+from taskflow_otel.backends.sql.dialects import Dialect, Row
 from taskflow_otel.backends.sql.mapping import DERIVED, STORED, indexable, log_row, row_maker, tag_rows
 from taskflow_otel.backends.sql.schema import finished_counts, task_logs, task_tags, tasks
 from taskflow_otel.errors import BackendUnavailableError
@@ -27,6 +27,9 @@ from taskflow_otel.model.record import TaskRecord
 _APPLIED = Applied(Outcome.APPLIED)
 _STALE = Applied(Outcome.STALE)
 _INSERT_ATTEMPTS = 5
+
+# Rows that are made without letting the event loop run in between: a few milliseconds of work.
+_CHUNK = 250
 
 _MUTABLE = [field for field in STORED if field.mutable]
 _WRITTEN = [*(field.name for field in (*_MUTABLE, *DERIVED)), "updated_at"]
@@ -53,7 +56,7 @@ class _Run:
 
     inserts: list[TaskRecord] = field(default_factory=list)
     updates: dict[tuple[str, str, int], TaskRecord] = field(default_factory=dict)
-    log_rows: list[tuple[Any, ...]] = field(default_factory=list)
+    log_rows: list[Row] = field(default_factory=list)
     released: set[str] = field(default_factory=set)
 
 
@@ -96,7 +99,7 @@ class _Tally:
             sums[1] += 1
             sums[2] += round(record.duration * 1e6)
 
-    def rows(self, shard: int) -> list[tuple[Any, ...]]:
+    def rows(self, shard: int) -> list[Row]:
         # In one order everywhere, so that two writers cannot wait for each other.
         return [(*key, shard, *self._sums[key]) for key in sorted(self._sums)]
 
@@ -143,12 +146,12 @@ class Writer:
             if run.inserts:
                 # Keys in one order everywhere, so that two writers cannot wait for each other.
                 inserts = sorted(run.inserts, key=lambda record: record.active_key or "")
-                await self._expect(connection, self._insert_tasks, [self._inserted(r, now) for r in inserts])
+                await self._execute_all(connection, self._insert_tasks, self._inserted, inserts, now)
                 if tags := [row for record in inserts if record.tags for row in tag_rows(record)]:
                     await connection.exec_driver_sql(self._insert_tags, tags)
             if run.updates:
                 updates = [run.updates[key] for key in sorted(run.updates)]
-                await self._expect(connection, self._update_tasks, [self._updated(r, now) for r in updates])
+                await self._execute_all(connection, self._update_tasks, self._updated, updates, now)
             if run.log_rows:
                 await connection.exec_driver_sql(self._insert_logs, [self._bindable(row) for row in run.log_rows])
             for record in (*run.inserts, *run.updates.values()):
@@ -183,9 +186,18 @@ class Writer:
         if rows:
             await connection.exec_driver_sql(self._add_counts, rows)
 
-    async def _expect(self, connection: AsyncConnection, statement: str, rows: list[tuple[Any, ...]]) -> None:
-        if (await connection.exec_driver_sql(statement, rows)).rowcount != len(rows):
-            raise UnexpectedRowCount
+    async def _execute_all(
+        self,
+        connection: AsyncConnection,
+        statement: str,
+        to_row: Callable[[TaskRecord, int], Row],
+        records: Sequence[TaskRecord],
+        now: int,
+    ) -> None:
+        for start in range(0, len(records), _CHUNK):
+            rows = [to_row(record, now) for record in records[start : start + _CHUNK]]
+            if (await connection.exec_driver_sql(statement, rows)).rowcount != len(rows):
+                raise UnexpectedRowCount
 
     async def _count(self, connection: AsyncConnection, tally: _Tally) -> None:
         if rows := tally.rows(self._shard):
@@ -220,8 +232,8 @@ class Writer:
         )
         return _STALE if await connection.scalar(mine) is None else _APPLIED
 
-    def _inserted(self, record: TaskRecord, now: int) -> tuple[Any, ...]:
+    def _inserted(self, record: TaskRecord, now: int) -> Row:
         return self._bindable((*_insert_row(record), now))
 
-    def _updated(self, record: TaskRecord, now: int) -> tuple[Any, ...]:
+    def _updated(self, record: TaskRecord, now: int) -> Row:
         return self._bindable((*_update_row(record), now, record.task_id, record.instance, record.token))
