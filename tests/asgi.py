@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Message
 
-
 _SLOWNESS = 25
 """Turns of the event loop that each message takes to leave."""
 

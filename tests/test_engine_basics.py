@@ -1,13 +1,10 @@
-"""What happens to a task, through the public API: order, waits, retries, cancellation, timeouts, links, the drain."""
+"""What happens to a task, through the public API: one key one task, order, limits, waits, retries."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
-import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,27 +16,13 @@ from taskflow_otel import (
     QueueConfig,
     QueueFullError,
     TaskManager,
-    TaskRecord,
     TaskStateError,
     TaskStatus,
     UnknownTaskError,
     get_task_context,
-    task_log,
 )
 from taskflow_otel.testing.clock import FakeClock, settle
-from tests.waiting import eventually
-
-WAIT = 20.0
-FAST_DRAIN = {"shutdown_timeout": 0.05}
-
-
-@contextlib.asynccontextmanager
-async def started(manager: TaskManager) -> AsyncIterator[TaskManager]:
-    await manager.startup()
-    try:
-        yield manager
-    finally:
-        await manager.shutdown()
+from tests.managers import WAIT, Gate, finish, started, transitions
 
 
 @pytest.fixture
@@ -58,38 +41,6 @@ async def timed(clock: FakeClock) -> AsyncIterator[TaskManager]:
     """A manager whose time the test turns."""
     async with started(TaskManager(clock=clock, queues={"one": QueueConfig(concurrency=1)})) as running:
         yield running
-
-
-async def finish(manager: TaskManager, task_id: str) -> TaskRecord:
-    return await manager.wait(task_id, WAIT)
-
-
-async def status_of(manager: TaskManager, task_id: str) -> TaskStatus:
-    return (await manager.get(task_id)).status
-
-
-def transitions(record: TaskRecord) -> list[str]:
-    return [str(entry.transition) for entry in record.timeline]
-
-
-class Gate:
-    """A task function that waits until it is opened, and notes when it was entered and cancelled."""
-
-    def __init__(self) -> None:
-        self.opened = asyncio.Event()
-        self.entered = asyncio.Event()
-        self.cancelled = False
-
-    async def run(self) -> None:
-        self.entered.set()
-        try:
-            await self.opened.wait()
-        except asyncio.CancelledError:
-            self.cancelled = True
-            raise
-
-
-# Idempotency
 
 
 async def test_one_key_is_one_task_while_it_waits_runs_and_after_it_succeeded(manager: TaskManager) -> None:
@@ -133,9 +84,6 @@ async def test_concurrent_calls_with_one_key_run_once(persist: bool, tmp_path: P
         assert len(set(ids)) == 1
         await finish(manager, ids[0])
     assert len(runs) == 1
-
-
-# Order, queues and limits
 
 
 async def test_higher_priorities_overtake_and_equal_ones_keep_their_order(timed: TaskManager) -> None:
@@ -236,9 +184,6 @@ async def test_raising_a_limit_lets_waiting_tasks_start(timed: TaskManager) -> N
     second.opened.set()
     for task_id in ids:
         await finish(timed, task_id)
-
-
-# Waits
 
 
 @pytest.mark.parametrize(
@@ -359,137 +304,6 @@ async def test_an_exception_that_cannot_be_printed_is_still_a_failure(manager: T
     assert "Mute" in (record.error or "")
 
 
-# Cancelling
-
-
-async def test_a_cancelled_pending_task_never_runs(timed: TaskManager) -> None:
-    gate, ran = Gate(), []
-    blocker = await timed.enqueue(gate.run, queue="one")
-    await gate.entered.wait()
-    waiting = await timed.enqueue(ran.append, 1, queue="one")
-    record = await timed.cancel(waiting)
-    assert (record.status, record.reason) == (TaskStatus.CANCELLED, "cancelled")
-    gate.opened.set()
-    await finish(timed, blocker)
-    await settle()
-    assert ran == []
-    assert timed.queue_stats()["one"].ready == 0
-
-
-async def test_a_task_that_waits_for_its_time_or_its_retry_can_be_cancelled(
-    timed: TaskManager, clock: FakeClock
-) -> None:
-    runs: list[int] = []
-
-    @timed.task(retries=5, delay=10)
-    async def fails() -> None:
-        runs.append(1)
-        raise ValueError("no")
-
-    delayed, retrying = await timed.enqueue(fails, delay=10), await timed.enqueue(fails)
-    await settle()
-    for task_id in (delayed, retrying):
-        assert (await timed.cancel(task_id)).status is TaskStatus.CANCELLED
-    await clock.advance(1000)
-    assert runs == [1]
-    assert timed.queue_stats()["default"].delayed == 0
-
-
-async def test_cancelling_a_running_task_reaches_the_function_and_leaves_its_siblings_alone(
-    manager: TaskManager,
-) -> None:
-    victim, sibling = Gate(), Gate()
-    victim_id, sibling_id = await manager.enqueue(victim.run), await manager.enqueue(sibling.run)
-    await victim.entered.wait()
-    await sibling.entered.wait()
-    await manager.cancel(victim_id)
-    record = await finish(manager, victim_id)
-    assert (record.status, record.reason) == (TaskStatus.CANCELLED, "cancelled")
-    assert victim.cancelled
-    assert not sibling.cancelled
-    assert await status_of(manager, sibling_id) is TaskStatus.RUNNING
-    sibling.opened.set()
-    assert (await finish(manager, sibling_id)).status is TaskStatus.SUCCESS
-
-
-@pytest.mark.parametrize("way", ["returns", "raises"])
-async def test_a_thread_is_asked_to_stop_and_stays_running_until_it_does(manager: TaskManager, way: str) -> None:
-    entered, may_look = threading.Event(), threading.Event()
-
-    def work() -> None:
-        context = get_task_context()
-        entered.set()
-        while not context.cancelled:
-            may_look.wait(0.01)
-        may_look.wait(WAIT)
-        context.raise_if_cancelled()
-
-    def work_that_returns() -> None:
-        context = get_task_context()
-        entered.set()
-        while not context.cancelled:
-            may_look.wait(0.01)
-        may_look.wait(WAIT)
-
-    task_id = await manager.enqueue(work if way == "raises" else work_that_returns)
-    await asyncio.to_thread(entered.wait, WAIT)
-    record = await manager.cancel(task_id)
-    assert (record.status, record.cancel_requested) == (TaskStatus.RUNNING, True)
-    may_look.set()
-    record = await finish(manager, task_id)
-    # One that returns has done its work: that is a success, and no one is told otherwise.
-    assert record.status is (TaskStatus.CANCELLED if way == "raises" else TaskStatus.SUCCESS)
-
-
-async def test_what_has_finished_cannot_be_cancelled(manager: TaskManager) -> None:
-    task_id = await manager.enqueue(lambda: None)
-    await finish(manager, task_id)
-    with pytest.raises(TaskStateError, match="is success already"):
-        await manager.cancel(task_id)
-
-
-# Timeouts
-
-
-async def test_a_timeout_counts_as_a_failed_attempt(manager: TaskManager) -> None:
-    attempts: list[int] = []
-
-    @manager.task(timeout=0.02, retries=1)
-    async def slow() -> None:
-        attempts.append(get_task_context().attempt)
-        await asyncio.Event().wait()
-
-    record = await finish(manager, await manager.enqueue(slow))
-    assert attempts == [0, 1]
-    assert (record.status, record.reason) == (TaskStatus.FAILED, "timeout")
-    assert record.error_type == "taskflow_otel.errors.TaskTimeoutError"
-    assert "after its timeout of 0.02 s" in (record.error or "")
-
-
-async def test_a_thread_that_overstays_its_timeout_is_asked_to_stop_and_has_failed(manager: TaskManager) -> None:
-    @manager.task(timeout=0.02)
-    def slow() -> None:
-        context = get_task_context()
-        pause = threading.Event()
-        while not context.cancelled:
-            pause.wait(0.005)
-
-    record = await finish(manager, await manager.enqueue(slow))
-    assert (record.status, record.reason) == (TaskStatus.FAILED, "timeout")
-
-
-async def test_a_timeout_error_of_the_function_itself_is_an_ordinary_failure(manager: TaskManager) -> None:
-    @manager.task(timeout=60)
-    async def raises() -> None:
-        raise TimeoutError("of my own")
-
-    record = await finish(manager, await manager.enqueue(raises))
-    assert (record.status, record.reason, record.error) == (TaskStatus.FAILED, None, "of my own")
-
-
-# Waiting, retrying by hand
-
-
 async def test_waiting_for_a_task_that_does_not_end_times_out_and_leaves_it_alone(manager: TaskManager) -> None:
     gate = Gate()
     task_id = await manager.enqueue(gate.run)
@@ -555,260 +369,3 @@ async def test_a_task_of_an_unknown_name_cannot_be_retried(manager: TaskManager)
     await finish(manager, task_id)
     with pytest.raises(UnknownTaskError, match="no task named '<lambda>' is registered"):
         await manager.retry(task_id)
-
-
-# What a task can see and say
-
-
-async def test_a_task_sees_its_context_and_the_context_variables_of_its_caller(manager: TaskManager) -> None:
-    variable = contextvars.ContextVar("variable", default="unset")
-    seen: list[Any] = []
-
-    def look() -> None:
-        context = get_task_context()
-        seen.append((context.task_id, context.func_name, context.attempt, dict(context.tags), variable.get()))
-
-    variable.set("from the caller")
-    task_id = await manager.enqueue(look, tags={"n": 1})
-    await finish(manager, task_id)
-    assert seen == [(task_id, "look", 0, {"n": "1"}, "from the caller")]
-
-
-@pytest.mark.parametrize("executor", ["async", "thread"])
-async def test_task_log_is_kept_in_order_with_level_extra_and_attempt(executor: str, tmp_path: Path) -> None:
-    observer = InMemoryLogger()
-    manager = TaskManager(snapshot_db=tmp_path / "tasks.db", loggers=[observer])
-
-    def say() -> None:
-        task_log("first", size=3)
-        task_log("second", level="warning")
-        if get_task_context().attempt == 0:
-            raise ValueError("again")
-
-    async def say_in_the_loop() -> None:
-        say()
-
-    job: Callable[[], Any] = manager.task(retries=1, name="say", executor=executor)(  # type: ignore[arg-type]
-        say_in_the_loop if executor == "async" else say
-    )
-    async with started(manager):
-        task_id = await manager.enqueue(job)
-        await finish(manager, task_id)
-        entries = await manager.engine.logs(task_id)
-    expected = [("first", "info", {"size": 3}), ("second", "warning", {})]
-    assert [(e.message, e.level, e.extra) for e in entries] == expected * 2
-    assert [e.attempt for e in entries] == [0, 0, 1, 1]
-    assert [e.seq for e in entries] == sorted(e.seq for e in entries)
-    assert observer.messages == ["first", "second"] * 2
-
-
-async def test_task_log_outside_a_task_goes_to_the_standard_logger(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "taskflow_otel.task"):
-        task_log("no task here", level="warning", order=7)
-    [record] = caplog.records
-    assert (record.name, record.levelname, record.message) == ("taskflow_otel.task", "WARNING", "no task here")
-    assert record.__dict__["taskflow"] == {"order": 7}
-
-
-async def test_captured_logging_becomes_the_log_of_the_task_that_wrote_it() -> None:
-    observer = InMemoryLogger()
-    manager = TaskManager(capture_logs=True, loggers=[observer])
-
-    async def chat() -> None:
-        logging.getLogger("shop").warning("low on %s", "tea")
-
-    async with started(manager):
-        task_id = await manager.enqueue(chat)
-        await finish(manager, task_id)
-        logging.getLogger("shop").warning("nobody's")
-    assert [(e.task_id, e.message, e.level) for e in observer.logs] == [(task_id, "low on tea", "warning")]
-
-
-async def test_progress_is_shown_while_the_task_runs(manager: TaskManager) -> None:
-    gate = Gate()
-
-    async def work() -> None:
-        get_task_context().progress(3, 10, message="pages")
-        await gate.run()
-
-    task_id = await manager.enqueue(work)
-    await gate.entered.wait()
-    progress = (await manager.get(task_id)).progress
-    assert progress is not None
-    assert (progress.done, progress.total, progress.message) == (3, 10, "pages")
-    gate.opened.set()
-
-
-# The drain
-
-
-class Life:
-    """One life of a process: a manager on a database, whose tasks note what they do."""
-
-    def __init__(self, database: Path, **options: Any) -> None:
-        self.manager = TaskManager(snapshot_db=database, queues={"one": QueueConfig(concurrency=1)}, **options)
-        self.log: list[str] = []
-        self.gate = Gate()
-        log, gate = self.log, self.gate
-
-        @self.manager.task(persist=True)
-        async def kept(what: str = "kept") -> None:
-            log.append(what)
-
-        @self.manager.task(persist=True)
-        async def long() -> None:
-            log.append("long began")
-            await gate.run()
-            log.append("long ended")
-
-        @self.manager.task(persist=True, requeue_on_interrupt=True, retries=2)
-        async def again() -> None:
-            log.append("again began")
-            await gate.run()
-            log.append("again ended")
-
-        @self.manager.task()
-        async def passing() -> None:
-            log.append("passing")
-
-        self.kept, self.long, self.again, self.passing = kept, long, again, passing
-
-
-async def test_the_drain_lets_running_tasks_end(tmp_path: Path) -> None:
-    life = Life(tmp_path / "tasks.db")
-    await life.manager.startup()
-    task_id = await life.manager.enqueue(life.long)
-    await life.gate.entered.wait()
-    stopping = asyncio.create_task(life.manager.shutdown())
-    await settle()
-    assert not stopping.done()
-    life.gate.opened.set()
-    await stopping
-    assert life.log == ["long began", "long ended"]
-    async with started(Life(tmp_path / "tasks.db").manager) as later:
-        assert await status_of(later, task_id) is TaskStatus.SUCCESS
-
-
-async def test_persisted_tasks_that_wait_survive_the_drain_and_others_say_that_they_never_ran(tmp_path: Path) -> None:
-    life = Life(tmp_path / "tasks.db", **FAST_DRAIN)
-    await life.manager.startup()
-    await life.manager.pause_queue("one")
-    kept = await life.manager.enqueue(life.kept, queue="one")
-    delayed = await life.manager.enqueue(life.kept, "delayed", delay=0.01, queue="one")
-    passing = await life.manager.enqueue(life.passing, queue="one")
-    await life.manager.shutdown()
-    assert life.log == []
-
-    again = Life(tmp_path / "tasks.db")
-    async with started(again.manager) as manager:
-        for task_id in (kept, delayed):
-            record = await finish(manager, task_id)
-            assert (record.status, record.retries_used, record.crashes) == (TaskStatus.SUCCESS, 0, 0)
-        record = await manager.get(passing)
-        assert (record.status, record.reason) == (TaskStatus.CANCELLED, "shutdown")
-    assert sorted(again.log) == ["delayed", "kept"]
-
-
-async def test_an_interruption_by_the_drain_runs_again_where_that_was_allowed_and_costs_no_retry(
-    tmp_path: Path,
-) -> None:
-    life = Life(tmp_path / "tasks.db", **FAST_DRAIN)
-    await life.manager.startup()
-    task_id = await life.manager.enqueue(life.again)
-    await life.gate.entered.wait()
-    await life.manager.shutdown()
-    assert life.gate.cancelled
-    assert life.log == ["again began"]
-
-    next_life = Life(tmp_path / "tasks.db")
-    next_life.gate.opened.set()
-    async with started(next_life.manager) as manager:
-        record = await finish(manager, task_id)
-    assert (record.status, record.retries_used, record.crashes) == (TaskStatus.SUCCESS, 0, 0)
-    assert next_life.log == ["again began", "again ended"]
-
-
-async def test_an_interruption_by_the_drain_is_visible_and_can_be_retried_where_it_was_not_allowed(
-    tmp_path: Path,
-) -> None:
-    life = Life(tmp_path / "tasks.db", **FAST_DRAIN)
-    await life.manager.startup()
-    task_id = await life.manager.enqueue(life.long)
-    await life.gate.entered.wait()
-    await life.manager.shutdown()
-
-    next_life = Life(tmp_path / "tasks.db")
-    next_life.gate.opened.set()
-    async with started(next_life.manager) as manager:
-        record = await manager.get(task_id)
-        assert (record.status, record.reason) == (TaskStatus.INTERRUPTED, "shutdown")
-        assert next_life.log == []
-        retried = await finish(manager, (await manager.retry(task_id)).task_id)
-        assert retried.status is TaskStatus.SUCCESS
-
-
-async def test_a_retry_that_waits_survives_the_drain(tmp_path: Path) -> None:
-    runs: list[int] = []
-
-    def make() -> tuple[TaskManager, Callable[[], Awaitable[None]]]:
-        manager = TaskManager(snapshot_db=tmp_path / "tasks.db", **FAST_DRAIN)
-
-        @manager.task(persist=True, retries=1, delay=0.2)
-        async def flaky() -> None:
-            runs.append(get_task_context().attempt)
-            if len(runs) == 1:
-                raise ValueError("not yet")
-
-        return manager, flaky
-
-    manager, flaky = make()
-    await manager.startup()
-    task_id = await manager.enqueue(flaky)
-    await eventually(lambda: bool(runs), "the first attempt")
-    await manager.shutdown()
-    manager, _ = make()
-    async with started(manager):
-        record = await finish(manager, task_id)
-    assert (record.status, record.retries_used) == (TaskStatus.SUCCESS, 1)
-    assert runs == [0, 1]
-
-
-async def test_threads_are_asked_to_stop_by_the_drain(tmp_path: Path) -> None:
-    manager = TaskManager(snapshot_db=tmp_path / "tasks.db", **FAST_DRAIN)
-    entered = threading.Event()
-
-    @manager.task()
-    def work() -> None:
-        context = get_task_context()
-        entered.set()
-        pause = threading.Event()
-        while True:
-            pause.wait(0.005)
-            context.raise_if_cancelled()
-
-    await manager.startup()
-    task_id = await manager.enqueue(work)
-    await asyncio.to_thread(entered.wait, WAIT)
-    await manager.shutdown()
-    async with started(TaskManager(snapshot_db=tmp_path / "tasks.db")) as later:
-        record = await later.get(task_id)
-    assert (record.status, record.reason) == (TaskStatus.INTERRUPTED, "shutdown")
-
-
-async def test_every_outcome_reaches_the_observers_before_the_shutdown_returns() -> None:
-    observer = InMemoryLogger()
-    manager = TaskManager(loggers=[observer])
-    await manager.startup()
-    ids = [await manager.enqueue(lambda: None) for _ in range(50)]
-    await manager.shutdown()
-    ended = {event.task_id for event in observer.lifecycle if event.status.finished}
-    assert ended == set(ids)
-
-
-async def test_a_manager_can_be_started_again_after_its_end() -> None:
-    manager = TaskManager()
-    for _ in range(2):
-        async with started(manager):
-            assert (await finish(manager, await manager.enqueue(lambda: None))).status is TaskStatus.SUCCESS
-    await manager.shutdown()
-    assert manager.engine.state == "stopped"

@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI
+from fastapi.dependencies import utils as solving
 
 from taskflow_otel import ConfigurationError, ManagedBackgroundTasks, TaskAdmin, TaskManager, TaskStatus
-from taskflow_otel.web import injection
 from tests.asgi import post, running
 
 WAIT = 20.0
@@ -74,7 +74,7 @@ async def test_an_undecorated_function_runs_with_default_options() -> None:
 
     @app.post("/")
     async def route(tasks: BackgroundTasks) -> str:
-        task_id: str = tasks.add_task(sender.send, unstorable)  # type: ignore[func-returns-value]  # managed: an id
+        task_id: str = tasks.add_task(sender.send, unstorable)  # type: ignore[assignment,func-returns-value]  # an id
         return task_id
 
     TaskAdmin(app, manager, auto_install=True)
@@ -136,6 +136,6 @@ async def test_mounting_on_an_application_that_runs_already_is_an_error_that_say
 def test_a_fastapi_that_makes_background_tasks_otherwise_is_refused_with_the_way_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(injection.solving, "BackgroundTasks", object())
+    monkeypatch.setattr(solving, "BackgroundTasks", object())
     with pytest.raises(ConfigurationError, match=r"Depends\(task_manager\.get_tasks\)"):
         TaskManager().install(FastAPI())

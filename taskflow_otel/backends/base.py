@@ -21,9 +21,12 @@ from taskflow_otel.model.record import LogEntry, TaskRecord
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """A new task. Refused as a duplicate when another task holds its `active_key`."""
+    """A new task. Refused as a duplicate when another task holds its `active_key`, or has used the name `once`."""
 
     record: TaskRecord
+    once: str | None = None
+    """A name, of 1 to 255 characters, that one task ever may use: it stays used when that task ends or is deleted,
+    until `forget_once`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Outcome(StrEnum):
 
     APPLIED = "applied"
     DUPLICATE = "duplicate"
-    """Insert: the idempotency key is held by another task (`Applied.duplicate_of`)."""
+    """Insert: another task (`Applied.duplicate_of`) holds the idempotency key, or has used the name."""
     STALE = "stale"
     """Update: the stored token or owner is another one, or the task is gone."""
 
@@ -141,3 +144,16 @@ class Backend(Protocol):
 
     async def delete_finished(self, before: datetime, limit: int) -> int:
         """Delete up to `limit` tasks that ended before this moment, with their logs; return how many."""
+
+    async def latest_once(self, prefix: str) -> tuple[str, str] | None:
+        """Of the names used once that begin with `prefix` the greatest, in the order of code points, with its task's
+        id."""
+
+    async def forget_once(self, prefix: str, before: str, limit: int) -> int:
+        """Forget up to `limit` names that begin with `prefix` and are less than `before`; return how many."""
+
+    async def settings(self, prefix: str) -> dict[str, str]:
+        """The settings that all instances share whose keys begin with `prefix`."""
+
+    async def put_setting(self, key: str, value: str | None) -> None:
+        """Write one setting, or delete it (`None`). A key has 1 to 255 characters."""

@@ -45,6 +45,8 @@ class MemoryBackend:
         self._changed: dict[str, datetime] = {}
         self._last_change = datetime.min.replace(tzinfo=UTC)
         self._instances: dict[str, Instance] = {}
+        self._used_once: dict[str, str] = {}
+        self._settings: dict[str, str] = {}
 
     async def open(self) -> None:
         """There is nothing to connect to."""
@@ -174,10 +176,32 @@ class MemoryBackend:
             self._forget(task_id)
         return min(len(ended), limit)
 
+    async def latest_once(self, prefix: str) -> tuple[str, str] | None:
+        """The greatest name used once with this prefix, and the task that used it."""
+        return max((pair for pair in self._used_once.items() if pair[0].startswith(prefix)), default=None)
+
+    async def forget_once(self, prefix: str, before: str, limit: int) -> int:
+        """Forget names used once that are less than `before`."""
+        old = sorted(name for name in self._used_once if name.startswith(prefix) and name < before)[:limit]
+        for name in old:
+            del self._used_once[name]
+        return len(old)
+
+    async def settings(self, prefix: str) -> dict[str, str]:
+        """The settings whose keys begin with `prefix`."""
+        return {key: value for key, value in self._settings.items() if key.startswith(prefix)}
+
+    async def put_setting(self, key: str, value: str | None) -> None:
+        """Write or delete one setting."""
+        if value is None:
+            self._settings.pop(key, None)
+        else:
+            self._settings[key] = value
+
     def _apply(self, change: Change) -> Applied:
         match change:
-            case Insert(record):
-                return self._insert(record)
+            case Insert(record, once):
+                return self._insert(record, once)
             case Update(record):
                 return self._update(record)
             case AppendLogs(task_id, entries):
@@ -186,13 +210,17 @@ class MemoryBackend:
                     log.setdefault(entry.seq, entry)
                 return _APPLIED
 
-    def _insert(self, record: TaskRecord) -> Applied:
+    def _insert(self, record: TaskRecord, once: str | None) -> Applied:
         task_id = record.task_id
         if (known := self._tasks.get(task_id)) is not None:
             return _APPLIED if (known.instance, known.token) == (record.instance, record.token) else _STALE
+        if once is not None and (user := self._used_once.get(once, task_id)) != task_id:
+            return Applied(Outcome.DUPLICATE, user)
         key = record.active_key
         if key is not None and (holder := self._keys.setdefault(key, task_id)) != task_id:
             return Applied(Outcome.DUPLICATE, holder)
+        if once is not None:
+            self._used_once[once] = task_id
         position = _position(record)
         if self._newest is None or position > self._newest:
             self._newest = position

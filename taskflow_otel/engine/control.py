@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.engine.attempt import TAKEN_OVER
+from taskflow_otel.engine.attempt import SHUTDOWN, TAKEN_OVER
 from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.executors import Executor
@@ -101,8 +101,7 @@ class Control:
         match task.phase:
             case Phase.HELD if task.committing:
                 # Nothing may be said of it before its commit is known: the intake carries the wish out then.
-                task.cancel_reason = task.cancel_reason or reason
-                task.record.cancel_requested = True
+                self._want(task, reason)
             case Phase.HELD if not task.committed:
                 await self._intake.discard([task], reason)
             case Phase.READY | Phase.DELAYED | Phase.HELD:
@@ -155,8 +154,7 @@ class Control:
 
     def _ask(self, task: LiveTask, reason: str) -> None:
         first = task.cancel_reason is None
-        task.cancel_reason = reason if first or reason == TAKEN_OVER else task.cancel_reason
-        task.record.cancel_requested = True
+        self._want(task, reason)
         if task.phase is Phase.RUNNING:
             self._ledger.note(task)
             if task.task_context is not None:
@@ -165,6 +163,14 @@ class Control:
                 task.attempt.cancel()
         if first:
             self.watch(task)
+
+    @staticmethod
+    def _want(task: LiveTask, reason: str) -> None:
+        if task.cancel_reason is None or reason == TAKEN_OVER:
+            task.cancel_reason = reason
+        if reason not in {SHUTDOWN, TAKEN_OVER}:
+            # The wish of a person, which holds wherever the task goes.
+            task.record.cancel_requested = True
 
     def watch(self, task: LiveTask) -> None:
         """Report the running attempt, which was asked to stop, if it goes on for too long."""

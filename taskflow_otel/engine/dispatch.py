@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.executors import Executor
@@ -63,6 +64,16 @@ class Dispatcher:
         self._queues.of(task).push(task)
         self.pump()
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Put several tasks in line before the first of them starts, so that their priorities decide."""
+        outer, self._pumping = self._pumping, True
+        try:
+            yield
+        finally:
+            self._pumping = outer
+            self.pump()
+
     def withdraw(self, task: LiveTask) -> None:
         """Take a ready task out of the line."""
         self._queues.of(task).withdraw(task)
@@ -83,12 +94,13 @@ class Dispatcher:
             progress = True
             while progress and budget > 0:
                 progress = False
-                for queue in self._turns:
+                for queue in tuple(self._turns):
                     if queue.ready and self._start_one(queue):
                         progress = True
                         budget -= 1
-                if progress and len(self._turns) > 1:
-                    self._turns.append(self._turns.pop(0))
+                        # Whoever had a slot stands last for the next.
+                        self._turns.remove(queue)
+                        self._turns.append(queue)
             if progress:
                 self._pump_due = True
                 asyncio.get_running_loop().call_soon(self._pump_on)

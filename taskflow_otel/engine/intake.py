@@ -164,9 +164,10 @@ class Intake:
 
     def release(self, tasks: Sequence[LiveTask]) -> None:
         """Hand committed tasks over: their request has ended, they may start."""
-        for task in tasks[:_SLICE]:
-            if task.phase is Phase.HELD:
-                self.schedule(task)
+        with self._dispatcher.together():
+            for task in tasks[:_SLICE]:
+                if task.phase is Phase.HELD:
+                    self.schedule(task)
         if len(tasks) > _SLICE:
             asyncio.get_running_loop().call_soon(self.release, tasks[_SLICE:])
 

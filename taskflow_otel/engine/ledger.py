@@ -23,7 +23,7 @@ logger = logging.getLogger("taskflow_otel.ledger")
 _MAX_BATCH = 1_000
 _MAX_NOTES = 50_000
 """Finished tasks whose history may wait for a backend that is down; beyond it the oldest are dropped and counted."""
-_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 5.0
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 1.0
 
 Observe = Callable[[str, str, str, float], None]
 """`(backend, operation, outcome, seconds)`"""

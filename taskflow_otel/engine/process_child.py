@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from types import TracebackType
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -179,10 +180,13 @@ class _Child:
         except BaseException as exc:  # every shape of user failure is told to the parent
             if self._silent:
                 raise
-            if exc.__traceback__ is not None:
-                # The first two frames are this module's own.
-                exc.__traceback__ = _below(exc.__traceback__)
-            self._end(Ended(job.number, pack_failure(exc, describe_failure(exc))))
+            exc.__traceback__ = _below(exc.__traceback__)
+            shown = exc
+            if isinstance(exc, StopIteration):
+                # No coroutine can raise it in the parent.
+                shown = RuntimeError("the task raised StopIteration")
+                shown.__cause__ = exc
+            self._end(Ended(job.number, pack_failure(shown, describe_failure(shown))))
             return
         self._end(Ended(job.number, None))
 
@@ -211,10 +215,7 @@ class _Child:
         self._context = context
         if self._stopping:
             context.request_cancel()
-        try:
-            func(*args, **kwargs)
-        except StopIteration as exc:
-            raise RuntimeError("the task raised StopIteration") from exc
+        func(*args, **kwargs)
 
     def _end(self, message: Ended) -> None:
         self._context = None
@@ -249,8 +250,8 @@ def _flushes() -> list[Callable[[int], Any]]:
     return [flush for flush in (getattr(provider, "force_flush", None) for provider in providers) if flush is not None]
 
 
-def _below(tb: Any) -> Any:
-    """The traceback from the first frame outside this module."""
+def _below(tb: TracebackType | None) -> TracebackType | None:
+    """The traceback without this module's own frames, which say nothing to the user."""
     inner = tb
     while inner is not None and inner.tb_frame.f_code.co_filename == __file__:
         inner = inner.tb_next

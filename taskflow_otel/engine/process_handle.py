@@ -107,7 +107,8 @@ class ChildProcess:
             )
         )
         try:
-            await asyncio.wait({outcome, self.life}, return_when=asyncio.FIRST_COMPLETED)
+            first: set[asyncio.Future[Any]] = {outcome, self.life}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if outcome.done():
                 return outcome.result()
             raise TaskProcessError(call.definition.name, self._exit_code, self._how)

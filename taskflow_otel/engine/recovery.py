@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -19,8 +18,8 @@ logger = logging.getLogger("taskflow_otel.recovery")
 
 _BATCH = 100
 
-Recover = Callable[[TaskRecord, datetime], Awaitable[None]]
-"""Decides what becomes of one task taken over; the moment is the last heartbeat of its dead owner."""
+Recover = Callable[[Sequence[tuple[TaskRecord, datetime]]], Awaitable[None]]
+"""Decides what becomes of tasks taken over; the moment is the last heartbeat of the dead owner."""
 
 
 def make_instance(clock: Clock, pid: int, started: str, lease_seconds: float) -> Instance:
@@ -130,13 +129,7 @@ class Rescuer(Service):
     async def _take_over(self, gone: dict[str, Instance], own: Instance) -> None:
         while True:
             taken = await self._backend.take_over(list(gone), own.instance_id, list(self._names()), _BATCH)
-            outcomes = await asyncio.gather(
-                *(self._recover(record, _last_heartbeat(record, gone)) for record in taken), return_exceptions=True
-            )
-            for record, outcome in zip(taken, outcomes, strict=True):
-                if isinstance(outcome, BaseException):
-                    # The task stays with this instance in the ledger; its next takeover decides again.
-                    logger.error("task %s could not be recovered: %s", record.task_id, outcome, exc_info=outcome)
+            await self._recover([(record, _last_heartbeat(record, gone)) for record in taken])
             if len(taken) < _BATCH:
                 break
         for name, count in (await self._backend.orphan_names(list(gone))).items():

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Sequence
 from datetime import datetime
 
 from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.failure import Failure
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.lifecycle import Lifecycle
-from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
+from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.errors import UnknownTaskError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
+
+logger = logging.getLogger("taskflow_otel.recovery")
 
 PROCESS_DIED = "process_died"
 POISON = "poison"
@@ -37,8 +42,19 @@ class Rescue:
         self._clock = clock
         self._max_crashes = max_crashes
 
-    async def recover(self, record: TaskRecord, last_heartbeat: datetime) -> None:
-        """Decide on a task that this instance has just taken over, and schedule it if it is to run."""
+    async def recover(self, taken: Sequence[tuple[TaskRecord, datetime]]) -> None:
+        """Decide on tasks that this instance has just taken over, and hand over those that are to run.
+
+        With each comes the last heartbeat of its dead owner.
+        """
+        outcomes = await asyncio.gather(*(self._decide(*one) for one in taken), return_exceptions=True)
+        for (record, _), outcome in zip(taken, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                # The task stays with this instance in the ledger; its next takeover decides again.
+                logger.error("task %s could not be recovered: %s", record.task_id, outcome, exc_info=outcome)
+        self._intake.release([task for task in outcomes if isinstance(task, LiveTask)])
+
+    async def _decide(self, record: TaskRecord, last_heartbeat: datetime) -> LiveTask:
         definition = self._definition(record)
         # The function may have changed its kind since the task was stored.
         record.executor = definition.config.executor
@@ -55,8 +71,7 @@ class Rescue:
             await self._lifecycle.move(task, Transition.CANCELLED, reason=PROCESS_DIED)
         else:
             await self._lifecycle.move(task, Transition.RECOVERED, reason="takeover")
-        if task.phase is not Phase.GONE:
-            self._intake.schedule(task)
+        return task
 
     async def _was_running(self, task: LiveTask, last_heartbeat: datetime) -> None:
         record = task.record

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-_Job = tuple[Callable[[], Any], asyncio.Future[Any]]
+# What came of a function is carried as a value: a future would make something else of a `StopIteration`, and
+# awaiting one that raises `GeneratorExit` closes the coroutines that wait for it.
+_Outcome = tuple[Any, BaseException | None]
+_Job = tuple[Callable[[], Any], asyncio.Future[_Outcome]]
 
 
 class TaskThreads:
@@ -36,11 +39,18 @@ class TaskThreads:
 
         Being cancelled abandons the function: it goes on, and what becomes of it is dropped.
         """
-        future: asyncio.Future[Any] = self._loop.create_future()
+        future: asyncio.Future[_Outcome] = self._loop.create_future()
         self._jobs.put((function, future))
         if not self._idle.acquire(blocking=False) and len(self._threads) < self._size:
             self._start_thread()
-        return await future
+        result, exc = await future
+        if exc is None:
+            return result
+        try:
+            raise exc
+        finally:
+            # The exception holds this frame.
+            del exc
 
     async def close(self, timeout: float) -> None:
         """End the threads, waiting for those that work for at most `timeout` seconds."""
@@ -71,18 +81,13 @@ class TaskThreads:
             self._idle.release()
         self._tell(self._ended)
 
-    def _do(self, function: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+    def _do(self, function: Callable[[], Any], future: asyncio.Future[_Outcome]) -> None:
+        outcome: _Outcome
         try:
-            result = function()
-        except StopIteration as exc:
-            # It cannot pass through a future.
-            substitute = RuntimeError("the task raised StopIteration")
-            substitute.__cause__ = exc
-            self._tell(_fail, future, substitute)
+            outcome = function(), None
         except BaseException as exc:  # whatever the user's function raises is the attempt's to judge
-            self._tell(_fail, future, exc)
-        else:
-            self._tell(_succeed, future, result)
+            outcome = None, exc
+        self._tell(_settle, future, outcome)
 
     def _tell(self, callback: Callable[..., None], *args: Any) -> None:
         try:
@@ -97,11 +102,6 @@ class TaskThreads:
             self._empty.set()
 
 
-def _succeed(future: asyncio.Future[Any], result: Any) -> None:
+def _settle(future: asyncio.Future[_Outcome], outcome: _Outcome) -> None:
     if not future.done():
-        future.set_result(result)
-
-
-def _fail(future: asyncio.Future[Any], exc: BaseException) -> None:
-    if not future.done():
-        future.set_exception(exc)
+        future.set_result(outcome)

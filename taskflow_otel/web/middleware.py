@@ -28,10 +28,11 @@ _DELIVERY = "taskflow_otel.delivery"
 def add_task_middleware(app: FastAPI, engine: Engine, installed: Callable[[], bool]) -> None:
     """Put the middleware into an application that has not started; `installed` tells whether it injects natively."""
     app.user_middleware.append(Middleware(TaskMiddleware, engine=engine, home=app, installed=installed))
+    outermost = Middleware(DeliveryMiddleware)
     build = app.build_middleware_stack
 
     def build_with_delivery_outermost() -> ASGIApp:
-        app.user_middleware.insert(0, Middleware(DeliveryMiddleware))
+        app.user_middleware = [outermost, *(one for one in app.user_middleware if one is not outermost)]
         return build()
 
     # Middlewares added after this call go further out, so the outermost place is taken when the stack is built.

@@ -81,7 +81,8 @@ class History:
             case "take", dead, owner, limit:
                 # One at a time: the order between several dead instances is left open.
                 for number in sorted(dead - {owner}):
-                    self.views += await self.both("take_over", {self.instance(number)}, self.instance(owner), None, limit)
+                    leaver, heir = self.instance(number), self.instance(owner)
+                    self.views += await self.both("take_over", {leaver}, heir, None, limit)
             case "cancel" | "link", number:
                 for task in self.views[number : number + 1]:
                     if name == "cancel":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import fastapi
@@ -12,6 +12,8 @@ from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 
 from taskflow_otel import ManagedBackgroundTasks, NotStartedError, TaskAdmin, TaskManager, TaskStatus
 from taskflow_otel.backends import SqliteBackend
+from taskflow_otel.backends.base import Applied, Change
+from taskflow_otel.errors import BackendUnavailableError
 from tests.asgi import get, post, running
 
 WAIT = 20.0
@@ -206,11 +208,13 @@ async def test_the_tasks_of_a_dependency_do_not_run_when_the_request_fails(mount
 
 
 class Broken(SqliteBackend):
-    """Takes heartbeats, and no task."""
+    """Takes heartbeats, and no task until it is repaired."""
 
-    async def apply(self, changes: object) -> list[object]:  # type: ignore[override]  # it never gets that far
-        from taskflow_otel.errors import BackendUnavailableError
+    broken = True
 
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        if not self.broken:
+            return await super().apply(changes)
         raise BackendUnavailableError("the database is away")
 
 
@@ -219,16 +223,15 @@ class Broken(SqliteBackend):
 async def test_a_dependency_answers_503_when_its_tasks_cannot_be_stored(
     route: str, mounted: bool, tmp_path: Path
 ) -> None:
-    log = Log()
-    manager = TaskManager(
-        snapshot_backend=Broken(tmp_path / "tasks.db"), commit_timeout=0.1, shutdown_timeout=0.1, snapshot_interval=60
-    )
+    log, backend = Log(), Broken(tmp_path / "tasks.db")
+    manager = TaskManager(snapshot_backend=backend, commit_timeout=0.1)
     app = by_dependency(log, manager, mounted=mounted)
     async with running(app):
         answer = await post(app, f"/{route}")
         assert answer.status == 503
         assert int(answer.headers["retry-after"]) >= 1
         assert "could not be stored" in answer.json["detail"]
+        backend.broken = False
     assert log == []
 
 

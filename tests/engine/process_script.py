@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import sys
 import time
@@ -32,8 +33,10 @@ def weigh(parcel: Parcel, marker: Path) -> None:
 
 
 @task_manager.task(executor="process")
-def sleep_long(pid_file: Path) -> None:
+def sleep_long(pid_file: Path, in_c: bool) -> None:
     pid_file.write_text(str(os.getpid()))
+    if in_c:
+        ctypes.PyDLL(None).sleep(600)
     time.sleep(600)
 
 
@@ -43,9 +46,9 @@ async def main(command: str, path: Path) -> None:
         task_id = await task_manager.enqueue(weigh, Parcel(3), path)
         record = await task_manager.wait(task_id, timeout=60)
         logs = await task_manager.engine.logs(task_id)
-        print(record.status, record.attempt, record.error, [entry.message for entry in logs])
+        sys.stdout.write(f"{record.status} {record.attempt} {record.error} {[entry.message for entry in logs]}\n")
     else:
-        await task_manager.enqueue(sleep_long, path)
+        await task_manager.enqueue(sleep_long, path, command == "sleep in C")
         await asyncio.sleep(600)
     await task_manager.shutdown()
 

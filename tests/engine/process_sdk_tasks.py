@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -12,7 +13,8 @@ from taskflow_otel import task_log
 
 if "TASK_SPANS" in os.environ:
     provider = TracerProvider()
-    exporter = ConsoleSpanExporter(out=open(os.environ["TASK_SPANS"], "a", encoding="utf-8"))  # noqa: SIM115  # lives on
+    file = Path(os.environ["TASK_SPANS"]).open("a", encoding="utf-8")  # noqa: SIM115  # open as long as the process
+    exporter = ConsoleSpanExporter(out=file)
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=3_600_000))
     trace.set_tracer_provider(provider)
 

@@ -324,14 +324,32 @@ class RedisBackend:
                 break
         return deleted
 
+    async def latest_once(self, prefix: str) -> tuple[str, str] | None:
+        """The greatest name used once with this prefix, and the task that used it."""
+        found = await self._connection.read("latest_once", prefix)
+        return (found[0], found[1]) if found else None
+
+    async def forget_once(self, prefix: str, before: str, limit: int) -> int:
+        """Forget names used once that are less than `before`."""
+        return int(await self._connection.write("forget_once", prefix, before, str(limit)))
+
+    async def settings(self, prefix: str) -> dict[str, str]:
+        """The settings whose keys begin with `prefix`."""
+        found = await self._connection.read("settings", prefix)
+        return dict(zip(found[::2], found[1::2], strict=True))
+
+    async def put_setting(self, key: str, value: str | None) -> None:
+        """Write or delete one setting."""
+        await self._connection.write("put_setting", key, *([] if value is None else [value]))
+
 
 def _apply_args(changes: Sequence[Change]) -> list[str]:
     fields: list[list[str | bool | None]] = []
     texts: list[str] = []
     for change in changes:
         match change:
-            case Insert(record):
-                fields.append(["I", *codec.insert_fields(record)])
+            case Insert(record, once):
+                fields.append(["I", *codec.insert_fields(record), once or ""])
                 texts += (codec.dump_doc(record), codec.dump_head(record))
             case Update(record):
                 fields.append(["U", *codec.update_fields(record)])

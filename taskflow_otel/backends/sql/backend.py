@@ -22,7 +22,7 @@ from taskflow_otel.backends.sql import mapping, queries, schema
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, to_log_entry, to_record
 from taskflow_otel.backends.sql.queries import TaskSearch, read_counts
-from taskflow_otel.backends.sql.schema import instances, task_logs, task_tags, tasks
+from taskflow_otel.backends.sql.schema import instances, settings, task_logs, task_tags, tasks, used_once
 from taskflow_otel.backends.sql.writes import UnexpectedRowCount, Writer, now_micros
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
@@ -226,6 +226,35 @@ class SqlBackend(ABC):
 
         async with self._guard("deleting history"):
             return await self._write(work)
+
+    async def latest_once(self, prefix: str) -> tuple[str, str] | None:
+        """The greatest name used once with this prefix, and the task that used it."""
+        rows = await self._read(queries.latest_once(prefix))
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    async def forget_once(self, prefix: str, before: str, limit: int) -> int:
+        """Forget names used once that are less than `before`."""
+        names = [row[0] for row in await self._read(queries.once_before(prefix, before, limit))]
+        for chunk in _chunks(names):
+            await self._update_rows(delete(used_once).where(used_once.c.name.in_(chunk)), "forgetting names")
+        return len(names)
+
+    async def settings(self, prefix: str) -> dict[str, str]:
+        """The settings whose keys begin with `prefix`."""
+        return {row[0]: row[1] for row in await self._read(queries.settings_of(prefix))}
+
+    async def put_setting(self, key: str, value: str | None) -> None:
+        """Write one setting, or delete it."""
+        named = settings.c.name == mapping.storable(key)
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(delete(settings).where(named))
+            if value is not None:
+                row = {"name": mapping.storable(key), "value": mapping.storable(value)}
+                await connection.execute(self._dialect.insert_ignore(settings).values(row))
+
+        async with self._guard("writing a setting"):
+            await self._write(work)
 
     async def _rarest(self, query: TaskQuery) -> str | None:
         """The column among those compared whose value the fewest tasks have; `None` where there is no choice."""

@@ -23,8 +23,8 @@ from sqlalchemy import (
     union_all,
 )
 
-from taskflow_otel.backends.sql.mapping import STORED, indexable, micros
-from taskflow_otel.backends.sql.schema import finished_counts, task_tags, tasks
+from taskflow_otel.backends.sql.mapping import STORED, indexable, micros, storable
+from taskflow_otel.backends.sql.schema import finished_counts, settings, task_tags, tasks, used_once
 from taskflow_otel.model.query import TaskCounts, TaskQuery
 from taskflow_otel.model.status import TaskStatus
 
@@ -234,3 +234,25 @@ def cancel_requests(instance_id: str) -> Select[Any]:
     # A literal, or the database could not know that the partial index holds every such row.
     asked = tasks.c.cancel_requested == literal(1, literal_execute=True)
     return select(tasks.c.task_id).where(asked, tasks.c.live_owner == instance_id)
+
+
+def latest_once(prefix: str) -> Select[Any]:
+    """The greatest name used once with this prefix, and the id of the task that used it."""
+    c = used_once.c
+    return select(c.name, c.task_id).where(_begins(c.name, prefix)).order_by(c.name.desc()).limit(1)
+
+
+def once_before(prefix: str, before: str, limit: int) -> Select[Any]:
+    """Names used once with this prefix that are less than `before`."""
+    c = used_once.c
+    return select(c.name).where(_begins(c.name, prefix), c.name < storable(before)).order_by(c.name).limit(limit)
+
+
+def settings_of(prefix: str) -> Select[Any]:
+    """The settings whose keys begin with `prefix`."""
+    return select(settings.c.name, settings.c.value).where(_begins(settings.c.name, prefix))
+
+
+def _begins(column: Column[str], prefix: str) -> ColumnElement[bool]:
+    prefix = storable(prefix)
+    return and_(column >= prefix, column < prefix + "\U0010ffff")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Double, Index, MetaData, Table, inspect, select, text
+from sqlalchemy import Column, ColumnElement, Double, Index, MetaData, String, Table, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow_otel.backends.sql.dialects import Dialect
@@ -81,6 +81,26 @@ finished_counts = Table(
     Column("tasks", MICROS, nullable=False),
     Column("timed", MICROS, nullable=False),
     Column("duration_micros", MICROS, nullable=False),
+    **_OPTIONS,
+)
+
+
+# Compared byte by byte everywhere, so that the range of a prefix is a range of the index.
+_ORDERED = String(255).with_variant(String(255, collation="C"), "postgresql")
+
+used_once = Table(
+    "taskflow_used_once",
+    metadata,
+    Column("name", _ORDERED, primary_key=True),
+    Column("task_id", ID, nullable=False),
+    **_OPTIONS,
+)
+
+settings = Table(
+    "taskflow_settings",
+    metadata,
+    Column("name", _ORDERED, primary_key=True),
+    Column("value", LONG, nullable=False),
     **_OPTIONS,
 )
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, UpdateBase, bindparam, select, update
+from sqlalchemy import ColumnElement, Table, UpdateBase, bindparam, delete, select, update
 from sqlalchemy.engine import Dialect as EngineDialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
 from taskflow_otel.backends.sql.dialects import Dialect, Row
-from taskflow_otel.backends.sql.mapping import DERIVED, STORED, indexable, log_row, row_maker, tag_rows
-from taskflow_otel.backends.sql.schema import finished_counts, task_logs, task_tags, tasks
+from taskflow_otel.backends.sql.mapping import DERIVED, STORED, indexable, log_row, row_maker, storable, tag_rows
+from taskflow_otel.backends.sql.schema import finished_counts, task_logs, task_tags, tasks, used_once
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.record import TaskRecord
 
@@ -50,41 +49,36 @@ def now_micros() -> int:
     return time.time_ns() // 1_000
 
 
-@dataclass(slots=True)
-class _Run:
-    """Changes that may be executed by kind: inserts, then updates, then log entries."""
+class _ByKind:
+    """The changes of a batch, to be executed by kind: inserts, then updates, then log entries.
 
-    inserts: list[TaskRecord] = field(default_factory=list)
-    updates: dict[tuple[str, str, int], TaskRecord] = field(default_factory=dict)
-    log_rows: list[Row] = field(default_factory=list)
-    released: set[str] = field(default_factory=set)
-
-
-def _runs(changes: Iterable[Change]) -> Iterable[_Run]:
-    """Cut a batch where executing by kind would change its meaning.
-
-    That is: before the insert of a task whose key an earlier change of the batch has released. Of several updates
-    of one task the last wins, because each carries all the mutable fields.
+    That means the same as in their order whenever none is refused: inserting first only makes more keys meet. Of
+    several updates of one task the last wins, because each carries all the mutable fields.
     """
-    run = _Run()
-    for change in changes:
-        match change:
-            case Insert(record):
-                if record.active_key is not None and record.active_key in run.released:
-                    yield run
-                    run = _Run()
-                run.inserts.append(record)
-            case Update(record):
-                run.updates[record.task_id, record.instance, record.token] = record
-                if record.idempotency_key is not None and record.active_key is None:
-                    run.released.add(record.idempotency_key)
-            case AppendLogs(task_id, entries):
-                run.log_rows.extend(log_row(task_id, entry) for entry in entries)
-    yield run
+
+    def __init__(self, changes: Iterable[Change]) -> None:
+        self.inserts: list[TaskRecord] = []
+        self.updates: dict[tuple[str, str, int], TaskRecord] = {}
+        self.log_rows: list[Row] = []
+        self.once_rows: list[Row] = []
+        for change in changes:
+            match change:
+                case Insert(record, once):
+                    self.inserts.append(record)
+                    if once is not None:
+                        self.once_rows.append((storable(once), record.task_id))
+                case Update(record):
+                    self.updates[record.task_id, record.instance, record.token] = record
+                case AppendLogs(task_id, entries):
+                    self.log_rows.extend(log_row(task_id, entry) for entry in entries)
 
 
 class _Tally:
-    """What the finished tasks of one transaction add to the counts."""
+    """What the finished tasks of one transaction add to the counts.
+
+    A record is added in the moment in which its row is made: a task that is not persisted may change while the
+    statement runs.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str, str, str], list[int]] = {}
@@ -98,6 +92,10 @@ class _Tally:
         if record.duration is not None:
             sums[1] += 1
             sums[2] += round(record.duration * 1e6)
+
+    def merge(self, other: _Tally) -> None:
+        for key, sums in other._sums.items():
+            self._sums[key] = [a + b for a, b in zip(self._sums.get(key, (0, 0, 0)), sums, strict=True)]
 
     def rows(self, shard: int) -> list[Row]:
         # In one order everywhere, so that two writers cannot wait for each other.
@@ -126,6 +124,7 @@ class Writer:
         self._insert_tasks = insert_text(tasks)
         self._insert_logs = insert_text(task_logs)
         self._insert_tags = insert_text(task_tags)
+        self._use_names = insert_text(used_once)
         self._add_counts = text(
             dialect.insert_or_add(finished_counts, COUNTED), [column.name for column in finished_counts.columns]
         )
@@ -140,22 +139,21 @@ class Writer:
 
     async def apply_at_once(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[Applied]:
         """Apply a batch with one statement for each kind of change; raises `UnexpectedRowCount` if any is refused."""
-        tally = _Tally()
+        batch = _ByKind(changes)
         now = now_micros()
-        for run in _runs(changes):
-            if run.inserts:
-                # Keys in one order everywhere, so that two writers cannot wait for each other.
-                inserts = sorted(run.inserts, key=lambda record: record.active_key or "")
-                await self._execute_all(connection, self._insert_tasks, self._inserted, inserts, now)
-                if tags := [row for record in inserts if record.tags for row in tag_rows(record)]:
-                    await connection.exec_driver_sql(self._insert_tags, tags)
-            if run.updates:
-                updates = [run.updates[key] for key in sorted(run.updates)]
-                await self._execute_all(connection, self._update_tasks, self._updated, updates, now)
-            if run.log_rows:
-                await connection.exec_driver_sql(self._insert_logs, [self._bindable(row) for row in run.log_rows])
-            for record in (*run.inserts, *run.updates.values()):
-                tally.add(record)
+        # Keys and ids in one order everywhere, so that two writers cannot wait for each other.
+        inserts = sorted(batch.inserts, key=lambda record: record.active_key or "")
+        updates = [batch.updates[key] for key in sorted(batch.updates)]
+        tally = _Tally()
+        if names := sorted(batch.once_rows):
+            if (await connection.exec_driver_sql(self._use_names, names)).rowcount != len(names):
+                raise UnexpectedRowCount
+        await self._execute_all(connection, self._insert_tasks, self._inserted, inserts, now, tally)
+        if tags := [row for record in inserts if record.tags for row in tag_rows(record)]:
+            await connection.exec_driver_sql(self._insert_tags, tags)
+        await self._execute_all(connection, self._update_tasks, self._updated, updates, now, tally)
+        if batch.log_rows:
+            await connection.exec_driver_sql(self._insert_logs, [self._bindable(row) for row in batch.log_rows])
         await self._count(connection, tally)
         return [_APPLIED] * len(changes)
 
@@ -165,8 +163,8 @@ class Writer:
         results: list[Applied] = []
         for change in changes:
             match change:
-                case Insert(record):
-                    results.append(await self._insert(connection, record, tally))
+                case Insert(record, once):
+                    results.append(await self._insert_once(connection, record, once, tally))
                 case Update(record):
                     results.append(await self._update(connection, record, tally))
                 case AppendLogs(task_id, entries):
@@ -193,9 +191,13 @@ class Writer:
         to_row: Callable[[TaskRecord, int], Row],
         records: Sequence[TaskRecord],
         now: int,
+        tally: _Tally,
     ) -> None:
         for start in range(0, len(records), _CHUNK):
-            rows = [to_row(record, now) for record in records[start : start + _CHUNK]]
+            rows = []
+            for record in records[start : start + _CHUNK]:
+                rows.append(to_row(record, now))
+                tally.add(record)
             if (await connection.exec_driver_sql(statement, rows)).rowcount != len(rows):
                 raise UnexpectedRowCount
 
@@ -203,13 +205,31 @@ class Writer:
         if rows := tally.rows(self._shard):
             await connection.exec_driver_sql(self._add_counts, rows)
 
+    async def _insert_once(
+        self, connection: AsyncConnection, record: TaskRecord, once: str | None, tally: _Tally
+    ) -> Applied:
+        if once is None:
+            return await self._insert(connection, record, tally)
+        name = used_once.c.name == storable(once)
+        used = (await connection.exec_driver_sql(self._use_names, (storable(once), record.task_id))).rowcount == 1
+        if not used:
+            user = await connection.scalar(select(used_once.c.task_id).where(name))
+            if user != record.task_id:
+                return Applied(Outcome.DUPLICATE, user)
+        applied = await self._insert(connection, record, tally)
+        if used and applied is not _APPLIED:
+            await connection.execute(delete(used_once).where(name))
+        return applied
+
     async def _insert(self, connection: AsyncConnection, record: TaskRecord, tally: _Tally) -> Applied:
         row = self._inserted(record, now_micros())
+        own = _Tally()
+        own.add(record)
         for _ in range(_INSERT_ATTEMPTS):
             if (await connection.exec_driver_sql(self._insert_tasks, row)).rowcount == 1:
                 if record.tags:
                     await connection.exec_driver_sql(self._insert_tags, tag_rows(record))
-                tally.add(record)
+                tally.merge(own)
                 return _APPLIED
             stored = select(tasks.c.instance, tasks.c.token).where(tasks.c.task_id == record.task_id)
             if (found := (await connection.execute(stored)).first()) is not None:
@@ -223,8 +243,10 @@ class Writer:
 
     async def _update(self, connection: AsyncConnection, record: TaskRecord, tally: _Tally) -> Applied:
         values = self._updated(record, now_micros())
+        own = _Tally()
+        own.add(record)
         if (await connection.exec_driver_sql(self._update_tasks, values)).rowcount == 1:
-            tally.add(record)
+            tally.merge(own)
             return _APPLIED
         # A finished task is never rewritten: what matches nevertheless is this same update, applied before.
         mine = select(tasks.c.task_id).where(

@@ -14,6 +14,7 @@ from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.testing.backends.fixtures import APPLIED, BackendFixtures, Open
 from taskflow_otel.testing.backends.samples import (
     BASE,
+    TEXT,
     finish,
     full_task,
     ids,
@@ -128,6 +129,24 @@ class FleetConformance(BackendFixtures):
         await backend.take_over({"one"}, "three", None, 10)
         await backend.forget_instances({"one"})
         assert [instance.instance_id for instance in await backend.instances()] == ["three"]
+
+    async def test_settings_are_shared_and_found_by_prefix(self, open_backend: Open) -> None:
+        one, other = await open_backend(), await open_backend()
+        await one.put_setting("queue:mails", "1")
+        await one.put_setting("queue:mails 日本", TEXT)
+        await one.put_setting("queues", "2")
+        await one.put_setting("Queue:x", "3")
+        await one.put_setting("queue:mails", "4")
+        assert await other.settings("queue:") == {"queue:mails": "4", "queue:mails 日本": TEXT}
+        await other.put_setting("queue:mails", None)
+        await other.put_setting("unknown", None)
+        assert await one.settings("queue") == {"queue:mails 日本": TEXT, "queues": "2"}
+        assert await one.settings("nothing") == {}
+
+    async def test_simultaneous_writes_of_one_setting_leave_one_of_the_values(self, open_backend: Open) -> None:
+        backends = [await open_backend() for _ in range(3)]
+        await asyncio.gather(*(backend.put_setting("k", str(n)) for n, backend in enumerate(backends * 4)))
+        assert (await backends[0].settings("k"))["k"] in {str(n) for n in range(12)}
 
     async def test_history_is_deleted_with_logs_tags_counts_and_keys(self, backend: Backend) -> None:
         old, recent, live = (make_task(idempotency_key=f"k{n}", tags={"a": "b"}) for n in range(3))

@@ -215,6 +215,56 @@ class TaskConformance(BackendFixtures):
                 assert applied == Applied(Outcome.DUPLICATE, winners[task.idempotency_key])
         assert (await backends[0].counts(TaskQuery())).total == 20
 
+    async def test_a_name_is_used_once_ever(self, backend: Backend) -> None:
+        first, second, third = make_task(), make_task(), make_task()
+        assert await backend.apply([Insert(first, "nightly:1")]) == [APPLIED]
+        refused = Applied(Outcome.DUPLICATE, first.task_id)
+        assert await backend.apply([Insert(second, "nightly:1"), Insert(third, "nightly:2")]) == [refused, APPLIED]
+        assert await backend.get(second.task_id) is None
+        assert await backend.apply([Insert(first, "nightly:1")]) == [APPLIED]
+        await backend.apply([Update(finish(first))])
+        assert await backend.apply([Insert(second, "nightly:1")]) == [refused]
+        assert await backend.delete_finished(BASE + timedelta(days=365), 10) == 1
+        assert await backend.apply([Insert(second, "nightly:1")]) == [refused]
+        assert (await backend.counts(TaskQuery())).total == 1
+
+    async def test_one_name_in_one_batch_is_used_by_the_first(self, backend: Backend) -> None:
+        first, second = make_task(), make_task()
+        results = await backend.apply([Insert(first, "x"), Insert(second, "x"), Update(finish(first))])
+        assert results == [APPLIED, Applied(Outcome.DUPLICATE, first.task_id), APPLIED]
+
+    async def test_a_refused_task_leaves_its_name_to_another(self, backend: Backend) -> None:
+        holder, refused, other = make_task(idempotency_key="k"), make_task(idempotency_key="k"), make_task()
+        await backend.apply([Insert(holder)])
+        assert await backend.apply([Insert(refused, "x")]) == [Applied(Outcome.DUPLICATE, holder.task_id)]
+        assert await backend.apply([Insert(other, "x")]) == [APPLIED]
+
+    async def test_of_simultaneous_inserts_with_one_name_one_wins(self, open_backend: Open) -> None:
+        backends = [await open_backend() for _ in range(3)]
+
+        async def insert(backend: Backend) -> list[Applied]:
+            return await backend.apply([Insert(make_task(), f"n:{n}") for n in range(20)])
+
+        runs = await asyncio.gather(*(insert(backend) for backend in backends for _ in range(2)))
+        assert Counter(applied == APPLIED for run in runs for applied in run) == {True: 20, False: 100}
+        assert (await backends[0].counts(TaskQuery())).total == 20
+
+    async def test_the_latest_of_the_names_with_a_prefix_is_known(self, backend: Backend) -> None:
+        names = ["a:1", "a:10", "a:2", "A:9", "a;", "ä:1", "日本:1"]
+        tasks = {name: make_task() for name in names}
+        await backend.apply([Insert(task, name) for name, task in tasks.items()])
+        assert await backend.latest_once("a:") == ("a:2", tasks["a:2"].task_id)
+        assert await backend.latest_once("日") == ("日本:1", tasks["日本:1"].task_id)
+        assert await backend.latest_once("b") is None
+        assert await backend.forget_once("a:", "a:2", 1) == 1
+        assert await backend.forget_once("a:", "a:2", 10) == 1
+        assert await backend.forget_once("a:", "a:2", 10) == 0
+        again = make_task()
+        assert await backend.apply([Insert(again, "a:10"), Insert(make_task(), "a;")]) == [
+            APPLIED,
+            Applied(Outcome.DUPLICATE, tasks["a;"].task_id),
+        ]
+
     async def test_logs_come_back_in_order_and_are_written_once(self, backend: Backend) -> None:
         task = make_task()
         entries = [LogEntry(n, BASE + timedelta(microseconds=n), "info", TEXT, n, {"n": [n, None]}) for n in range(5)]

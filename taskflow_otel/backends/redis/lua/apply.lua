@@ -1,5 +1,5 @@
 -- ARGV: writer, number, JSON list of the changes, then in their order doc and head of each insert, doc of each update:
---   [I, id, owner, token, status, dims, key, holds, duration, end, search, group, created, cancel, retried_by]
+--   [I, id, owner, token, status, dims, key, holds, duration, end, search, group, created, cancel, retried_by, once]
 --   [U, id, owner, token, status, dims, key, holds, duration, end, search, group, created]
 --   [L, id, seq, entry, seq, entry, ...]
 -- An empty text stands for "none" (null for a key, which may be empty); `holds` tells whether the key is held in this
@@ -15,15 +15,21 @@ end
 
 local function insert(change)
   local doc, head = next_text(), next_text()
-  local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created, cancel, retried_by =
-    unpack(change)
+  local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created, cancel, retried_by,
+    once = unpack(change)
   local task = task_key(id)
   local stored = call('HMGET', task, 'owner', 'token')
   if stored[1] then
     return (stored[1] == owner and stored[2] == token) and 'A' or 'S'
   end
+  local user = once ~= '' and call('HGET', P .. 'once', once)
+  if user and user ~= id then return 'D' .. user end
   if holds and call('HSETNX', P .. 'keys', key, id) == 0 then
     return 'D' .. call('HGET', P .. 'keys', key)
+  end
+  if once ~= '' then
+    call('HSET', P .. 'once', once, id)
+    call('ZADD', P .. 'once_names', 0, once)
   end
   local fields = {'owner', owner, 'token', token, 'status', status, 'dims', dims,
     'search', search, 'doc', doc, 'head', head}

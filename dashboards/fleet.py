@@ -1,0 +1,154 @@
+"""Queues and instances: who waits where, who runs what, and what the schedules do."""
+
+from __future__ import annotations
+
+from dashboards.parts import Choice, Graph, Page, Query, Row
+from dashboards.promql import SCOPE, gauge, increase, quantile, rate, select
+from taskflow_otel.exporters import signals
+
+QUEUE = 'queue=~"$queue"'
+
+PAGE = Page(
+    uid="taskflow-fleet",
+    title="Taskflow / Queues and instances",
+    description="Each queue's backlog, wait and throughput; each instance's share of the work; the schedules.",
+    choices=(Choice("queue", "Queue", f"label_values({select(signals.QUEUE_DEPTH)}, queue)"),),
+    rows=(
+        Row(
+            "Queues",
+            (
+                Graph(
+                    "Waiting",
+                    "Tasks that wait in a queue: ready for a slot, or delayed on purpose.",
+                    "short",
+                    [Query(gauge(signals.QUEUE_DEPTH, QUEUE, by="queue, state"), "{{queue}}, {{state}}")],
+                    stacked=True,
+                    width=8,
+                ),
+                Graph(
+                    "Oldest ready task",
+                    "How long the task that is ready the longest has been waiting for a slot.",
+                    "s",
+                    [Query(gauge(signals.QUEUE_OLDEST_READY_AGE, QUEUE, by="queue"), "{{queue}}")],
+                    width=8,
+                ),
+                Graph(
+                    "Queue wait, p95",
+                    "Time from ready to started. The dots lead to traces.",
+                    "s",
+                    [Query(quantile(0.95, signals.QUEUE_WAIT_TIME, QUEUE, by="queue"), "{{queue}}", exemplar=True)],
+                    width=8,
+                ),
+                Graph(
+                    "Accepted and started",
+                    "Tasks accepted and attempts started per second: where they part, a backlog grows.",
+                    "ops",
+                    [
+                        Query(rate(signals.TASKS_ENQUEUED, QUEUE, by="queue"), "{{queue}}, accepted"),
+                        Query(rate(signals.QUEUE_WAIT_TIME, QUEUE, by="queue"), "{{queue}}, started"),
+                    ],
+                    width=8,
+                ),
+                Graph(
+                    "Running",
+                    "Attempts inside their function.",
+                    "short",
+                    [Query(gauge(signals.TASKS_RUNNING, QUEUE, by="queue"), "{{queue}}")],
+                    stacked=True,
+                    width=8,
+                ),
+                Graph(
+                    "Rejected",
+                    "Tasks refused per second: the queue was full, or the task was a duplicate.",
+                    "ops",
+                    [Query(rate(signals.TASKS_FINISHED, QUEUE, 'outcome="rejected"', by="queue"), "{{queue}}")],
+                    width=8,
+                ),
+            ),
+        ),
+        Row(
+            "Instances",
+            (
+                Graph(
+                    "Up",
+                    "1 while Prometheus can scrape the instance.",
+                    "short",
+                    [Query(f"up{{{', '.join(SCOPE)}}}", "{{instance}}")],
+                    width=6,
+                ),
+                Graph(
+                    "Finished by instance",
+                    "Tasks that reached their end per second.",
+                    "ops",
+                    [Query(rate(signals.TASKS_FINISHED, by="instance"), "{{instance}}")],
+                    stacked=True,
+                    width=6,
+                ),
+                Graph(
+                    "Running by instance",
+                    "Attempts inside their function.",
+                    "short",
+                    [Query(gauge(signals.TASKS_RUNNING, by="instance"), "{{instance}}")],
+                    stacked=True,
+                    width=6,
+                ),
+                Graph(
+                    "Versions",
+                    "Instances by the version of taskflow-otel that they run.",
+                    "short",
+                    [Query(f"count by (version) ({select(signals.BUILD_INFO)})", "{{version}}")],
+                    stacked=True,
+                    width=6,
+                ),
+                Graph(
+                    "Tasks of dead processes",
+                    "Tasks taken over from processes that died, by what became of them.",
+                    "short",
+                    [Query(increase(signals.TASKS_RECOVERED, by="reason"), "{{reason}}")],
+                ),
+                Graph(
+                    "Stuck",
+                    "Attempts that were asked to stop and have not.",
+                    "short",
+                    [Query(gauge(signals.TASKS_STUCK, by="instance"), "{{instance}}")],
+                ),
+            ),
+        ),
+        Row(
+            "Schedules",
+            (
+                Graph(
+                    "Next firing",
+                    "Time to the next firing of each schedule; below zero it is late.",
+                    "s",
+                    [Query(f"{gauge(signals.SCHEDULE_NEXT_FIRE, by='schedule')} - time()", "{{schedule}}")],
+                    width=6,
+                ),
+                Graph(
+                    "Last firing",
+                    "Time since each schedule last fired.",
+                    "s",
+                    [Query(f"time() - {gauge(signals.SCHEDULE_LAST_FIRE, by='schedule')}", "{{schedule}}")],
+                    width=6,
+                ),
+                Graph(
+                    "Lateness, p95",
+                    "Time from a firing's due moment to its enqueueing.",
+                    "s",
+                    [Query(quantile(0.95, signals.SCHEDULE_LATENESS, by="schedule"), "{{schedule}}")],
+                    width=6,
+                ),
+                Graph(
+                    "Missed and failed firings",
+                    "Firings that were skipped by a policy, or failed.",
+                    "short",
+                    [
+                        Query(increase(signals.SCHEDULE_MISSED, by="schedule"), "{{schedule}}, missed"),
+                        Query(increase(signals.SCHEDULE_ERRORS, by="schedule"), "{{schedule}}, failed"),
+                    ],
+                    width=6,
+                ),
+            ),
+        ),
+    ),
+)

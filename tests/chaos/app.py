@@ -1,0 +1,133 @@
+"""The app that the storm kills: every execution notes in an append-only file that it began, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from taskflow_otel import ManagedBackgroundTasks, TaskManager, get_task_context
+from tests.chaos.backends import make_backend
+from tests.chaos.crash_points import DRAIN, MID_RUN, CrashPoints, ResponseCrashPoints, add_crash_points
+from tests.chaos.kinds import KINDS
+
+# One O_APPEND write of a short line is atomic: lines of several processes never mix, and survive each of them.
+_notes = os.open(os.environ["CHAOS_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+points = CrashPoints(Path(os.environ["CHAOS_ARMED"]))
+# Processes that were forked from one parent would all draw the same numbers.
+random.seed(os.urandom(8))
+
+
+class JobError(Exception):
+    """What a job raises."""
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    yield
+    points.reach(DRAIN)
+
+
+app = FastAPI(lifespan=lifespan)
+app.add_middleware(ResponseCrashPoints, points=points)
+task_manager = TaskManager(
+    snapshot_backend=add_crash_points(make_backend(os.environ["CHAOS_BACKEND"], os.environ["CHAOS_URL"]), points),
+    max_concurrent_tasks=24,
+    shutdown_timeout=0.5,
+    cancel_grace=1.0,
+    commit_timeout=1.5,
+    lease_seconds=float(os.environ["CHAOS_LEASE"]),
+)
+task_manager.init_app(app)
+
+
+def note(word: str, number: int) -> None:
+    """Write one line of the books: the word, the task and its attempt, this process, the request's number."""
+    context = get_task_context()
+    line = f"{word} {context.task_id} {context.attempt} {os.getpid()} {context.func_name} {number}\n"
+    os.write(_notes, line.encode())
+
+
+async def work(number: int, seconds: float) -> None:
+    """Be inside the function for a while."""
+    note("enter", number)
+    await asyncio.sleep(seconds / 2)
+    points.reach(MID_RUN)
+    await asyncio.sleep(seconds / 2)
+    note("leave", number)
+
+
+def give_up(number: int) -> None:
+    """Fail this attempt."""
+    note("raise", number)
+    raise JobError(f"job {number} fails in this attempt")
+
+
+@task_manager.task(persist=True)
+async def plain(number: int) -> None:
+    await work(number, random.uniform(0, 0.01))
+
+
+@task_manager.task(persist=True)
+async def slow(number: int) -> None:
+    await work(number, random.uniform(0.1, 0.8))
+
+
+@task_manager.task(persist=True, requeue_on_interrupt=True)
+async def again(number: int) -> None:
+    await work(number, random.uniform(0.1, 0.8))
+
+
+@task_manager.task(persist=True, retries=KINDS["flaky"].retries, delay=0.3, jitter=0.5)
+async def flaky(number: int) -> None:
+    note("enter", number)
+    await asyncio.sleep(0.02)
+    if get_task_context().attempt < number % 3:
+        give_up(number)
+    note("leave", number)
+
+
+@task_manager.task(persist=True, requeue_on_interrupt=True, retries=KINDS["doomed"].retries, delay=0.2, backoff=2)
+async def doomed(number: int) -> None:
+    note("enter", number)
+    await asyncio.sleep(0.05)
+    give_up(number)
+
+
+@task_manager.task(persist=True, requeue_on_interrupt=True)
+def threaded(number: int) -> None:
+    note("enter", number)
+    for _ in range(10):
+        time.sleep(0.01)
+        points.reach(MID_RUN)
+        get_task_context().raise_if_cancelled()
+    note("leave", number)
+
+
+@task_manager.task(persist=True, requeue_on_interrupt=True, eager=True)
+async def eager(number: int) -> None:
+    await work(number, random.uniform(0, 0.1))
+
+
+@task_manager.task(persist=True, requeue_on_interrupt=True)
+async def once(number: int) -> None:
+    await work(number, random.uniform(0, 0.2))
+
+
+@task_manager.task()
+async def history(number: int) -> None:
+    await work(number, random.uniform(0, 0.05))
+
+
+JOBS = {job.__name__: job for job in (plain, slow, again, flaky, doomed, threaded, eager, once, history)}
+
+
+@app.post("/jobs/{kind}/{number}")
+async def create(kind: str, number: int, tasks: ManagedBackgroundTasks, key: str | None = None) -> dict[str, str]:
+    return {"task_id": tasks.add_task(JOBS[kind], number, idempotency_key=key, tags={"number": number})}

@@ -1,0 +1,79 @@
+"""What the storm itself knows, independently of the ledger: what was answered to it, and what was executed."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """A 2xx answer: the client has this task's id."""
+
+    task_id: str
+    number: int
+    kind: str
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A 503 answer: the client was told that nothing was started."""
+
+    number: int
+    pid: int
+    at: float
+    """On the monotonic clock."""
+
+
+@dataclass(slots=True)
+class Answers:
+    """Every answer to the load."""
+
+    acknowledged: list[Acknowledgement] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    unanswered: int = 0
+    unexpected: list[str] = field(default_factory=list)
+
+    def refuse(self, number: int, pid: int) -> None:
+        """Note a 503."""
+        self.refused.append(Refusal(number, pid, time.monotonic()))
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line that an execution wrote: `enter`, then `leave` or `raise`, unless it was ended from outside."""
+
+    word: str
+    task_id: str
+    attempt: int
+    pid: int
+    kind: str
+    number: int
+
+
+@dataclass(slots=True)
+class Executions:
+    """All notes, by task."""
+
+    by_task: dict[str, list[Note]] = field(default_factory=lambda: defaultdict(list))
+
+    def of(self, task_id: str, word: str) -> list[Note]:
+        """The notes with this word that one task wrote."""
+        return [note for note in self.by_task.get(task_id, ()) if note.word == word]
+
+    def entered(self) -> Iterable[Note]:
+        """Every entry of a function."""
+        return (note for notes in self.by_task.values() for note in notes if note.word == "enter")
+
+
+def read_notes(path: Path) -> Executions:
+    """Read what the executions wrote."""
+    executions = Executions()
+    for line in path.read_text().splitlines() if path.exists() else ():
+        word, task_id, attempt, pid, kind, number = line.split()
+        executions.by_task[task_id].append(Note(word, task_id, int(attempt), int(pid), kind, int(number)))
+    return executions

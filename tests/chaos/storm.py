@@ -1,0 +1,285 @@
+"""The storm: load over HTTP on several real server processes, and everything that can happen to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from taskflow_otel.backends import Backend
+from taskflow_otel.errors import BackendError
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import TaskStatus
+from tests.chaos.backends import make_backend
+from tests.chaos.books import Acknowledgement, Answers, Refusal, read_notes
+from tests.chaos.check import Check
+from tests.chaos.crash_points import DRAIN, POINTS, arm, disarm
+from tests.chaos.fleet import Member
+from tests.chaos.kinds import KINDS
+from tests.chaos.report import Report
+from tests.servers import MariaDBServer, PostgresServer, RedisServer, Server
+
+SERVERS: Mapping[str, Callable[[], Server]] = {
+    "postgres": PostgresServer,
+    "mysql": MariaDBServer,
+    "redis": RedisServer,
+}
+BACKENDS = ("sqlite", *SERVERS)
+
+LEASE = 2.0
+SETTLED = 10.0
+"""Seconds after which a living process has taken back what it refused; more than its longest backoff."""
+_POINT_WAIT = 6.0
+_LAST_WORK = 120.0
+
+KILL, PAUSE, SHORT_PAUSE, LEAVE = "at a random moment", "pause past the lease", "short pause", "drain"
+_DECK = (*POINTS, KILL, KILL, KILL, KILL, KILL, PAUSE, SHORT_PAUSE, LEAVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How hard the storm is. It ends after `kills` kills, or after `seconds`."""
+
+    backend: str
+    kills: int
+    seconds: float
+    seed: int = 0
+    members: int = 2
+    clients: int = 8
+    pace: float = 0.05
+    """Seconds between two requests of one client."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done to the fleet."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+
+
+class Storm:
+    """One storm over one backend at `url`; `server` is its database, where that is a process."""
+
+    def __init__(self, plan: Plan, directory: Path, url: str, server: Server | None) -> None:
+        self._plan = plan
+        self._draw = random.Random(plan.seed)
+        self._url = url
+        self._server = server
+        self._notes = directory / "notes.txt"
+        self._tally = Tally()
+        self._answers = Answers()
+        self._numbers = itertools.count(1)
+        self._deck = self._shuffled()
+        self._over = asyncio.Event()
+        environment = {
+            "CHAOS_BACKEND": plan.backend,
+            "CHAOS_URL": url,
+            "CHAOS_NOTES": str(self._notes),
+            "CHAOS_LEASE": str(LEASE),
+        }
+        self._members = [Member(number, directory, environment) for number in range(plan.members)]
+
+    async def run(self) -> Report:
+        """Let the storm pass, let a clean instance finish what is left, and compare the ledger with the books."""
+        began = time.monotonic()
+        try:
+            await asyncio.gather(*(member.start() for member in self._members))
+            load = [asyncio.create_task(self._client()) for _ in range(self._plan.clients)]
+            trouble = [asyncio.create_task(self._torment(member)) for member in self._members]
+            if self._server is not None:
+                trouble.append(asyncio.create_task(self._shake(self._server)))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), self._plan.seconds)
+            self._over.set()
+            await asyncio.gather(*trouble)
+            await asyncio.gather(*load)
+            for member in self._members:
+                await self._kill(member, KILL)
+            stormed = time.monotonic() - began
+            records, counted = await self._aftermath()
+        finally:
+            for member in self._members:
+                member.signal(signal.SIGKILL)
+        executions = read_notes(self._notes)
+        findings = Check(self._answers, executions, records, self._died_soon).run()
+        return Report.make(
+            self._plan.backend,
+            self._plan.seed,
+            stormed,
+            self._tally.kills,
+            self._tally.others + Counter(failed_starts=sum(member.failed_starts for member in self._members)),
+            self._answers,
+            executions,
+            records,
+            counted,
+            findings,
+        )
+
+    def _shuffled(self) -> Iterator[str]:
+        """Every fault once (or as often as the deck holds it) before any comes again."""
+        while True:
+            deck = list(_DECK)
+            self._draw.shuffle(deck)
+            yield from deck
+
+    async def _client(self) -> None:
+        """Add tasks, one request after the other, on whichever member is up."""
+        kinds, weights = list(KINDS.values()), [kind.share for kind in KINDS.values()]
+        async with httpx.AsyncClient(timeout=8) as client:
+            while not self._over.is_set():
+                [kind] = self._draw.choices(kinds, weights)
+                key = f"key-{self._draw.randrange(10**9)}" if kind.keyed else None
+                # One key from several sides at once.
+                await asyncio.gather(*(self._request(client, kind.name, key) for _ in range(3 if kind.keyed else 1)))
+                await asyncio.sleep(self._draw.uniform(0, 2 * self._plan.pace))
+
+    async def _request(self, client: httpx.AsyncClient, kind: str, key: str | None) -> None:
+        up = [member for member in self._members if member.up]
+        if not up:
+            return
+        member = self._draw.choice(up)
+        number, pid = next(self._numbers), member.pid
+        try:
+            answer = await client.post(f"{member.url}/jobs/{kind}/{number}", params={"key": key} if key else {})
+        except httpx.TransportError:
+            self._answers.unanswered += 1
+            return
+        match answer.status_code:
+            case 200:
+                task_id = answer.json()["task_id"]
+                self._answers.acknowledged.append(Acknowledgement(task_id, number, kind, key))
+            case 503:
+                self._answers.refuse(number, pid)
+            case status:
+                self._answers.unexpected.append(f"request {number} ({kind}): {status} {answer.text[:500]}")
+
+    async def _torment(self, member: Member) -> None:
+        """One thing after the other happens to one member, until the storm is over."""
+        while not self._over.is_set():
+            await asyncio.sleep(self._draw.uniform(0, 0.8))
+            await self._strike(member, next(self._deck))
+            if not member.up:
+                await member.start()
+            if self._tally.kills.total() >= self._plan.kills:
+                self._over.set()
+
+    async def _strike(self, member: Member, fault: str) -> None:
+        match fault:
+            case "at a random moment":
+                await self._kill(member, fault)
+            case "pause past the lease":
+                await self._pause(member, fault, self._draw.uniform(1.2, 1.8) * LEASE)
+            case "short pause":
+                await self._pause(member, fault, self._draw.uniform(0.1, 0.5) * LEASE)
+            case "drain":
+                await self._leave(member)
+            case point:
+                await self._crash_at(member, point)
+
+    async def _kill(self, member: Member, what: str) -> None:
+        member.signal(signal.SIGKILL)
+        await member.ended(10)
+        self._tally.kills[what] += 1
+
+    async def _pause(self, member: Member, what: str, seconds: float) -> None:
+        member.signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        member.signal(signal.SIGCONT)
+        member.up = True
+        self._tally.others[what] += 1
+
+    async def _leave(self, member: Member) -> None:
+        member.signal(signal.SIGTERM)
+        if await member.ended(20):
+            self._tally.others[LEAVE] += 1
+            # Once uvicorn has shut down in order, it raises the signal that it was sent again.
+            if member.exit_code not in (0, -signal.SIGTERM):
+                self._answers.unexpected.append(f"a drain ended with {member.exit_code}: {member.log_path}")
+        else:
+            self._answers.unexpected.append(f"a drain did not end in 20 s: {member.log_path}")
+            await self._kill(member, LEAVE)
+
+    async def _crash_at(self, member: Member, point: str) -> None:
+        arm(member.armed, point)
+        if point == DRAIN:
+            member.signal(signal.SIGTERM)
+        ended = await member.ended(20 if point == DRAIN else _POINT_WAIT)
+        disarm(member.armed)
+        if not ended:
+            self._tally.others["point not reached"] += 1
+        elif member.exit_code == -signal.SIGKILL:
+            self._tally.kills[point] += 1
+        else:
+            self._tally.others[LEAVE] += 1
+
+    async def _shake(self, server: Server) -> None:
+        """The database goes away now and then: in order or killed, for a moment or for seconds."""
+        while not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), self._draw.uniform(4, 12))
+                return
+            violent = self._draw.random() < 0.5
+            await asyncio.to_thread(server.kill if violent else server.stop)
+            self._tally.others["database killed" if violent else "database stopped"] += 1
+            await asyncio.sleep(self._draw.choice([0, 0, 0.5, 2.5]))
+            await asyncio.to_thread(server.start)
+
+    async def _aftermath(self) -> tuple[dict[str, TaskRecord], int]:
+        """Everything stored, after one clean instance has worked off what the storm has left, and its own count."""
+        survivor = self._members[0]
+        disarm(survivor.armed)
+        await survivor.start()
+        async with opened(self._plan.backend, self._url) as backend:
+            deadline = time.monotonic() + _LAST_WORK
+            while time.monotonic() < deadline:
+                with contextlib.suppress(BackendError):
+                    left = (await backend.counts(TaskQuery())).by_status
+                    if not left.get(TaskStatus.PENDING) and not left.get(TaskStatus.RUNNING):
+                        break
+                await asyncio.sleep(0.2)
+            await self._leave(survivor)
+            records: dict[str, TaskRecord] = {}
+            cursor: str | None = None
+            while True:
+                page = await backend.page(TaskQuery(limit=500, cursor=cursor))
+                records.update((record.task_id, record) for record in page.records)
+                cursor = page.next_cursor
+                if cursor is None:
+                    return records, (await backend.counts(TaskQuery())).total
+
+    def _died_soon(self, refusal: Refusal) -> bool:
+        troubles = (member.troubled_at.get(refusal.pid) for member in self._members)
+        return any(at is not None and at - refusal.at < SETTLED for at in troubles)
+
+
+@contextlib.asynccontextmanager
+async def opened(name: str, url: str) -> AsyncIterator[Backend]:
+    """The backend of this name, open."""
+    backend = make_backend(name, url)
+    await backend.open()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+def run_storm(plan: Plan, directory: Path | None = None) -> Report:
+    """Start the database, let the storm pass over it, and report. Files are kept in `directory`, if given."""
+    with contextlib.ExitStack() as stack:
+        if directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskflow-chaos-")))
+        server = stack.enter_context(SERVERS[plan.backend]()) if plan.backend in SERVERS else None
+        url = str(directory / "tasks.db") if server is None else server.fresh_url()
+        return asyncio.run(Storm(plan, directory, url, server).run())

@@ -1,0 +1,502 @@
+"""Cancelling: in each state, in each executor, on another instance, and against functions that resist."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient
+
+from taskflow_otel import (
+    ManagedBackgroundTasks,
+    QueueConfig,
+    TaskAdmin,
+    TaskManager,
+    TaskStateError,
+    TaskStatus,
+    get_task_context,
+)
+from taskflow_otel.backends import MemoryBackend
+from taskflow_otel.model.status import Transition
+from taskflow_otel.testing.clock import FakeClock, settle
+from tests.engine.managers import HeldBackend, inserts, running, stuck, updates_to
+from tests.waiting import eventually
+
+
+async def test_cancelling_one_task_of_a_request_leaves_its_siblings_running() -> None:
+    app, manager = FastAPI(), TaskManager()
+    TaskAdmin(app, manager, auto_install=True)
+    hold = asyncio.Event()
+    inside: set[str] = set()
+
+    @manager.task()
+    async def sibling() -> None:
+        inside.add(get_task_context().task_id)
+        await hold.wait()
+
+    @app.post("/three")
+    async def three(tasks: ManagedBackgroundTasks) -> list[str]:
+        return [tasks.add_task(sibling) for _ in range(3)]
+
+    async with running(manager), AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+        first, second, third = (await client.post("/three")).json()
+        await eventually(lambda: len(inside) == 3, "three siblings to run")
+        await manager.cancel(second)
+        assert (await manager.wait(second, timeout=5)).status is TaskStatus.CANCELLED
+        assert {(await manager.get(task_id)).status for task_id in (first, third)} == {TaskStatus.RUNNING}
+        hold.set()
+        for task_id in (first, third):
+            assert (await manager.wait(task_id, timeout=5)).status is TaskStatus.SUCCESS
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("options", [{}, {"delay": 30}], ids=["ready", "delayed"])
+async def test_a_pending_task_that_is_cancelled_never_runs(
+    tmp_path: Path, durable: bool, options: dict[str, Any]
+) -> None:
+    clock = FakeClock()
+    manager = TaskManager(snapshot_backend=MemoryBackend(durable=durable), clock=clock)
+    written = tmp_path / "written"
+
+    @manager.task(persist=durable)
+    async def write(path: str) -> None:
+        Path(path).touch()
+
+    async with running(manager):
+        await manager.pause_queue("default")
+        task_id = await manager.enqueue(write, str(written), **options)
+        record = await manager.cancel(task_id)
+        assert (record.status, record.reason) == (TaskStatus.CANCELLED, "cancelled")
+        await manager.resume_queue("default")
+        await clock.advance(60)
+        with pytest.raises(TaskStateError, match="cancelled already"):
+            await manager.cancel(task_id)
+    assert not written.exists()
+
+
+async def test_a_task_is_cancelled_while_its_insert_is_being_committed() -> None:
+    backend = HeldBackend()
+    manager = TaskManager(snapshot_backend=backend)
+    ran = False
+
+    @manager.task(persist=True)
+    async def job() -> None:
+        nonlocal ran
+        ran = True
+
+    async with running(manager):
+        backend.hold = inserts
+        adding = asyncio.create_task(manager.enqueue(job))
+        await backend.holding.wait()
+        (record,) = manager.store.list()
+        asked = await manager.cancel(record.task_id)
+        assert (asked.status, asked.cancel_requested) == (TaskStatus.PENDING, True)
+        backend.release()
+        assert await adding == record.task_id
+        stored = await backend.get(record.task_id)
+        assert stored is not None
+        assert stored.status is TaskStatus.CANCELLED
+        assert manager.store.list() == []
+    assert not ran
+
+
+async def test_a_task_that_is_cancelled_while_its_start_is_being_committed_is_never_entered() -> None:
+    backend = HeldBackend()
+    manager = TaskManager(snapshot_backend=backend)
+    ran = False
+
+    @manager.task(persist=True)
+    async def job() -> None:
+        nonlocal ran
+        ran = True
+
+    async with running(manager):
+        backend.hold = updates_to("running")
+        task_id = await manager.enqueue(job)
+        await backend.holding.wait()
+        cancelling = asyncio.create_task(manager.cancel(task_id))
+        await eventually(lambda: manager.store.list()[0].cancel_requested, "the request to be noted")
+        backend.release()
+        await cancelling
+        assert (await manager.wait(task_id, timeout=5)).status is TaskStatus.CANCELLED
+        assert manager.queue_stats()["default"].running == 0
+    assert not ran
+
+
+async def test_a_cancel_during_the_commit_of_a_failure_prevents_the_retry() -> None:
+    backend = HeldBackend()
+    manager = TaskManager(snapshot_backend=backend)
+    attempts = 0
+
+    @manager.task(persist=True, retries=5)
+    async def job() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise ValueError
+
+    async with running(manager):
+        await manager.pause_queue("default")
+        task_id = await manager.enqueue(job)
+
+        def first_failure(change: Any) -> bool:
+            return updates_to("pending")(change) and change.record.retries_used == 1
+
+        backend.hold = first_failure
+        await manager.resume_queue("default")
+        await backend.holding.wait()
+        cancelling = asyncio.create_task(manager.cancel(task_id))
+        await settle()
+        assert not cancelling.done(), "what becomes of the task is not known yet"
+        backend.release()
+        await cancelling
+        assert (await manager.wait(task_id, timeout=5)).status is TaskStatus.CANCELLED
+    assert attempts == 1
+
+
+async def test_a_cancel_during_the_commit_of_a_success_is_refused() -> None:
+    backend = HeldBackend()
+    manager = TaskManager(snapshot_backend=backend)
+
+    @manager.task(persist=True)
+    async def job() -> None: ...
+
+    async with running(manager):
+        backend.hold = updates_to("success")
+        task_id = await manager.enqueue(job)
+        await backend.holding.wait()
+        cancelling = asyncio.create_task(manager.cancel(task_id))
+        await settle()
+        backend.release()
+        with pytest.raises(TaskStateError, match="just ended"):
+            await cancelling
+        assert (await manager.get(task_id)).status is TaskStatus.SUCCESS
+
+
+async def test_cancelling_during_a_retry_wait_cancels() -> None:
+    clock = FakeClock()
+    manager = TaskManager(clock=clock)
+    attempts = 0
+
+    @manager.task(retries=3, delay=60)
+    async def job() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise ValueError
+
+    async with running(manager):
+        task_id = await manager.enqueue(job)
+        await settle()
+        waiting = await manager.get(task_id)
+        assert (waiting.status, waiting.reason, attempts) == (TaskStatus.PENDING, "retry_wait", 1)
+        assert manager.queue_stats()["default"].delayed == 1
+        await manager.cancel(task_id)
+        await clock.advance(600)
+        assert (await manager.get(task_id)).status is TaskStatus.CANCELLED
+        assert manager.queue_stats()["default"].delayed == 0
+    assert attempts == 1
+
+
+async def test_a_thread_is_asked_stays_running_and_is_reported_as_stuck_until_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = FakeClock()
+    manager = TaskManager(clock=clock, cancel_grace=5)
+    entered, release = threading.Event(), threading.Event()
+
+    @manager.task()
+    def deaf() -> None:
+        entered.set()
+        release.wait()
+
+    async with running(manager):
+        task_id = await manager.enqueue(deaf)
+        await eventually(entered.is_set, "the thread to run")
+        record = await manager.cancel(task_id)
+        assert (record.status, record.cancel_requested) == (TaskStatus.RUNNING, True)
+        await clock.advance(4)
+        assert stuck(manager) == 0
+        await clock.advance(2)
+        assert stuck(manager) == 1
+        assert f"task {task_id} (deaf) was asked to stop 5 s ago and goes on" in caplog.text
+        assert (await manager.get(task_id)).status is TaskStatus.RUNNING
+        release.set()
+        # It did what it was to do: the outcome says so.
+        record = await manager.wait(task_id, timeout=5)
+        assert (record.status, record.cancel_requested) == (TaskStatus.SUCCESS, True)
+        await settle()
+        assert stuck(manager) == 0
+
+
+async def test_a_thread_that_looks_at_its_context_ends_cancelled() -> None:
+    manager = TaskManager()
+    entered = threading.Event()
+
+    @manager.task(retries=3)
+    def attentive() -> None:
+        entered.set()
+        context = get_task_context()
+        while True:
+            context.raise_if_cancelled()
+
+    async with running(manager):
+        task_id = await manager.enqueue(attentive)
+        await eventually(entered.is_set, "the thread to run")
+        await manager.cancel(task_id)
+        record = await manager.wait(task_id, timeout=5)
+        assert (record.status, record.attempt) == (TaskStatus.CANCELLED, 0)
+
+
+@pytest.mark.parametrize("deaf", [True, False])
+async def test_a_thread_past_its_timeout_is_asked_and_counts_as_failed_once_it_ends(deaf: bool) -> None:
+    clock = FakeClock()
+    manager = TaskManager(clock=clock, cancel_grace=5)
+    entered, release = threading.Event(), threading.Event()
+
+    @manager.task(timeout=10)
+    def slow() -> None:
+        entered.set()
+        while not release.is_set():
+            if not deaf:
+                get_task_context().raise_if_cancelled()
+
+    async with running(manager):
+        task_id = await manager.enqueue(slow)
+        await eventually(entered.is_set, "the thread to run")
+        await clock.advance(10)
+        if deaf:
+            await clock.advance(5)
+            assert (await manager.get(task_id)).status is TaskStatus.RUNNING
+            assert stuck(manager) == 1
+            release.set()
+        record = await manager.wait(task_id, timeout=5)
+        assert (record.status, record.reason) == (TaskStatus.FAILED, "timeout")
+        assert record.error_type == "taskflow_otel.errors.TaskTimeoutError"
+        assert not record.cancel_requested, "nobody asked for a cancellation"
+
+
+async def test_a_timeout_cancels_an_async_task_and_a_retry_gets_its_full_time() -> None:
+    clock = FakeClock()
+    manager = TaskManager(clock=clock)
+    told: list[bool] = []
+
+    @manager.task(timeout=10, retries=1, delay=1)
+    async def slow() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            told.append(get_task_context().cancelled)
+            raise
+
+    async with running(manager):
+        task_id = await manager.enqueue(slow)
+        await clock.advance(10)
+        assert (await manager.get(task_id)).status is TaskStatus.PENDING
+        await clock.advance(10.9)
+        assert (await manager.get(task_id)).status is TaskStatus.RUNNING
+        await clock.advance(0.2)
+        record = await manager.get(task_id)
+    assert (record.status, record.attempt, told) == (TaskStatus.FAILED, 1, [True, True])
+
+
+async def test_a_cancel_wins_over_a_timeout_of_the_same_moment() -> None:
+    clock = FakeClock()
+    manager = TaskManager(clock=clock)
+
+    @manager.task(timeout=10, retries=1)
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    async with running(manager):
+        task_id = await manager.enqueue(slow)
+        await settle()
+        cancelling = asyncio.create_task(manager.cancel(task_id))
+        await clock.advance(10)
+        await cancelling
+        assert (await manager.get(task_id)).status is TaskStatus.CANCELLED
+
+
+async def test_an_async_task_that_swallows_its_cancellation_is_reported_and_may_still_succeed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = FakeClock()
+    manager = TaskManager(clock=clock, cancel_grace=5)
+    hold = asyncio.Event()
+
+    @manager.task()
+    async def stubborn() -> None:
+        while not hold.is_set():
+            try:
+                await hold.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async with running(manager):
+        task_id = await manager.enqueue(stubborn)
+        await settle()
+        await manager.cancel(task_id)
+        await clock.advance(5)
+        assert stuck(manager) == 1
+        assert "goes on" in caplog.text
+        hold.set()
+        assert (await manager.wait(task_id, timeout=5)).status is TaskStatus.SUCCESS
+
+
+@pytest.mark.parametrize("requeue", [True, False])
+async def test_a_drain_does_not_wait_for_a_task_that_swallows_its_cancellation(
+    caplog: pytest.LogCaptureFixture, requeue: bool
+) -> None:
+    backend = MemoryBackend(durable=True)
+    manager = TaskManager(snapshot_backend=backend, shutdown_timeout=0, cancel_grace=0.05)
+    rounds = 0
+    closed = False
+
+    @manager.task(persist=True, requeue_on_interrupt=requeue)
+    async def stubborn() -> None:
+        nonlocal rounds, closed
+        try:
+            while True:
+                try:
+                    rounds += 1
+                    await asyncio.sleep(0.01)
+                except asyncio.CancelledError:
+                    continue
+        finally:
+            closed = True
+
+    async with running(manager):
+        task_id = await manager.enqueue(stubborn)
+        await eventually(lambda: rounds > 0, "the task to run")
+    assert closed, "the coroutine is left suspended"
+    assert "ignored its cancellation and is abandoned" in caplog.text
+    stopped_at = rounds
+    await asyncio.sleep(0.02)
+    assert rounds == stopped_at, "the task runs after the shutdown"
+    record = await backend.get(task_id)
+    assert record is not None
+    assert record.status is (TaskStatus.PENDING if requeue else TaskStatus.INTERRUPTED)
+    assert [entry.transition for entry in record.timeline].count(Transition.STARTED) == 1
+
+
+async def test_a_drain_leaves_a_deaf_thread_behind_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    backend = MemoryBackend(durable=True)
+    manager = TaskManager(snapshot_backend=backend, shutdown_timeout=0, cancel_grace=0.05)
+    entered, release = threading.Event(), threading.Event()
+
+    @manager.task(persist=True)
+    def deaf() -> None:
+        entered.set()
+        release.wait()
+
+    async with running(manager):
+        task_id = await manager.enqueue(deaf)
+        await eventually(entered.is_set, "the thread to run")
+    record = await backend.get(task_id)
+    assert record is not None
+    assert (record.status, record.reason) == (TaskStatus.INTERRUPTED, "shutdown")
+    assert "ignored its cancellation and is abandoned" in caplog.text
+    (left,) = [thread for thread in threading.enumerate() if thread.name.startswith("taskflow-task")]
+    assert left.daemon, "it would keep the process from ending"
+    release.set()
+    await eventually(lambda: not left.is_alive(), "the thread to end")
+    after = await backend.get(task_id)
+    assert after is not None
+    assert after.timeline == record.timeline, "history was rewritten"
+
+
+@pytest.mark.parametrize("executor", ["async", "thread"])
+async def test_a_cancel_on_another_instance_reaches_the_owner(executor: str) -> None:
+    clock = FakeClock()
+    backend = MemoryBackend(durable=True)
+    owner, other = (TaskManager(snapshot_backend=backend, clock=clock) for _ in range(2))
+    entered = threading.Event()
+
+    async def wait() -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    def spin() -> None:
+        entered.set()
+        while True:
+            get_task_context().raise_if_cancelled()
+
+    function = wait if executor == "async" else spin
+    for manager in (owner, other):
+        manager.task(name="job", persist=True)(function)
+    async with running(owner), running(other):
+        task_id = await owner.enqueue(function)
+        await eventually(entered.is_set, "the task to run")
+        asked = await other.cancel(task_id)
+        assert (asked.status, asked.cancel_requested) == (TaskStatus.RUNNING, True)
+        # The owner looks with each heartbeat.
+        await clock.advance(1)
+        assert (await owner.wait(task_id, timeout=5)).status is TaskStatus.CANCELLED
+        assert (await other.get(task_id)).status is TaskStatus.CANCELLED
+
+
+async def test_a_pending_task_is_cancelled_from_another_instance() -> None:
+    clock = FakeClock()
+    backend = MemoryBackend(durable=True)
+    owner, other = (TaskManager(snapshot_backend=backend, clock=clock) for _ in range(2))
+
+    async def job() -> None:
+        pytest.fail("it ran")
+
+    for manager in (owner, other):
+        manager.task(name="job", persist=True)(job)
+    async with running(owner), running(other):
+        task_id = await owner.enqueue(job, delay=60)
+        await other.cancel(task_id)
+        await clock.advance(1)
+        assert (await other.get(task_id)).status is TaskStatus.CANCELLED
+        await clock.advance(120)
+
+
+async def test_a_task_that_was_being_cancelled_when_its_process_died_is_not_run_again() -> None:
+    clock = FakeClock()
+    backend = MemoryBackend(durable=True)
+    entered, release = threading.Event(), threading.Event()
+    runs = 0
+
+    def deaf() -> None:
+        nonlocal runs
+        runs += 1
+        entered.set()
+        release.wait()
+
+    first, second = (
+        TaskManager(snapshot_backend=backend, clock=clock, shutdown_timeout=0, cancel_grace=0.01) for _ in range(2)
+    )
+    for manager in (first, second):
+        manager.task(name="deaf", persist=True, requeue_on_interrupt=True)(deaf)
+    async with running(first):
+        task_id = await first.enqueue(deaf)
+        await eventually(entered.is_set, "the thread to run")
+        await first.cancel(task_id)
+        (instance,) = await backend.instances()
+        assert await backend.bury(instance.instance_id, instance.heartbeat_at)
+        async with running(second):
+            await settle()
+            assert (await second.get(task_id)).status is TaskStatus.INTERRUPTED
+        release.set()
+    assert runs == 1
+
+
+async def test_an_idempotency_key_is_free_again_after_a_cancel() -> None:
+    manager = TaskManager(snapshot_backend=MemoryBackend(durable=True), queues={"q": QueueConfig(concurrency=1)})
+
+    @manager.task(persist=True, queue="q")
+    async def job() -> None: ...
+
+    async with running(manager):
+        await manager.pause_queue("q")
+        first = await manager.enqueue(job, idempotency_key="k")
+        assert await manager.enqueue(job, idempotency_key="k") == first
+        await manager.cancel(first)
+        second = await manager.enqueue(job, idempotency_key="k")
+        assert second != first
+        await manager.resume_queue("q")
+        assert (await manager.wait(second, timeout=5)).status is TaskStatus.SUCCESS

@@ -1,0 +1,344 @@
+"""The end of a life, the beginning of the next, and that nothing is left of either."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from taskflow_otel import (
+    ManagedBackgroundTasks,
+    NotStartedError,
+    TaskAdmin,
+    TaskManager,
+    TaskObserver,
+    TaskRecord,
+    TaskStatus,
+    get_task_context,
+)
+from taskflow_otel.backends import MemoryBackend, SqliteBackend
+from taskflow_otel.errors import BackendError, SchemaVersionError
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.testing.clock import FakeClock, settle
+from tests.engine.managers import HeldBackend, inserts, running, updates_to
+from tests.waiting import eventually, wait_until
+
+with warnings.catch_warnings():
+    # Starlette prefers another client library than the one that is installed.
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
+
+
+def own_threads() -> set[str]:
+    """Names of the threads of this library that are alive."""
+    return {thread.name for thread in threading.enumerate() if "taskflow" in thread.name}
+
+
+async def stored(backend: MemoryBackend, ids: Iterable[str]) -> list[TaskRecord]:
+    """The ledger's records of these tasks."""
+    records = [await backend.get(task_id) for task_id in ids]
+    assert None not in records
+    return [record for record in records if record is not None]
+
+
+async def test_running_tasks_finish_within_the_timeout_and_nothing_new_is_taken() -> None:
+    manager = TaskManager()
+    hold, inside = asyncio.Event(), asyncio.Event()
+
+    @manager.task()
+    async def job() -> None:
+        inside.set()
+        await hold.wait()
+
+    await manager.startup()
+    task_id = await manager.enqueue(job)
+    await inside.wait()
+    stopping = asyncio.create_task(manager.shutdown())
+    await eventually(lambda: manager.engine.state == "draining", "the drain to begin")
+    with pytest.raises(NotStartedError, match="draining"):
+        await manager.enqueue(job)
+    assert not stopping.done()
+    hold.set()
+    await stopping
+    record = manager.store.get(task_id)
+    assert record is not None
+    assert record.status is TaskStatus.SUCCESS
+
+
+@pytest.mark.parametrize("executor", ["async", "thread"])
+async def test_an_interruption_by_a_deploy_costs_no_retry_and_what_was_promised_runs(executor: str) -> None:
+    backend = MemoryBackend(durable=True)
+    clock = FakeClock()
+    lives = 0
+    ran: list[str] = []
+    release = threading.Event()
+
+    def life() -> tuple[TaskManager, dict[str, Any]]:
+        manager = TaskManager(
+            snapshot_backend=backend, clock=clock, shutdown_timeout=0, max_concurrent_tasks=2, max_sync_threads=2
+        )
+
+        def enter(name: str) -> bool:
+            ran.append(f"{name} in life {lives}")
+            if name == "retry" and lives == 1:
+                raise ValueError
+            return lives == 1
+
+        async def async_job(name: str) -> None:
+            if enter(name):
+                await asyncio.Event().wait()
+
+        def thread_job(name: str) -> None:
+            if enter(name):
+                while not release.is_set():
+                    get_task_context().raise_if_cancelled()
+
+        job = async_job if executor == "async" else thread_job
+        options: dict[str, Any] = {"retries": 1, "delay": 60}
+        functions = {
+            "again": manager.task(name="again", persist=True, requeue_on_interrupt=True, **options)(job),
+        }
+        return manager, functions
+
+    lives = 1
+    first, functions = life()
+    await first.startup()
+    retried = await first.enqueue(functions["again"], "retry")
+    await eventually(lambda: "retry in life 1" in ran, "the first attempt")
+    await eventually(lambda: first.queue_stats()["default"].delayed == 1, "the wait for the retry")
+    running_now = [await first.enqueue(functions["again"], f"running {n}") for n in range(2)]
+    await eventually(lambda: len(ran) == 3, "two tasks to run")
+    waiting = [await first.enqueue(functions["again"], f"waiting {n}") for n in range(20)]
+    await first.shutdown()
+    assert {record.status for record in await stored(backend, [retried, *running_now, *waiting])} == {
+        TaskStatus.PENDING
+    }
+    assert all(record.retries_used == 0 for record in await stored(backend, running_now))
+
+    lives = 2
+    second, _ = life()
+    async with running(second):
+        await eventually(lambda: len(ran) == 3 + 22, "everything promised but the retry to run")
+        assert "retry in life 2" not in ran
+        await clock.advance(60)
+        await eventually(lambda: second.store.list() == [], "everything to end")
+    assert "retry in life 2" in ran
+    everything = [retried, *running_now, *waiting]
+    records = await stored(backend, everything)
+    assert {record.status for record in records} == {TaskStatus.SUCCESS}
+    assert [record.retries_used for record in records] == [1] + [0] * 22
+
+
+async def test_tasks_that_nobody_promised_to_keep_end_cancelled_by_the_shutdown() -> None:
+    backend = MemoryBackend()
+    manager = TaskManager(snapshot_backend=backend)
+
+    @manager.task()
+    async def job() -> None:
+        pytest.fail("it ran")
+
+    await manager.startup()
+    await manager.pause_queue("default")
+    ids = [await manager.enqueue(job) for _ in range(500)]
+    ids.append(await manager.enqueue(job, delay=60))
+    await manager.shutdown()
+    assert {(r.status, r.reason) for r in await stored(backend, ids)} == {(TaskStatus.CANCELLED, "shutdown")}
+
+
+async def test_a_task_that_is_being_committed_when_the_shutdown_comes_is_kept() -> None:
+    backend = HeldBackend()
+    manager = TaskManager(snapshot_backend=backend, shutdown_timeout=0.05)
+
+    @manager.task(name="job", persist=True)
+    async def job() -> None: ...
+
+    await manager.startup()
+    backend.hold = inserts
+    adding = asyncio.create_task(manager.enqueue(job))
+    await backend.holding.wait()
+    stopping = asyncio.create_task(manager.shutdown())
+    await eventually(lambda: manager.engine.state == "draining", "the drain to begin")
+    await settle()
+    backend.release()
+    task_id = await adding
+    await stopping
+    (record,) = await stored(backend, [task_id])
+    assert record.status is TaskStatus.PENDING
+    async with running(manager):
+        await eventually(lambda: manager.store.list() == [], "the task to run")
+    (record,) = await stored(backend, [task_id])
+    assert record.status is TaskStatus.SUCCESS
+
+
+async def test_a_backend_that_does_not_answer_does_not_hold_the_shutdown_up() -> None:
+    backend = HeldBackend()
+    manager = TaskManager(snapshot_backend=backend, shutdown_timeout=0.05, cancel_grace=0.05)
+    inside = asyncio.Event()
+
+    @manager.task(persist=True)
+    async def job() -> None:
+        inside.set()
+        await asyncio.Event().wait()
+
+    await manager.startup()
+    running_task = await manager.enqueue(job)
+    await inside.wait()
+    await manager.pause_queue("default")
+    keyed = await manager.enqueue(manager.task(name="keyed")(_nothing), idempotency_key="k")
+    backend.hold = lambda change: updates_to("interrupted")(change) or updates_to("cancelled")(change)
+    await manager.shutdown()
+    backend.release()
+    # The ledger holds what it held; the next life finds out.
+    assert [record.status for record in await stored(backend, [running_task, keyed])] == [
+        TaskStatus.RUNNING,
+        TaskStatus.PENDING,
+    ]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def _nothing() -> None: ...
+
+
+async def test_no_task_of_the_event_loop_and_no_thread_outlives_the_shutdown(tmp_path: Path) -> None:
+    class Observer(TaskObserver):
+        """Takes everything."""
+
+    manager = TaskManager(
+        snapshot_db=tmp_path / "tasks.db", loggers=[Observer()], log_file=tmp_path / "log", retention_days=1
+    )
+
+    @manager.task(persist=True)
+    def in_thread() -> None: ...
+
+    @manager.task(persist=True)
+    async def in_loop() -> None: ...
+
+    before = own_threads()
+    async with running(manager):
+        ids = [await manager.enqueue(function) for function in (in_thread, in_loop) for _ in range(20)]
+        for task_id in ids:
+            await manager.wait(task_id, timeout=10)
+        assert own_threads() > before
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert own_threads() == before
+
+
+async def test_a_start_up_that_fails_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
+    class Backend(MemoryBackend):
+        async def beat(self, instance: Any) -> bool:
+            raise BackendError("no heart")
+
+    manager = TaskManager(snapshot_backend=Backend(durable=True), log_file=tmp_path / "log", cancel_grace=0.05)
+    before = own_threads()
+    with pytest.raises(BackendError, match="no heart"):
+        await manager.startup()
+    assert manager.engine.state == "stopped"
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert own_threads() == before
+
+
+async def test_a_database_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> None:
+    backend = SqliteBackend(tmp_path / "tasks.db")
+    await backend.open()
+    await backend.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "tasks.db")) as database, database:
+        database.execute("UPDATE taskflow_meta SET value = '999' WHERE name = 'schema_version'")
+    manager = TaskManager(snapshot_backend=backend)
+    before = threading.active_count()
+    for _ in range(3):
+        with pytest.raises(SchemaVersionError):
+            await manager.startup()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert threading.active_count() <= before
+
+
+def test_one_manager_serves_many_lives_on_as_many_event_loops(tmp_path: Path) -> None:
+    app = FastAPI()
+    manager = TaskManager(snapshot_db=tmp_path / "tasks.db", snapshot_interval=0.01)
+    TaskAdmin(app, manager, auto_install=True)
+    lock = threading.Lock()
+    done: list[str] = []
+
+    @manager.task(persist=True)
+    async def in_loop(name: str) -> None:
+        done.append(name)
+
+    @manager.task(persist=True)
+    def in_thread(name: str) -> None:
+        with lock:
+            done.append(name)
+
+    @manager.task()
+    async def light(name: str) -> None:
+        done.append(name)
+
+    @app.post("/add/{name}")
+    def add(name: str, tasks: ManagedBackgroundTasks) -> None:
+        for function in (in_loop, in_thread, light):
+            tasks.add_task(function, f"{name} {function.__name__}")
+        tasks.add_task(in_loop, f"{name} later", delay=3600)
+
+    before = own_threads()
+    lives = 8
+    for life in range(lives):
+        with TestClient(app) as client:
+            assert client.post(f"/add/{life}").status_code == 200
+            wait_until(lambda: len(done) == 3 * (life + 1), "the tasks of this life to run")  # noqa: B023
+            # What the lives before have left waits here again, and nothing runs twice.
+            wait_until(
+                lambda: manager.queue_stats()["default"].delayed == life + 1,  # noqa: B023
+                "what was delayed to be taken over",
+            )
+            counts = client.get("/tasks/stats").json()
+            assert (counts["success"], counts["pending"]) == (3 * (life + 1), life + 1)
+        assert own_threads() == before
+    assert len(set(done)) == len(done) == 3 * lives
+
+
+async def test_two_managers_in_one_process_do_not_share_an_end() -> None:
+    first, second = TaskManager(), TaskManager()
+    ran = asyncio.Event()
+
+    @second.task()
+    async def job() -> None:
+        ran.set()
+
+    await first.startup()
+    async with running(second):
+        await first.shutdown()
+        await second.wait(await second.enqueue(job), timeout=5)
+    assert ran.is_set()
+
+
+async def test_a_second_user_of_the_manager_keeps_it_running() -> None:
+    manager = TaskManager()
+    await manager.startup()
+    await manager.startup()
+    await manager.shutdown()
+    assert manager.engine.state == "running"
+    await manager.shutdown()
+    assert manager.engine.state == "stopped"
+    await manager.shutdown()
+
+
+async def test_history_is_complete_after_the_shutdown() -> None:
+    backend = MemoryBackend()
+    manager = TaskManager(snapshot_backend=backend, snapshot_interval=3600)
+
+    @manager.task()
+    async def job() -> None: ...
+
+    async with running(manager):
+        for _ in range(50):
+            await manager.enqueue(job)
+        await eventually(lambda: manager.store.list() == [], "the tasks to end")
+    counts = await backend.counts(TaskQuery())
+    assert counts.by_status == {TaskStatus.SUCCESS: 50}
