@@ -150,8 +150,11 @@ class Intake:
             for task, result in zip(durable, results, strict=True):
                 if result.outcome is Outcome.DUPLICATE:
                     self._duplicate(task, result.duplicate_of)
-                else:
-                    task.stored = True
+                    continue
+                task.stored = True
+                if task.record.idempotency_key is not None:
+                    # Not before: what another request is told about must not vanish with a commit that fails.
+                    self._tasks.hold_key(task.record.idempotency_key, task.id)
         for number, task in enumerate(tasks):
             if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
@@ -295,10 +298,8 @@ class Intake:
     def _admit(self, task: LiveTask) -> Created:
         record = task.record
         key = record.idempotency_key
-        if key is not None:
-            holder = self._tasks.claim_key(key, record.task_id)
-            if holder != record.task_id:
-                return Created(holder, None)
+        if key is not None and (holder := self._tasks.holder_of(key)) is not None:
+            return Created(holder, None)
         queue = self._queues.get(record.queue)
         try:
             queue.take_place(task, enforce=record.run_at is None)
@@ -306,8 +307,6 @@ class Intake:
             self._lifecycle.created(record)
             task.durable = False
             self._on_loop(self._lifecycle.rejected, task, "queue_full")
-            if key is not None:
-                self._tasks.release_key(key, record.task_id)
             raise
         self._lifecycle.created(record)
         self._tasks.add(task)
@@ -318,8 +317,6 @@ class Intake:
         # The row of this id does not exist: what remains of it is history.
         task.durable = False
         self._lifecycle.rejected(task, "duplicate", duplicate_of=holder)
-        if holder is not None and task.record.idempotency_key is not None:
-            self._tasks.point_key(task.record.idempotency_key, holder)
 
     def _undo(self, tasks: Sequence[LiveTask]) -> None:
         for task in tasks:

@@ -116,20 +116,20 @@ class LiveTasks:
         self._finished: OrderedDict[str, TaskRecord] = OrderedDict()
         self._window = finished_window
         self._keys: dict[str, str] = {}
-        # add_task runs in request threads too: a key is checked and taken in one step.
+        # add_task runs in request threads too.
         self._key_lock = threading.Lock()
 
     def add(self, task: LiveTask) -> None:
         """Take a live task in."""
         self._live[task.record.task_id] = task
 
-    def claim_key(self, key: str, task_id: str) -> str:
-        """Return the id of the task that holds `key`: another one, or `task_id`, which then holds it."""
+    def holder_of(self, key: str) -> str | None:
+        """The task of this process that is known to hold `key`."""
         with self._key_lock:
-            return self._keys.setdefault(key, task_id)
+            return self._keys.get(key)
 
-    def point_key(self, key: str, task_id: str) -> None:
-        """Remember the holder of a key that the ledger has named."""
+    def hold_key(self, key: str, task_id: str) -> None:
+        """Remember that the ledger has given `key` to this task."""
         with self._key_lock:
             self._keys[key] = task_id
 

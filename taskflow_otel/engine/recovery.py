@@ -112,10 +112,11 @@ class Rescuer(Service):
             why = f"no heartbeat for {instance.lease_seconds:g} s"
         else:
             return False
-        if await self._backend.bury(instance.instance_id, instance.heartbeat_at):
-            logger.warning("instance %s is dead (%s); its tasks are taken over", instance.instance_id, why)
-            self._seen.pop(instance.instance_id, None)
-        # Another rescuer may have buried it at this moment: the takeover is safe for both.
+        if not await self._backend.bury(instance.instance_id, instance.heartbeat_at):
+            # Another rescuer was faster, or it has given a sign of life after all: the next round shows which.
+            return False
+        logger.warning("instance %s is dead (%s); its tasks are taken over", instance.instance_id, why)
+        self._seen.pop(instance.instance_id, None)
         return True
 
     def _silent_for(self, instance: Instance) -> float:

@@ -62,7 +62,7 @@ class Rescue:
         task.stored = task.committed = True
         self._tasks.add(task)
         if record.idempotency_key is not None:
-            self._tasks.point_key(record.idempotency_key, record.task_id)
+            self._tasks.hold_key(record.idempotency_key, record.task_id)
         if record.status is TaskStatus.RUNNING:
             await self._was_running(task, last_heartbeat)
         elif record.cancel_requested:
