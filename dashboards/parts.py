@@ -232,7 +232,7 @@ def _graph(panel: Graph) -> timeseries.Panel:
         .description(panel.description)
         .datasource(PROMETHEUS)
         .unit(panel.unit)
-        .min(0)
+        .axis_soft_min(0)
         .span(panel.width)
         .height(panel.height)
         .line_width(1)

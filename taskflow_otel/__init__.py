@@ -26,6 +26,7 @@ from taskflow_otel.errors import (
     TaskStateError,
     TaskTimeoutError,
     UnknownQueueError,
+    UnknownScheduleError,
     UnknownTaskError,
 )
 from taskflow_otel.exporters.file import FileLogger
@@ -77,6 +78,7 @@ __all__ = [
     "TaskflowError",
     "Telemetry",
     "UnknownQueueError",
+    "UnknownScheduleError",
     "UnknownTaskError",
     "__version__",
     "configure_telemetry",

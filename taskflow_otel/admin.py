@@ -68,7 +68,7 @@ class TaskAdmin:
         )
         router = make_router(
             task_manager.engine,
-            task_manager.metrics,
+            task_manager.metrics_page,
             task_manager.stream,
             self.settings,
             guard=guard,

@@ -56,6 +56,16 @@ class UnknownTaskError(TaskflowError, LookupError):
         )
 
 
+class UnknownScheduleError(TaskflowError, LookupError):
+    """This process knows no schedule of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no schedule named {name!r} in this process; "
+            "the name is that of its function unless @task_manager.schedule(name=...) gave another"
+        )
+
+
 class TaskArgumentError(TaskflowError, TypeError):
     """An argument cannot be stored and read back as what it was."""
 

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
 from types import EllipsisType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import HTTPConnection
@@ -18,17 +18,18 @@ from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.memory import MemoryBackend
 from taskflow_otel.backends.sql.sqlite import SqliteBackend
 from taskflow_otel.bus import ObserverBus, TaskObserver
-from taskflow_otel.engine.clock import Clock
+from taskflow_otel.declarations import Declarations
+from taskflow_otel.engine.clock import Clock, SystemClock
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.enqueue import split_options
+from taskflow_otel.engine.fleet_metrics import FleetMetrics
 from taskflow_otel.engine.live import TaskStore
 from taskflow_otel.engine.log_capture import TaskLogHandler
 from taskflow_otel.engine.process_executor import ProcessExecutor
 from taskflow_otel.engine.queues import QueueStats
-from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry, function_name, infer_executor
+from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.engine.settings import EngineSettings
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.file import FileLogger, FileMode
 from taskflow_otel.exporters.logs import LogsExporter
 from taskflow_otel.exporters.otel_metrics import OtelMetricsExporter
@@ -37,21 +38,20 @@ from taskflow_otel.exporters.relay import SpanRelay
 from taskflow_otel.exporters.stream import LiveStream
 from taskflow_otel.exporters.telemetry import Telemetry
 from taskflow_otel.exporters.tracing import TracingExporter
+from taskflow_otel.metering import ScheduleCounts, connect_metrics
 from taskflow_otel.model.cipher import PayloadCipher
-from taskflow_otel.model.options import Exceptions, ExecutorName, QueueConfig, make_task_config
+from taskflow_otel.model.options import QueueConfig
 from taskflow_otel.model.record import DEFAULT_QUEUE, TaskRecord
+from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.web.background import ManagedBackgroundTasks
 from taskflow_otel.web.injection import hook_fastapi
 from taskflow_otel.web.middleware import add_task_middleware
 from taskflow_otel.web.outbox import Outbox, outbox_of
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 logger = logging.getLogger("taskflow_otel")
 
 
-class TaskManager:
+class TaskManager(Declarations):
     """Turns background tasks into tasks that can be seen, kept and retried. One per application.
 
     `snapshot_db`: path of a SQLite file, shorthand for `snapshot_backend=SqliteBackend(path)`; `snapshot_backend`:
@@ -147,7 +147,7 @@ class TaskManager:
             ],
             observers,
         )
-        self.engine = Engine(
+        engine = Engine(
             self._backend,
             self._bus,
             self._registry,
@@ -163,76 +163,32 @@ class TaskManager:
                 )
             },
             observe=self.metrics.observe_backend,
+            schedule_meter=ScheduleCounts(self.metrics),
             fleet_watched=lambda: self.stream.subscribers > 0,
             tell_fleet=self.stream.inject,
         )
+        super().__init__(engine, self._registry)
+        self.metrics_page = FleetMetrics(
+            self.metrics,
+            self._backend,
+            clock or SystemClock(),
+            instance_id=lambda: self.engine.instance_id,
+            unpublished=self.engine.unpublished,
+        )
+        """The metrics of all instances that share the backend."""
+        if self._backend.durable:
+            self.engine.add_service(self.metrics_page)
         self._log_handler = TaskLogHandler() if capture_logs else None
         self._lifecycle_lock: asyncio.Lock | None = None
         self._users = 0
         self._mounted: list[FastAPI] = []
         self._installed: list[FastAPI] = []
-        self._connect_metrics()
+        connect_metrics(self.metrics, self.engine, self._bus, self._registry)
 
     @property
     def store(self) -> TaskStore:
         """The live tasks of this process: `store.get(task_id)`, `store.list()`."""
         return self.engine.store
-
-    def task(
-        self,
-        *,
-        retries: int = 0,
-        delay: float | timedelta = 0.0,
-        backoff: float = 1.0,
-        max_delay: float | timedelta | None = None,
-        jitter: float = 0.0,
-        retry_on: Exceptions = Exception,
-        no_retry_on: Exceptions = (),
-        timeout: float | timedelta | None = None,
-        persist: bool = False,
-        requeue_on_interrupt: bool = False,
-        name: str | None = None,
-        eager: bool = False,
-        priority: int | None = None,
-        queue: str | None = None,
-        executor: ExecutorName | None = None,
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Declare a function as a task type. The function itself is returned unchanged.
-
-        `retries`: further attempts after a failed one; `delay`: seconds before the first of them, multiplied by
-        `backoff` for each next, capped at `max_delay`, spread by `jitter` (0.1 = ±10 %); `retry_on`, `no_retry_on`:
-        exceptions that are, or are not, worth another attempt. `timeout`: seconds for one attempt. `persist`: keep the
-        task across a crash; `requeue_on_interrupt`: run it again even if the crash came while it was running. `name`:
-        its identity (default: the function's name). `eager`: start at `add_task()`. `priority`: higher first (5
-        without). `queue`: a named queue. `executor`: `async`, `thread` or `process`, inferred from the function.
-
-        Raises `ConfigurationError`, `DuplicateTaskNameError` or `UnknownQueueError`.
-        """
-
-        def declare(func: Callable[P, R]) -> Callable[P, R]:
-            if queue is not None:
-                self.engine.check_queue(queue)
-            config = make_task_config(
-                name=function_name(func) if name is None else name,
-                executor=executor or infer_executor(func),
-                retries=retries,
-                delay=delay,
-                backoff=backoff,
-                max_delay=max_delay,
-                jitter=jitter,
-                retry_on=retry_on,
-                no_retry_on=no_retry_on,
-                timeout=timeout,
-                persist=persist,
-                requeue_on_interrupt=requeue_on_interrupt,
-                eager=eager,
-                priority=priority,
-                queue=queue,
-            )
-            self._registry.add(func, config)
-            return func
-
-        return declare
 
     async def get_tasks(self, connection: HTTPConnection) -> ManagedBackgroundTasks:
         """The request's tasks, as a dependency: `tasks: ManagedBackgroundTasks = Depends(task_manager.get_tasks)`."""
@@ -321,6 +277,45 @@ class TaskManager:
         options, rest = split_options(kwargs)
         return await self.engine.enqueue(func, args, rest, options)
 
+    async def schedule_once(
+        self, func: Callable[..., Any], *args: Any, run_at: datetime, run_key: str | None = None, **kwargs: Any
+    ) -> ScheduledRun:
+        """Plan one run of a declared task for a moment, and return once that is stored.
+
+        `run_at`: an aware datetime of any zone; one that has passed means at once. `run_key`: a later plan with the
+        same key replaces the earlier one. Takes `tags`, `priority`, `queue` and `idempotency_key` besides the
+        function's own arguments. What is due while nothing runs is made up for at the next start.
+
+        Raises `ConfigurationError`, `TaskArgumentError`, `PersistenceError` for a function that is no task,
+        `NotStartedError` and `BackendError`.
+        """
+        options, rest = split_options(kwargs)
+        return await self.engine.schedules.once(func, args, rest, options, run_at=run_at, run_key=run_key)
+
+    async def cancel_scheduled(self, run_key: str) -> bool:
+        """Drop the run planned under a key, on whichever instance; `False` when there is none, or it has begun."""
+        return await self.engine.schedules.cancel_once(run_key)
+
+    async def list_scheduled(self) -> list[ScheduledRun]:
+        """The runs that `schedule_once` has planned on all instances and that have not begun, the next first."""
+        return await self.engine.schedules.planned()
+
+    def schedules(self) -> list[ScheduleStatus]:
+        """The recurring schedules of this process, with their last and next run."""
+        return self.engine.schedules.statuses()
+
+    async def run_schedule(self, name: str) -> TaskRecord:
+        """Run a schedule's function now, beside its rule; raises `UnknownScheduleError` and what `enqueue` raises."""
+        return await self.engine.schedules.run(name)
+
+    async def pause_schedule(self, name: str) -> None:
+        """Let a schedule fire no more, on all instances and over restarts; raises `UnknownScheduleError`."""
+        await self.engine.schedules.pause(name)
+
+    async def resume_schedule(self, name: str) -> None:
+        """Let a schedule fire again from now on; raises `UnknownScheduleError`."""
+        await self.engine.schedules.resume(name)
+
     async def get(self, task_id: str) -> TaskRecord:
         """A snapshot of a task of any instance; raises `TaskNotFoundError`."""
         return await self.engine.get(task_id)
@@ -377,44 +372,6 @@ class TaskManager:
                 "Give it snapshot_db='tasks.db' or a snapshot_backend.",
                 ", ".join(names),
             )
-
-    def _connect_metrics(self) -> None:
-        def pre_initialise(definition: TaskDefinition) -> None:
-            self.metrics.register_task(definition.name, definition.config.queue or DEFAULT_QUEUE)
-
-        self._registry.on_added(pre_initialise)
-        engine = self.engine
-
-        def depths() -> Iterator[tuple[tuple[str, ...], float]]:
-            for stats in engine.queue_stats().values():
-                yield (stats.name, "ready"), stats.ready
-                yield (stats.name, "delayed"), stats.delayed
-
-        def ages() -> Iterator[tuple[tuple[str, ...], float]]:
-            for stats in engine.queue_stats().values():
-                yield (stats.name,), stats.oldest_ready_age
-
-        def slots() -> Iterator[tuple[tuple[str, ...], float]]:
-            for name, (used, capacity) in engine.slots().items():
-                yield (name, "used"), used
-                if capacity is not None:
-                    yield (name, "free"), max(0, capacity - used)
-
-        def dropped() -> Iterator[tuple[tuple[str, ...], float]]:
-            for name, count in self._bus.dropped.items():
-                yield (name,), count
-            yield ("history",), engine.history_dropped
-
-        def errors() -> Iterator[tuple[tuple[str, ...], float]]:
-            for name, count in self._bus.errors.items():
-                yield (name,), count
-
-        self.metrics.add_source(signals.QUEUE_DEPTH.name, depths)
-        self.metrics.add_source(signals.QUEUE_OLDEST_READY_AGE.name, ages)
-        self.metrics.add_source(signals.EXECUTOR_SLOTS.name, slots)
-        self.metrics.add_source(signals.EVENTS_DROPPED.name, dropped)
-        self.metrics.add_source(signals.EXPORTER_ERRORS.name, errors)
-        self.metrics.add_source(signals.TASKS_STUCK.name, lambda: [((), sum(engine.stuck().values()))])
 
 
 def _choose_backend(path: str | os.PathLike[str] | None, backend: Backend | None) -> Backend:

@@ -9,7 +9,7 @@ Errors: `BackendUnavailableError` when it cannot be reached or does not answer (
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -157,3 +157,10 @@ class Backend(Protocol):
 
     async def put_setting(self, key: str, value: str | None) -> None:
         """Write one setting, or delete it (`None`). A key has 1 to 255 characters."""
+
+    async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
+        """Write or delete (`None`) several settings at once, if those in `expected` still have these values.
+
+        A value of `None` in `expected` is that of a setting which is not there. Returns `False`, and changes nothing,
+        when one of them differs. Of simultaneous swaps that exclude each other one succeeds.
+        """

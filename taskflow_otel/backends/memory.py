@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
@@ -197,6 +197,14 @@ class MemoryBackend:
             self._settings.pop(key, None)
         else:
             self._settings[key] = value
+
+    async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
+        """Write several settings if the expected ones are as expected."""
+        if any(self._settings.get(key) != value for key, value in expected.items()):
+            return False
+        for key, value in changes.items():
+            await self.put_setting(key, value)
+        return True
 
     def _apply(self, change: Change) -> Applied:
         match change:

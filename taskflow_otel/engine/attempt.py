@@ -52,6 +52,7 @@ class AttemptRunner:
         *,
         decode: Callable[[LiveTask], tuple[tuple[Any, ...], dict[str, Any]]],
         make_context: Callable[[LiveTask], TaskContext],
+        on_entered: Callable[[LiveTask], None],
         on_released: Callable[[LiveTask], None],
         on_waiting: Callable[[LiveTask, float], None],
         on_asked: Callable[[LiveTask], None],
@@ -65,6 +66,7 @@ class AttemptRunner:
         self._timers = timers
         self._decode = decode
         self._make_context = make_context
+        self._on_entered = on_entered
         self._on_released = on_released
         self._on_waiting = on_waiting
         self._on_asked = on_asked
@@ -85,6 +87,7 @@ class AttemptRunner:
                 logger.warning("the start of %s could not be committed (%s); trying again", task.id, exc)
                 wait = _START_RETRY
                 return
+            self._on_entered(task)
             wait = await self._attempt(task, executor)
         except StaleTokenError as exc:
             logger.warning("%s", exc)

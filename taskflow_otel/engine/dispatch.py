@@ -13,6 +13,8 @@ from taskflow_otel.engine.queues import Queue, Queues
 
 _SLICE = 200
 """Attempts started in one callback of the event loop before others get their turn."""
+_MAX_STARTING = 1_000
+"""Attempts whose start may be waiting for its commit: more would only wait longer, and could be overtaken no more."""
 
 
 class Slots:
@@ -45,6 +47,7 @@ class Dispatcher:
         self._open = False
         self._pumping = False
         self._pump_due = False
+        self._starting: set[LiveTask] = set()
         self.slots = {name: Slots(executor.capacity) for name, executor in executors.items()}
 
     def open(self) -> None:
@@ -78,8 +81,16 @@ class Dispatcher:
         """Take a ready task out of the line."""
         self._queues.of(task).withdraw(task)
 
+    def entered(self, task: LiveTask) -> None:
+        """The start of an attempt is committed."""
+        saturated = len(self._starting) >= _MAX_STARTING
+        self._starting.discard(task)
+        if saturated:
+            self.pump()
+
     def release(self, task: LiveTask) -> None:
         """Give the slot of an ended attempt back."""
+        self._starting.discard(task)
         self._queues.of(task).running -= 1
         self.slots[task.record.executor].used -= 1
         self.pump()
@@ -112,7 +123,7 @@ class Dispatcher:
         self.pump()
 
     def _start_one(self, queue: Queue) -> bool:
-        if not queue.has_room:
+        if not queue.has_room or len(self._starting) >= _MAX_STARTING:
             return False
         best: tuple[int, int, LiveTask] | None = None
         for name, slots in self.slots.items():
@@ -126,5 +137,6 @@ class Dispatcher:
         queue.running += 1
         self.slots[task.record.executor].used += 1
         queue.leave_place(task)
+        self._starting.add(task)
         self._start(task)
         return True

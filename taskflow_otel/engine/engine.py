@@ -22,15 +22,18 @@ from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.drain import Drain
 from taskflow_otel.engine.enqueue import NO_OPTIONS, EnqueueOptions
 from taskflow_otel.engine.executors import AsyncExecutor, Executor, ThreadExecutor
+from taskflow_otel.engine.firing import NoMeter, ScheduleMeter
 from taskflow_otel.engine.identity import process_started
 from taskflow_otel.engine.intake import Created, Intake
 from taskflow_otel.engine.ledger import Ledger, Observe
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase, TaskStore
+from taskflow_otel.engine.queue_settings import Field, QueueSettings
 from taskflow_otel.engine.queues import Queues, QueueStats
 from taskflow_otel.engine.recovery import Heartbeat, Rescuer, make_instance
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.engine.rescue import Rescue
+from taskflow_otel.engine.schedules import Schedules
 from taskflow_otel.engine.service import Service
 from taskflow_otel.engine.settings import EngineSettings
 from taskflow_otel.engine.timers import Timers
@@ -38,7 +41,6 @@ from taskflow_otel.engine.upkeep import Cleaner, FleetWatch, RemoteCancels, dele
 from taskflow_otel.engine.voice import Voice
 from taskflow_otel.errors import BackendError, NotStartedError, TaskflowError, TaskStateError
 from taskflow_otel.model.cipher import PayloadCipher
-from taskflow_otel.model.options import QueueConfig
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 
@@ -67,6 +69,7 @@ class Engine:
         cipher: PayloadCipher | None = None,
         extra_executors: Mapping[str, Executor] | None = None,
         observe: Observe = lambda *_: None,
+        schedule_meter: ScheduleMeter | None = None,
         fleet_watched: Callable[[], bool] = lambda: False,
         tell_fleet: Callable[[TaskRecord], None] = lambda _: None,
     ) -> None:
@@ -141,6 +144,7 @@ class Engine:
             self._timers,
             decode=self._decode,
             make_context=self._voice.context_of,
+            on_entered=self._dispatcher.entered,
             on_released=self._dispatcher.release,
             on_waiting=self._wait_or_leave,
             on_asked=self._control.watch,
@@ -165,8 +169,30 @@ class Engine:
             registry.names,
             rescue.recover,
         )
+        self.schedules = Schedules(
+            backend,
+            self._intake,
+            registry,
+            self._tasks,
+            self._timers,
+            self._clock,
+            settings.heartbeat_interval,
+            lambda: self._instance,
+            schedule_meter or NoMeter(),
+            patience=settings.commit_timeout,
+        )
+        """Recurring schedules and planned runs."""
+        self._queue_settings = QueueSettings(
+            backend,
+            self._clock,
+            settings.heartbeat_interval,
+            self._queues,
+            lambda: self._state == "running",
+            self._dispatcher.pump,
+        )
         self._services: list[Service] = [
             self._heartbeat,
+            self._queue_settings,
             self._rescuer,
             RemoteCancels(
                 backend, self._clock, settings.heartbeat_interval, lambda: self.instance_id, self._cancel_for_another
@@ -204,6 +230,14 @@ class Engine:
         counts = Counter(self._control.stuck.values())
         return {name: counts[name] for name in self._executors}
 
+    def add_service(self, service: Service) -> None:
+        """Have a further service started and stopped with the engine."""
+        self._services.append(service)
+
+    def unpublished(self) -> dict[str, int]:
+        """The tasks of which more may be in the ledger than has been told of; see `LiveTasks.unpublished`."""
+        return self._tasks.unpublished()
+
     async def start(self) -> None:
         """Open the backend, register this instance, take over what dead ones left, and start running tasks.
 
@@ -223,6 +257,7 @@ class Engine:
             self._ledger.start()
             self._renew_instance()
             await self._heartbeat.tick()
+            await self._queue_settings.tick()
             for executor in self._executors.values():
                 await executor.start()
             for service in self._services:
@@ -233,6 +268,8 @@ class Engine:
             raise
         self._state = "running"
         self._dispatcher.open()
+        await self.schedules.start()
+        self._own(self.schedules.tick())
         # Not awaited: the application need not wait for what others left behind.
         self._own(self._rescuer.tick())
 
@@ -241,7 +278,8 @@ class Engine:
         if self._state != "running":
             return
         self._state = "draining"
-        # Whatever dead instances have left is for those who stay.
+        # Whatever dead instances have left, and whatever is due from now on, is for those who stay.
+        await self.schedules.stop()
         await self._rescuer.stop()
         await self._drain.run()
         await self._stop_parts(self._settings.cancel_grace)
@@ -369,23 +407,24 @@ class Engine:
         concurrency: int | EllipsisType | None = ...,
         max_size: int | EllipsisType | None = ...,
     ) -> None:
-        """Change the limits of a queue while it runs; `...` leaves one as it is, `None` lifts it."""
-        queue = self._queues.get(name)
-        checked = QueueConfig(
-            concurrency=queue.concurrency if isinstance(concurrency, EllipsisType) else concurrency,
-            max_size=queue.max_size if isinstance(max_size, EllipsisType) else max_size,
-        )
-        queue.concurrency, queue.max_size = checked.concurrency, checked.max_size
-        self._dispatcher.pump()
+        """Change the limits of a queue on all instances and for good: `...` leaves one as it is, `None` lifts it.
+
+        Raises `UnknownQueueError`, `ConfigurationError`, and `BackendError` when the change could not be stored.
+        """
+        fields: dict[Field, int | None] = {}
+        if not isinstance(concurrency, EllipsisType):
+            fields["concurrency"] = concurrency
+        if not isinstance(max_size, EllipsisType):
+            fields["max_size"] = max_size
+        await self._queue_settings.change(name, fields)
 
     async def pause_queue(self, name: str) -> None:
-        """Start no further task of a queue; what runs goes on."""
-        self._queues.get(name).paused = True
+        """Start no further task of a queue, on all instances and after a restart too; what runs goes on."""
+        await self._queue_settings.change(name, {"paused": True})
 
     async def resume_queue(self, name: str) -> None:
         """Start the tasks of a queue again."""
-        self._queues.get(name).paused = False
-        self._dispatcher.pump()
+        await self._queue_settings.change(name, {"paused": False})
 
     def queue_names(self) -> list[str]:
         """The queues that tasks may name."""
@@ -487,6 +526,7 @@ class Engine:
         if not await self._ledger.close(timeout):
             logger.error("the backend did not take the last changes within %g s", timeout)
         await gather_all([executor.close(timeout) for executor in self._executors.values()])
+        await gather_all([asyncio.wait_for(service.finish(), timeout) for service in self._services])
         try:
             await asyncio.wait_for(self._heartbeat.leave(), timeout)
         except (BackendError, TimeoutError) as exc:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from taskflow_otel.backends.base import Change, Insert, Outcome, Update
 from taskflow_otel.engine.attempt import SHUTDOWN
 from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.dispatch import Dispatcher
-from taskflow_otel.engine.enqueue import NO_OPTIONS, EnqueueOptions
+from taskflow_otel.engine.enqueue import NO_OPTIONS, EnqueueOptions, checked_key, checked_moment, checked_tags
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
 from taskflow_otel.engine.process_wire import pack_call
-from taskflow_otel.engine.queues import Queues
+from taskflow_otel.engine.queues import Queue, Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry, refuse_ambiguous
 from taskflow_otel.engine.timers import Timers
 from taskflow_otel.errors import (
     BackendError,
     ConfigurationError,
+    PersistenceError,
     QueueFullError,
     StaleTokenError,
     TaskArgumentError,
@@ -33,7 +34,6 @@ from taskflow_otel.model.options import checked_priority, seconds
 from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 
-_MAX_KEY = 255
 _SLICE = 200
 """Tasks handled in one callback of the event loop before others get their turn."""
 
@@ -43,6 +43,14 @@ class Created(NamedTuple):
 
     task_id: str
     task: LiveTask | None
+
+
+class Claimed(NamedTuple):
+    """The result of `Intake.claim`: the record as it is now, and whether it is new; if not, who was first."""
+
+    record: TaskRecord
+    new: bool
+    first: str | None
 
 
 class Intake:
@@ -128,6 +136,70 @@ class Intake:
         record.retry_of = original.task_id
         durable = persisted or record.idempotency_key is not None
         return self._admit(LiveTask(record, definition, None, None, contextvars.copy_context(), durable=durable))
+
+    async def claim(
+        self,
+        definition: TaskDefinition,
+        payload: str,
+        options: EnqueueOptions,
+        *,
+        once: str | None,
+        source: str = "scheduled",
+        task_id: str | None = None,
+        blocked_by: str | None = None,
+    ) -> Claimed:
+        """Make a task from stored arguments, unless the name `once` has been used: commit it, then let it start.
+
+        It is kept like a persisted task wherever the backend keeps anything, and shown only once it is known to be the
+        first of its name. The commit waits for the backend for as long as it takes. With `blocked_by`, the id of a
+        task, it is stored as `REJECTED` (`overlap`). Raises `QueueFullError`, `UnknownQueueError`, and `BackendError`
+        when the backend refuses the task for good.
+        """
+        record = self._record(definition, options, persisted=self._durable, payload=payload, source=source)
+        task = LiveTask(record, definition, None, None, None, durable=True)
+        queue = self._queues.get(record.queue)
+        if blocked_by is None:
+            self._take_place(queue, task, enforce=True)
+        # Not before: what a full queue refuses is a task of its own in the history.
+        record.task_id = task_id or record.task_id
+        self._lifecycle.begin(record)
+        if blocked_by is not None:
+            self._lifecycle.refuse(record, "overlap", duplicate_of=blocked_by)
+        try:
+            applied = await self._ledger.commit(Insert(record, once), timeout=float("inf"))
+        except BaseException:
+            queue.leave_place(task)
+            raise
+        # Declared dead meanwhile, this process leaves it to whoever takes over the tasks of its former self.
+        mine = record.instance == self._instance_id()
+        if applied.outcome is not Outcome.APPLIED or not mine:
+            queue.leave_place(task)
+            return Claimed(record, applied.outcome is Outcome.APPLIED, applied.duplicate_of)
+        task.stored = True
+        if record.idempotency_key is not None:
+            self._tasks.hold_key(record.idempotency_key, record.task_id)
+        self._lifecycle.announce(record)
+        if blocked_by is not None:
+            task.durable = False
+            self._lifecycle.show_refused(task)
+        else:
+            self._tasks.add(task)
+            self._lifecycle.enqueued(task)
+            self.release([task])
+        return Claimed(record, True, None)
+
+    def encode(self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """The payload of arguments that are to be stored, ciphertext where encryption is on.
+
+        Raises `TaskArgumentError`, and `PersistenceError` for an undecorated function.
+        """
+        if definition.codec is None:
+            raise PersistenceError(
+                f"{definition.name} cannot be scheduled: only a declared task can be found again when it is due. "
+                "Decorate it with @task_manager.task()."
+            )
+        payload = definition.codec.encode(args, kwargs)
+        return payload if self._cipher is None else self._cipher.encrypt(payload)
 
     async def commit(self, tasks: Sequence[LiveTask]) -> None:
         """Make new tasks known: durable ones are committed first.
@@ -265,9 +337,9 @@ class Intake:
             status=TaskStatus.PENDING,
             created_at=now,
             run_at=run_at,
-            reason=None if run_at is None else "delayed",
-            tags=_checked_tags(options.tags),
-            idempotency_key=_checked_key(options.idempotency_key),
+            reason=None if run_at is None or run_at <= now else "delayed",
+            tags=checked_tags(options.tags),
+            idempotency_key=checked_key(options.idempotency_key),
             source=source,
             priority=DEFAULT_PRIORITY if priority is None else checked_priority(priority),
             executor=config.executor,
@@ -284,33 +356,26 @@ class Intake:
         if options.delay is not None:
             wait = seconds("delay", options.delay)
             return now + timedelta(seconds=wait) if wait > 0 else None
-        if options.run_at is None:
-            return None
-        if not isinstance(options.run_at, datetime):
-            raise ConfigurationError(f"run_at must be an aware datetime, not {options.run_at!r}")
-        if options.run_at.tzinfo is None:
-            raise ConfigurationError(
-                f"run_at={options.run_at!r} has no time zone, so it could mean any of 38 moments. "
-                "Use an aware datetime: datetime.now(UTC) + timedelta(...)"
-            )
-        return options.run_at.astimezone(UTC)
+        return None if options.run_at is None else checked_moment("run_at", options.run_at)
 
     def _admit(self, task: LiveTask) -> Created:
         record = task.record
         key = record.idempotency_key
         if key is not None and (holder := self._tasks.holder_of(key)) is not None:
             return Created(holder, None)
-        queue = self._queues.get(record.queue)
-        try:
-            queue.take_place(task, enforce=record.run_at is None)
-        except QueueFullError:
-            self._lifecycle.created(record)
-            task.durable = False
-            self._on_loop(self._lifecycle.rejected, task, "queue_full")
-            raise
+        self._take_place(self._queues.get(record.queue), task, enforce=record.run_at is None)
         self._lifecycle.created(record)
         self._tasks.add(task)
         return Created(record.task_id, task)
+
+    def _take_place(self, queue: Queue, task: LiveTask, *, enforce: bool) -> None:
+        try:
+            queue.take_place(task, enforce=enforce)
+        except QueueFullError:
+            self._lifecycle.created(task.record)
+            task.durable = False
+            self._on_loop(self._lifecycle.rejected, task, "queue_full")
+            raise
 
     def _duplicate(self, task: LiveTask, holder: str | None) -> None:
         self._queues.of(task).leave_place(task)
@@ -323,19 +388,3 @@ class Intake:
             if task.phase is Phase.HELD and not task.committed:
                 self._queues.of(task).leave_place(task)
                 self._lifecycle.rejected(task, "commit_failed", history=False)
-
-
-def _checked_tags(tags: object) -> dict[str, str]:
-    if not tags:
-        return {}
-    if not isinstance(tags, Mapping):
-        raise ConfigurationError(f"tags must be a mapping of names to values, not {type(tags).__name__}")
-    return {str(name): str(value) for name, value in tags.items()}
-
-
-def _checked_key(key: object) -> str | None:
-    if key is None:
-        return None
-    if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY:
-        raise ConfigurationError(f"idempotency_key must be a text of 1 to {_MAX_KEY} characters, not {key!r:.80}")
-    return key

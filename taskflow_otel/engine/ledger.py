@@ -11,16 +11,18 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, Update
-from taskflow_otel.engine.clock import Clock
+from taskflow_otel.engine.clock import Clock, TimerHandle
 from taskflow_otel.engine.live import LiveTask, Phase
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.record import LogEntry
 
 logger = logging.getLogger("taskflow_otel.ledger")
 
-_MAX_BATCH = 1_000
+_MAX_BATCH = 500
+"""Changes in one transaction: more would keep the event loop for too long while they are turned into rows."""
 _MAX_NOTES = 50_000
 """Finished tasks whose history may wait for a backend that is down; beyond it the oldest are dropped and counted."""
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 1.0
@@ -93,18 +95,23 @@ class Ledger:
         """Return once all changes are durable; see `commit`. After an error, some of them may be."""
         loop = asyncio.get_running_loop()
         limit = self._commit_timeout if timeout is None else timeout
-        entries = [_Commit(change, loop.create_future()) for change in changes]
-        self._commits += entries
-        self._wake.set()
-        handle = None if limit == float("inf") else self._clock.call_later(limit, lambda: self._give_up(entries))
+        entries: list[_Commit] = []
+        handle: TimerHandle | None = None
         try:
-            if len(entries) == 1:
-                return [await entries[0].future]
-            return await asyncio.gather(*(entry.future for entry in entries))
+            for start in range(0, len(changes), _MAX_BATCH):
+                if start:
+                    await asyncio.sleep(0)
+                added = [_Commit(change, loop.create_future()) for change in changes[start : start + _MAX_BATCH]]
+                entries += added
+                self._commits += added
+                self._wake.set()
+            if limit != float("inf"):
+                handle = self._clock.call_later(limit, lambda: self._give_up(entries))
+            return [await entry.future for entry in entries]
         except BaseException:
             self._give_up(entries)
             for entry in entries:
-                if entry.future.done() and entry.future.exception() is None:
+                if not entry.future.cancelled() and entry.future.exception() is None:
                     self._late(entry.change, entry.future.result())
             raise
         finally:
@@ -218,6 +225,8 @@ class Ledger:
             self._writing = False
             if written:
                 backoff = _FIRST_BACKOFF
+                # A backend in memory gives nobody else a turn.
+                await asyncio.sleep(0)
             else:
                 if self._closing:
                     return
@@ -232,10 +241,11 @@ class Ledger:
         barriers: list[asyncio.Future[None]] = []
         if self._flush_asked:
             self._flush_asked = False
-            notes, self._notes = [task for task in self._notes.values() if _may_note(task)], {}
+            noted = [self._notes.pop(task_id) for task_id in list(islice(self._notes, _MAX_BATCH))]
+            notes = [task for task in noted if _may_note(task)]
             logs = [AppendLogs(task_id, tuple(entries)) for task_id, entries in self._logs.items()]
             self._logs, self._log_count = {}, 0
-            if not self._commits:
+            if not (self._commits or self._notes):
                 barriers, self._barriers = self._barriers, []
             else:
                 self._flush_asked = True

@@ -32,8 +32,16 @@ class Lifecycle:
 
     def created(self, record: TaskRecord) -> None:
         """Write the first line of a new record's timeline and let the exporters give it a trace context."""
+        self.begin(record)
+        self.announce(record)
+
+    def begin(self, record: TaskRecord) -> None:
+        """Write the first line of a new record's timeline."""
         record.status = next_status(None, Transition.ENQUEUED)
         record.timeline.append(TimelineEntry(Transition.ENQUEUED, record.created_at, 0, record.instance, record.reason))
+
+    def announce(self, record: TaskRecord) -> None:
+        """Let the exporters give a new record a trace context."""
         self._bus.created(record)
 
     def enqueued(self, task: LiveTask) -> None:
@@ -45,13 +53,20 @@ class Lifecycle:
 
     def rejected(self, task: LiveTask, reason: str, *, duplicate_of: str | None = None, history: bool = True) -> None:
         """End a task that never came to be: refused by a full queue, the ledger, or as a duplicate."""
-        record = task.record
+        self.refuse(task.record, reason, duplicate_of=duplicate_of)
+        if history:
+            self._ledger.note(task)
+        self.show_refused(task)
+
+    def refuse(self, record: TaskRecord, reason: str, *, duplicate_of: str | None = None) -> None:
+        """Make a record that of a task which never came to be, and tell nobody yet."""
         record.timeline.clear()
         record.duplicate_of = duplicate_of
         self._advance(record, Transition.REJECTED, self._clock.now(), reason=reason, before=None)
-        if history:
-            self._ledger.note(task)
-        self._publish(record, Transition.REJECTED, None)
+
+    def show_refused(self, task: LiveTask) -> None:
+        """Tell the world of a task that was refused."""
+        self._publish(task.record, Transition.REJECTED, None)
         self._end(task)
 
     async def move(

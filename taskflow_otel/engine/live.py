@@ -37,6 +37,9 @@ class Phase(Enum):
     """Finished, or taken over by another instance."""
 
 
+_BEFORE_COMMIT = frozenset({Phase.HELD, Phase.STARTING, Phase.ENDING})
+
+
 class LiveTask:
     """One task in this process, with everything that is not data: function, arguments, context, timers, waiters."""
 
@@ -166,6 +169,17 @@ class LiveTasks:
         """The record of a live or recently finished task of this process."""
         task = self._live.get(task_id)
         return task.record if task is not None else self._finished.get(task_id)
+
+    def unpublished(self) -> dict[str, int]:
+        """How many lines of its timeline have been told of, for each durable task that may have another by now.
+
+        Of all others every line has been told of that is older than this moment.
+        """
+        return {
+            task_id: len(task.record.timeline) if task.committed else 0
+            for task_id, task in list(self._live.items())
+            if task.durable and task.phase in _BEFORE_COMMIT
+        }
 
     def __iter__(self) -> Iterator[LiveTask]:
         return iter(list(self._live.values()))

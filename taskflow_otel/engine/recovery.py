@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.clock import Clock
@@ -17,6 +18,8 @@ from taskflow_otel.model.record import TaskRecord
 logger = logging.getLogger("taskflow_otel.recovery")
 
 _BATCH = 100
+_MEMORY = timedelta(hours=1)
+"""How long an instance that was declared dead stays known, so that it is told if it was only paused or cut off."""
 
 Recover = Callable[[Sequence[tuple[TaskRecord, datetime]]], Awaitable[None]]
 """Decides what becomes of tasks taken over; the moment is the last heartbeat of the dead owner."""
@@ -47,7 +50,8 @@ class Heartbeat(Service):
         interval: float,
         on_buried: Callable[[], Awaitable[None]],
     ) -> None:
-        super().__init__("heartbeat", interval, clock)
+        # A backend that is back must hear of this instance before the others can take it for dead.
+        super().__init__("heartbeat", interval, clock, longest_backoff=interval)
         self._backend = backend
         self._clock = clock
         self._on_buried = on_buried
@@ -69,7 +73,8 @@ class Rescuer(Service):
 
     An instance is dead at once when this host can see that its process is gone; otherwise when its heartbeat has
     not changed for its whole lease, measured on this process's monotonic clock, so that differing wall clocks
-    of hosts cannot declare a living instance dead.
+    of hosts cannot declare a living instance dead. Only time in which this process could look counts: after a
+    backend's absence, or a pause of its own, everyone has a whole lease to give a sign of life.
     """
 
     def __init__(
@@ -88,22 +93,37 @@ class Rescuer(Service):
         self._names = names
         self._recover = recover
         self._seen: dict[str, tuple[datetime, float]] = {}
+        self._looked_at = float("-inf")
+        self._unanswered = False
         self._reported: set[str] = set()
+        self._one_at_a_time = asyncio.Lock()
 
     async def tick(self) -> None:
         """Bury who is dead, take over what they left."""
+        async with self._one_at_a_time:
+            await self._look()
+
+    async def _look(self) -> None:
         own = self._own()
         gone: dict[str, Instance] = {}
         known = await self._backend.instances()
-        self._seen = {one.instance_id: self._seen[one.instance_id] for one in known if one.instance_id in self._seen}
+        now = self._clock.monotonic()
+        watched = now - self._looked_at < own.lease_seconds / 2
+        self._looked_at = now
+        self._seen = {
+            i.instance_id: self._seen[i.instance_id] for i in known if watched and i.instance_id in self._seen
+        }
         for instance in known:
             if instance.instance_id == own.instance_id:
                 continue
             if instance.state == "alive" and not await self._declare_dead(instance, own):
                 continue
             gone[instance.instance_id] = instance
-        if gone:
+        if gone or self._unanswered:
+            # What was taken over without an answer is this instance's already, and only it can ask for it again.
+            self._unanswered = True
             await self._take_over(gone, own)
+            self._unanswered = False
 
     async def _declare_dead(self, instance: Instance, own: Instance) -> bool:
         if instance.host == own.host and process_gone(instance.pid, instance.process_started):
@@ -142,12 +162,22 @@ class Rescuer(Service):
                     count,
                     name,
                 )
-        await self._backend.forget_instances(list(gone))
+        await self._backend.forget_instances(
+            [instance.instance_id for instance in gone.values() if self._over(instance, own)]
+        )
+
+    def _over(self, instance: Instance, own: Instance) -> bool:
+        """Whether nothing can be heard any more of an instance that was declared dead."""
+        if instance.state == "stopped" or self._clock.now() - instance.heartbeat_at > _MEMORY:
+            return True
+        return instance.host == own.host and process_gone(instance.pid, instance.process_started)
 
 
 def _last_heartbeat(record: TaskRecord, gone: dict[str, Instance]) -> datetime:
     # The record names its new owner already; its last timeline entry names the instance that wrote it.
     previous = record.timeline[-1].instance if record.timeline else ""
     found = gone.get(previous)
+    if found is None and not gone:
+        return record.timeline[-1].timestamp
     beat = found.heartbeat_at if found else max(instance.heartbeat_at for instance in gone.values())
     return max(beat, record.start_time) if record.start_time else beat

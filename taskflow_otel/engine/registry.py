@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 from taskflow_otel.engine.enqueue import ADD_TASK_OPTIONS, EnqueueOptions
@@ -55,12 +56,19 @@ def describe(func: Callable[..., Any]) -> str:
     return f"{getattr(func, '__module__', '?')}.{getattr(func, '__qualname__', type(func).__name__)}"
 
 
+def _identity(func: Callable[..., Any]) -> Hashable:
+    """What tells one function from another; a bound method is a new object each time it is looked up."""
+    if isinstance(func, MethodType):
+        return id(func.__self__), id(func.__func__)
+    return id(func)
+
+
 class TaskRegistry:
     """Task definitions by name, and by the function that users hold in their hands."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, TaskDefinition] = {}
-        self._by_func: dict[int, TaskDefinition] = {}
+        self._by_func: dict[Hashable, TaskDefinition] = {}
         self._on_added: list[Callable[[TaskDefinition], None]] = []
 
     def on_added(self, listener: Callable[[TaskDefinition], None]) -> None:
@@ -81,7 +89,7 @@ class TaskRegistry:
             raise DuplicateTaskNameError(config.name, describe(taken.func), describe(func))
         definition = TaskDefinition(config, func, Codec(func))
         self._by_name[config.name] = definition
-        self._by_func.setdefault(id(func), definition)
+        self._by_func.setdefault(_identity(func), definition)
         for listener in self._on_added:
             listener(definition)
         return definition
@@ -101,9 +109,13 @@ class TaskRegistry:
         """All registered definitions."""
         return list(self._by_name.values())
 
+    def find(self, func: Callable[..., Any]) -> TaskDefinition | None:
+        """The definition of a decorated function."""
+        return self._by_func.get(_identity(func))
+
     def resolve(self, func: Callable[..., Any]) -> TaskDefinition:
         """The definition of a decorated function, else one made for this call with default options."""
-        found = self._by_func.get(id(func))
+        found = self.find(func)
         if found is not None:
             return found
         if not callable(func):
@@ -139,6 +151,19 @@ class TaskRegistry:
             raise ConfigurationError(
                 f"{describe(func)} has a parameter {taken[0]!r}, which add_task takes for itself. Rename the parameter."
             )
+
+
+def require_no_arguments(func: Callable[..., Any]) -> None:
+    """Raise `ConfigurationError` for a function that cannot be called without arguments, as a schedule does."""
+    try:
+        inspect.signature(func).bind()
+    except TypeError as exc:
+        raise ConfigurationError(
+            f"{describe(func)} cannot be scheduled: a schedule calls it without arguments ({exc}). "
+            "Give its parameters defaults, or schedule a function that calls it."
+        ) from None
+    except ValueError:  # some functions written in C do not tell
+        return
 
 
 def refuse_ambiguous(func: Callable[..., Any], options: EnqueueOptions) -> None:

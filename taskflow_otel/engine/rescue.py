@@ -13,7 +13,7 @@ from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
-from taskflow_otel.errors import UnknownTaskError
+from taskflow_otel.errors import StaleTokenError, UnknownTaskError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 
@@ -63,14 +63,18 @@ class Rescue:
         self._tasks.add(task)
         if record.idempotency_key is not None:
             self._tasks.hold_key(record.idempotency_key, record.task_id)
-        if record.status is TaskStatus.RUNNING:
-            await self._was_running(task, last_heartbeat)
-        elif record.cancel_requested:
-            await self._lifecycle.move(task, Transition.CANCELLED, reason="cancelled")
-        elif not record.persisted:
-            await self._lifecycle.move(task, Transition.CANCELLED, reason=PROCESS_DIED)
-        else:
-            await self._lifecycle.move(task, Transition.RECOVERED, reason="takeover")
+        try:
+            if record.status is TaskStatus.RUNNING:
+                await self._was_running(task, last_heartbeat)
+            elif record.cancel_requested:
+                await self._lifecycle.move(task, Transition.CANCELLED, reason="cancelled")
+            elif not record.persisted:
+                await self._lifecycle.move(task, Transition.CANCELLED, reason=PROCESS_DIED)
+            else:
+                await self._lifecycle.move(task, Transition.RECOVERED, reason="takeover")
+        except StaleTokenError:
+            # While this was being decided, this instance has itself been taken for dead.
+            self._lifecycle.refused(task)
         return task
 
     async def _was_running(self, task: LiveTask, last_heartbeat: datetime) -> None:

@@ -17,13 +17,17 @@ _LONGEST_BACKOFF = 30.0
 class Service(ABC):
     """Does `tick` every `interval` seconds in a task that it owns.
 
-    A failing tick is logged at its first failure, counted in `failures`, and tried again with backoff.
+    A failing tick is logged at its first failure, counted in `failures`, and tried again with backoff, up to
+    `longest_backoff` seconds.
     """
 
-    def __init__(self, name: str, interval: float, clock: Clock) -> None:
+    def __init__(
+        self, name: str, interval: float, clock: Clock, *, longest_backoff: float = _LONGEST_BACKOFF
+    ) -> None:
         self.name = name
         self.failures = 0
         self._interval = interval
+        self._longest_backoff = max(interval, longest_backoff)
         self._clock = clock
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -42,10 +46,13 @@ class Service(ABC):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
+    async def finish(self) -> None:
+        """Do what is left at a shutdown, once nothing runs any more and every outcome is written."""
+
     async def _rounds(self) -> None:
         failing = 0
         while True:
-            await self._clock.sleep(min(self._interval * 2 ** min(failing, 10), max(self._interval, _LONGEST_BACKOFF)))
+            await self._clock.sleep(min(self._interval * 2 ** min(failing, 10), self._longest_backoff))
             try:
                 await self.tick()
             except Exception as exc:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from taskflow_otel.exporters.signals import METRICS_BY_NAME, MetricSpec
+from taskflow_otel.exporters.signals import (
+    LAST_SUCCESS,
+    METRICS_BY_NAME,
+    SCHEDULE_LAST_FIRE,
+    MetricSpec,
+    MetricType,
+)
 from taskflow_otel.model.trace import SpanRef
 
 LabelValues = tuple[str, ...]
@@ -65,6 +71,9 @@ class Histogram:
 
 
 Value = float | Histogram
+_LASTING_TYPES = frozenset({MetricType.COUNTER, MetricType.HISTOGRAM})
+_MOMENTS = frozenset({LAST_SUCCESS.name, SCHEDULE_LAST_FIRE.name})
+_FREE_LABELS = frozenset({"task", "queue", "error_type", "schedule", "exporter"})
 Snapshot = dict[str, dict[LabelValues, Value]]
 """Metric name → label values → value."""
 
@@ -103,19 +112,93 @@ def _combine(spec: MetricSpec, one: float, other: float) -> float:
     return max(one, other) if spec.merge == "max" else one + other
 
 
-def to_json(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot as JSON data, to be stored where other processes find it. Exemplars stay with their process."""
+def subtract(snapshot: Snapshot, base: Snapshot) -> Snapshot:
+    """What was counted since `base`, exemplars kept: counters and histograms without it, gauges as they are."""
+    return {name: _since(name, children, base.get(name, {})) for name, children in snapshot.items()}
+
+
+def _since(
+    name: str, children: dict[LabelValues, Value], base: Mapping[LabelValues, Value]
+) -> dict[LabelValues, Value]:
+    spec = METRICS_BY_NAME.get(name)
+    if not base or spec is None or spec.type not in _LASTING_TYPES:
+        return children
+    rest: dict[LabelValues, Value] = {}
+    for labels, value in children.items():
+        old = base.get(labels)
+        if isinstance(value, Histogram):
+            rest[labels] = value if not isinstance(old, Histogram) else _without(value, old)
+        else:
+            rest[labels] = value if old is None or isinstance(old, Histogram) else max(0.0, value - old)
+    return rest
+
+
+def _without(histogram: Histogram, old: Histogram) -> Histogram:
+    rest = histogram.copy()
+    earlier = Histogram(histogram.bounds)
+    earlier.add(old)
+    rest.counts = [max(0, count - known) for count, known in zip(histogram.counts, earlier.counts, strict=True)]
+    rest.sum = max(0.0, histogram.sum - old.sum)
+    return rest
+
+
+def lasting(snapshot: Snapshot) -> Snapshot:
+    """What outlives its process: counters, histograms and moments of the past; not what was so at the time."""
     return {
-        name: [
-            [
-                list(labels),
-                {"bounds": list(value.bounds), "counts": value.counts, "sum": value.sum}
-                if isinstance(value, Histogram)
-                else value,
-            ]
-            for labels, value in children.items()
-        ]
+        name: children
         for name, children in snapshot.items()
+        if (spec := METRICS_BY_NAME.get(name)) is not None and (spec.type in _LASTING_TYPES or name in _MOMENTS)
+    }
+
+
+def capped(snapshot: Snapshot, cap: int, other: str) -> Snapshot:
+    """The same counts with at most `cap` values of each label that users fill; the rest is counted under `other`."""
+    return {name: _few(name, children, cap, other) for name, children in snapshot.items()}
+
+
+def _few(name: str, children: Mapping[LabelValues, Value], cap: int, other: str) -> dict[LabelValues, Value]:
+    spec = METRICS_BY_NAME.get(name)
+    free = [index for index, label in enumerate(spec.labels) if label in _FREE_LABELS] if spec is not None else []
+    seen: dict[int, set[str]] = {index: set() for index in free}
+    kept: set[LabelValues] = set()
+    result: dict[LabelValues, Value] = {}
+    for given, value in children.items():
+        labels = list(given)
+        for index in free:
+            if labels[index] not in seen[index] and len(seen[index]) >= cap:
+                labels[index] = other
+        if (group := tuple([labels[index] for index in free])) not in kept and len(kept) >= 5 * cap:
+            # Few values of several labels can still make many children.
+            for index in free:
+                labels[index] = other
+        kept.add(group)
+        for index in free:
+            seen[index].add(labels[index])
+        key = tuple(labels)
+        present = result.get(key)
+        result[key] = value if present is None else merge([{name: {key: present}}, {name: {key: value}}])[name][key]
+    return result
+
+
+def to_json(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as JSON data, to be stored where other processes find it: without exemplars, which stay with their
+    process, and without what is zero.
+    """
+    return {
+        name: written
+        for name, children in snapshot.items()
+        if (
+            written := [
+                [
+                    list(labels),
+                    {"bounds": list(value.bounds), "counts": value.counts, "sum": value.sum}
+                    if isinstance(value, Histogram)
+                    else value,
+                ]
+                for labels, value in children.items()
+                if (any(value.counts) if isinstance(value, Histogram) else value)
+            ]
+        )
     }
 
 

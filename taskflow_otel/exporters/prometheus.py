@@ -27,6 +27,7 @@ OTHER = "_other"
 DEFAULT_MAX_LABEL_VALUES = 200
 
 Samples = Iterable[tuple[LabelValues, float]]
+_View = tuple[tuple[Snapshot, ...], Snapshot | None]
 SOURCES = ("manual", "scheduled", "retry")
 ATTEMPT_OUTCOMES = ("success", "failed", "cancelled", "interrupted")
 FINISH_OUTCOMES = (*ATTEMPT_OUTCOMES, "rejected")
@@ -110,10 +111,10 @@ class PrometheusExporter(Exporter):
         self._counts: dict[str, dict[LabelValues, float]] = {}
         self._observed: dict[str, dict[LabelValues, Histogram]] = {}
         self._sources: dict[str, list[Callable[[], Samples]]] = {}
-        self._peers: tuple[Snapshot, ...] = ()
+        self._view: _View = ((), None)
         self._source_failures = Complaints()
         self._render_lock = threading.Lock()
-        self._rendered: dict[MetricsFormat, tuple[float, bytes]] = {}
+        self._rendered: dict[MetricsFormat, tuple[float, bytes, _View]] = {}
         try:
             self.registry.register(_Collector(self))
         except ValueError as exc:
@@ -273,9 +274,18 @@ class PrometheusExporter(Exporter):
         """Observe one backend operation; `outcome` is `ok` or what went wrong."""
         self.observe(signals.BACKEND_OPERATION.name, seconds, backend, operation, outcome)
 
-    def set_peers(self, snapshots: Sequence[Snapshot]) -> None:
-        """What other processes behind the same port have counted: it is added to every answer from now on."""
-        self._peers = tuple(snapshots)
+    @property
+    def max_label_values(self) -> int:
+        """How many different values a label may take."""
+        return self._cap
+
+    def set_peers(self, snapshots: Sequence[Snapshot], own: Snapshot | None = None) -> None:
+        """What other processes behind the same port have counted: it is added to every answer from now on.
+
+        `own`: what of this process is shown with it, where that is not what it has counted by then: the others show no
+        more of it than they have been told, and a counter must not fall between two answers of different processes.
+        """
+        self._view = tuple(snapshots), own
 
     def snapshot(self) -> Snapshot:
         """Everything this process has counted, sources read. Callable from any thread."""
@@ -332,13 +342,15 @@ class PrometheusExporter(Exporter):
 
     def collect(self) -> Iterator[Metric]:
         """The metric families, those of the peers added."""
-        own = self.snapshot()
-        return exposition.families(merge([own, *self._peers]) if self._peers else own)
+        peers, own = self._view
+        own = self.snapshot() if own is None else own
+        return exposition.families(merge([own, *peers]) if peers else own)
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """The body and content type that an `Accept` header asks for: OpenMetrics or Prometheus text.
 
-        Renders at most once a second. Takes milliseconds: call it on a thread, not on the event loop.
+        Renders at most once a second, unless the peers have news. Takes milliseconds: call it on a thread, not on the
+        event loop.
         """
         form = exposition.negotiate(accept)
         if form is MetricsFormat.JSON:
@@ -346,8 +358,9 @@ class PrometheusExporter(Exporter):
         with self._render_lock:
             now = self._clock()
             cached = self._rendered.get(form)
-            if cached is None or now - cached[0] >= _CACHE_SECONDS:
-                cached = self._rendered[form] = (now, exposition.encode(self.registry, form))
+            if cached is None or now - cached[0] >= _CACHE_SECONDS or cached[2] is not self._view:
+                view = self._view
+                cached = self._rendered[form] = (now, exposition.encode(self.registry, form), view)
         return cached[1], exposition.CONTENT_TYPES[form]
 
 

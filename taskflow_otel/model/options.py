@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 from taskflow_otel.errors import ConfigurationError
 
@@ -88,10 +88,29 @@ class TaskConfig:
     executor: ExecutorName = "async"
 
 
+class TaskOptions(TypedDict, total=False):
+    """The options of `@task_manager.task(...)` but for the name, where they are passed on."""
+
+    retries: int
+    delay: float | timedelta
+    backoff: float
+    max_delay: float | timedelta | None
+    jitter: float
+    retry_on: Exceptions
+    no_retry_on: Exceptions
+    timeout: float | timedelta | None
+    persist: bool
+    requeue_on_interrupt: bool
+    eager: bool
+    priority: int | None
+    queue: str | None
+    executor: ExecutorName | None
+
+
 def make_task_config(
     *,
     name: str,
-    executor: ExecutorName,
+    executor: ExecutorName | None,
     retries: int = 0,
     delay: float | timedelta = 0.0,
     backoff: float = 1.0,
@@ -109,7 +128,7 @@ def make_task_config(
     """Check every option and return the frozen configuration; raises `ConfigurationError`."""
     if not name or not isinstance(name, str) or len(name) > 200 or not name.isprintable():
         raise ConfigurationError(f"a task name must be 1 to 200 printable characters, not {name!r}")
-    if executor not in EXECUTOR_NAMES:
+    if executor is None or executor not in EXECUTOR_NAMES:
         raise ConfigurationError(f"executor must be one of {', '.join(EXECUTOR_NAMES)}, not {executor!r}")
     if not (isinstance(backoff, (int, float)) and not isinstance(backoff, bool) and 0 < backoff < math.inf):
         raise ConfigurationError(f"backoff must be a number above 0 (1.0 keeps the wait constant), not {backoff!r}")

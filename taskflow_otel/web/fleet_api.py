@@ -64,6 +64,7 @@ def add_fleet_routes(
         if prefers_json(accept):
             stats = stats_out(await engine.counts(TaskQuery()))
             return JSONResponse(stats.model_dump(mode="json"), headers={"Vary": "Accept"})
+        await metrics.refresh()
         body, content_type = await asyncio.to_thread(metrics.render, accept)
         return Response(body, headers={"Content-Type": content_type, "Vary": "Accept", "Cache-Control": "no-store"})
 

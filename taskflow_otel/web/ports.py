@@ -72,6 +72,9 @@ class TaskEngine(Protocol):
 class MetricsPage(Protocol):
     """The exposition of the metrics."""
 
+    async def refresh(self) -> None:
+        """Take in what has been counted anywhere until now."""
+
     def render(self, accept: str) -> tuple[bytes, str]:
         """Body and content type; blocking, to be called off the event loop."""
 

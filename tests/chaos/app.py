@@ -115,9 +115,9 @@ async def eager(number: int) -> None:
     await work(number, random.uniform(0, 0.1))
 
 
-@task_manager.task(persist=True, requeue_on_interrupt=True)
+@task_manager.task(persist=True)
 async def once(number: int) -> None:
-    await work(number, random.uniform(0, 0.2))
+    await work(number, random.uniform(0, 0.4))
 
 
 @task_manager.task()

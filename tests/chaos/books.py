@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 
@@ -17,6 +18,7 @@ class Acknowledgement:
     number: int
     kind: str
     key: str | None
+    sent_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

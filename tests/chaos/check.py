@@ -106,8 +106,14 @@ class Check:
                     continue
                 self._findings.lost += 1
                 self._add("acknowledged is kept", f"request {ack.number} ({ack.kind}) is lost", ack.task_id)
-            elif record.status in _NEVER_RAN and not _is_duplicate(ack, record) and record.persisted:
+            elif _is_duplicate(ack, record):
+                original = self._records.get(record.duplicate_of or "")
+                if original is None or original.idempotency_key != ack.key:
+                    self._add("a duplicate names its original", f"it names {record.duplicate_of}", ack.task_id)
+            elif record.status in _NEVER_RAN and record.persisted:
                 self._add("acknowledged runs", f"it is {record.status} ({record.reason})", ack.task_id)
+            elif record.status.finished and record.active_key is None and record.timeline[-1].timestamp < ack.sent_at:
+                self._add("a key is free after a failure", f"request {ack.number} came after the end", ack.task_id)
 
     def _refused(self) -> None:
         entered: dict[int, str] = {note.number: note.task_id for note in self._executions.entered()}

@@ -15,7 +15,7 @@ class Kind:
     retries: int = 0
     persisted: bool = True
     keyed: bool = False
-    """Added with an idempotency key, several times at once and on several instances."""
+    """Added with an idempotency key, several times at once on several instances, and again later."""
 
 
 KINDS = {
@@ -28,7 +28,7 @@ KINDS = {
         Kind("doomed", 2, requeue=True, retries=2),
         Kind("threaded", 3, requeue=True),
         Kind("eager", 2, requeue=True),
-        Kind("once", 3, requeue=True, keyed=True),
+        Kind("once", 3, keyed=True),
         Kind("history", 2, persisted=False),
     )
 }

@@ -9,9 +9,10 @@ import random
 import signal
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -81,6 +82,7 @@ class Storm:
         self._tally = Tally()
         self._answers = Answers()
         self._numbers = itertools.count(1)
+        self._keys: deque[str] = deque(maxlen=20)
         self._deck = self._shuffled()
         self._over = asyncio.Event()
         environment = {
@@ -140,17 +142,24 @@ class Storm:
         async with httpx.AsyncClient(timeout=8) as client:
             while not self._over.is_set():
                 [kind] = self._draw.choices(kinds, weights)
-                key = f"key-{self._draw.randrange(10**9)}" if kind.keyed else None
+                key = self._key() if kind.keyed else None
                 # One key from several sides at once.
                 await asyncio.gather(*(self._request(client, kind.name, key) for _ in range(3 if kind.keyed else 1)))
                 await asyncio.sleep(self._draw.uniform(0, 2 * self._plan.pace))
+
+    def _key(self) -> str:
+        """A new key, or one of the last few: its task may be waiting, running, done or interrupted by now."""
+        if self._keys and self._draw.random() < 0.5:
+            return self._draw.choice(self._keys)
+        self._keys.append(f"key-{next(self._numbers)}")
+        return self._keys[-1]
 
     async def _request(self, client: httpx.AsyncClient, kind: str, key: str | None) -> None:
         up = [member for member in self._members if member.up]
         if not up:
             return
         member = self._draw.choice(up)
-        number, pid = next(self._numbers), member.pid
+        number, pid, sent_at = next(self._numbers), member.pid, datetime.now(UTC)
         try:
             answer = await client.post(f"{member.url}/jobs/{kind}/{number}", params={"key": key} if key else {})
         except httpx.TransportError:
@@ -159,7 +168,7 @@ class Storm:
         match answer.status_code:
             case 200:
                 task_id = answer.json()["task_id"]
-                self._answers.acknowledged.append(Acknowledgement(task_id, number, kind, key))
+                self._answers.acknowledged.append(Acknowledgement(task_id, number, kind, key, sent_at))
             case 503:
                 self._answers.refuse(number, pid)
             case status:

@@ -173,7 +173,7 @@ async def test_a_task_that_is_being_committed_when_the_shutdown_comes_is_kept() 
     (record,) = await stored(backend, [task_id])
     assert record.status is TaskStatus.PENDING
     async with running(manager):
-        await eventually(lambda: manager.store.list() == [], "the task to run")
+        await manager.wait(task_id, timeout=5)
     (record,) = await stored(backend, [task_id])
     assert record.status is TaskStatus.SUCCESS
 

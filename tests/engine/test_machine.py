@@ -73,7 +73,8 @@ class TaskMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.clock = FakeClock()
         self.books = Books()
-        self.limits: dict[str, int | None] = {}
+        # What is changed at run time holds for every later life.
+        self.limits = {name: config.concurrency for name, config in QUEUES.items()}
         self.paused: set[str] = set()
         self.waiting_before: dict[str, TaskRecord] = {}
         self.run(self.start_manager())
@@ -96,8 +97,6 @@ class TaskMachine(RuleBasedStateMachine):
             "once": self.declare("once", persist=True, **retries),
             "light": self.declare("light", **retries),
         }
-        self.limits = {name: config.concurrency for name, config in QUEUES.items()}
-        self.paused = set()
         await self.manager.startup()
 
     def declare(self, name: str, **options: Any) -> Any:
@@ -332,6 +331,7 @@ class TaskMachine(RuleBasedStateMachine):
         statuses = Counter(record.status for record in stored.values())
         stats = self.manager.queue_stats()
         for name, queue in stats.items():
+            assert (queue.concurrency, queue.paused) == (self.limits[name], name in self.paused)
             pending = sum(r.queue == name and r.status is TaskStatus.PENDING for r in stored.values())
             assert queue.ready + queue.delayed == pending, (name, queue)
             assert queue.running == sum(r.queue == name and r.status is TaskStatus.RUNNING for r in stored.values())

@@ -200,6 +200,9 @@ class FakeEngine:
 class FakeMetrics:
     """A metrics page of one line."""
 
+    async def refresh(self) -> None:
+        """There is nobody else."""
+
     def render(self, accept: str) -> tuple[bytes, str]:
         return b"taskflow_up 1\n", "text/plain; version=0.0.4; charset=utf-8"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -341,6 +341,13 @@ class RedisBackend:
     async def put_setting(self, key: str, value: str | None) -> None:
         """Write or delete one setting."""
         await self._connection.write("put_setting", key, *([] if value is None else [value]))
+
+    async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
+        """Write several settings in one script call if the expected ones are as expected."""
+        args = [str(len(expected))]
+        for key, value in (*expected.items(), *changes.items()):
+            args += (key, "0" if value is None else "1", value or "")
+        return bool(await self._connection.write("swap_settings", *args))
 
 
 def _apply_args(changes: Sequence[Change]) -> list[str]:

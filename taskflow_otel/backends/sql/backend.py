@@ -6,13 +6,20 @@ import asyncio
 import dataclasses
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import Executable, UpdateBase, delete, exists, select, update
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    PendingRollbackError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
@@ -49,6 +56,8 @@ class SqlBackend(ABC):
         self._write_engine: AsyncEngine | None = None
         self._read_engine: AsyncEngine | None = None
         self._writer: Writer | None = None
+        self._unanswered: dict[str, int] = {}
+        """New owners whose latest `take_over` was not answered, and when the first of these began."""
 
     @abstractmethod
     def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
@@ -182,22 +191,33 @@ class SqlBackend(ABC):
     async def take_over(
         self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int
     ) -> list[TaskRecord]:
-        """Take unfinished tasks of dead or stopped instances, the oldest of each first; one caller gets each."""
-        if not dead:
+        """Take unfinished tasks of dead or stopped instances, the oldest of each first; one caller gets each.
+
+        When an answer was lost, the next call of the same owner hands out again what that one had taken.
+        """
+        lost_since = self._unanswered.get(new_owner)
+        if not dead and lost_since is None:
             return []
         statement = queries.orphans(dead, new_owner, names, limit)
 
         async def work(connection: AsyncConnection) -> list[TaskRecord]:
-            taken = await _records((await connection.execute(statement)).all())
+            handed: list[TaskRecord] = []
+            if lost_since is not None:
+                held = (await connection.execute(queries.taken_since(new_owner, lost_since))).all()
+                handed = [record for record in await _records(held) if record.timeline[-1].instance != new_owner]
+            taken = await _records((await connection.execute(statement)).all()) if dead else []
             ids = [record.task_id for record in taken]
             for chunk in _chunks(ids):
                 change = update(tasks).where(tasks.c.task_id.in_(chunk))
                 owner = {"instance": new_owner, "live_owner": new_owner}
                 await connection.execute(change.values(token=tasks.c.token + 1, updated_at=now_micros(), **owner))
-            return [dataclasses.replace(r, instance=new_owner, token=r.token + 1) for r in taken]
+            return handed + [dataclasses.replace(r, instance=new_owner, token=r.token + 1) for r in taken]
 
+        self._unanswered.setdefault(new_owner, now_micros())
         async with self._guard("taking over"):
-            return await self._write(work)
+            answer = await self._write(work)
+        del self._unanswered[new_owner]
+        return answer
 
     async def orphan_names(self, dead: Collection[str]) -> dict[str, int]:
         """Names and counts of the unfinished tasks that instances in `dead` have left behind."""
@@ -255,6 +275,39 @@ class SqlBackend(ABC):
 
         async with self._guard("writing a setting"):
             await self._write(work)
+
+    async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
+        """Write several settings in one transaction if the expected ones are as expected."""
+        wanted = {
+            mapping.storable(key): value if value is None else mapping.storable(value)
+            for key, value in expected.items()
+        }
+        news = {
+            mapping.storable(key): value if value is None else mapping.storable(value) for key, value in changes.items()
+        }
+        names = sorted({*wanted, *news})
+
+        async def work(connection: AsyncConnection) -> bool:
+            found = select(settings).where(settings.c.name.in_(names)).order_by(settings.c.name).with_for_update()
+            stored = {row.name: row.value for row in (await connection.execute(found)).all()}
+            if any(stored.get(name) != value for name, value in wanted.items()):
+                return False
+            for name, value in sorted(news.items()):
+                named = settings.c.name == name
+                if value is None:
+                    await connection.execute(delete(settings).where(named))
+                elif name in stored:
+                    await connection.execute(update(settings).where(named).values(value=value))
+                else:
+                    await connection.execute(settings.insert().values(name=name, value=value))
+            return True
+
+        async with self._guard("writing settings"):
+            try:
+                return await self._write(work)
+            except IntegrityError:
+                # Another process has just written a setting that was not there.
+                return False
 
     async def _rarest(self, query: TaskQuery) -> str | None:
         """The column among those compared whose value the fewest tasks have; `None` where there is no choice."""
@@ -325,7 +378,8 @@ class SqlBackend(ABC):
         if isinstance(error, TimeoutError):
             return BackendUnavailableError(f"{self._where}: {operation} took longer than {self._timeout} s")
         reason = str(error.orig if isinstance(error, DBAPIError) else error).strip()
-        unreachable = isinstance(error, (OperationalError, InterfaceError, OSError))
+        # PendingRollbackError: the connection broke under a statement before this one.
+        unreachable = isinstance(error, (OperationalError, InterfaceError, PendingRollbackError, OSError))
         if unreachable or (isinstance(error, DBAPIError) and error.connection_invalidated):
             return BackendUnavailableError(f"{self._where}: {operation} failed: {reason}")
         return BackendError(f"{self._where}: {operation} was refused: {reason}", transient=False)

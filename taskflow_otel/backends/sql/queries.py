@@ -210,6 +210,12 @@ def orphans(dead: Iterable[str], new_owner: str, names: Iterable[str] | None, li
     return statement.order_by(c.live_owner, c.created_at).limit(limit).with_for_update(skip_locked=True)
 
 
+def taken_since(owner: str, at: int) -> Select[Any]:
+    """Unfinished tasks of this instance written at or after this moment, the takeover of a task included."""
+    c = tasks.c
+    return select(*RECORD_COLUMNS).where(c.live_owner == owner, c.updated_at >= at).order_by(c.created_at)
+
+
 def orphan_names(dead: Iterable[str]) -> Select[Any]:
     """Names and numbers of the unfinished tasks of these instances."""
     c = tasks.c

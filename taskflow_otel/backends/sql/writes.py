@@ -3,7 +3,7 @@
 The statements are compiled once and given to the driver as they are, with the rows as tuples: the time SQLAlchemy
 spends on each row would be most of the cost. A batch first runs as one statement for each kind of change, which
 says how many rows it hit. Only if that number is not the expected one is the batch rolled back and done once
-more, change by change, to learn which one was refused.
+more, new tasks together and the rest change by change, to learn which one was refused.
 """
 
 from __future__ import annotations
@@ -145,9 +145,9 @@ class Writer:
         inserts = sorted(batch.inserts, key=lambda record: record.active_key or "")
         updates = [batch.updates[key] for key in sorted(batch.updates)]
         tally = _Tally()
-        if names := sorted(batch.once_rows):
-            if (await connection.exec_driver_sql(self._use_names, names)).rowcount != len(names):
-                raise UnexpectedRowCount
+        names = sorted(batch.once_rows)
+        if names and (await connection.exec_driver_sql(self._use_names, names)).rowcount != len(names):
+            raise UnexpectedRowCount
         await self._execute_all(connection, self._insert_tasks, self._inserted, inserts, now, tally)
         if tags := [row for record in inserts if record.tags for row in tag_rows(record)]:
             await connection.exec_driver_sql(self._insert_tags, tags)
@@ -158,13 +158,15 @@ class Writer:
         return [_APPLIED] * len(changes)
 
     async def apply_one_by_one(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[Applied]:
-        """Apply a batch change by change, and say of each what became of it."""
+        """Apply a batch, and say of each change what became of it."""
         tally = _Tally()
         results: list[Applied] = []
+        settled = await self._insert_together(connection, changes)
         for change in changes:
             match change:
                 case Insert(record, once):
-                    results.append(await self._insert_once(connection, record, once, tally))
+                    known = settled.get(record.task_id)
+                    results.append(known or await self._insert_once(connection, record, once, tally))
                 case Update(record):
                     results.append(await self._update(connection, record, tally))
                 case AppendLogs(task_id, entries):
@@ -204,6 +206,40 @@ class Writer:
     async def _count(self, connection: AsyncConnection, tally: _Tally) -> None:
         if rows := tally.rows(self._shard):
             await connection.exec_driver_sql(self._add_counts, rows)
+
+    async def _insert_together(self, connection: AsyncConnection, changes: Sequence[Change]) -> dict[str, Applied]:
+        """Insert the new tasks of a batch, and say what became of those of which the order of changes tells nothing.
+
+        A thousand duplicates at once would take longer one by one than whoever waits for their commit does.
+        """
+        inserts = [change for change in changes if isinstance(change, Insert)]
+        if any(insert.once is not None for insert in inserts):
+            return {}
+        # Of a finished one the count must know whether it is new.
+        new = [insert.record for insert in inserts if not insert.record.status.finished]
+        new.sort(key=lambda record: record.active_key or "")
+        settled: dict[str, Applied] = {}
+        freed = {change.record.task_id for change in changes if isinstance(change, Update)}
+        now = now_micros()
+        for start in range(0, len(new), _CHUNK):
+            records = new[start : start + _CHUNK]
+            await connection.exec_driver_sql(self._insert_tasks, [self._inserted(record, now) for record in records])
+            known = select(tasks.c.task_id, tasks.c.instance, tasks.c.token)
+            known = known.where(tasks.c.task_id.in_([record.task_id for record in records]))
+            stored = {row[0]: (row[1], row[2]) for row in await connection.execute(known)}
+            keys = [indexable(r.active_key) for r in records if r.active_key is not None and r.task_id not in stored]
+            holding = select(tasks.c.active_key, tasks.c.task_id).where(tasks.c.active_key.in_(keys))
+            holders = {row[0]: row[1] for row in await connection.execute(holding)} if keys else {}
+            for record in records:
+                if (owner := stored.get(record.task_id)) is not None:
+                    settled[record.task_id] = _APPLIED if owner == (record.instance, record.token) else _STALE
+                elif record.active_key is not None:
+                    holder = holders.get(indexable(record.active_key))
+                    if holder is not None and holder not in freed:
+                        settled[record.task_id] = Applied(Outcome.DUPLICATE, holder)
+            if rows := [row for r in records if settled.get(r.task_id) is _APPLIED for row in tag_rows(r)]:
+                await connection.exec_driver_sql(self._insert_tags, rows)
+        return settled
 
     async def _insert_once(
         self, connection: AsyncConnection, record: TaskRecord, once: str | None, tally: _Tally

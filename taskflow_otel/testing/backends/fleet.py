@@ -148,6 +148,30 @@ class FleetConformance(BackendFixtures):
         await asyncio.gather(*(backend.put_setting("k", str(n)) for n, backend in enumerate(backends * 4)))
         assert (await backends[0].settings("k"))["k"] in {str(n) for n in range(12)}
 
+    async def test_a_swap_writes_all_settings_or_none(self, open_backend: Open) -> None:
+        one, other = await open_backend(), await open_backend()
+        assert await one.swap_settings({"a": None, "b": None}, {"a": "1", "b": TEXT})
+        for outdated in ({"a": None}, {"a": "2"}, {"a": "1", "b": "x"}, {"c": "1"}, {"a": "1", "c": ""}):
+            assert not await other.swap_settings(outdated, {"a": "9", "c": "9"})
+        assert await other.settings("") == {"a": "1", "b": TEXT}
+        assert await other.swap_settings({"a": "1", "c": None}, {"b": None, "c": "3", "a": "2", "unknown": None})
+        assert await one.settings("") == {"a": "2", "c": "3"}
+        assert await one.swap_settings({}, {"a": None})
+        assert await other.settings("") == {"c": "3"}
+
+    async def test_of_simultaneous_swaps_each_is_seen_by_the_next(self, open_backend: Open) -> None:
+        backends = [await open_backend() for _ in range(3)]
+
+        async def add(backend: Backend) -> None:
+            for _ in range(10):
+                swapped = False
+                while not swapped:
+                    now = (await backend.settings("sum")).get("sum")
+                    swapped = await backend.swap_settings({"sum": now}, {"sum": str(int(now or 0) + 1)})
+
+        await asyncio.gather(*(add(backend) for backend in backends))
+        assert await backends[0].settings("sum") == {"sum": "30"}
+
     async def test_history_is_deleted_with_logs_tags_counts_and_keys(self, backend: Backend) -> None:
         old, recent, live = (make_task(idempotency_key=f"k{n}", tags={"a": "b"}) for n in range(3))
         log = AppendLogs(old.task_id, (LogEntry(0, BASE, "info", "hello", 0, {}),))

@@ -1,0 +1,308 @@
+"""The metrics of all instances that share a backend, as one: any worker's scrape gives the fleet's totals.
+
+Each instance stores what it has counted under a key of its own. An answer is made of what is stored and of nothing
+else: this instance stores its counts, then reads everyone's, then shows the sum. Of two scrapes the later one
+thus never shows less than the earlier one, whoever answers them.
+
+What a dead instance has counted is folded into one sum, together with what the ledger knows it did after it last
+stored its counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.clock import Clock
+from taskflow_otel.engine.service import Service
+from taskflow_otel.errors import BackendError, IllegalTransitionError
+from taskflow_otel.exporters.metric_state import Snapshot, capped, from_json, lasting, merge, subtract, to_json
+from taskflow_otel.exporters.prometheus import OTHER, PrometheusExporter
+from taskflow_otel.model.replay import replay
+
+logger = logging.getLogger("taskflow_otel.metrics")
+
+COUNTS = "metrics:"
+"""Begins the keys under which counts are stored: one for each instance that has not been folded, and `GONE`."""
+GONE = f"{COUNTS}gone"
+MARKS = "metrics-of:"
+"""Begins the keys that say whether an instance's counts are still its own: `OWN`, or what was added when folded."""
+OWN = "own"
+
+INTERVAL = 1.0
+_PATIENCE = 2.0
+"""Seconds that a scrape waits for the backend, before it shows what was known last."""
+_LONGEST_BACKOFF = 5.0
+_PAUSE = 0.2
+"""Seconds from one exchange to the next, however many scrapes ask for one."""
+_OVERLAP = timedelta(seconds=5)
+"""How far the clocks of the instances, and a slow commit, may be apart."""
+_TAIL = 20_000
+"""Tasks of the ledger looked at for what a dead instance did last."""
+_MARKS_KEPT = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What one instance has stored: its counts at one moment, and which of its transitions they do not hold yet."""
+
+    instance: str
+    taken_at: datetime
+    unpublished: Mapping[str, int]
+    """By task: how many lines of its timeline are counted. Of other tasks, those no later than `taken_at` are."""
+    final: bool
+    """The instance has stopped in order: nothing comes after these counts."""
+    counts: Snapshot
+
+    def dump(self) -> str:
+        """As JSON."""
+        return json.dumps(
+            {
+                "instance": self.instance,
+                "taken_at": self.taken_at.isoformat(),
+                "unpublished": dict(self.unpublished),
+                "final": self.final,
+                "counts": to_json(self.counts),
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def load(cls, text: str) -> Stored:
+        """Read what `dump` has written; raises `ValueError` for anything else."""
+        try:
+            data = json.loads(text)
+            return cls(
+                data["instance"],
+                datetime.fromisoformat(data["taken_at"]),
+                data["unpublished"],
+                data["final"],
+                from_json(data["counts"]),
+            )
+        except (KeyError, TypeError, AttributeError) as exc:
+            raise ValueError(f"not the metrics of an instance: {exc}") from exc
+
+
+class FleetMetrics(Service):
+    """Exchanges counts with the other instances about once a second, and for each scrape.
+
+    `instance_id`: of this process, at the moment. `unpublished`: see `Stored.unpublished`.
+    """
+
+    def __init__(
+        self,
+        exporter: PrometheusExporter,
+        backend: Backend,
+        clock: Clock,
+        *,
+        instance_id: Callable[[], str],
+        unpublished: Callable[[], Mapping[str, int]],
+        interval: float = INTERVAL,
+    ) -> None:
+        super().__init__("fleet-metrics", interval, clock, longest_backoff=_LONGEST_BACKOFF)
+        self._exporter = exporter
+        self._backend = backend
+        self._clock = clock
+        self._instance_id = instance_id
+        self._unpublished = unpublished
+        self._open = False
+        self._source = uuid.uuid4().hex
+        self._counted: Snapshot = {}
+        """All that this process had counted when it last stored anything."""
+        self._elsewhere: Snapshot = {}
+        """What of it is part of the sum of those that are gone: this process was taken for dead, or is a new life."""
+        self._shown: Stored | None = None
+        self._written = ""
+        self._known: dict[str, tuple[str, Stored]] = {}
+        self._gone: tuple[str | None, Snapshot] = (None, {})
+        self._peers: list[Snapshot] = []
+        self._dead: list[str] = []
+        self._alone = True
+        self._exchanging = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
+        self._last_exchange = float("-inf")
+
+    async def start(self) -> None:
+        """Show what the others have counted from the first scrape on; start the rounds."""
+        self._exchanging = asyncio.Lock()
+        self._open = True
+        await self.refresh()
+        await super().start()
+
+    async def tick(self) -> None:
+        """Exchange counts; fold those of dead instances."""
+        await asyncio.shield(self._ask())
+        async with self._exchanging:
+            await self._fold_dead()
+
+    async def refresh(self) -> None:
+        """Return once everything is shown that was counted anywhere before this call.
+
+        While the backend does not answer, what was known last is shown; of a process that is alone, its own present
+        counts.
+        """
+        if not self._open:
+            return
+        exchange = self._ask()
+        # Others may wait for the same exchange, so it does not end with the caller.
+        await asyncio.wait({exchange}, timeout=_PATIENCE)
+        failed = not exchange.done() or exchange.cancelled() or exchange.exception() is not None
+        if failed and self._alone:
+            counted = self._exporter.snapshot()
+            self._exporter.set_peers(self._peers, subtract(counted, self._elsewhere))
+
+    def render(self, accept: str | None = None) -> tuple[bytes, str]:
+        """The body and content type that an `Accept` header asks for; see `PrometheusExporter.render`."""
+        return self._exporter.render(accept)
+
+    async def finish(self) -> None:
+        """Store the last counts, as final ones."""
+        if not self._open:
+            return
+        self._open = False
+        async with self._exchanging:
+            await self._store(final=True)
+        self._exporter.set_peers(())
+
+    async def stop(self) -> None:
+        """Stop the rounds, and an exchange under way."""
+        await super().stop()
+        exchange, self._next = self._next, None
+        if exchange is not None:
+            exchange.cancel()
+            await asyncio.gather(exchange, return_exceptions=True)
+
+    def _ask(self) -> asyncio.Task[None]:
+        """The next exchange, which has not begun yet."""
+        if self._next is None or self._next.done():
+            self._next = asyncio.create_task(self._exchange(), name="taskflow-metrics-exchange")
+            self._next.add_done_callback(_retrieve)
+        return self._next
+
+    async def _exchange(self) -> None:
+        async with self._exchanging:
+            if not self._alone:
+                await self._clock.sleep(max(0.0, self._last_exchange + _PAUSE - self._clock.monotonic()))
+            self._next = None
+            self._last_exchange = self._clock.monotonic()
+            await self._store(final=False)
+            await self._load()
+
+    async def _store(self, *, final: bool) -> None:
+        counted = self._exporter.snapshot()
+        shown = Stored(
+            self._instance_id(), self._clock.now(), self._unpublished(), final, subtract(counted, self._elsewhere)
+        )
+        counts = json.dumps(to_json(shown.counts))
+        latest = self._shown
+        if latest is not None:
+            if (counts, shown.instance, final) == (self._written, latest.instance, latest.final):
+                return
+            before, self._counted = self._counted, counted
+            if not await self._write({self._mark: OWN}, shown):
+                self._elsewhere = merge([before, await self._added_when_folded()])
+                self._source, self._shown = uuid.uuid4().hex, None
+                shown = replace(shown, counts=subtract(counted, self._elsewhere))
+        if self._shown is None:
+            self._counted = counted
+            await self._write({}, shown)
+        self._shown, self._written = shown, json.dumps(to_json(shown.counts))
+
+    @property
+    def _mark(self) -> str:
+        return f"{MARKS}{self._source}"
+
+    async def _write(self, expected: Mapping[str, str | None], stored: Stored) -> bool:
+        # Under a name of its own from the first time on, so that writing it again does no harm.
+        changes = {self._mark: OWN, f"{COUNTS}{self._source}": stored.dump()}
+        return await self._backend.swap_settings(expected, changes)
+
+    async def _added_when_folded(self) -> Snapshot:
+        mark = (await self._backend.settings(self._mark)).get(self._mark)
+        await self._backend.put_setting(self._mark, None)
+        return {} if mark is None else from_json(json.loads(mark)["added"])
+
+    async def _load(self) -> None:
+        """Show what everyone has stored."""
+        # In this order: an instance is known before it stores anything.
+        stored = await self._backend.settings(COUNTS)
+        alive = {one.instance_id for one in await self._backend.instances() if one.state == "alive"}
+        gone = stored.pop(GONE, None)
+        if gone != self._gone[0]:
+            self._gone = (gone, _load_sum(gone))
+        stored.pop(f"{COUNTS}{self._source}", None)
+        known = {key: (text, self._read(key, text)) for key, text in stored.items()}
+        self._known = {key: (text, other) for key, (text, other) in known.items() if other is not None}
+        others = [other for _, other in self._known.values()]
+        living = [other.counts for other in others if other.instance in alive and not other.final]
+        ended = [lasting(other.counts) for other in others if other.instance not in alive or other.final]
+        self._alone = not living
+        own = None if self._shown is None else self._shown.counts
+        self._peers = [*living, *ended, self._gone[1]]
+        self._exporter.set_peers(self._peers, own)
+        self._dead = [key for key, (_, other) in self._known.items() if other.instance not in alive]
+
+    def _read(self, key: str, text: str) -> Stored | None:
+        known = self._known.get(key)
+        if known is not None and known[0] == text:
+            return known[1]
+        try:
+            return Stored.load(text)
+        except ValueError as exc:
+            logger.error("%s cannot be read and is left out: %s", key, exc)
+            return None
+
+    async def _fold_dead(self) -> None:
+        for key in self._dead:
+            text, dead = self._known[key]
+            added = {} if dead.final else await self._done_since(dead)
+            total = merge([self._gone[1], lasting(dead.counts), added])
+            summed = json.dumps(to_json(capped(total, self._exporter.max_label_values, OTHER)), separators=(",", ":"))
+            mark = json.dumps({"at": self._clock.now().isoformat(), "added": to_json(added)}) if added else None
+            changes = {GONE: summed, key: None, f"{MARKS}{key.removeprefix(COUNTS)}": mark}
+            if not await self._backend.swap_settings({GONE: self._gone[0], key: text}, changes):
+                # Another instance was faster, or the dead one is not: the next round sees what is so.
+                return
+            self._gone = (summed, _load_sum(summed))
+        if self._dead:
+            self._dead = []
+            await self._forget_marks()
+
+    async def _done_since(self, dead: Stored) -> Snapshot:
+        """What the ledger says that a dead instance did, and had not stored."""
+        missing = PrometheusExporter(buckets=self._exporter.buckets, max_label_values=self._exporter.max_label_values)
+        records = await self._backend.changed_since(dead.taken_at - _OVERLAP, not_of="", limit=_TAIL)
+        for record in records:
+            told = dead.unpublished.get(record.task_id)
+            try:
+                events = list(replay(record))
+            except IllegalTransitionError as exc:
+                logger.error("the timeline of task %s makes no sense: %s", record.task_id, exc)
+                continue
+            for line, event in enumerate(events):
+                late = event.timestamp > dead.taken_at if told is None else line >= told
+                if late and event.instance == dead.instance:
+                    missing.on_lifecycle(event)
+        return from_json(to_json(lasting(missing.snapshot())))
+
+    async def _forget_marks(self) -> None:
+        """Delete what was kept for instances that were taken for dead and would have said otherwise by now."""
+        for key, mark in (await self._backend.settings(MARKS)).items():
+            if mark != OWN and datetime.fromisoformat(json.loads(mark)["at"]) + _MARKS_KEPT < self._clock.now():
+                await self._backend.put_setting(key, None)
+
+
+def _load_sum(text: str | None) -> Snapshot:
+    return {} if text is None else from_json(json.loads(text))
+
+
+def _retrieve(exchange: asyncio.Task[None]) -> None:
+    """Mark a failure as seen; the rounds of the service report it."""
+    if not exchange.cancelled() and (exc := exchange.exception()) is not None and not isinstance(exc, BackendError):
+        logger.error("the metrics could not be exchanged: %s", exc, exc_info=exc)

@@ -1,0 +1,77 @@
+"""A task's history told again: the events that its record implies, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from taskflow_otel.model.events import LifecycleEvent
+from taskflow_otel.model.record import TaskRecord, TimelineEntry
+from taskflow_otel.model.status import TaskStatus, Transition, next_status
+from taskflow_otel.model.trace import SpanRef
+
+_ENDS = frozenset({Transition.FAILED, Transition.RETRY_SCHEDULED})
+_UNTRACED = SpanRef()
+
+
+def replay(record: TaskRecord) -> Iterator[LifecycleEvent]:
+    """Yield one event for each line of the record's timeline, each with the instance that applied it.
+
+    A record keeps the figures of its latest attempt only. For earlier ones the run time is the time between two lines,
+    the class of the exception is not known, and the wait for a slot only where no deliberate delay came before.
+    Raises `IllegalTransitionError` when the timeline is none that the engine can have written.
+    """
+    status: TaskStatus | None = None
+    started: datetime | None = None
+    retries = 0
+    before: TimelineEntry | None = None
+    latest = {entry.transition in _ENDS: index for index, entry in enumerate(record.timeline)}
+    for index, entry in enumerate(record.timeline):
+        previous, status = status, next_status(status, entry.transition)
+        wait = None
+        if entry.transition is Transition.STARTED:
+            started = entry.timestamp
+            wait = None if before is None else _wait(record, before, entry)
+        retries += entry.transition is Transition.RETRY_SCHEDULED
+        last = index == len(record.timeline) - 1
+        ended = entry.timestamp if previous is TaskStatus.RUNNING or status.finished else None
+        known_error = record.error_type if index == latest.get(True) else None
+        yield LifecycleEvent(
+            task_id=record.task_id,
+            func_name=record.func_name,
+            transition=entry.transition,
+            previous=previous,
+            status=status,
+            timestamp=entry.timestamp,
+            attempt=entry.attempt,
+            retries_used=retries,
+            created_at=record.created_at,
+            start_time=started,
+            end_time=record.end_time if last and ended is not None else ended,
+            duration=record.duration if last and previous is TaskStatus.RUNNING else None,
+            queue_wait=wait,
+            run_at=record.run_at,
+            error=record.error if known_error is not None else None,
+            error_type=known_error,
+            stacktrace=None,
+            reason=entry.reason,
+            tags=record.tags,
+            queue=record.queue,
+            executor=record.executor,
+            priority=record.priority,
+            source=record.source,
+            instance=entry.instance,
+            trace=record.trace,
+            span=_UNTRACED,
+        )
+        before = entry
+
+
+def _wait(record: TaskRecord, before: TimelineEntry, entry: TimelineEntry) -> float | None:
+    """Seconds from ready to started, as far as the record tells."""
+    ready = before.timestamp
+    if before.reason in {"delayed", "retry_wait"}:
+        if record.run_at is None or not before.timestamp <= record.run_at <= entry.timestamp:
+            return None
+        ready = record.run_at
+    return max(0.0, (entry.timestamp - ready).total_seconds())

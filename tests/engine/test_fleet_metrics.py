@@ -1,0 +1,323 @@
+"""Several instances report together: their counts are summed, outlive them, and never fall."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from taskflow_otel.backends.base import Insert
+from taskflow_otel.backends.memory import MemoryBackend
+from taskflow_otel.engine.fleet_metrics import COUNTS, GONE, MARKS, FleetMetrics
+from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.exporters.prometheus import DEFAULT_MAX_LABEL_VALUES, OTHER, PrometheusExporter
+from taskflow_otel.model.query import Instance
+from taskflow_otel.model.record import TaskRecord, TimelineEntry
+from taskflow_otel.model.replay import replay
+from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.testing.clock import FakeClock
+
+ENQUEUED = "taskflow_tasks_enqueued_total"
+FINISHED = "taskflow_tasks_finished_total"
+
+
+class Unsteady(MemoryBackend):
+    """A backend that can be away."""
+
+    away = False
+
+    async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
+        if self.away:
+            raise BackendUnavailableError("away")
+        return await super().swap_settings(expected, changes)
+
+
+class Worker:
+    """One instance as far as its metrics go."""
+
+    def __init__(self, name: str, backend: MemoryBackend, clock: FakeClock) -> None:
+        self.name = name
+        self.clock = clock
+        self.backend = backend
+        self.pending: dict[str, int] = {}
+        self.numbers = itertools.count()
+        self.exporter = PrometheusExporter()
+        self.metrics = FleetMetrics(
+            self.exporter, backend, clock, instance_id=lambda: self.name, unpublished=lambda: self.pending
+        )
+
+    async def start(self) -> Worker:
+        await self.beat("alive")
+        await self.metrics.start()
+        return self
+
+    async def beat(self, state: str) -> None:
+        now = self.clock.now()
+        await self.backend.beat(Instance(self.name, "host", 1, "", now, now, 15.0, state))
+
+    async def die(self) -> None:
+        """Be declared dead, as after SIGKILL."""
+        await self.metrics.stop()
+        await bury(self.backend, self.name)
+
+    async def leave(self) -> None:
+        """Stop in order."""
+        await self.metrics.stop()
+        await self.metrics.finish()
+        await self.beat("stopped")
+
+    def run(self, times: int = 1, name: str = "send") -> list[TaskRecord]:
+        """Have tasks enqueued, started and finished, and counted."""
+        records = [make_record(self, f"{self.name}-{next(self.numbers)}", name) for _ in range(times)]
+        for record in records:
+            self.count(record)
+        return records
+
+    def count(self, record: TaskRecord) -> None:
+        for event in replay(record):
+            self.exporter.on_lifecycle(event)
+
+    async def scrape(self) -> dict[str, float]:
+        """The sums over all labels, by the name of the sample, as a scrape shows them."""
+        scrape = asyncio.create_task(self.metrics.refresh())
+        # Between two exchanges there is a pause.
+        while not scrape.done():
+            await self.clock.advance(0.1)
+        text = self.metrics.render("text/plain")[0].decode()
+        sums: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+        return sums
+
+
+async def bury(backend: MemoryBackend, name: str) -> None:
+    [instance] = [one for one in await backend.instances() if one.instance_id == name]
+    assert await backend.bury(name, instance.heartbeat_at)
+
+
+def make_record(worker: Worker, task_id: str, name: str = "send") -> TaskRecord:
+    now = worker.clock.now()
+    record = TaskRecord(task_id, name, TaskStatus.SUCCESS, now, instance=worker.name)
+    record.start_time = record.end_time = now
+    record.duration = 0.0
+    for transition in (Transition.ENQUEUED, Transition.STARTED, Transition.SUCCEEDED):
+        record.timeline.append(TimelineEntry(transition, now, 0, worker.name))
+    return record
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def backend() -> MemoryBackend:
+    return Unsteady()
+
+
+async def test_any_instance_answers_with_the_sum_of_all(backend: MemoryBackend, clock: FakeClock) -> None:
+    workers = [await Worker(name, backend, clock).start() for name in "abc"]
+    for number, worker in enumerate(workers, start=1):
+        worker.run(number)
+    await clock.advance(1.5)
+    assert [(await worker.scrape())[FINISHED] for worker in workers] == [6.0, 6.0, 6.0]
+
+
+async def test_a_later_answer_never_shows_less_whoever_gives_it(backend: MemoryBackend, clock: FakeClock) -> None:
+    workers = [await Worker(name, backend, clock).start() for name in "ab"]
+    shown = [0.0]
+    for step in range(20):
+        workers[step % 2].run()
+        shown.append((await workers[step // 3 % 2].scrape())[FINISHED])
+    assert shown == sorted(shown)
+
+
+async def test_waiting_scrapes_share_one_exchange(
+    backend: MemoryBackend, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = [await Worker(name, backend, clock).start() for name in "ab"]
+    await clock.advance(1.5)
+    reads = 0
+    read = backend.instances
+
+    async def counted() -> list[Instance]:
+        nonlocal reads
+        reads += 1
+        return await read()
+
+    monkeypatch.setattr(backend, "instances", counted)
+    other.run()
+    await other.scrape()
+    reads = 0
+    scrapes = [asyncio.create_task(one.metrics.refresh()) for _ in range(50)]
+    while not all(scrape.done() for scrape in scrapes):
+        await clock.advance(0.1)
+    assert reads <= 2
+    assert (await one.scrape())[FINISHED] == 1.0
+
+
+@pytest.mark.parametrize("in_order", [True, False], ids=["stopped", "dead"])
+async def test_counts_outlive_their_instance_and_what_was_so_at_the_time_does_not(
+    backend: MemoryBackend, clock: FakeClock, in_order: bool
+) -> None:
+    one, other = [await Worker(name, backend, clock).start() for name in "ab"]
+    one.run(3)
+    running = make_record(one, "running")
+    running.timeline.pop()
+    one.count(running)
+    shown = await one.scrape()
+    assert (shown[FINISHED], shown["taskflow_tasks_running"]) == (3.0, 1.0)
+
+    await (one.leave() if in_order else one.die())
+    for _ in range(3):
+        shown = await other.scrape()
+        assert (shown[FINISHED], shown[ENQUEUED], shown.get("taskflow_tasks_running", 0.0)) == (3.0, 4.0, 0.0)
+        assert shown["taskflow_task_run_duration_seconds_count"] == 3.0
+        assert shown["taskflow_task_last_success_timestamp_seconds"] > 0
+        await clock.advance(2.0)
+    keys = await backend.settings(COUNTS)
+    assert len(keys) == 2, "the counts of the dead are one sum"
+    assert GONE in keys
+    assert len(await backend.settings(MARKS)) == 1
+
+
+async def test_the_next_life_goes_on_where_the_last_one_ended(backend: MemoryBackend, clock: FakeClock) -> None:
+    for life in range(1, 4):
+        worker = await Worker(f"life{life}", backend, clock).start()
+        worker.run(10)
+        assert (await worker.scrape())[FINISHED] == 10.0 * life
+        await (worker.die() if life % 2 else worker.leave())
+
+
+async def test_what_was_not_stored_before_a_death_is_found_in_the_ledger(
+    backend: MemoryBackend, clock: FakeClock
+) -> None:
+    dead, heir = [await Worker(name, backend, clock).start() for name in "ab"]
+    stored = dead.run(3)
+    await clock.advance(1.5)
+    unstored = dead.run(2)
+    under_way = make_record(dead, "under-way")
+    dead.exporter.on_lifecycle(next(replay(under_way)))
+    await backend.apply([Insert(record) for record in (*stored, *unstored, under_way)])
+    await dead.die()
+    await clock.advance(3.0)
+    shown = await heir.scrape()
+    assert (shown[ENQUEUED], shown[FINISHED]) == (6.0, 6.0)
+    assert shown["taskflow_task_attempts_total"] == 6.0
+
+
+async def test_a_transition_that_was_committed_and_not_counted_yet_is_counted_once(
+    backend: MemoryBackend, clock: FakeClock
+) -> None:
+    dead, heir = [await Worker(name, backend, clock).start() for name in "ab"]
+    record = make_record(dead, "t")
+    dead.exporter.on_lifecycle(next(replay(record)))
+    dead.pending["t"] = 1
+    await clock.advance(1.5)
+    await backend.apply([Insert(record)])
+    await dead.die()
+    await clock.advance(3.0)
+    shown = await heir.scrape()
+    assert (shown[ENQUEUED], shown[FINISHED]) == (1.0, 1.0)
+
+
+async def test_an_instance_that_was_only_paused_is_not_counted_twice(backend: MemoryBackend, clock: FakeClock) -> None:
+    paused, heir = [await Worker(name, backend, clock).start() for name in "ab"]
+    paused.run(3)
+    await clock.advance(1.5)
+    late = [replace(record, task_id=f"late-{n}") for n, record in enumerate(paused.run(2))]
+    await backend.apply([Insert(record) for record in late])
+    await paused.metrics.stop()
+    await bury(backend, "a")
+    await clock.advance(3.0)
+    assert (await heir.scrape())[FINISHED] == 5.0
+
+    paused.name = "a2"
+    await paused.beat("alive")
+    assert [(await worker.scrape())[FINISHED] for worker in (paused, heir)] == [5.0, 5.0]
+    paused.run(4)
+    assert [(await worker.scrape())[FINISHED] for worker in (paused, heir)] == [9.0, 9.0]
+    assert [mark for mark in (await backend.settings(MARKS)).values() if mark != "own"] == []
+
+
+async def test_a_manager_that_starts_again_goes_on_counting(backend: MemoryBackend, clock: FakeClock) -> None:
+    again, other = [await Worker(name, backend, clock).start() for name in "ab"]
+    again.run(3)
+    await again.leave()
+    await clock.advance(2.0)
+    again.name = "a2"
+    await again.start()
+    again.run(1)
+    assert [(await worker.scrape())[FINISHED] for worker in (again, other)] == [4.0, 4.0]
+
+
+async def test_alone_without_its_backend_an_instance_shows_what_it_has_counted(clock: FakeClock) -> None:
+    backend = Unsteady()
+    first = await Worker("a", backend, clock).start()
+    first.run(2)
+    await first.leave()
+    alone = await Worker("b", backend, clock).start()
+    backend.away = True
+    alone.run(3)
+    assert (await alone.scrape())[FINISHED] == 5.0
+    backend.away = False
+    assert (await alone.scrape())[FINISHED] == 5.0
+
+
+async def test_with_others_and_without_the_backend_the_latest_known_sum_is_shown(clock: FakeClock) -> None:
+    backend = Unsteady()
+    one, other = [await Worker(name, backend, clock).start() for name in "ab"]
+    one.run(2)
+    await clock.advance(1.5)
+    assert [(await worker.scrape())[FINISHED] for worker in (one, other)] == [2.0, 2.0]
+    backend.away = True
+    other.run(3)
+    assert [(await worker.scrape())[FINISHED] for worker in (one, other)] == [2.0, 2.0]
+    backend.away = False
+    await other.scrape()
+    assert [(await worker.scrape())[FINISHED] for worker in (one, other)] == [5.0, 5.0]
+
+
+async def test_unreadable_counts_are_left_out_and_reported(
+    backend: MemoryBackend, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await backend.put_setting(f"{COUNTS}other-version", '{"counts": 1}')
+    worker = await Worker("a", backend, clock).start()
+    worker.run()
+    assert (await worker.scrape())[FINISHED] == 1.0
+    assert "other-version" in caplog.text
+
+
+async def test_lives_with_ever_new_names_stay_under_the_cap(backend: MemoryBackend, clock: FakeClock) -> None:
+    for life in range(6):
+        worker = await Worker(f"life{life}", backend, clock).start()
+        for number in range(100):
+            worker.run(1, f"task-{life}-{number}")
+        await worker.leave()
+        await clock.advance(2.0)
+    heir = await Worker("heir", backend, clock).start()
+    await clock.advance(2.0)
+    assert (await heir.scrape())[FINISHED] == 600.0
+    names = {s.labels["task"] for f in heir.exporter.collect() for s in f.samples if s.name == FINISHED}
+    assert len(names) == DEFAULT_MAX_LABEL_VALUES + 1
+    assert OTHER in names
+
+
+async def test_what_was_kept_for_the_paused_is_forgotten_after_a_while(
+    backend: MemoryBackend, clock: FakeClock
+) -> None:
+    heir = await Worker("heir", backend, clock).start()
+    for name in ("a", "b"):
+        dead = await Worker(name, backend, clock).start()
+        await clock.advance(1.5)
+        await backend.apply([Insert(record) for record in dead.run(1)])
+        await dead.die()
+        await clock.advance(timedelta(hours=2).total_seconds())
+        assert (await heir.scrape())[FINISHED] == {"a": 1.0, "b": 2.0}[name]
+    assert len(await backend.settings(MARKS)) == 2

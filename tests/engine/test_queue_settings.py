@@ -1,0 +1,119 @@
+"""What is changed about a queue at run time holds on every instance, and in every later life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from taskflow_otel import ConfigurationError, QueueConfig, QueueFullError, TaskManager, TaskStatus, UnknownQueueError
+from taskflow_otel.backends import Backend, MemoryBackend, SqliteBackend
+from taskflow_otel.errors import BackendError, BackendUnavailableError
+from taskflow_otel.testing.clock import FakeClock
+from tests.engine.managers import running
+from tests.waiting import eventually
+
+NewBackend = Callable[[], Backend]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def new_backend(request: pytest.FixtureRequest, tmp_path: Path) -> NewBackend:
+    """Backends over one store: several of them for SQLite, as several processes have them."""
+    if request.param == "sqlite":
+        return lambda: SqliteBackend(tmp_path / "tasks.db")
+    memory = MemoryBackend(durable=True)
+    return lambda: memory
+
+
+def new_manager(backend: Backend, clock: FakeClock | None = None) -> TaskManager:
+    return TaskManager(snapshot_backend=backend, clock=clock, queues={"q": QueueConfig(concurrency=4, max_size=100)})
+
+
+def limits(manager: TaskManager) -> tuple[int | None, int | None, bool]:
+    stats = manager.queue_stats()["q"]
+    return stats.concurrency, stats.max_size, stats.paused
+
+
+async def test_limits_and_pauses_survive_a_restart(new_backend: NewBackend) -> None:
+    async with running(new_manager(new_backend())) as manager:
+        assert limits(manager) == (4, 100, False)
+        await manager.update_queue_config("q", concurrency=2)
+        await manager.pause_queue("q")
+    async with running(new_manager(new_backend())) as manager:
+        assert limits(manager) == (2, 100, True)
+        await manager.update_queue_config("q", concurrency=None, max_size=7)
+        await manager.resume_queue("q")
+    async with running(new_manager(new_backend())) as manager:
+        assert limits(manager) == (None, 7, False)
+
+
+async def test_limits_and_pauses_reach_the_other_instances(new_backend: NewBackend) -> None:
+    clock = FakeClock()
+
+    async def job() -> None: ...
+
+    one, other = new_manager(new_backend(), clock), new_manager(new_backend(), clock)
+    async with running(one), running(other):
+        function = other.task(queue="q")(job)
+        await one.pause_queue("q")
+        await one.update_queue_config("q", max_size=3)
+
+        async def told() -> bool:
+            await clock.advance(1)
+            return limits(other) == (4, 3, True)
+
+        await eventually(told, "the other instance to be told")
+        ids = [await other.enqueue(function) for _ in range(3)]
+        with pytest.raises(QueueFullError):
+            await other.enqueue(function)
+        assert {(await other.get(task_id)).status for task_id in ids} == {TaskStatus.PENDING}
+
+        await one.resume_queue("q")
+
+        async def ran() -> bool:
+            await clock.advance(1)
+            return other.store.list() == []
+
+        await eventually(ran, "the tasks to run on the other instance")
+
+
+async def test_a_change_before_the_start_is_one_of_the_configuration(new_backend: NewBackend) -> None:
+    manager = new_manager(new_backend())
+    await manager.pause_queue("q")
+    await manager.update_queue_config("q", concurrency=9)
+    async with running(manager):
+        assert limits(manager) == (9, 100, True)
+    async with running(new_manager(new_backend())) as successor:
+        assert limits(successor) == (4, 100, False)
+
+
+async def test_a_change_that_cannot_be_kept_is_refused() -> None:
+    class Backend(MemoryBackend):
+        async def put_setting(self, key: str, value: str | None) -> None:
+            raise BackendUnavailableError("down")
+
+    async with running(new_manager(Backend(durable=True))) as manager:
+        with pytest.raises(BackendError, match="down"):
+            await manager.pause_queue("q")
+        assert limits(manager) == (4, 100, False)
+
+
+async def test_a_wrong_limit_or_name_is_an_error_at_the_call() -> None:
+    async with running(new_manager(MemoryBackend())) as manager:
+        with pytest.raises(ConfigurationError, match=r"concurrency must be a whole number of at least 1"):
+            await manager.update_queue_config("q", concurrency=0)
+        with pytest.raises(UnknownQueueError, match="known: default, q"):
+            await manager.pause_queue("quick")
+        assert limits(manager) == (4, 100, False)
+
+
+async def test_stored_limits_that_cannot_be_used_are_reported_and_leave_the_queue_as_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend = MemoryBackend(durable=True)
+    await backend.put_setting("queue:concurrency:q", "-1")
+    await backend.put_setting("queue:concurrency:of another version", "3")
+    async with running(new_manager(backend)) as manager:
+        assert limits(manager) == (4, 100, False)
+    assert "the stored limits of the queue 'q' cannot be used" in caplog.text

@@ -1,0 +1,53 @@
+"""Everything that a storage holds, as bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from taskflow_otel.backends import Backend
+from tests.servers import MariaDBServer, PostgresServer, RedisServer, find_binary
+
+
+def dump(request: pytest.FixtureRequest, backend: Backend) -> bytes:
+    """The content of the storage of this test, raw: files with their write-ahead logs, or what the server hands out."""
+    match backend.name:
+        case "memory":
+            return repr(vars(backend)).encode()
+        case "sqlite":
+            directory: Path = request.getfixturevalue("tmp_path")
+            return b"".join(path.read_bytes() for path in directory.iterdir())
+        case "postgres":
+            postgres: PostgresServer = request.getfixturevalue("postgres_server")
+            url: str = request.getfixturevalue("postgres_url")
+            return postgres.run(find_binary("pg_dump", "postgresql-client"), url).encode()
+        case "mysql":
+            mariadb: MariaDBServer = request.getfixturevalue("mariadb_server")
+            _, _, database = request.getfixturevalue("mariadb_url").rpartition("/")
+            command = find_binary("mariadb-dump", "mariadb-client")
+            where = ("-h", "127.0.0.1", "-P", str(mariadb.port), "-u", "root")
+            return mariadb.run(command, "--no-defaults", *where, database).encode()
+        case "redis":
+            return _dump_redis(request.getfixturevalue("redis_server"), request.getfixturevalue("redis_url"))
+    raise ValueError(f"how to dump {backend.name!r} is not known")
+
+
+def _dump_redis(server: RedisServer, url: str) -> bytes:
+    """Each value by its type, and the append-only file as it is on disk."""
+    parts = [path.read_bytes() for path in (server.directory / "appendonlydir").iterdir()]
+    with Redis.from_url(url, protocol=2) as client:
+        for key in client.scan_iter():
+            match client.type(key):
+                case b"hash":
+                    parts.append(repr(client.hgetall(key)).encode())
+                case b"string":
+                    parts.append(client.get(key) or b"")
+                case b"set":
+                    parts += client.smembers(key)
+                case b"zset":
+                    parts += client.zrange(key, 0, -1)
+                case other:
+                    raise ValueError(f"a Redis value of the type {other!r}")
+    return b"\n".join(parts)
