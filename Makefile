@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck clean
+.PHONY: help demo test chaos lint format typecheck clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -15,6 +15,10 @@ demo: $(VENV)/.runtime  ## Start the example app on an embedded SQLite database
 
 test: lint typecheck $(VENV)/.packages  ## Run the linters, the type checkers and all tests
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+chaos: $(VENV)/.dev $(VENV)/.packages  ## Kill servers under load, 200 times on each backend
+	@mkdir -p build
+	$(BIN)/python -m tests.chaos --report build/chaos.json $(CHAOS_ARGS)
 
 lint: $(VENV)/.dev  ## Check style, formatting and the layers of the package
 	$(BIN)/ruff check .

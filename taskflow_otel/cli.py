@@ -9,7 +9,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
-from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.audit_command import add_audit
+from taskflow_otel.errors import BackendError, ConfigurationError
 from taskflow_otel.version import __version__
 
 COMPOSE = "docker-compose.observability.yml"
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-    except ConfigurationError as exc:
+    except (ConfigurationError, BackendError) as exc:
         print(f"taskflow-otel: {exc}", file=sys.stderr)
         return 1
     return status
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"taskflow-otel {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_dashboards(commands)
+    add_audit(commands)
     return parser
 
 

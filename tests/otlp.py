@@ -1,7 +1,8 @@
-"""An OTLP/HTTP receiver inside the test process: it keeps every span and log record that real exporters send."""
+"""OTLP receivers inside the test process: they keep every span and log record that real exporters send."""
 
 from __future__ import annotations
 
+import base64
 import gzip
 import threading
 from collections.abc import Iterable
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -46,13 +49,99 @@ class ReceivedLog:
     attributes: dict[str, Any] = field(hash=False)
 
 
-class OtlpReceiver:
-    """Use as a context manager; `url` is what `OTEL_EXPORTER_OTLP_ENDPOINT` wants."""
+class Received:
+    """What came in, in the order in which it came."""
+
+    protocol = ""
 
     def __init__(self) -> None:
         self.spans: list[ReceivedSpan] = []
         self.logs: list[ReceivedLog] = []
         self.metric_names: set[str] = set()
+        self.messages: list[dict[str, Any]] = []
+        """The exports of spans and logs, as JSON data of OTLP."""
+
+    @property
+    def url(self) -> str:
+        """What `OTEL_EXPORTER_OTLP_ENDPOINT` wants."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        raise NotImplementedError
+
+    def __exit__(self, *exc_info: object) -> None:
+        raise NotImplementedError
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The standard variables with which a process exports here, soon after a span has ended."""
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.url,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": self.protocol,
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+            "OTEL_BLRP_SCHEDULE_DELAY": "50",
+            "OTEL_METRIC_EXPORT_INTERVAL": "200",
+        }
+
+    def named(self, name: str) -> list[ReceivedSpan]:
+        """The spans of one name, in the order of their starts."""
+        return sorted((span for span in self.spans if span.name == name), key=lambda span: span.start)
+
+    def ancestors(self, span: ReceivedSpan) -> list[ReceivedSpan]:
+        """The parent of a span, its parent, and so on to the root, as far as they were received."""
+        by_id = {known.span_id: known for known in self.spans}
+        chain: list[ReceivedSpan] = []
+        while span.parent_id in by_id:
+            span = by_id[span.parent_id]
+            chain.append(span)
+        return chain
+
+    def take(self, path: str, body: bytes) -> None:
+        """Keep the content of one export request; `path` is that of OTLP/HTTP."""
+        if path == "/v1/traces":
+            self.take_traces(ExportTraceServiceRequest.FromString(body))
+        elif path == "/v1/logs":
+            self.take_logs(ExportLogsServiceRequest.FromString(body))
+        elif path == "/v1/metrics":
+            self.take_metrics(ExportMetricsServiceRequest.FromString(body))
+
+    def take_traces(self, request: ExportTraceServiceRequest) -> None:
+        """Keep spans."""
+        self.messages.append(_as_json(request))
+        for traces in request.resource_spans:
+            service = str(_plain(traces.resource.attributes).get("service.name", ""))
+            self.spans += [_span(span, service) for scope in traces.scope_spans for span in scope.spans]
+
+    def take_logs(self, request: ExportLogsServiceRequest) -> None:
+        """Keep log records."""
+        self.messages.append(_as_json(request))
+        for logs in request.resource_logs:
+            self.logs += [
+                ReceivedLog(
+                    record.event_name,
+                    record.severity_text,
+                    _value(record.body),
+                    record.trace_id.hex(),
+                    record.span_id.hex(),
+                    _plain(record.attributes),
+                )
+                for scope in logs.scope_logs
+                for record in scope.log_records
+            ]
+
+    def take_metrics(self, request: ExportMetricsServiceRequest) -> None:
+        """Keep the names of metrics."""
+        for metrics in request.resource_metrics:
+            self.metric_names |= {metric.name for scope in metrics.scope_metrics for metric in scope.metrics}
+
+
+class OtlpReceiver(Received):
+    """OTLP/HTTP. Use as a context manager; `url` is what `OTEL_EXPORTER_OTLP_ENDPOINT` wants."""
+
+    protocol = "http/protobuf"
+
+    def __init__(self) -> None:
+        super().__init__()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -76,54 +165,6 @@ class OtlpReceiver:
     def url(self) -> str:
         """The base endpoint."""
         return f"http://127.0.0.1:{self._server.server_port}"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The standard variables with which a process exports here, soon after a span has ended."""
-        return {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": self.url,
-            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-            "OTEL_BSP_SCHEDULE_DELAY": "50",
-            "OTEL_BLRP_SCHEDULE_DELAY": "50",
-            "OTEL_METRIC_EXPORT_INTERVAL": "200",
-        }
-
-    def named(self, name: str) -> list[ReceivedSpan]:
-        """The spans of one name, in the order of their starts."""
-        return sorted((span for span in self.spans if span.name == name), key=lambda span: span.start)
-
-    def ancestors(self, span: ReceivedSpan) -> list[ReceivedSpan]:
-        """The parent of a span, its parent, and so on to the root, as far as they were received."""
-        by_id = {known.span_id: known for known in self.spans}
-        chain: list[ReceivedSpan] = []
-        while span.parent_id in by_id:
-            span = by_id[span.parent_id]
-            chain.append(span)
-        return chain
-
-    def take(self, path: str, body: bytes) -> None:
-        """Keep the content of one export request."""
-        if path == "/v1/traces":
-            for traces in ExportTraceServiceRequest.FromString(body).resource_spans:
-                service = str(_plain(traces.resource.attributes).get("service.name", ""))
-                self.spans += [_span(span, service) for scope in traces.scope_spans for span in scope.spans]
-        elif path == "/v1/logs":
-            for logs in ExportLogsServiceRequest.FromString(body).resource_logs:
-                self.logs += [
-                    ReceivedLog(
-                        record.event_name,
-                        record.severity_text,
-                        _value(record.body),
-                        record.trace_id.hex(),
-                        record.span_id.hex(),
-                        _plain(record.attributes),
-                    )
-                    for scope in logs.scope_logs
-                    for record in scope.log_records
-                ]
-        elif path == "/v1/metrics":
-            for metrics in ExportMetricsServiceRequest.FromString(body).resource_metrics:
-                self.metric_names |= {metric.name for scope in metrics.scope_metrics for metric in scope.metrics}
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -163,3 +204,22 @@ def _plain(attributes: Iterable[KeyValue]) -> dict[str, Any]:
 def _value(value: AnyValue) -> Any:
     which = value.WhichOneof("value")
     return None if which is None else getattr(value, which)
+
+
+def _as_json(message: Message) -> dict[str, Any]:
+    """As OTLP writes it in JSON: ids in hexadecimal, where protobuf's own mapping takes base64."""
+    data: dict[str, Any] = MessageToDict(message)
+    _ids_to_hex(data)
+    return data
+
+
+def _ids_to_hex(data: Any) -> None:
+    if isinstance(data, list):
+        for item in data:
+            _ids_to_hex(item)
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            if key in {"traceId", "spanId", "parentSpanId"}:
+                data[key] = base64.b64decode(value).hex()
+            else:
+                _ids_to_hex(value)

@@ -28,7 +28,7 @@ from taskflow_otel.engine.intake import Created, Intake
 from taskflow_otel.engine.ledger import Ledger, Observe
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase, TaskStore
-from taskflow_otel.engine.queue_settings import Field, QueueSettings
+from taskflow_otel.engine.queue_settings import QueueSettings
 from taskflow_otel.engine.queues import Queues, QueueStats
 from taskflow_otel.engine.recovery import Heartbeat, Rescuer, make_instance
 from taskflow_otel.engine.registry import TaskRegistry
@@ -119,6 +119,7 @@ class Engine:
             durable=backend.durable,
             persist_all=settings.persist_all,
             instance_id=lambda: self._instance.instance_id,
+            lease_holds=lambda: self._heartbeat.lease_holds,
             on_loop=self.call_on_loop,
         )
         self._voice = Voice(bus, self._ledger, self._tasks, self._clock, self.call_on_loop)
@@ -173,6 +174,7 @@ class Engine:
             backend,
             self._intake,
             registry,
+            self._queues,
             self._tasks,
             self._timers,
             self._clock,
@@ -411,7 +413,7 @@ class Engine:
 
         Raises `UnknownQueueError`, `ConfigurationError`, and `BackendError` when the change could not be stored.
         """
-        fields: dict[Field, int | None] = {}
+        fields: dict[str, int | None] = {}
         if not isinstance(concurrency, EllipsisType):
             fields["concurrency"] = concurrency
         if not isinstance(max_size, EllipsisType):

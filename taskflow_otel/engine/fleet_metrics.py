@@ -60,18 +60,15 @@ class Stored:
     """The instance has stopped in order: nothing comes after these counts."""
     counts: Snapshot
 
-    def dump(self) -> str:
-        """As JSON."""
-        return json.dumps(
-            {
-                "instance": self.instance,
-                "taken_at": self.taken_at.isoformat(),
-                "unpublished": dict(self.unpublished),
-                "final": self.final,
-                "counts": to_json(self.counts),
-            },
-            separators=(",", ":"),
-        )
+    def dump(self, counts: str) -> str:
+        """As JSON; `counts` is the JSON of the counts, of which there can be many."""
+        about = {
+            "instance": self.instance,
+            "taken_at": self.taken_at.isoformat(),
+            "unpublished": dict(self.unpublished),
+            "final": self.final,
+        }
+        return f'{json.dumps(about)[:-1]}, "counts": {counts}}}'
 
     @classmethod
     def load(cls, text: str) -> Stored:
@@ -199,28 +196,29 @@ class FleetMetrics(Service):
         shown = Stored(
             self._instance_id(), self._clock.now(), self._unpublished(), final, subtract(counted, self._elsewhere)
         )
-        counts = json.dumps(to_json(shown.counts))
+        counts = _dump(shown.counts)
         latest = self._shown
         if latest is not None:
             if (counts, shown.instance, final) == (self._written, latest.instance, latest.final):
                 return
             before, self._counted = self._counted, counted
-            if not await self._write({self._mark: OWN}, shown):
+            if not await self._write({self._mark: OWN}, shown.dump(counts)):
                 self._elsewhere = merge([before, await self._added_when_folded()])
                 self._source, self._shown = uuid.uuid4().hex, None
                 shown = replace(shown, counts=subtract(counted, self._elsewhere))
+                counts = _dump(shown.counts)
         if self._shown is None:
             self._counted = counted
-            await self._write({}, shown)
-        self._shown, self._written = shown, json.dumps(to_json(shown.counts))
+            await self._write({}, shown.dump(counts))
+        self._shown, self._written = shown, counts
 
     @property
     def _mark(self) -> str:
         return f"{MARKS}{self._source}"
 
-    async def _write(self, expected: Mapping[str, str | None], stored: Stored) -> bool:
+    async def _write(self, expected: Mapping[str, str | None], stored: str) -> bool:
         # Under a name of its own from the first time on, so that writing it again does no harm.
-        changes = {self._mark: OWN, f"{COUNTS}{self._source}": stored.dump()}
+        changes = {self._mark: OWN, f"{COUNTS}{self._source}": stored}
         return await self._backend.swap_settings(expected, changes)
 
     async def _added_when_folded(self) -> Snapshot:
@@ -263,7 +261,7 @@ class FleetMetrics(Service):
             text, dead = self._known[key]
             added = {} if dead.final else await self._done_since(dead)
             total = merge([self._gone[1], lasting(dead.counts), added])
-            summed = json.dumps(to_json(capped(total, self._exporter.max_label_values, OTHER)), separators=(",", ":"))
+            summed = _dump(capped(total, self._exporter.max_label_values, OTHER))
             mark = json.dumps({"at": self._clock.now().isoformat(), "added": to_json(added)}) if added else None
             changes = {GONE: summed, key: None, f"{MARKS}{key.removeprefix(COUNTS)}": mark}
             if not await self._backend.swap_settings({GONE: self._gone[0], key: text}, changes):
@@ -296,6 +294,10 @@ class FleetMetrics(Service):
         for key, mark in (await self._backend.settings(MARKS)).items():
             if mark != OWN and datetime.fromisoformat(json.loads(mark)["at"]) + _MARKS_KEPT < self._clock.now():
                 await self._backend.put_setting(key, None)
+
+
+def _dump(counts: Snapshot) -> str:
+    return json.dumps(to_json(counts), separators=(",", ":"))
 
 
 def _load_sum(text: str | None) -> Snapshot:

@@ -75,6 +75,7 @@ class Intake:
         durable: bool,
         persist_all: bool,
         instance_id: Callable[[], str],
+        lease_holds: Callable[[], bool],
         on_loop: Callable[..., None],
     ) -> None:
         self._registry = registry
@@ -89,6 +90,7 @@ class Intake:
         self._durable = durable
         self._persist_all = persist_all
         self._instance_id = instance_id
+        self._lease_holds = lease_holds
         self._on_loop = on_loop
 
     def create(
@@ -361,7 +363,7 @@ class Intake:
     def _admit(self, task: LiveTask) -> Created:
         record = task.record
         key = record.idempotency_key
-        if key is not None and (holder := self._tasks.holder_of(key)) is not None:
+        if key is not None and (holder := self._tasks.holder_of(key)) is not None and self._lease_holds():
             return Created(holder, None)
         self._take_place(self._queues.get(record.queue), task, enforce=record.run_at is None)
         self._lifecycle.created(record)

@@ -16,6 +16,7 @@ from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.enqueue import EnqueueOptions, checked_key, checked_moment, checked_tags
 from taskflow_otel.engine.firing import ScheduleMeter
 from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.engine.timers import Timer, Timers
 from taskflow_otel.errors import BackendError, ConfigurationError, QueueFullError, UnknownTaskError
@@ -61,6 +62,7 @@ class OneOffs:
         backend: Backend,
         intake: Intake,
         registry: TaskRegistry,
+        queues: Queues,
         timers: Timers,
         clock: Clock,
         meter: ScheduleMeter,
@@ -68,6 +70,7 @@ class OneOffs:
         self._backend = backend
         self._intake = intake
         self._registry = registry
+        self._queues = queues
         self._timers = timers
         self._clock = clock
         self._meter = meter
@@ -104,10 +107,12 @@ class OneOffs:
     ) -> ScheduledRun:
         """Store a run for a moment, in place of the one planned under the same key.
 
-        Raises `ConfigurationError`, `TaskArgumentError`, `PersistenceError` and `BackendError`.
+        Raises `ConfigurationError`, `UnknownQueueError`, `TaskArgumentError`, `PersistenceError` and `BackendError`.
         """
         if options.delay is not None or options.eager is not None:
             raise ConfigurationError("schedule_once takes run_at; delay and eager have no meaning beside it")
+        if options.queue is not None:
+            self._queues.get(options.queue)
         task_id = new_task_id()
         run = ScheduledRun(
             run_key=_checked_run_key(task_id if run_key is None else run_key),

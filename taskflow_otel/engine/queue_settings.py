@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.clock import Clock
@@ -17,8 +17,6 @@ from taskflow_otel.model.options import QueueConfig
 logger = logging.getLogger("taskflow_otel.engine")
 
 _PREFIX = "queue:"
-
-Field = Literal["concurrency", "max_size", "paused"]
 
 
 class QueueSettings(Service):
@@ -57,12 +55,12 @@ class QueueSettings(Service):
         for key, text in stored.items():
             field, _, name = key.removeprefix(_PREFIX).partition(":")
             if name in states and field in states[name]:
-                states[name][field] = json.loads(text)
+                states[name][field] = _read(key, text)
         for name, state in states.items():
             self._apply(name, state)
 
-    async def change(self, name: str, fields: Mapping[Field, Any]) -> None:
-        """Change fields of one queue, everywhere and for good.
+    async def change(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Change fields (`concurrency`, `max_size`, `paused`) of one queue, everywhere and for good.
 
         Raises `UnknownQueueError`, `ConfigurationError` for a limit that is none, and `BackendError` when the change
         could not be written: then nothing is changed here.
@@ -95,3 +93,12 @@ class QueueSettings(Service):
 
 def _state(queue: Queue) -> dict[str, Any]:
     return {"concurrency": queue.concurrency, "max_size": queue.max_size, "paused": queue.paused}
+
+
+def _read(key: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        # Refused below, like any other value that is no limit.
+        logger.error("the setting %s is no JSON: %.80r", key, text)
+        return text

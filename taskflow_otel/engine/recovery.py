@@ -55,12 +55,21 @@ class Heartbeat(Service):
         self._backend = backend
         self._clock = clock
         self._on_buried = on_buried
+        self._heard_at = float("-inf")
         self.instance = instance
+
+    @property
+    def lease_holds(self) -> bool:
+        """Whether nobody can have taken this instance's tasks over: its last heartbeat is not older than its lease."""
+        return self._clock.monotonic() - self._heard_at < self.instance.lease_seconds
 
     async def tick(self) -> None:
         """Write one heartbeat."""
         self.instance = replace(self.instance, heartbeat_at=self._clock.now())
-        if not await self._backend.beat(self.instance):
+        sent_at = self._clock.monotonic()
+        if await self._backend.beat(self.instance):
+            self._heard_at = sent_at
+        else:
             await self._on_buried()
 
     async def leave(self) -> None:

@@ -13,6 +13,7 @@ from taskflow_otel.engine.firing import Firing, ScheduleMeter
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.live import LiveTasks
 from taskflow_otel.engine.one_off import LABEL, OneOffs
+from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.engine.scheduler import Scheduler
 from taskflow_otel.engine.service import Service
@@ -40,6 +41,7 @@ class Schedules(Service):
         backend: Backend,
         intake: Intake,
         registry: TaskRegistry,
+        queues: Queues,
         tasks: LiveTasks,
         timers: Timers,
         clock: Clock,
@@ -55,7 +57,7 @@ class Schedules(Service):
         self._scheduler = Scheduler(
             backend, Firing(backend, intake, tasks, own), timers, clock, meter, patience=patience
         )
-        self._once = OneOffs(backend, intake, registry, timers, clock, meter)
+        self._once = OneOffs(backend, intake, registry, queues, timers, clock, meter)
         self._registry = registry
         self._meter = meter
         self._running = False

@@ -19,6 +19,7 @@ from taskflow_otel.model.trace import SpanRef
 
 LabelValues = tuple[str, ...]
 _SAMPLED = 0x01
+_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class Histogram:
         """Add the observations of another process. A bucket that is unknown here goes into the next larger one."""
         for bound, count in zip((*other.bounds, float("inf")), other.counts, strict=True):
             self.counts[bisect_left(self.bounds, bound)] += count
-        self.sum += other.sum
+        # Sums of whole microseconds are the same in whatever order they are made: none falls by a rounding.
+        self.sum = round(self.sum + other.sum, _DIGITS)
 
 
 Value = float | Histogram
@@ -138,7 +140,7 @@ def _without(histogram: Histogram, old: Histogram) -> Histogram:
     earlier = Histogram(histogram.bounds)
     earlier.add(old)
     rest.counts = [max(0, count - known) for count, known in zip(histogram.counts, earlier.counts, strict=True)]
-    rest.sum = max(0.0, histogram.sum - old.sum)
+    rest.sum = max(0.0, round(histogram.sum - old.sum, _DIGITS))
     return rest
 
 

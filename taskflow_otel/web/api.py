@@ -10,6 +10,7 @@ from taskflow_otel.web.fleet_api import add_fleet_routes, add_queue_routes
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
 from taskflow_otel.web.routing import TaskflowRoute
+from taskflow_otel.web.schedules_api import add_schedule_routes
 from taskflow_otel.web.sessions import Sessions
 from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.web.tasks_api import add_collection_routes, add_item_routes
@@ -30,6 +31,7 @@ def make_router(
     add_page_routes(router, settings, guard, sessions, audit)
     add_fleet_routes(router, engine, metrics, stream, guard)
     add_queue_routes(router, engine, guard, audit)
+    add_schedule_routes(router, engine, settings, guard, audit)
     add_collection_routes(router, engine, settings, guard, audit)
     # Last, because a task id may be any single path segment.
     add_item_routes(router, engine, settings, guard, audit)

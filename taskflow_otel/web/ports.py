@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 
 
 class QueueFigures(Protocol):
@@ -32,9 +33,30 @@ class QueueFigures(Protocol):
     def oldest_ready_age(self) -> float | None: ...
 
 
+class ScheduleBook(Protocol):
+    """The schedules as the API uses them."""
+
+    def statuses(self) -> list[ScheduleStatus]:
+        """The recurring ones, by name."""
+
+    async def planned(self) -> list[ScheduledRun]:
+        """The single runs that have not begun, the next first."""
+
+    async def run(self, name: str) -> TaskRecord:
+        """Make one run now; raises `UnknownScheduleError` and `QueueFullError`."""
+
+    async def pause(self, name: str) -> ScheduleStatus:
+        """Fire no more, on any instance; raises `UnknownScheduleError`."""
+
+    async def resume(self, name: str) -> ScheduleStatus:
+        """Fire again; raises `UnknownScheduleError`."""
+
+
 class TaskEngine(Protocol):
     """The engine as the API uses it. Every record handed out is a copy."""
 
+    @property
+    def schedules(self) -> ScheduleBook: ...
     @property
     def instance_id(self) -> str: ...
     @property

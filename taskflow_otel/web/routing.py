@@ -19,6 +19,7 @@ from taskflow_otel.errors import (
     TaskNotFoundError,
     TaskStateError,
     UnknownQueueError,
+    UnknownScheduleError,
     UnknownTaskError,
 )
 from taskflow_otel.web.schemas import ErrorOut
@@ -26,6 +27,7 @@ from taskflow_otel.web.schemas import ErrorOut
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TaskNotFoundError, 404),
     (UnknownQueueError, 404),
+    (UnknownScheduleError, 404),
     (TaskStateError, 409),
     (UnknownTaskError, 409),
     (TaskArgumentError, 409),

@@ -1,4 +1,4 @@
-"""An app that is told to stop in the middle of everything; in its second life (`APP_LIFE=2`) all its jobs end at once."""
+"""An app that is told to stop in the middle of everything; in its second life (`APP_LIFE=2`) its jobs end at once."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from taskflow_otel.errors import IllegalTransitionError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition, next_status
-from tests.chaos.books import Acknowledgement, Answers, Executions, Refusal
+from tests.chaos.books import Acknowledgement, Answers, Executions, Note, Refusal
 from tests.chaos.kinds import KINDS, Kind
 
 _ENDINGS = {
@@ -116,15 +116,15 @@ class Check:
                 self._add("a key is free after a failure", f"request {ack.number} came after the end", ack.task_id)
 
     def _refused(self) -> None:
-        entered: dict[int, str] = {note.number: note.task_id for note in self._executions.entered()}
+        entered: dict[int, list[Note]] = defaultdict(list)
+        for note in self._executions.entered():
+            entered[note.number].append(note)
         for refusal in self._answers.refused:
-            task_id = entered.get(refusal.number)
-            if task_id is None:
-                continue
-            if self._died_soon(refusal):
+            notes = entered[refusal.number]
+            if notes and self._died_soon(refusal) and refusal.pid not in {note.pid for note in notes}:
                 self._findings.in_doubt += 1
-            else:
-                self._add("refused never runs", f"request {refusal.number} was answered 503 and ran", task_id)
+            elif notes:
+                self._add("refused never runs", f"request {refusal.number} was answered 503 and ran", notes[0].task_id)
 
     def _record(self, record: TaskRecord) -> Iterator[tuple[str, str]]:
         if not record.status.finished:

@@ -102,6 +102,9 @@ class Storm:
             trouble = [asyncio.create_task(self._torment(member)) for member in self._members]
             if self._server is not None:
                 trouble.append(asyncio.create_task(self._shake(self._server)))
+            for job in (*load, *trouble):
+                # One that fails must not leave the others to go on for the rest of the time.
+                job.add_done_callback(lambda _: self._over.set())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), self._plan.seconds)
             self._over.set()
@@ -121,7 +124,7 @@ class Storm:
             self._plan.seed,
             stormed,
             self._tally.kills,
-            self._tally.others + Counter(failed_starts=sum(member.failed_starts for member in self._members)),
+            self._tally.others + Counter({"failed start": sum(member.failed_starts for member in self._members)}),
             self._answers,
             executions,
             records,
@@ -185,17 +188,16 @@ class Storm:
                 self._over.set()
 
     async def _strike(self, member: Member, fault: str) -> None:
-        match fault:
-            case "at a random moment":
-                await self._kill(member, fault)
-            case "pause past the lease":
-                await self._pause(member, fault, self._draw.uniform(1.2, 1.8) * LEASE)
-            case "short pause":
-                await self._pause(member, fault, self._draw.uniform(0.1, 0.5) * LEASE)
-            case "drain":
-                await self._leave(member)
-            case point:
-                await self._crash_at(member, point)
+        if fault == KILL:
+            await self._kill(member, fault)
+        elif fault == PAUSE:
+            await self._pause(member, fault, self._draw.uniform(1.2, 1.8) * LEASE)
+        elif fault == SHORT_PAUSE:
+            await self._pause(member, fault, self._draw.uniform(0.1, 0.5) * LEASE)
+        elif fault == LEAVE:
+            await self._leave(member)
+        else:
+            await self._crash_at(member, fault)
 
     async def _kill(self, member: Member, what: str) -> None:
         member.signal(signal.SIGKILL)

@@ -163,7 +163,7 @@ async def test_blocked_task_threads_leave_the_threads_of_sync_routes_alone() -> 
 
     async with running(manager), AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
         await client.post("/storm", timeout=60)
-        used, capacity = manager.engine.slots()["thread"]
+        _, capacity = manager.engine.slots()["thread"]
         assert capacity is not None
         await eventually(lambda: blocked == capacity, "every task thread to be blocked")
         # More of them than there are task threads, at once.

@@ -108,11 +108,12 @@ async def test_a_wrong_limit_or_name_is_an_error_at_the_call() -> None:
         assert limits(manager) == (4, 100, False)
 
 
+@pytest.mark.parametrize("stored", ["-1", '"many"', "no JSON"])
 async def test_stored_limits_that_cannot_be_used_are_reported_and_leave_the_queue_as_it_is(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, stored: str
 ) -> None:
     backend = MemoryBackend(durable=True)
-    await backend.put_setting("queue:concurrency:q", "-1")
+    await backend.put_setting("queue:concurrency:q", stored)
     await backend.put_setting("queue:concurrency:of another version", "3")
     async with running(new_manager(backend)) as manager:
         assert limits(manager) == (4, 100, False)

@@ -12,23 +12,29 @@ from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Applied, Change, Insert, Update
 from taskflow_otel.engine.enqueue import EnqueueOptions
 from taskflow_otel.errors import BackendError, BackendUnavailableError
-from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.query import Instance
 from taskflow_otel.testing.backends.samples import finish, make_task
-from taskflow_otel.testing.clock import settle
+from taskflow_otel.testing.clock import FakeClock, settle
 
 KEY = EnqueueOptions(idempotency_key="k")
 
 
 class Held(MemoryBackend):
-    """Keeps every insert waiting until the test lets it through, or refuses it."""
+    """Keeps inserts waiting until the test opens the gate; refuses the first task for good, if told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, refuses_first: bool = False) -> None:
         super().__init__(durable=True)
-        self.gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.gate = asyncio.Event()
+        self._refuses_first = refuses_first
+        self._first: str | None = None
 
     async def apply(self, changes: Sequence[Change]) -> list[Applied]:
-        if any(isinstance(change, Insert) for change in changes):
-            await self.gate
+        inserted = [change.record.task_id for change in changes if isinstance(change, Insert)]
+        if inserted:
+            self._first = self._first or inserted[0]
+            await self.gate.wait()
+        if self._refuses_first and self._first in inserted:
+            raise BackendError("this one is at fault", transient=False)
         return await super().apply(changes)
 
 
@@ -47,13 +53,13 @@ async def test_a_second_caller_is_not_answered_before_the_first_is_committed() -
     await settle()
     assert not first.done()
     assert not second.done()
-    backend.gate.set_result(None)
+    backend.gate.set()
     assert await first == await second
     await manager.shutdown()
 
 
 async def test_a_second_caller_does_not_fail_with_the_commit_of_the_first() -> None:
-    backend = Held()
+    backend = Held(refuses_first=True)
     manager = TaskManager(snapshot_backend=backend)
     job = manager.task(persist=True)(nothing)
     await manager.startup()
@@ -61,11 +67,10 @@ async def test_a_second_caller_does_not_fail_with_the_commit_of_the_first() -> N
     await settle()
     second = asyncio.create_task(manager.enqueue(job, idempotency_key="k"))
     await settle()
-    gate, backend.gate = backend.gate, asyncio.get_running_loop().create_future()
-    gate.set_exception(BackendError("this one is at fault", transient=False))
-    backend.gate.set_result(None)
-    outcomes = await asyncio.gather(first, second, return_exceptions=True)
-    [kept] = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    backend.gate.set()
+    with pytest.raises(BackendError, match="at fault"):
+        await first
+    kept = await second
     assert (await manager.wait(kept, timeout=10)).status is TaskStatus.SUCCESS
     await manager.shutdown()
 
@@ -93,4 +98,27 @@ async def test_a_key_that_a_task_elsewhere_has_let_go_of_is_free_here_too() -> N
     assert await manager.enqueue(job, idempotency_key="k") == elsewhere.task_id
     await backend.apply([Update(finish(elsewhere, TaskStatus.FAILED))])
     assert await manager.enqueue(job, idempotency_key="k") != elsewhere.task_id
+    await manager.shutdown()
+
+
+async def test_a_key_is_not_answered_for_from_memory_once_the_lease_may_have_run_out() -> None:
+    class CutOff(MemoryBackend):
+        cut = False
+
+        async def beat(self, instance: Instance) -> bool:
+            if self.cut:
+                raise BackendUnavailableError("the heartbeat does not get through")
+            return await super().beat(instance)
+
+    backend, clock = CutOff(durable=True), FakeClock()
+    manager = TaskManager(snapshot_backend=backend, clock=clock, lease_seconds=10)
+    job = manager.task(persist=True)(nothing)
+    await manager.startup()
+    first = await manager.enqueue(job, idempotency_key="k", delay=3600)
+    assert await manager.enqueue(job, idempotency_key="k", delay=3600) == first
+    backend.cut = True
+    await clock.advance(11)
+    [taken] = await backend.take_over({manager.engine.instance_id}, "other", None, 10)
+    await backend.apply([Update(finish(taken, TaskStatus.INTERRUPTED))])
+    assert await manager.enqueue(job, idempotency_key="k", delay=3600) != first
     await manager.shutdown()

@@ -16,7 +16,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.exposition import MetricsFormat, negotiate
 from taskflow_otel.exporters.metric_state import from_json, merge, to_json
-from taskflow_otel.exporters.prometheus import PrometheusExporter
+from taskflow_otel.exporters.prometheus import DEFAULT_MAX_LABEL_VALUES, PrometheusExporter
 from taskflow_otel.exporters.telemetry import Telemetry
 from taskflow_otel.exporters.tracing import TracingExporter
 from taskflow_otel.model.status import Transition
@@ -148,6 +148,21 @@ def test_values_beyond_the_cap_share_one_child_and_are_counted() -> None:
     assert scraped.value("taskflow_label_overflow_total", label="task") == 190 * 3
     assert scraped.value("taskflow_label_overflow_total", label="error_type") == 190
     assert len(exporter._cells) == 11
+
+
+def test_a_hundred_thousand_names_and_error_types_make_few_series() -> None:
+    exporter = PrometheusExporter()
+    story = Story(ObserverBus([exporter])).created()
+    story.enqueued().started()
+    failed = story.tell(Transition.FAILED)
+    for number in range(100_000):
+        exporter.on_lifecycle(replace(failed, func_name=f"task-{number}", error_type=f"Error{number}"))
+    scraped = Scraped(exporter)
+    assert scraped.value("taskflow_tasks_finished_total") == 100_001
+    for label in ("task", "error_type"):
+        assert len({s.labels[label] for s in scraped.samples if label in s.labels}) <= DEFAULT_MAX_LABEL_VALUES + 1
+    of_one_task = [s for s in scraped.samples if s.labels.get("task") == "task-1"]
+    assert len(scraped.samples) <= len(of_one_task) * (DEFAULT_MAX_LABEL_VALUES + 2) + 100
 
 
 def test_pairs_of_labels_are_capped_too() -> None:

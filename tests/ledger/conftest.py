@@ -13,7 +13,8 @@ from tests.ledger.fleet import Fleet
 @pytest.fixture(params=sorted(FACTORIES))
 def backend_factory(request: pytest.FixtureRequest) -> BackendFactory:
     """Makes unopened backends on one storage; a test is run once for each kind."""
-    return FACTORIES[request.param](request)
+    kind: str = request.param
+    return FACTORIES[kind](request)
 
 
 @pytest.fixture

@@ -46,6 +46,8 @@ def _dump_redis(server: RedisServer, url: str) -> bytes:
                     parts.append(client.get(key) or b"")
                 case b"set":
                     parts += client.smembers(key)
+                case b"list":
+                    parts += client.lrange(key, 0, -1)
                 case b"zset":
                     parts += client.zrange(key, 0, -1)
                 case other:

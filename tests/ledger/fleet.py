@@ -27,7 +27,7 @@ class Wire:
         self.durable = backend.durable
         self.cut = False
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
-        """The names and arguments of all calls so far."""
+        """The names of all calls so far, with the arguments of those that carry no tasks."""
 
     async def close(self) -> None:
         await self.backend.close()
@@ -37,7 +37,7 @@ def _passing_on(name: str) -> Callable[..., Any]:
     async def call(self: Wire, *args: Any, **kwargs: Any) -> Any:
         if self.cut:
             raise BackendUnavailableError("the wire is cut")
-        self.calls.append((name, args))
+        self.calls.append((name, () if name == "apply" else args))
         return await getattr(self.backend, name)(*args, **kwargs)
 
     return call

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import logging
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from cryptography.fernet import Fernet
@@ -39,15 +40,25 @@ class Card:
     when: datetime
 
 
-CARD = Card(
-    "Ms Marker-4711",
-    Decimal("4929.1234567"),
-    UUID("feedface-0815-4711-8000-00000badcafe"),
-    b"scanned-marker",
-    datetime(1987, 6, 5, 4, 3, 21, tzinfo=UTC),
-)
-MARKERS = ["Marker-4711", "4929.1234567", "feedface-0815-4711", "c2Nhbm5lZC1tYXJrZXI", "1987-06-05T04:03:21"]
-"""What of it is seen in a payload that is not encrypted; bytes are in Base64."""
+class Secret:
+    """A card that no other test has seen, and what is seen of it in a payload that is not encrypted."""
+
+    def __init__(self) -> None:
+        ident = uuid4()
+        number = f"{ident.int % 10**12}.{ident.int % 10**7:07d}"
+        scan = ident.bytes[:15]
+        self.card = Card(f"Ms {ident.hex}", Decimal(number), ident, scan, datetime(1987, 6, 5, 4, 3, 21, tzinfo=UTC))
+        self.marks = [ident.hex, number, str(ident), base64.b64encode(scan).decode()]
+
+    def seen_in(self, where: str | bytes) -> list[str]:
+        """Which of its marks can be read there."""
+        text = where.decode("utf-8", "replace") if isinstance(where, bytes) else where
+        return [mark for mark in self.marks if mark in text]
+
+
+@pytest.fixture
+def secret() -> Secret:
+    return Secret()
 
 
 @dataclasses.dataclass
@@ -59,12 +70,6 @@ class NewCard:
     ident: datetime
     scan: set[int]
     when: Decimal
-
-
-def found(where: str | bytes) -> list[str]:
-    """The markers that can be read there."""
-    text = where.decode("utf-8", "replace") if isinstance(where, bytes) else where
-    return [marker for marker in MARKERS if marker in text]
 
 
 class Told:
@@ -115,7 +120,7 @@ async def api_text(manager: TaskManager, ids: list[str]) -> str:
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
 async def test_arguments_can_be_read_nowhere_once_there_is_a_key(
-    fleet: Fleet, key: bytes | None, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, secret: Secret, key: bytes | None, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     told = Told()
@@ -125,9 +130,9 @@ async def test_arguments_can_be_read_nowhere_once_there_is_a_key(
     declare(second, Card)
     await fleet.start(first)
     ids = [
-        await first.enqueue(functions["pay"], CARD, copies=[CARD], delay=60),
-        await first.enqueue(functions["refuse"], CARD, delay=60),
-        await first.enqueue(functions["in_thread"], CARD, delay=60),
+        await first.enqueue(functions["pay"], secret.card, copies=[secret.card], delay=60),
+        await first.enqueue(functions["refuse"], secret.card, delay=60),
+        await first.enqueue(functions["in_thread"], secret.card, delay=60),
     ]
     waiting = dump(request, fleet.storage) + (await api_text(first, ids)).encode()
     await fleet.die(first)
@@ -137,18 +142,16 @@ async def test_arguments_can_be_read_nowhere_once_there_is_a_key(
     finished = dump(request, fleet.storage)
     shown = await api_text(second, ids)
 
-    expected = MARKERS if key is None else []
-    assert found(waiting) == expected
-    assert found(finished) == expected
-    assert found(shown) == expected
+    assert secret.seen_in(waiting) == secret.seen_in(finished) == (secret.marks if key is None else [])
+    assert bool(secret.seen_in(shown)) is (key is None)
     assert "pay" in told.text
-    assert found(told.text) == []
+    assert secret.seen_in(told.text) == []
     if key is not None:
-        assert found(caplog.text) == []
+        assert secret.seen_in(caplog.text) == []
 
 
 async def test_arguments_that_no_longer_fit_fail_the_task_without_being_told(
-    fleet: Fleet, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, secret: Secret, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     told = Told()
@@ -157,7 +160,7 @@ async def test_arguments_that_no_longer_fit_fail_the_task_without_being_told(
     functions = declare(first, Card)
     declare(second, NewCard)
     await fleet.start(first)
-    ids = [await first.enqueue(functions[name], CARD, delay=60) for name in ("refuse", "in_thread")]
+    ids = [await first.enqueue(functions[name], secret.card, delay=60) for name in ("refuse", "in_thread")]
     await fleet.die(first)
     await fleet.start(second)
     for task_id in ids:
@@ -166,26 +169,27 @@ async def test_arguments_that_no_longer_fit_fail_the_task_without_being_told(
         assert record.error is not None
         assert "cannot be read back" in record.error
         assert "holder" in record.error
-        assert found(f"{record.error} {record.stacktrace}") == []
-    assert found(dump(request, fleet.storage)) == []
-    assert found(await api_text(second, ids)) == []
-    assert found(told.text) == []
-    assert found(caplog.text) == []
+        assert secret.seen_in(f"{record.error} {record.stacktrace}") == []
+    assert secret.seen_in(dump(request, fleet.storage)) == []
+    assert secret.seen_in(await api_text(second, ids)) == []
+    assert secret.seen_in(told.text) == []
+    assert secret.seen_in(caplog.text) == []
 
 
-@pytest.mark.parametrize(
-    ("args", "kwargs"),
-    [
-        pytest.param((CARD, object()), {}, id="too many"),
-        pytest.param((dataclasses.asdict(CARD),), {}, id="another type"),
-        pytest.param(([CARD, object()],), {}, id="inside something else"),
-        pytest.param((CARD,), {"Marker": CARD}, id="unknown name"),
-    ],
-)
+@pytest.mark.parametrize("mistake", ["too many", "inside something else", "unknown name"])
 async def test_an_argument_that_cannot_be_stored_is_refused_without_being_told(
-    args: tuple[Any, ...], kwargs: dict[str, Any], caplog: pytest.LogCaptureFixture
+    secret: Secret, mistake: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    args: list[Any] = [secret.card]
+    kwargs: dict[str, Any] = {}
+    match mistake:
+        case "too many":
+            args.append(secret.card)
+        case "inside something else":
+            args[0] = [secret.card, object()]
+        case "unknown name":
+            kwargs["other"] = secret.card
     manager = TaskManager(encrypt_args_key=KEY)
     functions = declare(manager, Card)
     await manager.startup()
@@ -194,6 +198,5 @@ async def test_an_argument_that_cannot_be_stored_is_refused_without_being_told(
             await manager.enqueue(functions["refuse"], *args, **kwargs)
     finally:
         await manager.shutdown()
-    chain = [caught.value, caught.value.__cause__]
-    assert found(" ".join(map(str, chain))) == []
-    assert found(caplog.text) == []
+    assert secret.seen_in(f"{caught.value} {caught.value.__cause__}") == []
+    assert secret.seen_in(caplog.text) == []

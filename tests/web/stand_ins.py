@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 from types import EllipsisType
 from typing import Any
 
-from taskflow_otel.errors import TaskNotFoundError, TaskStateError
+from taskflow_otel.errors import TaskNotFoundError, TaskStateError, UnknownScheduleError
 from taskflow_otel.exporters.stream import LiveStream
 from taskflow_otel.model.events import LogEvent
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord, TimelineEntry
+from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
 
@@ -75,6 +76,55 @@ class FakeQueue:
     oldest_ready_age: float = 0.0
 
 
+class FakeSchedules:
+    """Schedules that stand still until someone asks."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.recurring: dict[str, ScheduleStatus] = {}
+        self.once: list[ScheduledRun] = []
+
+    def add(self, name: str, **fields: Any) -> None:
+        defaults: dict[str, Any] = {
+            "func_name": "send_report",
+            "rule": "every 60 s",
+            "timezone": "UTC",
+            "next_run": datetime.now(UTC) + timedelta(seconds=45),
+            "last_run": None,
+            "last_task_id": None,
+            "paused": False,
+            "catch_up": "skip",
+            "overlap": "allow",
+            "missed": 0,
+            "errors": 0,
+            "last_error": None,
+        }
+        self.recurring[name] = ScheduleStatus(**{"name": name, **defaults, **fields})
+
+    def statuses(self) -> list[ScheduleStatus]:
+        return list(self.recurring.values())
+
+    async def planned(self) -> list[ScheduledRun]:
+        return self.once
+
+    async def run(self, name: str) -> TaskRecord:
+        record = make_record(self._known(name).func_name, TaskStatus.PENDING, age=0, tags={"schedule": name})
+        return self.engine.put(record).copy()
+
+    async def pause(self, name: str) -> ScheduleStatus:
+        self.recurring[name] = replace(self._known(name), paused=True, next_run=None)
+        return self.recurring[name]
+
+    async def resume(self, name: str) -> ScheduleStatus:
+        self.recurring[name] = replace(self._known(name), paused=False)
+        return self.recurring[name]
+
+    def _known(self, name: str) -> ScheduleStatus:
+        if name not in self.recurring:
+            raise UnknownScheduleError(name)
+        return self.recurring[name]
+
+
 class FakeEngine:
     """Keeps records and tells the stream of every change."""
 
@@ -85,6 +135,7 @@ class FakeEngine:
             "default": FakeQueue("default", concurrency=8),
             "mail": FakeQueue("mail", concurrency=2, max_size=50),
         }
+        self.schedules = FakeSchedules(self)
         self.stream = LiveStream()
         self.state = "running"
         self.instance_id = INSTANCE
@@ -212,7 +263,7 @@ class FakeManager:
 
     def __init__(self, engine: FakeEngine | None = None) -> None:
         self.engine = engine or FakeEngine()
-        self.metrics = FakeMetrics()
+        self.metrics_page = FakeMetrics()
         self.stream = self.engine.stream
         self.mounted_on: list[Any] = []
         self.installed_on: list[Any] = []

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sqlalchemy import URL, event
+from sqlalchemy import URL, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -20,6 +20,7 @@ from taskflow_otel.errors import BackendError, BackendUnavailableError, Configur
 
 Durability = Literal["full", "normal"]
 
+_BROKEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
 _HEADER = b"SQLite format 3\x00"
 _READERS = 3
 _BUSY_SECONDS = 10.0
@@ -54,10 +55,9 @@ class SqliteBackend(SqlBackend):
         writer = self._engine(1, synchronous, f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
         # A transaction that writes says so at once: one that begins by reading could not wait for its turn.
         event.listen(writer.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-        reader = self._engine(_READERS).execution_options(isolation_level="AUTOCOMMIT")
-        return writer, reader
+        return writer, self._engine(_READERS, isolation_level="AUTOCOMMIT")
 
-    def _engine(self, connections: int, *pragmas: str) -> AsyncEngine:
+    def _engine(self, connections: int, *pragmas: str, isolation_level: Literal["AUTOCOMMIT"] | None = None) -> AsyncEngine:
         engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=str(self._path)),
             poolclass=AsyncAdaptedQueuePool,
@@ -65,6 +65,8 @@ class SqliteBackend(SqlBackend):
             max_overflow=0,
             pool_timeout=_POOL_SECONDS,
             hide_parameters=True,
+            # For each connection once: whoever is cancelled while it is changed for one use loses the connection.
+            **({} if isolation_level is None else {"isolation_level": isolation_level}),
             # No transaction is begun behind our back.
             connect_args={"isolation_level": None, "timeout": _BUSY_SECONDS},
         )
@@ -75,7 +77,13 @@ class SqliteBackend(SqlBackend):
                 cursor.execute(pragma)
             cursor.close()
 
+        def renew(context: ExceptionContext) -> None:
+            # A connection that was opened while the file could not be written never writes again.
+            if _code(context.original_exception) in _BROKEN:
+                context.is_disconnect = True
+
         event.listen(engine.sync_engine, "connect", set_up)
+        event.listen(engine.sync_engine, "handle_error", renew)
         return engine
 
     async def _prepare(self, engine: AsyncEngine) -> None:
@@ -114,11 +122,11 @@ class SqliteBackend(SqlBackend):
         return BackendUnavailableError(f"{self._where} {reason}.")
 
 
-def _original(error: Exception) -> BaseException:
+def _original(error: BaseException) -> BaseException:
     return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
 
 
-def _code(error: Exception) -> int | None:
+def _code(error: BaseException) -> int | None:
     """The primary result code: the extended ones bear it in their lowest byte (https://www.sqlite.org/rescode.html)."""
     code: int | None = getattr(_original(error), "sqlite_errorcode", None)
     return None if code is None else code & 0xFF

@@ -38,6 +38,7 @@ const ICONS = {
   tasks: "M4 6h16M4 12h16M4 18h10",
   failures: "M12 3.5 22 20.5H2zM12 10v4.5M12 17.2v.3",
   queues: "M4 5h16v4H4zM4 11h11v4H4zM4 17h6v3H4z",
+  schedules: "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM12 7.5V12l3.5 2",
   instances: "M4 4h16v6H4zM4 14h16v6H4zM8 7h.1M8 17h.1",
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
   retry: "M20 12a8 8 0 1 1-2.5-5.8M20 3v4.5h-4.5",

@@ -58,6 +58,17 @@ export function ago(iso) {
   return `${Math.floor(seconds / 86400)} d ago`;
 }
 
+/** How long it is until a moment. */
+export function until(iso) {
+  if (!iso) return "–";
+  const seconds = (Date.parse(iso) - Date.now()) / 1000;
+  if (seconds < 1) return "now";
+  if (seconds < 60) return `in ${Math.floor(seconds)} s`;
+  if (seconds < 3600) return `in ${Math.floor(seconds / 60)} min`;
+  if (seconds < 86400) return `in ${Math.floor(seconds / 3600)} h`;
+  return `in ${Math.floor(seconds / 86400)} d`;
+}
+
 /** Seconds from one ISO time to another; to now where the second is missing. */
 export function secondsBetween(from, to) {
   return Math.max(0, ((to ? Date.parse(to) : Date.now()) - Date.parse(from)) / 1000);

@@ -7,6 +7,7 @@ import { FailuresView } from "./view_failures.js";
 import { InstancesView } from "./view_instances.js";
 import { OverviewView } from "./view_overview.js";
 import { QueuesView } from "./view_queues.js";
+import { SchedulesView } from "./view_schedules.js";
 import { TaskView } from "./view_task.js";
 import { TasksView } from "./view_tasks.js";
 
@@ -15,6 +16,7 @@ const VIEWS = {
   tasks: { title: "Tasks", view: TasksView },
   failures: { title: "Failures", view: FailuresView },
   queues: { title: "Queues", view: QueuesView },
+  schedules: { title: "Schedules", view: SchedulesView },
   instances: { title: "Instances", view: InstancesView },
   task: { title: "Task", view: TaskView, under: "tasks" },
 };

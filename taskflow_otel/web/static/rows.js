@@ -158,6 +158,7 @@ const REASONS = {
   request_failed: "its request failed",
   commit_failed: "could not be stored",
   queue_full: "the queue was full",
+  overlap: "an earlier run had not ended",
   duplicate: "duplicate of another task",
   shutdown: "ended by shutdown",
   process_died: "its process died",

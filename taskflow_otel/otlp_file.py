@@ -1,0 +1,136 @@
+"""Spans and log records of this library in files of OTLP/JSON, as the collector's `file` exporter writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.exporters import signals
+
+_EVENT_PREFIX = "taskflow.task."
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedSpan:
+    """One span; ids are lower-case hexadecimal."""
+
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str
+    links: tuple[str, ...]
+    error: bool
+    started_at: datetime
+    attributes: Mapping[str, Any]
+
+    @property
+    def operation(self) -> str:
+        """`send` or `process`."""
+        return str(self.attributes.get(signals.MESSAGING_OPERATION_NAME, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedLog:
+    """One log record."""
+
+    event_name: str
+    trace_id: str
+    span_id: str
+    logged_at: datetime
+    attributes: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Exported:
+    """What was exported about tasks, by task id."""
+
+    spans: dict[str, list[ExportedSpan]] = field(default_factory=dict)
+    logs: dict[str, list[ExportedLog]] = field(default_factory=dict)
+    has_spans: bool = False
+    """Whether there was any span at all, so that a missing one means something; `has_logs` is the same of records."""
+    has_logs: bool = False
+
+    def add(self, message: Mapping[str, Any]) -> None:
+        """Take in one export request: `resourceSpans`, `resourceLogs`, or both."""
+        for resource in message.get("resourceSpans", ()):
+            for scope in resource.get("scopeSpans", ()):
+                if scope.get("scope", {}).get("name") == signals.SCOPE:
+                    self._add_spans(scope.get("spans", ()))
+        for resource in message.get("resourceLogs", ()):
+            for scope in resource.get("scopeLogs", ()):
+                if scope.get("scope", {}).get("name") == signals.SCOPE:
+                    self._add_logs(scope.get("logRecords", ()))
+
+    def _add_spans(self, spans: Iterable[Mapping[str, Any]]) -> None:
+        for data in spans:
+            self.has_spans = True
+            span = ExportedSpan(
+                data["name"],
+                data["traceId"].lower(),
+                data["spanId"].lower(),
+                data.get("parentSpanId", "").lower(),
+                tuple(link["spanId"].lower() for link in data.get("links", ())),
+                data.get("status", {}).get("code") in {2, "STATUS_CODE_ERROR"},
+                _moment(data["startTimeUnixNano"]),
+                _attributes(data),
+            )
+            self.spans.setdefault(str(span.attributes.get(signals.MESSAGING_MESSAGE_ID)), []).append(span)
+
+    def _add_logs(self, records: Iterable[Mapping[str, Any]]) -> None:
+        for data in records:
+            if not data.get("eventName", "").startswith(_EVENT_PREFIX):
+                continue
+            self.has_logs = True
+            log = ExportedLog(
+                data["eventName"],
+                data.get("traceId", "").lower(),
+                data.get("spanId", "").lower(),
+                _moment(data["timeUnixNano"]),
+                _attributes(data),
+            )
+            self.logs.setdefault(str(log.attributes.get(signals.MESSAGING_MESSAGE_ID)), []).append(log)
+
+
+def read_exports(paths: Iterable[Path]) -> Exported:
+    """Read files that hold one export request in each line.
+
+    Raises `ConfigurationError` for a file that cannot be read, or is none of that kind.
+    """
+    exported = Exported()
+    for path in paths:
+        for number, message in _lines(path):
+            try:
+                exported.add(message)
+            except (KeyError, TypeError, AttributeError, ValueError) as exc:
+                raise ConfigurationError(f"{path}, line {number}, is no OTLP export in JSON: {exc!r}") from exc
+    return exported
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, json.loads(line)
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"{path} cannot be read as OTLP in JSON, one export in each line: {exc}") from exc
+
+
+def _moment(nanoseconds: str | int) -> datetime:
+    return datetime.fromtimestamp(int(nanoseconds) / 1_000_000_000, UTC)
+
+
+def _attributes(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {pair["key"]: _value(pair.get("value", {})) for pair in data.get("attributes", ())}
+
+
+def _value(value: Mapping[str, Any]) -> Any:
+    for kind, content in value.items():
+        # 64-bit integers are strings in JSON (protobuf's mapping).
+        return int(content) if kind == "intValue" else content
+    return None

@@ -1,0 +1,74 @@
+import { empty, h, icon, setShown } from "./dom.js";
+import { ago, clock, count, until } from "./format.js";
+
+const COLUMNS = ["Schedule", "Rule", "Next run", "Last run", "Missed", "Errors", ""];
+
+/** The schedules with their next and last run; operators run them now, pause and resume them. */
+export class SchedulesView {
+  constructor(page, root) {
+    this.page = page;
+    this.body = h("tbody");
+    this.blank = empty("No schedules", "Declare one: @task_manager.schedule(every=60) or schedule_once(…).");
+    this.blank.hidden = true;
+    this.table = h(
+      "table",
+      { class: "plain schedules" },
+      h("thead", {}, h("tr", {}, COLUMNS.map((text) => h("th", { scope: "col", text })))),
+      this.body,
+    );
+    root.append(
+      h("div", { class: "view-head" }, h("h1", { text: "Schedules" }), h("span", { class: "muted", text: "missed and errors: of the instance that answers" })),
+      h("section", { class: "card flush" }, this.table, this.blank),
+    );
+  }
+
+  async refresh() {
+    const schedules = await this.page.api.get("schedules");
+    // A redrawn button must not lose the keyboard's place.
+    const focused = document.activeElement?.dataset.key;
+    this.body.replaceChildren(...schedules.map((schedule) => this.#row(schedule)));
+    if (focused) [...this.body.querySelectorAll("button")].find((button) => button.dataset.key === focused)?.focus();
+    setShown(this.blank, schedules.length === 0);
+    setShown(this.table, schedules.length > 0);
+  }
+
+  poll() {
+    return this.refresh();
+  }
+
+  #row(schedule) {
+    const { name, func_name, kind, paused } = schedule;
+    const next = paused ? h("span", { class: "pill", data: { status: "pending" }, text: "paused" }) : h("span", { text: until(schedule.next_run), title: schedule.next_run });
+    const last = schedule.last_task_id
+      ? h("a", { href: `?${new URLSearchParams({ view: "task", id: schedule.last_task_id })}`, text: ago(schedule.last_run), title: schedule.last_run })
+      : h("span", { class: "muted", text: schedule.last_run ? ago(schedule.last_run) : "–" });
+    const zone = schedule.timezone === "UTC" ? null : h("span", { class: "muted", text: ` ${schedule.timezone}` });
+    const errors = h("span", { text: count(schedule.errors), title: schedule.last_error });
+    if (schedule.errors) errors.className = "bad";
+    return h(
+      "tr",
+      { data: { name } },
+      h("td", {}, h("strong", { text: name }), name === func_name ? null : h("span", { class: "muted", text: ` ${func_name}` })),
+      h("td", { class: "mono" }, kind === "once" ? `once, ${clock(schedule.next_run)}` : schedule.rule, zone),
+      h("td", {}, next),
+      h("td", {}, last),
+      h("td", { class: "mono", text: kind === "once" ? "" : count(schedule.missed) }),
+      h("td", { class: "mono" }, kind === "once" ? null : errors),
+      h("td", { class: "row-actions" }, kind === "once" || !this.page.session.can_act ? null : this.#actions(schedule)),
+    );
+  }
+
+  #actions({ name, paused }) {
+    const path = `schedules/${encodeURIComponent(name)}`;
+    const act = async (verb, done) => {
+      await this.page.attempt(() => this.page.api.act("POST", `${path}/${verb}`), done);
+      await this.refresh();
+    };
+    const button = (verb, title, symbol, done) =>
+      h("button", { class: "button small", type: "button", data: { key: `${name} ${symbol}` }, on: { click: () => act(verb, done) } }, symbol ? icon(symbol) : null, title);
+    return [
+      button("run", "Run now", "play", `${name} runs`),
+      paused ? button("resume", "Resume", "retry", `${name} resumed`) : button("pause", "Pause", "pause", `${name} paused`),
+    ];
+  }
+}

@@ -1,0 +1,40 @@
+"""An app for several workers: tasks that succeed, fail and retry, and a way to learn who answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from fastapi import FastAPI
+
+from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, get_task_context
+
+app = FastAPI()
+task_manager = TaskManager(snapshot_db=os.environ["APP_DB"])
+TaskAdmin(app, task_manager, auto_install=True)
+
+
+@task_manager.task(persist=True, requeue_on_interrupt=True)
+async def succeed() -> None:
+    """Take a moment."""
+    await asyncio.sleep(0.002)
+
+
+@task_manager.task(persist=True, retries=1, delay=0.01, requeue_on_interrupt=True)
+async def recover() -> None:
+    """Fail in the first attempt only."""
+    if get_task_context().attempt == 0:
+        raise ConnectionError("not yet")
+
+
+@task_manager.task(persist=True)
+def fail() -> None:
+    """Fail always, in a thread."""
+    raise ValueError("never")
+
+
+@app.post("/run/{times}")
+async def run(times: int, tasks: ManagedBackgroundTasks) -> dict[str, int]:
+    for number in range(times):
+        tasks.add_task((succeed, succeed, recover, fail)[number % 4])
+    return {"pid": os.getpid()}

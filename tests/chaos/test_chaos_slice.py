@@ -1,0 +1,24 @@
+"""A short storm over each backend: every named crash point, kills at random moments, pauses, drains, restarts."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos.storm import BACKENDS, Plan, run_storm
+from tests.servers import find_binary
+
+BINARIES = {
+    "postgres": ("postgres", "postgresql"),
+    "mysql": ("mariadbd", "mariadb-server"),
+    "redis": ("redis-server", "redis-server"),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_acknowledged_is_lost_and_nothing_ends_twice(backend: str) -> None:
+    if backend in BINARIES:
+        find_binary(*BINARIES[backend])
+    report = run_storm(Plan(backend, kills=12, seconds=25, seed=3))
+    assert report.kills > 0
+    assert report.executions > 0
+    assert (report.losses, report.violations) == (0, []), f"\n{report}"

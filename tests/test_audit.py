@@ -1,0 +1,331 @@
+"""The audit finds every difference between the ledger and the telemetry, and none where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
+
+from taskflow_otel import TaskManager, TaskRecord, Telemetry, task_log
+from taskflow_otel.audit import audit
+from taskflow_otel.backends import MemoryBackend, SqliteBackend
+from taskflow_otel.backends.base import Insert
+from taskflow_otel.cli import main
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.exporters.signals import SCOPE
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.record import TimelineEntry
+from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.otlp_file import Exported, read_exports
+from tests.managers import finish, started
+
+FAR_AWAY = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+class Watched:
+    """A manager whose telemetry is all kept, with four tasks that have run."""
+
+    def __init__(self, path: Path) -> None:
+        self.spans, self.logs = InMemorySpanExporter(), InMemoryLogRecordExporter()
+        tracer_provider, logger_provider = (
+            TracerProvider(shutdown_on_exit=False),
+            LoggerProvider(shutdown_on_exit=False),
+        )
+        tracer_provider.add_span_processor(SimpleSpanProcessor(self.spans))
+        logger_provider.add_log_record_processor(SimpleLogRecordProcessor(self.logs))
+        self.backend = SqliteBackend(path)
+        self.manager = TaskManager(
+            snapshot_backend=self.backend,
+            telemetry=Telemetry(tracer_provider=tracer_provider, logger_provider=logger_provider),
+        )
+        self.page = ""
+
+    async def run(self) -> None:
+        """Have tasks succeed, and fail after a retry."""
+
+        @self.manager.task(persist=True)
+        async def good() -> None:
+            task_log("done")
+
+        @self.manager.task(persist=True, retries=1)
+        async def bad() -> None:
+            raise ValueError("never")
+
+        for func in (good, good, good, bad):
+            await finish(self.manager, await self.manager.enqueue(func))
+        # Log entries are written a moment later, or before the first look.
+        await self.manager.engine.counts(TaskQuery())
+
+    def scrape(self) -> str:
+        return self.manager.metrics.render("text/plain")[0].decode()
+
+    def exported(self) -> list[dict[str, Any]]:
+        """The spans and the log records, each as one export in JSON."""
+        spans = [_span(span) for span in self.spans.get_finished_spans()]
+        logs = [
+            {
+                "eventName": log.log_record.event_name,
+                "timeUnixNano": str(log.log_record.timestamp),
+                "attributes": _attributes(log.log_record.attributes),
+            }
+            for log in self.logs.get_finished_logs()
+        ]
+        scope = {"name": SCOPE}
+        return [
+            {"resourceSpans": [{"scopeSpans": [{"scope": scope, "spans": spans}]}]},
+            {"resourceLogs": [{"scopeLogs": [{"scope": scope, "logRecords": logs}]}]},
+        ]
+
+
+def _span(span: ReadableSpan) -> dict[str, Any]:
+    assert span.context is not None
+    return {
+        "name": span.name,
+        "traceId": format_trace_id(span.context.trace_id),
+        "spanId": format_span_id(span.context.span_id),
+        "links": [{"spanId": format_span_id(link.context.span_id)} for link in span.links],
+        "status": {"code": 2} if span.status.status_code is StatusCode.ERROR else {},
+        "startTimeUnixNano": str(span.start_time),
+        "attributes": _attributes(span.attributes),
+    }
+
+
+def _attributes(attributes: Any) -> list[dict[str, Any]]:
+    return [
+        {"key": key, "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}}
+        for key, value in attributes.items()
+    ]
+
+
+def spans_of(exports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = exports[0]["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    return found
+
+
+def logs_of(exports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = exports[1]["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    return found
+
+
+def named(entries: list[dict[str, Any]], key: str, name: str) -> dict[str, Any]:
+    return next(entry for entry in entries if entry[key] == name)
+
+
+def taken(exports: list[dict[str, Any]]) -> Exported:
+    exported = Exported()
+    for message in exports:
+        exported.add(message)
+    return exported
+
+
+@pytest.fixture
+async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
+    found = Watched(tmp_path / "tasks.db")
+    async with started(found.manager):
+        await found.run()
+        await found.manager.metrics_page.refresh()
+        found.page = found.scrape()
+        yield found
+
+
+async def test_where_all_agree_there_is_no_difference(watched: Watched) -> None:
+    assert await audit(watched.backend, metrics={"page": watched.page}, exported=taken(watched.exported())) == []
+
+
+@pytest.mark.parametrize(
+    ("sample", "value", "expected"),
+    [
+        ('taskflow_tasks_finished_total{outcome="success",queue="default",task="good"}', 2, "(good, default, success)"),
+        ('taskflow_tasks_enqueued_total{queue="default",source="manual",task="good"}', 4, "(good, default, manual)"),
+        ('taskflow_task_retries_total{queue="default",task="bad"}', 0, "(bad, default)"),
+        ('taskflow_task_run_duration_seconds_count{queue="default",task="bad"}', 1, "(bad, default)"),
+    ],
+)
+async def test_a_counter_that_says_something_else_is_named(
+    watched: Watched, sample: str, value: int, expected: str
+) -> None:
+    lines = [f"{sample} {value}" if line.startswith(f"{sample} ") else line for line in watched.page.splitlines()]
+    assert "\n".join(lines) != watched.page.rstrip("\n")
+    [difference] = await audit(watched.backend, metrics={"page": "\n".join(lines) + "\n"})
+    name = sample.partition("{")[0]
+    assert (difference.witness, difference.found) == ("page", str(value))
+    assert difference.what == f"{name}{{{expected[1:-1]}}}"
+
+
+async def test_only_what_came_after_the_baseline_counts(watched: Watched) -> None:
+    good = next(record for record in (await watched.manager.engine.page(TaskQuery())).records)
+    since = good.created_at + timedelta(microseconds=1)
+    before = watched.page
+    assert await audit(watched.backend, since=since, metrics={"page": before}, baseline=before) == []
+    assert await audit(watched.backend, since=since, metrics={"page": before}) != []
+
+
+async def test_names_beyond_the_cap_make_it_a_comparison_of_totals(watched: Watched) -> None:
+    page = watched.page.replace('task="good"', 'task="_other"')
+    assert await audit(watched.backend, metrics={"page": page}) == []
+
+
+async def test_a_page_that_is_none_is_refused(watched: Watched) -> None:
+    with pytest.raises(ConfigurationError, match="page is no metrics page"):
+        await audit(watched.backend, metrics={"page": "<html>{"})
+
+
+def drop_send(exports: list[dict[str, Any]]) -> None:
+    spans_of(exports).remove(named(spans_of(exports), "name", "send good"))
+
+
+def drop_attempt(exports: list[dict[str, Any]]) -> None:
+    spans_of(exports).remove(named(spans_of(exports), "name", "process bad"))
+
+
+def double_attempt(exports: list[dict[str, Any]]) -> None:
+    spans_of(exports).append(named(spans_of(exports), "name", "process good"))
+
+
+def calm(exports: list[dict[str, Any]]) -> None:
+    named(spans_of(exports), "name", "process bad")["status"] = {}
+
+
+def unlink(exports: list[dict[str, Any]]) -> None:
+    named(spans_of(exports), "name", "process good")["links"] = []
+
+
+def drop_log(exports: list[dict[str, Any]]) -> None:
+    logs_of(exports).remove(named(logs_of(exports), "eventName", "taskflow.task.failed"))
+
+
+def drop_line(exports: list[dict[str, Any]]) -> None:
+    logs_of(exports).remove(named(logs_of(exports), "eventName", "taskflow.task.log"))
+
+
+def double_log(exports: list[dict[str, Any]]) -> None:
+    logs_of(exports).append(named(logs_of(exports), "eventName", "taskflow.task.succeeded"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "witness", "what"),
+    [
+        (drop_send, "spans", "send span of good"),
+        (drop_attempt, "spans", "ended attempts of bad"),
+        (double_attempt, "spans", "ended attempts of good"),
+        (calm, "spans", "status of process bad"),
+        (unlink, "spans", "links of process good"),
+        (drop_log, "logs", "taskflow.task.failed of bad"),
+        (drop_line, "logs", "taskflow.task.log of good"),
+        (double_log, "logs", "taskflow.task.succeeded of good"),
+    ],
+)
+async def test_what_was_exported_wrongly_is_named(watched: Watched, damage: Any, witness: str, what: str) -> None:
+    exports = watched.exported()
+    damage(exports)
+    [difference] = await audit(watched.backend, exported=taken(exports))
+    assert difference.witness == witness
+    assert difference.what.startswith(what)
+
+
+async def test_what_was_exported_of_unknown_tasks_is_named(watched: Watched) -> None:
+    exports = watched.exported()
+    await watched.backend.delete_finished(FAR_AWAY, 100)
+    differences = await audit(watched.backend, exported=taken(exports))
+    assert [difference.witness for difference in differences] == ["ledger"] * 4
+    assert await audit(watched.backend, since=FAR_AWAY, exported=taken(exports)) == []
+
+
+def live(record: TaskRecord) -> None:
+    record.status = TaskStatus.PENDING
+
+
+def retried(record: TaskRecord) -> None:
+    record.retries_used = 3
+
+
+def endless(record: TaskRecord) -> None:
+    record.end_time = None
+
+
+def silent(record: TaskRecord) -> None:
+    record.timeline.clear()
+
+
+def impossible(record: TaskRecord) -> None:
+    record.timeline.append(replace(record.timeline[0], transition=Transition.STARTED))
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [(live, "status"), (retried, "retries"), (endless, "end"), (silent, "timeline"), (impossible, "timeline")],
+)
+async def test_a_record_that_contradicts_itself_is_named(damage: Callable[[TaskRecord], None], what: str) -> None:
+    backend = MemoryBackend()
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    record = TaskRecord("id", "send", TaskStatus.SUCCESS, now, start_time=now, end_time=now, duration=0.0)
+    for transition in (Transition.ENQUEUED, Transition.STARTED, Transition.SUCCEEDED):
+        record.timeline.append(TimelineEntry(transition, now, 0, "one"))
+    damage(record)
+    await backend.apply([Insert(record)])
+    [difference] = await audit(backend)
+    assert (difference.witness, difference.what) == ("ledger", f"{what} of send id")
+
+
+def test_the_command_names_each_difference_and_ends_with_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(run_once(tmp_path / "tasks.db"))
+    page = tmp_path / "page"
+    page.write_text('taskflow_tasks_finished_total{task="good",queue="default",outcome="success"} 3\n')
+    status = main(["audit", "--backend", str(tmp_path / "tasks.db"), "--metrics", str(page)])
+    lines = capsys.readouterr().out.splitlines()
+    assert (status, lines[-1]) == (1, f"{len(lines) - 1} differences")
+    assert f"{page}: taskflow_tasks_finished_total{{bad, default, failed}}: expected 1, found 0" in lines
+
+
+async def run_once(path: Path) -> None:
+    watched = Watched(path)
+    async with started(watched.manager):
+        await watched.run()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--backend", "missing.db"], "there is no database 'missing.db'"),
+        (["--backend", "oracle://x"], "must be a postgresql, mysql or redis URL"),
+        (["--backend", "x", "--metrics", "y", "--since", "2026-01-01"], "give the page of that moment as --baseline"),
+        (["--backend", "x", "--metrics", "missing"], "the metrics page missing cannot be read"),
+        (["--backend", "x", "--metrics", "http://127.0.0.1:1/"], "the metrics page http://127.0.0.1:1/ cannot be read"),
+        (["--backend", "x", "--export", "missing"], "missing cannot be read as OTLP"),
+    ],
+)
+def test_the_command_says_what_it_cannot_read(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", *arguments]) == 1
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"resourceSpans": [{"scopeSpans": [{"scope": {"name": "taskflow_otel"}, "spans": [{}]}]}]}']
+)
+def test_a_file_that_is_no_export_is_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "export.jsonl"
+    path.write_text(f"\n{line}\n")
+    with pytest.raises(ConfigurationError, match=r"export\.jsonl"):
+        read_exports([path])
+
+
+def test_spans_of_other_libraries_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    path.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"scope": {"name": "other"}, "spans": [{}]}]}]}))
+    assert read_exports([path]) == Exported()

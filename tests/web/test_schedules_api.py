@@ -1,0 +1,124 @@
+"""Schedules over HTTP, and on the live page."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from playwright.async_api import expect
+
+from taskflow_otel import TaskAdmin, TaskManager
+from taskflow_otel.model.schedule import ScheduledRun
+from tests.web.stand_ins import FakeEngine, make_record
+from tests.web.test_page import OpenPage, opened  # noqa: F401  # a fixture
+
+
+async def test_schedules_are_listed_with_their_next_and_last_run(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    last = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    engine.schedules.add("nightly", rule="0 2 * * *", timezone="Europe/London", last_run=last, last_task_id="t-1")
+    engine.schedules.once.append(
+        ScheduledRun(run_key="mail:7", func_name="remind", run_at=last, task_id="t-2", payload="secret")
+    )
+    answer = await client.get("/tasks/schedules")
+    recurring, once = answer.json()
+    assert recurring["next_run"] is not None
+    assert {key: recurring[key] for key in ("name", "kind", "rule", "timezone", "last_run", "last_task_id")} == {
+        "name": "nightly",
+        "kind": "recurring",
+        "rule": "0 2 * * *",
+        "timezone": "Europe/London",
+        "last_run": "2026-03-01T12:00:00Z",
+        "last_task_id": "t-1",
+    }
+    assert (once["name"], once["kind"], once["next_run"]) == ("mail:7", "once", "2026-03-01T12:00:00Z")
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("name", ["nightly", "report */5 * * * *", "ü/ö"])
+async def test_a_schedule_is_run_paused_and_resumed_and_each_is_audited(
+    client: httpx.AsyncClient, engine: FakeEngine, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "taskflow_otel.audit")
+    engine.schedules.add(name)
+    path = f"/tasks/schedules/{quote(name, safe='')}"
+    answer = await client.post(f"{path}/run")
+    assert answer.status_code == 202
+    assert answer.json()["tags"] == {"schedule": name}
+    assert "args" not in answer.json()
+    assert (await client.post(f"{path}/pause")).json()["paused"] is True
+    assert engine.schedules.recurring[name].paused
+    assert (await client.post(f"{path}/resume")).json()["paused"] is False
+    assert [vars(record)["action"] for record in caplog.records if record.name == "taskflow_otel.audit"] == [
+        "run-schedule",
+        "pause-schedule",
+        "resume-schedule",
+    ]
+
+
+@pytest.mark.parametrize("verb", ["run", "pause", "resume"])
+async def test_an_unknown_schedule_is_a_404_that_says_what_to_look_for(client: httpx.AsyncClient, verb: str) -> None:
+    answer = await client.post(f"/tasks/schedules/other/{verb}")
+    assert answer.status_code == 404
+    assert "no schedule named 'other'" in answer.json()["detail"]
+
+
+async def test_nobody_acts_on_a_schedule_where_the_page_is_read_only(client_of: object, engine: FakeEngine) -> None:
+    engine.schedules.add("nightly")
+    client: httpx.AsyncClient = client_of(read_only=True)  # type: ignore[operator]  # a factory
+    assert (await client.post("/tasks/schedules/nightly/pause")).status_code == 403
+    assert not engine.schedules.recurring["nightly"].paused
+
+
+async def test_a_real_manager_answers_for_its_schedules() -> None:
+    app, manager = FastAPI(), TaskManager()
+
+    @manager.schedule(cron="*/5 * * * *", overlap="skip")
+    async def report() -> None: ...
+
+    TaskAdmin(app, manager)
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+        run_at = datetime.now(UTC) + timedelta(hours=1)
+        await manager.schedule_once(report, run_at=run_at, run_key="later")
+        listed = (await client.get("/tasks/schedules")).json()
+        assert [(row["name"], row["kind"]) for row in listed] == [("report", "recurring"), ("later", "once")]
+        task_id = (await client.post("/tasks/schedules/report/run")).json()["task_id"]
+        await manager.wait(task_id, 20)
+        assert (await client.post("/tasks/schedules/report/pause")).json()["next_run"] is None
+        assert manager.schedules()[0].paused
+
+
+@pytest.mark.browser
+async def test_the_page_shows_schedules_and_lets_an_operator_act(opened: OpenPage, engine: FakeEngine) -> None:  # noqa: F811
+    record = engine.put(make_record("send_report"))
+    engine.schedules.add("nightly", last_run=datetime.now(UTC), last_task_id=record.task_id)
+    engine.schedules.add("<b>hostile</b>", errors=3, last_error="the queue is full", missed=7)
+    in_an_hour = datetime.now(UTC) + timedelta(hours=1, minutes=1)
+    engine.schedules.once.append(ScheduledRun(run_key="mail:7", func_name="remind", run_at=in_an_hour, task_id="t"))
+    async with opened("?view=schedules") as page:
+        row = page.get_by_role("row").filter(has_text="nightly")
+        await expect(row).to_contain_text("every 60 s")
+        await expect(row).to_contain_text("in 4")
+        await expect(page.get_by_role("row").filter(has_text="<b>hostile</b>")).to_contain_text("3")
+        await expect(page.get_by_role("row").filter(has_text="mail:7")).to_contain_text("in 1 h")
+        await row.get_by_role("button", name="Pause").click()
+        await expect(row).to_contain_text("paused")
+        await row.get_by_role("button", name="Resume").click()
+        await expect(row.get_by_role("button", name="Pause")).to_be_visible()
+        await row.get_by_role("button", name="Run now").click()
+        await expect(page.get_by_text("nightly runs")).to_be_visible()
+        assert any(task.tags == {"schedule": "nightly"} for task in engine.records.values())
+        await row.get_by_role("link").click()
+        await expect(page.get_by_role("heading", name="send_report")).to_be_visible()
+
+
+@pytest.mark.browser
+async def test_a_phone_shows_schedules_without_scrolling_sideways(opened: OpenPage, engine: FakeEngine) -> None:  # noqa: F811
+    engine.schedules.add("a_schedule_with_quite_a_long_name" * 4, rule="*/5 1-23 * * mon-fri")
+    async with opened("?view=schedules", viewport=(360, 740)) as page:
+        await expect(page.get_by_role("button", name="Run now")).to_be_visible()
+        assert await page.evaluate("document.documentElement.scrollWidth") == 360
