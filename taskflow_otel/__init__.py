@@ -38,6 +38,7 @@ from taskflow_otel.manager import TaskManager
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
 from taskflow_otel.model.options import QueueConfig, TaskConfig
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.version import __version__
 from taskflow_otel.web.background import ManagedBackgroundTasks
@@ -59,6 +60,8 @@ __all__ = [
     "PersistenceError",
     "QueueConfig",
     "QueueFullError",
+    "ScheduleStatus",
+    "ScheduledRun",
     "SchemaVersionError",
     "StaleTokenError",
     "StdoutLogger",

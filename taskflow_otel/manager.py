@@ -40,7 +40,7 @@ from taskflow_otel.exporters.telemetry import Telemetry
 from taskflow_otel.exporters.tracing import TracingExporter
 from taskflow_otel.metering import ScheduleCounts, connect_metrics
 from taskflow_otel.model.cipher import PayloadCipher
-from taskflow_otel.model.options import QueueConfig
+from taskflow_otel.model.options import QueueConfig, checked_queue_name
 from taskflow_otel.model.record import DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.web.background import ManagedBackgroundTasks
@@ -385,6 +385,7 @@ def _choose_backend(path: str | os.PathLike[str] | None, backend: Backend | None
 def _queue_configs(queues: Mapping[str, QueueConfig] | None, max_size: int | None) -> dict[str, QueueConfig]:
     configs = dict(queues or {})
     for name, config in configs.items():
+        checked_queue_name(name)
         if not isinstance(config, QueueConfig):
             raise ConfigurationError(f"queues[{name!r}] must be a QueueConfig, not {config!r}")
     if max_size is not None:

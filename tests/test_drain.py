@@ -81,6 +81,7 @@ async def test_persisted_tasks_that_wait_survive_the_drain_and_others_say_that_t
 
     again = Life(tmp_path / "tasks.db")
     async with started(again.manager) as manager:
+        await manager.resume_queue("one")
         for task_id in (kept, delayed):
             record = await finish(manager, task_id)
             assert (record.status, record.retries_used, record.crashes) == (TaskStatus.SUCCESS, 0, 0)

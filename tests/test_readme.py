@@ -60,7 +60,7 @@ def test_the_code_of_the_tour_type_checks(tmp_path: Path, checker: list[str]) ->
     """Each block of the tour, in order, below the imports that a reader would write; mypy is strict."""
     [quick_start] = blocks("python", "Quick start")
     imports = (
-        "from typing import Annotated\nfrom fastapi import Depends\n"
+        "from datetime import datetime\nfrom typing import Annotated\nfrom fastapi import Depends\n"
         "from taskflow_otel import FileLogger, LifecycleEvent, ManagedBackgroundTasks, QueueConfig\n"
         "from taskflow_otel import TaskObserver, TaskStatus, configure_telemetry\n"
     )

@@ -137,6 +137,19 @@ class Control:
         self._withdraw(task)
         self._lifecycle.forgotten(task)
 
+    async def begin_anew(self, instance_id: str) -> None:
+        """Let go of what others have taken over from this process, and own the rest under a new id."""
+        for task in self._tasks:
+            if not task.durable:
+                task.record.instance = instance_id
+            elif task.phase in {Phase.STARTING, Phase.RUNNING}:
+                await self.stop(task, TAKEN_OVER)
+            elif task.phase is Phase.HELD and not task.committed and not task.committing:
+                # The ledger does not know of it yet.
+                task.record.instance = instance_id
+            elif task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}:
+                self.let_go(task)
+
     def let_go(self, task: LiveTask) -> None:
         """Forget a task that waits here and belongs to another instance now."""
         self._withdraw(task)

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from datetime import datetime, timedelta
 from types import EllipsisType
@@ -25,6 +25,7 @@ from taskflow_otel.engine.executors import AsyncExecutor, Executor, ThreadExecut
 from taskflow_otel.engine.firing import NoMeter, ScheduleMeter
 from taskflow_otel.engine.identity import process_started
 from taskflow_otel.engine.intake import Created, Intake
+from taskflow_otel.engine.jobs import Jobs
 from taskflow_otel.engine.ledger import Ledger, Observe
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase, TaskStore
@@ -82,8 +83,8 @@ class Engine:
         self._state = "new"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self._attempts: set[asyncio.Task[None]] = set()
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._attempts = Jobs(_complain_of_attempt)
+        self._jobs = Jobs(_complain)
         self._instance = make_instance(self._clock, os.getpid(), process_started(os.getpid()), settings.lease_seconds)
         self._executors: dict[str, Executor] = {
             "async": AsyncExecutor(settings.max_concurrent_tasks),
@@ -143,7 +144,7 @@ class Engine:
             self._executors,
             self._clock,
             self._timers,
-            decode=self._decode,
+            decode=self._intake.decode,
             make_context=self._voice.context_of,
             on_entered=self._dispatcher.entered,
             on_released=self._dispatcher.release,
@@ -159,17 +160,9 @@ class Engine:
             cancel_grace=settings.cancel_grace,
         )
         rescue = Rescue(registry, self._tasks, self._lifecycle, self._intake, self._clock, settings.max_crashes)
-        self._heartbeat = Heartbeat(
-            backend, self._clock, self._instance, settings.heartbeat_interval, self._declared_dead
-        )
-        self._rescuer = Rescuer(
-            backend,
-            self._clock,
-            settings.heartbeat_interval,
-            lambda: self._instance,
-            registry.names,
-            rescue.recover,
-        )
+        interval = settings.heartbeat_interval
+        self._heartbeat = Heartbeat(backend, self._clock, self._instance, interval, self._declared_dead)
+        self._rescuer = Rescuer(backend, self._clock, interval, lambda: self._instance, registry.names, rescue.recover)
         self.schedules = Schedules(
             backend,
             self._intake,
@@ -178,7 +171,7 @@ class Engine:
             self._tasks,
             self._timers,
             self._clock,
-            settings.heartbeat_interval,
+            interval,
             lambda: self._instance,
             schedule_meter or NoMeter(),
             patience=settings.commit_timeout,
@@ -187,7 +180,7 @@ class Engine:
         self._queue_settings = QueueSettings(
             backend,
             self._clock,
-            settings.heartbeat_interval,
+            interval,
             self._queues,
             lambda: self._state == "running",
             self._dispatcher.pump,
@@ -196,12 +189,8 @@ class Engine:
             self._heartbeat,
             self._queue_settings,
             self._rescuer,
-            RemoteCancels(
-                backend, self._clock, settings.heartbeat_interval, lambda: self.instance_id, self._cancel_for_another
-            ),
-            FleetWatch(
-                backend, self._clock, settings.heartbeat_interval, lambda: self.instance_id, fleet_watched, tell_fleet
-            ),
+            RemoteCancels(backend, self._clock, interval, lambda: self.instance_id, self._cancel_for_another),
+            FleetWatch(backend, self._clock, interval, lambda: self.instance_id, fleet_watched, tell_fleet),
         ]
         if settings.retention_days is not None:
             retention = timedelta(days=settings.retention_days)
@@ -271,9 +260,9 @@ class Engine:
         self._state = "running"
         self._dispatcher.open()
         await self.schedules.start()
-        self._own(self.schedules.tick())
+        self._jobs.own(self.schedules.tick())
         # Not awaited: the application need not wait for what others left behind.
-        self._own(self._rescuer.tick())
+        self._jobs.own(self._rescuer.tick())
 
     async def stop(self) -> None:
         """Drain: take nothing new, let running attempts end, cancel the rest, write every outcome, release all."""
@@ -322,7 +311,7 @@ class Engine:
 
     def discard(self, tasks: list[LiveTask], reason: str) -> None:
         """End tasks whose request failed: they never run. Does not depend on the caller, who may be cancelled."""
-        self._own(self._intake.discard(tasks, reason))
+        self._jobs.own(self._intake.discard(tasks, reason))
 
     def start_soon(self, task: LiveTask) -> None:
         """Commit and release a task in the background of the caller, who may be in another thread."""
@@ -428,27 +417,12 @@ class Engine:
         """Start the tasks of a queue again."""
         await self._queue_settings.change(name, {"paused": False})
 
-    def queue_names(self) -> list[str]:
-        """The queues that tasks may name."""
-        return [queue.name for queue in self._queues.all()]
-
     def check_queue(self, name: str) -> None:
         """Raise `UnknownQueueError` unless there is such a queue."""
         self._queues.get(name)
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        job = asyncio.get_running_loop().create_task(work)
-        self._jobs.add(job)
-        job.add_done_callback(self._job_done)
-        return job
-
-    def _job_done(self, job: asyncio.Task[None]) -> None:
-        self._jobs.discard(job)
-        if not job.cancelled() and (exc := job.exception()) is not None:
-            logger.error("%s", exc, exc_info=None if isinstance(exc, TaskflowError) else exc)
-
     def _start_now(self, task: LiveTask) -> None:
-        task.arrival = self._own(self._commit_and_release(task))
+        task.arrival = self._jobs.own(self._commit_and_release(task))
 
     async def _commit_and_release(self, task: LiveTask) -> None:
         await self._intake.commit([task])
@@ -456,15 +430,7 @@ class Engine:
 
     def _start_attempt(self, task: LiveTask) -> None:
         context = task.context.copy() if task.context is not None else Context()
-        attempt = asyncio.get_running_loop().create_task(self._runner.run(task), context=context)
-        task.attempt = attempt
-        self._attempts.add(attempt)
-        attempt.add_done_callback(self._attempt_done)
-
-    def _attempt_done(self, attempt: asyncio.Task[None]) -> None:
-        self._attempts.discard(attempt)
-        if not attempt.cancelled() and (exc := attempt.exception()) is not None:
-            logger.critical("an attempt ended with an error of the engine itself: %s", exc, exc_info=exc)
+        task.attempt = self._attempts.own(self._runner.run(task), context=context)
 
     def _wait_or_leave(self, task: LiveTask, wait: float) -> None:
         """A retry waits here; while draining it stays in the ledger, for the next life."""
@@ -475,13 +441,9 @@ class Engine:
         else:
             task.phase = Phase.HELD
             reason = task.cancel_reason
-            self._own(self._drain.leave(task) if reason in {None, SHUTDOWN} else self._control.stop(task, str(reason)))
-
-    def _decode(self, task: LiveTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        payload, codec = task.record.payload, task.definition.codec
-        if payload is None or codec is None:
-            return (), {}
-        return codec.decode(payload if self._cipher is None else self._cipher.decrypt(payload))
+            self._jobs.own(
+                self._drain.leave(task) if reason in {None, SHUTDOWN} else self._control.stop(task, str(reason))
+            )
 
     async def _cancel_for_another(self, task_id: str) -> None:
         task = self._tasks.live(task_id)
@@ -503,16 +465,7 @@ class Engine:
             self._settings.lease_seconds,
         )
         self._renew_instance()
-        for task in self._tasks:
-            if not task.durable:
-                task.record.instance = self.instance_id
-            elif task.phase in {Phase.STARTING, Phase.RUNNING}:
-                await self._control.stop(task, TAKEN_OVER)
-            elif task.phase is Phase.HELD and not task.committed and not task.committing:
-                # The ledger does not know of it yet.
-                task.record.instance = self.instance_id
-            elif task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}:
-                self._control.let_go(task)
+        await self._control.begin_anew(self.instance_id)
         await self._heartbeat.tick()
 
     async def _stop_parts(self, timeout: float) -> None:
@@ -537,3 +490,11 @@ class Engine:
         for task in self._tasks:
             # The ledger has it; if this engine is started again, it takes it over as any other would.
             self._control.forget(task)
+
+
+def _complain(exc: BaseException) -> None:
+    logger.error("%s", exc, exc_info=None if isinstance(exc, TaskflowError) else exc)
+
+
+def _complain_of_attempt(exc: BaseException) -> None:
+    logger.critical("an attempt ended with an error of the engine itself: %s", exc, exc_info=exc)

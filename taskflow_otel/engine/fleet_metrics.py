@@ -14,9 +14,11 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
+from typing import TypeVar
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.clock import Clock
@@ -25,6 +27,8 @@ from taskflow_otel.errors import BackendError, IllegalTransitionError
 from taskflow_otel.exporters.metric_state import Snapshot, capped, from_json, lasting, merge, subtract, to_json
 from taskflow_otel.exporters.prometheus import OTHER, PrometheusExporter
 from taskflow_otel.model.replay import replay
+
+T = TypeVar("T")
 
 logger = logging.getLogger("taskflow_otel.metrics")
 
@@ -45,6 +49,8 @@ _OVERLAP = timedelta(seconds=5)
 """How far the clocks of the instances, and a slow commit, may be apart."""
 _TAIL = 20_000
 """Tasks of the ledger looked at for what a dead instance did last."""
+_LARGE = 20_000
+"""Characters of JSON from which on they are written and read beside the event loop: more than a millisecond's work."""
 _MARKS_KEPT = timedelta(hours=1)
 
 
@@ -192,11 +198,11 @@ class FleetMetrics(Service):
             await self._load()
 
     async def _store(self, *, final: bool) -> None:
-        counted = self._exporter.snapshot()
-        shown = Stored(
-            self._instance_id(), self._clock.now(), self._unpublished(), final, subtract(counted, self._elsewhere)
-        )
-        counts = _dump(shown.counts)
+        # Of one moment: nothing else runs between these.
+        counted, taken_at = self._exporter.snapshot(), self._clock.now()
+        instance, unpublished = self._instance_id(), self._unpublished()
+        new, counts = await self._encode(counted)
+        shown = Stored(instance, taken_at, unpublished, final, new)
         latest = self._shown
         if latest is not None:
             if (counts, shown.instance, final) == (self._written, latest.instance, latest.final):
@@ -205,12 +211,21 @@ class FleetMetrics(Service):
             if not await self._write({self._mark: OWN}, shown.dump(counts)):
                 self._elsewhere = merge([before, await self._added_when_folded()])
                 self._source, self._shown = uuid.uuid4().hex, None
-                shown = replace(shown, counts=subtract(counted, self._elsewhere))
-                counts = _dump(shown.counts)
+                new, counts = await self._encode(counted)
+                shown = replace(shown, counts=new)
         if self._shown is None:
             self._counted = counted
             await self._write({}, shown.dump(counts))
         self._shown, self._written = shown, counts
+
+    async def _encode(self, counted: Snapshot) -> tuple[Snapshot, str]:
+        """What of the counts is not part of the sum of those that are gone, also as JSON."""
+
+        def encode() -> tuple[Snapshot, str]:
+            rest = subtract(counted, self._elsewhere)
+            return rest, _dump(rest)
+
+        return await _beside(_size(counted), encode)
 
     @property
     def _mark(self) -> str:
@@ -233,9 +248,9 @@ class FleetMetrics(Service):
         alive = {one.instance_id for one in await self._backend.instances() if one.state == "alive"}
         gone = stored.pop(GONE, None)
         if gone != self._gone[0]:
-            self._gone = (gone, _load_sum(gone))
+            self._gone = gone, await _beside(len(gone or ""), lambda: _load_sum(gone))
         stored.pop(f"{COUNTS}{self._source}", None)
-        known = {key: (text, self._read(key, text)) for key, text in stored.items()}
+        known = {key: (text, await self._read(key, text)) for key, text in stored.items()}
         self._known = {key: (text, other) for key, (text, other) in known.items() if other is not None}
         others = [other for _, other in self._known.values()]
         living = [other.counts for other in others if other.instance in alive and not other.final]
@@ -246,12 +261,12 @@ class FleetMetrics(Service):
         self._exporter.set_peers(self._peers, own)
         self._dead = [key for key, (_, other) in self._known.items() if other.instance not in alive]
 
-    def _read(self, key: str, text: str) -> Stored | None:
+    async def _read(self, key: str, text: str) -> Stored | None:
         known = self._known.get(key)
         if known is not None and known[0] == text:
             return known[1]
         try:
-            return Stored.load(text)
+            return await _beside(len(text), lambda: Stored.load(text))
         except ValueError as exc:
             logger.error("%s cannot be read and is left out: %s", key, exc)
             return None
@@ -260,14 +275,14 @@ class FleetMetrics(Service):
         for key in self._dead:
             text, dead = self._known[key]
             added = {} if dead.final else await self._done_since(dead)
-            total = merge([self._gone[1], lasting(dead.counts), added])
-            summed = _dump(capped(total, self._exporter.max_label_values, OTHER))
+            parts = [self._gone[1], lasting(dead.counts), added]
+            summed = await _beside(len(text), partial(_sum_up, parts, self._exporter.max_label_values))
             mark = json.dumps({"at": self._clock.now().isoformat(), "added": to_json(added)}) if added else None
             changes = {GONE: summed, key: None, f"{MARKS}{key.removeprefix(COUNTS)}": mark}
             if not await self._backend.swap_settings({GONE: self._gone[0], key: text}, changes):
                 # Another instance was faster, or the dead one is not: the next round sees what is so.
                 return
-            self._gone = (summed, _load_sum(summed))
+            self._gone = summed, await _beside(len(summed), partial(_load_sum, summed))
         if self._dead:
             self._dead = []
             await self._forget_marks()
@@ -294,6 +309,20 @@ class FleetMetrics(Service):
         for key, mark in (await self._backend.settings(MARKS)).items():
             if mark != OWN and datetime.fromisoformat(json.loads(mark)["at"]) + _MARKS_KEPT < self._clock.now():
                 await self._backend.put_setting(key, None)
+
+
+async def _beside(size: int, work: Callable[[], T]) -> T:
+    """Do what would keep the event loop for long on a thread."""
+    return work() if size < _LARGE else await asyncio.to_thread(work)
+
+
+def _size(counts: Snapshot) -> int:
+    """About how many characters the counts make as JSON."""
+    return 60 * sum(len(children) for children in counts.values())
+
+
+def _sum_up(parts: Sequence[Snapshot], cap: int) -> str:
+    return _dump(capped(merge(parts), cap, OTHER))
 
 
 def _dump(counts: Snapshot) -> str:

@@ -203,6 +203,13 @@ class Intake:
         payload = definition.codec.encode(args, kwargs)
         return payload if self._cipher is None else self._cipher.encrypt(payload)
 
+    def decode(self, task: LiveTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a task that are stored as its payload."""
+        payload, codec = task.record.payload, task.definition.codec
+        if payload is None or codec is None:
+            return (), {}
+        return codec.decode(payload if self._cipher is None else self._cipher.decrypt(payload))
+
     async def commit(self, tasks: Sequence[LiveTask]) -> None:
         """Make new tasks known: durable ones are committed first.
 

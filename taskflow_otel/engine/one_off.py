@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +15,7 @@ from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.enqueue import EnqueueOptions, checked_key, checked_moment, checked_tags
 from taskflow_otel.engine.firing import ScheduleMeter
 from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.jobs import Jobs
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.engine.timers import Timer, Timers
@@ -75,7 +75,8 @@ class OneOffs:
         self._clock = clock
         self._meter = meter
         self._plans: dict[str, _Plan] = {}
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs = Jobs(_complain)
+        self._changes = 0
         self._unknown: set[str] = set()
         self._running = False
 
@@ -90,10 +91,7 @@ class OneOffs:
             if plan.timer is not None:
                 plan.timer.cancel()
         self._plans.clear()
-        jobs = list(self._jobs)
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        await self._jobs.stop()
 
     async def plan(
         self,
@@ -155,7 +153,11 @@ class OneOffs:
 
     async def refresh(self) -> None:
         """Learn what other instances have planned, moved and cancelled."""
+        changes = self._changes
         stored = await self._backend.settings(_PREFIX)
+        if changes != self._changes:
+            # Read before a change made here, which has everything read again.
+            return
         for key in [key for key, plan in self._plans.items() if stored.get(key) != plan.text]:
             self._drop(key)
         for position, (key, text) in enumerate(stored.items()):
@@ -170,23 +172,20 @@ class OneOffs:
         await self._backend.forget_once(_ONCE, f"{_ONCE}{before:020d}", _TIDY_BATCH)
 
     def _take(self, key: str, text: str, run: ScheduledRun) -> None:
+        self._changes += 1
         if self._running:
             plan = self._plans[key] = _Plan(key, text, run)
             plan.timer = self._timers.at(run.run_at, lambda: self._come(plan))
 
     def _drop(self, key: str) -> None:
+        self._changes += 1
         plan = self._plans.pop(key, None)
         if plan is not None and plan.timer is not None:
             plan.timer.cancel()
 
     def _come(self, plan: _Plan) -> None:
         plan.timer = None
-        self._spawn(self._start(plan))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        job = asyncio.get_running_loop().create_task(work, context=Context())
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
+        self._jobs.own(self._start(plan), context=Context())
 
     async def _start(self, plan: _Plan) -> None:
         """Start a run that is due, again after an error, until it has begun or is no longer wanted."""
@@ -251,6 +250,10 @@ class OneOffs:
             if whose == run_key:
                 found[number] = (key, text)
         return found
+
+
+def _complain(exc: BaseException) -> None:
+    logger.critical("a planned run ended with an error of the scheduler itself: %s", exc, exc_info=exc)
 
 
 def _parse(key: str) -> tuple[str, int]:

@@ -14,6 +14,7 @@ from typing import Any
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.firing import Entry, Firing, ScheduleMeter
+from taskflow_otel.engine.jobs import Jobs
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.engine.timers import Timers
 from taskflow_otel.errors import BackendError, ConfigurationError, QueueFullError, UnknownScheduleError
@@ -52,7 +53,8 @@ class Scheduler:
         self._meter = meter
         self._patience = patience
         self._entries: dict[str, Entry] = {}
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs = Jobs(_complain)
+        self._changes = 0
         self._running = False
 
     def add(self, schedule: Schedule, definition: TaskDefinition) -> None:
@@ -85,10 +87,7 @@ class Scheduler:
         self._running = False
         for entry in self._entries.values():
             self._disarm(entry)
-        jobs = list(self._jobs)
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        await self._jobs.stop()
         for entry in self._entries.values():
             entry.next = entry.repeated_until = None
 
@@ -101,14 +100,17 @@ class Scheduler:
         entry = self._entry(name)
         stored = {"paused": paused, "since": micros(self._clock.now())}
         await self._backend.put_setting(PAUSED + name, json.dumps(stored))
+        self._changes += 1
         self._apply_pause(entry, paused)
         return entry.status()
 
     async def refresh(self) -> None:
         """Learn which schedules other instances have paused or resumed."""
+        changes = self._changes
         stored = await self._backend.settings(PAUSED)
         for entry in self._entries.values():
-            if entry.next is not None:
+            # What was read before a change made here is out of date.
+            if entry.next is not None and changes == self._changes:
                 self._apply_pause(entry, _pause(stored, entry)[0])
 
     def clock_was_set(self) -> None:
@@ -133,14 +135,7 @@ class Scheduler:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         # In an empty context: a firing continues nobody's trace.
-        job = asyncio.get_running_loop().create_task(work, context=Context())
-        self._jobs.add(job)
-        job.add_done_callback(self._job_done)
-
-    def _job_done(self, job: asyncio.Task[None]) -> None:
-        self._jobs.discard(job)
-        if not job.cancelled() and (exc := job.exception()) is not None:
-            logger.critical("a schedule ended with an error of the scheduler itself: %s", exc, exc_info=exc)
+        self._jobs.own(work, context=Context())
 
     def _apply_pause(self, entry: Entry, paused: bool) -> None:
         if entry.paused == paused:
@@ -304,6 +299,10 @@ class Scheduler:
         if entry.failing:
             entry.failing = False
             logger.warning("the schedule %r fires again", entry.schedule.name)
+
+
+def _complain(exc: BaseException) -> None:
+    logger.critical("a schedule ended with an error of the scheduler itself: %s", exc, exc_info=exc)
 
 
 def _lies_ahead(entry: Entry, moment: datetime, now: datetime) -> bool:

@@ -21,9 +21,7 @@ class Service(ABC):
     `longest_backoff` seconds.
     """
 
-    def __init__(
-        self, name: str, interval: float, clock: Clock, *, longest_backoff: float = _LONGEST_BACKOFF
-    ) -> None:
+    def __init__(self, name: str, interval: float, clock: Clock, *, longest_backoff: float = _LONGEST_BACKOFF) -> None:
         self.name = name
         self.failures = 0
         self._interval = interval
@@ -46,12 +44,13 @@ class Service(ABC):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def finish(self) -> None:
+    async def finish(self) -> None:  # noqa: B027  # most services have nothing left to do
         """Do what is left at a shutdown, once nothing runs any more and every outcome is written."""
 
     async def _rounds(self) -> None:
         failing = 0
-        while True:
+        # Not only until it is cancelled: a driver that a cancellation meets may turn it into an error of its own.
+        while self._loop_task is not None:
             await self._clock.sleep(min(self._interval * 2 ** min(failing, 10), self._longest_backoff))
             try:
                 await self.tick()

@@ -377,7 +377,10 @@ SCHEDULE_LATENESS = MetricSpec(
     (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0),
 )
 SCHEDULE_MISSED = MetricSpec(
-    "taskflow_schedule_missed_total", _COUNTER, "Firings skipped by the catch-up or overlap policy.", ("schedule",)
+    "taskflow_schedule_missed_total",
+    _COUNTER,
+    "Firings that did not run: skipped by the catch-up or overlap policy, or given up.",
+    ("schedule",),
 )
 SCHEDULE_ERRORS = MetricSpec("taskflow_schedule_errors_total", _COUNTER, "Failures while firing.", ("schedule",))
 BUILD_INFO = MetricSpec(

@@ -12,6 +12,8 @@ from taskflow_otel.errors import ConfigurationError
 ExecutorName = Literal["async", "thread", "process"]
 EXECUTOR_NAMES: tuple[str, ...] = get_args(ExecutorName)
 
+_MAX_NAME = 200
+
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
 
 
@@ -38,6 +40,13 @@ def checked_priority(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigurationError(f"priority must be a whole number (higher runs first), not {value!r}")
     return value
+
+
+def checked_queue_name(name: object) -> str:
+    """Return the name of a queue, or raise `ConfigurationError`: backends index it, and pages show it."""
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+        raise ConfigurationError(f"the name of a queue must be 1 to {_MAX_NAME} printable characters, not {name!r:.80}")
+    return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +135,8 @@ def make_task_config(
     queue: str | None = None,
 ) -> TaskConfig:
     """Check every option and return the frozen configuration; raises `ConfigurationError`."""
-    if not name or not isinstance(name, str) or len(name) > 200 or not name.isprintable():
-        raise ConfigurationError(f"a task name must be 1 to 200 printable characters, not {name!r}")
+    if not name or not isinstance(name, str) or len(name) > _MAX_NAME or not name.isprintable():
+        raise ConfigurationError(f"a task name must be 1 to {_MAX_NAME} printable characters, not {name!r:.80}")
     if executor is None or executor not in EXECUTOR_NAMES:
         raise ConfigurationError(f"executor must be one of {', '.join(EXECUTOR_NAMES)}, not {executor!r}")
     if not (isinstance(backoff, (int, float)) and not isinstance(backoff, bool) and 0 < backoff < math.inf):

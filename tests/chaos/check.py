@@ -42,7 +42,7 @@ class Findings:
 
     violations: list[Violation] = field(default_factory=list)
     lost: int = 0
-    in_doubt: int = 0
+    in_doubt: list[str] = field(default_factory=list)
     """Answered 503 by a process that died before it could take back a commit whose fate it did not know."""
     vanished_duplicates: int = 0
     """Acknowledged under a key that another task holds; the note that it was a duplicate died with its process."""
@@ -69,7 +69,7 @@ class Check:
         self._acknowledged()
         self._refused()
         for answer in self._answers.unexpected:
-            self._add("an answer is 2xx or 503", answer)
+            self._add("every answer and every drain ends well", answer)
         for task_id in self._executions.by_task.keys() - self._records.keys():
             kind = KINDS[self._executions.by_task[task_id][0].kind]
             if kind.persisted:
@@ -122,7 +122,11 @@ class Check:
         for refusal in self._answers.refused:
             notes = entered[refusal.number]
             if notes and self._died_soon(refusal) and refusal.pid not in {note.pid for note in notes}:
-                self._findings.in_doubt += 1
+                task_id = notes[0].task_id
+                story = "; ".join(_lines(self._records[task_id])) if task_id in self._records else "no record"
+                self._findings.in_doubt.append(
+                    f"request {refusal.number}, refused by {refusal.pid}: {task_id}: {story}"
+                )
             elif notes:
                 self._add("refused never runs", f"request {refusal.number} was answered 503 and ran", notes[0].task_id)
 

@@ -7,6 +7,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,9 +29,16 @@ def serve(port: int, environment: Mapping[str, str], log_path: str) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(environment)
+    signal.signal(signal.SIGUSR1, lambda *_: _say_where_tasks_wait())
     import uvicorn
 
     uvicorn.run("tests.chaos.app:app", host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=3)
+
+
+def _say_where_tasks_wait() -> None:
+    """For a process that does not end: what each of its asyncio tasks awaits."""
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
 
 
 class Member:

@@ -35,7 +35,7 @@ class Report:
     retries: int
     reruns: int
     takeovers: int
-    in_doubt: int
+    in_doubt: list[str]
     vanished_duplicates: int
     losses: int
     violations: list[Violation]
@@ -108,7 +108,7 @@ class Report:
                 f"{self.takeovers} takeovers of tasks"
             ),
             (
-                f"  in doubt: {self.in_doubt} refused whose process died at once; "
+                f"  in doubt: {len(self.in_doubt)} refused whose process died at once; "
                 f"{self.vanished_duplicates} duplicates without a record of their own"
             ),
             f"  LOSSES: {self.losses}   VIOLATIONS: {len(self.violations)}",

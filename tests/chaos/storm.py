@@ -220,6 +220,8 @@ class Storm:
                 self._answers.unexpected.append(f"a drain ended with {member.exit_code}: {member.log_path}")
         else:
             self._answers.unexpected.append(f"a drain did not end in 20 s: {member.log_path}")
+            member.signal(signal.SIGUSR1)
+            await member.ended(1)
             await self._kill(member, LEAVE)
 
     async def _crash_at(self, member: Member, point: str) -> None:

@@ -19,7 +19,7 @@ from taskflow_otel.backends import SqliteBackend
 from tests.procs import AppProcess
 from tests.waiting import wait_until
 
-TASKS_PER_REQUEST = 20
+TASKS_PER_REQUEST = 100
 REQUESTS = 100
 
 
@@ -131,20 +131,20 @@ async def compare(path: Path, pages: Sequence[str]) -> list[Difference]:
 def test_counts_outlive_every_worker(app: AppProcess) -> None:
     scraper = Scraper(app.url)
     wait_until(lambda: len(instances(app)) == 4, "four workers")
-    run(app, 10)
+    run(app, 5)
     wait_until(lambda: pending(app) == 0, "the end of all tasks")
     scraper.scrape()
     for stop in (app.terminate, app.kill):
         stop()
         app.start()
         wait_until(lambda: len(instances(app)) == 4, "four workers")
-        run(app, 10)
+        run(app, 5)
         wait_until(lambda: pending(app) == 0, "the end of all tasks")
         scraper.scrape()
     assert scraper.fallen == []
 
     def complete() -> bool:
         scraper.scrape()
-        return scraper.total("taskflow_tasks_finished_total") == 3 * 10 * TASKS_PER_REQUEST
+        return scraper.total("taskflow_tasks_finished_total") == 3 * 5 * TASKS_PER_REQUEST
 
     wait_until(complete, "the last counts", timeout=20)

@@ -389,7 +389,7 @@ _ANY_SPEED = {"deadline": None, "suppress_health_check": list(HealthCheck), "pri
 
 
 class TestInMemory(TaskMachine.TestCase):  # type: ignore[name-defined, misc]  # made by hypothesis
-    settings = settings(max_examples=60, stateful_step_count=40, **_ANY_SPEED)
+    settings = settings(max_examples=40, stateful_step_count=40, **_ANY_SPEED)
 
 
 class TestOnSqlite(SqliteMachine.TestCase):  # type: ignore[name-defined, misc]  # as above

@@ -126,4 +126,3 @@ async def test_log_entries_and_error_text_are_capped_and_say_so(fleet: Fleet) ->
     assert len(stored.stacktrace) < MAX_TEXT + 100
     [line] = await manager.engine.logs(other)
     assert line.message == "y" * MAX_TEXT + "… [9 characters cut]"
-

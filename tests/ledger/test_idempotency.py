@@ -30,9 +30,7 @@ async def test_of_two_tasks_with_one_key_at_the_same_moment_exactly_one_runs(fle
     await fleet.start(one, other)
 
     # In opposite order, so that their transactions also wait for each other crosswise.
-    ids, same_ids = await asyncio.gather(
-        enqueue_all(one, range(KEYS)), enqueue_all(other, range(KEYS - 1, -1, -1))
-    )
+    ids, same_ids = await asyncio.gather(enqueue_all(one, range(KEYS)), enqueue_all(other, range(KEYS - 1, -1, -1)))
     assert same_ids == ids
     assert len(set(ids.values())) == KEYS
 

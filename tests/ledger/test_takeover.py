@@ -159,4 +159,3 @@ async def test_of_two_survivors_each_task_runs_in_one(fleet: Fleet) -> None:
 
     await eventually(finished, "all tasks")
     assert sorted(ran) == list(range(250))
-

@@ -66,11 +66,11 @@ class SqliteTrouble(Trouble):
         return self._made[-1]
 
     async def reconnect(self) -> None:
-        """Let go of the open connections, for which a permission that is taken away changes nothing."""
+        """Let go of the connection that writes: while it is open, a permission that is taken away changes nothing."""
         for backend in self._made:
-            for engine in (backend._write_engine, backend._read_engine):
-                if engine is not None:
-                    await engine.dispose()
+            if backend._write_engine is not None:
+                async with backend._write_engine.connect() as connection:
+                    await connection.invalidate()
 
 
 class DiskFull(SqliteTrouble):
@@ -172,7 +172,7 @@ class PoolExhausted(Trouble):
         self._hog = create_async_engine(make_url(url).set(drivername=driver))
 
     def backend(self) -> Backend:
-        return self._kind(self._url, pool_size=1, timeout=0.5)
+        return self._kind(self._url, pool_size=1, timeout=2.0)
 
     async def _begin(self) -> None:
         self._connection = await self._hog.connect()

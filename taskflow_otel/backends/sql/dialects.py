@@ -140,8 +140,11 @@ class MySQLDialect(_PlainParameters):
             raise BackendUnavailableError("another process has been changing the schema for too long; try again")
         try:
             yield
+            # Whoever takes the lock next must see what was written under it.
+            await connection.exec_driver_sql("COMMIT")
         finally:
-            await connection.execute(select(func.release_lock(_SCHEMA_LOCK_NAME)))
+            if not connection.invalidated:
+                await connection.execute(select(func.release_lock(_SCHEMA_LOCK_NAME)))
 
     def lost_race(self, error: DBAPIError) -> bool:
         """See `Dialect`: ER_LOCK_DEADLOCK and MariaDB's ER_CHECKREAD."""

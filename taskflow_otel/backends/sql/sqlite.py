@@ -55,9 +55,10 @@ class SqliteBackend(SqlBackend):
         writer = self._engine(1, synchronous, f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
         # A transaction that writes says so at once: one that begins by reading could not wait for its turn.
         event.listen(writer.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        # For each connection once: whoever is cancelled while it is changed for one use loses the connection.
         return writer, self._engine(_READERS, isolation_level="AUTOCOMMIT")
 
-    def _engine(self, connections: int, *pragmas: str, isolation_level: Literal["AUTOCOMMIT"] | None = None) -> AsyncEngine:
+    def _engine(self, connections: int, *pragmas: str, **options: Any) -> AsyncEngine:
         engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=str(self._path)),
             poolclass=AsyncAdaptedQueuePool,
@@ -65,17 +66,22 @@ class SqliteBackend(SqlBackend):
             max_overflow=0,
             pool_timeout=_POOL_SECONDS,
             hide_parameters=True,
-            # For each connection once: whoever is cancelled while it is changed for one use loses the connection.
-            **({} if isolation_level is None else {"isolation_level": isolation_level}),
             # No transaction is begun behind our back.
             connect_args={"isolation_level": None, "timeout": _BUSY_SECONDS},
+            **options,
         )
+        settings = ("PRAGMA journal_mode = WAL", f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}", *pragmas)
 
         def set_up(connection: Any, _: object) -> None:
-            cursor = connection.cursor()
-            for pragma in ("PRAGMA journal_mode = WAL", f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}", *pragmas):
-                cursor.execute(pragma)
-            cursor.close()
+            try:
+                cursor = connection.cursor()
+                for pragma in settings:
+                    cursor.execute(pragma)
+                cursor.close()
+            except BaseException:
+                # The pool forgets a connection that could not be set up; its thread would stay.
+                connection.close()
+                raise
 
         def renew(context: ExceptionContext) -> None:
             # A connection that was opened while the file could not be written never writes again.
