@@ -14,7 +14,7 @@ demo: $(VENV)/.runtime  ## Start the example app on an embedded SQLite database
 	$(BIN)/python -m examples.demo
 
 test: lint typecheck $(VENV)/.packages  ## Run the linters, the type checkers and all tests
-	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 chaos: $(VENV)/.dev $(VENV)/.packages  ## Kill servers under load, 200 times on each backend
 	@mkdir -p build

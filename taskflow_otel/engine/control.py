@@ -261,10 +261,11 @@ class Control:
                 live = self._tasks.live(task_id)
                 if live is not None:
                     await self._finished(live)
-                else:
-                    record = await self.get(task_id)
-                    if record.status.finished:
-                        return record
+                # What finished here is final: the backend need not be asked.
+                record = self._tasks.record(task_id) or await self.get(task_id)
+                if record.status.finished:
+                    return record.copy()
+                if live is None:
                     await self._clock.sleep(_POLL)
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -72,8 +73,15 @@ async def test_they_are_handed_out_again_when_nobody_is_dead_any_more_and_to_nob
     await backend.close()
 
 
-async def test_a_connection_that_broke_one_statement_earlier_is_worth_another_try(backend: Breaking) -> None:
-    backend.breaks, backend.with_error = True, PendingRollbackError("Can't reconnect until the transaction is over")
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(PendingRollbackError("Can't reconnect"), id="found one statement later"),
+        pytest.param(sqlite3.OperationalError("Lost connection"), id="while the connection was prepared"),
+    ],
+)
+async def test_a_broken_connection_is_worth_another_try(backend: Breaking, error: Exception) -> None:
+    backend.breaks, backend.with_error = True, error
     with pytest.raises(BackendUnavailableError):
         await backend.apply([Insert(make_task())])
     await backend.close()

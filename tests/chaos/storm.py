@@ -42,6 +42,7 @@ LEASE = 2.0
 SETTLED = 10.0
 """Seconds after which a living process has taken back what it refused; more than its longest backoff."""
 _POINT_WAIT = 6.0
+_DRAIN_WAIT = 30.0
 _LAST_WORK = 120.0
 
 KILL, PAUSE, SHORT_PAUSE, LEAVE = "at a random moment", "pause past the lease", "short pause", "drain"
@@ -213,24 +214,32 @@ class Storm:
 
     async def _leave(self, member: Member) -> None:
         member.signal(signal.SIGTERM)
-        if await member.ended(20):
+        if not await member.ended(_DRAIN_WAIT):
+            await self._drain_hangs(member)
+        elif member.exit_code == -signal.SIGKILL:
+            # A crash point that is a stretch of time was reached just before.
+            self._tally.kills[KILL] += 1
+        else:
             self._tally.others[LEAVE] += 1
             # Once uvicorn has shut down in order, it raises the signal that it was sent again.
             if member.exit_code not in (0, -signal.SIGTERM):
                 self._answers.unexpected.append(f"a drain ended with {member.exit_code}: {member.log_path}")
-        else:
-            self._answers.unexpected.append(f"a drain did not end in 20 s: {member.log_path}")
-            member.signal(signal.SIGUSR1)
-            await member.ended(1)
-            await self._kill(member, LEAVE)
+
+    async def _drain_hangs(self, member: Member) -> None:
+        self._answers.unexpected.append(f"a drain did not end in {_DRAIN_WAIT:g} s: {member.log_path}")
+        member.signal(signal.SIGUSR1)
+        await member.ended(1)
+        await self._kill(member, LEAVE)
 
     async def _crash_at(self, member: Member, point: str) -> None:
         arm(member.armed, point)
         if point == DRAIN:
             member.signal(signal.SIGTERM)
-        ended = await member.ended(20 if point == DRAIN else _POINT_WAIT)
+        ended = await member.ended(_DRAIN_WAIT if point == DRAIN else _POINT_WAIT)
         disarm(member.armed)
-        if not ended:
+        if not ended and point == DRAIN:
+            await self._drain_hangs(member)
+        elif not ended:
             self._tally.others["point not reached"] += 1
         elif member.exit_code == -signal.SIGKILL:
             self._tally.kills[point] += 1

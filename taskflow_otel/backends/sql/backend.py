@@ -56,6 +56,8 @@ class SqlBackend(ABC):
         self._write_engine: AsyncEngine | None = None
         self._read_engine: AsyncEngine | None = None
         self._writer: Writer | None = None
+        self._driver_error: type[Exception] = OperationalError
+        """What the driver raises: SQLAlchemy passes it on as it is while it prepares a connection."""
         self._unanswered: dict[str, int] = {}
         """New owners whose latest `take_over` was not answered, and when the first of these began."""
 
@@ -68,6 +70,7 @@ class SqlBackend(ABC):
         if self._writer is not None:
             return
         self._write_engine, self._read_engine = self._connect()
+        self._driver_error = self._write_engine.dialect.loaded_dbapi.Error
         try:
             async with self._guard("opening"):
                 await self._prepare(self._write_engine)
@@ -363,7 +366,7 @@ class SqlBackend(ABC):
         try:
             async with asyncio.timeout(self._timeout):
                 yield
-        except (SQLAlchemyError, OSError, UnicodeError, OverflowError) as error:
+        except (SQLAlchemyError, OSError, UnicodeError, OverflowError, self._driver_error) as error:
             if isinstance(error, BackendError):
                 raise
             raise self._explain(operation, error) from error
@@ -379,7 +382,8 @@ class SqlBackend(ABC):
             return BackendUnavailableError(f"{self._where}: {operation} took longer than {self._timeout} s")
         reason = str(error.orig if isinstance(error, DBAPIError) else error).strip()
         # PendingRollbackError: the connection broke under a statement before this one.
-        unreachable = isinstance(error, (OperationalError, InterfaceError, PendingRollbackError, OSError))
+        broken = OperationalError, InterfaceError, PendingRollbackError, OSError, self._driver_error
+        unreachable = isinstance(error, broken)
         if unreachable or (isinstance(error, DBAPIError) and error.connection_invalidated):
             return BackendUnavailableError(f"{self._where}: {operation} failed: {reason}")
         return BackendError(f"{self._where}: {operation} was refused: {reason}", transient=False)
