@@ -113,7 +113,10 @@ async def run_tasks(case: str, address: str, seconds: float) -> dict[str, float]
         await asyncio.gather(*(produce() for _ in range(64)))
         took = time.monotonic() - started
         await manager.shutdown()
-    return {"tasks_per_second": finished / took, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {
+        "tasks_per_second": finished / took,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def child(case: str, seconds: float) -> dict[str, float]:

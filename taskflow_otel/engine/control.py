@@ -140,6 +140,9 @@ class Control:
     async def begin_anew(self, instance_id: str) -> None:
         """Let go of what others have taken over from this process, and own the rest under a new id."""
         for task in self._tasks:
+            if task.record.idempotency_key is not None:
+                # What becomes of the key is decided where the task is now.
+                self._tasks.release_key(task.record.idempotency_key, task.id)
             if not task.durable:
                 task.record.instance = instance_id
             elif task.phase in {Phase.STARTING, Phase.RUNNING}:

@@ -65,9 +65,7 @@ class TaskThreads:
             thread.join()
 
     def _start_thread(self) -> None:
-        thread = threading.Thread(
-            target=self._serve, name=f"{self._name}_{len(self._threads)}", daemon=True
-        )
+        thread = threading.Thread(target=self._serve, name=f"{self._name}_{len(self._threads)}", daemon=True)
         self._running += 1
         self._empty.clear()
         self._threads.append(thread)

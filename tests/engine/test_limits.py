@@ -136,9 +136,7 @@ async def test_queues_that_compete_for_slots_take_turns() -> None:
     async def job(name: str) -> None:
         order.append(name)
 
-    async with running(
-        TaskManager(queues={"a": QueueConfig(), "b": QueueConfig()}, max_concurrent_tasks=1)
-    ) as manager:
+    async with running(TaskManager(queues={"a": QueueConfig(), "b": QueueConfig()}, max_concurrent_tasks=1)) as manager:
         manager.task(name="job")(job)
         await manager.pause_queue("a")
         await manager.pause_queue("b")
@@ -225,9 +223,7 @@ async def test_what_comes_back_after_a_restart_obeys_the_limits() -> None:
     backend = MemoryBackend(durable=True)
 
     def new_manager() -> tuple[TaskManager, Callable[[], Awaitable[None]]]:
-        manager = TaskManager(
-            snapshot_backend=backend, queues={"q": QueueConfig(concurrency=2)}, shutdown_timeout=0
-        )
+        manager = TaskManager(snapshot_backend=backend, queues={"q": QueueConfig(concurrency=2)}, shutdown_timeout=0)
         return manager, manager.task(name="job", queue="q", persist=True, requeue_on_interrupt=True)(yard.job)
 
     first, job = new_manager()

@@ -59,9 +59,7 @@ class Callbacks:
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-async def test_ten_thousand_tasks_of_one_request_all_run_in_many_small_steps(
-    kind: str, tmp_path: Path
-) -> None:
+async def test_ten_thousand_tasks_of_one_request_all_run_in_many_small_steps(kind: str, tmp_path: Path) -> None:
     backend: Backend = SqliteBackend(tmp_path / "t.db") if kind == "sqlite" else MemoryBackend()
     app, manager = FastAPI(), TaskManager(snapshot_backend=backend)
     TaskAdmin(app, manager, auto_install=True)

@@ -282,9 +282,7 @@ class TaskMachine(RuleBasedStateMachine):
         now = {record.task_id: record for record in self.manager.store.list()}
         before = self.waiting_before
         started = [record for record in before.values() if record.task_id in self.books.inside]
-        still = [
-            now[task_id] for task_id in before if task_id in now and now[task_id].status is TaskStatus.PENDING
-        ]
+        still = [now[task_id] for task_id in before if task_id in now and now[task_id].status is TaskStatus.PENDING]
         for first in started:
             for other in still:
                 if first.queue == other.queue:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import pytest
@@ -121,4 +122,30 @@ async def test_a_key_is_not_answered_for_from_memory_once_the_lease_may_have_run
     [taken] = await backend.take_over({manager.engine.instance_id}, "other", None, 10)
     await backend.apply([Update(finish(taken, TaskStatus.INTERRUPTED))])
     assert await manager.enqueue(job, idempotency_key="k", delay=3600) != first
+    await manager.shutdown()
+
+
+async def test_a_task_that_was_taken_over_while_it_ran_does_not_answer_for_its_key() -> None:
+    backend, clock = MemoryBackend(durable=True), FakeClock()
+    manager = TaskManager(snapshot_backend=backend, clock=clock, lease_seconds=10)
+    goes_on = asyncio.Event()
+
+    @manager.task(persist=True)
+    async def stubborn() -> None:
+        while not goes_on.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await goes_on.wait()
+
+    await manager.startup()
+    first = await manager.enqueue(stubborn, idempotency_key="k")
+    await settle()
+    [itself] = await backend.instances()
+    assert await backend.bury(itself.instance_id, itself.heartbeat_at)
+    [taken] = await backend.take_over({itself.instance_id}, "other", None, 10)
+    await backend.apply([Update(finish(taken, TaskStatus.INTERRUPTED))])
+    await clock.advance(3)
+    assert manager.engine.instance_id != itself.instance_id
+    assert await manager.enqueue(stubborn, idempotency_key="k") != first
+    goes_on.set()
+    await settle()
     await manager.shutdown()

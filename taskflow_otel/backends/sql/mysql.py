@@ -8,6 +8,7 @@ from taskflow_otel.backends.sql.dialects import MySQLDialect
 from taskflow_otel.backends.sql.servers import ServerBackend
 
 _CONNECT_SECONDS = 10
+_ISOLATION = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 
 
 class MySQLBackend(ServerBackend):
@@ -20,6 +21,7 @@ class MySQLBackend(ServerBackend):
     """
 
     name = "mysql"
+    _begin = "START TRANSACTION"
 
     def __init__(self, url: str, *, pool_size: int = 5, timeout: float = 30.0) -> None:
         super().__init__(
@@ -33,4 +35,4 @@ class MySQLBackend(ServerBackend):
         )
 
     def _connect_args(self) -> dict[str, Any]:
-        return {"connect_timeout": _CONNECT_SECONDS, "charset": "utf8mb4"}
+        return {"connect_timeout": _CONNECT_SECONDS, "charset": "utf8mb4", "init_command": _ISOLATION}

@@ -20,6 +20,7 @@ class PostgresBackend(ServerBackend):
     """
 
     name = "postgres"
+    _begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
     def __init__(self, url: str, *, pool_size: int = 5, timeout: float = 30.0) -> None:
         super().__init__(

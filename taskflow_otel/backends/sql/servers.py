@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -17,6 +17,9 @@ from taskflow_otel.model.options import seconds, whole
 
 class ServerBackend(SqlBackend):
     """A SQL backend on a server, reached through a pool of connections that replaces broken ones by itself."""
+
+    _begin: ClassVar[str]
+    """How a transaction that reads what others have committed begins."""
 
     def __init__(
         self,
@@ -37,9 +40,10 @@ class ServerBackend(SqlBackend):
         super().__init__(f"the database {self._url.render_as_string(hide_password=True)}", dialect, limit)
 
     def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
-        engine = create_async_engine(
+        reader = create_async_engine(
             self._url,
-            isolation_level="READ COMMITTED",
+            # For each connection once: whoever is cancelled while it is changed for one use loses the connection.
+            isolation_level="AUTOCOMMIT",
             paramstyle="format",
             pool_size=self._pool_size,
             max_overflow=0,
@@ -48,7 +52,9 @@ class ServerBackend(SqlBackend):
             hide_parameters=True,
             connect_args=self._connect_args(),
         )
-        return engine, engine.execution_options(isolation_level="AUTOCOMMIT")
+        writer = reader.execution_options()
+        event.listen(writer.sync_engine, "begin", lambda connection: connection.exec_driver_sql(self._begin))
+        return writer, reader
 
     def _connect_args(self) -> dict[str, Any]:
         return {}
