@@ -2,8 +2,8 @@
 
 Each case runs in a process of its own: persisted no-op tasks on SQLite with SDK spans and logs, exported by OTLP/HTTP
 through the SDK's batch processors. `none` drops what it would export and is what the others are compared with;
-`absent` is a closed port, `refusing` answers 503, `slow` answers after five seconds, `hung` never. Cases take turns, so that
-a machine that changes its speed changes it for all; the ratio of a case is the median over the rounds.
+`absent` is a closed port, `refusing` answers 503, `slow` answers after five seconds, `hung` never. Cases take turns,
+so that a machine that changes its speed changes it for all; the ratio of a case is the median over the rounds.
 """
 
 from __future__ import annotations
