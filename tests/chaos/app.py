@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from taskflow_otel import ManagedBackgroundTasks, TaskManager, get_task_context
+from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, get_task_context
 from tests.chaos.backends import make_backend
 from tests.chaos.crash_points import DRAIN, MID_RUN, CrashPoints, ResponseCrashPoints, add_crash_points
 from tests.chaos.kinds import KINDS
@@ -44,7 +44,7 @@ task_manager = TaskManager(
     commit_timeout=1.5,
     lease_seconds=float(os.environ["CHAOS_LEASE"]),
 )
-task_manager.init_app(app)
+TaskAdmin(app, task_manager, metrics_token="chaos")
 
 
 def note(word: str, number: int) -> None:

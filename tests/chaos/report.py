@@ -39,6 +39,8 @@ class Report:
     vanished_duplicates: int
     losses: int
     violations: list[Violation]
+    differences: list[str]
+    """Between the ledger and the metrics of the whole fleet, about persisted tasks."""
 
     @classmethod
     def make(
@@ -53,6 +55,7 @@ class Report:
         records: Mapping[str, TaskRecord],
         counted: int,
         findings: Findings,
+        differences: list[str],
     ) -> Self:
         """Sum up. `counted`: how many tasks the backend itself counts."""
         violations = findings.violations
@@ -88,6 +91,7 @@ class Report:
             vanished_duplicates=findings.vanished_duplicates,
             losses=findings.lost,
             violations=violations,
+            differences=differences,
         )  # fmt: skip
 
     def as_json(self) -> str:
@@ -116,4 +120,6 @@ class Report:
         for violation in self.violations[:_SHOWN]:
             lines.append(f"    {violation.rule}: {violation.detail} [{violation.task_id}]")
             lines += [f"        {line}" for line in (*violation.timeline, *violation.notes)]
+        lines.append(f"  METRICS AGAINST THE LEDGER: {len(self.differences)} differences (persisted tasks)")
+        lines += [f"    {difference}" for difference in self.differences[:_SHOWN]]
         return "\n".join(lines)
