@@ -167,4 +167,6 @@ async def _ailments(engine: TaskEngine) -> list[str]:
         return [f"the backend did not answer within {_BACKEND_PATIENCE:g} s"]
     except BackendError as exc:
         return [f"the backend does not work: {exc}"]
+    if engine.backend_failing:
+        return ["the backend can be read but not written to (a full disk?); tasks that must be kept are refused"]
     return []

@@ -63,6 +63,10 @@ class TaskEngine(Protocol):
     def state(self) -> str:
         """`new`, `running`, `draining` or `stopped`."""
 
+    @property
+    def backend_failing(self) -> bool:
+        """Whether the last thing written to the backend was refused (a full disk, a server that is down)."""
+
     async def get(self, task_id: str) -> TaskRecord:
         """One task; raises `TaskNotFoundError`."""
 

@@ -138,6 +138,7 @@ class FakeEngine:
         self.schedules = FakeSchedules(self)
         self.stream = LiveStream()
         self.state = "running"
+        self.backend_failing = False
         self.instance_id = INSTANCE
         self.failure: Exception | None = None
         self.queries: list[TaskQuery] = []

@@ -121,6 +121,13 @@ async def test_health_names_the_state_of_a_manager_that_does_not_run(
     assert state in answer.json()["reasons"][0]
 
 
+async def test_health_tells_of_a_backend_that_can_only_be_read(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.backend_failing = True
+    answer = await client.get("/tasks/health")
+    assert answer.status_code == 503
+    assert "not written to" in answer.json()["reasons"][0]
+
+
 async def test_health_names_the_trouble_of_the_backend(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.failure = BackendUnavailableError("connection refused")
     answer = await client.get("/tasks/health")
