@@ -208,6 +208,9 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it(
 ) -> None:
     for name in [name for name in sys.modules if name == module or name.startswith(f"{module}.")]:
         monkeypatch.setitem(sys.modules, name, None)
+    # Another test may have had it imported, by the module that is only imported where it is used.
+    monkeypatch.delattr("taskflow_otel.backends.redis.connection", raising=False)
+    monkeypatch.delitem(sys.modules, "taskflow_otel.backends.redis.connection", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr("taskflow_otel.exporters.setup._configured", None)
     with pytest.raises(MissingExtraError, match=rf"pip install 'taskflow-otel\[{extra}\]'") as caught:

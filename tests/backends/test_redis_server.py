@@ -178,7 +178,7 @@ async def test_writes_wait_for_the_replica_and_fail_without_it() -> None:
                 return (await client.info("replication"))["master_link_status"] == "up"
 
             await eventually(in_sync)
-        async with opened(server.url, wait_replicas=1, timeout=1.0) as backend:
+        async with opened(server.url, wait_replicas=1, timeout=5.0) as backend:
             await backend.apply([Insert(task)])
             async with opened(replica.url) as other:
                 assert (await other.page(TaskQuery())).records == [task]

@@ -75,6 +75,8 @@ async def next_life_runs_only(database: Path, expected: Sequence[str]) -> Shop:
     """Start the application again on the same file, and see what it takes over and runs."""
     shop = Shop(database)
     async with running(shop.mount()):
+        # The witness was held back by a pause, which outlives a restart.
+        await shop.manager.resume_queue("default")
         await eventually(lambda: len(shop.log) >= len(expected), "the takeover", timeout=WAIT)
         assert shop.log == list(expected)
     assert shop.log == list(expected)

@@ -86,7 +86,7 @@ end
 local function append_logs(change)
   local id = change[2]
   -- The log of a task that retention has deleted would stay for ever.
-  if call('EXISTS', task_key(id)) == 0 then return 'S' end
+  if call('EXISTS', task_key(id)) == 0 then return 'A' end
   for n = 3, #change, 2 do call('HSETNX', P .. 'logs:' .. id, change[n], change[n + 1]) end
   return 'A'
 end
