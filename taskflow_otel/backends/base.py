@@ -38,7 +38,10 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class AppendLogs:
-    """Log entries of a task, keyed by `(task_id, seq)`; an entry already there is left as it is."""
+    """Log entries of a task, keyed by `(task_id, seq)`; an entry already there is left as it is.
+
+    Entries of a task that is not stored (deleted meanwhile, or refused) are dropped: nothing would ever delete them.
+    """
 
     task_id: str
     entries: tuple[LogEntry, ...]

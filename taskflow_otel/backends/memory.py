@@ -213,9 +213,10 @@ class MemoryBackend:
             case Update(record):
                 return self._update(record)
             case AppendLogs(task_id, entries):
-                log = self._logs.setdefault(task_id, {})
-                for entry in entries:
-                    log.setdefault(entry.seq, entry)
+                if task_id in self._tasks:
+                    log = self._logs.setdefault(task_id, {})
+                    for entry in entries:
+                        log.setdefault(entry.seq, entry)
                 return _APPLIED
 
     def _insert(self, record: TaskRecord, once: str | None) -> Applied:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import BackgroundTasks, FastAPI
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -184,6 +184,26 @@ async def test_a_running_task_shows_progress_and_its_log_as_they_come(opened: Op
         engine.put(record)
         await expect(page.get_by_role("button", name="Retry")).to_be_visible()
         await expect(page.locator(".log")).to_have_count(3)
+
+
+async def test_what_the_stream_tells_while_a_task_is_read_is_not_lost(opened: OpenPage, engine: FakeEngine) -> None:
+    record = engine.put(make_record(status=TaskStatus.RUNNING))
+    async with opened("?view=tasks") as page:
+        browser = await page.context.new_cdp_session(page)
+        await browser.send("Network.enable")
+        heard: list[str] = []
+        browser.on("Network.eventSourceMessageReceived", lambda message: heard.append(message["eventName"]))
+
+        async def answer_late(route: Route) -> None:
+            older = await route.fetch()
+            engine.log(record, "said in between")
+            await eventually(lambda: "log" in heard, "the log entry on the stream")
+            await page.evaluate("new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))")
+            await route.fulfill(response=older)
+
+        await page.route(f"**/tasks/{record.task_id}", answer_late)
+        await page.locator("tbody tr").get_by_role("link").click()
+        await expect(page.get_by_role("log")).to_contain_text("said in between")
 
 
 async def test_the_trace_of_a_task_is_a_link(opened: OpenPage, engine: FakeEngine) -> None:

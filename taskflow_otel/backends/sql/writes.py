@@ -59,7 +59,7 @@ class _ByKind:
     def __init__(self, changes: Iterable[Change]) -> None:
         self.inserts: list[TaskRecord] = []
         self.updates: dict[tuple[str, str, int], TaskRecord] = {}
-        self.log_rows: list[Row] = []
+        self.logs: list[AppendLogs] = []
         self.once_rows: list[Row] = []
         for change in changes:
             match change:
@@ -69,8 +69,8 @@ class _ByKind:
                         self.once_rows.append((storable(once), record.task_id))
                 case Update(record):
                     self.updates[record.task_id, record.instance, record.token] = record
-                case AppendLogs(task_id, entries):
-                    self.log_rows.extend(log_row(task_id, entry) for entry in entries)
+                case AppendLogs():
+                    self.logs.append(change)
 
 
 class _Tally:
@@ -152,8 +152,9 @@ class Writer:
         if tags := [row for record in inserts if record.tags for row in tag_rows(record)]:
             await connection.exec_driver_sql(self._insert_tags, tags)
         await self._execute_all(connection, self._update_tasks, self._updated, updates, now, tally)
-        if batch.log_rows:
-            await connection.exec_driver_sql(self._insert_logs, [self._bindable(row) for row in batch.log_rows])
+        # Whatever was inserted or updated just now is there.
+        stored = {record.task_id for records in (inserts, updates) for record in records}
+        await self._append_logs(connection, batch.logs, stored)
         await self._count(connection, tally)
         return [_APPLIED] * len(changes)
 
@@ -169,10 +170,8 @@ class Writer:
                     results.append(known or await self._insert_once(connection, record, once, tally))
                 case Update(record):
                     results.append(await self._update(connection, record, tally))
-                case AppendLogs(task_id, entries):
-                    if entries:
-                        rows = [self._bindable(log_row(task_id, entry)) for entry in entries]
-                        await connection.exec_driver_sql(self._insert_logs, rows)
+                case AppendLogs():
+                    await self._append_logs(connection, [change], set())
                     results.append(_APPLIED)
         await self._count(connection, tally)
         return results
@@ -185,6 +184,16 @@ class Writer:
         rows = [(*row[:5], *(-number for number in row[5:])) for row in tally.rows(self._shard)]
         if rows:
             await connection.exec_driver_sql(self._add_counts, rows)
+
+    async def _append_logs(self, connection: AsyncConnection, logs: Sequence[AppendLogs], stored: set[str]) -> None:
+        """Write log entries, but not those of tasks that retention has deleted: they would stay for ever."""
+        doubtful = [*dict.fromkeys(log.task_id for log in logs if log.task_id not in stored)]
+        for start in range(0, len(doubtful), _CHUNK):
+            known = select(tasks.c.task_id).where(tasks.c.task_id.in_(doubtful[start : start + _CHUNK]))
+            stored.update(await connection.scalars(known))
+        rows = [log_row(log.task_id, entry) for log in logs if log.task_id in stored for entry in log.entries]
+        if rows:
+            await connection.exec_driver_sql(self._insert_logs, [self._bindable(row) for row in rows])
 
     async def _execute_all(
         self,

@@ -273,6 +273,18 @@ class TaskConformance(BackendFixtures):
         await backend.apply([AppendLogs(task.task_id, (*entries[:3], other)), AppendLogs(task.task_id, ())])
         assert await backend.logs(task.task_id) == entries
 
+    async def test_the_log_of_a_task_that_is_not_stored_is_dropped(self, backend: Backend) -> None:
+        entry = LogEntry(0, BASE, "info", TEXT, 0, {})
+        holder, refused, gone = make_task(idempotency_key="k"), make_task(idempotency_key="k"), finish(make_task())
+        await backend.apply([Insert(gone)])
+        assert await backend.delete_finished(BASE + timedelta(days=36_500), 10) == 1
+        late = AppendLogs(gone.task_id, (entry,))
+        await backend.apply([Insert(holder), AppendLogs(holder.task_id, (entry,)), late])
+        results = await backend.apply([Insert(refused), AppendLogs(refused.task_id, (entry,)), late])
+        assert results == [Applied(Outcome.DUPLICATE, holder.task_id), APPLIED, APPLIED]
+        logs = [await backend.logs(task.task_id) for task in (holder, refused, gone)]
+        assert logs == [[entry], [], []]
+
     async def test_pages_and_counts_agree_with_a_plain_filter(self, backend: Backend) -> None:
         tasks = population()
         await backend.apply([Insert(task) for task in tasks])

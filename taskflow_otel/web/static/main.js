@@ -28,26 +28,31 @@ class Page {
   #main = document.getElementById("main");
   #links = new Map();
   #polled = 0;
+  #readings = 0;
+  #held = [];
 
   async start() {
     this.api = new Api();
     this.session = await this.api.session();
     this.#buildFrame();
     this.stream = new Stream({
-      onChange: (tasks, logs) => this.#view?.change?.(tasks, logs),
-      onReset: () => this.#guard(this.#view?.refresh()),
+      onChange: (tasks, logs) => (this.#readings ? this.#held.push([tasks, logs]) : this.#view?.change?.(tasks, logs)),
+      onReset: () => this.refresh(),
       onState: (state) => {
         this.state.dataset.state = state;
         setText(this.state.lastElementChild, STATES[state]);
       },
     });
-    await Promise.race([this.stream.opened, new Promise((resolve) => setTimeout(resolve, FIRST_OPEN_PATIENCE))]);
+    const patience = new Promise((resolve) => setTimeout(resolve, FIRST_OPEN_PATIENCE, "late"));
+    const late = (await Promise.race([this.stream.opened, patience])) === "late";
     addEventListener("popstate", () => this.#show());
     document.addEventListener("click", (event) => this.#follow(event));
     document.addEventListener("keydown", (event) => this.#key(event));
     document.addEventListener("visibilitychange", () => this.#poll());
     this.#show();
     this.#poll();
+    // What happened between the first reading and a late stream, nobody has told.
+    if (late) this.stream.opened.then(() => this.refresh());
   }
 
   get params() {
@@ -58,6 +63,17 @@ class Page {
   open(params) {
     history.pushState(null, "", `?${new URLSearchParams(params)}`);
     this.#show();
+  }
+
+  /** Let the view read anew. What the stream tells meanwhile is shown afterwards: the answer may be older than it. */
+  async refresh() {
+    this.#readings += 1;
+    try {
+      await this.#guard(this.#view?.refresh());
+    } finally {
+      this.#readings -= 1;
+      if (!this.#readings) for (const [tasks, logs] of this.#held.splice(0)) this.#view?.change?.(tasks, logs);
+    }
   }
 
   /** Hold the state of the present view in the address, without a step in the history. */
@@ -90,7 +106,7 @@ class Page {
     }
     this.#view = new view(this, this.#main);
     scrollTo(0, 0);
-    this.#guard(this.#view.refresh());
+    this.refresh();
   }
 
   async #guard(work) {

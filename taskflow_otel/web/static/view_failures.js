@@ -42,7 +42,7 @@ export class FailuresView {
     // Many failures at once are one reading.
     this.soon = setTimeout(() => {
       this.soon = null;
-      this.page.attempt(() => this.refresh());
+      this.page.refresh();
     }, SETTLE);
   }
 
@@ -90,13 +90,13 @@ export class FailuresView {
       const skipped = out.skipped.length ? `, ${out.skipped.length} skipped: ${out.skipped[0].reason}` : "";
       return `${plural(out.retried.length, "task")} enqueued again${skipped}${out.more ? "; there are more" : ""}`;
     };
-    if (await this.page.attempt(action, said)) await this.page.attempt(() => this.refresh());
+    if (await this.page.attempt(action, said)) await this.page.refresh();
   }
 
   #choose(name) {
     this.since = name;
     for (const button of this.switch.children) button.setAttribute("aria-pressed", String(button.textContent === name));
     this.page.remember({ view: "failures", since: name });
-    this.page.attempt(() => this.refresh());
+    this.page.refresh();
   }
 }

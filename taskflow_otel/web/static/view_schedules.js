@@ -62,7 +62,7 @@ export class SchedulesView {
     const path = `schedules/${encodeURIComponent(name)}`;
     const act = async (verb, done) => {
       await this.page.attempt(() => this.page.api.act("POST", `${path}/${verb}`), done);
-      await this.refresh();
+      await this.page.refresh();
     };
     const button = (verb, title, symbol, done) =>
       h("button", { class: "button small", type: "button", data: { key: `${name} ${symbol}` }, on: { click: () => act(verb, done) } }, symbol ? icon(symbol) : null, title);

@@ -61,7 +61,7 @@ export class TaskView {
       return;
     }
     clearTimeout(this.soon);
-    this.soon = setTimeout(() => this.page.attempt(() => this.refresh()), 60);
+    this.soon = setTimeout(() => this.page.refresh(), 60);
   }
 
   #draw() {
@@ -199,7 +199,7 @@ export class TaskView {
 
   async #cancel() {
     if (!(await confirmed("Cancel this task?", `${this.task.func_name} ${shortId(this.id)} will not run to its end.`, "Cancel the task", { danger: true }))) return;
-    if (await this.page.attempt(() => this.page.api.act("POST", `${encodeURIComponent(this.id)}/cancel`), "Cancellation requested")) await this.page.attempt(() => this.refresh());
+    if (await this.page.attempt(() => this.page.api.act("POST", `${encodeURIComponent(this.id)}/cancel`), "Cancellation requested")) await this.page.refresh();
   }
 }
 

@@ -90,7 +90,7 @@ export class TasksView {
     this.filters[name] = value;
     this.page.remember({ view: "tasks", ...this.filters });
     this.#mark();
-    this.page.attempt(() => this.refresh());
+    this.page.refresh();
   }
 
   #mark() {
