@@ -53,7 +53,7 @@ class _ByKind:
     """The changes of a batch, to be executed by kind: inserts, then updates, then log entries.
 
     That means the same as in their order whenever none is refused: inserting first only makes more keys meet. Of
-    several updates of one task the last wins, because each carries all the mutable fields.
+    several updates of one task the last wins, because each carries all mutable fields, but none after one that ends it.
     """
 
     def __init__(self, changes: Iterable[Change]) -> None:
@@ -68,7 +68,9 @@ class _ByKind:
                     if once is not None:
                         self.once_rows.append((storable(once), record.task_id))
                 case Update(record):
-                    self.updates[record.task_id, record.instance, record.token] = record
+                    key = (record.task_id, record.instance, record.token)
+                    if (known := self.updates.get(key)) is None or not known.status.finished:
+                        self.updates[key] = record
                 case AppendLogs():
                     self.logs.append(change)
 
@@ -224,8 +226,13 @@ class Writer:
         inserts = [change for change in changes if isinstance(change, Insert)]
         if any(insert.once is not None for insert in inserts):
             return {}
-        # Of a finished one the count must know whether it is new.
-        new = [insert.record for insert in inserts if not insert.record.status.finished]
+        # Of a finished one the count must know whether it is new; whoever wants its key has to wait for its turn.
+        taken = {insert.record.active_key for insert in inserts if insert.record.status.finished} - {None}
+        new = [
+            insert.record
+            for insert in inserts
+            if not insert.record.status.finished and insert.record.active_key not in taken
+        ]
         new.sort(key=lambda record: record.active_key or "")
         settled: dict[str, Applied] = {}
         freed = {change.record.task_id for change in changes if isinstance(change, Update)}
