@@ -150,6 +150,9 @@ class Control:
             elif task.phase is Phase.HELD and not task.committed and not task.committing:
                 # The ledger does not know of it yet.
                 task.record.instance = instance_id
+            elif task.phase is Phase.HELD and task.committing:
+                # Once its commit is known, the intake shows that, and lets go.
+                self._want(task, TAKEN_OVER)
             elif task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}:
                 self.let_go(task)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from datetime import datetime, timedelta
 from types import EllipsisType
 from typing import Any
 
-from taskflow_otel.backends.base import Backend
+from taskflow_otel.backends.base import Backend, Change
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.attempt import SHUTDOWN, TAKEN_OVER, AttemptRunner
 from taskflow_otel.engine.clock import Clock, SystemClock
@@ -23,7 +22,6 @@ from taskflow_otel.engine.drain import Drain
 from taskflow_otel.engine.enqueue import NO_OPTIONS, EnqueueOptions
 from taskflow_otel.engine.executors import AsyncExecutor, Executor, ThreadExecutor
 from taskflow_otel.engine.firing import NoMeter, ScheduleMeter
-from taskflow_otel.engine.identity import process_started
 from taskflow_otel.engine.intake import Created, Intake
 from taskflow_otel.engine.jobs import Jobs
 from taskflow_otel.engine.ledger import Ledger, Observe
@@ -31,7 +29,7 @@ from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase, TaskStore
 from taskflow_otel.engine.queue_settings import QueueSettings
 from taskflow_otel.engine.queues import Queues, QueueStats
-from taskflow_otel.engine.recovery import Heartbeat, Rescuer, make_instance
+from taskflow_otel.engine.recovery import Heartbeat, Rescuer
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.engine.rescue import Rescue
 from taskflow_otel.engine.schedules import Schedules
@@ -85,7 +83,6 @@ class Engine:
         self._thread = 0
         self._attempts = Jobs(_complain_of_attempt)
         self._jobs = Jobs(_complain)
-        self._instance = make_instance(self._clock, os.getpid(), process_started(os.getpid()), settings.lease_seconds)
         self._executors: dict[str, Executor] = {
             "async": AsyncExecutor(settings.max_concurrent_tasks),
             "thread": ThreadExecutor(settings.max_sync_threads),
@@ -102,8 +99,9 @@ class Engine:
             snapshot_interval=settings.snapshot_interval,
             commit_timeout=settings.commit_timeout,
             observe=observe,
-            # The intake is made below, and needs the ledger itself.
-            on_late=lambda change: self._intake.applied_late(change),
+            # What is named here is made below, and needs the ledger itself.
+            before_write=lambda: self._heartbeat.sure(),
+            on_late=self._correct,
         )
         self._lifecycle = Lifecycle(bus, self._ledger, self._tasks, self._clock)
         self._dispatcher = Dispatcher(self._queues, self._executors, self._clock, self._start_attempt)
@@ -119,7 +117,7 @@ class Engine:
             cipher=cipher,
             durable=backend.durable,
             persist_all=settings.persist_all,
-            instance_id=lambda: self._instance.instance_id,
+            instance_id=lambda: self.instance_id,
             lease_holds=lambda: self._heartbeat.lease_holds,
             on_loop=self.call_on_loop,
         )
@@ -161,8 +159,15 @@ class Engine:
         )
         rescue = Rescue(registry, self._tasks, self._lifecycle, self._intake, self._clock, settings.max_crashes)
         interval = settings.heartbeat_interval
-        self._heartbeat = Heartbeat(backend, self._clock, self._instance, interval, self._declared_dead)
-        self._rescuer = Rescuer(backend, self._clock, interval, lambda: self._instance, registry.names, rescue.recover)
+        self._heartbeat = Heartbeat(
+            backend,
+            self._clock,
+            interval,
+            settings.lease_seconds,
+            begin_anew=self._control.begin_anew,
+            introduce=self._introduce,
+        )
+        self._rescuer = Rescuer(backend, self._clock, interval, self._own, registry.names, rescue.recover)
         self.schedules = Schedules(
             backend,
             self._intake,
@@ -172,7 +177,7 @@ class Engine:
             self._timers,
             self._clock,
             interval,
-            lambda: self._instance,
+            self._own,
             schedule_meter or NoMeter(),
             patience=settings.commit_timeout,
         )
@@ -204,7 +209,7 @@ class Engine:
     @property
     def instance_id(self) -> str:
         """The id under which this process owns tasks."""
-        return self._instance.instance_id
+        return self._heartbeat.instance.instance_id
 
     @property
     def backend_failing(self) -> bool:
@@ -227,7 +232,7 @@ class Engine:
 
     def unpublished(self) -> dict[str, int]:
         """The tasks of which more may be in the ledger than has been told of; see `LiveTasks.unpublished`."""
-        return self._tasks.unpublished()
+        return self._ledger.doubtful() | self._tasks.unpublished()
 
     async def start(self) -> None:
         """Open the backend, register this instance, take over what dead ones left, and start running tasks.
@@ -246,8 +251,7 @@ class Engine:
         try:
             await self._bus.start()
             self._ledger.start()
-            self._renew_instance()
-            await self._heartbeat.tick()
+            await self._heartbeat.enter()
             await self._queue_settings.tick()
             for executor in self._executors.values():
                 await executor.start()
@@ -450,23 +454,16 @@ class Engine:
         if task is not None and task.cancel_reason is None and task.phase not in {Phase.ENDING, Phase.GONE}:
             await self._control.stop(task, "cancelled")
 
-    def _renew_instance(self) -> None:
-        self._instance = make_instance(
-            self._clock, os.getpid(), process_started(os.getpid()), self._settings.lease_seconds
-        )
-        self._heartbeat.instance = self._instance
+    def _own(self) -> Instance:
+        return self._heartbeat.instance
 
-    async def _declared_dead(self) -> None:
-        """Others have declared this instance dead and own its durable tasks: let go of them, go on under a new id."""
-        logger.error(
-            "instance %s was declared dead (it was paused or cut off for longer than its lease of %g s); its tasks "
-            "belong to others now",
-            self.instance_id,
-            self._settings.lease_seconds,
-        )
-        self._renew_instance()
-        await self._control.begin_anew(self.instance_id)
-        await self._heartbeat.tick()
+    async def _introduce(self) -> None:
+        for service in self._services:
+            await service.introduce()
+
+    def _correct(self, change: Change) -> None:
+        if (correction := self._intake.applied_late(change)) is not None:
+            self._jobs.own(correction)
 
     async def _stop_parts(self, timeout: float) -> None:
         await gather_all([service.stop() for service in self._services])

@@ -22,11 +22,14 @@ from typing import TypeVar
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.clock import Clock
+from taskflow_otel.engine.live import REFUSED
 from taskflow_otel.engine.service import Service
-from taskflow_otel.errors import BackendError, IllegalTransitionError
+from taskflow_otel.errors import BackendError, BackendUnavailableError, IllegalTransitionError
 from taskflow_otel.exporters.metric_state import Snapshot, capped, from_json, lasting, merge, subtract, to_json
 from taskflow_otel.exporters.prometheus import OTHER, PrometheusExporter
+from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.replay import replay
+from taskflow_otel.model.status import Transition
 
 T = TypeVar("T")
 
@@ -56,20 +59,34 @@ _MARKS_KEPT = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What one instance has stored: its counts at one moment, and which of its transitions they do not hold yet."""
+    """What one process has stored: its counts at one moment, and which of its transitions they do not hold yet."""
 
     instance: str
+    formerly: tuple[str, ...]
+    """The ids under which this process went before, each until it was declared dead."""
+    number: int
     taken_at: datetime
     unpublished: Mapping[str, int]
-    """By task: how many lines of its timeline are counted. Of other tasks, those no later than `taken_at` are."""
+    """By task: how many lines of its timeline are counted, or `REFUSED`. Of others, those no later than `taken_at`."""
     final: bool
     """The instance has stopped in order: nothing comes after these counts."""
     counts: Snapshot
+
+    def missed(self, event: LifecycleEvent, line: int) -> bool:
+        """Whether a line of a task's timeline is this process's, and not part of these counts."""
+        if event.instance != self.instance and event.instance not in self.formerly:
+            return False
+        told = self.unpublished.get(event.task_id)
+        if told is None:
+            return event.timestamp > self.taken_at
+        return event.transition is not Transition.REJECTED if told == REFUSED else line >= told
 
     def dump(self, counts: str) -> str:
         """As JSON; `counts` is the JSON of the counts, of which there can be many."""
         about = {
             "instance": self.instance,
+            "formerly": self.formerly,
+            "number": self.number,
             "taken_at": self.taken_at.isoformat(),
             "unpublished": dict(self.unpublished),
             "final": self.final,
@@ -83,6 +100,8 @@ class Stored:
             data = json.loads(text)
             return cls(
                 data["instance"],
+                tuple(data["formerly"]),
+                data["number"],
                 datetime.fromisoformat(data["taken_at"]),
                 data["unpublished"],
                 data["final"],
@@ -116,8 +135,10 @@ class FleetMetrics(Service):
         self._unpublished = unpublished
         self._open = False
         self._source = uuid.uuid4().hex
-        self._counted: Snapshot = {}
-        """All that this process had counted when it last stored anything."""
+        self._formerly: tuple[str, ...] = ()
+        self._number = 0
+        self._counted: dict[int, Snapshot] = {}
+        """All that this process had counted, by the number of what may be stored: the latest known, and later ones."""
         self._elsewhere: Snapshot = {}
         """What of it is part of the sum of those that are gone: this process was taken for dead, or is a new life."""
         self._shown: Stored | None = None
@@ -131,10 +152,16 @@ class FleetMetrics(Service):
         self._next: asyncio.Task[None] | None = None
         self._last_exchange = float("-inf")
 
+    async def introduce(self) -> None:
+        """Store the counts: what this instance does from now on is found again even if it dies before it tells."""
+        if not self._open:
+            self._exchanging = asyncio.Lock()
+        async with self._exchanging:
+            await self._store(final=False)
+        self._open = True
+
     async def start(self) -> None:
         """Show what the others have counted from the first scrape on; start the rounds."""
-        self._exchanging = asyncio.Lock()
-        self._open = True
         await self.refresh()
         await super().start()
 
@@ -201,22 +228,42 @@ class FleetMetrics(Service):
         # Of one moment: nothing else runs between these.
         counted, taken_at = self._exporter.snapshot(), self._clock.now()
         instance, unpublished = self._instance_id(), self._unpublished()
-        new, counts = await self._encode(counted)
-        shown = Stored(instance, taken_at, unpublished, final, new)
         latest = self._shown
-        if latest is not None:
-            if (counts, shown.instance, final) == (self._written, latest.instance, latest.final):
-                return
-            before, self._counted = self._counted, counted
-            if not await self._write({self._mark: OWN}, shown.dump(counts)):
-                self._elsewhere = merge([before, await self._added_when_folded()])
-                self._source, self._shown = uuid.uuid4().hex, None
-                new, counts = await self._encode(counted)
-                shown = replace(shown, counts=new)
-        if self._shown is None:
-            self._counted = counted
-            await self._write({}, shown.dump(counts))
+        if latest is not None and latest.instance != instance:
+            self._formerly = (*self._formerly, latest.instance)
+        new, counts = await self._encode(counted)
+        if latest is not None and (counts, instance, final) == (self._written, latest.instance, latest.final):
+            return
+        self._number += 1
+        shown = Stored(instance, self._formerly, self._number, taken_at, unpublished, final, new)
+        self._counted[shown.number] = counted
+        if not await self._write({self._mark: None if latest is None else OWN}, shown.dump(counts)):
+            shown, counts = await self._store_anew(shown, counted, counts)
+        self._counted = {shown.number: counted}
         self._shown, self._written = shown, counts
+
+    async def _store_anew(self, shown: Stored, counted: Snapshot, counts: str) -> tuple[Stored, str]:
+        """Store what was refused: the first time had succeeded without an answer, or this process was folded."""
+        mark = (await self._backend.settings(self._mark)).get(self._mark)
+        if mark != OWN:
+            self._elsewhere = self._folded(mark)
+            await self._backend.put_setting(self._mark, None)
+            self._source = uuid.uuid4().hex
+            new, counts = await self._encode(counted)
+            shown = replace(shown, counts=new)
+        # Should this fail, the next round begins here again: the name is new, or its counts are replaced.
+        self._shown = None
+        if not await self._write({self._mark: mark if mark == OWN else None}, shown.dump(counts)):
+            raise BackendUnavailableError("the metrics of this instance change hands too fast")
+        return shown, counts
+
+    def _folded(self, mark: str | None) -> Snapshot:
+        """What is part of the sum now: of what was counted here, what was stored then, and what the ledger added."""
+        if mark is None:
+            # Folded as final counts, or so long ago that the mark is gone.
+            return next(iter(self._counted.values()), {})
+        data = json.loads(mark)
+        return merge([self._counted.get(data["number"], {}), from_json(data["added"])])
 
     async def _encode(self, counted: Snapshot) -> tuple[Snapshot, str]:
         """What of the counts is not part of the sum of those that are gone, also as JSON."""
@@ -235,11 +282,6 @@ class FleetMetrics(Service):
         # Under a name of its own from the first time on, so that writing it again does no harm.
         changes = {self._mark: OWN, f"{COUNTS}{self._source}": stored}
         return await self._backend.swap_settings(expected, changes)
-
-    async def _added_when_folded(self) -> Snapshot:
-        mark = (await self._backend.settings(self._mark)).get(self._mark)
-        await self._backend.put_setting(self._mark, None)
-        return {} if mark is None else from_json(json.loads(mark)["added"])
 
     async def _load(self) -> None:
         """Show what everyone has stored."""
@@ -277,7 +319,8 @@ class FleetMetrics(Service):
             added = {} if dead.final else await self._done_since(dead)
             parts = [self._gone[1], lasting(dead.counts), added]
             summed = await _beside(len(text), partial(_sum_up, parts, self._exporter.max_label_values))
-            mark = json.dumps({"at": self._clock.now().isoformat(), "added": to_json(added)}) if added else None
+            about = {"at": self._clock.now().isoformat(), "number": dead.number, "added": to_json(added)}
+            mark = None if dead.final else json.dumps(about)
             changes = {GONE: summed, key: None, f"{MARKS}{key.removeprefix(COUNTS)}": mark}
             if not await self._backend.swap_settings({GONE: self._gone[0], key: text}, changes):
                 # Another instance was faster, or the dead one is not: the next round sees what is so.
@@ -291,16 +334,18 @@ class FleetMetrics(Service):
         """What the ledger says that a dead instance did, and had not stored."""
         missing = PrometheusExporter(buckets=self._exporter.buckets, max_label_values=self._exporter.max_label_values)
         records = await self._backend.changed_since(dead.taken_at - _OVERLAP, not_of="", limit=_TAIL)
+        # A commit may have been without an answer for long when the counts were stored.
+        for task_id in dead.unpublished.keys() - {record.task_id for record in records}:
+            if (record := await self._backend.get(task_id)) is not None:
+                records.append(record)
         for record in records:
-            told = dead.unpublished.get(record.task_id)
             try:
                 events = list(replay(record))
             except IllegalTransitionError as exc:
                 logger.error("the timeline of task %s makes no sense: %s", record.task_id, exc)
                 continue
             for line, event in enumerate(events):
-                late = event.timestamp > dead.taken_at if told is None else line >= told
-                if late and event.instance == dead.instance:
+                if dead.missed(event, line):
                     missing.on_lifecycle(event)
         return from_json(to_json(lasting(missing.snapshot())))
 

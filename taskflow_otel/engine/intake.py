@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from taskflow_otel.backends.base import Change, Insert, Outcome, Update
-from taskflow_otel.engine.attempt import SHUTDOWN
+from taskflow_otel.backends.base import AppendLogs, Change, Insert, Outcome, Update
+from taskflow_otel.engine.attempt import SHUTDOWN, TAKEN_OVER
 from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.enqueue import NO_OPTIONS, EnqueueOptions, checked_key, checked_moment, checked_tags
 from taskflow_otel.engine.ledger import Ledger
-from taskflow_otel.engine.lifecycle import Lifecycle
-from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
+from taskflow_otel.engine.lifecycle import Lifecycle, first_reason
+from taskflow_otel.engine.live import REFUSED, LiveTask, LiveTasks, Phase
 from taskflow_otel.engine.process_wire import pack_call
 from taskflow_otel.engine.queues import Queue, Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry, refuse_ambiguous
@@ -167,28 +168,37 @@ class Intake:
         self._lifecycle.begin(record)
         if blocked_by is not None:
             self._lifecycle.refuse(record, "overlap", duplicate_of=blocked_by)
-        try:
-            applied = await self._ledger.commit(Insert(record, once), timeout=float("inf"))
-        except BaseException:
-            queue.leave_place(task)
-            raise
+        with self._tasks.untold(record.task_id):
+            try:
+                applied = await self._ledger.commit(Insert(record, once), timeout=float("inf"))
+                stale = applied.outcome is Outcome.STALE
+                new = applied.outcome is Outcome.APPLIED or (stale and await self._ledger.holds(record))
+            except BaseException:
+                queue.leave_place(task)
+                raise
+            if not new:
+                queue.leave_place(task)
+                return Claimed(record, False, applied.duplicate_of)
+            self._show_claimed(task)
         # Declared dead meanwhile, this process leaves it to whoever takes over the tasks of its former self.
-        mine = record.instance == self._instance_id()
-        if applied.outcome is not Outcome.APPLIED or not mine:
-            queue.leave_place(task)
-            return Claimed(record, applied.outcome is Outcome.APPLIED, applied.duplicate_of)
-        task.stored = True
-        if record.idempotency_key is not None:
-            self._tasks.hold_key(record.idempotency_key, record.task_id)
-        self._lifecycle.announce(record)
-        if blocked_by is not None:
-            task.durable = False
-            self._lifecycle.show_refused(task)
+        if stale or record.instance != self._instance_id():
+            self._let_go(task)
         else:
-            self._tasks.add(task)
-            self._lifecycle.enqueued(task)
             self.release([task])
         return Claimed(record, True, None)
+
+    def _show_claimed(self, task: LiveTask) -> None:
+        record = task.record
+        task.stored = True
+        self._lifecycle.announce(record)
+        if record.status.finished:
+            task.durable = False
+            self._lifecycle.show_refused(task)
+            return
+        if record.idempotency_key is not None:
+            self._tasks.hold_key(record.idempotency_key, record.task_id)
+        self._tasks.add(task)
+        self._lifecycle.enqueued(task)
 
     def encode(self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The payload of arguments that are to be stored, ciphertext where encryption is on.
@@ -233,7 +243,10 @@ class Intake:
                     self._duplicate(task, result.duplicate_of)
                     continue
                 task.stored = True
-                if task.record.idempotency_key is not None:
+                if result.outcome is Outcome.STALE:
+                    # Committed, without an answer, and taken over since.
+                    task.cancel_reason = TAKEN_OVER
+                elif task.record.idempotency_key is not None:
                     # Not before: what another request is told about must not vanish with a commit that fails.
                     self._tasks.hold_key(task.record.idempotency_key, task.id)
         for number, task in enumerate(tasks):
@@ -244,7 +257,10 @@ class Intake:
         # A shutdown that came meanwhile does not take back what is committed now.
         unwanted = [t for t in tasks if t.cancel_reason and not (t.cancel_reason == SHUTDOWN and t.record.persisted)]
         for task in unwanted:
-            await self.discard([task], task.cancel_reason or SHUTDOWN)
+            if task.cancel_reason == TAKEN_OVER:
+                self._let_go(task)
+            else:
+                await self.discard([task], task.cancel_reason or SHUTDOWN)
 
     def release(self, tasks: Sequence[LiveTask]) -> None:
         """Hand committed tasks over: their request has ended, they may start."""
@@ -299,18 +315,38 @@ class Intake:
         except StaleTokenError:
             self._lifecycle.refused(task)
 
-    def applied_late(self, change: Change) -> None:
-        """The ledger applied a change whose caller had been told that it failed: write what is true instead."""
-        if not isinstance(change, (Insert, Update)):
-            return
+    def applied_late(self, change: Change) -> Coroutine[Any, Any, None] | None:
+        """The ledger applied a change whose caller had been told that it failed: return what writes the truth instead.
+
+        Until that has run, the task counts among the unpublished. If another instance has taken the task over since,
+        the truth is that it goes on, and what happened here is shown.
+        """
+        if isinstance(change, AppendLogs):
+            return None
         task = self._tasks.live(change.record.task_id)
-        if isinstance(change, Insert):
-            if task is not None:
-                self._undo([task])
-            # By now the record says REJECTED.
-            self._ledger.push(Update(change.record))
-        elif task is not None and task.phase in {Phase.READY, Phase.DELAYED}:
-            self._ledger.push(Update(task.record))
+        with ExitStack() as doubt:
+            if isinstance(change, Insert):
+                doubt.enter_context(self._tasks.untold(change.record.task_id, REFUSED))
+                if task is not None:
+                    self._undo([task])
+            else:
+                doubt.enter_context(self._tasks.untold(change.record.task_id, len(change.record.timeline) - 1))
+            return self._correct(change, task, doubt.pop_all())
+
+    async def _correct(self, change: Insert | Update, task: LiveTask | None, doubt: ExitStack) -> None:
+        with doubt:
+            late = change.record
+            if isinstance(change, Insert):
+                # By now the record says REJECTED.
+                applied = await self._ledger.commit(Update(late), timeout=float("inf"))
+                if applied.outcome is Outcome.STALE:
+                    await self._lifecycle.show_if_held(self._lifecycle.newborn(late), None)
+            elif task is None:
+                await self._lifecycle.show_if_held(late, TaskStatus.PENDING)
+            elif task.phase in {Phase.READY, Phase.DELAYED}:
+                applied = await self._ledger.commit(Update(task.record), timeout=float("inf"))
+                if applied.outcome is Outcome.STALE:
+                    await self._lifecycle.show_if_held(late, TaskStatus.PENDING)
 
     def _persists(self, definition: TaskDefinition) -> bool:
         return self._durable and definition.codec is not None and (definition.config.persist or self._persist_all)
@@ -346,7 +382,7 @@ class Intake:
             status=TaskStatus.PENDING,
             created_at=now,
             run_at=run_at,
-            reason=None if run_at is None or run_at <= now else "delayed",
+            reason=first_reason(run_at, now),
             tags=checked_tags(options.tags),
             idempotency_key=checked_key(options.idempotency_key),
             source=source,
@@ -391,6 +427,11 @@ class Intake:
         # The row of this id does not exist: what remains of it is history.
         task.durable = False
         self._lifecycle.rejected(task, "duplicate", duplicate_of=holder)
+
+    def _let_go(self, task: LiveTask) -> None:
+        self._queues.of(task).leave_place(task)
+        if task.phase is not Phase.GONE:
+            self._lifecycle.refused(task)
 
     def _undo(self, tasks: Sequence[LiveTask]) -> None:
         for task in tasks:

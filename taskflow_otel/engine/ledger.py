@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, Update
 from taskflow_otel.engine.clock import Clock, TimerHandle
-from taskflow_otel.engine.live import LiveTask, Phase
+from taskflow_otel.engine.live import REFUSED, LiveTask, Phase
 from taskflow_otel.errors import BackendError, BackendUnavailableError
-from taskflow_otel.model.record import LogEntry
+from taskflow_otel.model.record import LogEntry, TaskRecord
 
 logger = logging.getLogger("taskflow_otel.ledger")
 
@@ -42,7 +42,8 @@ class _Commit:
 class Ledger:
     """Group commit over one backend.
 
-    `on_late`: called with the change of a commit whose caller had given up on it, when it was applied after all.
+    `before_write` is awaited before each transaction, and stops it by raising. `on_late` is called with the change of
+    a commit whose caller had given up on it, when it was applied after all (and, maybe, overtaken since).
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Ledger:
         snapshot_interval: float,
         commit_timeout: float,
         observe: Observe,
+        before_write: Callable[[], Awaitable[None]],
         on_late: Callable[[Change], None],
     ) -> None:
         self._backend = backend
@@ -60,8 +62,11 @@ class Ledger:
         self._interval = snapshot_interval
         self._commit_timeout = commit_timeout
         self._observe = observe
+        self._before_write = before_write
         self._on_late = on_late
         self._commits: list[_Commit] = []
+        self._in_hand: list[_Commit] = []
+        """Part of the transaction under way."""
         self._notes: dict[str, LiveTask] = {}
         self._logs: dict[str, list[LogEntry]] = {}
         self._log_count = 0
@@ -118,12 +123,35 @@ class Ledger:
             if handle is not None:
                 handle.cancel()
 
-    def push(self, change: Change) -> None:
-        """Have a change applied as soon as possible, with nobody waiting for it."""
-        future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_note_outcome)
-        self._commits.append(_Commit(change, future))
-        self._wake.set()
+    def doubtful(self) -> dict[str, int]:
+        """How many lines of its timeline have been told of, for each task whose last commit was given up on.
+
+        What was told is that it failed; whether it did, only the backend knows as yet. See `LiveTasks.unpublished`.
+        """
+        doubts: dict[str, int] = {}
+        for entry in (*self._in_hand, *self._commits):
+            if entry.future.done() and not isinstance(entry.change, AppendLogs):
+                record = entry.change.record
+                doubts[record.task_id] = REFUSED if isinstance(entry.change, Insert) else len(record.timeline) - 1
+        return doubts
+
+    async def holds(self, record: TaskRecord) -> bool:
+        """Whether the last line of a record's timeline is in the ledger, whoever owns the task now.
+
+        Waits for the backend for as long as it takes.
+        """
+        backoff = _FIRST_BACKOFF
+        while True:
+            try:
+                stored = await self._backend.get(record.task_id)
+                break
+            except BackendError as exc:
+                if not exc.transient:
+                    raise
+                await self._clock.sleep(backoff)
+                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+        place = len(record.timeline) - 1
+        return stored is not None and stored.timeline[place : place + 1] == record.timeline[place:]
 
     def note(self, task: LiveTask) -> None:
         """Have the present state of a task written before long: history of one that is not persisted, or what a
@@ -235,7 +263,13 @@ class Ledger:
 
     async def _write_once(self) -> bool:
         """Write one transaction; `False` when the backend failed and the same work is to be tried again."""
+        try:
+            await self._before_write()
+        except Exception as exc:
+            self._report_failure(exc)
+            return False
         commits, self._commits = self._commits[:_MAX_BATCH], self._commits[_MAX_BATCH:]
+        self._in_hand = commits
         notes: list[LiveTask] = []
         logs: list[AppendLogs] = []
         barriers: list[asyncio.Future[None]] = []
@@ -258,11 +292,14 @@ class Ledger:
         except Exception as exc:
             self._observe(self._backend.name, "apply", "error", self._clock.monotonic() - started)
             self._barriers = barriers + self._barriers
-            return await self._after_failure(exc, commits, notes, logs)
+            written = await self._after_failure(exc, commits, notes, logs)
+            self._in_hand = []
+            return written
         self._observe(self._backend.name, "apply", "ok", self._clock.monotonic() - started)
         self._recovered()
         for entry, result in zip(commits, results[len(notes) :], strict=False):
             self._settle(entry, result)
+        self._in_hand = []
         for task, result in zip(notes, results, strict=False):
             task.stored = True
             if result.outcome is Outcome.STALE:
@@ -277,7 +314,7 @@ class Ledger:
             entry.future.set_result(result)
 
     def _late(self, change: Change, result: Applied) -> None:
-        if result.outcome is Outcome.APPLIED:
+        if result.outcome is not Outcome.DUPLICATE:
             self._on_late(change)
 
     async def _after_failure(
@@ -287,11 +324,7 @@ class Ledger:
             await self._one_by_one(commits, notes, logs)
             self._flush_asked = self._flush_asked or bool(self._barriers)
             return True
-        if not isinstance(exc, BackendError):
-            logger.error("the %s backend raised an error of its driver", self._backend.name, exc_info=exc)
-        if self.failing_since is None:
-            self.failing_since = self._clock.monotonic()
-            logger.error("the %s backend fails: %s. Trying again, with backoff.", self._backend.name, exc)
+        self._report_failure(exc)
         # A change whose caller has given up may have been applied all the same: it stays until its fate is known.
         for entry in commits:
             entry.tried = True
@@ -304,6 +337,13 @@ class Ledger:
         self._trim_notes()
         self._flush_asked = self._flush_asked or bool(notes or logs or self._barriers)
         return False
+
+    def _report_failure(self, exc: Exception) -> None:
+        if not isinstance(exc, BackendError):
+            logger.error("the %s backend raised an error of its driver", self._backend.name, exc_info=exc)
+        if self.failing_since is None:
+            self.failing_since = self._clock.monotonic()
+            logger.error("the %s backend fails: %s. Trying again, with backoff.", self._backend.name, exc)
 
     async def _one_by_one(self, commits: list[_Commit], notes: list[LiveTask], logs: list[AppendLogs]) -> None:
         """One change of the batch is at fault: apply each alone, so that it fails alone."""
@@ -345,11 +385,6 @@ class Ledger:
 def _may_note(task: LiveTask) -> bool:
     """Whether a note may be written: never beside a durable task's own commit, which would be overwritten by it."""
     return not task.durable or task.phase is Phase.RUNNING
-
-
-def _note_outcome(future: asyncio.Future[Applied]) -> None:
-    if not future.cancelled() and (exc := future.exception()) is not None:
-        logger.error("a correction could not be written: %s", exc)
 
 
 def _release(barriers: list[asyncio.Future[None]]) -> None:

@@ -40,6 +40,15 @@ class Lifecycle:
         record.status = next_status(None, Transition.ENQUEUED)
         record.timeline.append(TimelineEntry(Transition.ENQUEUED, record.created_at, 0, record.instance, record.reason))
 
+    def newborn(self, refused: TaskRecord) -> TaskRecord:
+        """A refused record as it was before it was refused."""
+        record = refused.copy()
+        record.timeline.clear()
+        record.duplicate_of = record.end_time = None
+        record.reason = first_reason(record.run_at, record.created_at)
+        self.begin(record)
+        return record
+
     def announce(self, record: TaskRecord) -> None:
         """Let the exporters give a new record a trace context."""
         self._bus.created(record)
@@ -86,7 +95,8 @@ class Lifecycle:
         """Apply one transition.
 
         Raises `IllegalTransitionError` outside the table, `StaleTokenError` when another instance has taken the task
-        over, and `BackendUnavailableError` when a durable task's commit took longer than `timeout` seconds.
+        over, and `BackendUnavailableError` when a durable task's commit took longer than `timeout` seconds. A
+        transition that the ledger took before the task was taken over has happened, and is shown.
         """
         previous = task.record.status
         record = task.record.copy() if task.durable else task.record
@@ -105,8 +115,9 @@ class Lifecycle:
             end_time=end_time,
             duration=duration,
         )
+        mine = True
         if task.durable:
-            await self._commit(task, record, timeout)
+            mine = await self._commit(task, record, timeout)
             if transition is Transition.STARTED:
                 # The function is entered now, not when the commit was asked for.
                 record.start_time = self._clock.now()
@@ -115,13 +126,24 @@ class Lifecycle:
         if record.status.finished:
             self._end(task)
         self._publish(record, transition, previous, queue_wait=queue_wait, failure=failure)
+        if not mine:
+            raise StaleTokenError(record.task_id)
 
-    async def _commit(self, task: LiveTask, record: TaskRecord, timeout: float) -> None:
+    async def _commit(self, task: LiveTask, record: TaskRecord, timeout: float) -> bool:
+        """Whether the task is still this instance's, its new record committed; raises as `move` does."""
         applied = await self._ledger.commit(Update(record), timeout=timeout)
-        if applied.outcome is Outcome.STALE:
+        mine = applied.outcome is not Outcome.STALE
+        if not mine and not await self._ledger.holds(record):
             raise StaleTokenError(record.task_id)
         record.cancel_requested = task.record.cancel_requested
         task.record = record
+        return mine
+
+    async def show_if_held(self, record: TaskRecord, previous: TaskStatus | None) -> None:
+        """Show the last transition of a record if the ledger turns out to hold it; its task went on elsewhere."""
+        if await self._ledger.holds(record):
+            self._publish(record, record.timeline[-1].transition, previous)
+            self._bus.refused(record)
 
     def refused(self, task: LiveTask) -> None:
         """Let go of a task whose write the ledger refused: it belongs to another instance now."""
@@ -216,6 +238,11 @@ class Lifecycle:
         task.args = task.kwargs = task.context = task.task_context = task.call = None
         self._tasks.finish(task)
         _wake_waiters(task)
+
+
+def first_reason(run_at: datetime | None, created_at: datetime) -> str | None:
+    """Why a new task does not start at once."""
+    return None if run_at is None or run_at <= created_at else "delayed"
 
 
 def _wake_waiters(task: LiveTask) -> None:

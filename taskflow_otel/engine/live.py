@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from enum import Enum, auto
 from typing import Any
@@ -36,6 +37,9 @@ class Phase(Enum):
     GONE = auto()
     """Finished, or taken over by another instance."""
 
+
+REFUSED = -1
+"""Instead of the number of lines told of: the task was told of as refused, which may stand in the ledger or not."""
 
 _BEFORE_COMMIT = frozenset({Phase.HELD, Phase.STARTING, Phase.ENDING})
 
@@ -118,6 +122,7 @@ class LiveTasks:
         self._live: dict[str, LiveTask] = {}
         self._finished: OrderedDict[str, TaskRecord] = OrderedDict()
         self._window = finished_window
+        self._untold: dict[str, int] = {}
         self._keys: dict[str, str] = {}
         # add_task runs in request threads too.
         self._key_lock = threading.Lock()
@@ -170,16 +175,26 @@ class LiveTasks:
         task = self._live.get(task_id)
         return task.record if task is not None else self._finished.get(task_id)
 
+    @contextmanager
+    def untold(self, task_id: str, told: int = 0) -> Iterator[None]:
+        """Count a task among the unpublished meanwhile, with so many lines told of; it need not be live."""
+        self._untold[task_id] = told
+        try:
+            yield
+        finally:
+            self._untold.pop(task_id, None)
+
     def unpublished(self) -> dict[str, int]:
         """How many lines of its timeline have been told of, for each durable task that may have another by now.
 
         Of all others every line has been told of that is older than this moment.
         """
-        return {
+        moving = {
             task_id: len(task.record.timeline) if task.committed else 0
             for task_id, task in list(self._live.items())
             if task.durable and task.phase in _BEFORE_COMMIT
         }
+        return moving | self._untold
 
     def __iter__(self) -> Iterator[LiveTask]:
         return iter(list(self._live.values()))

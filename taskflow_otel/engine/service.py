@@ -44,6 +44,10 @@ class Service(ABC):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
+    async def introduce(self) -> None:  # noqa: B027  # most services have nothing to say
+        """Make known what must be known of this instance before it changes anything: at the start, and when it goes
+        on under a new id."""
+
     async def finish(self) -> None:  # noqa: B027  # most services have nothing left to do
         """Do what is left at a shutdown, once nothing runs any more and every outcome is written."""
 

@@ -35,7 +35,7 @@ def main() -> int:
         reports.append(report)
     if options.report is not None:
         options.report.write_text(json.dumps([asdict(report) for report in reports], indent=2) + "\n")
-    return int(any(report.violations for report in reports))
+    return int(any(report.violations or report.differences for report in reports))
 
 
 if __name__ == "__main__":

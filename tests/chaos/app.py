@@ -8,11 +8,12 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fastapi import FastAPI
 
-from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, get_task_context
+from taskflow_otel import LifecycleEvent, ManagedBackgroundTasks, TaskAdmin, TaskManager, TaskObserver, get_task_context
 from tests.chaos.backends import make_backend
 from tests.chaos.crash_points import DRAIN, MID_RUN, CrashPoints, ResponseCrashPoints, add_crash_points
 from tests.chaos.kinds import KINDS
@@ -26,6 +27,14 @@ random.seed(os.urandom(8))
 
 class JobError(Exception):
     """What a job raises."""
+
+
+class Ends(TaskObserver):
+    """Notes when it was told of the end of a task."""
+
+    async def on_lifecycle(self, event: LifecycleEvent) -> None:
+        if event.status.finished:
+            os.write(_notes, f"ended {event.task_id} {datetime.now(UTC).isoformat()}\n".encode())
 
 
 @asynccontextmanager
@@ -43,6 +52,7 @@ task_manager = TaskManager(
     cancel_grace=1.0,
     commit_timeout=1.5,
     lease_seconds=float(os.environ["CHAOS_LEASE"]),
+    loggers=[Ends()],
 )
 TaskAdmin(app, task_manager, metrics_token="chaos")
 

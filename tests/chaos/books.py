@@ -62,6 +62,8 @@ class Executions:
     """All notes, by task."""
 
     by_task: dict[str, list[Note]] = field(default_factory=lambda: defaultdict(list))
+    ended: dict[str, datetime] = field(default_factory=dict)
+    """When somebody was told of the end of a task, by whose time it was committed."""
 
     def of(self, task_id: str, word: str) -> list[Note]:
         """The notes with this word that one task wrote."""
@@ -76,6 +78,10 @@ def read_notes(path: Path) -> Executions:
     """Read what the executions wrote."""
     executions = Executions()
     for line in path.read_text().splitlines() if path.exists() else ():
-        word, task_id, attempt, pid, kind, number = line.split()
+        word, task_id, *rest = line.split()
+        if word == "ended":
+            executions.ended[task_id] = datetime.fromisoformat(rest[0])
+            continue
+        attempt, pid, kind, number = rest
         executions.by_task[task_id].append(Note(word, task_id, int(attempt), int(pid), kind, int(number)))
     return executions

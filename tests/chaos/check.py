@@ -112,8 +112,13 @@ class Check:
                     self._add("a duplicate names its original", f"it names {record.duplicate_of}", ack.task_id)
             elif record.status in _NEVER_RAN and record.persisted:
                 self._add("acknowledged runs", f"it is {record.status} ({record.reason})", ack.task_id)
-            elif record.status.finished and record.active_key is None and record.timeline[-1].timestamp < ack.sent_at:
+            elif record.active_key is None and self._ended_before(record, ack.sent_at):
                 self._add("a key is free after a failure", f"request {ack.number} came after the end", ack.task_id)
+
+    def _ended_before(self, record: TaskRecord, moment: datetime) -> bool:
+        # The time in the timeline is taken before the commit, which may take long while the database restarts.
+        told = self._executions.ended.get(record.task_id)
+        return record.status.finished and told is not None and told < moment
 
     def _refused(self) -> None:
         entered: dict[int, list[Note]] = defaultdict(list)

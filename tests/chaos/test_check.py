@@ -60,6 +60,8 @@ class World:
             attempt += transition is Transition.STARTED
             moment = NOON + timedelta(seconds=second)
             record.timeline.append(TimelineEntry(transition, moment, max(0, attempt), f"host-{pid}-x"))
+        if status.finished:
+            self.executions.ended[task_id] = record.timeline[-1].timestamp
         record.attempt = max(0, attempt)
         key = "key" if kind == "once" else None
         self.answers.acknowledged.append(Acknowledgement(task_id, number, kind, key, NOON))

@@ -54,6 +54,7 @@ class Worker:
 
     async def start(self) -> Worker:
         await self.beat("alive")
+        await self.metrics.introduce()
         await self.metrics.start()
         return self
 
@@ -185,7 +186,8 @@ async def test_counts_outlive_their_instance_and_what_was_so_at_the_time_does_no
     keys = await backend.settings(COUNTS)
     assert len(keys) == 2, "the counts of the dead are one sum"
     assert GONE in keys
-    assert len(await backend.settings(MARKS)) == 1
+    # One that is thought to be dead may turn out to have been paused.
+    assert len(await backend.settings(MARKS)) == (1 if in_order else 2)
 
 
 async def test_the_next_life_goes_on_where_the_last_one_ended(backend: MemoryBackend, clock: FakeClock) -> None:

@@ -27,7 +27,7 @@ class Scene:
     def __init__(self, backend: MemoryBackend) -> None:
         self.backend = backend
         self.clock = FakeClock()
-        self.own = make_instance(self.clock, 1, "1", LEASE)
+        self.own = make_instance(self.clock, LEASE)
         self.other = replace(self.own, instance_id="other", host="elsewhere")
         self.recovered: list[TaskRecord] = []
         self.rescuer = Rescuer(backend, self.clock, INTERVAL, lambda: self.own, lambda: ["send"], self.recover)
@@ -133,11 +133,11 @@ async def test_a_heartbeat_does_not_back_off() -> None:
             self.beats += 1
             raise BackendUnavailableError("away")
 
-    async def buried() -> None:
+    async def never(*_: object) -> None:
         raise AssertionError("nobody said so")
 
     backend, clock = Away(durable=True), FakeClock()
-    heartbeat = Heartbeat(backend, clock, make_instance(clock, 1, "1", LEASE), INTERVAL, buried)
+    heartbeat = Heartbeat(backend, clock, INTERVAL, LEASE, begin_anew=never, introduce=never)
     await heartbeat.start()
     await clock.advance(60 * INTERVAL)
     await heartbeat.stop()

@@ -10,8 +10,10 @@ from typing import Any, Self
 
 from taskflow_otel import TaskManager, TaskRecord
 from taskflow_otel.backends import Backend
+from taskflow_otel.backends.base import AppendLogs, Change
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.status import Transition
 from tests.waiting import eventually
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -26,6 +28,8 @@ class Wire:
         self.name = backend.name
         self.durable = backend.durable
         self.cut = False
+        self.last_words: Transition | None = None
+        """The wire is cut when a change to this has been applied, before the answer comes back."""
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         """The names of all calls so far, with the arguments of those that carry no tasks."""
 
@@ -38,9 +42,17 @@ def _passing_on(name: str) -> Callable[..., Any]:
         if self.cut:
             raise BackendUnavailableError("the wire is cut")
         self.calls.append((name, () if name == "apply" else args))
-        return await getattr(self.backend, name)(*args, **kwargs)
+        answer = await getattr(self.backend, name)(*args, **kwargs)
+        if name == "apply" and any(_moves_to(change, self.last_words) for change in args[0]):
+            self.cut, self.last_words = True, None
+            raise BackendUnavailableError("the wire was cut before the answer came")
+        return answer
 
     return call
+
+
+def _moves_to(change: Change, transition: Transition | None) -> bool:
+    return not isinstance(change, AppendLogs) and change.record.timeline[-1].transition is transition
 
 
 for _name, _ in inspect.getmembers(Backend, inspect.iscoroutinefunction):

@@ -1,0 +1,121 @@
+"""A commit whose answer never came is told of exactly once, whoever goes on with the task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from taskflow_otel import InMemoryLogger, TaskManager
+from taskflow_otel.audit import audit
+from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import Transition
+from tests.ledger.fleet import Fleet
+from tests.managers import WAIT, finish
+from tests.waiting import eventually
+
+LOST = [Transition.ENQUEUED, Transition.STARTED, Transition.RETRY_SCHEDULED]
+
+
+class Scene:
+    """One manager whose first attempt fails, and another with whom everything succeeds."""
+
+    def __init__(self, fleet: Fleet, commit_timeout: float) -> None:
+        self.fleet = fleet
+        self.told = InMemoryLogger()
+        self.one, self.other = (fleet.manager(loggers=[self.told], commit_timeout=commit_timeout) for _ in range(2))
+        self.jobs = [
+            manager.task(name="job", persist=True, requeue_on_interrupt=True, retries=1)(job)
+            for manager, job in ((self.one, self.fail), (self.other, self.succeed))
+        ]
+
+    async def fail(self) -> None:
+        raise ValueError("the first attempt")
+
+    async def succeed(self) -> None:
+        pass
+
+    async def lose(self, lost: Transition) -> asyncio.Task[str]:
+        """Enqueue a task on the one, up to the commit whose answer is lost; the one is thought to be dead then."""
+        await self.fleet.start(self.one)
+        wire = self.fleet.wires[self.one]
+        wire.last_words = lost
+        enqueuing = asyncio.create_task(self.one.enqueue(self.jobs[0]))
+        await eventually(lambda: wire.cut, "the lost answer")
+        return enqueuing
+
+    async def take_over(self) -> TaskRecord:
+        """The other declares the one dead, and ends its task."""
+        await self.fleet.die(self.one)
+        await self.fleet.start(self.other)
+        [record] = await self.fleet.records(TaskQuery(func_name="job"))
+        return await finish(self.other, record.task_id)
+
+    async def agree(self, page_of: TaskManager) -> None:
+        """Wait until the metrics page of a manager says what the ledger says."""
+        found: list[str] = []
+
+        async def agreed() -> bool:
+            await page_of.metrics_page.refresh()
+            page = page_of.metrics_page.render("text/plain")[0].decode()
+            found[:] = map(str, await audit(self.fleet.storage, metrics={"page": page}))
+            return not found
+
+        try:
+            await eventually(agreed, "metrics that agree with the ledger")
+        except TimeoutError:
+            raise AssertionError("\n".join(found)) from None
+
+    def lines_told(self) -> Counter[tuple[str, int, str]]:
+        """The transitions shown by either, except that of a refusal."""
+        events = [event for event in self.told.lifecycle if event.transition is not Transition.REJECTED]
+        return Counter((event.transition, event.attempt, event.instance) for event in events)
+
+
+def lines(record: TaskRecord) -> Counter[tuple[str, int, str]]:
+    return Counter((entry.transition, entry.attempt, entry.instance) for entry in record.timeline)
+
+
+@pytest.fixture
+def scene(fleet: Fleet) -> Scene:
+    return Scene(fleet, commit_timeout=WAIT)
+
+
+@pytest.mark.parametrize("lost", LOST)
+async def test_one_that_was_only_cut_off_tells_of_it_when_it_is_back(scene: Scene, lost: Transition) -> None:
+    enqueuing = await scene.lose(lost)
+    record = await scene.take_over()
+    scene.fleet.wires[scene.one].cut = False
+    assert await asyncio.wait_for(enqueuing, WAIT) == record.task_id
+    await eventually(lambda: scene.lines_told() == lines(record), "all lines of the timeline, each told of once")
+    await scene.agree(scene.one)
+    await scene.agree(scene.other)
+
+
+@pytest.mark.parametrize("lost", [*LOST, Transition.FAILED])
+async def test_of_one_that_has_died_the_others_count_it(scene: Scene, lost: Transition) -> None:
+    if lost is Transition.FAILED:
+        scene.jobs[0] = scene.one.task(name="brief", persist=True)(scene.fail)
+    enqueuing = await scene.lose(lost)
+    await scene.fleet.die(scene.one)
+    await scene.fleet.start(scene.other)
+    await scene.agree(scene.other)
+    enqueuing.cancel()
+    await asyncio.wait({enqueuing})
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["dies", "comes back"])
+async def test_a_task_that_was_refused_although_it_was_committed_counts_as_enqueued(fleet: Fleet, dies: bool) -> None:
+    scene = Scene(fleet, commit_timeout=0.1)
+    enqueuing = await scene.lose(Transition.ENQUEUED)
+    with pytest.raises(BackendUnavailableError):
+        await enqueuing
+    record = await scene.take_over()
+    if not dies:
+        fleet.wires[scene.one].cut = False
+        await eventually(lambda: scene.lines_told() == lines(record), "all lines of the timeline, each told of once")
+        await scene.agree(scene.one)
+    await scene.agree(scene.other)
