@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from taskflow_otel.model.trace import SpanRef, TaskTrace
 
 _APPLIED = Applied(Outcome.APPLIED)
 _STALE = Applied(Outcome.STALE)
+_SLICE = 100
+"""Changes applied before the event loop gets its turn."""
 _TICK = timedelta(microseconds=1)
 
 
@@ -56,7 +59,12 @@ class MemoryBackend:
 
     async def apply(self, changes: Sequence[Change]) -> list[Applied]:
         """Apply all changes in order."""
-        return [self._apply(change) for change in changes]
+        results: list[Applied] = []
+        for number, change in enumerate(changes, start=1):
+            results.append(self._apply(change))
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+        return results
 
     async def get(self, task_id: str) -> TaskRecord | None:
         """One task without its logs, or `None`."""
@@ -70,13 +78,16 @@ class MemoryBackend:
 
     async def page(self, query: TaskQuery) -> TaskPage:
         """One page, newest first."""
+        total = None
+        if query.count_limit is not None:
+            total = sum(_matches(record, query) for record in self._tasks.values())
         found: list[TaskRecord] = []
         for record in self._newest_first(query.cursor):
             if _matches(record, query):
                 if len(found) == query.limit:
-                    return TaskPage(found, found[-1].task_id if found else query.cursor)
+                    return TaskPage(found, found[-1].task_id if found else query.cursor, total)
                 found.append(_snapshot(record))
-        return TaskPage(found, None)
+        return TaskPage(found, None, total)
 
     async def counts(self, query: TaskQuery) -> TaskCounts:
         """Counts by status of the tasks that the query matches, and the run times of the finished ones."""

@@ -54,6 +54,7 @@ _TAIL = 20_000
 """Tasks of the ledger looked at for what a dead instance did last."""
 _LARGE = 20_000
 """Characters of JSON from which on they are written and read beside the event loop: more than a millisecond's work."""
+_ID_LENGTH = 40
 _MARKS_KEPT = timedelta(hours=1)
 
 
@@ -237,7 +238,7 @@ class FleetMetrics(Service):
         self._number += 1
         shown = Stored(instance, self._formerly, self._number, taken_at, unpublished, final, new)
         self._counted[shown.number] = counted
-        if not await self._write({self._mark: None if latest is None else OWN}, shown.dump(counts)):
+        if not await self._write({self._mark: None if latest is None else OWN}, shown, counts):
             shown, counts = await self._store_anew(shown, counted, counts)
         self._counted = {shown.number: counted}
         self._shown, self._written = shown, counts
@@ -253,7 +254,7 @@ class FleetMetrics(Service):
             shown = replace(shown, counts=new)
         # Should this fail, the next round begins here again: the name is new, or its counts are replaced.
         self._shown = None
-        if not await self._write({self._mark: mark if mark == OWN else None}, shown.dump(counts)):
+        if not await self._write({self._mark: mark if mark == OWN else None}, shown, counts):
             raise BackendUnavailableError("the metrics of this instance change hands too fast")
         return shown, counts
 
@@ -278,8 +279,10 @@ class FleetMetrics(Service):
     def _mark(self) -> str:
         return f"{MARKS}{self._source}"
 
-    async def _write(self, expected: Mapping[str, str | None], stored: str) -> bool:
+    async def _write(self, expected: Mapping[str, str | None], shown: Stored, counts: str) -> bool:
         # Under a name of its own from the first time on, so that writing it again does no harm.
+        size = len(counts) + _ID_LENGTH * len(shown.unpublished)
+        stored = await _beside(size, lambda: shown.dump(counts))
         changes = {self._mark: OWN, f"{COUNTS}{self._source}": stored}
         return await self._backend.swap_settings(expected, changes)
 

@@ -9,11 +9,12 @@ from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from taskflow_otel.backends.base import AppendLogs, Change, Insert, Outcome, Update
+from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
 from taskflow_otel.engine.attempt import SHUTDOWN, TAKEN_OVER
 from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.enqueue import NO_OPTIONS, EnqueueOptions, checked_key, checked_moment, checked_tags
+from taskflow_otel.engine.jobs import in_slices
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle, first_reason
 from taskflow_otel.engine.live import REFUSED, LiveTask, LiveTasks, Phase
@@ -35,7 +36,7 @@ from taskflow_otel.model.options import checked_priority, seconds
 from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 
-_SLICE = 200
+_SLICE = 100
 """Tasks handled in one callback of the event loop before others get their turn."""
 
 
@@ -226,34 +227,20 @@ class Intake:
         Raises `BackendError` when that fails; then none of the tasks runs, and each is `REJECTED`
         (`commit_failed`).
         """
+        results: dict[str, Applied] = {}
         durable = [task for task in tasks if task.durable]
         if durable:
-            for task in durable:
-                task.committing = True
             try:
-                results = await self._ledger.commit_all([Insert(task.record) for task in durable])
+                results = await self._commit_inserts(durable)
             except (BackendError, asyncio.CancelledError):
                 self._undo(tasks)
                 raise
-            finally:
-                for task in durable:
-                    task.committing = False
-            for task, result in zip(durable, results, strict=True):
-                if result.outcome is Outcome.DUPLICATE:
-                    self._duplicate(task, result.duplicate_of)
-                    continue
-                task.stored = True
-                if result.outcome is Outcome.STALE:
-                    # Committed, without an answer, and taken over since.
-                    task.cancel_reason = TAKEN_OVER
-                elif task.record.idempotency_key is not None:
-                    # Not before: what another request is told about must not vanish with a commit that fails.
-                    self._tasks.hold_key(task.record.idempotency_key, task.id)
-        for number, task in enumerate(tasks):
-            if number % _SLICE == _SLICE - 1:
-                await asyncio.sleep(0)
+        async for task in in_slices(tasks, _SLICE):
+            if task.durable:
+                self._committed(task, results[task.id])
             if task.phase is Phase.HELD:
                 self._lifecycle.enqueued(task)
+            task.committing = False
         # A shutdown that came meanwhile does not take back what is committed now.
         unwanted = [t for t in tasks if t.cancel_reason and not (t.cancel_reason == SHUTDOWN and t.record.persisted)]
         for task in unwanted:
@@ -261,6 +248,32 @@ class Intake:
                 self._let_go(task)
             else:
                 await self.discard([task], task.cancel_reason or SHUTDOWN)
+
+    async def _commit_inserts(self, tasks: Sequence[LiveTask]) -> dict[str, Applied]:
+        changes: list[Change] = []
+        try:
+            async for task in in_slices(tasks, _SLICE):
+                # Until it is shown, or undone.
+                task.committing = True
+                changes.append(Insert(task.record))
+            applied = await self._ledger.commit_all(changes)
+        except BaseException:
+            for task in tasks:
+                task.committing = False
+            raise
+        return {task.id: result for task, result in zip(tasks, applied, strict=True)}
+
+    def _committed(self, task: LiveTask, result: Applied) -> None:
+        if result.outcome is Outcome.DUPLICATE:
+            self._duplicate(task, result.duplicate_of)
+            return
+        task.stored = True
+        if result.outcome is Outcome.STALE:
+            # Committed, without an answer, and taken over since.
+            task.cancel_reason = TAKEN_OVER
+        elif task.record.idempotency_key is not None:
+            # Not before: what another request is told about must not vanish with a commit that fails.
+            self._tasks.hold_key(task.record.idempotency_key, task.id)
 
     def release(self, tasks: Sequence[LiveTask]) -> None:
         """Hand committed tasks over: their request has ended, they may start."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Jobs(Collection[asyncio.Task[None]]):
@@ -42,3 +44,20 @@ class Jobs(Collection[asyncio.Task[None]]):
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+
+async def in_slices(items: Iterable[T], size: int) -> AsyncIterator[T]:
+    """Yield items, and let the event loop run after each `size` of them.
+
+    Nothing is left half done: a cancellation that comes meanwhile is raised after the last item.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    for number, item in enumerate(items, start=1):
+        yield item
+        if number % size == 0 and cancelled is None:
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+    if cancelled is not None:
+        raise cancelled

@@ -139,7 +139,15 @@ def _without(histogram: Histogram, old: Histogram) -> Histogram:
     rest = histogram.copy()
     earlier = Histogram(histogram.bounds)
     earlier.add(old)
-    rest.counts = [max(0, count - known) for count, known in zip(histogram.counts, earlier.counts, strict=True)]
+    more = [count - known for count, known in zip(histogram.counts, earlier.counts, strict=True)]
+    # An observation that the ledger told of may have fallen into another bucket: it is taken out of one that has any,
+    # from below, so that no sum over buckets ever falls.
+    missing = -sum(number for number in more if number < 0)
+    rest.counts = []
+    for number in more:
+        taken = min(missing, max(number, 0))
+        missing -= taken
+        rest.counts.append(max(number, 0) - taken)
     rest.sum = max(0.0, round(histogram.sum - old.sum, _DIGITS))
     return rest
 

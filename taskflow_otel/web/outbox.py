@@ -64,8 +64,9 @@ class Outbox:
         """Make the tasks added so far known, persisted ones durably; raises `BackendError`, and then none will run."""
         tasks, self._new = self._new, []
         eager, self._eager = self._eager, []
-        await self.engine.commit(tasks)
+        # Also if this is cancelled: what is committed by then is to be released or discarded, like all the others.
         self._waiting += tasks
+        await self.engine.commit(tasks)
         await self.engine.arrived(eager)
 
     def release(self) -> None:

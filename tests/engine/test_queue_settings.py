@@ -90,13 +90,20 @@ async def test_a_change_before_the_start_is_one_of_the_configuration(new_backend
 
 async def test_a_change_that_cannot_be_kept_is_refused() -> None:
     class Backend(MemoryBackend):
-        async def put_setting(self, key: str, value: str | None) -> None:
-            raise BackendUnavailableError("down")
+        down = False
 
-    async with running(new_manager(Backend(durable=True))) as manager:
+        async def put_setting(self, key: str, value: str | None) -> None:
+            if self.down:
+                raise BackendUnavailableError("down")
+            await super().put_setting(key, value)
+
+    backend = Backend(durable=True)
+    async with running(new_manager(backend)) as manager:
+        backend.down = True
         with pytest.raises(BackendError, match="down"):
             await manager.pause_queue("q")
         assert limits(manager) == (4, 100, False)
+        backend.down = False
 
 
 async def test_a_wrong_limit_or_name_is_an_error_at_the_call() -> None:

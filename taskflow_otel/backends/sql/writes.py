@@ -28,7 +28,7 @@ _STALE = Applied(Outcome.STALE)
 _INSERT_ATTEMPTS = 5
 
 # Rows that are made without letting the event loop run in between: a few milliseconds of work.
-_CHUNK = 250
+_CHUNK = 100
 
 _MUTABLE = [field for field in STORED if field.mutable]
 _WRITTEN = [*(field.name for field in (*_MUTABLE, *DERIVED)), "updated_at"]
