@@ -6,7 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from taskflow_otel import TaskManager, get_task_context
+from taskflow_otel import TaskManager, get_task_context, task_log
 from taskflow_otel.model.options import ExecutorName
 
 
@@ -17,19 +17,17 @@ class GateError(Exception):
 async def gated_async(gate: str) -> None:
     """Say at `<gate>.in` that the function was entered, and do what the file `gate` says once it is there."""
     _enter(gate)
-    while not Path(gate).exists():
+    while not _obey(gate):
         await asyncio.sleep(0.002)
-    _leave(gate)
 
 
 def gated(gate: str) -> None:
     """The same for threads and processes, giving up when asked to."""
     _enter(gate)
     context = get_task_context()
-    while not Path(gate).exists():
+    while not _obey(gate):
         context.raise_if_cancelled()
         time.sleep(0.002)
-    _leave(gate)
 
 
 def declare_gated(manager: TaskManager, executor: ExecutorName, **options: object) -> object:
@@ -51,7 +49,7 @@ class Gate:
         return len(self._entered.read_text()) if self._entered.exists() else 0
 
     def open(self, word: str = "succeed") -> None:
-        """Let the function end: `succeed` or `fail`."""
+        """Let the function end, by `succeed` or `fail`; after `say` it writes a log entry and goes on waiting."""
         waiting = self.path.with_suffix(".new")
         waiting.write_text(word)
         # A reader never sees half a word.
@@ -67,6 +65,15 @@ def _enter(gate: str) -> None:
         entered.write("x")
 
 
-def _leave(gate: str) -> None:
-    if Path(gate).read_text() == "fail":
+def _obey(gate: str) -> bool:
+    """Do what the gate says, if it says anything; whether that is the end."""
+    path = Path(gate)
+    if not path.exists():
+        return False
+    word = path.read_text()
+    if word == "fail":
         raise GateError("the gate said so")
+    if word == "say":
+        path.unlink()
+        task_log("hello", rows=1)
+    return word == "succeed"
