@@ -28,7 +28,8 @@ scheduled, recovered or retried by hand start a new trace. `"parent"` makes it a
 
 An attempt that dies with its process leaves a span too: the instance that takes the task over emits it, from the
 attempt's start to the last heartbeat, with status ERROR and `{signals.INTERRUPTED}`=`true`; it links to the span that
-was lost, where that is known (`dead_attempt`).
+was lost, where that is known (`dead_attempt`). What only the dead process knew is missing: the span has no
+`{signals.QUEUE_WAIT}`, and the log record of a task that failed as poison no stack trace.
 
 The exception of a failed attempt is in the attributes of its log record. With
 `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=logs/dup` it is an event of the span as well.
