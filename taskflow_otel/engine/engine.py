@@ -461,8 +461,8 @@ class Engine:
         for service in self._services:
             await service.introduce()
 
-    def _correct(self, change: Change) -> None:
-        if (correction := self._intake.applied_late(change)) is not None:
+    def _correct(self, change: Change, stale: bool) -> None:
+        if (correction := self._intake.applied_late(change, stale=stale)) is not None:
             self._jobs.own(correction)
 
     async def _stop_parts(self, timeout: float) -> None:

@@ -193,12 +193,12 @@ class FleetMetrics(Service):
         return self._exporter.render(accept)
 
     async def finish(self) -> None:
-        """Store the last counts, as final ones."""
+        """Store the last counts, as final ones unless a commit was left without an answer."""
         if not self._open:
             return
         self._open = False
         async with self._exchanging:
-            await self._store(final=True)
+            await self._store(final=not self._unpublished())
         self._exporter.set_peers(())
 
     async def stop(self) -> None:

@@ -328,38 +328,51 @@ class Intake:
         except StaleTokenError:
             self._lifecycle.refused(task)
 
-    def applied_late(self, change: Change) -> Coroutine[Any, Any, None] | None:
-        """The ledger applied a change whose caller had been told that it failed: return what writes the truth instead.
+    def applied_late(self, change: Change, *, stale: bool) -> Coroutine[Any, Any, None] | None:
+        """The ledger applied a change whose caller had gone, or been told that it failed: return what sets that right.
 
-        Until that has run, the task counts among the unpublished. If another instance has taken the task over since,
-        the truth is that it goes on, and what happened here is shown.
+        Until that has run, the task counts among the unpublished. `stale`: another instance owns the task by now; if
+        the change had been applied before that, it is shown, and the task goes on there.
         """
         if isinstance(change, AppendLogs):
             return None
-        task = self._tasks.live(change.record.task_id)
-        with ExitStack() as doubt:
-            if isinstance(change, Insert):
-                doubt.enter_context(self._tasks.untold(change.record.task_id, REFUSED))
-                if task is not None:
-                    self._undo([task])
-            else:
-                doubt.enter_context(self._tasks.untold(change.record.task_id, len(change.record.timeline) - 1))
-            return self._correct(change, task, doubt.pop_all())
+        late = change.record
+        task = self._tasks.live(late.task_id)
+        if isinstance(change, Insert):
+            doubt = self._doubt(late, REFUSED)
+            if task is not None:
+                self._undo([task])
+            return self._correct(doubt, late, late, self._lifecycle.newborn)
+        doubt = self._doubt(late, len(late.timeline) - 1)
+        if stale or task is None:
+            return self._correct(doubt, late, None)
+        if task.phase in {Phase.READY, Phase.DELAYED}:
+            return self._correct(doubt, late, task.record)
+        if task.phase in {Phase.HELD, Phase.ENDING}:
+            # Whoever was carrying it out has been cancelled, in a shutdown.
+            self._lifecycle.adopt(task, late)
+        doubt.close()
+        return None
 
-    async def _correct(self, change: Insert | Update, task: LiveTask | None, doubt: ExitStack) -> None:
+    def _doubt(self, record: TaskRecord, told: int) -> ExitStack:
+        doubt = ExitStack()
+        doubt.enter_context(self._tasks.untold(record.task_id, told))
+        return doubt
+
+    async def _correct(
+        self,
+        doubt: ExitStack,
+        late: TaskRecord,
+        truth: TaskRecord | None,
+        as_applied: Callable[[TaskRecord], TaskRecord] = lambda record: record,
+    ) -> None:
+        """Write the truth over what was applied late; where that is too late too, show what was applied."""
         with doubt:
-            late = change.record
-            if isinstance(change, Insert):
-                # By now the record says REJECTED.
-                applied = await self._ledger.commit(Update(late), timeout=float("inf"))
-                if applied.outcome is Outcome.STALE:
-                    await self._lifecycle.show_if_held(self._lifecycle.newborn(late), None)
-            elif task is None:
-                await self._lifecycle.show_if_held(late, TaskStatus.PENDING)
-            elif task.phase in {Phase.READY, Phase.DELAYED}:
-                applied = await self._ledger.commit(Update(task.record), timeout=float("inf"))
-                if applied.outcome is Outcome.STALE:
-                    await self._lifecycle.show_if_held(late, TaskStatus.PENDING)
+            if truth is not None:
+                applied = await self._ledger.commit(Update(truth), timeout=float("inf"))
+                if applied.outcome is not Outcome.STALE:
+                    return
+            await self._lifecycle.show_if_held(as_applied(late))
 
     def _persists(self, definition: TaskDefinition) -> bool:
         return self._durable and definition.codec is not None and (definition.config.persist or self._persist_all)

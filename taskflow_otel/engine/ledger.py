@@ -43,7 +43,8 @@ class Ledger:
     """Group commit over one backend.
 
     `before_write` is awaited before each transaction, and stops it by raising. `on_late` is called with the change of
-    a commit whose caller had given up on it, when it was applied after all (and, maybe, overtaken since).
+    a commit whose caller had given up on it, when it was applied after all, and with whether
+    that has been overtaken by another instance since.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Ledger:
         commit_timeout: float,
         observe: Observe,
         before_write: Callable[[], Awaitable[None]],
-        on_late: Callable[[Change], None],
+        on_late: Callable[[Change, bool], None],
     ) -> None:
         self._backend = backend
         self._clock = clock
@@ -315,7 +316,7 @@ class Ledger:
 
     def _late(self, change: Change, result: Applied) -> None:
         if result.outcome is not Outcome.DUPLICATE:
-            self._on_late(change)
+            self._on_late(change, result.outcome is Outcome.STALE)
 
     async def _after_failure(
         self, exc: Exception, commits: list[_Commit], notes: list[LiveTask], logs: list[AppendLogs]

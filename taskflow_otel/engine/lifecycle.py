@@ -13,6 +13,7 @@ from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
 from taskflow_otel.errors import StaleTokenError
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
+from taskflow_otel.model.replay import replay
 from taskflow_otel.model.status import TaskStatus, Transition, next_status
 from taskflow_otel.model.trace import SpanRef
 
@@ -139,10 +140,21 @@ class Lifecycle:
         task.record = record
         return mine
 
-    async def show_if_held(self, record: TaskRecord, previous: TaskStatus | None) -> None:
+    def adopt(self, task: LiveTask, record: TaskRecord) -> None:
+        """Show a transition that the ledger has applied after its caller had gone."""
+        previous = task.record.status
+        if task.record.timeline != record.timeline[:-1]:
+            return
+        task.record = record
+        if record.status.finished:
+            self._end(task)
+        self._publish(record, record.timeline[-1].transition, previous)
+
+    async def show_if_held(self, record: TaskRecord) -> None:
         """Show the last transition of a record if the ledger turns out to hold it; its task went on elsewhere."""
         if await self._ledger.holds(record):
-            self._publish(record, record.timeline[-1].transition, previous)
+            *_, last = replay(record)
+            self._publish(record, last.transition, last.previous)
             self._bus.refused(record)
 
     def refused(self, task: LiveTask) -> None:

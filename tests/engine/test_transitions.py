@@ -171,7 +171,7 @@ async def test_a_transition_outside_the_table_is_refused_and_changes_nothing(
         commit_timeout=1,
         before_write=lambda: asyncio.sleep(0),
         observe=lambda *_: None,
-        on_late=lambda _: None,
+        on_late=lambda *_: None,
     )
     ledger.start()
     await bus.start()

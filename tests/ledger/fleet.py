@@ -30,6 +30,9 @@ class Wire:
         self.cut = False
         self.last_words: Transition | None = None
         """The wire is cut when a change to this has been applied, before the answer comes back."""
+        self.slow_words: Transition | None = None
+        """The answer to a change to this waits for `answer`."""
+        self.waiting, self.answer = asyncio.Event(), asyncio.Event()
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         """The names of all calls so far, with the arguments of those that carry no tasks."""
 
@@ -46,6 +49,10 @@ def _passing_on(name: str) -> Callable[..., Any]:
         if name == "apply" and any(_moves_to(change, self.last_words) for change in args[0]):
             self.cut, self.last_words = True, None
             raise BackendUnavailableError("the wire was cut before the answer came")
+        if name == "apply" and any(_moves_to(change, self.slow_words) for change in args[0]):
+            self.slow_words = None
+            self.waiting.set()
+            await self.answer.wait()
         return answer
 
     return call

@@ -119,3 +119,34 @@ async def test_a_task_that_was_refused_although_it_was_committed_counts_as_enque
         await eventually(lambda: scene.lines_told() == lines(record), "all lines of the timeline, each told of once")
         await scene.agree(scene.one)
     await scene.agree(scene.other)
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_a_shutdown_in_the_middle_of_a_recovery_hides_nothing(scene: Scene, in_time: bool) -> None:
+    fleet, entered = scene.fleet, asyncio.Event()
+
+    async def wait() -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    third = fleet.manager()
+    waits = [manager.task(name="waits", persist=True)(wait) for manager in (scene.one, scene.other, third)]
+    await fleet.start(scene.one)
+    await scene.one.enqueue(waits[0])
+    await asyncio.wait_for(entered.wait(), WAIT)
+    await fleet.start(scene.other)
+    wire = fleet.wires[scene.other]
+    wire.slow_words = Transition.INTERRUPTED
+    await fleet.die(scene.one)
+    await asyncio.wait_for(wire.waiting.wait(), WAIT)
+    stopping = asyncio.create_task(fleet.stop(scene.other))
+    if in_time:
+        await eventually(lambda: rescuers() == 1, "the end of all recovery but that of the dead")
+        wire.answer.set()
+    await stopping
+    await fleet.start(third)
+    await scene.agree(third)
+
+
+def rescuers() -> int:
+    return [task.get_name() for task in asyncio.all_tasks()].count("taskflow-rescuer")
