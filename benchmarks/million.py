@@ -91,8 +91,15 @@ async def fill(database: Path, number: int) -> float:
     return time.perf_counter() - began
 
 
-def filters(number: int) -> dict[str, dict[str, str]]:
-    """Each filter of the task list by itself, and some of them together; frequent and rare values."""
+def filters(number: int, end: datetime) -> dict[str, dict[str, str]]:
+    """Each filter of the task list by itself, and some of them together; frequent and rare values.
+
+    Times are counted from the newest task, so that a database that was kept is asked the same.
+    """
+
+    def ago(**age: float) -> str:
+        return (end - timedelta(**age)).isoformat()
+
     return {
         "first page": {},
         "status": {"status": "success"},
@@ -105,16 +112,24 @@ def filters(number: int) -> dict[str, dict[str, str]]:
         "source": {"source": "scheduled"},
         "tag": {"tag": "tenant:t4"},
         "tag, any value": {"tag": "tenant"},
-        "since": {"since": "6h"},
-        "until": {"until": "20d"},
-        "window": {"since": "20d", "until": "19d"},
+        "since": {"since": ago(hours=6)},
+        "until": {"until": ago(days=20)},
+        "window": {"since": ago(days=20), "until": ago(days=19)},
         "trace": {"trace_id": f"{number // 2 + 1:032x}"},
         "text": {"q": "answered 503"},
         "text, none": {"q": "no such words"},
         "name and status": {"func_name": NAMES[0], "status": "failed"},
         "rare name and status": {"func_name": RARE, "status": "success"},
-        "queue and since": {"queue": QUEUES[1], "since": "6h"},
+        "queue and since": {"queue": QUEUES[1], "since": ago(hours=6)},
         "tag and status": {"tag": "tenant:t4", "status": "failed"},
+        "any tag and status": {"tag": "tenant", "status": "failed"},
+        "any tag and status, none": {"tag": "tenant", "status": "cancelled"},
+        "text and tag": {"q": "no such words", "tag": "tenant"},
+        "text and status": {"q": "order 7", "status": "failed"},
+        "queue and status": {"queue": QUEUES[1], "status": "failed"},
+        "name and queue": {"func_name": NAMES[0], "queue": QUEUES[1]},
+        "name, queue and status": {"func_name": NAMES[2], "queue": QUEUES[1], "status": "failed"},
+        "source, status and until": {"source": "scheduled", "status": "failed", "until": ago(days=10)},
     }
 
 
@@ -145,7 +160,7 @@ async def measure(database: Path, number: int, repeats: int) -> dict[str, Any]:
         "rss_before_start_mb": before,
         "rss_after_start_mb": after,
     }
-    latencies: dict[str, dict[str, float]] = {}
+    latencies: dict[str, dict[str, Any]] = {}
 
     async def ask(label: str, client: httpx.AsyncClient, path: str, params: dict[str, str]) -> httpx.Response:
         times, cpu = [], time.process_time()
@@ -161,17 +176,24 @@ async def measure(database: Path, number: int, repeats: int) -> dict[str, Any]:
             # All threads of this process: what is left of the latency when others keep the machine busy.
             "cpu": round(cpu * 1_000, 2),
         }
+        if (total := answer.headers.get("X-Total-Count")) is not None:
+            latencies[label]["total"] = total + ("" if answer.headers["X-Total-Count-Exact"] == "true" else "+")
         return answer
 
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://benchmark") as client:
-            for label, params in filters(number).items():
+            [newest] = (await client.get("/tasks", params={"limit": "1"})).json()
+            end = datetime.fromisoformat(newest["created_at"])
+            for label, params in filters(number, end).items():
                 await ask(label, client, "/tasks", params)
-            cursor = (await client.get("/tasks", params={"until": "15d"})).headers["X-Next-Cursor"]
+            middle = {"until": (end - SPAN / 2).isoformat()}
+            cursor = (await client.get("/tasks", params=middle)).headers["X-Next-Cursor"]
             await ask("page from the middle", client, "/tasks", {"cursor": cursor})
+            await ask("search from the middle", client, "/tasks", {"cursor": cursor, "q": "no such words"})
             await ask("counts", client, "/tasks/stats", {})
             counted = await ask("counts of a status", client, "/tasks/stats", {"status": "failed"})
-            await ask("counts of a window", client, "/tasks/stats", {"since": "6h"})
+            await ask("counts of a window", client, "/tasks/stats", {"since": (end - timedelta(hours=6)).isoformat()})
+            await ask("counts of any tag", client, "/tasks/stats", {"tag": "tenant"})
             found["tasks"] = (await client.get("/tasks/stats")).json()["total"]
             found["failed"] = counted.json()["failed"]
     finally:

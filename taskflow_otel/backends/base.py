@@ -98,7 +98,7 @@ class Backend(Protocol):
         """The log of one task, in order."""
 
     async def page(self, query: TaskQuery) -> TaskPage:
-        """One page, newest first (descending id)."""
+        """One page, newest first (descending id); with a `count_limit` also its total."""
 
     async def counts(self, query: TaskQuery) -> TaskCounts:
         """Counts by status of all tasks that the query matches (its `limit` and `cursor` are ignored)."""

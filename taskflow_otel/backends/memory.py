@@ -18,6 +18,8 @@ _APPLIED = Applied(Outcome.APPLIED)
 _STALE = Applied(Outcome.STALE)
 _SLICE = 100
 """Changes applied before the event loop gets its turn."""
+_LOOK = 1_000
+"""Tasks looked at before it does."""
 _TICK = timedelta(microseconds=1)
 
 
@@ -78,9 +80,7 @@ class MemoryBackend:
 
     async def page(self, query: TaskQuery) -> TaskPage:
         """One page, newest first."""
-        total = None
-        if query.count_limit is not None:
-            total = sum(_matches(record, query) for record in self._tasks.values())
+        total = None if query.count_limit is None else len(await self._matching(query))
         found: list[TaskRecord] = []
         for record in self._newest_first(query.cursor):
             if _matches(record, query):
@@ -91,7 +91,7 @@ class MemoryBackend:
 
     async def counts(self, query: TaskQuery) -> TaskCounts:
         """Counts by status of the tasks that the query matches, and the run times of the finished ones."""
-        matched = [record for record in self._tasks.values() if _matches(record, query)]
+        matched = await self._matching(query)
         durations = [record.duration for record in matched if record.status.finished and record.duration is not None]
         return TaskCounts(dict(Counter(record.status for record in matched)), sum(durations), len(durations))
 
@@ -298,6 +298,15 @@ class MemoryBackend:
         for instance_id in dead:
             for task_id in self._live.get(instance_id, ()):
                 yield self._tasks[task_id]
+
+    async def _matching(self, query: TaskQuery) -> list[TaskRecord]:
+        matched: list[TaskRecord] = []
+        for number, record in enumerate(list(self._tasks.values()), start=1):
+            if _matches(record, query):
+                matched.append(record)
+            if number % _LOOK == 0:
+                await asyncio.sleep(0)
+        return matched
 
     def _newest_first(self, cursor: str | None) -> Iterator[TaskRecord]:
         if not self._ordered:

@@ -16,6 +16,9 @@ class TaskQuery:
     `since` (inclusive) and `until` (exclusive) are about `created_at`. `tag` is `(key, value)`; a value of
     `None` matches any. `q` is a substring of the name, the error or the task id.
     `cursor` is the id of the last task of the page before.
+    `count_limit` asks a page for its total, and bounds what is counted for it and for the counts: a backend that would
+    have to look at more tasks than about so many answers with a lower bound instead. Without it a page has no total,
+    and counts are of all the tasks that match.
     """
 
     status: TaskStatus | None = None
@@ -29,14 +32,23 @@ class TaskQuery:
     q: str | None = None
     limit: int = 100
     cursor: str | None = None
+    count_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
-    """Tasks, newest first, and the cursor of the next page (`None` on the last)."""
+    """Tasks, newest first, and the cursor of the next page (`None` on the last).
+
+    With fewer tasks than its limit, even none, and a cursor, the search has stopped at the number of tasks that the
+    backend looks at for one page; the next page goes on from there.
+    """
 
     records: list[TaskRecord]
     next_cursor: str | None
+    total: int | None = None
+    """How many tasks match, those of other pages included; `None` where `count_limit` did not ask for it."""
+    total_exact: bool = True
+    """`False`: at least `total` tasks match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,8 @@ class TaskCounts:
     by_status: dict[TaskStatus, int] = field(default_factory=dict)
     duration_sum: float = 0.0
     duration_count: int = 0
+    exact: bool = True
+    """`False`: of the tasks that match only the newest were counted; there are at least so many."""
 
     @property
     def total(self) -> int:

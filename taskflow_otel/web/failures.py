@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
@@ -12,6 +13,7 @@ from taskflow_otel.web.schemas import FailureGroupOut, FailuresOut
 
 SCAN_LIMIT = 1_000
 _LENGTH = 200
+_PAGES = 5
 
 # The order matters: an id contains numbers, a quoted value may contain either.
 _PARTS = (
@@ -57,5 +59,12 @@ def group(records: Iterable[TaskRecord]) -> list[FailureGroupOut]:
 
 async def read_failures(engine: TaskEngine, query: TaskQuery) -> FailuresOut:
     """Group the newest failures that the query matches."""
-    page = await engine.page(query)
-    return FailuresOut(scanned=len(page.records), truncated=page.next_cursor is not None, groups=group(page.records))
+    records: list[TaskRecord] = []
+    # A page may end before it is full, where the backend has looked at many tasks for it.
+    for _ in range(_PAGES):
+        page = await engine.page(query)
+        records += page.records
+        query = replace(query, cursor=page.next_cursor, limit=query.limit - len(page.records))
+        if query.cursor is None or not query.limit:
+            break
+    return FailuresOut(scanned=len(records), truncated=query.cursor is not None, groups=group(records))

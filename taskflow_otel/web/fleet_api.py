@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -15,7 +16,7 @@ from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.overview import Overview
-from taskflow_otel.web.params import task_filter
+from taskflow_otel.web.params import COUNT_LIMIT, task_filter
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
 from taskflow_otel.web.routing import errors
 from taskflow_otel.web.schemas import (
@@ -69,9 +70,16 @@ def add_fleet_routes(
         return Response(body, headers={"Content-Type": content_type, "Vary": "Accept", "Cache-Control": "no-store"})
 
     @router.get("/stats", dependencies=[viewer], responses=errors(422), summary="The aggregate")
-    async def get_stats(found: Annotated[TaskQuery, Depends(task_filter)]) -> StatsOut:
-        """How many of the tasks that match are in each state."""
-        return stats_out(await engine.counts(found))
+    async def get_stats(
+        found: Annotated[TaskQuery, Depends(task_filter)],
+        exact: Annotated[bool, Query(description="Count every task that matches, however long that takes.")] = False,
+    ) -> StatsOut:
+        """How many of the tasks that match are in each state.
+
+        Exact without a filter, and by name, queue, source and state. By anything else the newest 10,000 are counted,
+        and with several conditions or a text to search for, those among the newest tasks that were looked at.
+        """
+        return stats_out(await engine.counts(replace(found, count_limit=None if exact else COUNT_LIMIT)))
 
     @router.get("/overview", dependencies=[viewer], responses=errors(422), summary="The overview's figures")
     async def get_overview(window: Literal["15m", "1h", "6h", "24h"] = "1h") -> OverviewOut:

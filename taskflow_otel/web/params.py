@@ -12,6 +12,7 @@ from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
 
 MAX_PAGE = 1_000
+COUNT_LIMIT = 10_000  # where the number of tasks is not kept, it is counted so far for an answer
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

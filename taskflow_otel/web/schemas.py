@@ -125,6 +125,7 @@ class StatsOut(BaseModel):
     rejected: int
     success_rate: float | None = Field(description="Share (0 to 1) of successes among successes and failures.")
     avg_duration_seconds: float | None
+    exact: bool = Field(description="False: only the newest tasks that match were counted; there are at least so many.")
 
 
 class PointOut(BaseModel):
@@ -294,7 +295,7 @@ def task_fields(record: TaskRecord, *, with_args: bool) -> dict[str, Any]:
         "span_id": record.span_id,
         "progress": ProgressOut.model_validate(record.progress) if record.progress else None,
         "reason": record.reason,
-        "timeline": [TimelineOut.model_validate(entry) for entry in record.timeline],
+        "timeline": record.timeline,
         "retry_of": record.retry_of,
         "retried_by": record.retried_by,
         "duplicate_of": record.duplicate_of,
@@ -340,6 +341,7 @@ def stats_out(counts: TaskCounts) -> StatsOut:
         **by_status,
         success_rate=by_status["success"] / judged if judged else None,
         avg_duration_seconds=counts.duration_sum / counts.duration_count if counts.duration_count else None,
+        exact=counts.exact,
     )
 
 

@@ -19,7 +19,7 @@ from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.failures import SCAN_LIMIT, read_failures
 from taskflow_otel.web.guard import Guard
-from taskflow_otel.web.params import MAX_PAGE, page_cursor, parse_moment, task_filter
+from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, page_cursor, parse_moment, task_filter
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.routing import REFUSALS, errors
 from taskflow_otel.web.schemas import (
@@ -40,7 +40,15 @@ _TASKS = TypeAdapter(list[TaskOut])
 _AT_ONCE = 50
 _LIST_HEADERS = {
     "X-Total-Count": {"description": "Number of tasks that match.", "schema": {"type": "integer"}},
-    "X-Next-Cursor": {"description": "Cursor of the next page; absent on the last.", "schema": {"type": "string"}},
+    "X-Total-Count-Exact": {
+        "description": "`false`: at least so many tasks match; they were not all counted.",
+        "schema": {"type": "boolean"},
+    },
+    "X-Next-Cursor": {
+        "description": "Cursor of the next page; absent on the last. A search that looks at many tasks may end a page "
+        "early, even without any task; it goes on from the cursor.",
+        "schema": {"type": "string"},
+    },
     "Link": {"description": "The next page, `rel=next` (RFC 8288).", "schema": {"type": "string"}},
 }
 
@@ -59,10 +67,12 @@ def add_collection_routes(
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Tasks on a page.")] = 100,
     ) -> Response:
         """The tasks of all instances that share the backend, newest first."""
-        query = replace(found, limit=limit, cursor=cursor)
-        page, counts = await asyncio.gather(engine.page(query), engine.counts(found))
+        page = await engine.page(replace(found, limit=limit, cursor=cursor, count_limit=COUNT_LIMIT))
         tasks = [task_out(record, with_args=settings.display_func_args) for record in page.records]
-        headers = {"X-Total-Count": str(counts.total), "Cache-Control": "no-store"}
+        headers = {"Cache-Control": "no-store"}
+        if page.total is not None:
+            headers["X-Total-Count"] = str(page.total)
+            headers["X-Total-Count-Exact"] = "true" if page.total_exact else "false"
         if page.next_cursor is not None:
             kept = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
             headers["X-Next-Cursor"] = page.next_cursor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from taskflow_otel.backends import MemoryBackend
@@ -31,6 +33,18 @@ async def test_pages_are_in_order_whatever_the_order_of_the_inserts() -> None:
     tasks = [make_task() for _ in range(4)]
     await backend.apply([Insert(tasks[n]) for n in (2, 0, 3, 1)])
     assert ids((await backend.page(TaskQuery())).records) == ids(reversed(tasks))
+
+
+async def test_counting_many_tasks_leaves_the_event_loop_its_turns() -> None:
+    backend = MemoryBackend()
+    await backend.apply([Insert(make_task()) for _ in range(2_500)])
+    counting = asyncio.create_task(backend.counts(TaskQuery()))
+    turns = 0
+    while not counting.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert counting.result().total == (await backend.page(TaskQuery(count_limit=1))).total == 2_500
+    assert turns > 2
 
 
 async def test_it_is_not_durable_unless_a_test_asks_for_it() -> None:

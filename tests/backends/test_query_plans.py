@@ -11,12 +11,14 @@ from sqlalchemy import ClauseElement, Connection, create_engine, make_url, selec
 from sqlalchemy.pool import NullPool
 
 from taskflow_otel.backends.sql import queries
-from taskflow_otel.backends.sql.queries import TaskSearch
+from taskflow_otel.backends.sql.mapping import micros
+from taskflow_otel.backends.sql.queries import TaskSearch, Way, countable, index_of, kept_counts, ways
 from taskflow_otel.backends.sql.schema import metadata, tasks
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ROWS = 20_000
 
 PAGES = {
     "taskflow_tasks_by_age": (TaskQuery(), TaskQuery(since=NOW), TaskQuery(until=NOW), TaskQuery(cursor="x")),
@@ -26,12 +28,29 @@ PAGES = {
         TaskQuery(status=TaskStatus.FAILED, cursor="x"),
     ),
     "taskflow_tasks_by_name": (TaskQuery(func_name="x"), TaskQuery(func_name="x", until=NOW)),
+    "taskflow_tasks_gone_wrong": (
+        TaskQuery(func_name="x", status=TaskStatus.FAILED),
+        TaskQuery(func_name="x", status=TaskStatus.FAILED, cursor="x"),
+    ),
     "taskflow_tasks_by_queue": (TaskQuery(queue="x"),),
     "taskflow_tasks_by_source": (TaskQuery(source="x"),),
     "taskflow_tasks_by_trace": (TaskQuery(trace_id="x"),),
     "taskflow_tasks_by_tag": (TaskQuery(tag=("a", "b")), TaskQuery(tag=("a", "b"), since=NOW)),
     "taskflow_tasks_by_tag_name": (TaskQuery(tag=("a", None)),),
 }
+
+# No index decides all of these conditions: the walk is along one of those that decide some.
+MIXED = (
+    TaskQuery(q="x"),
+    TaskQuery(q="x", status=TaskStatus.FAILED, since=NOW),
+    TaskQuery(status=TaskStatus.FAILED, queue="x"),
+    TaskQuery(func_name="x", status=TaskStatus.FAILED, source="x"),
+    TaskQuery(func_name="x", status=TaskStatus.SUCCESS),
+    TaskQuery(func_name="x", queue="x", until=NOW, cursor="x"),
+    TaskQuery(tag=("a", None), status=TaskStatus.FAILED),
+    TaskQuery(tag=("a", "b"), func_name="x", status=TaskStatus.FAILED, queue="x", q="x"),
+    TaskQuery(trace_id="x", tag=("a", "b"), queue="x"),
+)
 
 STATEMENTS: dict[str, tuple[str, ClauseElement]] = {
     "claim": ("taskflow_tasks_live", queries.orphans({"a", "b"}, "c", {"n"}, 10)),
@@ -41,6 +60,27 @@ STATEMENTS: dict[str, tuple[str, ClauseElement]] = {
     "cancel requests": ("taskflow_tasks_to_cancel", queries.cancel_requests("a")),
     "key holder": ("taskflow_tasks_active_key", select(tasks.c.task_id).where(tasks.c.active_key == "k")),
 }
+
+
+FILL = (
+    """
+    INSERT INTO taskflow_tasks (
+        task_id, trace_id, created_at, updated_at, finished_at, func_name, source, queue, status, priority, executor,
+        instance, token, attempt, retries_used, logs_dropped, crashes, persisted, cancel_requested, tags, timeline,
+        trace
+    )
+    SELECT to_char(n, 'FM00000'), to_char(n, 'FM00000'), :begin + n, :begin + n, :begin + n,
+        CASE n % 4 WHEN 1 THEN 'x' ELSE 'y' END, CASE n % 5 WHEN 1 THEN 'x' ELSE 'y' END,
+        CASE n % 3 WHEN 1 THEN 'x' ELSE 'y' END, CASE n % 20 WHEN 1 THEN 'failed' ELSE 'success' END,
+        5, 'auto', 'a', 0, 0, 0, 0, 0, 1, 0, '{}', '[]', ''
+    FROM generate_series(1, :rows) AS n
+    """,
+    """
+    INSERT INTO taskflow_task_tags (task_id, name, value, created_at)
+    SELECT task_id, 'a', CASE created_at % 30 WHEN 1 THEN 'b' ELSE 'c' END, created_at FROM taskflow_tasks
+    """,
+    "ANALYZE taskflow_tasks, taskflow_task_tags",
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +98,8 @@ def postgres(postgres_url: str) -> Iterator[Connection]:
     with engine.connect() as connection:
         metadata.create_all(connection)
         # On an empty table any plan is as good as another: ask for those that it would choose on a large one.
+        for statement in FILL:
+            connection.execute(text(statement), {"rows": ROWS, "begin": micros(NOW) - ROWS // 2})
         for setting in ("enable_seqscan", "enable_bitmapscan"):
             connection.execute(text(f"SET {setting} = off"))
         yield connection
@@ -68,7 +110,7 @@ def explain(connection: Connection, statement: ClauseElement) -> list[str]:
     """The lines of the plan."""
     compiled = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
     words = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
-    return [str(row[-1]) for row in connection.exec_driver_sql(f"{words} {compiled}".replace("%%", "%"))]
+    return [str(row[-1]) for row in connection.exec_driver_sql(f"{words} {compiled}")]
 
 
 def walks(plan: list[str]) -> list[tuple[str, str | None]]:
@@ -77,35 +119,78 @@ def walks(plan: list[str]) -> list[tuple[str, str | None]]:
     return [(match[1], match[2]) for match in found if match]
 
 
-@pytest.mark.parametrize(("index", "query"), [(index, query) for index, some in PAGES.items() for query in some])
+def search(query: TaskQuery, way: Way, *, by_rows: bool = False) -> TaskSearch:
+    """A search whose cursor is not far from where it begins."""
+    return TaskSearch(query, way, None if query.cursor is None else begin(query) - 100, by_rows=by_rows)
+
+
+def begin(query: TaskQuery) -> int:
+    """The creation time of the newest task that a query lets through."""
+    return micros(NOW) + (ROWS // 2 if query.until is None else 0)
+
+
+def only_way(query: TaskQuery, *, by_rows: bool = False) -> TaskSearch:
+    """The search of a query that one index answers."""
+    [way] = ways(query)
+    found = search(query, way, by_rows=by_rows)
+    assert found.decided
+    return found
+
+
+ALL_PAGES = [(index, query) for index, some in PAGES.items() for query in some]
+ALL_MIXED = [(query, way) for query in MIXED for way in ways(query)]
+
+
+@pytest.mark.parametrize(("index", "query"), ALL_PAGES)
 def test_a_page_walks_along_the_index_of_its_filter(sqlite: Connection, index: str, query: TaskQuery) -> None:
-    plan = explain(sqlite, TaskSearch(query, cursor_at=1).page())
+    plan = explain(sqlite, only_way(query).page())
     assert walks(plan)[0][1] == index
     assert "USE TEMP B-TREE FOR ORDER BY" not in plan
 
 
-def test_a_search_for_text_reads_only_the_newest_tasks(sqlite: Connection) -> None:
-    search = TaskSearch(TaskQuery(q="x"))
-    for statement in (search.page(), search.counts()):
-        assert walks(explain(sqlite, statement))[0][1] == "taskflow_tasks_by_age"
-        assert f"LIMIT {queries.SEARCH_WINDOW}" in str(
-            statement.compile(sqlite, compile_kwargs={"literal_binds": True})
-        )
+@pytest.mark.parametrize(("index", "query"), [page for page in ALL_PAGES if not countable(page[1])])
+def test_the_total_of_a_filter_is_counted_in_its_index_alone(sqlite: Connection, index: str, query: TaskQuery) -> None:
+    statement = only_way(query).total(10_000, None)
+    assert f"COVERING INDEX {index}" in "\n".join(explain(sqlite, statement))
+    assert "LIMIT 10000" in str(statement.compile(sqlite, compile_kwargs={"literal_binds": True}))
+
+
+@pytest.mark.parametrize(("query", "way"), ALL_MIXED)
+def test_a_search_walks_along_its_index_back_to_its_edge(sqlite: Connection, query: TaskQuery, way: Way) -> None:
+    walk = search(query, way)
+    assert not walk.decided
+    bounded = {"page": walk.page(1), "total": walk.total(10, 1), "counts": walk.counts(1)}
+    others = {"edge": walk.edge(9), "last": walk.last(1)}
+    if way:
+        others["size"] = walk.size(9)
+    for what, statement in {**bounded, **others}.items():
+        plan = "\n".join(explain(sqlite, statement))
+        assert re.search(rf"(SEARCH|SCAN) taskflow_\w+ USING (COVERING )?INDEX {index_of(query, way)}\b", plan), what
+        assert "USE TEMP B-TREE FOR ORDER BY" not in plan
+        if what in bounded:
+            assert "created_at>?" in plan, what
 
 
 @pytest.mark.parametrize(
-    "query", [TaskQuery(), TaskQuery(func_name="x"), TaskQuery(status=TaskStatus.FAILED, queue="q", source="s")]
+    "query", [TaskQuery(), TaskQuery(func_name="x"), TaskQuery(status=TaskStatus.PENDING, queue="q", source="s")]
 )
 def test_counting_reads_the_kept_counts_and_the_live_tasks_only(sqlite: Connection, query: TaskQuery) -> None:
-    plan = explain(sqlite, TaskSearch(query).counts())
+    plan = explain(sqlite, kept_counts(query))
     assert any("taskflow_finished_counts" in line for line in plan)
-    assert ("SEARCH", "taskflow_tasks_live") in walks(plan)
-    assert not any(index and index.startswith("taskflow_tasks_by") for _, index in walks(plan))
+    [live] = [line for line in plan if "taskflow_tasks " in line]
+    assert re.match(r"SEARCH taskflow_tasks USING (COVERING )?INDEX taskflow_tasks_by_status \(status=\?\)", live)
+
+
+def test_counting_finished_tasks_reads_the_kept_counts_only(sqlite: Connection) -> None:
+    plan = explain(sqlite, kept_counts(TaskQuery(status=TaskStatus.FAILED, func_name="x")))
+    assert any("taskflow_finished_counts" in line for line in plan)
+    assert not any("taskflow_tasks" in line for line in plan)
 
 
 @pytest.mark.parametrize("query", [TaskQuery(since=NOW), TaskQuery(until=NOW), TaskQuery(since=NOW, until=NOW)])
-def test_counting_over_a_time_reads_an_index_alone(sqlite: Connection, query: TaskQuery) -> None:
-    [line] = explain(sqlite, TaskSearch(query).counts())
+@pytest.mark.parametrize("back_to", [None, 1])
+def test_counting_over_a_time_reads_an_index_alone(sqlite: Connection, query: TaskQuery, back_to: int | None) -> None:
+    [line] = explain(sqlite, only_way(query).counts(back_to))
     assert line.startswith("SEARCH taskflow_tasks USING COVERING INDEX taskflow_tasks_by_status")
 
 
@@ -122,10 +207,13 @@ def test_an_update_finds_its_row_by_the_primary_key(sqlite: Connection) -> None:
 
 
 def test_postgres_has_an_index_for_every_question(postgres: Connection) -> None:
-    for index, some in PAGES.items():
-        for query in some:
-            if query.tag is not None:
-                continue  # which of the two tag indexes is better depends on the statistics of a filled table
-            assert f" {index} " in "\n".join(explain(postgres, TaskSearch(query, cursor_at=1).page()))
-    for index, statement in STATEMENTS.values():
-        assert f" {index} " in "\n".join(explain(postgres, statement))
+    for index, query in ALL_PAGES:
+        assert f" {index} " in "\n".join(explain(postgres, only_way(query, by_rows=True).page()))
+    for query, way in ALL_MIXED:
+        walk, back_to = search(query, way, by_rows=True), begin(query) - 600
+        assert f" {index_of(query, way)} " in "\n".join(explain(postgres, walk.edge(9)))
+        for statement in (walk.page(back_to), walk.total(10, back_to), walk.counts(back_to), walk.last(back_to)):
+            bounds = [line for line in explain(postgres, statement) if "Index Cond" in line and str(back_to) in line]
+            assert bounds, query
+    for index, other in STATEMENTS.values():
+        assert f" {index} " in "\n".join(explain(postgres, other))

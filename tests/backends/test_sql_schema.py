@@ -10,10 +10,14 @@ import pytest
 from sqlalchemy import Column, Integer, Table, inspect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from taskflow_otel.backends.base import Insert
 from taskflow_otel.backends.sql import schema
 from taskflow_otel.backends.sql.backend import SqlBackend
 from taskflow_otel.backends.sql.schema import SCHEMA_VERSION, metadata, prepare, stored_version
 from taskflow_otel.errors import SchemaVersionError
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.testing.backends.samples import finish, make_task
 from tests.backends.conftest import BackendFactory
 
 SQL = ["mysql", "postgres", "sqlite"]
@@ -74,6 +78,29 @@ async def test_an_older_schema_is_migrated_step_by_step(backend: SqlBackend) -> 
     assert taken == [SCHEMA_VERSION, SCHEMA_VERSION + 1]
     async with engine_of(backend).connect() as connection:
         assert await stored_version(connection) == newest
+
+
+@pytest.mark.parametrize("interrupted", [False, True], ids=["", "after a step that was interrupted at its end"])
+async def test_tasks_of_the_first_version_get_the_index_of_those_that_went_wrong(
+    backend: SqlBackend, backend_factory: BackendFactory, interrupted: bool
+) -> None:
+    [index] = [index for index in schema.tasks.indexes if index.name == "taskflow_tasks_gone_wrong"]
+    task = finish(make_task(func_name="x"), TaskStatus.FAILED)
+    await backend.apply([Insert(task), Insert(make_task())])
+    async with engine_of(backend).begin() as connection:
+        if not interrupted:
+            await connection.run_sync(index.drop)
+        await connection.execute(schema.meta.update().values(value="1"))
+    await backend.close()
+    again = backend_factory()
+    assert isinstance(again, SqlBackend)
+    await again.open()
+    async with engine_of(again).connect() as connection:
+        assert await stored_version(connection) == SCHEMA_VERSION
+        indexes = await connection.run_sync(lambda sync: inspect(sync).get_indexes(schema.tasks.name))
+    assert index.name in {found["name"] for found in indexes}
+    assert (await again.page(TaskQuery(func_name="x", status=TaskStatus.FAILED))).records == [task]
+    await again.close()
 
 
 async def test_a_newer_schema_is_refused(backend: SqlBackend, backend_factory: BackendFactory) -> None:

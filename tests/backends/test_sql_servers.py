@@ -10,7 +10,7 @@ import pytest
 
 from taskflow_otel.backends import MySQLBackend, PostgresBackend
 from taskflow_otel.backends.base import Insert
-from taskflow_otel.backends.sql import servers
+from taskflow_otel.backends.sql import schema, servers
 from taskflow_otel.errors import BackendUnavailableError, ConfigurationError, MissingExtraError
 from taskflow_otel.testing.backends.samples import make_task
 from tests.servers import MariaDBServer, PostgresServer, free_port
@@ -54,6 +54,27 @@ async def eventually(ask: Callable[[], Awaitable[T]]) -> T:
                 return await ask()
             except BackendUnavailableError:
                 await asyncio.sleep(0.05)
+
+
+async def test_only_a_migration_may_take_as_long_as_it_takes(
+    backend: PostgresBackend | MySQLBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines: list[float | None] = []
+    reschedule = asyncio.Timeout.reschedule
+
+    def noted(limit: asyncio.Timeout, when: float | None) -> None:
+        deadlines.append(when)
+        reschedule(limit, when)
+
+    monkeypatch.setattr(asyncio.Timeout, "reschedule", noted)
+    await backend.close()
+    await backend.open()
+    assert None not in deadlines
+    async with backend._write_engine.begin() as connection:  # type: ignore[union-attr]  # it is open
+        await connection.execute(schema.meta.update().values(value="1"))
+    await backend.close()
+    await backend.open()
+    assert deadlines[-1] is None
 
 
 @pytest.mark.parametrize("maker", [PostgresBackend, MySQLBackend])

@@ -142,6 +142,7 @@ class FakeEngine:
         self.instance_id = INSTANCE
         self.failure: Exception | None = None
         self.queries: list[TaskQuery] = []
+        self.search_window = 5_000
 
     def put(self, record: TaskRecord) -> TaskRecord:
         self.records[record.task_id] = record
@@ -183,15 +184,38 @@ class FakeEngine:
         ]
 
     async def page(self, query: TaskQuery) -> TaskPage:
-        found = [record for record in self._matching(query) if query.cursor is None or record.task_id < query.cursor]
+        if query.q is not None:
+            return self._searched(query)
+        matching = self._matching(query)
+        found = [record for record in matching if query.cursor is None or record.task_id < query.cursor]
         shown = [record.copy() for record in found[: query.limit]]
-        return TaskPage(shown, shown[-1].task_id if len(found) > len(shown) else None)
+        limit = len(matching) + 1 if query.count_limit is None else query.count_limit
+        next_cursor = shown[-1].task_id if len(found) > len(shown) else None
+        return TaskPage(shown, next_cursor, min(len(matching), limit), len(matching) < limit)
+
+    def _searched(self, query: TaskQuery) -> TaskPage:
+        """One page of a search, which ends with the number of tasks that are looked at."""
+        walk = [
+            record
+            for record in self._matching(replace(query, q=None))
+            if query.cursor is None or record.task_id < query.cursor
+        ]
+        window = walk[: self.search_window]
+        found = {record.task_id for record in self._matching(query)}
+        shown = [record.copy() for record in window if record.task_id in found]
+        complete = len(window) == len(walk)
+        return TaskPage(shown, None if complete else window[-1].task_id, len(shown), complete)
 
     async def counts(self, query: TaskQuery) -> TaskCounts:
-        found = self._matching(query)
+        if query.q is not None:
+            page = self._searched(query)
+            found, exact = page.records, page.total_exact
+        else:
+            found = self._matching(query)[: query.count_limit]
+            exact = len(found) != query.count_limit
         durations = [record.duration for record in found if record.duration is not None]
         by_status = {status: sum(record.status is status for record in found) for status in TaskStatus}
-        return TaskCounts(by_status, sum(durations), len(durations))
+        return TaskCounts(by_status, sum(durations), len(durations), exact)
 
     async def cancel(self, task_id: str) -> TaskRecord:
         record = self.records.get(task_id)

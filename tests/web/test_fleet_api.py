@@ -8,6 +8,7 @@ import pytest
 
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.web import fleet_api
 from taskflow_otel.web.accept import prefers_json
 from taskflow_otel.web.failures import normalise
 from taskflow_otel.web.overview import Overview, percentile
@@ -15,7 +16,7 @@ from tests.web.stand_ins import INSTANCE, FakeEngine, make_record
 
 AGGREGATE = {
     "total", "pending", "running", "success", "failed", "cancelled", "interrupted", "rejected",
-    "success_rate", "avg_duration_seconds",
+    "success_rate", "avg_duration_seconds", "exact",
 }  # fmt: skip
 
 
@@ -27,6 +28,17 @@ async def test_the_aggregate_counts_every_state(client: httpx.AsyncClient, engin
     assert set(stats) == AGGREGATE
     assert (stats["total"], stats["success"], stats["running"]) == (5, 3, 1)
     assert (stats["success_rate"], stats["avg_duration_seconds"]) == (0.75, 2.0)
+
+
+async def test_an_aggregate_that_was_not_counted_to_its_end_says_so(
+    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_api, "COUNT_LIMIT", 2)
+    for _ in range(3):
+        engine.put(make_record())
+    for query, total, exact in (("", 2, False), ("?exact=true", 3, True), ("?queue=other", 0, True)):
+        stats = (await client.get(f"/tasks/stats{query}")).json()
+        assert (stats["total"], stats["exact"]) == (total, exact)
 
 
 async def test_the_aggregate_of_nothing_has_no_rate(client: httpx.AsyncClient) -> None:

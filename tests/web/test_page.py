@@ -17,6 +17,7 @@ from taskflow_otel import TaskAdmin, TaskManager, task_log
 from taskflow_otel.exporters.stream import LiveStream
 from taskflow_otel.model.record import Progress
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.web import fleet_api, tasks_api
 from tests.waiting import eventually
 from tests.web.conftest import Served
 from tests.web.stand_ins import FakeEngine, make_record
@@ -144,6 +145,34 @@ async def test_more_tasks_than_a_page_are_read_on_demand(opened: OpenPage, engin
         await page.get_by_role("button", name="Show more").click()
         await expect(page.locator("tbody tr")).to_have_count(130)
         await expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+
+
+async def test_a_number_that_was_not_counted_to_its_end_has_a_plus(
+    opened: OpenPage, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (fleet_api, tasks_api):
+        monkeypatch.setattr(module, "COUNT_LIMIT", 3)
+    for number in range(5):
+        engine.put(make_record(queue="mail" if number else "other"))
+    async with opened("?view=tasks") as page:
+        await expect(page.get_by_text("3+ tasks")).to_be_visible()
+        await expect(page.get_by_role("button", name="all")).to_contain_text("3+")
+        await page.get_by_placeholder("Queue").fill("other")
+        await expect(page.get_by_text("1 task", exact=True)).to_be_visible()
+
+
+async def test_a_search_that_ended_early_says_so_and_goes_on_on_demand(opened: OpenPage, engine: FakeEngine) -> None:
+    engine.search_window = 2
+    engine.put(make_record("needle"))
+    for _ in range(3):
+        engine.put(make_record())
+    async with opened("?view=tasks&q=needle") as page:
+        await expect(page.get_by_text("No match among the newest tasks")).to_be_visible()
+        await expect(page.get_by_text("Nothing matches")).to_be_hidden()
+        await expect(page.get_by_text("0+ tasks")).to_be_visible()
+        await page.get_by_role("button", name="Show more").click()
+        await expect(page.get_by_role("row").filter(has_text="needle")).to_be_visible()
+        await expect(page.get_by_text("No match among the newest tasks")).to_be_hidden()
 
 
 async def test_a_hidden_page_costs_nothing_and_misses_nothing(opened: OpenPage, engine: FakeEngine) -> None:

@@ -12,6 +12,7 @@ from taskflow_otel.admin import TaskAdmin
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.cipher import ENCRYPTED_PREFIX
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.web import failures, tasks_api
 from tests.web.conftest import ClientOf
 from tests.web.stand_ins import FakeEngine, FakeManager, make_record
 
@@ -89,6 +90,30 @@ async def test_each_filter_selects(
     answer = await client.get(f"/tasks?{query}")
     assert {task["task_id"] for task in answer.json()} == {ids[name] for name in expected}
     assert answer.headers["X-Total-Count"] == str(len(expected))
+
+
+async def test_a_total_that_was_not_counted_to_its_end_says_so(
+    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks_api, "COUNT_LIMIT", 5)
+    for number in range(7):
+        engine.put(make_record(queue="mail" if number < 2 else "default"))
+    for query, total, exact in (("", "5", "false"), ("?limit=2", "5", "false"), ("?queue=mail", "2", "true")):
+        headers = (await client.get(f"/tasks{query}")).headers
+        assert (headers["X-Total-Count"], headers["X-Total-Count-Exact"]) == (total, exact)
+
+
+async def test_a_search_that_ended_early_goes_on_from_its_cursor(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.search_window = 2
+    needle = engine.put(make_record("needle"))
+    for _ in range(3):
+        engine.put(make_record())
+    first = await client.get("/tasks?q=needle")
+    assert first.json() == []
+    assert (first.headers["X-Total-Count"], first.headers["X-Total-Count-Exact"]) == ("0", "false")
+    second = await client.get("/tasks" + first.links["next"]["url"])
+    assert [task["task_id"] for task in second.json()] == [needle.task_id]
+    assert "X-Next-Cursor" not in second.headers
 
 
 @pytest.mark.parametrize(
@@ -249,6 +274,18 @@ async def test_deleting_history_leaves_live_tasks_and_newer_ones(client: httpx.A
     assert (await client.delete("/tasks/history?before=7d")).json() == {"deleted": 1}
     assert (await client.delete("/tasks/history")).json() == {"deleted": 1}
     assert [record.status for record in engine.records.values()] == [TaskStatus.RUNNING]
+
+
+@pytest.mark.parametrize(("window", "scanned"), [(1, 3), (2, 4)])
+async def test_failures_are_looked_for_on_several_pages_but_not_on_all(
+    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, window: int, scanned: int
+) -> None:
+    monkeypatch.setattr(failures, "_PAGES", 3)
+    engine.search_window = window
+    for number in range(4):
+        engine.put(make_record(status=TaskStatus.FAILED, error=f"boom {number}"))
+    found = (await client.get("/tasks/failures?q=boom")).json()
+    assert (found["scanned"], found["truncated"]) == (scanned, scanned < 4)
 
 
 async def test_failures_are_grouped_by_what_is_the_same_in_their_errors(

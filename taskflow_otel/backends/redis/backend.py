@@ -26,9 +26,9 @@ SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}
 """Script that lifts the schema from this version to the next; it sets `schema` itself, and only from its version."""
 
-SCAN_LIMIT = 5_000
+SCAN_LIMIT = 2_500
 """Tasks looked at for one page or count, where no single index answers."""
-_SCAN_STEP = 1_000
+_SCAN_STEP = 500
 _DELETE_STEP = 200
 
 _APPLIED = Applied(Outcome.APPLIED)
@@ -48,8 +48,8 @@ class RedisBackend:
     Pages and counts by at most one of name, queue, source, tag or trace id, with or without a status and a
     window of time, are answered by an index (with a window, the durations are those of its newest `SCAN_LIMIT`
     tasks). Any further condition is checked on the members of the smallest index, newest first, at most
-    `SCAN_LIMIT` of them: a page then ends early with a cursor from which the next one goes on, and a count covers
-    the newest `SCAN_LIMIT`. `changed_since` compares with the clock of the server.
+    `SCAN_LIMIT` of them: a page then ends early with a cursor from which the next one goes on, and a count or total
+    covers the newest `SCAN_LIMIT` and says so. `changed_since` compares with the clock of the server.
 
     Parameters: `url` as redis-py reads it (`redis://`, `rediss://`, `unix://`); `prefix` of every key; `timeout`
     seconds for one command; `max_connections` of the pool; `require_aof` makes `open` raise `ConfigurationError`
@@ -200,41 +200,52 @@ class RedisBackend:
         """One page, newest first; see the class for how far it looks."""
         search = _Search(query)
         records: list[TaskRecord] = []
-        seen, cursor, done = 0, query.cursor, False
-        while not done and len(records) <= query.limit:
-            if seen >= SCAN_LIMIT and not search.indexed:
-                return TaskPage(records, cursor)
+        seen, cursor, done, cut = 0, query.cursor, False, False
+        while not (done or cut) and len(records) <= query.limit:
             wanted = query.limit + 1 - len(records)
             step, cursor, done, rows = await self._walk("page", search, cursor, wanted)
             seen += step
             records += map(codec.load_record, rows)
-        more = len(records) > query.limit
-        records = records[: query.limit]
-        return TaskPage(records, records[-1].task_id if more and records else None)
+            cut = seen >= SCAN_LIMIT and not search.indexed and not done
+        full = len(records) > query.limit
+        if full:
+            records = records[: query.limit]
+            cursor = records[-1].task_id if records else query.cursor
+        next_cursor = cursor if full or cut else None
+        if query.count_limit is None:
+            return TaskPage(records, next_cursor)
+        if query.cursor is None and not full:
+            return TaskPage(records, next_cursor, len(records), not cut)
+        numbers, exact = await self._numbers(search)
+        return TaskPage(records, next_cursor, sum(int(number) for _, number, *_ in numbers), exact)
 
     async def counts(self, query: TaskQuery) -> TaskCounts:
         """Counts by status; see the class for how far it looks."""
         search = _Search(query)
-        if search.indexed:
-            numbers = await self._connection.read("counts", search.dimensions[0], *search.window, *search.statuses)
-            tallies = await self._tally(search) if search.windowed else numbers
-        else:
-            numbers = tallies = await self._tally(search)
+        numbers, exact = await self._numbers(search)
+        tallies = (await self._tally(search))[0] if search.indexed and search.windowed else numbers
         by_status: Counter[TaskStatus] = Counter()
         for status, number, *_ in numbers:
             if number:
                 by_status[TaskStatus(status)] += number
         duration_sum = sum(int(total) for _, _, total, _ in tallies)
-        return TaskCounts(dict(by_status), duration_sum / 1_000_000, sum(int(timed) for *_, timed in tallies))
+        timed = sum(int(number) for *_, number in tallies)
+        return TaskCounts(dict(by_status), duration_sum / 1_000_000, timed, exact)
 
-    async def _tally(self, search: _Search) -> list[list[Any]]:
+    async def _numbers(self, search: _Search) -> tuple[list[list[Any]], bool]:
+        """Status, number and durations of the tasks that match, and whether these are all of them."""
+        if not search.indexed:
+            return await self._tally(search)
+        return await self._connection.read("counts", search.dimensions[0], *search.window, *search.statuses), True
+
+    async def _tally(self, search: _Search) -> tuple[list[list[Any]], bool]:
         tallies: list[list[Any]] = []
         seen, cursor, done = 0, None, False
         while not done and seen < SCAN_LIMIT:
             step, cursor, done, some = await self._walk("count", search, cursor, _SCAN_STEP)
             tallies += some
             seen += step
-        return tallies
+        return tallies, done
 
     async def _walk(
         self, mode: str, search: _Search, cursor: str | None, wanted: int

@@ -28,8 +28,8 @@ from taskflow_otel.backends.base import Applied, Change
 from taskflow_otel.backends.sql import mapping, queries, schema
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, to_log_entry, to_record
-from taskflow_otel.backends.sql.queries import TaskSearch, read_counts
 from taskflow_otel.backends.sql.schema import instances, settings, task_logs, task_tags, tasks, used_once
+from taskflow_otel.backends.sql.search import Searcher
 from taskflow_otel.backends.sql.writes import UnexpectedRowCount, Writer, now_micros
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
@@ -72,8 +72,8 @@ class SqlBackend(ABC):
         self._write_engine, self._read_engine = self._connect()
         self._driver_error = self._write_engine.dialect.loaded_dbapi.Error
         try:
-            async with self._guard("opening"):
-                await self._prepare(self._write_engine)
+            async with self._guard("opening") as limit:
+                await self._prepare(self._write_engine, limit)
         except BaseException:
             await self.close()
             raise
@@ -114,31 +114,19 @@ class SqlBackend(ABC):
         return [to_log_entry(row) for row in rows]
 
     async def page(self, query: TaskQuery) -> TaskPage:
-        """One page, newest first.
-
-        With `q` a page looks at the newest 5,000 tasks that the other conditions let through, so that no search
-        reads the whole history. It may then hold fewer tasks than its limit, even none, and still have a next cursor.
-        """
-        cursor_at = None
-        if query.cursor is not None:
-            rows = await self._read(select(tasks.c.created_at).where(tasks.c.task_id == query.cursor))
-            cursor_at = rows[0][0] if rows else None
-        search = TaskSearch(query, cursor_at, await self._rarest(query))
-        records = await _records(await self._read(search.page()))
-        if len(records) > query.limit:
-            del records[query.limit :]
-            return TaskPage(records, records[-1].task_id if records else query.cursor)
-        if query.q is not None and (rows := await self._read(search.end_of_window())):
-            return TaskPage(records, rows[0][0])
-        return TaskPage(records, None)
+        """One page, newest first; see `Searcher.page` for how far it looks."""
+        async with self._reading() as read:
+            found = await Searcher(read, self._dialect).page(query)
+        return TaskPage(await _records(found.rows), found.next_cursor, found.total, found.total_exact)
 
     async def counts(self, query: TaskQuery) -> TaskCounts:
         """Counts by status of the tasks that the query matches, and the run times of the finished ones.
 
-        Kept up to date with each write for the conditions on status, name, queue and source; counted for the
-        others. With `q` they are about the newest 5,000 tasks that the other conditions let through.
+        Kept up to date with each write for the conditions on status, name, queue and source; see `Searcher.counts` for
+        the others.
         """
-        return read_counts(await self._read(TaskSearch(query).counts()))
+        async with self._reading() as read:
+            return await Searcher(read, self._dialect).counts(query)
 
     async def holder_of(self, idempotency_key: str) -> str | None:
         """The id of the task that holds the key at the moment."""
@@ -312,24 +300,27 @@ class SqlBackend(ABC):
                 # Another process has just written a setting that was not there.
                 return False
 
-    async def _rarest(self, query: TaskQuery) -> str | None:
-        """The column among those compared whose value the fewest tasks have; `None` where there is no choice."""
-        names = queries.compared(query)
-        if len(names) < 2 or query.tag is not None or query.trace_id is not None:
-            return None
-        [sizes] = await self._read(queries.sizes(query))
-        return min(zip((int(size or 0) for size in sizes), names, strict=True))[1]
-
-    async def _prepare(self, engine: AsyncEngine) -> None:
+    async def _prepare(self, engine: AsyncEngine, limit: asyncio.Timeout) -> None:
         async with engine.begin() as connection:
-            await schema.prepare(connection, self._dialect, self._where)
+            # What many tasks take to be migrated is no fault of the database.
+            await schema.prepare(connection, self._dialect, self._where, migrating=lambda: limit.reschedule(None))
 
-    async def _read(self, statement: Executable) -> Sequence[Any]:
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Callable[[Executable], Awaitable[Sequence[Any]]]]:
+        """Several statements of one question, on one connection."""
         async with self._guard("reading"):
             if self._read_engine is None:
                 raise self._not_open()
             async with self._read_engine.connect() as connection:
-                return (await connection.execute(statement)).all()
+
+                async def read(statement: Executable) -> Sequence[Any]:
+                    return (await connection.execute(statement)).all()
+
+                yield read
+
+    async def _read(self, statement: Executable) -> Sequence[Any]:
+        async with self._reading() as read:
+            return await read(statement)
 
     async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` in a transaction, again when the database rolled it back for another one's sake."""
@@ -361,11 +352,11 @@ class SqlBackend(ABC):
         return BackendUnavailableError(f"{self._where} is not open. Start the manager, or await backend.open() first.")
 
     @asynccontextmanager
-    async def _guard(self, operation: str) -> AsyncIterator[None]:
+    async def _guard(self, operation: str) -> AsyncIterator[asyncio.Timeout]:
         """Translate what the driver raises, and bound the time it takes."""
         try:
-            async with asyncio.timeout(self._timeout):
-                yield
+            async with asyncio.timeout(self._timeout) as limit:
+                yield limit
         except (SQLAlchemyError, OSError, UnicodeError, OverflowError, self._driver_error) as error:
             if isinstance(error, BackendError):
                 raise

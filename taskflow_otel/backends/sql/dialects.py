@@ -24,6 +24,18 @@ Row = tuple[Any, ...]
 class Dialect(Protocol):
     """What a database says in its own words."""
 
+    by_rows: bool
+    """Whether a walk along an index compares its columns as a row, `(a, b) <= (1, 2)`, and orders by all of them.
+
+    It keeps a planner to that index which would else take another one that bears the order, and read all of it
+    where what is looked for is old.
+    """
+    by_edges: bool
+    """Whether the index alone is asked first how far back a page reaches.
+
+    For a planner that looks into its indexes for how many rows lie in a range, and would else sort or read too many.
+    """
+
     def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:
         """How a statement of the hot path takes a value that may be null, prepared by `bindable`."""
 
@@ -62,6 +74,8 @@ class _PlainParameters:
 class SqliteDialect:
     """SQLite: one writer at a time, so that nothing is ever lost to another one."""
 
+    by_rows = by_edges = False
+
     def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:
         """See `Dialect`.
 
@@ -97,6 +111,8 @@ class SqliteDialect:
 class PostgresDialect(_PlainParameters):
     """PostgreSQL."""
 
+    by_rows, by_edges = True, False
+
     def insert_ignore(self, table: Table) -> Insert:
         """See `Dialect`."""
         return postgresql.insert(table).on_conflict_do_nothing()
@@ -120,6 +136,8 @@ class PostgresDialect(_PlainParameters):
 
 class MySQLDialect(_PlainParameters):
     """MySQL and MariaDB."""
+
+    by_rows, by_edges = False, True
 
     def insert_ignore(self, table: Table) -> Insert:
         """See `Dialect`.

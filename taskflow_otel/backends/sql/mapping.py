@@ -36,7 +36,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY_LENGTH = 255
 
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
-_decode: Callable[[str], Any] = json.loads
+_raw_decode = json.JSONDecoder().raw_decode
+_TRANSITIONS = {transition.value: transition for transition in Transition}
+
+
+def _decode(text: str) -> Any:
+    # `json.loads` in two thirds of its time: nothing is around what was stored here.
+    return _raw_decode(text)[0]
 
 
 def micros(moment: datetime) -> int:
@@ -47,7 +53,7 @@ def micros(moment: datetime) -> int:
 
 def moment(value: int) -> datetime:
     """The aware datetime of a number of microseconds."""
-    return _EPOCH + timedelta(microseconds=value)
+    return _EPOCH + timedelta(0, 0, value)
 
 
 def indexable(text: str) -> str:
@@ -97,7 +103,7 @@ def _timeline_entry_out(entry: TimelineEntry) -> str:
 
 def _timeline_in(text: str) -> list[TimelineEntry]:
     return [
-        TimelineEntry(Transition(transition), moment(at), attempt, instance, reason)
+        TimelineEntry(_TRANSITIONS[transition], moment(at), attempt, instance, reason)
         for transition, at, attempt, instance, reason in _decode(text)
     ]
 

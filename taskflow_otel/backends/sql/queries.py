@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -11,171 +11,236 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Select,
-    Subquery,
     and_,
     case,
     cast,
+    exists,
     func,
     literal,
     literal_column,
     or_,
     select,
+    tuple_,
     union_all,
 )
 
-from taskflow_otel.backends.sql.mapping import STORED, indexable, micros, storable
-from taskflow_otel.backends.sql.schema import finished_counts, settings, task_tags, tasks, used_once
+from taskflow_otel.backends.sql.mapping import MICROS, STORED, indexable, micros, storable
+from taskflow_otel.backends.sql.schema import GONE_WRONG, finished_counts, settings, task_tags, tasks, used_once
 from taskflow_otel.model.query import TaskCounts, TaskQuery
-from taskflow_otel.model.status import TaskStatus
-
-SEARCH_WINDOW = 5_000
-"""How many tasks, newest first, one page with `q` looks through."""
+from taskflow_otel.model.status import FINISHED_STATUSES, LIVE_STATUSES, TaskStatus
 
 RECORD_COLUMNS: tuple[Column[Any], ...] = tuple(tasks.c[f.name] for f in STORED)
 
 _EQUALS = ("status", "func_name", "queue", "source")
 
-# The same values as expressions, for where a database would choose the wrong one of several indexes.
+# The same columns as expressions, for where a database would choose the wrong one of several indexes.
 _UNINDEXED: dict[str, ColumnElement[Any]] = {name: tasks.c[name].concat(literal_column("''")) for name in _EQUALS}
 
+Way = tuple[str, ...]
+"""The conditions of a query that one index decides, besides those on the time; `()` is the index by age alone."""
 
-def compared(query: TaskQuery) -> list[str]:
-    """The columns that must equal a value of the query."""
-    return [name for name in _EQUALS if getattr(query, name) is not None]
+_INDEXES: dict[Way, str] = {
+    (): "taskflow_tasks_by_age",
+    ("status",): "taskflow_tasks_by_status",
+    ("func_name",): "taskflow_tasks_by_name",
+    ("func_name", "status"): "taskflow_tasks_gone_wrong",
+    ("queue",): "taskflow_tasks_by_queue",
+    ("source",): "taskflow_tasks_by_source",
+    ("trace_id",): "taskflow_tasks_by_trace",
+}
+
+_GONE_WRONG = FINISHED_STATUSES - {TaskStatus.SUCCESS}
+
+_EVER, _NEVER = -(2**63), 2**63 - 1
 
 
-def sizes(query: TaskQuery) -> Select[Any]:
-    """One row: how many finished tasks each comparison lets through by itself, in the order of `compared`."""
+def ways(query: TaskQuery) -> list[Way]:
+    """The indexes along which the tasks of a query can be found."""
+    if query.trace_id is not None:
+        # A trace has few tasks.
+        return [("trace_id",)]
+    alone = [name for name in _EQUALS if getattr(query, name) is not None]
+    found: list[Way] = []
+    if query.tag is not None:
+        found.append(("tag",))
+    if "func_name" in alone and query.status in _GONE_WRONG:
+        found.append(("func_name", "status"))
+        alone = [name for name in alone if name not in found[-1]]
+    return [*found, *((name,) for name in alone)] or [()]
+
+
+def index_of(query: TaskQuery, way: Way) -> str:
+    """The name of the index that a way is."""
+    if way == ("tag",):
+        return "taskflow_tasks_by_tag" if query.tag and query.tag[1] is not None else "taskflow_tasks_by_tag_name"
+    return _INDEXES[way]
+
+
+def sizes(searches: Iterable[TaskSearch], limit: int) -> Select[Any]:
+    """One row: how many tasks each of these walks would lead to, each counted up to `limit`."""
+    return select(*(search.size(limit).scalar_subquery() for search in searches))
+
+
+def kept_sizes(query: TaskQuery, among: Sequence[Way]) -> Select[Any]:
+    """One row: how many finished tasks each of these indexes would lead to, whatever their time. Not for a tag."""
     kept = finished_counts.c
     return select(
-        *(func.sum(case((condition, kept.tasks), else_=0)) for condition in _comparisons(query, kept))
+        *(func.sum(case((and_(*_equal(query, way, kept)), kept.tasks), else_=0)) for way in among)
     ).select_from(finished_counts)
 
 
-class TaskSearch:
-    """The statements that answer one `TaskQuery`.
+def countable(query: TaskQuery) -> bool:
+    """Whether the number of finished tasks that match is kept."""
+    return all(value is None for value in (query.tag, query.since, query.until, query.trace_id, query.q))
 
-    `cursor_at` is the stored creation time of the cursor's task; without it the cursor's id alone decides,
-    which is right but walks from the newest task. `along` names the one of several compared columns whose index is
-    walked: not every database knows which value is rare.
+
+def kept_counts(query: TaskQuery) -> Select[Any]:
+    """Rows as those of `TaskSearch.counts`, for a query that is countable: live tasks are counted, up to its limit."""
+    kept = finished_counts.c
+    finished = select(
+        kept.status,
+        func.sum(kept.tasks).label("number"),
+        func.sum(kept.timed).label("timed"),
+        func.sum(kept.duration_micros).label("micros"),
+    ).where(*_equal(query, _EQUALS, kept))
+    finished = finished.group_by(kept.status)
+    wanted = sorted(LIVE_STATUSES if query.status is None else LIVE_STATUSES & {query.status})
+    if not wanted:
+        return finished
+    status = tasks.c.status
+    live = (
+        select(status)
+        .where(status.in_([status.value for status in wanted]))
+        .where(*_equal(query, ("func_name", "queue", "source"), _UNINDEXED))
+        .limit(query.count_limit)
+        .subquery("live")
+    )
+    counted = select(live.c.status, func.count(), literal(0), literal(0)).group_by(live.c.status)
+    return select(union_all(finished, counted).subquery("both"))
+
+
+class TaskSearch:
+    """The statements that answer one `TaskQuery` by a walk along one index, newest task first.
+
+    `way` is one of `ways(query)`; `by_rows` is `Dialect.by_rows`. `cursor_at` is the stored creation time of the
+    cursor's task; without it the cursor's id alone decides, which is right but walks from the newest task. Where a
+    method takes `back_to`, only tasks stored with this creation time or a later one are looked at.
     """
 
-    def __init__(self, query: TaskQuery, cursor_at: int | None = None, along: str | None = None) -> None:
+    def __init__(self, query: TaskQuery, way: Way, cursor_at: int | None = None, *, by_rows: bool = False) -> None:
         self._query = query
-        if query.tag is not None or query.trace_id is not None:
-            self._compared = _UNINDEXED
-        else:
-            self._compared = {name: tasks.c[name] if along in (None, name) else _UNINDEXED[name] for name in _EQUALS}
-        # A tag is walked along its own index, which bears the time as well.
-        self._age: Column[Any] = tasks.c.created_at if query.tag is None else task_tags.c.created_at
-        self._source: FromClause = tasks
-        if query.tag is not None:
-            self._source = task_tags.join(tasks, tasks.c.task_id == task_tags.c.task_id)
-        self._conditions = list(self._filters())
-        self._cursor = [] if query.cursor is None else [self._after(query.cursor, cursor_at)]
+        # The index by a tag is that of another table, which bears the time as well.
+        self._table = task_tags if way == ("tag",) else tasks
+        self._age: Column[Any] = self._table.c.created_at
+        self._ident: Column[str] = self._table.c.task_id
+        self._key = list(_key(query, way))
+        self._besides = list(self._left_by(way))
+        self._cursor_at = cursor_at
+        self._index = index_of(query, way)
+        # Few tasks have one trace: there no planner is tempted by another index.
+        self._by_rows = by_rows and bool(way) and way != ("trace_id",)
+        self._joined: FromClause = tasks
+        if self._table is task_tags:
+            self._joined = task_tags.join(tasks, tasks.c.task_id == task_tags.c.task_id)
 
-    def page(self) -> Select[Any]:
+    @property
+    def decided(self) -> bool:
+        """Whether every task that the index leads to matches."""
+        return not self._besides
+
+    def size(self, limit: int) -> Select[Any]:
+        """How many tasks the index leads to, counted up to `limit`."""
+        return _number(select(literal_column("1")).select_from(self._table).where(*self._within()), limit)
+
+    def total(self, limit: int, back_to: int | None = None) -> Select[Any]:
+        """How many tasks match, whatever the cursor, counted up to `limit`."""
+        if self.decided:
+            return self.size(limit)
+        return _number(self._matching(literal_column("1")).where(*self._within(back_to)), limit)
+
+    def edge(self, number: int) -> Select[Any]:
+        """The creation time of the task with this number on the walk, counted from the cursor."""
+        return self._walk(select(self._age), None).offset(number - 1).limit(1)
+
+    def last(self, back_to: int) -> Select[Any]:
+        """The id of the last task on the walk that is not older than this."""
+        return select(self._ident).where(*self._within(back_to)).order_by(self._age, self._ident).limit(1)
+
+    def page(self, back_to: int | None = None) -> Select[Any]:
         """One row more than the page holds."""
-        limit = self._query.limit + 1
-        if self._query.q is None:
-            return self._walk(*RECORD_COLUMNS).limit(limit)
-        window = self._window(self._cursor)
-        hits = (
-            select(window.c.task_id)
-            .where(_mentions(window.c, self._query.q))
-            .order_by(window.c.created_at.desc(), window.c.task_id.desc())
-            .limit(limit)
-            .subquery("hits")
-        )
-        return (
-            select(*RECORD_COLUMNS)
-            .select_from(hits.join(tasks, tasks.c.task_id == hits.c.task_id))
-            .order_by(tasks.c.created_at.desc(), tasks.c.task_id.desc())
-        )
+        statement = self._walk(self._matching(*RECORD_COLUMNS), back_to)
+        return statement.order_by(self._ident.desc()).limit(self._query.limit + 1)
 
-    def end_of_window(self) -> Select[Any]:
-        """The id of the last task that a page with `q` looked at; no row when it looked at all."""
-        return self._walk(tasks.c.task_id).offset(SEARCH_WINDOW - 1).limit(1)
-
-    def counts(self) -> Select[Any]:
+    def counts(self, back_to: int | None = None) -> Select[Any]:
         """Rows of status, number, number with a run time, and the sum of run times in microseconds."""
-        if self._countable():
-            return self._kept_counts()
-        table: Any = tasks.c
-        statement: Select[Any] = select(table.status).select_from(self._source).where(*self._conditions)
-        if self._over_time_only():
-            # Turns a walk over all the times into one over the wanted times of each status.
-            statement = statement.where(table.status.in_([status.value for status in TaskStatus]))
-        if self._query.q is not None:
-            window = self._window([])
-            table = window.c
-            statement = select(table.status).where(_mentions(table, self._query.q))
-        duration = cast(func.round(func.sum(table.duration) * 1_000_000), BigInteger)
-        return statement.add_columns(func.count(), func.count(table.duration), duration).group_by(table.status)
-
-    def _countable(self) -> bool:
-        query = self._query
-        return all(value is None for value in (query.tag, query.since, query.until, query.trace_id, query.q))
-
-    def _over_time_only(self) -> bool:
-        query = self._query
-        return query == TaskQuery(since=query.since, until=query.until, limit=query.limit, cursor=query.cursor)
-
-    def _kept_counts(self) -> Select[Any]:
-        finished = select(
-            finished_counts.c.status,
-            func.sum(finished_counts.c.tasks).label("number"),
-            func.sum(finished_counts.c.timed).label("timed"),
-            func.sum(finished_counts.c.duration_micros).label("micros"),
-        ).where(*_comparisons(self._query, finished_counts.c))
-        status = _UNINDEXED["status"]
-        live = select(status, func.count(), literal(0), literal(0)).where(
-            tasks.c.live_owner >= "", *_comparisons(self._query, _UNINDEXED)
-        )
-        both = union_all(finished.group_by(finished_counts.c.status), live.group_by(status)).subquery("both")
-        return select(both)
-
-    def _walk(self, *columns: ColumnElement[Any]) -> Select[Any]:
-        return (
-            select(*columns)
-            .select_from(self._source)
-            .where(*self._conditions, *self._cursor)
-            .order_by(self._age.desc(), tasks.c.task_id.desc())
-        )
-
-    def _window(self, further: list[ColumnElement[bool]]) -> Subquery:
         c = tasks.c
-        return (
-            select(c.task_id, c.created_at, c.func_name, c.error, c.status, c.duration)
-            .select_from(self._source)
-            .where(*self._conditions, *further)
-            .order_by(self._age.desc(), c.task_id.desc())
-            .limit(SEARCH_WINDOW)
-            .subquery("newest")
-        )
+        over_time_only = self.decided and not self._key
+        # Grouping along the index by status would mean to read it all.
+        status = c.status if over_time_only else _UNINDEXED["status"]
+        duration = cast(func.round(func.sum(c.duration) * 1_000_000), BigInteger)
+        columns = status, func.count(), func.count(c.duration), duration
+        if over_time_only:
+            # Turns a walk over all the times into one over the wanted times of each status.
+            every = c.status.in_([status.value for status in TaskStatus])
+            return select(*columns).where(every, *self._within(back_to)).group_by(status)
+        return self._matching(*columns).where(*self._within(back_to)).group_by(status)
 
-    def _filters(self) -> Iterable[ColumnElement[bool]]:
+    def _matching(self, *columns: ColumnElement[Any]) -> Select[Any]:
+        statement = select(*columns).select_from(self._joined).where(*self._besides)
+        return statement.with_hint(self._table, f"FORCE INDEX ({self._index})", "mysql")
+
+    def _walk(self, statement: Select[Any], back_to: int | None) -> Select[Any]:
+        """The statement over what the index leads to from the cursor on, newest first."""
+        if (cursor := self._query.cursor) is not None:
+            before = self._ident < cursor
+            statement = statement.where(before if self._cursor_at is None else or_(self._age < self._cursor_at, before))
+        # Rows hide from a planner how few tasks an index leads to, so that it would rather read all of the tags.
+        if not self._by_rows or (self._table is task_tags and not self.decided):
+            return statement.where(*self._within(back_to, self._cursor_at)).order_by(self._age.desc())
+        oldest, newest = self._times(back_to, self._cursor_at)
+        columns = [column for column, _ in self._key]
+        values = [literal(value, column.type) for column, value in self._key]
+        return statement.where(
+            tuple_(*columns, self._age) >= tuple_(*values, literal(_EVER if oldest is None else oldest, MICROS)),
+            tuple_(*columns, self._age) <= tuple_(*values, literal(_NEVER if newest is None else newest, MICROS)),
+            *self._besides_key(oldest, newest),
+        ).order_by(*(column.desc() for column in columns), self._age.desc())
+
+    def _within(self, back_to: int | None = None, newest: int | None = None) -> Iterator[ColumnElement[bool]]:
+        """What the index decides."""
+        for column, value in self._key:
+            yield column == value
+        yield from self._besides_key(*self._times(back_to, newest))
+
+    def _times(self, oldest: int | None, newest: int | None) -> tuple[int | None, int | None]:
+        since, until = self._query.since, self._query.until
+        if since is not None:
+            oldest = micros(since) if oldest is None else max(oldest, micros(since))
+        if until is not None:
+            newest = micros(until) - 1 if newest is None else min(newest, micros(until) - 1)
+        return oldest, newest
+
+    def _besides_key(self, oldest: int | None, newest: int | None) -> Iterator[ColumnElement[bool]]:
+        if self._index == "taskflow_tasks_gone_wrong":
+            # The condition of a partial index is repeated, or it would not be used.
+            yield GONE_WRONG
+        if oldest is not None:
+            yield self._age >= oldest
+        if newest is not None:
+            yield self._age <= newest
+
+    def _left_by(self, way: Way) -> Iterator[ColumnElement[bool]]:
         query = self._query
-        yield from _comparisons(query, self._compared)
-        if query.trace_id is not None:
-            yield tasks.c.trace_id == query.trace_id
-        if query.since is not None:
-            yield self._age >= micros(query.since)
-        if query.until is not None:
-            yield self._age < micros(query.until)
-        if query.tag is not None:
-            name, value = query.tag
-            yield task_tags.c.name == indexable(name)
-            if value is not None:
-                yield task_tags.c.value == indexable(value)
-
-    def _after(self, cursor: str, cursor_at: int | None) -> ColumnElement[bool]:
-        if cursor_at is None:
-            return tasks.c.task_id < cursor
-        return and_(self._age <= cursor_at, or_(self._age < cursor_at, tasks.c.task_id < cursor))
+        yield from _equal(query, [name for name in _EQUALS if name not in way], _UNINDEXED)
+        if query.tag is not None and way != ("tag",):
+            tagged = (column == value for column, value in _key(query, ("tag",)))
+            yield exists().where(task_tags.c.task_id == tasks.c.task_id, *tagged)
+        if query.q is not None:
+            searched: list[Column[str]] = [tasks.c[name] for name in ("func_name", "error", "task_id")]
+            yield or_(*(column.icontains(query.q, autoescape=True) for column in searched))
 
 
-def read_counts(rows: Iterable[Any]) -> TaskCounts:
+def read_counts(rows: Iterable[Any], *, exact: bool) -> TaskCounts:
     """Add up the rows of `TaskSearch.counts`. Only the run times of finished tasks are final, and counted."""
     by_status: dict[TaskStatus, int] = {}
     timed = duration = 0
@@ -187,18 +252,34 @@ def read_counts(rows: Iterable[Any]) -> TaskCounts:
         if status.finished:
             timed += int(with_duration)
             duration += int(duration_micros or 0)
-    return TaskCounts(by_status, duration / 1e6, timed)
+    return TaskCounts(by_status, duration / 1e6, timed, exact)
 
 
-def _comparisons(query: TaskQuery, columns: Any) -> Iterable[ColumnElement[bool]]:
-    for name in compared(query):
-        value = getattr(query, name)
-        yield columns[name] == (value.value if isinstance(value, TaskStatus) else value)
+def _value(query: TaskQuery, name: str) -> str | None:
+    value: str | None = getattr(query, name)
+    return value.value if isinstance(value, TaskStatus) else value
 
 
-def _mentions(columns: Any, text: str) -> ColumnElement[bool]:
-    searched: list[Column[str]] = [columns[name] for name in ("func_name", "error", "task_id")]
-    return or_(*(column.icontains(text, autoescape=True) for column in searched))
+def _equal(query: TaskQuery, names: Iterable[str], columns: Any) -> Iterator[ColumnElement[bool]]:
+    for name in names:
+        if (value := _value(query, name)) is not None:
+            yield columns[name] == value
+
+
+def _key(query: TaskQuery, way: Way) -> Iterator[tuple[Column[Any], Any]]:
+    """The columns of an index before the time, and the values that the query asks for."""
+    for name in way:
+        if name != "tag":
+            yield tasks.c[name], _value(query, name)
+        elif query.tag is not None:
+            key, value = query.tag
+            yield task_tags.c.name, indexable(key)
+            if value is not None:
+                yield task_tags.c.value, indexable(value)
+
+
+def _number(rows: Select[Any], limit: int) -> Select[Any]:
+    return select(func.count()).select_from(rows.limit(limit).subquery("found"))
 
 
 def orphans(dead: Iterable[str], new_owner: str, names: Iterable[str] | None, limit: int) -> Select[Any]:

@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Double, Index, MetaData, String, Table, inspect, select, text
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Double,
+    Index,
+    MetaData,
+    String,
+    Table,
+    and_,
+    inspect,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.mapping import DERIVED, ID, LONG, MICROS, NAME, STORED, WHOLE, WORD
 from taskflow_otel.errors import SchemaVersionError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 # Binary comparison: the ids, keys and names 'a' and 'A' are two.
@@ -105,16 +118,23 @@ settings = Table(
 )
 
 
-def _index(name: str, *columns: Column[object], where: ColumnElement[bool] | None = None, unique: bool = False) -> None:
-    Index(f"taskflow_{name}", *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+def _index(
+    name: str, *columns: Column[object], where: ColumnElement[bool] | None = None, unique: bool = False
+) -> Index:
+    return Index(f"taskflow_{name}", *columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
 _c = tasks.c
+# Compared with each by itself: a list would have SQLite build a table of it for each row that is written. As literals,
+# or a database could not know that the index holds every such row.
+GONE_WRONG = and_(*(_c.status != literal_column(f"'{status}'") for status in ("pending", "running", "success")))
+"""Few tasks of a name go wrong, and these are looked for; the others would make each write dearer."""
 # One walk along `created_at` for each filter of a page; the ids of one microsecond are sorted on the way.
 _index("tasks_by_age", _c.created_at)
 # The run time makes this index all that counting over a time needs.
 _index("tasks_by_status", _c.status, _c.created_at, _c.duration)
 _index("tasks_by_name", _c.func_name, _c.created_at)
+_tasks_gone_wrong = _index("tasks_gone_wrong", _c.func_name, _c.status, _c.created_at, where=GONE_WRONG)
 _index("tasks_by_queue", _c.queue, _c.created_at)
 _index("tasks_by_source", _c.source, _c.created_at)
 _index("tasks_by_trace", _c.trace_id, _c.created_at, where=_c.trace_id.is_not(None))
@@ -128,7 +148,13 @@ _index("tasks_by_end", _c.finished_at, where=_c.finished_at.is_not(None))
 
 Migration = Callable[[AsyncConnection], Awaitable[None]]
 
-MIGRATIONS: Sequence[Migration] = ()
+
+async def _index_tasks_gone_wrong(connection: AsyncConnection) -> None:
+    # Looked for first: where each change of the schema commits, an earlier attempt may have come so far.
+    await connection.run_sync(_tasks_gone_wrong.create, checkfirst=True)
+
+
+MIGRATIONS: Sequence[Migration] = (_index_tasks_gone_wrong,)
 """The step at index `n` takes a schema from version `n + 1` to `n + 2`."""
 
 
@@ -139,11 +165,12 @@ async def prepare(
     *,
     version: int = SCHEMA_VERSION,
     migrations: Sequence[Migration] = MIGRATIONS,
+    migrating: Callable[[], None] = lambda: None,
 ) -> None:
     """Create the schema, or migrate an older one, in the connection's transaction.
 
-    Several processes may do this at once: all but one wait. Raises `SchemaVersionError` when the stored schema is
-    newer.
+    Several processes may do this at once: all but one wait. `migrating` is called before the first step, which may
+    take long where there are many tasks. Raises `SchemaVersionError` when the stored schema is newer.
     """
     async with dialect.schema_lock(connection):
         found = await stored_version(connection)
@@ -153,9 +180,10 @@ async def prepare(
             return
         if found > version:
             raise SchemaVersionError(where, found, version)
-        for step in migrations[found - 1 : version - 1]:
-            await step(connection)
         if found < version:
+            migrating()
+            for step in migrations[found - 1 : version - 1]:
+                await step(connection)
             update = meta.update().where(meta.c.name == "schema_version").values(value=str(version))
             await connection.execute(update)
 

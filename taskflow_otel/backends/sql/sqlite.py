@@ -92,13 +92,13 @@ class SqliteBackend(SqlBackend):
         event.listen(engine.sync_engine, "handle_error", renew)
         return engine
 
-    async def _prepare(self, engine: AsyncEngine) -> None:
+    async def _prepare(self, engine: AsyncEngine, limit: asyncio.Timeout) -> None:
         _checked_path(self._path)
         # Turning on the write-ahead log does not wait for other processes that are just doing the same.
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
             try:
-                return await super()._prepare(engine)
+                return await super()._prepare(engine, limit)
             except DBAPIError as error:
                 locked = _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
                 if not locked or time.monotonic() > deadline:

@@ -306,6 +306,33 @@ class TaskConformance(BackendFixtures):
             assert counts.duration_count == finished, query
             assert counts.duration_sum == pytest.approx(1.5 * finished), query
 
+    @pytest.mark.parametrize("count_limit", [1, 10, 1_000])
+    async def test_totals_and_counts_are_exact_or_say_that_they_are_bounds(
+        self, backend: Backend, count_limit: int
+    ) -> None:
+        tasks = population()
+        await backend.apply([Insert(task) for task in tasks])
+        await backend.apply([Update(finish(t, t.status)) for t in tasks if t.status in FINISHED_STATUSES])
+        for query in queries(tasks):
+            expected = [task for task in reversed(tasks) if matches(task, query)]
+            assert (await backend.page(query)).total is None, query
+            cursor: str | None = None
+            for _ in range(2):
+                page = await backend.page(replace(query, limit=7, cursor=cursor, count_limit=count_limit))
+                assert page.total is not None, query
+                least = len(expected) if page.total_exact else count_limit
+                assert least <= page.total <= len(expected), query
+                assert page.total_exact or page.total < 1_000, query
+                if (cursor := page.next_cursor) is None:
+                    break
+            counts = await backend.counts(replace(query, count_limit=count_limit))
+            by_status = Counter(task.status for task in expected)
+            if counts.exact:
+                assert counts.by_status == by_status, query
+            else:
+                assert count_limit <= counts.total <= len(expected), query
+                assert Counter(counts.by_status) <= by_status, query
+
     async def test_paging_goes_on_when_the_task_of_the_cursor_was_deleted(self, backend: Backend) -> None:
         tasks = [make_task() for _ in range(4)]
         await backend.apply([Insert(task) for task in tasks])

@@ -20,12 +20,13 @@ export class Api {
     return (await this.#send("GET", withParams(path, params))).json();
   }
 
-  /** A page of tasks with the total and the cursor of the next. */
+  /** A page of tasks with the total (at least so many, where not `exact`) and the cursor of the next. */
   async tasks(params) {
     const response = await this.#send("GET", withParams("./", params));
     return {
       tasks: await response.json(),
       total: Number(response.headers.get("X-Total-Count")),
+      exact: response.headers.get("X-Total-Count-Exact") !== "false",
       next: response.headers.get("X-Next-Cursor"),
     };
   }

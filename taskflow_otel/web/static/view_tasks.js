@@ -8,6 +8,9 @@ const AGES = [["", "Any time"], ["15m", "Last 15 minutes"], ["1h", "Last hour"],
 const SOURCES = [["", "Any source"], ["manual", "Manual"], ["scheduled", "Scheduled"], ["retry", "Retry"]];
 const PAGE = 100;
 
+/** A number, with a plus where it is only the least that it can be. */
+const atLeast = (number, exact) => `${count(number)}${exact ? "" : "+"}`;
+
 /** The list of tasks; its filters live in the address. */
 export class TasksView {
   constructor(page, root) {
@@ -17,14 +20,15 @@ export class TasksView {
     this.count = h("span", { class: "muted", "aria-live": "polite" });
     this.more = h("button", { class: "button", type: "button", text: "Show more", hidden: true, on: { click: () => page.attempt(() => this.#readMore()) } });
     this.blank = empty("No tasks", "Nothing matches. Loosen a filter, or enqueue something.");
-    this.blank.hidden = true;
+    this.pausing = empty("Nothing yet", "No match among the newest tasks. “Show more” searches older ones.");
+    this.blank.hidden = this.pausing.hidden = true;
     this.chips = new Map(["", ...STATUSES].map((status) => [status, this.#chip(status)]));
     this.inputs = this.#inputs();
     root.append(
       h("div", { class: "view-head" }, h("h1", { text: "Tasks" }), this.count),
       h("div", { class: "chips", role: "group", "aria-label": "Status" }, [...this.chips.values()].map((chip) => chip.element)),
       h("form", { class: "filters", role: "search", on: { submit: (event) => event.preventDefault() } }, this.inputs),
-      h("section", { class: "card flush" }, this.rows.table, this.blank),
+      h("section", { class: "card flush" }, this.rows.table, this.blank, this.pausing),
       h("div", { class: "after" }, this.more, h("span", { class: "keys" }, h("kbd", { text: "/" }), " search ", h("kbd", { text: "j" }), h("kbd", { text: "k" }), " move ", h("kbd", { text: "Enter" }), " open")),
     );
     this.#mark();
@@ -37,12 +41,12 @@ export class TasksView {
 
   async refresh() {
     const reading = (this.reading = Symbol("reading"));
-    const { tasks, total, next } = await this.page.api.tasks({ ...this.filters, limit: PAGE });
+    const { tasks, total, exact, next } = await this.page.api.tasks({ ...this.filters, limit: PAGE });
     // A slower answer to older filters must not replace a newer one.
     if (reading !== this.reading) return;
     this.next = next;
     this.rows.replace(tasks, next === null);
-    setText(this.count, plural(total, "task"));
+    this.#total(total, exact);
     this.#settle();
     await this.poll();
   }
@@ -50,8 +54,9 @@ export class TasksView {
   async poll() {
     const { status: _, ...others } = this.filters;
     const stats = await this.page.api.get("stats", others);
-    for (const [status, chip] of this.chips) setText(chip.number, count(status ? stats[status] : stats.total));
-    setText(this.count, plural(this.filters.status ? stats[this.filters.status] : stats.total, "task"));
+    for (const [status, chip] of this.chips) setText(chip.number, atLeast(stats[status || "total"], stats.exact));
+    // Of a bound, the one that the list came with is the better.
+    if (stats.exact) this.#total(stats[this.filters.status || "total"], true);
   }
 
   change(tasks) {
@@ -67,9 +72,14 @@ export class TasksView {
     this.#settle();
   }
 
+  #total(total, exact) {
+    setText(this.count, exact ? plural(total, "task") : `${atLeast(total, exact)} tasks`);
+  }
+
   #settle() {
     setShown(this.more, Boolean(this.next));
-    setShown(this.blank, this.rows.size === 0);
+    setShown(this.blank, this.rows.size === 0 && !this.next);
+    setShown(this.pausing, this.rows.size === 0 && Boolean(this.next));
     setShown(this.rows.table, this.rows.size > 0);
   }
 
