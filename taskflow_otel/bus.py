@@ -27,8 +27,15 @@ Event = LifecycleEvent | LogEvent
 
 STARTUP_TIMEOUT = 10.0
 """Seconds that an observer's `startup` may take."""
-_BATCH = 256
 _COMPLAINT_INTERVAL = 60.0
+_BATCH = 256
+"""Events that an observer with `on_events` is given at once."""
+_REST_PER_WORK = 4
+"""An observer may keep the loop busy for a fifth of the time: its worker rests four times as long as that took."""
+_SHORTEST_SLICE, _LONGEST_SLICE = 0.001, 0.005
+"""Seconds of work before the loop turns: a quarter of the time since the last slice, within these bounds."""
+_GATHER = 0.005
+"""Seconds that a worker rests at least while fewer events than a batch wait."""
 
 
 class Exporter:
@@ -57,6 +64,10 @@ class Exporter:
 
     def on_refused(self, record: TaskRecord) -> None:
         """The ledger refused a write of this instance: another one has taken the task over (fencing)."""
+
+    def dropped(self) -> int:
+        """How much it has given up so far, for `taskflow_events_dropped_total`. Called on any thread."""
+        return 0
 
     def start(self) -> None:
         """The bus is starting, or starting again after a close."""
@@ -158,8 +169,11 @@ class _Worker:
         self._off = False
         self._stopping = asyncio.Event()
         self._wake: asyncio.Future[None] | None = None
+        """What the resting worker awaits; without a timer beside it, it waits for an event."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._drains = 0
+        self._worked_until = 0.0
         self._idle = asyncio.Event()
-        self._idle.set()
         self._task: asyncio.Task[None] | None = None
 
     def put(self, event: Event) -> None:
@@ -168,11 +182,8 @@ class _Worker:
             self.dropped += 1
             return
         self._queue.append(event)
-        wake = self._wake
-        if wake is not None:
-            self._wake = None
-            if not wake.done():
-                wake.set_result(None)
+        if self._wake is not None and self._timer is None:
+            _settle(self._wake)
 
     async def start(self) -> None:
         """Run the observer's `startup`, then serve it; switch it off if that fails."""
@@ -189,7 +200,8 @@ class _Worker:
             )
             return
         self._off = False
-        self._stopping = asyncio.Event()
+        # Events belong to the loop on which they were first awaited; this may be another one than at the last start.
+        self._stopping, self._idle = asyncio.Event(), asyncio.Event()
         self._task = asyncio.create_task(self._serve(self._stopping), name=f"taskflow observer {self.name}")
 
     def _turn_off(self) -> None:
@@ -200,32 +212,88 @@ class _Worker:
         self._idle.set()
 
     async def _serve(self, stopping: asyncio.Event) -> None:
-        queue = self._queue
         while not stopping.is_set():
-            if not queue:
+            rest = await self._hand_on(stopping) if self._queue else None
+            if not self._queue:
                 self._idle.set()
-                self._wake = asyncio.get_running_loop().create_future()
-                await self._wake
-            self._idle.clear()
-            number = min(len(queue), _BATCH) if self._batches else 1
-            batch = [queue.popleft() for _ in range(number)]
-            self._in_hand = number
-            try:
-                await self.observer.on_events(batch)
-            except (Exception, asyncio.CancelledError) as exc:
-                # A cancellation that is not ours comes from inside the observer and must not end its worker.
-                if isinstance(exc, asyncio.CancelledError) and stopping.is_set():
-                    raise
-                self._complaints.add(self.name, "failed to take events; they are lost to it", exc, number=number)
-            self._in_hand = 0
+            await self._rest(rest)
+
+    async def _hand_on(self, stopping: asyncio.Event) -> float:
+        """Give the observer a slice of what is queued; return for how many seconds to rest then.
+
+        Its failures are told at the end of the slice, all at once: one that always raises costs hardly more than
+        one that succeeds.
+        """
+        queue, observer, task = self._queue, self.observer, asyncio.current_task()
+        turned: list[None] = []
+        asyncio.get_running_loop().call_soon(turned.append, None)
+        failed = 0
+        failure: BaseException | None = None
+        started = now = time.perf_counter()
+        rested = (started - self._worked_until) / _REST_PER_WORK
+        end = started + min(max(rested, _SHORTEST_SLICE), _LONGEST_SLICE)
+        try:
+            while queue:
+                number = self._in_hand = min(len(queue), _BATCH) if self._batches else 1
+                batch = [queue.popleft() for _ in range(number)]
+                try:
+                    if self._batches:
+                        await observer.on_events(batch)
+                    elif isinstance(batch[0], LogEvent):
+                        await observer.on_log(batch[0])
+                    else:
+                        await observer.on_lifecycle(batch[0])
+                except (Exception, asyncio.CancelledError) as exc:
+                    # A cancellation that nobody asked of this worker comes from inside the observer, and is a failure.
+                    if isinstance(exc, asyncio.CancelledError) and (task is None or task.cancelling()):
+                        raise
+                    failed += number
+                    failure = exc
+                if stopping.is_set():
+                    return 0.0
+                self._in_hand = 0
+                now = self._worked_until = time.perf_counter()
+                if now > end:
+                    break
+        finally:
+            if failed:
+                self._complaints.add(self.name, "failed to take events; they are lost to it", failure, number=failed)
+            # Its traceback holds this frame.
+            failure = None
+        if turned:
+            # It awaited something, and the loop has turned meanwhile: it may go on at its own pace.
+            return 0.0 if len(queue) >= (_BATCH if self._batches else 1) else _GATHER
+        return max(_REST_PER_WORK * (now - started), _GATHER if len(queue) < _BATCH else 0.0)
+
+    async def _rest(self, seconds: float | None) -> None:
+        """Leave the loop to others for so long, or (`None`) until there is an event. A drain ends it."""
+        if seconds == 0.0 or (self._drains and self._queue):
+            await asyncio.sleep(0)
+            return
+        loop = asyncio.get_running_loop()
+        self._wake = loop.create_future()
+        if seconds is not None:
+            self._timer = loop.call_later(seconds, _settle, self._wake)
+        try:
+            await self._wake
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._wake = self._timer = None
 
     async def drain(self) -> None:
         """Wait until everything queued so far has been handled."""
         if self._task is None:
             return
-        while self._queue or self._in_hand:
-            self._idle.clear()
-            await self._idle.wait()
+        self._drains += 1
+        try:
+            while self._queue or self._in_hand:
+                if self._wake is not None:
+                    _settle(self._wake)
+                self._idle.clear()
+                await self._idle.wait()
+        finally:
+            self._drains -= 1
 
     async def stop(self, grace: float) -> None:
         """End the worker, count what it did not handle, close the observer: each within `grace` seconds."""
@@ -271,8 +339,9 @@ class ObserverBus:
         self._start = _hooks(exporters, "start")
         self._flush = _hooks(exporters, "flush")
         self._close = _hooks(exporters, "close")
+        self._droppers = {e.name: e for e in exporters if _overrides(e, Exporter, "dropped")}
         self._workers: list[_Worker] = []
-        names: set[str] = set()
+        names = {exporter.name for exporter in exporters}
         for observer in observers:
             if not isinstance(observer, TaskObserver):
                 raise ConfigurationError(f"an observer must be an instance of a TaskObserver class, not {observer!r}")
@@ -283,8 +352,12 @@ class ObserverBus:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Events that each observer did not get: its queue was full, it is off, or the close could not wait."""
-        return {worker.name: worker.dropped for worker in self._workers}
+        """Events that each observer did not get, and what exporters gave up.
+
+        An observer did not get an event because its queue was full, it is off, or the close could not wait.
+        """
+        given_up = {name: exporter.dropped() for name, exporter in self._droppers.items()}
+        return given_up | {worker.name: worker.dropped for worker in self._workers}
 
     @property
     def errors(self) -> dict[str, int]:
@@ -370,6 +443,11 @@ class ObserverBus:
                 self._complaints.add(name, "failed to close", exc)
         await self.flush(timeout)
         await asyncio.gather(*(worker.stop(1.0) for worker in self._workers))
+
+
+def _settle(wake: asyncio.Future[None]) -> None:
+    if not wake.done():
+        wake.set_result(None)
 
 
 def _unique(name: str, taken: set[str]) -> str:

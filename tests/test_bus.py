@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -183,6 +185,141 @@ async def test_a_raising_observer_is_counted_and_goes_on(caplog: pytest.LogCaptu
     await bus.close(5)
 
 
+class Listener(TaskObserver):
+    """Keeps the messages of its log entries; raises on those for which `broken` holds."""
+
+    name = "listener"
+
+    def __init__(self, broken: Callable[[str], bool] = lambda message: False) -> None:
+        self.heard: list[str] = []
+        self.broken = broken
+
+    async def on_log(self, event: LogEvent) -> None:
+        self.heard.append(event.message)
+        if self.broken(event.message):
+            raise ValueError(event.message)
+
+
+class BatchListener(Listener):
+    async def on_events(self, events: Sequence[Event]) -> None:
+        for event in events:
+            assert isinstance(event, LogEvent)
+            self.heard.append(event.message)
+        if self.broken(self.heard[-1]):
+            raise ValueError("no")
+
+
+@pytest.mark.parametrize("kind", [Listener, BatchListener])
+async def test_an_observer_that_raises_on_ten_thousand_events_is_reported_once(
+    kind: type[Listener], caplog: pytest.LogCaptureFixture
+) -> None:
+    observer = kind(broken=lambda _: True)
+    bus = ObserverBus(observers=[observer])
+    await bus.start()
+    story = Story(bus)
+    expected = [str(number) for number in range(10_000)]
+    for message in expected:
+        story.log(message)
+    assert await bus.flush(60)
+    assert observer.heard == expected
+    assert (bus.errors, bus.dropped) == ({"listener": 10_000}, {"listener": 0})
+    assert [record.name for record in caplog.records] == ["taskflow_otel.bus"]
+    assert caplog.records[0].exc_info is not None
+    await bus.close(5)
+
+
+async def test_an_observer_that_recovers_gets_the_later_events() -> None:
+    observer = Listener(broken=lambda message: int(message) < 3_000)
+    bus = ObserverBus(observers=[observer])
+    await bus.start()
+    story = Story(bus)
+    for number in range(4_000):
+        story.log(str(number))
+    assert await bus.flush(60)
+    assert observer.heard == [str(number) for number in range(4_000)]
+    assert bus.errors == {"listener": 3_000}
+    await bus.close(5)
+
+
+@pytest.mark.parametrize("kind", [Listener, BatchListener])
+@pytest.mark.parametrize("broken", [False, True], ids=["succeeds", "raises"])
+@pytest.mark.parametrize("flushing", [False, True], ids=["in its own time", "in a flush"])
+async def test_the_loop_turns_between_slices_of_what_waits_for_an_observer(
+    kind: type[Listener], broken: bool, flushing: bool
+) -> None:
+    observer = kind(broken=lambda _: broken)
+    bus = ObserverBus(observers=[observer], queue_size=100_000)
+    await bus.start()
+    event = Story(bus).log("the first")
+    for _ in range(99_999):
+        bus.log(event)
+    heard = [0]
+    flush = asyncio.create_task(bus.flush(60)) if flushing else None
+    while heard[-1] < 100_000:
+        await asyncio.sleep(0)
+        heard.append(len(observer.heard))
+    longest = max(later - before for before, later in itertools.pairwise(heard))
+    assert longest <= 50_000, "five milliseconds, however fast the machine"
+    assert flush is None or await flush
+    await bus.close(5)
+
+
+async def test_the_loop_turns_after_each_event_of_an_observer_that_blocks_it() -> None:
+    class Blocking(Listener):
+        async def on_log(self, event: LogEvent) -> None:
+            await super().on_log(event)
+            time.sleep(0.006)  # noqa: ASYNC251  # what it should not do
+
+    observer = Blocking()
+    bus = ObserverBus(observers=[observer])
+    await bus.start()
+    story = Story(bus)
+    for number in range(20):
+        story.log(str(number))
+    heard = [0]
+    while heard[-1] < 20:
+        await asyncio.sleep(0)
+        heard.append(len(observer.heard))
+    assert max(later - before for before, later in itertools.pairwise(heard)) == 1
+    await bus.close(5)
+
+
+async def test_an_observer_that_awaits_and_then_fails_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Remote(Listener):
+        async def on_log(self, event: LogEvent) -> None:
+            await asyncio.sleep(0)
+            await super().on_log(event)
+
+    observer = Remote(broken=lambda message: message == "1")
+    bus = ObserverBus(observers=[observer])
+    await bus.start()
+    story = Story(bus)
+    for number in range(3):
+        story.log(str(number))
+    await eventually(lambda: observer.heard == ["0", "1", "2"], "the third event")
+    story.log("3")
+    await eventually(lambda: observer.heard[-1] == "3", "an event after a rest")
+    assert bus.errors == {"listener": 1}
+    await bus.close(5)
+
+
+def test_a_bus_that_nobody_closes_does_not_keep_the_loop_from_ending() -> None:
+    class Hangs(Listener):
+        async def on_log(self, event: LogEvent) -> None:
+            await super().on_log(event)
+            await asyncio.Event().wait()
+
+    hanging, idle = Hangs(), Listener()
+
+    async def run() -> None:
+        bus = ObserverBus(observers=[hanging, idle])
+        await bus.start()
+        Story(bus).log("hello")
+        await eventually(lambda: hanging.heard == idle.heard == ["hello"], "the event")
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("how", ["raises", "hangs"])
 async def test_an_observer_that_cannot_start_stays_off_and_is_reported(
     how: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -239,6 +376,39 @@ async def test_a_bus_can_be_started_again() -> None:
         Story(bus).created().enqueued()
         await bus.close(5)
     assert len(memory.lifecycle) == 2
+
+
+def test_a_bus_can_be_started_again_on_another_loop() -> None:
+    memory = InMemoryLogger()
+    bus = ObserverBus(observers=[memory])
+
+    async def run() -> None:
+        await bus.start()
+        for _ in range(1_000):
+            Story(bus).created().enqueued()
+        assert await bus.flush(30)
+        await bus.close(5)
+
+    for _ in range(2):
+        asyncio.run(run())
+    assert (len(memory.lifecycle), bus.errors) == (2_000, {})
+
+
+def test_what_an_exporter_gave_up_counts_as_dropped() -> None:
+    class Lossy(Exporter):
+        name = "lossy"
+
+        def dropped(self) -> int:
+            return 3
+
+    assert ObserverBus([Lossy(), Recorder()], [InMemoryLogger()]).dropped == {"lossy": 3, "InMemoryLogger": 0}
+
+
+def test_an_observer_named_like_an_exporter_is_told_apart() -> None:
+    class Namesake(InMemoryLogger):
+        name = "recorder"
+
+    assert list(ObserverBus([Recorder()], [Namesake()]).dropped) == ["recorder-2"]
 
 
 async def test_an_observer_that_fails_to_close_or_ignores_its_end_holds_nobody(

@@ -112,6 +112,10 @@ class LogsExporter(Exporter):
             event_name=event_name,
         )
 
+    def dropped(self) -> int:
+        """How many log records of this process the collector did not take: see `configure_telemetry`."""
+        return self._slot.dropped()
+
     def flush(self, timeout: float) -> None:
         """Ask the SDK to export what it has buffered."""
         self._slot.force_flush(timeout)

@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 from opentelemetry import metrics, trace
 from opentelemetry._logs import NoOpLoggerProvider
 
+from taskflow_otel.exporters.outlet import dropped_by
+
 P = TypeVar("P")
 
 # The API has no question for "has one been set?", and keeps two of its three stand-ins private.
@@ -52,6 +54,10 @@ class ProviderSlot(Generic[P]):
             if is_set(provider):
                 self.provider = provider
         return self.provider
+
+    def dropped(self) -> int:
+        """How much the provider made that was not exported, as far as `configure_telemetry` has set it up."""
+        return dropped_by(self.provider)
 
     def force_flush(self, timeout: float) -> None:
         """Ask the SDK to export what it has buffered; blocks for up to `timeout` seconds."""

@@ -14,6 +14,8 @@ from opentelemetry import _logs, metrics, trace
 from opentelemetry import context as otel_context
 
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
+from taskflow_otel.exporters import outlet
+from taskflow_otel.exporters.outlet import Outlet
 from taskflow_otel.exporters.providers import is_unset_global
 from taskflow_otel.exporters.tracing import TASK_ID_KEY
 
@@ -24,6 +26,7 @@ logger = logging.getLogger("taskflow_otel.telemetry")
 
 _PROTOCOLS = ("http/protobuf", "grpc")
 _EXPORTERS = ("otlp", "console", "none")
+_QUEUE_SIZE = 2048
 _E = TypeVar("_E")
 
 
@@ -68,6 +71,11 @@ def configure_telemetry(
     `_HEADERS`, `_TIMEOUT`, each also per signal; `OTEL_TRACES_EXPORTER` and its kin: otlp, console, none), to
     `localhost` where nothing is set. A provider that is already set globally is left as it is. Requests of `app`
     get one span each: FastAPI's own where this FastAPI has that, else by its instrumentation.
+
+    A collector that is absent, refusing, slow or hung costs the application nothing: up to `OTEL_BSP_MAX_QUEUE_SIZE`
+    spans and `OTEL_BLRP_MAX_QUEUE_SIZE` log records wait for it (2,048 each), what comes beyond them is dropped and
+    counted in `taskflow_events_dropped_total`, one batch in a few seconds is tried, and each kind of failure is logged
+    once a minute.
 
     `log_correlation` puts `trace_id`, `span_id` and `task_id` on every record of the standard `logging`.
 
@@ -122,13 +130,17 @@ def _resource(service_name: str, attributes: Mapping[str, str]) -> Resource:
 
 def _tracing(resource: Resource) -> _Provider | None:
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+    from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+    from taskflow_otel.exporters.batching import OutletSpanProcessor
 
     exporter = _exporter("traces", "trace_exporter", "OTLPSpanExporter", ConsoleSpanExporter)
     if exporter is None:
         return None
     provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    way_out = Outlet("spans", _number("OTEL_BSP_MAX_QUEUE_SIZE", _QUEUE_SIZE))
+    provider.add_span_processor(OutletSpanProcessor(exporter, way_out))
+    outlet.remember(provider, way_out)
     trace.set_tracer_provider(provider)
     return provider
 
@@ -147,13 +159,17 @@ def _metering(resource: Resource) -> _Provider | None:
 
 def _logging(resource: Resource) -> _Provider | None:
     from opentelemetry.sdk._logs import LoggerProvider
-    from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, ConsoleLogRecordExporter
+    from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
+
+    from taskflow_otel.exporters.batching import OutletLogProcessor
 
     exporter = _exporter("logs", "_log_exporter", "OTLPLogExporter", ConsoleLogRecordExporter)
     if exporter is None:
         return None
     provider = LoggerProvider(resource=resource)
-    provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
+    way_out = Outlet("log records", _number("OTEL_BLRP_MAX_QUEUE_SIZE", _QUEUE_SIZE))
+    provider.add_log_record_processor(OutletLogProcessor(exporter, way_out))
+    outlet.remember(provider, way_out)
     _logs.set_logger_provider(provider)
     return provider
 
@@ -173,6 +189,7 @@ def _exporter(signal: str, module: str, otlp: str, console: Callable[[], _E]) ->
     except ImportError as exc:
         raise MissingExtraError(f"OTLP export by {protocol}", "otel") from exc
     exporter: _E = getattr(imported, otlp)()
+    outlet.quieten(exporter)
     return exporter
 
 
@@ -181,6 +198,13 @@ def _variable(name: str, known: tuple[str, ...], default: str) -> str:
     if value not in known:
         raise ConfigurationError(f"{name} must be one of {', '.join(known)}, not {value!r}")
     return value
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, "").strip() or str(default)
+    if not value.isdecimal() or int(value) == 0:
+        raise ConfigurationError(f"{name} must be a whole number above 0, not {value!r}")
+    return int(value)
 
 
 def _instrument(app: FastAPI) -> None:

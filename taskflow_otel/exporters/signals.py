@@ -343,7 +343,8 @@ TASKS_STUCK = MetricSpec(
 EVENTS_DROPPED = MetricSpec(
     "taskflow_events_dropped_total",
     _COUNTER,
-    "Events that an observer did not get because its queue was full or it was off.",
+    "Events that an observer did not get because its queue was full or it was off; "
+    "spans (tracing) and records (logs) that the collector did not take.",
     ("exporter",),
 )
 EXPORTER_ERRORS = MetricSpec(

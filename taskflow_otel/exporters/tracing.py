@@ -134,6 +134,10 @@ class TracingExporter(Exporter):
             span.set_status(Status(StatusCode.ERROR, "taken over by another instance"))
         span.end()
 
+    def dropped(self) -> int:
+        """How many spans of this process the collector did not take: see `configure_telemetry`."""
+        return self._slot.dropped()
+
     def flush(self, timeout: float) -> None:
         """Ask the SDK to export what it has buffered."""
         self._slot.force_flush(timeout)

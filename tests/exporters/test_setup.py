@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -187,3 +192,101 @@ def test_a_fastapi_without_telemetry_of_its_own_is_instrumented_once() -> None:
         )
     assert result.returncode == 0, result.stderr
     assert [span.name for span in receiver.spans if span.kind == "SERVER"] == ["GET /hello"]
+
+
+TASKS = """
+import json, logging, time
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from taskflow_otel import TaskManager, TaskStatus
+exports = []
+for kind in (OTLPSpanExporter, OTLPLogExporter):
+    def counted(self, batch, kind=kind, export=kind.export):
+        exports.append(kind.__name__)
+        return export(self, batch)
+    kind.export = counted
+configured = configure_telemetry(app, service_name="shop")
+manager = TaskManager()
+@manager.task()
+async def nothing(): pass
+async def run(number):
+    await manager.startup()
+    for _ in range(number):
+        record = await manager.wait(await manager.enqueue(nothing))
+        assert record.status is TaskStatus.SUCCESS
+    await manager.shutdown()
+def dropped(exporter):
+    return manager.metrics.registry.get_sample_value("taskflow_events_dropped_total", {"exporter": exporter})
+"""
+
+
+@contextmanager
+def collector(status: int | None) -> Iterator[str]:
+    """The address of a collector that always answers so; `None`: of none."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status or 0)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Stay quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        if status is None:
+            server.server_close()
+            yield address
+            return
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield address
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("status", [None, 503, 400], ids=["absent", "refusing", "not understanding"])
+def test_a_collector_in_trouble_gets_few_attempts_and_every_drop_is_counted(status: int | None) -> None:
+    script = """
+    assert (dropped("tracing"), dropped("logs")) == (0, 0)
+    started = time.monotonic()
+    asyncio.run(run(1_000))
+    configured.shutdown()
+    print(json.dumps([dropped("tracing"), dropped("logs"), len(exports), time.monotonic() - started]))
+    """
+    with collector(status) as address:
+        result = run(
+            script, app=APP + TASKS, OTEL_EXPORTER_OTLP_ENDPOINT=address, OTEL_EXPORTER_OTLP_TIMEOUT="1",
+            OTEL_METRICS_EXPORTER="none", OTEL_BSP_MAX_QUEUE_SIZE="200", OTEL_BLRP_MAX_QUEUE_SIZE="200",
+            OTEL_BSP_MAX_EXPORT_BATCH_SIZE="20", OTEL_BLRP_MAX_EXPORT_BATCH_SIZE="20",
+        )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    spans, logs, exports, seconds = json.loads(result.stdout)
+    assert (spans, logs) == (2_000, 3_000)
+    # For each signal two at once, one in a pause of five seconds, one for the flush of the manager.
+    assert exports <= 2 * (3 + seconds // 5)
+    said = result.stderr.splitlines()
+    assert 2 <= len(said) <= 8, "each kind of failure once"
+    assert len(set(said)) == len(said)
+
+
+def test_a_collector_that_is_well_gets_everything() -> None:
+    script = """
+    asyncio.run(run(1))
+    configured.force_flush()
+    print(dropped("tracing"), dropped("logs"))
+    """
+    with OtlpReceiver() as receiver:
+        result = run(script, app=APP + TASKS, **receiver.environment)
+    assert (result.returncode, result.stdout) == (0, "0.0 0.0\n"), result.stderr
+    assert {"send nothing", "process nothing"} <= {span.name.replace("__main__.", "") for span in receiver.spans}
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_a_queue_size_that_makes_no_sense_is_refused(value: str) -> None:
+    result = run('configure_telemetry(app, service_name="shop")', OTEL_BSP_MAX_QUEUE_SIZE=value)
+    assert f"ConfigurationError: OTEL_BSP_MAX_QUEUE_SIZE must be a whole number above 0, not '{value}'" in result.stderr

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from opentelemetry._logs import SeverityNumber
+from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+from taskflow_otel.exporters.batching import OutletLogProcessor, OutletSpanProcessor
+from taskflow_otel.exporters.outlet import Outlet
+from tests.waiting import wait_until
+
+BATCH = 50
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    for signal in ("BSP", "BLRP"):
+        monkeypatch.setenv(f"OTEL_{signal}_MAX_EXPORT_BATCH_SIZE", str(BATCH))
+        # Exports come from full batches, flushes and the end alone.
+        monkeypatch.setenv(f"OTEL_{signal}_SCHEDULE_DELAY", "1000000")
+
+
+class Collector:
+    """What the exporter of either signal does with a batch."""
+
+    def __init__(self, *, takes: bool = True, hangs: bool = False) -> None:
+        self.takes = takes
+        self.attempts = 0
+        self.received = 0
+        self.shutdowns = 0
+        self.entered = threading.Event()
+        self.release = threading.Event()
+        if not hangs:
+            self.release.set()
+
+    def take(self, number: int) -> bool:
+        self.attempts += 1
+        self.entered.set()
+        assert self.release.wait(60)
+        self.received += number if self.takes else 0
+        return self.takes
+
+
+class Spans(SpanExporter):
+    def __init__(self, collector: Collector) -> None:
+        self.collector = collector
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS if self.collector.take(len(spans)) else SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        self.collector.shutdowns += 1
+
+
+class Logs(LogRecordExporter):
+    def __init__(self, collector: Collector) -> None:
+        self.collector = collector
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        return LogRecordExportResult.SUCCESS if self.collector.take(len(batch)) else LogRecordExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        self.collector.shutdowns += 1
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
+
+
+class Source:
+    """A provider of either signal whose processor exports to `collector` through `outlet`."""
+
+    def __init__(self, signal: str, collector: Collector, outlet: Outlet) -> None:
+        self.provider: Any
+        if signal == "spans":
+            self.provider = TracerProvider()
+            self.provider.add_span_processor(OutletSpanProcessor(Spans(collector), outlet))
+            tracer = self.provider.get_tracer("t")
+            self.one = lambda: tracer.start_span("s").end()
+        else:
+            self.provider = LoggerProvider()
+            self.provider.add_log_record_processor(OutletLogProcessor(Logs(collector), outlet))
+            log = self.provider.get_logger("t")
+            self.one = lambda: log.emit(body="b", severity_number=SeverityNumber.INFO)
+
+    def make(self, number: int) -> None:
+        for _ in range(number):
+            self.one()
+
+
+@pytest.fixture(params=["spans", "log records"])
+def signal(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@contextmanager
+def source(
+    signal: str, collector: Collector, *, size: int = 100, pause: float = 1_000.0
+) -> Iterator[tuple[Source, Outlet]]:
+    outlet = Outlet(signal, size, pause=pause)
+    source = Source(signal, collector, outlet)
+    try:
+        yield source, outlet
+    finally:
+        collector.release.set()
+        source.provider.shutdown()
+
+
+def test_everything_reaches_a_collector_that_is_well(signal: str) -> None:
+    collector = Collector()
+    with source(signal, collector, size=10_000) as (made, outlet):
+        made.make(120)
+        assert made.provider.force_flush()
+        assert collector.received == 120
+        made.make(30)
+    assert (collector.received, collector.shutdowns, outlet.dropped) == (150, 1, 0)
+
+
+def test_a_hung_collector_costs_a_bounded_queue_and_a_count(signal: str, caplog: pytest.LogCaptureFixture) -> None:
+    collector = Collector(hangs=True)
+    with source(signal, collector) as (made, outlet), caplog.at_level(logging.DEBUG):
+        made.make(BATCH)
+        assert collector.entered.wait(30)
+        made.make(10_000)
+        assert outlet.dropped == 10_000 - 100
+        assert caplog.records == [], "no log record for each that is dropped"
+        assert not made.provider.force_flush(10), "a flush heeds its timeout"
+    assert collector.received == BATCH + 100
+
+
+def test_a_dead_collector_gets_one_attempt_in_a_pause(signal: str, caplog: pytest.LogCaptureFixture) -> None:
+    collector = Collector(takes=False)
+    with source(signal, collector) as (made, outlet):
+        for attempt in (1, 2):
+            made.make(BATCH)
+            wait_until(lambda attempt=attempt: collector.attempts == attempt, "an attempt")  # type: ignore[misc]
+        made.make(BATCH)
+        wait_until(lambda: outlet._pausing, "the pause")
+        made.make(10_000)
+        assert collector.attempts == 2
+        assert not made.provider.force_flush(30_000), "a flush tries once more"
+        assert collector.attempts == 3
+    assert (collector.attempts, collector.shutdowns) == (3, 1), "the end does not"
+    assert outlet.dropped == 3 * BATCH + 10_000
+    assert len(caplog.records) == 1
+
+
+def test_a_collector_that_is_back_gets_what_waited(signal: str) -> None:
+    collector = Collector(takes=False)
+    with source(signal, collector) as (made, outlet):
+        for attempt in (1, 2):
+            made.make(BATCH)
+            wait_until(lambda attempt=attempt: collector.attempts == attempt, "an attempt")  # type: ignore[misc]
+        made.make(BATCH)
+        wait_until(lambda: outlet._pausing, "the pause")
+        made.make(1_000)
+        collector.takes = True
+        assert made.provider.force_flush(30_000)
+        assert collector.received == BATCH + 100
+        made.make(7)
+    assert (collector.received, outlet.dropped) == (BATCH + 100 + 7, 2 * BATCH + 900)
+
+
+def test_spans_that_are_not_sampled_take_no_room() -> None:
+    outlet = Outlet("spans", BATCH)
+    provider = TracerProvider(sampler=ALWAYS_OFF)
+    processor = OutletSpanProcessor(Spans(Collector()), outlet)
+    provider.add_span_processor(processor)
+    for _ in range(3):
+        provider.get_tracer("t").start_span("s").end()
+        processor.on_end(ReadableSpan("without a context"))
+    assert outlet._waiting == 0
+    provider.shutdown()
