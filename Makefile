@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format typecheck clean
+.PHONY: help demo test chaos schedules lint format typecheck clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -19,6 +19,9 @@ test: lint typecheck $(VENV)/.packages  ## Run the linters, the type checkers an
 chaos: $(VENV)/.dev $(VENV)/.packages  ## Kill servers under load, 200 times on each backend
 	@mkdir -p build
 	$(BIN)/python -m tests.chaos --report build/chaos.json $(CHAOS_ARGS)
+
+schedules: $(VENV)/.dev $(VENV)/.packages  ## Kill three instances with schedules, for four minutes on each backend
+	$(BIN)/python -m tests.chaos.schedules $(SCHEDULES_ARGS)
 
 lint: $(VENV)/.dev  ## Check style, formatting and the layers of the package
 	$(BIN)/ruff check .

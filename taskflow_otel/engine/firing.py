@@ -74,6 +74,7 @@ class Entry:
         self.errors = 0
         self.last_error: str | None = None
         self.failing = False
+        self._told: tuple[tuple[object, ...], ScheduleStatus] | None = None
 
     def name_of(self, moment: datetime) -> str:
         """The name that the firing at a moment uses once."""
@@ -85,12 +86,18 @@ class Entry:
 
     def status(self) -> ScheduleStatus:
         """The schedule as it stands."""
-        return ScheduleStatus(
+        next_run = None if self.paused else self.next
+        stand = (next_run, self.last, self.last_task_id, self.paused, self.missed, self.errors, self.last_error)
+        # Metrics read every schedule each second, and hardly any has changed.
+        told = self._told
+        if told is not None and told[0] == stand:
+            return told[1]
+        status = ScheduleStatus(
             name=self.schedule.name,
             func_name=self.definition.name,
             rule=self.schedule.rule.text,
             timezone=self.schedule.rule.timezone,
-            next_run=None if self.paused else self.next,
+            next_run=next_run,
             last_run=self.last,
             last_task_id=self.last_task_id,
             paused=self.paused,
@@ -100,6 +107,8 @@ class Entry:
             errors=self.errors,
             last_error=self.last_error,
         )
+        self._told = stand, status
+        return status
 
 
 class Firing:
