@@ -143,7 +143,6 @@ class FleetMetrics(Service):
         self._elsewhere: Snapshot = {}
         """What of it is part of the sum of those that are gone: this process was taken for dead, or is a new life."""
         self._shown: Stored | None = None
-        self._written = ""
         self._known: dict[str, tuple[str, Stored]] = {}
         self._gone: tuple[str | None, Snapshot] = (None, {})
         self._peers: list[Snapshot] = []
@@ -232,18 +231,20 @@ class FleetMetrics(Service):
         latest = self._shown
         if latest is not None and latest.instance != instance:
             self._formerly = (*self._formerly, latest.instance)
-        new, counts = await self._encode(counted)
-        if latest is not None and (counts, instance, final) == (self._written, latest.instance, latest.final):
+        shown_as = None if latest is None else (latest.instance, latest.final, self._counted.get(latest.number))
+        if shown_as == (instance, final, counted):
+            # Of an idle process nothing need be encoded.
             return
+        new, counts = await self._encode(counted)
         self._number += 1
         shown = Stored(instance, self._formerly, self._number, taken_at, unpublished, final, new)
         self._counted[shown.number] = counted
         if not await self._write({self._mark: None if latest is None else OWN}, shown, counts):
-            shown, counts = await self._store_anew(shown, counted, counts)
+            shown = await self._store_anew(shown, counted, counts)
         self._counted = {shown.number: counted}
-        self._shown, self._written = shown, counts
+        self._shown = shown
 
-    async def _store_anew(self, shown: Stored, counted: Snapshot, counts: str) -> tuple[Stored, str]:
+    async def _store_anew(self, shown: Stored, counted: Snapshot, counts: str) -> Stored:
         """Store what was refused: the first time had succeeded without an answer, or this process was folded."""
         mark = (await self._backend.settings(self._mark)).get(self._mark)
         if mark != OWN:
@@ -256,7 +257,7 @@ class FleetMetrics(Service):
         self._shown = None
         if not await self._write({self._mark: mark if mark == OWN else None}, shown, counts):
             raise BackendUnavailableError("the metrics of this instance change hands too fast")
-        return shown, counts
+        return shown
 
     def _folded(self, mark: str | None) -> Snapshot:
         """What is part of the sum now: of what was counted here, what was stored then, and what the ledger added."""
