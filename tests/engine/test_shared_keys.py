@@ -121,7 +121,12 @@ async def test_a_key_is_not_answered_for_from_memory_once_the_lease_may_have_run
     await clock.advance(11)
     [taken] = await backend.take_over({manager.engine.instance_id}, "other", None, 10)
     await backend.apply([Update(finish(taken, TaskStatus.INTERRUPTED))])
-    assert await manager.enqueue(job, idempotency_key="k", delay=3600) != first
+    asking = asyncio.create_task(manager.enqueue(job, idempotency_key="k", delay=3600))
+    await settle()
+    assert not asking.done(), "nothing is written before it is known whether this instance was declared dead"
+    backend.cut = False
+    await clock.advance(1)
+    assert await asking != first
     await manager.shutdown()
 
 
