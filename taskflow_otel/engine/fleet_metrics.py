@@ -318,21 +318,29 @@ class FleetMetrics(Service):
             return None
 
     async def _fold_dead(self) -> None:
-        for key in self._dead:
-            text, dead = self._known[key]
-            added = {} if dead.final else await self._done_since(dead)
-            parts = [self._gone[1], lasting(dead.counts), added]
-            summed = await _beside(len(text), partial(_sum_up, parts, self._exporter.max_label_values))
-            about = {"at": self._clock.now().isoformat(), "number": dead.number, "added": to_json(added)}
-            mark = None if dead.final else json.dumps(about)
-            changes = {GONE: summed, key: None, f"{MARKS}{key.removeprefix(COUNTS)}": mark}
-            if not await self._backend.swap_settings({GONE: self._gone[0], key: text}, changes):
-                # Another instance was faster, or the dead one is not: the next round sees what is so.
-                return
-            self._gone = summed, await _beside(len(summed), partial(_load_sum, summed))
-        if self._dead:
-            self._dead = []
+        dead, self._dead = self._dead, []
+        for key in dead:
+            try:
+                await self._fold(key)
+            except BackendError:
+                raise
+            except Exception as exc:
+                # What is wrong with one must not keep all others from being counted.
+                logger.error("%s could not be added to the sum of the dead: %s", key, exc, exc_info=exc)
+        if dead:
             await self._forget_marks()
+
+    async def _fold(self, key: str) -> None:
+        text, dead = self._known[key]
+        added = {} if dead.final else await self._done_since(dead)
+        parts = [self._gone[1], lasting(dead.counts), added]
+        summed = await _beside(len(text), partial(_sum_up, parts, self._exporter.max_label_values))
+        about = {"at": self._clock.now().isoformat(), "number": dead.number, "added": to_json(added)}
+        mark = None if dead.final else json.dumps(about)
+        changes = {GONE: summed, key: None, f"{MARKS}{key.removeprefix(COUNTS)}": mark}
+        # If another instance was faster, or the dead one is not dead, the next round sees what is so.
+        if await self._backend.swap_settings({GONE: self._gone[0], key: text}, changes):
+            self._gone = summed, await _beside(len(summed), partial(_load_sum, summed))
 
     async def _done_since(self, dead: Stored) -> Snapshot:
         """What the ledger says that a dead instance did, and had not stored."""

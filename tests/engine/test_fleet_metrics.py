@@ -335,3 +335,26 @@ async def test_what_was_kept_for_the_paused_is_forgotten_after_a_while(
         await clock.advance(timedelta(hours=2).total_seconds())
         assert (await heir.scrape())[FINISHED] == {"a": 1.0, "b": 2.0}[name]
     assert len(await backend.settings(MARKS)) == 2
+
+
+async def test_one_that_cannot_be_added_does_not_keep_the_others_out(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Strange(MemoryBackend):
+        async def get(self, task_id: str) -> TaskRecord | None:
+            if task_id == "strange":
+                raise ValueError("a record of another world")
+            return await super().get(task_id)
+
+    backend = Strange()
+    heir = await Worker("heir", backend, clock).start()
+    for name in ("a", "b", "c"):
+        dead = await Worker(name, backend, clock).start()
+        dead.pending = {"strange": 0} if name == "b" else {}
+        dead.run(1)
+        await dead.scrape()
+        await dead.die()
+    await clock.advance(3.0)
+    assert (await heir.scrape())[FINISHED] == 3.0
+    assert "a record of another world" in caplog.text
+    assert len(await backend.settings(COUNTS)) == 3, "the sum, the heir and the strange one"
