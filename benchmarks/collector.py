@@ -84,7 +84,7 @@ def telemetry(case: str, sdk: str) -> Telemetry | None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
     from taskflow_otel import Telemetry
-    from taskflow_otel.exporters.setup import configure_telemetry
+    from taskflow_otel.exporters.otel.setup import configure_telemetry
 
     class Nowhere(SpanExporter):
         def export(self, spans: object) -> SpanExportResult:

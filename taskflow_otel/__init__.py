@@ -29,10 +29,10 @@ from taskflow_otel.errors import (
     UnknownScheduleError,
     UnknownTaskError,
 )
-from taskflow_otel.exporters.file import FileLogger
+from taskflow_otel.exporters.lines.file import FileLogger
+from taskflow_otel.exporters.lines.stdout import StdoutLogger
 from taskflow_otel.exporters.memory import InMemoryLogger
-from taskflow_otel.exporters.setup import configure_telemetry
-from taskflow_otel.exporters.stdout import StdoutLogger
+from taskflow_otel.exporters.otel.setup import configure_telemetry
 from taskflow_otel.exporters.telemetry import Telemetry
 from taskflow_otel.manager import TaskManager
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
@@ -40,8 +40,8 @@ from taskflow_otel.model.options import QueueConfig, TaskConfig
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.request.background import ManagedBackgroundTasks
 from taskflow_otel.version import __version__
-from taskflow_otel.web.background import ManagedBackgroundTasks
 
 __all__ = [
     "BackendError",

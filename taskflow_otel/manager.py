@@ -18,35 +18,35 @@ from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.memory import MemoryBackend
 from taskflow_otel.backends.sql.sqlite import SqliteBackend
 from taskflow_otel.bus import ObserverBus, TaskObserver
-from taskflow_otel.declarations import Declarations
-from taskflow_otel.engine.clock import Clock, SystemClock
+from taskflow_otel.engine.decorators import Declarations
 from taskflow_otel.engine.engine import Engine
-from taskflow_otel.engine.enqueue import split_options
-from taskflow_otel.engine.fleet_metrics import FleetMetrics
+from taskflow_otel.engine.executors.process import ProcessExecutor
+from taskflow_otel.engine.executors.process_spans import SpanRelay
 from taskflow_otel.engine.live import TaskStore
 from taskflow_otel.engine.log_capture import TaskLogHandler
-from taskflow_otel.engine.process_executor import ProcessExecutor
 from taskflow_otel.engine.queues import QueueStats
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.engine.settings import EngineSettings
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.exporters.file import FileLogger, FileMode
-from taskflow_otel.exporters.logs import LogsExporter
-from taskflow_otel.exporters.otel_metrics import OtelMetricsExporter
-from taskflow_otel.exporters.prometheus import PrometheusExporter
-from taskflow_otel.exporters.relay import SpanRelay
+from taskflow_otel.exporters.lines.file import FileLogger, FileMode
+from taskflow_otel.exporters.otel.logs import LogsExporter
+from taskflow_otel.exporters.otel.metrics import OtelMetricsExporter
+from taskflow_otel.exporters.otel.tracing import TracingExporter
+from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
 from taskflow_otel.exporters.stream import LiveStream
 from taskflow_otel.exporters.telemetry import Telemetry
-from taskflow_otel.exporters.tracing import TracingExporter
-from taskflow_otel.metering import ScheduleCounts, connect_metrics
+from taskflow_otel.metrics.fleet import FleetMetrics
+from taskflow_otel.metrics.sources import ScheduleCounts, connect_metrics
 from taskflow_otel.model.cipher import PayloadCipher
+from taskflow_otel.model.enqueue import split_options
 from taskflow_otel.model.options import QueueConfig, checked_queue_name
 from taskflow_otel.model.record import DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
-from taskflow_otel.web.background import ManagedBackgroundTasks
-from taskflow_otel.web.injection import hook_fastapi
-from taskflow_otel.web.middleware import add_task_middleware
-from taskflow_otel.web.outbox import Outbox, outbox_of
+from taskflow_otel.request.background import ManagedBackgroundTasks
+from taskflow_otel.request.injection import hook_fastapi
+from taskflow_otel.request.middleware import add_task_middleware
+from taskflow_otel.request.outbox import Outbox, outbox_of
+from taskflow_otel.runtime.clock import Clock, SystemClock
 
 logger = logging.getLogger("taskflow_otel")
 

@@ -19,16 +19,16 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
 from taskflow_otel import TaskManager, TaskRecord, Telemetry, task_log
-from taskflow_otel.audit import audit
 from taskflow_otel.backends import MemoryBackend, SqliteBackend
 from taskflow_otel.backends.base import Insert
-from taskflow_otel.cli import main
+from taskflow_otel.cli.main import main
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.signals import SCOPE
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
-from taskflow_otel.otlp_file import Exported, read_exports
+from taskflow_otel.reconcile.compare import audit
+from taskflow_otel.reconcile.otlp_file import Exported, read_exports
 from tests.managers import finish, started
 
 FAR_AWAY = datetime(2100, 1, 1, tzinfo=UTC)

@@ -212,7 +212,7 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it(
     monkeypatch.delattr("taskflow_otel.backends.redis.connection", raising=False)
     monkeypatch.delitem(sys.modules, "taskflow_otel.backends.redis.connection", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr("taskflow_otel.exporters.setup._configured", None)
+    monkeypatch.setattr("taskflow_otel.exporters.otel.setup._configured", None)
     with pytest.raises(MissingExtraError, match=rf"pip install 'taskflow-otel\[{extra}\]'") as caught:
         use()
     assert isinstance(caught.value, ImportError)

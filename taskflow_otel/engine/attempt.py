@@ -11,14 +11,12 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.context import TaskContext, enter_task_context
-from taskflow_otel.engine.executors import Call, Executor, PreparingExecutor
+from taskflow_otel.engine.executors.base import Call, Executor, PreparingExecutor
 from taskflow_otel.engine.failure import Failure, describe_failure
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, Phase
-from taskflow_otel.engine.timers import Timers
 from taskflow_otel.errors import (
     BackendUnavailableError,
     StaleTokenError,
@@ -27,6 +25,8 @@ from taskflow_otel.errors import (
     TaskTimeoutError,
 )
 from taskflow_otel.model.status import Transition
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.timers import Timers
 
 logger = logging.getLogger("taskflow_otel.engine")
 

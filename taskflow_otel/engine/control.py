@@ -8,19 +8,19 @@ from collections.abc import Mapping
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.attempt import SHUTDOWN, TAKEN_OVER
-from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.dispatch import Dispatcher
-from taskflow_otel.engine.executors import Executor
+from taskflow_otel.engine.executors.base import Executor
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskRegistry
-from taskflow_otel.engine.timers import Timers
 from taskflow_otel.errors import BackendError, StaleTokenError, TaskNotFoundError, TaskStateError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import KEY_HOLDING_STATUSES, Transition
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.timers import Timers
 
 logger = logging.getLogger("taskflow_otel.engine")
 

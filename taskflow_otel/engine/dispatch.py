@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from taskflow_otel.engine.clock import Clock
-from taskflow_otel.engine.executors import Executor
+from taskflow_otel.engine.executors.base import Executor
 from taskflow_otel.engine.live import LiveTask, Phase
 from taskflow_otel.engine.queues import Queue, Queues
+from taskflow_otel.runtime.clock import Clock
 
 _SLICE = 200
 """Attempts started in one callback of the event loop before others get their turn."""

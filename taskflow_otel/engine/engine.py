@@ -15,33 +15,36 @@ from typing import Any
 from taskflow_otel.backends.base import Backend, Change
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.attempt import SHUTDOWN, TAKEN_OVER, AttemptRunner
-from taskflow_otel.engine.clock import Clock, SystemClock
 from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.drain import Drain
-from taskflow_otel.engine.enqueue import NO_OPTIONS, EnqueueOptions
-from taskflow_otel.engine.executors import AsyncExecutor, Executor, ThreadExecutor
-from taskflow_otel.engine.firing import NoMeter, ScheduleMeter
+from taskflow_otel.engine.executors.base import AsyncExecutor, Executor, ThreadExecutor
+from taskflow_otel.engine.fleet.fleet_watch import FleetWatch
+from taskflow_otel.engine.fleet.heartbeat import Heartbeat
+from taskflow_otel.engine.fleet.queue_settings import QueueSettings
+from taskflow_otel.engine.fleet.recovery import Recovery
+from taskflow_otel.engine.fleet.remote_cancels import RemoteCancels
+from taskflow_otel.engine.fleet.retention import Cleaner, delete_history
+from taskflow_otel.engine.fleet.takeover import Takeover
 from taskflow_otel.engine.intake import Created, Intake
-from taskflow_otel.engine.jobs import Jobs
 from taskflow_otel.engine.ledger import Ledger, Observe
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase, TaskStore
-from taskflow_otel.engine.queue_settings import QueueSettings
 from taskflow_otel.engine.queues import Queues, QueueStats
-from taskflow_otel.engine.recovery import Heartbeat, Rescuer
 from taskflow_otel.engine.registry import TaskRegistry
-from taskflow_otel.engine.rescue import Rescue
-from taskflow_otel.engine.schedules import Schedules
-from taskflow_otel.engine.service import Service
+from taskflow_otel.engine.schedules.firing import NoMeter, ScheduleMeter
+from taskflow_otel.engine.schedules.service import Schedules
 from taskflow_otel.engine.settings import EngineSettings
-from taskflow_otel.engine.timers import Timers
-from taskflow_otel.engine.upkeep import Cleaner, FleetWatch, RemoteCancels, delete_history, gather_all
-from taskflow_otel.engine.voice import Voice
+from taskflow_otel.engine.task_output import TaskOutput
 from taskflow_otel.errors import BackendError, NotStartedError, TaskflowError, TaskStateError
 from taskflow_otel.model.cipher import PayloadCipher
+from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.runtime.clock import Clock, SystemClock
+from taskflow_otel.runtime.owned_tasks import OwnedTasks, gather_all
+from taskflow_otel.runtime.service import Service
+from taskflow_otel.runtime.timers import Timers
 
 logger = logging.getLogger("taskflow_otel.engine")
 
@@ -81,8 +84,8 @@ class Engine:
         self._state = "new"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self._attempts = Jobs(_complain_of_attempt)
-        self._jobs = Jobs(_complain)
+        self._attempts = OwnedTasks(_complain_of_attempt)
+        self._jobs = OwnedTasks(_complain)
         self._executors: dict[str, Executor] = {
             "async": AsyncExecutor(settings.max_concurrent_tasks),
             "thread": ThreadExecutor(settings.max_sync_threads),
@@ -121,7 +124,7 @@ class Engine:
             lease_holds=lambda: self._heartbeat.lease_holds,
             on_loop=self.call_on_loop,
         )
-        self._voice = Voice(bus, self._ledger, self._tasks, self._clock, self.call_on_loop)
+        self._task_output = TaskOutput(bus, self._ledger, self._tasks, self._clock, self.call_on_loop)
         self._control = Control(
             backend,
             registry,
@@ -143,7 +146,7 @@ class Engine:
             self._clock,
             self._timers,
             decode=self._intake.decode,
-            make_context=self._voice.context_of,
+            make_context=self._task_output.context_of,
             on_entered=self._dispatcher.entered,
             on_released=self._dispatcher.release,
             on_waiting=self._wait_or_leave,
@@ -157,7 +160,7 @@ class Engine:
             shutdown_timeout=settings.shutdown_timeout,
             cancel_grace=settings.cancel_grace,
         )
-        rescue = Rescue(registry, self._tasks, self._lifecycle, self._intake, self._clock, settings.max_crashes)
+        rescue = Recovery(registry, self._tasks, self._lifecycle, self._intake, self._clock, settings.max_crashes)
         interval = settings.heartbeat_interval
         self._heartbeat = Heartbeat(
             backend,
@@ -167,7 +170,7 @@ class Engine:
             begin_anew=self._control.begin_anew,
             introduce=self._introduce,
         )
-        self._rescuer = Rescuer(backend, self._clock, interval, self._own, registry.names, rescue.recover)
+        self._takeover = Takeover(backend, self._clock, interval, self._own, registry.names, rescue.recover)
         self.schedules = Schedules(
             backend,
             self._intake,
@@ -193,7 +196,7 @@ class Engine:
         self._services: list[Service] = [
             self._heartbeat,
             self._queue_settings,
-            self._rescuer,
+            self._takeover,
             RemoteCancels(backend, self._clock, interval, lambda: self.instance_id, self._cancel_for_another),
             FleetWatch(backend, self._clock, interval, lambda: self.instance_id, fleet_watched, tell_fleet),
         ]
@@ -266,7 +269,7 @@ class Engine:
         await self.schedules.start()
         self._jobs.own(self.schedules.tick())
         # Not awaited: the application need not wait for what others left behind.
-        self._jobs.own(self._rescuer.tick())
+        self._jobs.own(self._takeover.tick())
 
     async def stop(self) -> None:
         """Drain: take nothing new, let running attempts end, cancel the rest, write every outcome, release all."""
@@ -275,7 +278,7 @@ class Engine:
         self._state = "draining"
         # Whatever dead instances have left, and whatever is due from now on, is for those who stay.
         await self.schedules.stop()
-        await self._rescuer.stop()
+        await self._takeover.stop()
         await self._drain.run()
         await self._stop_parts(self._settings.cancel_grace)
         self._state = "stopped"

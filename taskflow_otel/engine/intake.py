@@ -11,17 +11,13 @@ from typing import Any, NamedTuple
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
 from taskflow_otel.engine.attempt import SHUTDOWN, TAKEN_OVER
-from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.dispatch import Dispatcher
-from taskflow_otel.engine.enqueue import NO_OPTIONS, EnqueueOptions, checked_key, checked_moment, checked_tags
-from taskflow_otel.engine.jobs import in_slices
+from taskflow_otel.engine.executors.process_protocol import pack_call
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle, first_reason
 from taskflow_otel.engine.live import REFUSED, LiveTask, LiveTasks, Phase
-from taskflow_otel.engine.process_wire import pack_call
 from taskflow_otel.engine.queues import Queue, Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry, refuse_ambiguous
-from taskflow_otel.engine.timers import Timers
 from taskflow_otel.errors import (
     BackendError,
     ConfigurationError,
@@ -31,10 +27,14 @@ from taskflow_otel.errors import (
     TaskArgumentError,
 )
 from taskflow_otel.model.cipher import PayloadCipher
+from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions, checked_key, checked_moment, checked_tags
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.options import checked_priority, seconds
 from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.owned_tasks import in_slices
+from taskflow_otel.runtime.timers import Timers
 
 _SLICE = 100
 """Tasks handled in one callback of the event loop before others get their turn."""

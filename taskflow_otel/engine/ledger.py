@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, Update
-from taskflow_otel.engine.clock import Clock, TimerHandle
 from taskflow_otel.engine.live import REFUSED, LiveTask, Phase
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.runtime.clock import Clock, TimerHandle
 
 logger = logging.getLogger("taskflow_otel.ledger")
 

@@ -6,7 +6,6 @@ from datetime import datetime
 
 from taskflow_otel.backends.base import Outcome, Update
 from taskflow_otel.bus import ObserverBus
-from taskflow_otel.engine.clock import Clock
 from taskflow_otel.engine.failure import Failure
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
@@ -16,6 +15,7 @@ from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.replay import replay
 from taskflow_otel.model.status import TaskStatus, Transition, next_status
 from taskflow_otel.model.trace import SpanRef
+from taskflow_otel.runtime.clock import Clock
 
 
 class Lifecycle:

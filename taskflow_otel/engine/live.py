@@ -12,11 +12,11 @@ from enum import Enum, auto
 from typing import Any
 
 from taskflow_otel.engine.context import TaskContext
-from taskflow_otel.engine.executors import Call
+from taskflow_otel.engine.executors.base import Call
 from taskflow_otel.engine.registry import TaskDefinition
-from taskflow_otel.engine.timers import Timer
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.runtime.timers import Timer
 
 
 class Phase(Enum):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
-from taskflow_otel.engine.enqueue import ADD_TASK_OPTIONS, EnqueueOptions
 from taskflow_otel.errors import ConfigurationError, DuplicateTaskNameError, UnknownTaskError
+from taskflow_otel.model.enqueue import ADD_TASK_OPTIONS, EnqueueOptions
 from taskflow_otel.model.options import ExecutorName, TaskConfig, make_task_config
 from taskflow_otel.model.payload import Codec
 

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.otel.tracing import SOON
 from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
-from taskflow_otel.exporters.tracing import SOON
 from taskflow_otel.model.status import Transition
 
 _INTRODUCTION = f"""\

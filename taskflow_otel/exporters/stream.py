@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from taskflow_otel.bus import Exporter, without_exception
-from taskflow_otel.exporters.text import iso
+from taskflow_otel.exporters.lines.text import iso
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
 from taskflow_otel.model.record import Progress, TaskRecord
 

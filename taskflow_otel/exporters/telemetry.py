@@ -11,8 +11,8 @@ from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.exporters.prometheus import DEFAULT_MAX_LABEL_VALUES, resolve_buckets
-from taskflow_otel.exporters.tracing import PROPAGATIONS, Propagation
+from taskflow_otel.exporters.otel.tracing import PROPAGATIONS, Propagation
+from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES, resolve_buckets
 from taskflow_otel.model.options import whole
 
 
@@ -29,7 +29,7 @@ class Telemetry:
     registry: CollectorRegistry | None = None
     """Where the Prometheus metrics are registered; `None`: a registry of the manager's own."""
     propagation: Propagation = "auto"
-    """What an attempt's span is a child of: see `taskflow_otel.exporters.tracing.TracingExporter`."""
+    """What an attempt's span is a child of: see `taskflow_otel.exporters.otel.tracing.TracingExporter`."""
     max_label_values: int = DEFAULT_MAX_LABEL_VALUES
     """How many different task names, queues and error types are shown by name; the rest counts as `_other`."""
     buckets: Mapping[str, Sequence[float]] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from taskflow_otel.model.same import same
+from taskflow_otel.model.equality import same
 from taskflow_otel.model.tagged import Tagged, UnstorableError, tag, type_name, untag
 
 _ENUM = "enum"

@@ -23,7 +23,7 @@ class FakeTimer:
 
 
 class FakeClock:
-    """A `taskflow_otel.engine.clock.Clock` for `TaskManager(clock=...)`.
+    """A `taskflow_otel.runtime.clock.Clock` for `TaskManager(clock=...)`.
 
     `start`: the wall time it begins at, aware. `advance` moves wall and monotonic time and makes what has become due
     happen, in order; `set_wall` moves the wall alone, as an administrator or NTP does.

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import httpx
 
-from taskflow_otel.audit import audit
 from taskflow_otel.backends import Backend
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.reconcile.compare import audit
 from tests.chaos.backends import make_backend
 from tests.chaos.books import Acknowledgement, Answers, Refusal, read_notes
 from tests.chaos.check import Check

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from taskflow_otel.cli import main
+from taskflow_otel.cli.main import main
 from tests.dashboards.expressions import ROOT, STACK
 
 STACK_FILES = {
@@ -44,7 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_installed_wheel_exports_exactly_the_files_of_the_stack(wheel: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "taskflow_otel.cli", "dashboards", "export", "stack"],
+        [sys.executable, "-m", "taskflow_otel.cli.main", "dashboards", "export", "stack"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(wheel)}, capture_output=True, text=True, check=False,
         timeout=60,
     )  # fmt: skip
@@ -55,7 +55,7 @@ def test_an_installed_wheel_exports_exactly_the_files_of_the_stack(wheel: Path, 
 
 def test_the_wheel_names_the_command(wheel: Path) -> None:
     [entry_points] = wheel.glob("*.dist-info/entry_points.txt")
-    assert "taskflow-otel = taskflow_otel.cli:main" in entry_points.read_text()
+    assert "taskflow-otel = taskflow_otel.cli.main:main" in entry_points.read_text()
 
 
 def test_a_checkout_exports_the_same_files(tmp_path: Path) -> None:

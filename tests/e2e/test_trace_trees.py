@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from taskflow_otel.audit import Difference, audit
 from taskflow_otel.backends import SqliteBackend
-from taskflow_otel.cli import main
-from taskflow_otel.otlp_file import read_exports
+from taskflow_otel.cli.main import main
+from taskflow_otel.reconcile.compare import Difference, audit
+from taskflow_otel.reconcile.otlp_file import read_exports
 from tests.otlp import OtlpReceiver, Received, ReceivedSpan
 from tests.otlp_grpc import OtlpGrpcReceiver
 from tests.procs import AppProcess

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from taskflow_otel.audit import Difference, audit
 from taskflow_otel.backends import SqliteBackend
+from taskflow_otel.reconcile.compare import Difference, audit
 from tests.procs import AppProcess
 from tests.waiting import wait_until
 

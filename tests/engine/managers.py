@@ -10,7 +10,7 @@ from taskflow_otel import TaskManager
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Applied, Change, Insert, Update
 from taskflow_otel.exporters import signals
-from taskflow_otel.exporters.metric_state import Histogram
+from taskflow_otel.exporters.prometheus.values import Histogram
 
 
 @asynccontextmanager

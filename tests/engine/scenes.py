@@ -12,7 +12,7 @@ import pytest
 
 from taskflow_otel import QueueConfig, QueueFullError, TaskManager, TaskRecord, Telemetry
 from taskflow_otel.backends import MemoryBackend
-from taskflow_otel.engine.process_executor import ProcessExecutor
+from taskflow_otel.engine.executors.process import ProcessExecutor
 from taskflow_otel.model.options import ExecutorName
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus

@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from taskflow_otel.backends.base import Insert
 from taskflow_otel.backends.memory import MemoryBackend
-from taskflow_otel.engine.fleet_metrics import COUNTS, GONE, MARKS, FleetMetrics
 from taskflow_otel.errors import BackendUnavailableError
-from taskflow_otel.exporters.prometheus import DEFAULT_MAX_LABEL_VALUES, OTHER, PrometheusExporter
+from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES, OTHER, PrometheusExporter
+from taskflow_otel.metrics.fleet import COUNTS, GONE, MARKS, FleetMetrics
 from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.replay import replay

@@ -16,9 +16,9 @@ from httpx import ASGITransport, AsyncClient
 
 from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, TaskStatus
 from taskflow_otel.backends import Backend, MemoryBackend, SqliteBackend
-from taskflow_otel.engine.clock import SystemClock
-from taskflow_otel.engine.timers import Timers
 from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.runtime.clock import SystemClock
+from taskflow_otel.runtime.timers import Timers
 from tests.engine.managers import running
 from tests.waiting import eventually
 

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from taskflow_otel import QueueConfig, QueueFullError, TaskManager, TaskRecord, TaskStateError, get_task_context
 from taskflow_otel.backends import Backend, MemoryBackend, SqliteBackend
 from taskflow_otel.exporters import signals
-from taskflow_otel.exporters.metric_state import Histogram
+from taskflow_otel.exporters.prometheus.values import Histogram
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TRANSITIONS, TaskStatus, Transition
 from taskflow_otel.testing.clock import FakeClock, settle

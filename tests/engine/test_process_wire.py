@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from taskflow_otel.engine.failure import describe_failure
-from taskflow_otel.engine.process_wire import (
+from taskflow_otel.engine.executors.process_protocol import (
     MAX_EXCEPTION_BYTES,
     ChildFailure,
     importable,
@@ -18,6 +17,7 @@ from taskflow_otel.engine.process_wire import (
     pack_failure,
     revive,
 )
+from taskflow_otel.engine.failure import describe_failure
 from tests.engine import process_tasks
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Insert
-from taskflow_otel.engine.recovery import Heartbeat, Rescuer, make_instance
+from taskflow_otel.engine.fleet.heartbeat import Heartbeat, make_instance
+from taskflow_otel.engine.fleet.takeover import Takeover
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import TaskRecord
@@ -30,7 +31,7 @@ class Scene:
         self.own = make_instance(self.clock, LEASE)
         self.other = replace(self.own, instance_id="other", host="elsewhere")
         self.recovered: list[TaskRecord] = []
-        self.rescuer = Rescuer(backend, self.clock, INTERVAL, lambda: self.own, lambda: ["send"], self.recover)
+        self.rescuer = Takeover(backend, self.clock, INTERVAL, lambda: self.own, lambda: ["send"], self.recover)
 
     async def recover(self, taken: Sequence[tuple[TaskRecord, datetime]]) -> None:
         self.recovered += [record for record, _ in taken]

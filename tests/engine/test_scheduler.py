@@ -559,8 +559,8 @@ async def test_a_thousand_schedules_that_are_not_due_wake_nobody() -> None:
 
 
 async def test_names_used_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taskflow_otel.engine.firing._TIDY_EVERY", 10)
-    monkeypatch.setattr("taskflow_otel.engine.firing._TIDY_BEHIND", timedelta(seconds=5))
+    monkeypatch.setattr("taskflow_otel.engine.schedules.firing._TIDY_EVERY", 10)
+    monkeypatch.setattr("taskflow_otel.engine.schedules.firing._TIDY_BEHIND", timedelta(seconds=5))
     plant = Plant(every(1))
     async with plant.running():
         await plant.clock.advance(40)

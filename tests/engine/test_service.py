@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from taskflow_otel.engine.service import Service
 from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.runtime.service import Service
 from taskflow_otel.testing.clock import FakeClock
 
 

@@ -11,8 +11,8 @@ import pytest
 from taskflow_otel import TaskManager, TaskStatus
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Applied, Change, Insert, Update
-from taskflow_otel.engine.enqueue import EnqueueOptions
 from taskflow_otel.errors import BackendError, BackendUnavailableError
+from taskflow_otel.model.enqueue import EnqueueOptions
 from taskflow_otel.model.query import Instance
 from taskflow_otel.testing.backends.samples import finish, make_task
 from taskflow_otel.testing.clock import FakeClock, settle

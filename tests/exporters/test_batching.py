@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from taskflow_otel.exporters.batching import OutletLogProcessor, OutletSpanProcessor
-from taskflow_otel.exporters.outlet import Outlet
+from taskflow_otel.exporters.otel.batching import OutletLogProcessor, OutletSpanProcessor
+from taskflow_otel.exporters.otel.bounded_export import Outlet
 from tests.waiting import wait_until
 
 BATCH = 50

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from taskflow_otel import Telemetry
 from taskflow_otel.backends.base import Update
 from taskflow_otel.exporters import signals
-from taskflow_otel.exporters.metric_state import Histogram
+from taskflow_otel.exporters.prometheus.values import Histogram
 from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
 from taskflow_otel.model.options import ExecutorName
 from taskflow_otel.model.status import TRANSITIONS, TaskStatus, Transition

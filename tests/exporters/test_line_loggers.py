@@ -14,9 +14,9 @@ import pytest
 
 from taskflow_otel.bus import ObserverBus, TaskObserver
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.exporters import text
-from taskflow_otel.exporters.file import FileLogger
-from taskflow_otel.exporters.stdout import StdoutLogger
+from taskflow_otel.exporters.lines import text
+from taskflow_otel.exporters.lines.file import FileLogger
+from taskflow_otel.exporters.lines.stdout import StdoutLogger
 from tests.exporters.story import Story
 
 
@@ -198,7 +198,7 @@ async def test_a_full_disk_is_counted_reported_once_and_survived(
     bus = ObserverBus(observers=[FileLogger(path)])
     await bus.start()
     story = Story(bus)
-    monkeypatch.setattr("taskflow_otel.exporters.file.os.write", write)
+    monkeypatch.setattr("taskflow_otel.exporters.lines.file.os.write", write)
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
             story.log("lost")

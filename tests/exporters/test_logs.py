@@ -9,9 +9,10 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogR
 from opentelemetry.sdk.trace import TracerProvider
 
 from taskflow_otel.bus import ObserverBus
-from taskflow_otel.exporters import signals, spans
-from taskflow_otel.exporters.logs import LogsExporter
-from taskflow_otel.exporters.tracing import TracingExporter
+from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.otel import spans
+from taskflow_otel.exporters.otel.logs import LogsExporter
+from taskflow_otel.exporters.otel.tracing import TracingExporter
 from tests.exporters.story import START, Story
 
 

@@ -10,10 +10,10 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.exporters import signals
-from taskflow_otel.exporters.metric_state import Histogram
-from taskflow_otel.exporters.otel_metrics import OtelMetricsExporter
-from taskflow_otel.exporters.prometheus import PrometheusExporter
-from taskflow_otel.exporters.tracing import TracingExporter
+from taskflow_otel.exporters.otel.metrics import OtelMetricsExporter
+from taskflow_otel.exporters.otel.tracing import TracingExporter
+from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
+from taskflow_otel.exporters.prometheus.values import Histogram
 from tests.exporters.story import Story
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from taskflow_otel.exporters import outlet as module
-from taskflow_otel.exporters.outlet import OncePerMinute, Outlet
+from taskflow_otel.exporters.otel import bounded_export as module
+from taskflow_otel.exporters.otel.bounded_export import OncePerMinute, Outlet
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +171,7 @@ def test_at_the_end_a_collector_in_trouble_gets_no_attempt_and_another_one_does(
 def test_a_forked_child_begins_anew() -> None:
     script = """
     import os
-    from taskflow_otel.exporters.outlet import Outlet
+    from taskflow_otel.exporters.otel.bounded_export import Outlet
     outlet, gone = Outlet("spans", 2), Outlet("spans", 1)
     assert [outlet.enter() for _ in range(3)] == [True, True, False]
     del gone

@@ -14,11 +14,11 @@ from prometheus_client.samples import Sample
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters import signals
-from taskflow_otel.exporters.exposition import MetricsFormat, negotiate
-from taskflow_otel.exporters.metric_state import from_json, merge, to_json
-from taskflow_otel.exporters.prometheus import DEFAULT_MAX_LABEL_VALUES, PrometheusExporter
+from taskflow_otel.exporters.otel.tracing import TracingExporter
+from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES, PrometheusExporter
+from taskflow_otel.exporters.prometheus.exposition import MetricsFormat, negotiate
+from taskflow_otel.exporters.prometheus.values import from_json, merge, to_json
 from taskflow_otel.exporters.telemetry import Telemetry
-from taskflow_otel.exporters.tracing import TracingExporter
 from taskflow_otel.model.status import Transition
 from tests.exporters.story import START, Story
 from tests.servers import find_binary

@@ -22,7 +22,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
-from taskflow_otel.exporters.relay import FinishedSpan, RecordingTracerProvider, SpanRelay, plain
+from taskflow_otel.engine.executors.process_spans import FinishedSpan, RecordingTracerProvider, SpanRelay, plain
 
 PARENT = SpanContext(0xA, 0xB, True, TraceFlags(TraceFlags.SAMPLED), TraceState([("vendor", "x")]))
 

@@ -25,7 +25,7 @@ from fastapi import FastAPI
 async def request():
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         (await client.get("/hello")).raise_for_status()
-from taskflow_otel.exporters.setup import configure_telemetry
+from taskflow_otel.exporters.otel.setup import configure_telemetry
 app = FastAPI()
 @app.get("/hello")
 async def hello(): return {}
@@ -133,7 +133,7 @@ def test_an_unknown_setting_is_an_error_that_names_the_variable(variable: str, v
 
 def test_without_the_sdk_the_error_names_the_extra() -> None:
     script = """
-    import importlib.util, taskflow_otel.exporters.setup as setup
+    import importlib.util, taskflow_otel.exporters.otel.setup as setup
     setup.find_spec = lambda name: None if name == "opentelemetry.sdk" else importlib.util.find_spec(name)
     configure_telemetry(app, service_name="shop")
     """
@@ -148,7 +148,7 @@ def test_log_records_inside_a_span_and_a_task_carry_their_ids() -> None:
     script = """
     import logging, sys
     from opentelemetry import context, trace
-    from taskflow_otel.exporters.tracing import TASK_ID_KEY
+    from taskflow_otel.exporters.otel.tracing import TASK_ID_KEY
     form = "%(message)s [%(trace_id)s] [%(task_id)s]"
     logging.basicConfig(format=form, level="INFO", stream=sys.stdout)
     for _ in range(2):
@@ -172,7 +172,7 @@ def test_log_records_inside_a_span_and_a_task_carry_their_ids() -> None:
 
 
 LEGACY = """
-import importlib.util, taskflow_otel.exporters.setup as setup
+import importlib.util, taskflow_otel.exporters.otel.setup as setup
 setup.find_spec = lambda name: None if name == "fastapi.telemetry" else importlib.util.find_spec(name)
 """
 

@@ -17,8 +17,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.exporters import signals, spans
-from taskflow_otel.exporters.tracing import TASK_ID_KEY, Propagation, TracingExporter
+from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.otel import spans
+from taskflow_otel.exporters.otel.tracing import TASK_ID_KEY, Propagation, TracingExporter
 from taskflow_otel.model.status import Transition
 from taskflow_otel.model.trace import SpanRef
 from tests.exporters.story import START, Story
@@ -367,7 +368,7 @@ def test_a_global_provider_that_is_set_later_is_found() -> None:
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
     from taskflow_otel.bus import ObserverBus
-    from taskflow_otel.exporters.tracing import TracingExporter
+    from taskflow_otel.exporters.otel.tracing import TracingExporter
     from tests.exporters.story import Story
 
     bus = ObserverBus([TracingExporter()])

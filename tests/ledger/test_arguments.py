@@ -10,7 +10,7 @@ from cryptography.fernet import Fernet
 
 from taskflow_otel import TaskStatus
 from taskflow_otel.model.cipher import is_encrypted
-from taskflow_otel.model.same import same
+from taskflow_otel.model.equality import same
 from taskflow_otel.testing.clock import FakeClock
 from tests.ledger.fleet import LONG_AGO, Fleet
 from tests.ledger.values import TYPED, UNTYPED, Receive, takes_typed, takes_untyped

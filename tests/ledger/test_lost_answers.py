@@ -8,11 +8,11 @@ from collections import Counter
 import pytest
 
 from taskflow_otel import InMemoryLogger, TaskManager
-from taskflow_otel.audit import audit
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import Transition
+from taskflow_otel.reconcile.compare import audit
 from tests.ledger.fleet import Fleet
 from tests.managers import WAIT, finish
 from tests.waiting import eventually

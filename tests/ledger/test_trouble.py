@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, TaskStatus
 from taskflow_otel.errors import BackendUnavailableError, TaskflowError
 from taskflow_otel.exporters import signals
-from taskflow_otel.exporters.metric_state import Histogram
+from taskflow_otel.exporters.prometheus.values import Histogram
 from tests.asgi import post, running
 from tests.ledger.troubles import Case, Trouble, trouble_of
 from tests.managers import WAIT, finish

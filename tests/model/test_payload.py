@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel, computed_field
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from taskflow_otel.model.equality import same
 from taskflow_otel.model.payload import Codec, readable_arguments
-from taskflow_otel.model.same import same
 
 
 class Colour(Enum):

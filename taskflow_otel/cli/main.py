@@ -1,0 +1,123 @@
+"""The command `taskflow-otel`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path, PurePosixPath
+
+from taskflow_otel.errors import BackendError, ConfigurationError
+from taskflow_otel.reconcile.command import add_audit
+from taskflow_otel.version import __version__
+
+COMPOSE = "docker-compose.observability.yml"
+RUNBOOKS = "docs/runbooks.md"
+STACK = (
+    COMPOSE,
+    "dashboards/grafana",
+    "dashboards/prometheus",
+    "dashboards/loki.yaml",
+    "dashboards/otel-collector.yaml",
+    RUNBOOKS,
+)
+"""What `dashboards export` writes, relative to the checkout; the wheel carries it below `taskflow_otel/stack`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (default: those of the process); return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except (ConfigurationError, BackendError) as exc:
+        print(f"taskflow-otel: {exc}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="taskflow-otel", description="Tools around taskflow-otel.")
+    parser.add_argument("--version", action="version", version=f"taskflow-otel {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_dashboards(commands)
+    add_audit(commands)
+    return parser
+
+
+def _add_dashboards(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    dashboards = commands.add_parser("dashboards", help="the observability stack: dashboards, rules, configuration")
+    actions = dashboards.add_subparsers(metavar="ACTION", required=True)
+    export = actions.add_parser(
+        "export",
+        help="write the stack's files into a directory",
+        description=f"Write Grafana dashboards, Prometheus rules, the configuration of the stack and {COMPOSE} "
+        "into a directory, which is made if need be.",
+    )
+    export.add_argument("directory", type=Path, metavar="DIR")
+    export.add_argument("--force", action="store_true", help="overwrite files that are there already")
+    export.add_argument(
+        "--runbooks",
+        metavar="URL",
+        default=RUNBOOKS,
+        help=f"where the alerts say that the runbooks are (default: {RUNBOOKS}, relative to DIR)",
+    )
+    export.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    written = export_dashboards(options.directory, force=options.force, runbooks=options.runbooks)
+    print(f"wrote {len(written)} files to {options.directory}; {RUNBOOKS} there says what each alert asks for")
+    return 0
+
+
+def export_dashboards(directory: Path, *, force: bool = False, runbooks: str = RUNBOOKS) -> list[Path]:
+    """Write the observability stack into a directory; return the files.
+
+    `force`: overwrite files that are there. `runbooks`: the URL of the runbooks in the alerts. Raises
+    `ConfigurationError`, and writes nothing, when files are in the way; also when the directory cannot be written.
+    """
+    contents = {directory / path: source for path, source in _stack()}
+    in_the_way = sorted(path for path in contents if path.exists())
+    if in_the_way and not force:
+        raise ConfigurationError(
+            f"{in_the_way[0]} exists already ({len(in_the_way)} of {len(contents)} files do): "
+            "choose another directory, or give --force to overwrite them"
+        )
+    try:
+        for path, source in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = source.read_bytes()
+            if runbooks != RUNBOOKS and path.suffix == ".yml":
+                content = content.replace(f"runbook_url: {RUNBOOKS}".encode(), f"runbook_url: {runbooks}".encode())
+            path.write_bytes(content)
+    except OSError as exc:
+        raise ConfigurationError(f"cannot write to {directory}: {exc}") from exc
+    return list(contents)
+
+
+def _stack() -> Iterator[tuple[PurePosixPath, Traversable]]:
+    """Each file of the stack with its path."""
+    package = files("taskflow_otel")
+    root = package / "stack"
+    if not root.is_dir():
+        # A checkout, where they are beside the package.
+        root = Path(str(package)).parent
+    for part in STACK:
+        found = root / part
+        if not (found.is_dir() or found.is_file()):
+            raise ConfigurationError(f"this installation lacks {part}: install the taskflow-otel wheel again")
+        yield from _files(PurePosixPath(part), found)
+
+
+def _files(path: PurePosixPath, found: Traversable) -> Iterator[tuple[PurePosixPath, Traversable]]:
+    if found.is_file():
+        yield path, found
+        return
+    for child in sorted(found.iterdir(), key=lambda item: item.name):
+        yield from _files(path / child.name, child)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

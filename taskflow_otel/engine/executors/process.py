@@ -1,0 +1,168 @@
+"""`executor="process"`: each attempt in a child process of the manager's own, which can be ended for good."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+
+from taskflow_otel.engine.executors.base import Call
+from taskflow_otel.engine.executors.process_handle import ChildProcess
+from taskflow_otel.engine.executors.process_protocol import (
+    FunctionReference,
+    PackedCall,
+    Setup,
+    importable,
+    pack_call,
+    revive,
+)
+from taskflow_otel.engine.executors.process_spans import SpanRelay
+from taskflow_otel.engine.failure import ChildTraceback
+from taskflow_otel.engine.registry import TaskDefinition
+from taskflow_otel.model.options import seconds, whole
+
+logger = logging.getLogger("taskflow_otel.engine")
+
+ASK_SECONDS = 0.5
+"""How long a cancelled function that watches `context.cancelled` may take to end by itself."""
+PREPARE_SECONDS = 30.0
+"""How long the start of a process and the import of the task's module stay outside the attempt."""
+
+
+class ProcessExecutor:
+    """Plain functions, in child processes: one attempt at a time in each, at most `workers` of them (default: CPUs).
+
+    Children start when they are first needed, as fresh interpreters (never by a bare fork, which threads make
+    unsafe), and are used again. The function is found there by importing its module; arguments travel as the codec
+    writes them. Functions of `__main__`, lambdas and closures, and arguments that the codec cannot write, travel by
+    cloudpickle. What the function returns is discarded.
+
+    Promised: `task_log`, progress, `context.cancelled`, the attempt's trace context and baggage work in the child as
+    they do elsewhere, and log entries and progress arrive while it runs. Spans that user code makes there are told
+    to the manager's tracer provider, under their own ids, unless the imported modules set up an SDK: then that one
+    exports them and is flushed after each attempt. Not carried over: other context variables, metrics, and the
+    configuration of `logging` (with `capture_logs`: the root logger's level).
+
+    A cancelled or timed-out attempt is asked to stop, then gets SIGTERM (a `SystemExit` inside the function), then
+    SIGKILL; its process alone is replaced. A child ignores SIGINT and SIGTERM from others, since the parent
+    decides, and ends at once when the parent has died, however it died.
+
+    `shutdown_timeout`: seconds that idle children get for their exit handlers at shutdown, before they are killed.
+    `relay` takes the spans of the children. Raises `ConfigurationError` for a wrong number.
+    """
+
+    name = "process"
+    cancellable = True
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        shutdown_timeout: float = 30.0,
+        relay: SpanRelay | None = None,
+        capture_logs: bool = False,
+    ) -> None:
+        if workers is not None:
+            whole("max_process_workers", workers, minimum=1)
+        self.capacity: int | None = workers or os.cpu_count() or 1
+        self._shutdown_timeout = seconds("process_shutdown_timeout", shutdown_timeout)
+        self._relay = relay or SpanRelay()
+        self._capture_logs = capture_logs
+        self._children: set[ChildProcess] = set()
+        self._idle: list[ChildProcess] = []
+        self._prepared: dict[str, ChildProcess] = {}
+
+    async def start(self) -> None:
+        """Nothing to make ready: children start when they are needed."""
+
+    async def prepare(self, task_id: str, definition: TaskDefinition) -> None:
+        """Have a child that has loaded the function: neither is part of the attempt, nor of its timeout."""
+        function = importable(definition.func)
+        child = self._prepared[task_id] = self._take(function)
+        try:
+            async with asyncio.timeout(PREPARE_SECONDS):
+                await child.load(function)
+        except TimeoutError:
+            logger.warning(
+                "the module of %s is not imported in its process after %g s; waiting goes on within the attempt",
+                definition.name,
+                PREPARE_SECONDS,
+            )
+
+    def dismiss(self, task_id: str) -> None:
+        """Take back what was prepared for an attempt, unless it ran."""
+        child = self._prepared.pop(task_id, None)
+        if child is not None:
+            self._put_back(child)
+
+    async def run(self, call: Call) -> None:
+        """Run one attempt in a child.
+
+        Raises what the function raised (an instance of the same class, where this process knows it) or
+        `TaskProcessError` when the child ended instead.
+        """
+        packed = _packed(call)
+        child = self._prepared.pop(call.task_context.task_id, None)
+        if child is None or not child.usable:
+            child = self._take(packed.function)
+        try:
+            failure = await child.run(call, packed)
+        except asyncio.CancelledError:
+            await self._end_regardless(child)
+            raise
+        finally:
+            self._put_back(child)
+        if failure is not None:
+            raise revive(failure) from ChildTraceback(failure.description)
+
+    async def close(self, timeout: float) -> None:
+        """End all children. Their `shutdown_timeout` counts and not `timeout`: exit handlers may flush telemetry."""
+        children = list(self._children)
+        self._idle.clear()
+        self._prepared.clear()
+        try:
+            await asyncio.gather(*(child.end(self._shutdown_timeout) for child in children))
+        except asyncio.CancelledError:
+            for child in children:
+                child.kill()
+            raise
+
+    def _take(self, function: FunctionReference | None) -> ChildProcess:
+        self._idle = [child for child in self._idle if child.usable]
+        best = next((child for child in reversed(self._idle) if child.has_loaded(function)), None)
+        if best is None and self._idle:
+            best = self._idle[-1]
+        if best is not None:
+            self._idle.remove(best)
+            return best
+        root = logging.getLogger()
+        setup = Setup(list(sys.argv), self._capture_logs, root.getEffectiveLevel())
+        child = ChildProcess(setup, self._relay)
+        self._children.add(child)
+        child.life.add_done_callback(lambda _: self._children.discard(child))
+        return child
+
+    def _put_back(self, child: ChildProcess) -> None:
+        if child.usable and child in self._children:
+            self._idle.append(child)
+
+    @staticmethod
+    async def _end_regardless(child: ChildProcess) -> None:
+        """Return only when the process is gone: until then the attempt is not over."""
+        ending = asyncio.get_running_loop().create_task(child.end(ASK_SECONDS))
+        while not ending.done():
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError:
+                # Asked again while the child still had time: now it has none.
+                child.kill()
+
+
+def _packed(call: Call) -> PackedCall:
+    if len(call.args) == 1 and isinstance(call.args[0], PackedCall):
+        return call.args[0]
+    # Read from the ledger, or decrypted just now.
+    codec = call.definition.codec
+    payload = None if codec is None else codec.encode(call.args, call.kwargs)
+    return pack_call(call.definition.func, call.args, call.kwargs, payload)

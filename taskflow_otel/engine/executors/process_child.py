@@ -1,0 +1,273 @@
+"""What runs in a child of the process executor: one attempt at a time, in the main thread."""
+
+from __future__ import annotations
+
+import contextvars
+import ctypes
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, NoReturn
+from uuid import UUID
+
+from opentelemetry import _logs, trace
+from opentelemetry import context as otel_context
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from taskflow_otel.engine.context import TaskContext, enter_task_context
+from taskflow_otel.engine.executors.process_protocol import (
+    HEAD,
+    Attempt,
+    Ended,
+    FunctionReference,
+    Load,
+    Loaded,
+    Progressed,
+    Said,
+    Setup,
+    Spanned,
+    Stop,
+    frame,
+    load_function,
+    pack_failure,
+    unframe,
+)
+from taskflow_otel.engine.executors.process_spans import FinishedSpan, RecordingTracerProvider, plain, reference
+from taskflow_otel.engine.failure import capped, describe_failure
+from taskflow_otel.engine.log_capture import TaskLogHandler
+from taskflow_otel.exporters.otel.tracing import TASK_ID_KEY
+from taskflow_otel.model.payload import Codec
+from taskflow_otel.model.record import Progress
+
+_KEPT = (datetime, date, timedelta, UUID, Decimal)
+_PR_SET_PDEATHSIG = 1
+_FLUSH_MILLISECONDS = 5_000
+
+
+def main(fd: int) -> None:
+    """Serve the parent at the other end of the socket `fd` until it says stop."""
+    child = _Child(socket.socket(fileno=fd))
+    child.serve()
+
+
+class _Child:
+    def __init__(self, parent: socket.socket) -> None:
+        self._parent = parent
+        self._sending = threading.Lock()
+        self._silent = False
+        self._stopping = False
+        self._jobs: queue.SimpleQueue[Setup | Load | Attempt | None] = queue.SimpleQueue()
+        self._context: TaskContext | None = None
+        self._functions: dict[FunctionReference, tuple[Callable[..., Any], Codec]] = {}
+        self._tracing = RecordingTracerProvider(self._spanned)
+        self._ended = threading.Event()
+        self._flusher: threading.Thread | None = None
+
+    def serve(self) -> None:
+        """Run what arrives, one after the other."""
+        # Ctrl-C and a service manager's SIGTERM reach the whole group, but it is the parent that decides what ends.
+        # Handlers and not SIG_IGN, which the programs that a task starts would inherit.
+        signal.signal(signal.SIGINT, _ignore)
+        signal.signal(signal.SIGTERM, self._terminate)
+        os.register_at_fork(after_in_child=self._forked)
+        _die_with_parent()
+        threading.Thread(target=self._listen, name="taskflow-parent", daemon=True).start()
+        while (job := self._jobs.get()) is not None:
+            match job:
+                case Setup():
+                    self._set_up(job)
+                case Load():
+                    self._load_ahead(job)
+                case Attempt():
+                    self._run(job)
+
+    def _listen(self) -> NoReturn:
+        try:
+            while True:
+                message = unframe(self._receive(HEAD.unpack(self._receive(HEAD.size))[0]))
+                if isinstance(message, Stop):
+                    self._stopping = True
+                    context = self._context
+                    if context is not None:
+                        context.request_cancel()
+                    self._jobs.put(None)
+                else:
+                    self._jobs.put(message)
+        finally:
+            # The parent is gone and others may take the task over: it must not run here too, not for one line more.
+            os._exit(1)
+
+    def _receive(self, size: int) -> bytes:
+        parts = []
+        while size > 0:
+            part = self._parent.recv(min(size, 1_048_576))
+            if not part:
+                raise EOFError
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _send(self, message: object) -> None:
+        data = frame(message)
+        if self._silent:
+            # In a process that was forked, nobody may be left to release the lock.
+            return
+        with self._sending:
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if self._silent:
+            return
+        try:
+            self._parent.sendall(data)
+        except OSError:
+            # The listener sees the end too, and acts on it.
+            self._silent = True
+
+    def _terminate(self, signum: int, stack: object) -> None:
+        if self._stopping and not self._silent:
+            # Whatever was being written stays half written; nothing may follow it.
+            self._silent = True
+            raise SystemExit(128 + signum)
+
+    def _forked(self) -> None:
+        """In a process that the task forked: it is none of ours."""
+        self._silent = True
+        self._parent.close()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _set_up(self, setup: Setup) -> None:
+        sys.argv[:] = setup.argv
+        if setup.capture_logs:
+            root = logging.getLogger()
+            root.setLevel(setup.log_level)
+            root.addHandler(TaskLogHandler())
+
+    def _load_ahead(self, job: Load) -> None:
+        if job.function is not None:
+            try:
+                self._load(job.function)
+            except BaseException as exc:  # a module may call sys.exit
+                if self._silent:
+                    raise
+                # It will fail again when the attempt asks for it, and then the attempt tells.
+                logging.getLogger("taskflow_otel.engine").debug("loading ahead failed: %s", exc)
+        self._send(Loaded())
+
+    def _load(self, function: FunctionReference) -> tuple[Callable[..., Any], Codec]:
+        known = self._functions.get(function)
+        if known is None:
+            func = load_function(function)
+            known = func, Codec(func)
+            if function.value is None:
+                self._functions[function] = known
+        return known
+
+    def _run(self, job: Attempt) -> None:
+        try:
+            # An empty context each time: an attempt inherits nothing from the one before.
+            contextvars.Context().run(self._enter, job)
+        except BaseException as exc:  # every shape of user failure is told to the parent
+            if self._silent:
+                raise
+            exc.__traceback__ = _below(exc.__traceback__)
+            shown = exc
+            if isinstance(exc, StopIteration):
+                # No coroutine can raise it in the parent.
+                shown = RuntimeError("the task raised StopIteration")
+                shown.__cause__ = exc
+            self._end(Ended(job.number, pack_failure(shown, describe_failure(shown))))
+            return
+        self._end(Ended(job.number, None))
+
+    def _enter(self, job: Attempt) -> None:
+        func, codec = self._load(job.call.function)
+        arguments = job.call.arguments
+        args, kwargs = codec.decode(arguments) if isinstance(arguments, str) else unframe(arguments)
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            # Only where the user's modules have set none: an SDK of the application's own exports by itself.
+            trace.set_tracer_provider(self._tracing)
+        carried = TraceContextTextMapPropagator().extract(job.carrier)
+        carried = W3CBaggagePropagator().extract(job.carrier, carried)
+        otel_context.attach(otel_context.set_value(TASK_ID_KEY, job.task_id, carried))
+
+        def say(_: TaskContext, message: str, level: str, extra: Mapping[str, Any]) -> None:
+            span = reference(trace.get_current_span().get_span_context())
+            self._send(Said(job.number, capped(str(message)), level, plain(extra, _KEPT), span))
+
+        def progressed(_: TaskContext, progress: Progress) -> None:
+            total = None if progress.total is None else _number(progress.total)
+            message = None if progress.message is None else str(progress.message)
+            self._send(Progressed(job.number, Progress(_number(progress.done), total, message)))
+
+        context = TaskContext(job.task_id, job.func_name, job.attempt, job.tags, say, progressed)
+        enter_task_context(context)
+        self._context = context
+        if self._stopping:
+            context.request_cancel()
+        func(*args, **kwargs)
+
+    def _end(self, message: Ended) -> None:
+        self._context = None
+        self._send(message)
+        self._flush()
+
+    def _spanned(self, span: FinishedSpan) -> None:
+        self._send(Spanned(span))
+
+    def _flush(self) -> None:
+        """Have an SDK that the user's modules set up here export now, beside the next attempt: a kill would lose it."""
+        if not _flushes():
+            return
+        if self._flusher is None:
+            self._flusher = threading.Thread(target=self._keep_flushing, name="taskflow-flush", daemon=True)
+            self._flusher.start()
+        self._ended.set()
+
+    def _keep_flushing(self) -> None:
+        while True:
+            self._ended.wait()
+            self._ended.clear()
+            for flush in _flushes():
+                try:
+                    flush(_FLUSH_MILLISECONDS)
+                except Exception as exc:
+                    logging.getLogger("taskflow_otel.engine").warning("telemetry could not be flushed: %s", exc)
+
+
+def _flushes() -> list[Callable[[int], Any]]:
+    providers = (trace.get_tracer_provider(), _logs.get_logger_provider())
+    return [flush for flush in (getattr(provider, "force_flush", None) for provider in providers) if flush is not None]
+
+
+def _below(tb: TracebackType | None) -> TracebackType | None:
+    """The traceback without this module's own frames, which say nothing to the user."""
+    inner = tb
+    while inner is not None and inner.tb_frame.f_code.co_filename == __file__:
+        inner = inner.tb_next
+    return inner or tb
+
+
+def _number(value: float) -> float:
+    """A built-in number: those of other packages may be unknown to the parent."""
+    return value if type(value) in (int, float) else float(value)
+
+
+def _ignore(signum: int, stack: object) -> None:
+    """The parent decides."""
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end this process with its parent, also while C code keeps the listener from running (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""What instances that share a backend do for each other: heartbeat, takeover, recovery, shared settings."""

@@ -1,0 +1,55 @@
+"""What the tasks of the other instances do, for the live stream of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.service import Service
+
+
+class FleetWatch(Service):
+    """Passes on what the tasks of the other instances do, while somebody watches."""
+
+    _PAGE = 500
+    _OVERLAP = timedelta(seconds=2)
+    """Looked at again each time: another host's clock, or a slow commit, may place a change a little in the past."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        interval: float,
+        instance_id: Callable[[], str],
+        watched: Callable[[], bool],
+        tell: Callable[[TaskRecord], None],
+    ) -> None:
+        super().__init__("fleet-watch", interval, clock)
+        self._backend = backend
+        self._clock = clock
+        self._instance_id = instance_id
+        self._watched = watched
+        self._tell = tell
+        self._since: datetime | None = None
+        self._told: dict[str, int] = {}
+
+    async def tick(self) -> None:
+        """Tell of each change since the last look once."""
+        if not self._watched():
+            self._since, self._told = None, {}
+            return
+        now = self._clock.now()
+        since = self._since or now - self._OVERLAP
+        records = await self._backend.changed_since(since, not_of=self._instance_id(), limit=self._PAGE)
+        told: dict[str, int] = {}
+        for record in records:
+            # The length of the timeline tells one state of a task from the next.
+            mark = len(record.timeline) * 2 + record.cancel_requested
+            told[record.task_id] = mark
+            if self._told.get(record.task_id) != mark or record.progress is not None:
+                self._tell(record)
+        self._told = told
+        self._since = now - self._OVERLAP

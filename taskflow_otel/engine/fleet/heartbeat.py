@@ -1,0 +1,113 @@
+"""Who this process is among the instances, and its heartbeat."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.fleet.identity import host_identity, new_instance_id, process_started
+from taskflow_otel.model.query import Instance
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.service import Service
+
+logger = logging.getLogger("taskflow_otel.recovery")
+
+
+def make_instance(clock: Clock, lease_seconds: float) -> Instance:
+    """Describe this process as a new instance."""
+    now, pid = clock.now(), os.getpid()
+    return Instance(
+        instance_id=new_instance_id(),
+        host=host_identity(),
+        pid=pid,
+        process_started=process_started(pid),
+        started_at=now,
+        heartbeat_at=now,
+        lease_seconds=lease_seconds,
+    )
+
+
+class Heartbeat(Service):
+    """Who this process is among the instances: says that it lives, and goes on as another one if declared dead.
+
+    `begin_anew`: lets go of what others own now; called with the new id. `introduce`: makes known whatever must be
+    known of an instance before it changes anything in the ledger.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        interval: float,
+        lease_seconds: float,
+        *,
+        begin_anew: Callable[[str], Awaitable[None]],
+        introduce: Callable[[], Awaitable[None]],
+    ) -> None:
+        # A backend that is back must hear of this instance before the others can take it for dead.
+        super().__init__("heartbeat", interval, clock, longest_backoff=interval)
+        self._backend = backend
+        self._clock = clock
+        self._lease = lease_seconds
+        self._begin_anew = begin_anew
+        self._introduce = introduce
+        self._introduced = False
+        self._heard_at = float("-inf")
+        self._beating = asyncio.Lock()
+        self.instance = make_instance(clock, lease_seconds)
+
+    @property
+    def lease_holds(self) -> bool:
+        """Whether nobody can have taken this instance's tasks over: its last heartbeat is not older than its lease."""
+        return self._clock.monotonic() - self._heard_at < self._lease
+
+    async def enter(self) -> None:
+        """Join the fleet, as a new instance."""
+        self._beating = asyncio.Lock()
+        self._renew()
+        await self.sure()
+
+    async def tick(self) -> None:
+        """Write one heartbeat; learn that this instance was declared dead, and go on under a new id."""
+        async with self._beating:
+            if not await self._beat():
+                logger.error(
+                    "instance %s was declared dead (it was paused or cut off for longer than its lease of %g s); its "
+                    "tasks belong to others now",
+                    self.instance.instance_id,
+                    self._lease,
+                )
+                self._renew()
+                await self._begin_anew(self.instance.instance_id)
+                await self._beat()
+            if not self._introduced:
+                await self._introduce()
+                self._introduced = True
+
+    async def sure(self) -> None:
+        """Return once it is sure that this instance has not been declared dead, or goes on as another one.
+
+        Whoever writes after a pause would otherwise write in the name of one whose accounts are closed.
+        """
+        if not (self.lease_holds and self._introduced):
+            await self.tick()
+
+    async def leave(self) -> None:
+        """Write that this instance stops in order: what it leaves may be taken over at once."""
+        await self._backend.beat(replace(self.instance, heartbeat_at=self._clock.now(), state="stopped"))
+
+    def _renew(self) -> None:
+        self.instance = make_instance(self._clock, self._lease)
+        self._introduced = False
+
+    async def _beat(self) -> bool:
+        self.instance = replace(self.instance, heartbeat_at=self._clock.now())
+        sent_at = self._clock.monotonic()
+        known = await self._backend.beat(self.instance)
+        if known:
+            self._heard_at = sent_at
+        return known

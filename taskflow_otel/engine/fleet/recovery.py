@@ -1,0 +1,109 @@
+"""What becomes of one task that a dead instance left behind (SPEC G2, G4)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+
+from taskflow_otel.engine.failure import Failure
+from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.lifecycle import Lifecycle
+from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
+from taskflow_otel.errors import StaleTokenError, UnknownTaskError
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.runtime.clock import Clock
+
+logger = logging.getLogger("taskflow_otel.recovery")
+
+PROCESS_DIED = "process_died"
+POISON = "poison"
+
+
+class Recovery:
+    """Not started: runs. Mid-run: runs again if its type allows that, else is `INTERRUPTED`. Not persisted: ends."""
+
+    def __init__(
+        self,
+        registry: TaskRegistry,
+        tasks: LiveTasks,
+        lifecycle: Lifecycle,
+        intake: Intake,
+        clock: Clock,
+        max_crashes: int,
+    ) -> None:
+        self._registry = registry
+        self._tasks = tasks
+        self._lifecycle = lifecycle
+        self._intake = intake
+        self._clock = clock
+        self._max_crashes = max_crashes
+
+    async def recover(self, taken: Sequence[tuple[TaskRecord, datetime]]) -> None:
+        """Decide on tasks that this instance has just taken over, and hand over those that are to run.
+
+        With each comes the last heartbeat of its dead owner.
+        """
+        outcomes = await asyncio.gather(*(self._decide(*one) for one in taken), return_exceptions=True)
+        for (record, _), outcome in zip(taken, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                # The task stays with this instance in the ledger; its next takeover decides again.
+                logger.error("task %s could not be recovered: %s", record.task_id, outcome, exc_info=outcome)
+        self._intake.release([task for task in outcomes if isinstance(task, LiveTask)])
+
+    async def _decide(self, record: TaskRecord, last_heartbeat: datetime) -> LiveTask:
+        definition = self._definition(record)
+        # The function may have changed its kind since the task was stored.
+        record.executor = definition.config.executor
+        task = LiveTask(record, definition, None, None, None, durable=True)
+        task.stored = task.committed = True
+        self._tasks.add(task)
+        if record.idempotency_key is not None:
+            self._tasks.hold_key(record.idempotency_key, record.task_id)
+        try:
+            if record.status is TaskStatus.RUNNING:
+                await self._was_running(task, last_heartbeat)
+            elif record.cancel_requested:
+                await self._lifecycle.move(task, Transition.CANCELLED, reason="cancelled")
+            elif not record.persisted:
+                await self._lifecycle.move(task, Transition.CANCELLED, reason=PROCESS_DIED)
+            else:
+                await self._lifecycle.move(task, Transition.RECOVERED, reason="takeover")
+        except StaleTokenError:
+            # While this was being decided, this instance has itself been taken for dead.
+            self._lifecycle.refused(task)
+        return task
+
+    async def _was_running(self, task: LiveTask, last_heartbeat: datetime) -> None:
+        record = task.record
+        failure = Failure(
+            f"the process of instance {record.timeline[-1].instance} ended while this task was running",
+            "ProcessDied",
+            None,
+        )
+        duration = (last_heartbeat - record.start_time).total_seconds() if record.start_time else None
+        again = record.persisted and task.definition.config.requeue_on_interrupt and not record.cancel_requested
+        if again and record.crashes + 1 >= self._max_crashes:
+            transition, reason = Transition.FAILED, POISON
+            failure = Failure(
+                f"this task was running in {record.crashes + 1} processes that died; it is not started again",
+                "PoisonTask",
+                None,
+            )
+        elif again:
+            transition, reason = Transition.RECOVERED, PROCESS_DIED
+        else:
+            transition, reason = Transition.INTERRUPTED, PROCESS_DIED
+        await self._lifecycle.move(
+            task, transition, reason=reason, failure=failure, end_time=last_heartbeat, duration=duration, crashed=True
+        )
+
+    def _definition(self, record: TaskRecord) -> TaskDefinition:
+        try:
+            return self._registry.get(record.func_name)
+        except UnknownTaskError:
+            # Only tasks that are not persisted are taken over under an unknown name, to be ended.
+            return self._registry.placeholder(record.func_name)

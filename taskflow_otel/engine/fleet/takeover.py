@@ -1,0 +1,139 @@
+"""Which instances are dead, and the takeover of the tasks that they leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.fleet.identity import process_gone
+from taskflow_otel.model.query import Instance
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.service import Service
+
+logger = logging.getLogger("taskflow_otel.recovery")
+
+_BATCH = 100
+_MEMORY = timedelta(hours=1)
+"""How long an instance that was declared dead stays known, so that it is told if it was only paused or cut off."""
+
+Recover = Callable[[Sequence[tuple[TaskRecord, datetime]]], Awaitable[None]]
+"""Decides what becomes of tasks taken over; the moment is the last heartbeat of the dead owner."""
+
+
+class Takeover(Service):
+    """Declares instances dead and takes their unfinished tasks over, at start and while running.
+
+    An instance is dead at once when this host can see that its process is gone; otherwise when its heartbeat has
+    not changed for its whole lease, measured on this process's monotonic clock, so that differing wall clocks
+    of hosts cannot declare a living instance dead. Only time in which this process could look counts: after a
+    backend's absence, or a pause of its own, everyone has a whole lease to give a sign of life.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        interval: float,
+        own: Callable[[], Instance],
+        names: Callable[[], Iterable[str]],
+        recover: Recover,
+    ) -> None:
+        super().__init__("takeover", interval, clock)
+        self._backend = backend
+        self._clock = clock
+        self._own = own
+        self._names = names
+        self._recover = recover
+        self._seen: dict[str, tuple[datetime, float]] = {}
+        self._looked_at = float("-inf")
+        self._unanswered = False
+        self._reported: set[str] = set()
+        self._one_at_a_time = asyncio.Lock()
+
+    async def tick(self) -> None:
+        """Bury who is dead, take over what they left."""
+        async with self._one_at_a_time:
+            await self._look()
+
+    async def _look(self) -> None:
+        own = self._own()
+        gone: dict[str, Instance] = {}
+        known = await self._backend.instances()
+        now = self._clock.monotonic()
+        watched = now - self._looked_at < own.lease_seconds / 2
+        self._looked_at = now
+        self._seen = {
+            i.instance_id: self._seen[i.instance_id] for i in known if watched and i.instance_id in self._seen
+        }
+        for instance in known:
+            if instance.instance_id == own.instance_id:
+                continue
+            if instance.state == "alive" and not await self._declare_dead(instance, own):
+                continue
+            gone[instance.instance_id] = instance
+        if gone or self._unanswered:
+            # What was taken over without an answer is this instance's already, and only it can ask for it again.
+            self._unanswered = True
+            await self._take_over(gone, own)
+            self._unanswered = False
+
+    async def _declare_dead(self, instance: Instance, own: Instance) -> bool:
+        if instance.host == own.host and process_gone(instance.pid, instance.process_started):
+            why = "its process is gone"
+        elif self._silent_for(instance) >= instance.lease_seconds:
+            why = f"no heartbeat for {instance.lease_seconds:g} s"
+        else:
+            return False
+        if not await self._backend.bury(instance.instance_id, instance.heartbeat_at):
+            # Another rescuer was faster, or it has given a sign of life after all: the next round shows which.
+            return False
+        logger.warning("instance %s is dead (%s); its tasks are taken over", instance.instance_id, why)
+        self._seen.pop(instance.instance_id, None)
+        return True
+
+    def _silent_for(self, instance: Instance) -> float:
+        now = self._clock.monotonic()
+        beat, since = self._seen.get(instance.instance_id, (None, now))
+        if beat != instance.heartbeat_at:
+            self._seen[instance.instance_id] = (instance.heartbeat_at, now)
+            return 0.0
+        return now - since
+
+    async def _take_over(self, gone: dict[str, Instance], own: Instance) -> None:
+        while True:
+            taken = await self._backend.take_over(list(gone), own.instance_id, list(self._names()), _BATCH)
+            await self._recover([(record, _last_heartbeat(record, gone)) for record in taken])
+            if len(taken) < _BATCH:
+                break
+        for name, count in (await self._backend.orphan_names(list(gone))).items():
+            if name not in self._reported:
+                self._reported.add(name)
+                logger.error(
+                    "%d stored tasks are named %r, which is not registered here: they stay stored, and run when the "
+                    "name is back",
+                    count,
+                    name,
+                )
+        await self._backend.forget_instances(
+            [instance.instance_id for instance in gone.values() if self._over(instance, own)]
+        )
+
+    def _over(self, instance: Instance, own: Instance) -> bool:
+        """Whether nothing can be heard any more of an instance that was declared dead."""
+        if instance.state == "stopped" or self._clock.now() - instance.heartbeat_at > _MEMORY:
+            return True
+        return instance.host == own.host and process_gone(instance.pid, instance.process_started)
+
+
+def _last_heartbeat(record: TaskRecord, gone: dict[str, Instance]) -> datetime:
+    # The record names its new owner already; its last timeline entry names the instance that wrote it.
+    previous = record.timeline[-1].instance if record.timeline else ""
+    found = gone.get(previous)
+    if found is None and not gone:
+        return record.timeline[-1].timestamp
+    beat = found.heartbeat_at if found else max(instance.heartbeat_at for instance in gone.values())
+    return max(beat, record.start_time) if record.start_time else beat

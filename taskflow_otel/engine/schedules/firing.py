@@ -1,0 +1,216 @@
+"""One firing of a schedule: a task under a name that can be used once ever, so that one instance of all makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.fleet.identity import process_gone
+from taskflow_otel.engine.intake import Claimed, Intake
+from taskflow_otel.engine.live import LiveTasks
+from taskflow_otel.engine.registry import TaskDefinition
+from taskflow_otel.errors import QueueFullError
+from taskflow_otel.model.enqueue import EnqueueOptions
+from taskflow_otel.model.query import Instance
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.schedule import Schedule, ScheduleStatus, from_micros, micros
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.runtime.timers import Timer
+
+_TIDY_EVERY = 100
+_TIDY_BEHIND = timedelta(hours=1)
+_TIDY_BATCH = 1_000
+_STARTUP_BUCKET = 10_000_000
+
+
+class ScheduleMeter(Protocol):
+    """Who counts what schedules do. Lateness is seconds."""
+
+    def declared(self, schedule: str) -> None: ...
+    def fired(self, schedule: str, lateness: float) -> None: ...
+    def missed(self, schedule: str, number: int) -> None: ...
+    def failed(self, schedule: str) -> None: ...
+
+
+class NoMeter:
+    """Counts nothing."""
+
+    def declared(self, schedule: str) -> None:
+        """See `ScheduleMeter`."""
+
+    def fired(self, schedule: str, lateness: float) -> None:
+        """See `ScheduleMeter`."""
+
+    def missed(self, schedule: str, number: int) -> None:
+        """See `ScheduleMeter`."""
+
+    def failed(self, schedule: str) -> None:
+        """See `ScheduleMeter`."""
+
+
+class Entry:
+    """One schedule in this process."""
+
+    def __init__(self, schedule: Schedule, definition: TaskDefinition) -> None:
+        self.schedule = schedule
+        self.definition = definition
+        # The length keeps the names of a schedule 'a' apart from those of one named 'a:1'.
+        tail = f"{len(schedule.name)}:{schedule.name}:"
+        self.prefix, self.startup_prefix = f"schedule:{tail}", f"startup:{tail}"
+        self.payload: str | None = None
+        self.next: datetime | None = None
+        """The first firing time that is still to be dealt with; `None` until the past is known."""
+        self.timer: Timer | None = None
+        self.working = False
+        self.paused = False
+        self.last: datetime | None = None
+        self.last_task_id: str | None = None
+        self.repeated_until: datetime | None = None
+        """Firing times up to here may come a second time, because the clock was set back."""
+        self.fired = 0
+        self.missed = 0
+        self.errors = 0
+        self.last_error: str | None = None
+        self.failing = False
+        self._told: tuple[tuple[object, ...], ScheduleStatus] | None = None
+
+    def name_of(self, moment: datetime) -> str:
+        """The name that the firing at a moment uses once."""
+        return f"{self.prefix}{micros(moment):020d}"
+
+    def moment_of(self, name: str) -> datetime:
+        """The firing time that a name stands for."""
+        return from_micros(int(name.removeprefix(self.prefix)[:20]))
+
+    def status(self) -> ScheduleStatus:
+        """The schedule as it stands."""
+        next_run = None if self.paused else self.next
+        stand = (next_run, self.last, self.last_task_id, self.paused, self.missed, self.errors, self.last_error)
+        # Metrics read every schedule each second, and hardly any has changed.
+        told = self._told
+        if told is not None and told[0] == stand:
+            return told[1]
+        status = ScheduleStatus(
+            name=self.schedule.name,
+            func_name=self.definition.name,
+            rule=self.schedule.rule.text,
+            timezone=self.schedule.rule.timezone,
+            next_run=next_run,
+            last_run=self.last,
+            last_task_id=self.last_task_id,
+            paused=self.paused,
+            catch_up=self.schedule.catch_up,
+            overlap=self.schedule.overlap,
+            missed=self.missed,
+            errors=self.errors,
+            last_error=self.last_error,
+        )
+        self._told = stand, status
+        return status
+
+
+class Firing:
+    """Makes the tasks of schedules. The greatest of the names that a schedule has used tells when it fired last."""
+
+    def __init__(self, backend: Backend, intake: Intake, tasks: LiveTasks, own: Callable[[], Instance]) -> None:
+        self._backend = backend
+        self._intake = intake
+        self._tasks = tasks
+        self._own = own
+
+    async def fire(self, entry: Entry, moment: datetime) -> tuple[bool, str | None]:
+        """Fire for one firing time. Return whether this instance did it, and the unfinished run that stood in the way.
+
+        Raises what `Intake.claim` raises, and `BackendError`.
+        """
+        blocked_by = await self._unfinished(entry) if entry.schedule.overlap == "skip" else None
+        name = entry.name_of(moment)
+        try:
+            claimed = await self._claim(entry, name, moment, blocked_by)
+        except QueueFullError:
+            latest = await self._backend.latest_once(entry.prefix)
+            if latest is None or latest[0] < name or entry.repeated_until is not None:
+                raise
+            # Another instance had room.
+            entry.last = moment
+            return False, None
+        if entry.repeated_until is not None:
+            if moment > entry.repeated_until:
+                entry.repeated_until = None
+            else:
+                claimed = await self._claim_again(entry, name, moment, blocked_by, claimed)
+        entry.last = moment
+        entry.last_task_id = claimed.record.task_id if claimed.new else claimed.first or entry.last_task_id
+        entry.fired += claimed.new
+        return claimed.new, blocked_by
+
+    async def tidy(self, entry: Entry) -> None:
+        """Now and then forget names so old that no instance can come back to them."""
+        if entry.fired >= _TIDY_EVERY and entry.last is not None:
+            entry.fired = 0
+            await self._backend.forget_once(entry.prefix, entry.name_of(entry.last - _TIDY_BEHIND), _TIDY_BATCH)
+
+    async def fire_at_startup(self, entry: Entry, moment: datetime) -> None:
+        """Run once for the instances that start together: not while one lives that has."""
+        latest = await self._backend.latest_once(entry.startup_prefix)
+        if latest is not None and await self._lives_elsewhere(latest[1]):
+            return
+        name = f"{entry.startup_prefix}{micros(moment) // _STARTUP_BUCKET * _STARTUP_BUCKET:020d}"
+        claimed = await self._claim(entry, name, None, None)
+        await self._claim_again(entry, name, None, None, claimed)
+
+    async def fire_by_hand(self, entry: Entry) -> TaskRecord:
+        """Run now, beside the rule."""
+        options = EnqueueOptions(tags={"schedule": entry.schedule.name})
+        payload = self._payload(entry)
+        claimed = await self._intake.claim(entry.definition, payload, options, once=None, source="manual")
+        return claimed.record.copy()
+
+    async def _claim(self, entry: Entry, name: str, moment: datetime | None, blocked_by: str | None) -> Claimed:
+        options = EnqueueOptions(tags={"schedule": entry.schedule.name}, run_at=moment)
+        payload = self._payload(entry)
+        return await self._intake.claim(entry.definition, payload, options, once=name, blocked_by=blocked_by)
+
+    async def _claim_again(
+        self, entry: Entry, name: str, moment: datetime | None, blocked_by: str | None, claimed: Claimed
+    ) -> Claimed:
+        """Use a name that was used in an earlier life, or before the clock was set back, under a number."""
+        number = 0
+        while not claimed.new and claimed.first is not None and not await self._lives_elsewhere(claimed.first):
+            number += 1
+            claimed = await self._claim(entry, f"{name}~{number}", moment, blocked_by)
+        return claimed
+
+    async def _lives_elsewhere(self, task_id: str) -> bool:
+        """Whether the instance that made a task is another one, and alive."""
+        record = await self._record(task_id)
+        own = self._own()
+        maker = record.timeline[0].instance if record is not None and record.timeline else own.instance_id
+        return maker != own.instance_id and any(
+            instance.instance_id == maker
+            and instance.state == "alive"
+            and not (instance.host == own.host and process_gone(instance.pid, instance.process_started))
+            for instance in await self._backend.instances()
+        )
+
+    async def _unfinished(self, entry: Entry) -> str | None:
+        """The id of a run of this schedule that has not ended."""
+        latest = await self._backend.latest_once(entry.prefix)
+        # Where the clock was set back, the latest by its name is not the latest.
+        for task_id in {None if latest is None else latest[1], entry.last_task_id} - {None}:
+            record = await self._record(str(task_id))
+            if record is not None and record.status is TaskStatus.REJECTED and record.duplicate_of is not None:
+                record = await self._record(record.duplicate_of)
+            if record is not None and not record.status.finished:
+                return record.task_id
+        return None
+
+    async def _record(self, task_id: str) -> TaskRecord | None:
+        return self._tasks.record(task_id) or await self._backend.get(task_id)
+
+    def _payload(self, entry: Entry) -> str:
+        if entry.payload is None:
+            entry.payload = self._intake.encode(entry.definition, (), {})
+        return entry.payload

@@ -1,0 +1,297 @@
+"""Runs planned for one moment: settings of the backend until they are due, so that any instance can change them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from contextvars import Context
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.queues import Queues
+from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
+from taskflow_otel.engine.schedules.firing import ScheduleMeter
+from taskflow_otel.errors import BackendError, ConfigurationError, QueueFullError, UnknownTaskError
+from taskflow_otel.model.enqueue import EnqueueOptions, checked_key, checked_moment, checked_tags
+from taskflow_otel.model.ids import new_task_id
+from taskflow_otel.model.options import checked_priority
+from taskflow_otel.model.schedule import ScheduledRun, from_micros, micros
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.owned_tasks import OwnedTasks
+from taskflow_otel.runtime.timers import Timer, Timers
+
+logger = logging.getLogger("taskflow_otel.schedules")
+
+LABEL = "schedule_once"
+"""The `schedule` label of all planned runs: their keys would be too many."""
+
+_PREFIX = "run-at:"
+_ONCE = "run-at:"
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
+_SLICE = 200
+_MAX_KEY = 200
+_TIDY_BEHIND = timedelta(days=1)
+_TIDY_BATCH = 500
+
+
+@dataclass(slots=True)
+class _Plan:
+    """One stored run as this process knows it."""
+
+    key: str
+    text: str
+    run: ScheduledRun
+    timer: Timer | None = None
+    begun: bool = False
+
+
+class OneOffs:
+    """Plans, moves, cancels and starts single runs.
+
+    Each is one setting, `run-at:<run key>:<version>`. A later version replaces an earlier one, so that there is no
+    moment at which both or neither count. What is due is read again before it starts, and started under a name that
+    can be used once.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        intake: Intake,
+        registry: TaskRegistry,
+        queues: Queues,
+        timers: Timers,
+        clock: Clock,
+        meter: ScheduleMeter,
+    ) -> None:
+        self._backend = backend
+        self._intake = intake
+        self._registry = registry
+        self._queues = queues
+        self._timers = timers
+        self._clock = clock
+        self._meter = meter
+        self._plans: dict[str, _Plan] = {}
+        self._jobs = OwnedTasks(_complain)
+        self._changes = 0
+        self._unknown: set[str] = set()
+        self._running = False
+
+    def start(self) -> None:
+        """Start what is due from now on, as soon as `refresh` has read it."""
+        self._running = True
+
+    async def stop(self) -> None:
+        """Start nothing more."""
+        self._running = False
+        for plan in self._plans.values():
+            if plan.timer is not None:
+                plan.timer.cancel()
+        self._plans.clear()
+        await self._jobs.stop()
+
+    async def plan(
+        self,
+        definition: TaskDefinition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        run_at: datetime,
+        run_key: str | None,
+        options: EnqueueOptions,
+    ) -> ScheduledRun:
+        """Store a run for a moment, in place of the one planned under the same key.
+
+        Raises `ConfigurationError`, `UnknownQueueError`, `TaskArgumentError`, `PersistenceError` and `BackendError`.
+        """
+        if options.delay is not None or options.eager is not None:
+            raise ConfigurationError("schedule_once takes run_at; delay and eager have no meaning beside it")
+        if options.queue is not None:
+            self._queues.get(options.queue)
+        task_id = new_task_id()
+        run = ScheduledRun(
+            run_key=_checked_run_key(task_id if run_key is None else run_key),
+            func_name=definition.name,
+            run_at=checked_moment("run_at", run_at),
+            task_id=task_id,
+            payload=self._intake.encode(definition, args, kwargs),
+            tags=checked_tags(options.tags),
+            priority=None if options.priority is None else checked_priority(options.priority),
+            queue=options.queue,
+            idempotency_key=checked_key(options.idempotency_key),
+        )
+        earlier = await self._versions(run.run_key)
+        number = max(earlier, default=0) + 1
+        key, text = f"{_PREFIX}{run.run_key}:{number:08d}", _dump(run)
+        await self._backend.put_setting(key, text)
+        for _, (old, _text) in sorted(earlier.items()):
+            await self._backend.put_setting(old, None)
+            self._drop(old)
+        self._take(key, text, run)
+        return run
+
+    async def cancel(self, run_key: str) -> bool:
+        """Drop a planned run; `False` when there is none, or it has begun."""
+        versions = await self._versions(run_key)
+        for _, (key, _text) in sorted(versions.items()):
+            await self._backend.put_setting(key, None)
+            self._drop(key)
+        return bool(versions)
+
+    async def list(self) -> list[ScheduledRun]:
+        """All planned runs of all instances, the next first."""
+        newest: dict[str, tuple[int, str]] = {}
+        for key, text in (await self._backend.settings(_PREFIX)).items():
+            run_key, number = _parse(key)
+            newest[run_key] = max(newest.get(run_key, (0, "")), (number, text))
+        return sorted(
+            (_load(key, text) for key, (_, text) in newest.items()), key=lambda run: (run.run_at, run.run_key)
+        )
+
+    async def refresh(self) -> None:
+        """Learn what other instances have planned, moved and cancelled."""
+        changes = self._changes
+        stored = await self._backend.settings(_PREFIX)
+        if changes != self._changes:
+            # Read before a change made here, which has everything read again.
+            return
+        for key in [key for key, plan in self._plans.items() if stored.get(key) != plan.text]:
+            self._drop(key)
+        for position, (key, text) in enumerate(stored.items()):
+            if key not in self._plans:
+                self._take(key, text, _load(_parse(key)[0], text))
+            if position % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)
+
+    async def tidy(self) -> None:
+        """Forget the names of runs that began long ago."""
+        before = micros(self._clock.now() - _TIDY_BEHIND)
+        await self._backend.forget_once(_ONCE, f"{_ONCE}{before:020d}", _TIDY_BATCH)
+
+    def _take(self, key: str, text: str, run: ScheduledRun) -> None:
+        self._changes += 1
+        if self._running:
+            plan = self._plans[key] = _Plan(key, text, run)
+            plan.timer = self._timers.at(run.run_at, lambda: self._come(plan))
+
+    def _drop(self, key: str) -> None:
+        self._changes += 1
+        plan = self._plans.pop(key, None)
+        if plan is not None and plan.timer is not None:
+            plan.timer.cancel()
+
+    def _come(self, plan: _Plan) -> None:
+        plan.timer = None
+        self._jobs.own(self._start(plan), context=Context())
+
+    async def _start(self, plan: _Plan) -> None:
+        """Start a run that is due, again after an error, until it has begun or is no longer wanted."""
+        wait, failing = _FIRST_WAIT, False
+        while True:
+            try:
+                await self._begin(plan)
+                break
+            except Exception as exc:
+                self._meter.failed(LABEL)
+                if not failing:
+                    expected = isinstance(exc, (BackendError, QueueFullError))
+                    logger.error(
+                        "the run %r could not be started: %s. Trying again.",
+                        plan.run.run_key,
+                        exc,
+                        exc_info=None if expected else exc,
+                    )
+                failing = True
+            await self._clock.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    async def _begin(self, plan: _Plan) -> None:
+        if not plan.begun and not await self._claim(plan):
+            return
+        await self._backend.put_setting(plan.key, None)
+        self._drop(plan.key)
+
+    async def _claim(self, plan: _Plan) -> bool:
+        """Make the task of a run that is due; `False` where this process cannot, or it is no longer wanted."""
+        run = plan.run
+        try:
+            definition = self._registry.get(run.func_name)
+        except UnknownTaskError as exc:
+            if run.func_name not in self._unknown:
+                self._unknown.add(run.func_name)
+                logger.error("the run %r stays stored: %s", run.run_key, exc)
+            return False
+        versions = await self._versions(run.run_key)
+        if not versions or versions[max(versions)] != (plan.key, plan.text):
+            self._drop(plan.key)
+            return False
+        options = EnqueueOptions(
+            idempotency_key=run.idempotency_key,
+            tags=run.tags,
+            priority=run.priority,
+            queue=run.queue,
+            run_at=run.run_at,
+        )
+        once = f"{_ONCE}{micros(run.run_at):020d}:{run.task_id}"
+        claimed = await self._intake.claim(definition, run.payload, options, once=once, task_id=run.task_id)
+        plan.begun = True
+        if claimed.new:
+            self._meter.fired(LABEL, max(0.0, (self._clock.now() - run.run_at).total_seconds()))
+        return True
+
+    async def _versions(self, run_key: str) -> dict[int, tuple[str, str]]:
+        """What is stored under a run key, by version: setting and text."""
+        found = {}
+        for key, text in (await self._backend.settings(f"{_PREFIX}{run_key}:")).items():
+            whose, number = _parse(key)
+            if whose == run_key:
+                found[number] = (key, text)
+        return found
+
+
+def _complain(exc: BaseException) -> None:
+    logger.critical("a planned run ended with an error of the scheduler itself: %s", exc, exc_info=exc)
+
+
+def _parse(key: str) -> tuple[str, int]:
+    run_key, _, number = key.removeprefix(_PREFIX).rpartition(":")
+    return run_key, int(number)
+
+
+def _dump(run: ScheduledRun) -> str:
+    return json.dumps(
+        {
+            "func": run.func_name,
+            "at": micros(run.run_at),
+            "task": run.task_id,
+            "payload": run.payload,
+            "tags": run.tags,
+            "priority": run.priority,
+            "queue": run.queue,
+            "key": run.idempotency_key,
+        }
+    )
+
+
+def _load(run_key: str, text: str) -> ScheduledRun:
+    stored = json.loads(text)
+    return ScheduledRun(
+        run_key=run_key,
+        func_name=stored["func"],
+        run_at=from_micros(stored["at"]),
+        task_id=stored["task"],
+        payload=stored["payload"],
+        tags=stored["tags"],
+        priority=stored["priority"],
+        queue=stored["queue"],
+        idempotency_key=stored["key"],
+    )
+
+
+def _checked_run_key(run_key: object) -> str:
+    if not isinstance(run_key, str) or not 0 < len(run_key) <= _MAX_KEY or not run_key.isprintable():
+        raise ConfigurationError(f"run_key must be a text of 1 to {_MAX_KEY} printable characters, not {run_key!r:.80}")
+    return run_key

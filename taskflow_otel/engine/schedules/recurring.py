@@ -1,0 +1,321 @@
+"""Recurring schedules: when each fires next, what becomes of what was missed, and going on after every error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.registry import TaskDefinition
+from taskflow_otel.engine.schedules.firing import Entry, Firing, ScheduleMeter
+from taskflow_otel.errors import BackendError, ConfigurationError, QueueFullError, UnknownScheduleError
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.schedule import Every, Schedule, ScheduleStatus, due, from_micros, grace, micros
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.owned_tasks import OwnedTasks
+from taskflow_otel.runtime.timers import Timers
+
+logger = logging.getLogger("taskflow_otel.schedules")
+
+PAUSED = "schedule-paused:"
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
+_LONGEST_RETRY = timedelta(minutes=5)
+_AT_ONCE = 20
+
+
+class Scheduler:
+    """Fires schedules on every instance at the same times; which of them makes the task is decided in the backend.
+
+    A wait is one entry in the engine's timers. `patience`: seconds after which a firing that is still not committed
+    counts as an error, while it goes on being waited for.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        firing: Firing,
+        timers: Timers,
+        clock: Clock,
+        meter: ScheduleMeter,
+        *,
+        patience: float,
+    ) -> None:
+        self._backend = backend
+        self._firing = firing
+        self._timers = timers
+        self._clock = clock
+        self._meter = meter
+        self._patience = patience
+        self._entries: dict[str, Entry] = {}
+        self._jobs = OwnedTasks(_complain)
+        self._changes = 0
+        self._running = False
+
+    def add(self, schedule: Schedule, definition: TaskDefinition) -> None:
+        """Take a schedule in; raises `ConfigurationError` when its name is taken."""
+        if schedule.name in self._entries:
+            raise ConfigurationError(
+                f"there is a schedule named {schedule.name!r} already. Give one its own name: schedule(name=...)"
+            )
+        entry = self._entries[schedule.name] = Entry(schedule, definition)
+        self._meter.declared(schedule.name)
+        if self._running:
+            self._spawn(self._bring_up([entry]))
+
+    def names(self) -> frozenset[str]:
+        """The names of all schedules."""
+        return frozenset(self._entries)
+
+    def statuses(self) -> list[ScheduleStatus]:
+        """All schedules, by name. Callable from any thread."""
+        entries = self._entries.copy()
+        return [entries[name].status() for name in sorted(entries)]
+
+    def start(self) -> None:
+        """Start to fire; what the backend knows is read in the background."""
+        self._running = True
+        self._spawn(self._bring_up(list(self._entries.values())))
+
+    async def stop(self) -> None:
+        """Fire nothing more."""
+        self._running = False
+        for entry in self._entries.values():
+            self._disarm(entry)
+        await self._jobs.stop()
+        for entry in self._entries.values():
+            entry.next = entry.repeated_until = None
+
+    async def run(self, name: str) -> TaskRecord:
+        """Make one run at once, beside the rule; raises `UnknownScheduleError` and what enqueueing raises."""
+        return await self._firing.fire_by_hand(self._entry(name))
+
+    async def set_paused(self, name: str, paused: bool) -> ScheduleStatus:
+        """Pause or resume a schedule on all instances, for good; raises `UnknownScheduleError`."""
+        entry = self._entry(name)
+        stored = {"paused": paused, "since": micros(self._clock.now())}
+        await self._backend.put_setting(PAUSED + name, json.dumps(stored))
+        self._changes += 1
+        self._apply_pause(entry, paused)
+        return entry.status()
+
+    async def refresh(self) -> None:
+        """Learn which schedules other instances have paused or resumed."""
+        changes = self._changes
+        stored = await self._backend.settings(PAUSED)
+        for entry in self._entries.values():
+            # What was read before a change made here is out of date.
+            if entry.next is not None and changes == self._changes:
+                self._apply_pause(entry, _pause(stored, entry)[0])
+
+    def clock_was_set(self) -> None:
+        """The wall clock has jumped: wait anew, and if it went back far, let times that have been fire again.
+
+        Small steps back are waited out, so that a firing is not repeated for the sake of a correction.
+        """
+        now = self._clock.now()
+        for entry in self._entries.values():
+            if entry.next is None or entry.working:
+                continue
+            if _lies_ahead(entry, entry.next, now):
+                entry.repeated_until = max(entry.repeated_until or now, entry.last or now)
+                entry.next = entry.schedule.rule.after(now)
+            self._arm(entry)
+
+    def _entry(self, name: str) -> Entry:
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise UnknownScheduleError(name) from None
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        # In an empty context: a firing continues nobody's trace.
+        self._jobs.own(work, context=Context())
+
+    def _apply_pause(self, entry: Entry, paused: bool) -> None:
+        if entry.paused == paused:
+            return
+        entry.paused = paused
+        if not paused and entry.next is not None:
+            entry.next = max(entry.next, entry.schedule.rule.after(self._clock.now()))
+        self._arm(entry)
+
+    def _arm(self, entry: Entry) -> None:
+        self._disarm(entry)
+        if self._running and not entry.paused and not entry.working and entry.next is not None:
+            entry.timer = self._timers.at(entry.next, lambda: self._come(entry))
+
+    @staticmethod
+    def _disarm(entry: Entry) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+
+    def _come(self, entry: Entry) -> None:
+        entry.timer = None
+        entry.working = True
+        self._spawn(self._work(entry))
+
+    async def _bring_up(self, entries: list[Entry]) -> None:
+        """Find out when schedules last fired, and go on from there."""
+        pauses: dict[str, str] = {}
+
+        async def read_pauses() -> None:
+            pauses.update(await self._backend.settings(PAUSED))
+
+        if entries:
+            await self._insist(entries[0], read_pauses)
+        for start in range(0, len(entries), _AT_ONCE):
+            await asyncio.gather(*(self._begin(entry, pauses) for entry in entries[start : start + _AT_ONCE]))
+
+    async def _begin(self, entry: Entry, pauses: dict[str, str]) -> None:
+        latest: tuple[str, str] | None = None
+
+        async def read_latest() -> None:
+            nonlocal latest
+            latest = await self._backend.latest_once(entry.prefix)
+
+        await self._insist(entry, read_latest)
+        rule, now = entry.schedule.rule, self._clock.now()
+        entry.paused, since = _pause(pauses, entry)
+        entry.next = rule.after(now)
+        if latest is not None:
+            entry.last, entry.last_task_id = entry.moment_of(latest[0]), latest[1]
+            if _lies_ahead(entry, entry.last, now):
+                entry.repeated_until = entry.last
+            elif not entry.paused:
+                entry.next = rule.after(entry.last if since is None else max(entry.last, since))
+        self._arm(entry)
+        if entry.schedule.run_on_startup and not entry.paused:
+            await self._attempt(entry, partial(self._firing.fire_at_startup, entry, now), now, rule.after(now))
+
+    async def _insist(self, entry: Entry, action: Callable[[], Awaitable[None]]) -> None:
+        """Do something until it succeeds."""
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                await action()
+                return self._works(entry)
+            except Exception as exc:
+                self._failed(entry, exc)
+            await self._clock.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    async def _work(self, entry: Entry) -> None:
+        try:
+            while self._running and not entry.paused and entry.next is not None and entry.next <= self._clock.now():
+                await self._catch_up(entry, entry.next)
+        finally:
+            entry.working = False
+            self._arm(entry)
+
+    async def _catch_up(self, entry: Entry, first: datetime) -> None:
+        """Deal with the firing times from `first`, which is one, to now; usually that is one."""
+        rule, now = entry.schedule.rule, self._clock.now()
+        following = rule.after(first)
+        moments, missed = [first], 0
+        if following <= now or now - first > grace(following - first):
+            moments, missed = await self._due(entry, first, now)
+            following = rule.after(now)
+        entry.next = following
+        if missed:
+            self._missed(entry, missed)
+            logger.warning("the schedule %r missed %d firings up to %s", entry.schedule.name, missed, now.isoformat())
+        for moment in moments:
+            await self._attempt(entry, partial(self._fire, entry, moment), moment, following)
+        try:
+            await self._firing.tidy(entry)
+        except BackendError as exc:
+            self._failed(entry, exc)
+
+    async def _due(self, entry: Entry, first: datetime, now: datetime) -> tuple[list[datetime], int]:
+        rule, catch_up = entry.schedule.rule, entry.schedule.catch_up
+        try:
+            # This process may have slept while others went on.
+            if (latest := await self._backend.latest_once(entry.prefix)) is not None and entry.repeated_until is None:
+                moment = entry.moment_of(latest[0])
+                if first <= moment <= now:
+                    first = rule.after(moment)
+        except BackendError as exc:
+            self._failed(entry, exc)
+        if isinstance(rule, Every):
+            return due(rule, catch_up, first, now)
+        # Finding many dates takes its time.
+        return await asyncio.to_thread(due, rule, catch_up, first, now)
+
+    async def _attempt(
+        self, entry: Entry, action: Callable[[], Awaitable[None]], moment: datetime, following: datetime
+    ) -> None:
+        """Fire, again after an error; give up when the next firing is due."""
+        wait = _FIRST_WAIT
+        until = min(following, moment + _LONGEST_RETRY)
+        while True:
+            impatient = self._timers.after(
+                self._patience,
+                lambda: self._failed(entry, f"the backend has not committed a firing for {self._patience:g} s"),
+            )
+            try:
+                await action()
+                return self._works(entry)
+            except Exception as exc:
+                self._failed(entry, exc)
+            finally:
+                impatient.cancel()
+            if self._clock.now() + timedelta(seconds=wait) >= until:
+                self._missed(entry, 1)
+                return logger.error("the schedule %r gave up its firing of %s", entry.schedule.name, moment.isoformat())
+            await self._clock.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    async def _fire(self, entry: Entry, moment: datetime) -> None:
+        new, blocked_by = await self._firing.fire(entry, moment)
+        if new and blocked_by is not None:
+            self._missed(entry, 1)
+            logger.info("the schedule %r did not run: its run %s has not ended", entry.schedule.name, blocked_by)
+        elif new:
+            self._meter.fired(entry.schedule.name, max(0.0, (self._clock.now() - moment).total_seconds()))
+
+    def _missed(self, entry: Entry, number: int) -> None:
+        entry.missed += number
+        self._meter.missed(entry.schedule.name, number)
+
+    def _failed(self, entry: Entry, why: Exception | str) -> None:
+        entry.errors += 1
+        entry.last_error = str(why) or type(why).__name__
+        self._meter.failed(entry.schedule.name)
+        if not entry.failing:
+            entry.failing = True
+            # Of the expected ones the message says enough.
+            trace = None if isinstance(why, (str, BackendError, QueueFullError)) else why
+            logger.error("the schedule %r could not fire: %s. Trying again.", entry.schedule.name, why, exc_info=trace)
+
+    @staticmethod
+    def _works(entry: Entry) -> None:
+        if entry.failing:
+            entry.failing = False
+            logger.warning("the schedule %r fires again", entry.schedule.name)
+
+
+def _complain(exc: BaseException) -> None:
+    logger.critical("a schedule ended with an error of the scheduler itself: %s", exc, exc_info=exc)
+
+
+def _lies_ahead(entry: Entry, moment: datetime, now: datetime) -> bool:
+    """Whether a moment that was near is several firings ahead, so that the clock must have been set back."""
+    rule = entry.schedule.rule
+    gap = max(rule.after(now) - now, rule.after(moment) - moment)
+    return moment - now > 2 * gap + timedelta(seconds=1)
+
+
+def _pause(stored: dict[str, str], entry: Entry) -> tuple[bool, datetime | None]:
+    """Whether a schedule is paused, and when that was last decided."""
+    text = stored.get(PAUSED + entry.schedule.name)
+    if text is None:
+        return False, None
+    value = json.loads(text)
+    return value["paused"], from_micros(value["since"])

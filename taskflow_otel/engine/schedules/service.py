@@ -1,0 +1,170 @@
+"""Everything about schedules in one place: what the rooms above ask, and the watch for what others change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.live import LiveTasks
+from taskflow_otel.engine.queues import Queues
+from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
+from taskflow_otel.engine.schedules.firing import Firing, ScheduleMeter
+from taskflow_otel.engine.schedules.planned import LABEL, OneOffs
+from taskflow_otel.engine.schedules.recurring import Scheduler
+from taskflow_otel.errors import NotStartedError
+from taskflow_otel.model.enqueue import EnqueueOptions
+from taskflow_otel.model.ids import new_task_id
+from taskflow_otel.model.query import Instance
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.schedule import EPOCH, Schedule, ScheduledRun, ScheduleStatus
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.service import Service
+from taskflow_otel.runtime.timers import Timers
+
+_CHANGED = "schedules-changed"
+_JUMP = timedelta(seconds=1)
+_TIDY_ROUNDS = 600
+
+
+class Schedules(Service):
+    """Recurring schedules and planned runs of this process, in step with the other instances.
+
+    One setting says that something was changed; it alone is looked at in each round, so that a thousand
+    schedules that nobody touches cost nothing.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        intake: Intake,
+        registry: TaskRegistry,
+        queues: Queues,
+        tasks: LiveTasks,
+        timers: Timers,
+        clock: Clock,
+        interval: float,
+        own: Callable[[], Instance],
+        meter: ScheduleMeter,
+        *,
+        patience: float,
+    ) -> None:
+        super().__init__("schedules", interval, clock)
+        self._backend = backend
+        self._clock = clock
+        self._scheduler = Scheduler(
+            backend, Firing(backend, intake, tasks, own), timers, clock, meter, patience=patience
+        )
+        self._once = OneOffs(backend, intake, registry, queues, timers, clock, meter)
+        self._registry = registry
+        self._meter = meter
+        self._running = False
+        self._seen: str | None = None
+        self._read = False
+        self._offset = timedelta()
+        self._rounds_done = 0
+
+    async def start(self) -> None:
+        """Start to fire, and to watch."""
+        self._running, self._read, self._seen = True, False, None
+        self._offset = self._wall_offset()
+        self._meter.declared(LABEL)
+        self._once.start()
+        self._scheduler.start()
+        await super().start()
+
+    async def stop(self) -> None:
+        """Fire nothing more."""
+        self._running = False
+        await super().stop()
+        await self._once.stop()
+        await self._scheduler.stop()
+
+    async def tick(self) -> None:
+        """Notice a clock that was set, and what other instances have changed."""
+        offset = self._wall_offset()
+        if abs(offset - self._offset) > _JUMP:
+            self._offset = offset
+            self._scheduler.clock_was_set()
+        seen = (await self._backend.settings(_CHANGED)).get(_CHANGED)
+        if seen != self._seen or not self._read:
+            await self._scheduler.refresh()
+            await self._once.refresh()
+            self._seen, self._read = seen, True
+        self._rounds_done += 1
+        if self._rounds_done % _TIDY_ROUNDS == 0:
+            await self._once.tidy()
+
+    def add(self, schedule: Schedule, definition: TaskDefinition) -> None:
+        """Take a schedule in; raises `ConfigurationError` when its name is taken."""
+        self._scheduler.add(schedule, definition)
+
+    def names(self) -> frozenset[str]:
+        """The names of the recurring schedules."""
+        return self._scheduler.names()
+
+    def statuses(self) -> list[ScheduleStatus]:
+        """The recurring schedules as they stand, by name. Callable from any thread."""
+        return self._scheduler.statuses()
+
+    async def run(self, name: str) -> TaskRecord:
+        """Make one run now; raises `UnknownScheduleError`, `NotStartedError` and what enqueueing raises."""
+        self._require_running()
+        return await self._scheduler.run(name)
+
+    async def pause(self, name: str) -> ScheduleStatus:
+        """Fire no more, on any instance, until it is resumed; raises `UnknownScheduleError`."""
+        return await self._set_paused(name, True)
+
+    async def resume(self, name: str) -> ScheduleStatus:
+        """Fire again; what would have fired meanwhile is not caught up. Raises `UnknownScheduleError`."""
+        return await self._set_paused(name, False)
+
+    async def once(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: EnqueueOptions,
+        *,
+        run_at: datetime,
+        run_key: str | None,
+    ) -> ScheduledRun:
+        """Plan one run; see `OneOffs.plan`."""
+        self._require_running()
+        definition = self._registry.resolve(func)
+        run = await self._once.plan(definition, args, kwargs, run_at=run_at, run_key=run_key, options=options)
+        await self._tell()
+        return run
+
+    async def cancel_once(self, run_key: str) -> bool:
+        """Drop a planned run; `False` when there is none, or it has begun."""
+        self._require_running()
+        cancelled = await self._once.cancel(run_key)
+        if cancelled:
+            await self._tell()
+        return cancelled
+
+    async def planned(self) -> list[ScheduledRun]:
+        """The planned runs of all instances, the next first."""
+        self._require_running()
+        return await self._once.list()
+
+    async def _set_paused(self, name: str, paused: bool) -> ScheduleStatus:
+        self._require_running()
+        status = await self._scheduler.set_paused(name, paused)
+        await self._tell()
+        return status
+
+    async def _tell(self) -> None:
+        await self._backend.put_setting(_CHANGED, new_task_id())
+
+    def _require_running(self) -> None:
+        if not self._running:
+            raise NotStartedError
+
+    def _wall_offset(self) -> timedelta:
+        """How far the wall clock is ahead of the monotonic one; it changes when the clock is set."""
+        return (self._clock.now() - EPOCH) - timedelta(seconds=self._clock.monotonic())

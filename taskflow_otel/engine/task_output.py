@@ -1,0 +1,93 @@
+"""What running tasks say of themselves: log entries and progress, from any thread to the bus and the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from opentelemetry import trace
+
+from taskflow_otel.bus import ObserverBus
+from taskflow_otel.engine.context import TaskContext
+from taskflow_otel.engine.failure import capped, storable
+from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.model.events import LogEvent
+from taskflow_otel.model.record import MAX_LOG_ENTRIES, LogEntry, Progress
+from taskflow_otel.runtime.clock import Clock
+
+_SEQUENCES_PER_ATTEMPT = 100_000
+
+
+class TaskOutput:
+    """Gives each attempt its `TaskContext`, and carries what it says to the loop in the order it was said."""
+
+    def __init__(
+        self,
+        bus: ObserverBus,
+        ledger: Ledger,
+        tasks: LiveTasks,
+        clock: Clock,
+        on_loop: Callable[..., None],
+    ) -> None:
+        self._bus = bus
+        self._ledger = ledger
+        self._tasks = tasks
+        self._clock = clock
+        self._on_loop = on_loop
+
+    def context_of(self, task: LiveTask) -> TaskContext:
+        """The context of the attempt that is about to run."""
+        record = task.record
+        return TaskContext(
+            record.task_id, record.func_name, record.attempt, dict(record.tags), self._log, self._progress
+        )
+
+    def _log(self, context: TaskContext, message: str, level: str, extra: Mapping[str, Any]) -> None:
+        span = trace.get_current_span().get_span_context()
+        event = LogEvent(
+            task_id=context.task_id,
+            func_name=context.func_name,
+            message=capped(storable(str(message))),
+            level=level,
+            timestamp=self._clock.now(),
+            attempt=context.attempt,
+            tags=context.tags,
+            extra=dict(extra),
+            trace_id=f"{span.trace_id:032x}" if span.is_valid else None,
+            span_id=f"{span.span_id:016x}" if span.is_valid else None,
+            trace_flags=span.trace_flags,
+        )
+        self._on_loop(self._take_log, event)
+
+    def _take_log(self, event: LogEvent) -> None:
+        task = self._tasks.live(event.task_id)
+        if task is None:
+            # Said after the end, by a thread that the task left behind: told, but no longer stored.
+            self._bus.log(event)
+            return
+        count = task.log_count
+        task.log_count += 1
+        # A task taken over goes on with a later attempt, and so never reuses a sequence number.
+        sequence = event.attempt * _SEQUENCES_PER_ATTEMPT + count
+        event = replace(event, seq=sequence, queue=task.record.queue)
+        self._bus.log(event)
+        if count >= MAX_LOG_ENTRIES:
+            task.record.logs_dropped += 1
+            return
+        self._ledger.append_log(
+            event.task_id,
+            LogEntry(sequence, event.timestamp, event.level, event.message, event.attempt, dict(event.extra)),
+        )
+
+    def _progress(self, context: TaskContext, progress: Progress) -> None:
+        self._on_loop(self._take_progress, context, progress)
+
+    def _take_progress(self, context: TaskContext, progress: Progress) -> None:
+        task = self._tasks.live(context.task_id)
+        if task is None or task.task_context is not context:
+            return
+        task.record.progress = progress
+        self._ledger.note(task)
+        self._bus.progress(task.record)

@@ -1,0 +1,1 @@
+"""Observers that write lines: `FileLogger` and `StdoutLogger`."""

@@ -1,0 +1,53 @@
+"""What observers that write lines have in common: which events, in which format, and the thread that writes."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from taskflow_otel.bus import Event, TaskObserver
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.exporters.lines import text
+from taskflow_otel.model.events import LOG_LEVELS, LogEvent
+
+
+class LineLogger(TaskObserver, ABC):
+    """Writes one line for each event, in batches, on a thread of its own: never on the event loop."""
+
+    def __init__(self, *, log_lifecycle: bool, min_level: str, format: text.Format) -> None:
+        if min_level not in LOG_LEVELS:
+            raise ConfigurationError(f"min_level must be one of {', '.join(LOG_LEVELS)}, not {min_level!r}")
+        text.check_format(format)
+        self.min_level = min_level
+        self.wants_lifecycle = log_lifecycle
+        self._format = format
+        self._thread: ThreadPoolExecutor | None = None
+
+    async def on_events(self, events: Sequence[Event]) -> None:
+        """Write the lines of these events; what the write raises is for the bus to count."""
+        lines = [
+            text.line(event, self._format) + "\n"
+            for event in events
+            if self.wants_lifecycle or isinstance(event, LogEvent)
+        ]
+        if not lines:
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"taskflow {type(self).__name__}")
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.write, lines)
+
+    async def close(self) -> None:
+        """Release what was opened for writing, and the thread."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await asyncio.get_running_loop().run_in_executor(thread, self.release)
+            thread.shutdown(wait=False)
+
+    @abstractmethod
+    def write(self, lines: list[str]) -> None:
+        """Write lines, each with its end. Called on the thread."""
+
+    def release(self) -> None:
+        """Close what `write` has opened. Called on the thread."""

@@ -1,0 +1,37 @@
+"""Task logs on standard output: `StdoutLogger`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from taskflow_otel.exporters.lines.base import LineLogger
+from taskflow_otel.exporters.lines.text import Format
+
+
+class StdoutLogger(LineLogger):
+    """Prints task logs: the lines of `FileLogger`, for containers whose platform collects standard output.
+
+    `stream`: where to instead of the standard output of the moment. Raises `ConfigurationError` for an unknown level or
+    format.
+    """
+
+    def __init__(
+        self,
+        *,
+        log_lifecycle: bool = False,
+        min_level: str = "info",
+        format: Format = "text",
+        stream: TextIO | None = None,
+    ) -> None:
+        super().__init__(log_lifecycle=log_lifecycle, min_level=min_level, format=format)
+        self._stream = stream
+
+    def write(self, lines: list[str]) -> None:
+        """Write lines and flush."""
+        stream = sys.stdout if self._stream is None else self._stream
+        text = "".join(lines)
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        # A terminal that cannot show a character shows its escape instead of losing the line.
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()

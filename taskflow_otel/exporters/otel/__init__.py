@@ -1,0 +1,1 @@
+"""OpenTelemetry: spans, log records, metrics, and the SDK in one call."""

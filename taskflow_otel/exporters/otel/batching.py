@@ -1,0 +1,121 @@
+"""The SDK's batch processors behind an `Outlet`. It imports the SDK, so only `configure_telemetry` imports it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from opentelemetry.sdk._logs import ReadableLogRecord, ReadWriteLogRecord
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from taskflow_otel.exporters.otel.bounded_export import Outlet
+
+_FLUSH_SECONDS = 30.0
+
+
+class _SdkExporter(Protocol):
+    def shutdown(self) -> None: ...
+
+    def force_flush(self, timeout_millis: int = ...) -> bool: ...
+
+
+E = TypeVar("E", bound=_SdkExporter)
+
+
+class _Guarded(Generic[E]):
+    """An exporter that is used through an outlet."""
+
+    def __init__(self, exporter: E, outlet: Outlet) -> None:
+        self._exporter = exporter
+        self._outlet = outlet
+        self._shut_down = False
+
+    def shutdown(self) -> None:
+        if not self._shut_down:
+            self._shut_down = True
+            self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+    def give_up(self) -> None:
+        """Let nothing further in, and no attempt or retry be made if the collector is in trouble already."""
+        self._outlet.close()
+        if self._outlet.failing:
+            self.shutdown()
+
+    def flush(self, flush: Callable[[], bool], timeout_millis: int | None) -> bool:
+        """Flush within the timeout, which the SDK's own processors do not heed."""
+        timeout = _FLUSH_SECONDS if timeout_millis is None else timeout_millis / 1000
+        if not self._outlet.retry(timeout):
+            return False
+        answers: list[bool] = []
+        thread = threading.Thread(target=lambda: answers.append(flush()), name="taskflow flush", daemon=True)
+        thread.start()
+        thread.join(timeout)
+        return answers == [True]
+
+
+class _SpanGuard(_Guarded[SpanExporter], SpanExporter):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        taken = self._outlet.send(spans, lambda batch: self._exporter.export(batch) is SpanExportResult.SUCCESS)
+        return SpanExportResult.SUCCESS if taken else SpanExportResult.FAILURE
+
+
+class _LogGuard(_Guarded[LogRecordExporter], LogRecordExporter):
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        taken = self._outlet.send(batch, lambda batch: self._exporter.export(batch) is LogRecordExportResult.SUCCESS)
+        return LogRecordExportResult.SUCCESS if taken else LogRecordExportResult.FAILURE
+
+
+class OutletSpanProcessor(BatchSpanProcessor):
+    """Exports spans in batches; what its outlet has no room for costs a count.
+
+    The SDK's own writes, filters and throws away a log record for each span beyond its queue.
+    """
+
+    def __init__(self, exporter: SpanExporter, outlet: Outlet) -> None:
+        self._outlet = outlet
+        self._guard = _SpanGuard(exporter, outlet)
+        super().__init__(self._guard, max_queue_size=outlet.size)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue a sampled span, or drop and count it."""
+        context = span.context
+        if context is not None and context.trace_flags.sampled and self._outlet.enter():
+            super().on_end(span)
+
+    def force_flush(self, timeout_millis: int | None = None) -> bool:
+        """Export what is queued; `False` if that took longer or the collector did not take it."""
+        return self._guard.flush(super().force_flush, timeout_millis)
+
+    def shutdown(self) -> None:
+        """Export what is queued unless the collector is in trouble, and stop."""
+        self._guard.give_up()
+        super().shutdown()  # type: ignore[no-untyped-call]
+
+
+class OutletLogProcessor(BatchLogRecordProcessor):
+    """Exports log records in batches; what its outlet has no room for costs a count."""
+
+    def __init__(self, exporter: LogRecordExporter, outlet: Outlet) -> None:
+        self._outlet = outlet
+        self._guard = _LogGuard(exporter, outlet)
+        super().__init__(self._guard, max_queue_size=outlet.size)
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        """Queue a record, or drop and count it."""
+        if self._outlet.enter():
+            super().on_emit(log_record)
+
+    def force_flush(self, timeout_millis: int | None = None) -> bool:
+        """Export what is queued; `False` if that took longer or the collector did not take it."""
+        return self._guard.flush(super().force_flush, timeout_millis)
+
+    def shutdown(self) -> None:
+        """Export what is queued unless the collector is in trouble, and stop."""
+        self._guard.give_up()
+        super().shutdown()  # type: ignore[no-untyped-call]

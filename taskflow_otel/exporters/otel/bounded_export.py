@@ -1,0 +1,178 @@
+"""The way out of one signal to a collector that may be slow, hung or gone: bounded, counted, and quiet about it.
+
+Knows nothing of the SDK: `taskflow_otel.exporters.otel.batching` puts an outlet into the SDK's batch processors.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from taskflow_otel.bus import Complaints
+
+T = TypeVar("T")
+
+PAUSE = 5.0
+"""Seconds between two attempts to export to a collector that has failed repeatedly."""
+_PATIENCE = 2
+"""Failures in a row from which on there are pauses; each has had the retries of the SDK's exporter."""
+_REPEAT_SECONDS = 60.0
+
+
+class Outlet:
+    """Counts what waits for the collector, keeps it bounded, and stops trying hard when the collector is in trouble.
+
+    `size` bounds what waits; what comes beyond it is dropped and counted at once, for next to nothing. While exports
+    fail, one batch in `pause` seconds is tried: the others are neither serialised nor sent.
+
+    A batch whose export fails is dropped and counted as well, since the SDK's exporter has retried by then.
+    """
+
+    def __init__(self, what: str, size: int, *, pause: float = PAUSE) -> None:
+        self.size = size
+        self._what = what
+        self._pause = pause
+        self._complaints = Complaints()
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            # A forked child begins anew: its lock may be held by a thread that it does not have.
+            os.register_at_fork(after_in_child=_if_alive(weakref.WeakMethod(self._renew)))
+
+    def _renew(self) -> None:
+        self.dropped = 0
+        """What was not exported and never will be."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0
+        self._failures = 0
+        self._attempts = 0
+        self._pausing = False
+        self._hurried = False
+        self._closed = False
+
+    @property
+    def failing(self) -> bool:
+        """Whether the latest export has failed."""
+        return self._failures > 0
+
+    def enter(self) -> bool:
+        """Take in one item if there is room; what is refused is counted as dropped. Callable from any thread."""
+        with self._lock:
+            if self._waiting < self.size and not self._closed:
+                self._waiting += 1
+                return True
+            self.dropped += 1
+            return False
+
+    def send(self, batch: Sequence[T], export: Callable[[Sequence[T]], bool]) -> bool:
+        """Hand a batch of what has entered over to `export`; whether that has taken it.
+
+        Called by the batch processor's thread, which is held up while the collector is in trouble.
+        """
+        with self._lock:
+            self._waiting -= len(batch)
+            worth_it = self._may_try()
+        if not worth_it:
+            self._note(len(batch), taken=False, tried=False)
+            return False
+        failure: Exception | None = None
+        try:
+            taken = export(batch)
+        except Exception as exc:
+            taken, failure = False, exc
+        self._note(len(batch), taken=taken, tried=True)
+        if not taken:
+            self._complaints.add(
+                "telemetry",
+                f"could not be exported: {self._what} are dropped and counted in taskflow_events_dropped_total; "
+                "tasks are not affected",
+                failure,
+            )
+        return taken
+
+    def _may_try(self) -> bool:
+        """Wait until the next attempt is due; `False` when there will be none. Called with the lock held."""
+        if self._failures >= _PATIENCE:
+            self._pausing = True
+            self._changed.wait_for(lambda: self._hurried or self._closed, self._pause)
+            self._pausing = self._hurried = False
+        # At the end, one attempt is worth its while unless the last one was in vain.
+        return not (self._closed and self._failures)
+
+    def _note(self, number: int, *, taken: bool, tried: bool) -> None:
+        with self._lock:
+            if not taken:
+                self.dropped += number
+            if tried:
+                self._failures = 0 if taken else self._failures + 1
+                self._attempts += 1
+                self._changed.notify_all()
+
+    def retry(self, timeout: float) -> bool:
+        """End a pause and wait up to `timeout` seconds for what comes of it; whether a flush makes sense now."""
+        with self._lock:
+            if not self._pausing:
+                return True
+            attempts, self._hurried = self._attempts, True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._attempts > attempts or self._closed, timeout)
+            return self._attempts > attempts and not self._failures
+
+    def close(self) -> None:
+        """Take nothing in any more; a collector that is in trouble gets no further attempt."""
+        with self._lock:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def _if_alive(method: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
+    def call() -> None:
+        if (alive := method()) is not None:
+            alive()
+
+    return call
+
+
+_outlets: weakref.WeakKeyDictionary[object, Outlet] = weakref.WeakKeyDictionary()
+
+
+def remember(provider: object, outlet: Outlet) -> None:
+    """Note that what a provider makes goes through this outlet."""
+    _outlets[provider] = outlet
+
+
+def dropped_by(provider: object) -> int:
+    """How much of what a provider made was dropped by its outlet; 0 for one that has none."""
+    outlet = None if provider is None else _outlets.get(provider)
+    return 0 if outlet is None else outlet.dropped
+
+
+class OncePerMinute(logging.Filter):
+    """Lets a log message pass once a minute, whatever its arguments: an exporter repeats itself at every retry."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._silent_until: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this one passes."""
+        now, message = self._clock(), str(record.msg)
+        if now < self._silent_until.get(message, 0.0):
+            return False
+        self._silent_until[message] = now + _REPEAT_SECONDS
+        return True
+
+
+def quieten(exporter: object) -> None:
+    """Let the loggers of an exporter's modules say the same thing once a minute only."""
+    for cls in type(exporter).__mro__:
+        if cls.__module__.startswith("opentelemetry.exporter."):
+            log = logging.getLogger(cls.__module__)
+            if not any(isinstance(known, OncePerMinute) for known in log.filters):
+                log.addFilter(OncePerMinute())

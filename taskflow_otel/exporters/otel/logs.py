@@ -1,0 +1,147 @@
+"""OpenTelemetry log records: one for each transition, one for each entry written with `task_log`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from opentelemetry import _logs
+from opentelemetry._logs import Logger, LoggerProvider, SeverityNumber
+
+from taskflow_otel.bus import Exporter
+from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.lines.text import safe_text
+from taskflow_otel.exporters.otel import spans
+from taskflow_otel.exporters.otel.providers import ProviderSlot
+from taskflow_otel.model.events import LifecycleEvent, LogEvent
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.trace import SpanRef
+from taskflow_otel.version import __version__
+
+_SEVERITY = {
+    "DEBUG": SeverityNumber.DEBUG,
+    "INFO": SeverityNumber.INFO,
+    "WARN": SeverityNumber.WARN,
+    "ERROR": SeverityNumber.ERROR,
+    "FATAL": SeverityNumber.FATAL,
+}
+_LEVELS = {"debug": "DEBUG", "info": "INFO", "warning": "WARN", "error": "ERROR", "critical": "FATAL"}
+
+
+class LogsExporter(Exporter):
+    """Emits the log records, each in the context of the span that it belongs to.
+
+    `logger_provider=None` is the global one, which may be set at any later time. The exception of a failed attempt is
+    in the attributes of its log record, once.
+    """
+
+    name = "logs"
+
+    def __init__(self, logger_provider: LoggerProvider | None = None) -> None:
+        self._slot = ProviderSlot(logger_provider, _logs.get_logger_provider)
+        self._logger: Logger | None = None
+
+    def _active(self, now: datetime) -> Logger | None:
+        """The logger, once there is a provider that does something."""
+        if self._logger is None:
+            provider = self._slot.look(now)
+            if provider is not None:
+                self._logger = provider.get_logger(signals.SCOPE, __version__, schema_url=signals.SCHEMA_URL)
+        return self._logger
+
+    def on_lifecycle(self, event: LifecycleEvent) -> None:
+        """Emit the record of the transition."""
+        logger = self._logger or self._active(event.timestamp)
+        if logger is None:
+            return
+        spec = signals.LOGS[event.transition]
+        severity = _SEVERITY[spec.severity]
+        if not logger.enabled(severity_number=severity, event_name=spec.event_name):
+            return
+        attributes: dict[str, Any] = {
+            signals.MESSAGING_DESTINATION_NAME: event.func_name,
+            signals.MESSAGING_MESSAGE_ID: event.task_id,
+            signals.QUEUE: event.queue,
+            signals.INSTANCE: event.instance,
+            signals.ATTEMPT: event.attempt,
+        }
+        if event.reason is not None:
+            attributes[signals.REASON] = event.reason
+        if event.duration is not None and event.previous is TaskStatus.RUNNING:
+            attributes[signals.DURATION] = event.duration
+        if spec.exception:
+            # Elsewhere, the event's error is that of an earlier attempt.
+            _add_exception(attributes, event)
+        logger.emit(
+            timestamp=spans.nanoseconds(event.timestamp),
+            context=spans.context_of(event.span),
+            severity_number=severity,
+            severity_text=spec.severity,
+            body=_sentence(event),
+            attributes=attributes,
+            event_name=spec.event_name,
+        )
+
+    def on_log(self, event: LogEvent) -> None:
+        """Emit the record of a log entry."""
+        logger = self._logger or self._active(event.timestamp)
+        if logger is None:
+            return
+        text = _LEVELS.get(event.level, "INFO")
+        severity = _SEVERITY[text]
+        event_name = signals.TASK_LOG.event_name
+        if not logger.enabled(severity_number=severity, event_name=event_name):
+            return
+        attributes: dict[str, Any] = {
+            signals.MESSAGING_DESTINATION_NAME: event.func_name,
+            signals.MESSAGING_MESSAGE_ID: event.task_id,
+            signals.QUEUE: event.queue,
+            signals.ATTEMPT: event.attempt,
+        }
+        for key, value in event.extra.items():
+            attributes[signals.LOG_PREFIX + key] = _plain(value)
+        logger.emit(
+            timestamp=spans.nanoseconds(event.timestamp),
+            context=spans.context_of(
+                SpanRef(event.trace_id or "", event.span_id or "", event.trace_flags),
+            ),
+            severity_number=severity,
+            severity_text=text,
+            body=event.message,
+            attributes=attributes,
+            event_name=event_name,
+        )
+
+    def dropped(self) -> int:
+        """How many log records of this process the collector did not take: see `configure_telemetry`."""
+        return self._slot.dropped()
+
+    def flush(self, timeout: float) -> None:
+        """Ask the SDK to export what it has buffered."""
+        self._slot.force_flush(timeout)
+
+
+def _add_exception(attributes: dict[str, Any], event: LifecycleEvent) -> None:
+    if event.error_type is not None:
+        attributes[signals.ERROR_TYPE] = attributes[signals.EXCEPTION_TYPE] = event.error_type
+    if event.error is not None:
+        attributes[signals.EXCEPTION_MESSAGE] = event.error
+    if event.stacktrace is not None:
+        attributes[signals.EXCEPTION_STACKTRACE] = event.stacktrace
+
+
+def _sentence(event: LifecycleEvent) -> str:
+    what = f"{event.func_name} {event.transition.replace('_', ' ')}"
+    return what if event.reason is None else f"{what} ({event.reason})"
+
+
+def _plain(value: Any) -> Any:
+    """A value as the OpenTelemetry data model allows it; what it does not know becomes text."""
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return safe_text(value)

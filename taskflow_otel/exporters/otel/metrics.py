@@ -1,0 +1,154 @@
+"""The numbers of the Prometheus page as OpenTelemetry metrics too, where there is a meter provider."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation
+
+from taskflow_otel.bus import Exporter
+from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.otel import spans
+from taskflow_otel.exporters.otel.providers import ProviderSlot
+from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
+from taskflow_otel.exporters.prometheus.values import Histogram as HistogramState
+from taskflow_otel.exporters.prometheus.values import Snapshot
+from taskflow_otel.exporters.signals import MetricSpec, MetricType
+from taskflow_otel.model.events import LifecycleEvent
+from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.version import __version__
+
+_TASK_HISTOGRAMS = (signals.RUN_DURATION, signals.QUEUE_WAIT_TIME, signals.END_TO_END)
+_FAILURES = frozenset({Transition.FAILED, Transition.RETRY_SCHEDULED})
+
+
+class OtelMetricsExporter(Exporter):
+    """Reports to a meter provider what `source` has counted; goes behind it on the bus.
+
+    Counters and gauges are read from `source` whenever the SDK collects, so that both sinks agree. Histograms cannot
+    be read that way and are recorded as the events come. `meter_provider=None` is the global one as it is
+    when the bus starts; without any, nothing is done.
+    """
+
+    name = "otel_metrics"
+
+    def __init__(self, source: PrometheusExporter, meter_provider: MeterProvider | None = None) -> None:
+        self._source = source
+        self._slot = ProviderSlot(meter_provider, metrics.get_meter_provider)
+        self._meter: Meter | None = None
+        self._histograms: dict[str, Histogram] = {}
+        self._reader = _SharedReader(source.snapshot)
+
+    def start(self) -> None:
+        """Create the instruments, once there is a provider that does something."""
+        provider = self._slot.look(datetime.now(UTC))
+        if self._meter is not None or provider is None:
+            return
+        self._meter = meter = provider.get_meter(signals.SCOPE, __version__, schema_url=signals.SCHEMA_URL)
+        for spec in (signals.SENT_MESSAGES, signals.CONSUMED_MESSAGES):
+            meter.create_observable_counter(spec.name, [self._messages(spec)], spec.unit, spec.help)
+        for spec in signals.METRICS:
+            if spec.type is MetricType.COUNTER:
+                meter.create_observable_counter(signals.otel_name(spec), [self._reading(spec)], "1", spec.help)
+            elif spec.type is not MetricType.HISTOGRAM:
+                unit = "s" if spec.unit else "1"
+                meter.create_observable_gauge(signals.otel_name(spec), [self._reading(spec)], unit, spec.help)
+        for spec in _TASK_HISTOGRAMS:
+            self._histograms[spec.name] = meter.create_histogram(
+                signals.otel_name(spec),
+                "s",
+                spec.help,
+                explicit_bucket_boundaries_advisory=self._source.buckets[spec.name],
+            )
+        spec = signals.PROCESS_DURATION
+        self._histograms[spec.name] = meter.create_histogram(
+            spec.name,
+            spec.unit,
+            spec.help,
+            explicit_bucket_boundaries_advisory=self._source.buckets[signals.RUN_DURATION.name],
+        )
+
+    def on_lifecycle(self, event: LifecycleEvent) -> None:
+        """Record the durations that the transition makes known."""
+        if self._meter is None:
+            return
+        if event.transition is Transition.STARTED:
+            if event.queue_wait is not None:
+                self._record(signals.QUEUE_WAIT_TIME, event.queue_wait, event)
+        elif event.previous is TaskStatus.RUNNING:
+            ended = event.end_time or event.timestamp
+            duration = event.duration
+            if duration is None and event.start_time is not None:
+                duration = (ended - event.start_time).total_seconds()
+            if duration is not None:
+                self._record(signals.RUN_DURATION, duration, event)
+                self._record_process(duration, event)
+            if event.status.finished:
+                self._record(signals.END_TO_END, (ended - event.created_at).total_seconds(), event)
+
+    def flush(self, timeout: float) -> None:
+        """Ask the SDK to export what it has buffered."""
+        self._slot.force_flush(timeout)
+
+    def _record(self, spec: MetricSpec, seconds: float, event: LifecycleEvent) -> None:
+        attributes = {"task": self._source.task_label(event.func_name), "queue": event.queue}
+        self._histograms[spec.name].record(max(seconds, 0.0), attributes, spans.context_of(event.span))
+
+    def _record_process(self, seconds: float, event: LifecycleEvent) -> None:
+        attributes = _messaging("process", self._source.task_label(event.func_name))
+        if event.transition in _FAILURES and event.error_type is not None:
+            attributes[signals.ERROR_TYPE] = self._source.error_label(event.error_type)
+        histogram = self._histograms[signals.PROCESS_DURATION.name]
+        histogram.record(max(seconds, 0.0), attributes, spans.context_of(event.span))
+
+    def _reading(self, spec: MetricSpec) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def read(_: CallbackOptions) -> Iterable[Observation]:
+            for labels, value in self._reader.read(spec.name).get(spec.name, {}).items():
+                if not isinstance(value, HistogramState):
+                    yield Observation(value, dict(zip(spec.labels, labels, strict=True)))
+
+        return read
+
+    def _messages(self, spec: MetricSpec) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        sent = spec is signals.SENT_MESSAGES
+        counted, operation = (signals.TASKS_ENQUEUED, "send") if sent else (signals.QUEUE_WAIT_TIME, "process")
+
+        def read(_: CallbackOptions) -> Iterable[Observation]:
+            totals: dict[str, float] = {}
+            for labels, value in self._reader.read(spec.name)[counted.name].items():
+                number = sum(value.counts) if isinstance(value, HistogramState) else value
+                totals[labels[0]] = totals.get(labels[0], 0) + number
+            for task, total in totals.items():
+                yield Observation(total, _messaging(operation, task))
+
+        return read
+
+
+class _SharedReader:
+    """One snapshot for all instruments of one collection: who asks a second time starts the next one."""
+
+    def __init__(self, take: Callable[[], Snapshot]) -> None:
+        self._take = take
+        self._lock = threading.Lock()
+        self._served: set[str] = set()
+        self._snapshot: Snapshot | None = None
+
+    def read(self, instrument: str) -> Snapshot:
+        """The snapshot of this collection."""
+        with self._lock:
+            if self._snapshot is None or instrument in self._served:
+                self._snapshot = self._take()
+                self._served.clear()
+            self._served.add(instrument)
+            return self._snapshot
+
+
+def _messaging(operation: str, task: str) -> dict[str, str]:
+    return {
+        signals.MESSAGING_SYSTEM: signals.SYSTEM,
+        signals.MESSAGING_OPERATION_NAME: operation,
+        signals.MESSAGING_DESTINATION_NAME: task,
+    }

@@ -1,0 +1,66 @@
+"""Whether an OpenTelemetry provider does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Generic, TypeVar
+
+from opentelemetry import metrics, trace
+from opentelemetry._logs import NoOpLoggerProvider
+
+from taskflow_otel.exporters.otel.bounded_export import dropped_by
+
+P = TypeVar("P")
+
+# The API has no question for "has one been set?", and keeps two of its three stand-ins private.
+_STAND_INS = frozenset({"ProxyTracerProvider", "_ProxyMeterProvider", "ProxyLoggerProvider"})
+_LOOK_INTERVAL = timedelta(milliseconds=50)
+_NO_OPS = (trace.NoOpTracerProvider, metrics.NoOpMeterProvider, NoOpLoggerProvider)
+
+
+def is_set(provider: object) -> bool:
+    """`False` for the stand-ins that the API gives out until an SDK is set up, and for those that do nothing."""
+    return not is_unset_global(provider) and not isinstance(provider, _NO_OPS)
+
+
+def is_unset_global(provider: object) -> bool:
+    """Whether this is the stand-in for a global provider that nobody has set yet."""
+    kind = type(provider)
+    return kind.__name__ in _STAND_INS and kind.__module__.startswith("opentelemetry.")
+
+
+class ProviderSlot(Generic[P]):
+    """The provider that was injected, or else the global one from the moment it is set.
+
+    Asking the API for the global one takes longer than all else that an exporter without an SDK does, so it is
+    asked at most every 50 ms, by the time of what happens.
+    """
+
+    def __init__(self, injected: P | None, get_global: Callable[[], P]) -> None:
+        self._get_global = get_global
+        self._look_again: datetime | None = None
+        self._final = injected is not None
+        self.provider: P | None = injected if injected is not None and is_set(injected) else None
+        """A provider that does something, once there is one."""
+
+    def look(self, now: datetime) -> P | None:
+        """The provider, looked for again if it is time to."""
+        if self.provider is None and not self._final:
+            if self._look_again is not None and now < self._look_again:
+                return None
+            self._look_again = now + _LOOK_INTERVAL
+            provider = self._get_global()
+            if is_set(provider):
+                self.provider = provider
+        return self.provider
+
+    def dropped(self) -> int:
+        """How much the provider made that was not exported, as far as `configure_telemetry` has set it up."""
+        return dropped_by(self.provider)
+
+    def force_flush(self, timeout: float) -> None:
+        """Ask the SDK to export what it has buffered; blocks for up to `timeout` seconds."""
+        flush = getattr(self.provider, "force_flush", None)
+        if flush is not None:
+            flush(int(timeout * 1000))

@@ -1,0 +1,243 @@
+"""The OpenTelemetry SDK in one call: `configure_telemetry` (extra `otel`)."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from fastapi import FastAPI
+from opentelemetry import _logs, metrics, trace
+from opentelemetry import context as otel_context
+
+from taskflow_otel.errors import ConfigurationError, MissingExtraError
+from taskflow_otel.exporters.otel import bounded_export as outlet
+from taskflow_otel.exporters.otel.bounded_export import Outlet
+from taskflow_otel.exporters.otel.providers import is_unset_global
+from taskflow_otel.exporters.otel.tracing import TASK_ID_KEY
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+
+logger = logging.getLogger("taskflow_otel.telemetry")
+
+_PROTOCOLS = ("http/protobuf", "grpc")
+_EXPORTERS = ("otlp", "console", "none")
+_QUEUE_SIZE = 2048
+_E = TypeVar("_E")
+
+
+class _Provider(Protocol):
+    def force_flush(self, timeout_millis: int = ...) -> Any: ...
+
+    def shutdown(self) -> Any: ...
+
+
+class ConfiguredTelemetry:
+    """What `configure_telemetry` has set up. The SDK shuts down by itself when the process exits."""
+
+    def __init__(self, providers: Mapping[str, _Provider]) -> None:
+        self._providers = dict(providers)
+
+    def force_flush(self, timeout: float = 10.0) -> None:
+        """Export what is buffered; blocks for up to `timeout` seconds for each signal."""
+        for provider in self._providers.values():
+            provider.force_flush(int(timeout * 1000))
+
+    def shutdown(self) -> None:
+        """Export what is buffered, and stop. Nothing is exported afterwards; a second call does nothing."""
+        providers, self._providers = self._providers, {}
+        for provider in providers.values():
+            provider.shutdown()
+
+
+_configured: ConfiguredTelemetry | None = None
+
+
+def configure_telemetry(
+    app: FastAPI,
+    *,
+    service_name: str,
+    resource_attributes: Mapping[str, str] | None = None,
+    log_correlation: bool = True,
+) -> ConfiguredTelemetry:
+    """Set the OpenTelemetry SDK up as the global one: traces, metrics and logs, exported as the environment says.
+
+    `service_name` and `resource_attributes` describe the service; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`
+    win over them. Export goes by OTLP as the standard variables say (`OTEL_EXPORTER_OTLP_ENDPOINT`, `_PROTOCOL`,
+    `_HEADERS`, `_TIMEOUT`, each also per signal; `OTEL_TRACES_EXPORTER` and its kin: otlp, console, none), to
+    `localhost` where nothing is set. A provider that is already set globally is left as it is. Requests of `app`
+    get one span each: FastAPI's own where this FastAPI has that, else by its instrumentation.
+
+    A collector that is absent, refusing, slow or hung costs the application nothing: up to `OTEL_BSP_MAX_QUEUE_SIZE`
+    spans and `OTEL_BLRP_MAX_QUEUE_SIZE` log records wait for it (2,048 each), what comes beyond them is dropped and
+    counted in `taskflow_events_dropped_total`, one batch in a few seconds is tried, and each kind of failure is logged
+    once a minute.
+
+    `log_correlation` puts `trace_id`, `span_id` and `task_id` on every record of the standard `logging`.
+
+    Calling it again returns what the first call set up, and takes the further app in. Raises `MissingExtraError`
+    without the SDK and `ConfigurationError` for environment values that it does not know.
+    """
+    global _configured
+    if not service_name:
+        raise ConfigurationError("service_name must not be empty: it is what the service is called in every backend")
+    if _configured is None:
+        _configured = ConfiguredTelemetry(_set_up(service_name, resource_attributes or {}))
+    if log_correlation:
+        correlate_logs()
+    _instrument(app)
+    return _configured
+
+
+def _set_up(service_name: str, attributes: Mapping[str, str]) -> dict[str, _Provider]:
+    if find_spec("opentelemetry.sdk") is None:
+        raise MissingExtraError("configure_telemetry", "otel")
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return {}
+    resource = _resource(service_name, attributes)
+    makers: dict[str, Callable[[Resource], _Provider | None]] = {
+        "traces": _tracing,
+        "metrics": _metering,
+        "logs": _logging,
+    }
+    present = {
+        "traces": trace.get_tracer_provider,
+        "metrics": metrics.get_meter_provider,
+        "logs": _logs.get_logger_provider,
+    }
+    providers: dict[str, _Provider] = {}
+    for signal, make in makers.items():
+        if not is_unset_global(present[signal]()):
+            logger.info("the global provider of %s is set already and stays as it is", signal)
+            continue
+        provider = make(resource)
+        if provider is not None:
+            providers[signal] = provider
+    return providers
+
+
+def _resource(service_name: str, attributes: Mapping[str, str]) -> Resource:
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    given = Resource({"service.name": service_name, **attributes})
+    # The environment wins: an operator can rename what was built in. Resource.create would let the argument win.
+    return Resource.create({**given.attributes, **OTELResourceDetector().detect().attributes})
+
+
+def _tracing(resource: Resource) -> _Provider | None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+    from taskflow_otel.exporters.otel.batching import OutletSpanProcessor
+
+    exporter = _exporter("traces", "trace_exporter", "OTLPSpanExporter", ConsoleSpanExporter)
+    if exporter is None:
+        return None
+    provider = TracerProvider(resource=resource)
+    way_out = Outlet("spans", _number("OTEL_BSP_MAX_QUEUE_SIZE", _QUEUE_SIZE))
+    provider.add_span_processor(OutletSpanProcessor(exporter, way_out))
+    outlet.remember(provider, way_out)
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def _metering(resource: Resource) -> _Provider | None:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+
+    exporter = _exporter("metrics", "metric_exporter", "OTLPMetricExporter", ConsoleMetricExporter)
+    if exporter is None:
+        return None
+    provider = MeterProvider([PeriodicExportingMetricReader(exporter)], resource=resource)
+    metrics.set_meter_provider(provider)
+    return provider
+
+
+def _logging(resource: Resource) -> _Provider | None:
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
+
+    from taskflow_otel.exporters.otel.batching import OutletLogProcessor
+
+    exporter = _exporter("logs", "_log_exporter", "OTLPLogExporter", ConsoleLogRecordExporter)
+    if exporter is None:
+        return None
+    provider = LoggerProvider(resource=resource)
+    way_out = Outlet("log records", _number("OTEL_BLRP_MAX_QUEUE_SIZE", _QUEUE_SIZE))
+    provider.add_log_record_processor(OutletLogProcessor(exporter, way_out))
+    outlet.remember(provider, way_out)
+    _logs.set_logger_provider(provider)
+    return provider
+
+
+def _exporter(signal: str, module: str, otlp: str, console: Callable[[], _E]) -> _E | None:
+    """The exporter of a signal, as `OTEL_{SIGNAL}_EXPORTER` and the OTLP protocol variables choose it."""
+    kind = _variable(f"OTEL_{signal.upper()}_EXPORTER", _EXPORTERS, "otlp")
+    if kind == "none":
+        return None
+    if kind == "console":
+        return console()
+    general = _variable("OTEL_EXPORTER_OTLP_PROTOCOL", _PROTOCOLS, "http/protobuf")
+    protocol = _variable(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", _PROTOCOLS, general)
+    package = "grpc" if protocol == "grpc" else "http"
+    try:
+        imported = __import__(f"opentelemetry.exporter.otlp.proto.{package}.{module}", fromlist=[otlp])
+    except ImportError as exc:
+        raise MissingExtraError(f"OTLP export by {protocol}", "otel") from exc
+    exporter: _E = getattr(imported, otlp)()
+    outlet.quieten(exporter)
+    return exporter
+
+
+def _variable(name: str, known: tuple[str, ...], default: str) -> str:
+    value = os.environ.get(name, "").strip() or default
+    if value not in known:
+        raise ConfigurationError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+    return value
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, "").strip() or str(default)
+    if not value.isdecimal() or int(value) == 0:
+        raise ConfigurationError(f"{name} must be a whole number above 0, not {value!r}")
+    return int(value)
+
+
+def _instrument(app: FastAPI) -> None:
+    # A FastAPI with telemetry of its own traces by the global provider, unless the app was told not to.
+    if find_spec("fastapi.telemetry") is not None:
+        return
+    try:
+        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+    except ImportError as exc:
+        raise MissingExtraError("the instrumentation of FastAPI", "otel") from exc
+    if not getattr(app, "_is_instrumented_by_opentelemetry", False):
+        FastAPIInstrumentor.instrument_app(app)
+
+
+def correlate_logs() -> None:
+    """Put `trace_id`, `span_id` and `task_id` on every record of the standard `logging` (empty outside of them).
+
+    Not through the record factory: after it, `extra={"task_id": …}` in somebody's code would be a `KeyError`.
+    """
+    make_record = logging.Logger.makeRecord
+    if getattr(make_record, "correlates_tasks", False):
+        return
+
+    @functools.wraps(make_record)
+    def correlated(self: logging.Logger, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(self, *args, **kwargs)
+        span = trace.get_current_span().get_span_context()
+        valid = span.is_valid
+        fields = record.__dict__
+        fields.setdefault("trace_id", trace.format_trace_id(span.trace_id) if valid else "")
+        fields.setdefault("span_id", trace.format_span_id(span.span_id) if valid else "")
+        fields.setdefault("task_id", otel_context.get_value(TASK_ID_KEY) or "")
+        return record
+
+    correlated.__dict__["correlates_tasks"] = True
+    logging.Logger.makeRecord = correlated  # type: ignore[method-assign]  # the one place that sees every record

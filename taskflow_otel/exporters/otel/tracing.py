@@ -1,0 +1,279 @@
+"""Spans: `send {task}` when a task is added, `process {task}` for each attempt (SPEC section 6)."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import Literal, get_args
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.util.types import AttributeValue
+
+from taskflow_otel.bus import Exporter
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.otel import spans
+from taskflow_otel.exporters.otel.providers import ProviderSlot
+from taskflow_otel.model.events import LifecycleEvent
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.trace import SpanRef
+from taskflow_otel.version import __version__
+
+Propagation = Literal["auto", "parent", "link"]
+PROPAGATIONS: tuple[str, ...] = get_args(Propagation)
+
+SOON = 60.0
+"""Seconds after its creation within which, under `auto`, a task's attempts still belong to the trace of its request."""
+
+EXCEPTION_SIGNAL_OPT_IN = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
+TASK_ID_KEY = otel_context.create_key("taskflow.task_id")
+"""Where the context of an attempt holds the task id, for log correlation."""
+
+_DIED = frozenset({"process_died", "poison"})
+_NOT_AN_ERROR = frozenset({Transition.SUCCEEDED, Transition.CANCELLED})
+_CRASHES = frozenset({Transition.INTERRUPTED, Transition.RECOVERED})
+
+
+class _Open:
+    """What is open of one task that this process knows."""
+
+    __slots__ = ("attempt", "creation", "send")
+
+    def __init__(self, send: Span | None, creation: SpanContext | None) -> None:
+        self.send = send
+        self.creation = creation
+        """The context of a `send` span of this very process; a task taken over has none."""
+        self.attempt: Span | None = None
+
+
+class TracingExporter(Exporter):
+    """Emits the spans, and makes the attempt's span current inside the task's function.
+
+    Goes first on the bus, so that later exporters find the span's ids in the event. `tracer_provider=None` is the
+    global one, which may be set at any later time; until then a new task looks for it, at most every 50 ms.
+
+    `propagation` decides what an attempt's parent is. `"auto"`: the `send` span, for attempts that the same process
+    starts soon after the task was added by hand; a delayed, scheduled, recovered or hand-retried one starts a new
+    trace. `"parent"`: always the `send` span. `"link"`: never. In each case the attempt links to the `send` span,
+    and to the attempt before it. Raises `ConfigurationError` for another value.
+    """
+
+    name = "tracing"
+
+    def __init__(
+        self, tracer_provider: trace.TracerProvider | None = None, *, propagation: Propagation = "auto"
+    ) -> None:
+        if propagation not in PROPAGATIONS:
+            raise ConfigurationError(f"propagation must be one of {', '.join(PROPAGATIONS)}, not {propagation!r}")
+        self._propagation = propagation
+        self._exception_events = "logs/dup" in os.environ.get(EXCEPTION_SIGNAL_OPT_IN, "")
+        self._slot = ProviderSlot(tracer_provider, trace.get_tracer_provider)
+        self._tracer: Tracer | None = None
+        self._open: dict[str, _Open] = {}
+
+    def _active(self, now: datetime) -> Tracer | None:
+        """The tracer, once there is a provider that does something."""
+        if self._tracer is None:
+            provider = self._slot.look(now)
+            if provider is not None:
+                self._tracer = provider.get_tracer(signals.SCOPE, __version__, schema_url=signals.SCHEMA_URL)
+        return self._tracer
+
+    def on_created(self, record: TaskRecord) -> None:
+        """Start the `send` span in the current context; it ends when the task is accepted or refused."""
+        tracer = self._tracer or self._active(record.created_at)
+        if tracer is None:
+            return
+        attributes = _attributes("send", record)
+        span = tracer.start_span(
+            signals.SEND.name(record.func_name),
+            kind=SpanKind.PRODUCER,
+            attributes=attributes,
+            start_time=spans.nanoseconds(record.created_at),
+        )
+        context = span.get_span_context()
+        spans.store(context, record.trace.creation)
+        record.trace.baggage = spans.baggage_header()
+        self._open[record.task_id] = _Open(span, context if context.is_valid else None)
+
+    def on_lifecycle(self, event: LifecycleEvent) -> None:
+        """Start or end what the transition starts or ends."""
+        if self._tracer is None and (not event.trace.creation.trace_id or self._active(event.timestamp) is None):
+            # Nothing traces yet; only a task of another process can have been traced from its beginning.
+            return
+        transition = event.transition
+        if transition is Transition.STARTED:
+            self._start_attempt(event)
+            return
+        entry = self._open.get(event.task_id)
+        if entry is not None and entry.send is not None:
+            _end_send(entry.send, event)
+            entry.send = None
+        if event.previous is TaskStatus.RUNNING:
+            span = entry.attempt if entry is not None else None
+            if span is not None and entry is not None:
+                entry.attempt = None
+                self._end_attempt(span, event)
+            elif event.reason in _DIED:
+                self._emit_dead_attempt(event)
+        if entry is not None and (event.status.finished or transition is Transition.RECOVERED):
+            # Taken over again by its own process, a task is no longer part of the request that it came from.
+            del self._open[event.task_id]
+
+    def on_refused(self, record: TaskRecord) -> None:
+        """Another instance has taken the task over: this attempt's span ends with the refusal."""
+        entry = self._open.pop(record.task_id, None)
+        span = entry.attempt if entry is not None else None
+        if span is None:
+            return
+        if span.is_recording():
+            span.set_attribute(signals.ERROR_TYPE, "StaleTokenError")
+            span.set_status(Status(StatusCode.ERROR, "taken over by another instance"))
+        span.end()
+
+    def dropped(self) -> int:
+        """How many spans of this process the collector did not take: see `configure_telemetry`."""
+        return self._slot.dropped()
+
+    def flush(self, timeout: float) -> None:
+        """Ask the SDK to export what it has buffered."""
+        self._slot.force_flush(timeout)
+
+    def _start_attempt(self, event: LifecycleEvent) -> None:
+        tracer = self._tracer
+        if tracer is None:
+            return
+        entry = self._open.get(event.task_id)
+        local = entry.creation if entry is not None else None
+        creation = local or spans.restore(event.trace.creation, is_remote=True)
+        attributes = _attributes("process", event)
+        attributes[signals.ATTEMPT] = event.attempt
+        if event.queue_wait is not None:
+            attributes[signals.QUEUE_WAIT] = event.queue_wait
+        started = event.start_time or event.timestamp
+        base = spans.context_with_baggage(event.trace.baggage)
+        parent = base
+        if creation is not None and self._continues(event, started, local=local is not None):
+            parent = trace.set_span_in_context(NonRecordingSpan(creation), base)
+        span = tracer.start_span(
+            signals.PROCESS.name(event.func_name),
+            parent,
+            SpanKind.CONSUMER,
+            attributes,
+            _links(creation, event.trace.previous),
+            spans.nanoseconds(started),
+        )
+        spans.store(span.get_span_context(), event.span)
+        if entry is None:
+            entry = self._open[event.task_id] = _Open(None, None)
+        entry.attempt = span
+        current = otel_context.set_value(TASK_ID_KEY, event.task_id, base)
+        # The attempt owns the context variables that this runs in, so nothing is ever detached.
+        otel_context.attach(trace.set_span_in_context(span, current))
+
+    def _continues(self, event: LifecycleEvent, started: datetime, *, local: bool) -> bool:
+        """Whether the attempt is a child of the `send` span."""
+        if self._propagation != "auto":
+            return self._propagation == "parent"
+        if not local or event.source != "manual" or (started - event.created_at).total_seconds() > SOON:
+            return False
+        if event.attempt == 0:
+            return event.run_at is None
+        # A retry stays where the attempt before it was.
+        previous = event.trace.previous
+        return previous is None or not previous.valid or previous.trace_id == event.trace.creation.trace_id
+
+    def _end_attempt(self, span: Span, event: LifecycleEvent) -> None:
+        if span.is_recording():
+            _describe_end(span, event)
+            if self._exception_events and event.exception is not None:
+                span.record_exception(event.exception)
+        span.end(spans.nanoseconds(event.end_time or event.timestamp))
+
+    def _emit_dead_attempt(self, event: LifecycleEvent) -> None:
+        """Emit the span of an attempt that died with its process: nobody else can, and a crash leaves a span."""
+        tracer = self._tracer
+        if tracer is None:
+            return
+        started = event.start_time or event.timestamp
+        creation = spans.restore(event.trace.creation, is_remote=True)
+        dead = spans.restore(event.span, is_remote=True)
+        parent: SpanContext | None = None
+        if creation is not None and self._continues(event, started, local=True):
+            parent = creation
+        elif dead is not None:
+            # The dead span was a root that was never exported; its trace is where its children and logs are.
+            parent = dead
+        context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
+        attributes = _attributes("process", event)
+        attributes[signals.ATTEMPT] = event.attempt
+        attributes[signals.INTERRUPTED] = True
+        start = spans.nanoseconds(started)
+        span = tracer.start_span(
+            signals.PROCESS.name(event.func_name),
+            context,
+            SpanKind.CONSUMER,
+            attributes,
+            [*_links(creation, event.trace.previous), *_link(dead, "dead_attempt")],
+            start,
+        )
+        if span.is_recording():
+            _describe_end(span, event)
+        span.end(max(start, spans.nanoseconds(event.end_time or event.timestamp)))
+        # The next attempt links to the attempt before it: to this span, which exists, and not to the one that died.
+        spans.store(span.get_span_context(), event.span)
+
+
+def _attributes(operation: str, task: TaskRecord | LifecycleEvent) -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue] = {
+        signals.MESSAGING_SYSTEM: signals.SYSTEM,
+        signals.MESSAGING_OPERATION_NAME: operation,
+        signals.MESSAGING_OPERATION_TYPE: operation,
+        signals.MESSAGING_DESTINATION_NAME: task.func_name,
+        signals.MESSAGING_MESSAGE_ID: task.task_id,
+        signals.QUEUE: task.queue,
+        signals.PRIORITY: task.priority,
+        signals.EXECUTOR: task.executor,
+        signals.SOURCE: task.source,
+        signals.INSTANCE: task.instance,
+    }
+    for key, value in task.tags.items():
+        attributes[signals.TAG_PREFIX + key] = value
+    return attributes
+
+
+def _link(context: SpanContext | None, what: str) -> list[Link]:
+    return [] if context is None else [Link(context, {signals.LINK: what})]
+
+
+def _links(creation: SpanContext | None, previous: SpanRef | None) -> list[Link]:
+    links = [] if creation is None else [Link(creation)]
+    if previous is not None:
+        links += _link(spans.restore(previous, is_remote=True), "previous_attempt")
+    return links
+
+
+def _end_send(span: Span, event: LifecycleEvent) -> None:
+    if event.transition is Transition.REJECTED and event.reason != "duplicate" and span.is_recording():
+        span.set_attribute(signals.ERROR_TYPE, event.error_type or event.reason or "rejected")
+        span.set_status(Status(StatusCode.ERROR, event.error or event.reason))
+    span.end()
+
+
+def _describe_end(span: Span, event: LifecycleEvent) -> None:
+    span.set_attribute(signals.OUTCOME, str(event.transition))
+    if event.reason is not None:
+        span.set_attribute(signals.REASON, event.reason)
+    if event.transition in _NOT_AN_ERROR:
+        return
+    # After an interruption by shutdown, the event's error is that of an earlier attempt.
+    own_error = event.transition not in _CRASHES or event.reason in _DIED
+    error_type, error = (event.error_type, event.error) if own_error else ("interrupted", None)
+    span.set_attribute(signals.ERROR_TYPE, error_type or "_OTHER")
+    if event.transition in _CRASHES:
+        span.set_attribute(signals.INTERRUPTED, True)
+    span.set_status(Status(StatusCode.ERROR, error or event.reason))

@@ -1,0 +1,1 @@
+"""Prometheus: the values, the exporter that counts them, and their text formats."""

@@ -1,0 +1,144 @@
+"""Metrics as text: which format a client wants (RFC 9110, section 12.5.1), and the values in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
+from math import inf
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.samples import Exemplar as ClientExemplar
+
+from taskflow_otel.exporters.prometheus.values import Exemplar, Histogram, LabelValues, Snapshot, Value
+from taskflow_otel.exporters.signals import METRICS, MetricSpec, MetricType
+
+
+class MetricsFormat(StrEnum):
+    """What `/metrics` can answer with; the value is the media type."""
+
+    TEXT = "text/plain"
+    OPENMETRICS = "application/openmetrics-text"
+    JSON = "application/json"
+
+
+CONTENT_TYPES = {
+    MetricsFormat.TEXT: "text/plain; version=0.0.4; charset=utf-8",
+    MetricsFormat.OPENMETRICS: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    MetricsFormat.JSON: "application/json",
+}
+
+_ENCODERS: dict[MetricsFormat, Callable[[CollectorRegistry], bytes]] = {
+    MetricsFormat.TEXT: generate_latest,
+    MetricsFormat.OPENMETRICS: generate_openmetrics,
+}
+
+
+def negotiate(accept: str | None) -> MetricsFormat:
+    """The format that an `Accept` header prefers; text where it says nothing that could be served.
+
+    Of equally preferred formats, the one that is named goes before those that a wildcard covers, then text. A media
+    range that names another major version of OpenMetrics than 1 is not served by it.
+    """
+    ranges = list(_media_ranges(accept or "*/*"))
+    best, best_rank = MetricsFormat.TEXT, (0.0, -1)
+    for candidate in MetricsFormat:
+        rank = _rank(candidate, ranges)
+        if rank[0] > 0 and rank > best_rank:
+            best, best_rank = candidate, rank
+    return best
+
+
+def _media_ranges(accept: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    for part in accept.split(","):
+        media, *rest = (piece.strip() for piece in part.split(";"))
+        parameters: dict[str, str] = {}
+        for piece in rest:
+            key, _, value = piece.partition("=")
+            parameters[key.strip().lower()] = value.strip().strip('"')
+        try:
+            quality = min(max(float(parameters.pop("q", "1")), 0.0), 1.0)
+        except ValueError:
+            quality = 0.0
+        yield media.lower(), parameters, quality
+
+
+def _rank(candidate: MetricsFormat, ranges: list[tuple[str, dict[str, str], float]]) -> tuple[float, int]:
+    """Quality and specificity of the most specific range that matches; among equally specific ones, the best."""
+    main = candidate.value.partition("/")[0]
+    found = (-1, 0.0)
+    for media, parameters, quality in ranges:
+        if media == candidate.value:
+            version = parameters.get("version", "")
+            if candidate is MetricsFormat.OPENMETRICS and version and version.partition(".")[0] != "1":
+                continue
+            found = max(found, (2, quality))
+        elif media == f"{main}/*":
+            found = max(found, (1, quality))
+        elif media == "*/*":
+            found = max(found, (0, quality))
+    return found[1], found[0]
+
+
+def encode(registry: CollectorRegistry, form: MetricsFormat) -> bytes:
+    """All collectors of a registry in one of the two exposition formats."""
+    return _ENCODERS[form](registry)
+
+
+def families(snapshot: Snapshot, specs: Iterable[MetricSpec] = METRICS) -> Iterator[Metric]:
+    """A snapshot as the metric families of `prometheus_client`."""
+    for spec in specs:
+        children = snapshot.get(spec.name)
+        if children is not None:
+            yield _family(spec, children)
+
+
+def describe(specs: Iterable[MetricSpec] = METRICS) -> Iterator[Metric]:
+    """The families without values, by which a registry finds clashes of names."""
+    for spec in specs:
+        yield _family(spec, {})
+
+
+def _family(spec: MetricSpec, children: dict[LabelValues, Value]) -> Metric:
+    if spec.type is MetricType.HISTOGRAM:
+        histogram = HistogramMetricFamily(spec.name, spec.help, labels=spec.labels, unit=spec.unit)
+        for labels, value in children.items():
+            if isinstance(value, Histogram):
+                histogram.add_metric(labels, _buckets(value), value.sum)
+        return histogram
+    numbers = {labels: value for labels, value in children.items() if not isinstance(value, Histogram)}
+    if spec.type is MetricType.INFO:
+        info = InfoMetricFamily(spec.name.removesuffix("_info"), spec.help)
+        for labels in numbers:
+            info.add_metric((), dict(zip(spec.labels, labels, strict=True)))
+        return info
+    family: CounterMetricFamily | GaugeMetricFamily
+    if spec.type is MetricType.COUNTER:
+        family = CounterMetricFamily(spec.name, spec.help, labels=spec.labels)
+    else:
+        family = GaugeMetricFamily(spec.name, spec.help, labels=spec.labels, unit=spec.unit)
+    for labels, number in numbers.items():
+        family.add_metric(labels, number)
+    return family
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float] | tuple[str, float, ClientExemplar]]:
+    buckets: list[tuple[str, float] | tuple[str, float, ClientExemplar]] = []
+    total = 0
+    for bound, count, exemplar in zip((*histogram.bounds, inf), histogram.counts, histogram.exemplars, strict=True):
+        total += count
+        name = "+Inf" if bound == inf else repr(bound)
+        buckets.append((name, total) if exemplar is None else (name, total, _client_exemplar(exemplar)))
+    return buckets
+
+
+def _client_exemplar(exemplar: Exemplar) -> ClientExemplar:
+    labels = {"trace_id": exemplar.trace_id, "span_id": exemplar.span_id}
+    return ClientExemplar(labels, exemplar.value, exemplar.timestamp)

@@ -1,0 +1,1 @@
+"""The fleet's numbers made one."""

@@ -1,0 +1,93 @@
+"""What the metrics read from the engine at each scrape, and what schedules count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from taskflow_otel.bus import ObserverBus
+from taskflow_otel.engine.engine import Engine
+from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
+from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
+from taskflow_otel.model.record import DEFAULT_QUEUE
+
+Samples = Iterator[tuple[tuple[str, ...], float]]
+
+
+def connect_metrics(metrics: PrometheusExporter, engine: Engine, bus: ObserverBus, registry: TaskRegistry) -> None:
+    """Let the metrics be read from the parts that know them."""
+
+    def pre_initialise(definition: TaskDefinition) -> None:
+        metrics.register_task(definition.name, definition.config.queue or DEFAULT_QUEUE)
+
+    registry.on_added(pre_initialise)
+
+    def depths() -> Samples:
+        for stats in engine.queue_stats().values():
+            yield (stats.name, "ready"), stats.ready
+            yield (stats.name, "delayed"), stats.delayed
+
+    def ages() -> Samples:
+        for stats in engine.queue_stats().values():
+            yield (stats.name,), stats.oldest_ready_age
+
+    def slots() -> Samples:
+        for name, (used, capacity) in engine.slots().items():
+            yield (name, "used"), used
+            if capacity is not None:
+                yield (name, "free"), max(0, capacity - used)
+
+    def dropped() -> Samples:
+        for name, count in bus.dropped.items():
+            yield (name,), count
+        yield ("history",), engine.history_dropped
+
+    def errors() -> Samples:
+        for name, count in bus.errors.items():
+            yield (name,), count
+
+    def stuck() -> Samples:
+        yield (), sum(engine.stuck().values())
+
+    def last_fire() -> Samples:
+        for status in engine.schedules.statuses():
+            if status.last_run is not None:
+                yield (status.name,), status.last_run.timestamp()
+
+    def next_fire() -> Samples:
+        for status in engine.schedules.statuses():
+            if status.next_run is not None:
+                yield (status.name,), status.next_run.timestamp()
+
+    metrics.add_source(signals.QUEUE_DEPTH.name, depths)
+    metrics.add_source(signals.QUEUE_OLDEST_READY_AGE.name, ages)
+    metrics.add_source(signals.EXECUTOR_SLOTS.name, slots)
+    metrics.add_source(signals.EVENTS_DROPPED.name, dropped)
+    metrics.add_source(signals.EXPORTER_ERRORS.name, errors)
+    metrics.add_source(signals.TASKS_STUCK.name, stuck)
+    metrics.add_source(signals.SCHEDULE_LAST_FIRE.name, last_fire)
+    metrics.add_source(signals.SCHEDULE_NEXT_FIRE.name, next_fire)
+
+
+class ScheduleCounts:
+    """Counts what schedules do (a `ScheduleMeter` of the engine)."""
+
+    def __init__(self, metrics: PrometheusExporter) -> None:
+        self._metrics = metrics
+
+    def declared(self, schedule: str) -> None:
+        """Show what never happened as zero."""
+        self.missed(schedule, 0)
+        self._metrics.count(signals.SCHEDULE_ERRORS.name, schedule, by=0)
+
+    def fired(self, schedule: str, lateness: float) -> None:
+        """A firing was enqueued so many seconds after it was due."""
+        self._metrics.observe(signals.SCHEDULE_LATENESS.name, lateness, schedule)
+
+    def missed(self, schedule: str, number: int) -> None:
+        """Firings did not run."""
+        self._metrics.count(signals.SCHEDULE_MISSED.name, schedule, by=number)
+
+    def failed(self, schedule: str) -> None:
+        """A firing failed, and will be tried again."""
+        self._metrics.count(signals.SCHEDULE_ERRORS.name, schedule)

@@ -1,0 +1,1 @@
+"""Telemetry held against the ledger."""

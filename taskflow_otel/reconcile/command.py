@@ -1,0 +1,118 @@
+"""The command `taskflow-otel audit`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+
+from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.reconcile.compare import Difference, audit
+from taskflow_otel.reconcile.otlp_file import read_exports
+
+_TIMEOUT = 30.0
+
+
+def add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "audit",
+        help="compare the ledger with metrics, spans and logs",
+        description="Compare the ledger with metrics, spans and logs while nothing runs, and name every difference. "
+        "Ends with 1 when there is one.",
+    )
+    parser.add_argument(
+        "--backend",
+        required=True,
+        metavar="URL|PATH",
+        help="where the tasks are: postgresql://…, mysql://…, redis://… or the path of a SQLite database",
+    )
+    parser.add_argument("--since", type=_moment, metavar="TIME", help="only tasks created at or after (ISO 8601; UTC)")
+    parser.add_argument("--until", type=_moment, metavar="TIME", help="only tasks created before")
+    parser.add_argument(
+        "--metrics",
+        action="append",
+        default=[],
+        metavar="URL|FILE",
+        help="a metrics page, such as http://localhost:8000/tasks/metrics; may be repeated",
+    )
+    parser.add_argument("--metrics-token", metavar="TOKEN", help="the bearer token of the metrics pages")
+    parser.add_argument(
+        "--baseline",
+        metavar="FILE",
+        type=Path,
+        help="the metrics page as it was at --since, subtracted from the others",
+    )
+    parser.add_argument(
+        "--export",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="spans or logs as the collector's file exporter writes them (OTLP/JSON, one export in each line)",
+    )
+    parser.set_defaults(run=run_audit)
+
+
+def run_audit(options: argparse.Namespace) -> int:
+    """Print every difference; 1 when there is one."""
+    if options.metrics and options.since is not None and options.baseline is None:
+        raise ConfigurationError(
+            "counters count from the beginning: with --since, give the page of that moment as --baseline"
+        )
+    differences = asyncio.run(_compare(options))
+    for difference in differences:
+        print(difference)
+    print(f"{len(differences)} differences")
+    return 1 if differences else 0
+
+
+async def _compare(options: argparse.Namespace) -> list[Difference]:
+    pages = {where: _page(where, options.metrics_token) for where in options.metrics}
+    baseline = None if options.baseline is None else _page(str(options.baseline), None)
+    exported = read_exports(options.export) if options.export else None
+    backend = open_backend(options.backend)
+    await backend.open()
+    try:
+        return await audit(
+            backend, since=options.since, until=options.until, metrics=pages, baseline=baseline, exported=exported
+        )
+    finally:
+        await backend.close()
+
+
+def open_backend(where: str) -> Backend:
+    """The backend that a URL or path means; raises `ConfigurationError` when there is none."""
+    scheme = where.partition("://")[0].partition("+")[0] if "://" in where else ""
+    match scheme:
+        case "postgresql" | "postgres":
+            return PostgresBackend(where)
+        case "mysql" | "mariadb":
+            return MySQLBackend(where)
+        case "redis" | "rediss" | "unix":
+            return RedisBackend(where)
+        case "" | "sqlite":
+            path = Path(where.removeprefix("sqlite:///"))
+            if not path.is_file():
+                raise ConfigurationError(f"there is no database {str(path)!r}")
+            return SqliteBackend(path)
+    raise ConfigurationError(f"--backend must be a postgresql, mysql or redis URL, or a path, not {where!r}")
+
+
+def _page(where: str, token: str | None) -> str:
+    try:
+        if "://" not in where:
+            return Path(where).read_text(encoding="utf-8")
+        headers = {"Accept": "text/plain", **({"Authorization": f"Bearer {token}"} if token else {})}
+        with urllib.request.urlopen(urllib.request.Request(where, headers=headers), timeout=_TIMEOUT) as answer:
+            return str(answer.read().decode("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"the metrics page {where} cannot be read: {exc}") from exc
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

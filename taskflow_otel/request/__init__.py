@@ -1,0 +1,1 @@
+"""How a route adds tasks: injection, middleware, the request's outbox."""

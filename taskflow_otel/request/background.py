@@ -1,0 +1,81 @@
+"""`ManagedBackgroundTasks`: what a route adds its tasks to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, ParamSpec, overload
+
+from fastapi import BackgroundTasks
+
+from taskflow_otel.model.enqueue import split_options
+from taskflow_otel.request.outbox import Outbox
+
+P = ParamSpec("P")
+Tags = Mapping[str, object]
+Seconds = float | timedelta
+
+
+class ManagedBackgroundTasks(BackgroundTasks):
+    """FastAPI's `BackgroundTasks`, with every task visible, and durable where it was asked for.
+
+    The tasks start after the last byte of the response. If the request fails, they never run.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__()
+        self._outbox = outbox
+
+    # A ParamSpec leaves no room for options of our own between args and kwargs, so each option has a signature in
+    # which it is required: with options the options are checked, without them the function's arguments are.
+    @overload  # type: ignore[override]  # FastAPI's returns nothing; ours returns the id
+    def add_task(
+        self, func: Callable[..., Any], *args: Any, idempotency_key: str | None, tags: Tags | None = ...,
+        eager: bool | None = ..., priority: int | None = ..., queue: str | None = ..., delay: Seconds | None = ...,
+        run_at: datetime | None = ..., **kwargs: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    def add_task(
+        self, func: Callable[..., Any], *args: Any, tags: Tags | None, eager: bool | None = ...,
+        priority: int | None = ..., queue: str | None = ..., delay: Seconds | None = ..., run_at: datetime | None = ...,
+        **kwargs: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    def add_task(
+        self, func: Callable[..., Any], *args: Any, eager: bool | None, priority: int | None = ...,
+        queue: str | None = ..., delay: Seconds | None = ..., run_at: datetime | None = ..., **kwargs: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    def add_task(
+        self, func: Callable[..., Any], *args: Any, priority: int | None, queue: str | None = ...,
+        delay: Seconds | None = ..., run_at: datetime | None = ..., **kwargs: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    def add_task(
+        self, func: Callable[..., Any], *args: Any, queue: str | None, delay: Seconds | None = ...,
+        run_at: datetime | None = ..., **kwargs: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    def add_task(
+        self, func: Callable[..., Any], *args: Any, delay: Seconds | None, run_at: datetime | None = ..., **kwargs: Any
+    ) -> str: ...
+    @overload
+    def add_task(self, func: Callable[..., Any], *args: Any, run_at: datetime | None, **kwargs: Any) -> str: ...
+    @overload
+    def add_task(self, func: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> str: ...
+    def add_task(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+        """Add a task and return its id. Callable from `async def` and `def` routes alike.
+
+        `idempotency_key`: of all tasks with one key at most one is pending, running or successful; when another
+        holds it, that one's id is returned. `tags`: names and values to find the task by. `eager`: start now, before
+        the response. `priority`: higher runs first (5 without). `queue`: one of the manager's queues.
+        `delay` (seconds or timedelta) or `run_at` (an aware datetime): not before then.
+
+        Raises `TaskArgumentError` for an argument that cannot be stored, `UnknownQueueError`, `QueueFullError`,
+        `ConfigurationError` for a wrong option and `NotStartedError` when the manager is not running.
+        """
+        options, rest = split_options(kwargs)
+        return self._outbox.add(func, args, rest, options)
+
+    async def __call__(self) -> None:
+        """Do nothing: the tasks are handed over by the middleware, and never run inside the request."""

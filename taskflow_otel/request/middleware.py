@@ -1,0 +1,203 @@
+"""The ASGI middleware: commit before the response's first byte, hand the tasks over after its last.
+
+`TaskMiddleware` sits innermost, directly around FastAPI's own exception handling. There it can tell the response of
+a route from the response of an exception handler, and every other middleware sees the 503 that it answers when tasks
+could not be stored. `DeliveryMiddleware` sits outermost: only there it is known when the last byte has left, since
+middlewares between the two may hold a response back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from taskflow_otel.engine.engine import Engine
+from taskflow_otel.errors import BackendError
+from taskflow_otel.request.injection import injecting
+from taskflow_otel.request.outbox import NOT_KEPT, RETRY_AFTER, Outbox, put_outbox
+
+_DELIVERY = "taskflow_otel.delivery"
+
+
+def add_task_middleware(app: FastAPI, engine: Engine, installed: Callable[[], bool]) -> None:
+    """Put the middleware into an application that has not started; `installed` tells whether it injects natively."""
+    app.user_middleware.append(Middleware(TaskMiddleware, engine=engine, home=app, installed=installed))
+    outermost = Middleware(DeliveryMiddleware)
+    build = app.build_middleware_stack
+
+    def build_with_delivery_outermost() -> ASGIApp:
+        app.user_middleware = [outermost, *(one for one in app.user_middleware if one is not outermost)]
+        return build()
+
+    # Middlewares added after this call go further out, so the outermost place is taken when the stack is built.
+    app.build_middleware_stack = build_with_delivery_outermost  # type: ignore[method-assign]  # no hook for that
+
+
+class Delivery:
+    """How far the response of one request has got on its way to the client, and the tasks that wait for its end."""
+
+    __slots__ = ("_outboxes", "_over", "begun")
+
+    def __init__(self) -> None:
+        self.begun = False
+        self._over = False
+        self._outboxes: list[Outbox] = []
+
+    def release(self, outbox: Outbox) -> None:
+        """Let the tasks of a request that went well start: now, or when the last byte has left."""
+        if self._over:
+            outbox.release()
+        else:
+            self._outboxes.append(outbox)
+
+    def end(self, *, kept: bool) -> None:
+        """Nothing of the response follows."""
+        self._over = True
+        outboxes, self._outboxes = self._outboxes, []
+        for outbox in outboxes:
+            if kept:
+                outbox.release()
+            else:
+                outbox.discard()
+
+
+class DeliveryMiddleware:
+    """Outermost: sees the first and the last byte leave."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _DELIVERY in scope:
+            await self._app(scope, receive, send)
+            return
+        delivery = scope[_DELIVERY] = Delivery()
+
+        async def watched(message: Message) -> None:
+            await send(message)
+            delivery.begun = True
+            if _is_last(message):
+                delivery.end(kept=True)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            delivery.end(kept=delivery.begun)
+
+
+class TaskMiddleware:
+    """Innermost: gives each request its outbox."""
+
+    def __init__(self, app: ASGIApp, engine: Engine, home: FastAPI, installed: Callable[[], bool]) -> None:
+        self._app = app
+        self._engine = engine
+        self._home = home
+        self._installed = installed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        outbox = Outbox(self._engine, immediate=scope["type"] == "websocket")
+        put_outbox(scope, outbox)
+        with injecting(outbox, scope, self._home, native=self._installed()):
+            if scope["type"] == "websocket":
+                await self._app(scope, receive, send)
+            else:
+                await _Exchange(outbox, scope, send).run(self._app, receive)
+
+
+class _Exchange:
+    """One HTTP request and its response."""
+
+    __slots__ = ("_client_gone", "_delivery", "_handling", "_outbox", "_replaced", "_scope", "_send", "_started")
+
+    def __init__(self, outbox: Outbox, scope: Scope, send: Send) -> None:
+        self._outbox = outbox
+        self._delivery: Delivery = scope[_DELIVERY]
+        self._scope = scope
+        self._send = send
+        self._started = False
+        self._replaced = False
+        self._client_gone = False
+        self._handling = sys.exc_info()[1]
+        """An exception that our caller is handling, and that says nothing of this request."""
+
+    async def run(self, app: ASGIApp, receive: Receive) -> None:
+        try:
+            await app(self._scope, receive, self._pass_on)
+        except asyncio.CancelledError:
+            self._end(kept=self._delivery.begun)
+            raise
+        except BaseException:
+            if self._client_gone:
+                # That changes nothing for tasks that were acknowledged to it.
+                await self._conclude()
+            else:
+                self._outbox.discard()
+            if not self._replaced:
+                raise
+        else:
+            await self._conclude()
+
+    async def _conclude(self) -> None:
+        if self._started and self._outbox.uncommitted:
+            await self._outbox.commit()
+        self._end(kept=self._started)
+
+    def _end(self, *, kept: bool) -> None:
+        if kept:
+            self._outbox.discard_uncommitted()
+            self._delivery.release(self._outbox)
+        else:
+            self._outbox.discard()
+
+    async def _pass_on(self, message: Message) -> None:
+        if self._replaced:
+            # As ASGI says of a client that is gone: whatever else the route sends is for nobody.
+            raise OSError("the response was replaced by 503, because background tasks could not be stored")
+        if message["type"] == "http.response.start":
+            if not await self._before_first_byte():
+                return
+            self._started = True
+        elif self._outbox.uncommitted:
+            # Added while the response was streaming.
+            await self._outbox.commit()
+        try:
+            await self._send(message)
+        except OSError:
+            self._client_gone = True
+            raise
+        if _is_last(message):
+            self._delivery.release(self._outbox)
+
+    async def _before_first_byte(self) -> bool:
+        """Commit the request's tasks; `False` when that failed and 503 was sent in place of the response."""
+        if not self._outbox.uncommitted:
+            return True
+        if sys.exc_info()[1] is not self._handling:
+            # An exception handler is answering: the route failed, and its tasks with it.
+            self._outbox.discard()
+            return True
+        try:
+            await self._outbox.commit()
+        except BackendError:
+            self._replaced = True
+            response = JSONResponse({"detail": NOT_KEPT}, 503, {"Retry-After": RETRY_AFTER})
+            await response(self._scope, _no_receive, self._send)
+        return not self._replaced
+
+
+def _is_last(message: Message) -> bool:
+    kind = message["type"]
+    return kind == "http.response.pathsend" or (kind == "http.response.body" and not message.get("more_body", False))
+
+
+async def _no_receive() -> Message:
+    return {"type": "http.disconnect"}

@@ -1,0 +1,1 @@
+"""What everything that runs is built on: time, services, waits, owned asyncio tasks."""

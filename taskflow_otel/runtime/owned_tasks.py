@@ -1,0 +1,73 @@
+"""Work that goes on beside its caller: each piece has an owner, who stops it and hears how it failed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
+from contextvars import Context
+from typing import Any, TypeVar
+
+logger = logging.getLogger("taskflow_otel.engine")
+
+T = TypeVar("T")
+
+
+class OwnedTasks(Collection[asyncio.Task[None]]):
+    """The asyncio tasks of one owner. `complain` is called with the exception of one that failed."""
+
+    def __init__(self, complain: Callable[[BaseException], None]) -> None:
+        self._complain = complain
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def own(self, work: Coroutine[Any, Any, None], *, context: Context | None = None) -> asyncio.Task[None]:
+        """Start a piece of work, in a copy of the present context unless another is given."""
+        job = asyncio.get_running_loop().create_task(work, context=context)
+        self._tasks.add(job)
+        job.add_done_callback(self._done)
+        return job
+
+    async def stop(self) -> None:
+        """Cancel everything, and wait for its end."""
+        jobs = list(self._tasks)
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+    def _done(self, job: asyncio.Task[None]) -> None:
+        self._tasks.discard(job)
+        if not job.cancelled() and (exc := job.exception()) is not None:
+            self._complain(exc)
+
+    def __contains__(self, job: object) -> bool:
+        return job in self._tasks
+
+    def __iter__(self) -> Iterator[asyncio.Task[None]]:
+        return iter(set(self._tasks))
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+
+async def in_slices(items: Iterable[T], size: int) -> AsyncIterator[T]:
+    """Yield items, and let the event loop run after each `size` of them.
+
+    Nothing is left half done: a cancellation that comes meanwhile is raised after the last item.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    for number, item in enumerate(items, start=1):
+        yield item
+        if number % size == 0 and cancelled is None:
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+    if cancelled is not None:
+        raise cancelled
+
+
+async def gather_all(stops: list[Awaitable[object]]) -> None:
+    """Await several shutdown steps; one that fails is logged and does not keep the others from theirs."""
+    for outcome in await asyncio.gather(*stops, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            logger.error("a part could not be stopped cleanly: %s", outcome, exc_info=outcome)
