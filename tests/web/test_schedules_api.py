@@ -42,7 +42,7 @@ async def test_schedules_are_listed_with_their_next_and_last_run(client: httpx.A
 async def test_a_schedule_is_run_paused_and_resumed_and_each_is_audited(
     client: httpx.AsyncClient, engine: FakeEngine, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "taskflow_otel.reconcile.compare")
+    caplog.set_level(logging.INFO, "taskflow_otel.audit")
     engine.schedules.add(name)
     path = f"/tasks/schedules/{quote(name, safe='')}"
     answer = await client.post(f"{path}/run")
@@ -53,7 +53,7 @@ async def test_a_schedule_is_run_paused_and_resumed_and_each_is_audited(
     assert engine.schedules.recurring[name].paused
     assert (await client.post(f"{path}/resume")).json()["paused"] is False
     assert [
-        vars(record)["action"] for record in caplog.records if record.name == "taskflow_otel.reconcile.compare"
+        vars(record)["action"] for record in caplog.records if record.name == "taskflow_otel.audit"
     ] == [
         "run-schedule",
         "pause-schedule",
