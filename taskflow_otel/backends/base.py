@@ -20,13 +20,24 @@ from taskflow_otel.model.record import LogEntry, TaskRecord
 
 
 @dataclass(frozen=True, slots=True)
+class RetryLink:
+    """That a new task retries the one that its `retry_of` names, which is to bear its id as `retried_by`."""
+
+    seen: str | None = None
+    """The `retried_by` that the caller read there: where it is another one by now, somebody else was first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Insert:
-    """A new task. Refused as a duplicate when another task holds its `active_key`, or has used the name `once`."""
+    """A new task. Refused as a duplicate when another task holds its `active_key`, has used the name `once`, or has
+    been linked as the retry of the same task (`link`) since the caller looked."""
 
     record: TaskRecord
     once: str | None = None
     """A name, of 1 to 255 characters, that one task ever may use: it stays used when that task ends or is deleted,
     until `forget_once`."""
+    link: RetryLink | None = None
+    """The link is written together with the task, or neither is. An original that is no longer stored has no link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ class Outcome(StrEnum):
 
     APPLIED = "applied"
     DUPLICATE = "duplicate"
-    """Insert: another task (`Applied.duplicate_of`) holds the idempotency key, or has used the name."""
+    """Insert: another task (`Applied.duplicate_of`) holds the idempotency key, has used the name, or is the retry."""
     STALE = "stale"
     """Update: the stored token or owner is another one, or the task is gone."""
 
@@ -115,8 +126,12 @@ class Backend(Protocol):
     async def cancel_requests(self, instance_id: str) -> list[str]:
         """Ids of the live tasks of this instance whose cancellation was asked for."""
 
-    async def link_retry(self, task_id: str, retried_by: str) -> None:
-        """Record on a finished task the id of the task that retries it."""
+    async def link_retry(self, task_id: str, retried_by: str, seen: str | None = None) -> str | None:
+        """Record on a task the id of the one that retries it, if its `retried_by` still is the one `seen`.
+
+        Returns the id that is recorded afterwards: that of another task when that one was first, and `None` when the
+        task is not stored. A retry that is stored itself is linked by its `Insert`, in one transaction.
+        """
 
     async def beat(self, instance: Instance) -> bool:
         """Write the instance's heartbeat, registering it at the first; `False` when it was declared dead."""

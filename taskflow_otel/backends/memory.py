@@ -123,11 +123,14 @@ class MemoryBackend:
         """Ids of the live tasks of this instance whose cancellation was asked for."""
         return [task_id for task_id in self._live.get(instance_id, ()) if self._tasks[task_id].cancel_requested]
 
-    async def link_retry(self, task_id: str, retried_by: str) -> None:
-        """Record on a finished task the id of the task that retries it."""
-        if (record := self._tasks.get(task_id)) is not None:
+    async def link_retry(self, task_id: str, retried_by: str, seen: str | None = None) -> str | None:
+        """Record the task that retries this one, unless another was first."""
+        if (record := self._tasks.get(task_id)) is None:
+            return None
+        if record.retried_by in (None, seen):
             record.retried_by = retried_by
             self._touch(task_id)
+        return record.retried_by
 
     async def beat(self, instance: Instance) -> bool:
         """Write the instance's heartbeat; `False` when it was declared dead."""
@@ -219,8 +222,8 @@ class MemoryBackend:
 
     def _apply(self, change: Change) -> Applied:
         match change:
-            case Insert(record, once):
-                return self._insert(record, once)
+            case Insert():
+                return self._insert(change)
             case Update(record):
                 return self._update(record)
             case AppendLogs(task_id, entries):
@@ -230,17 +233,24 @@ class MemoryBackend:
                         log.setdefault(entry.seq, entry)
                 return _APPLIED
 
-    def _insert(self, record: TaskRecord, once: str | None) -> Applied:
+    def _insert(self, change: Insert) -> Applied:
+        record, once, link = change.record, change.once, change.link
         task_id = record.task_id
         if (known := self._tasks.get(task_id)) is not None:
             return _APPLIED if (known.instance, known.token) == (record.instance, record.token) else _STALE
         if once is not None and (user := self._used_once.get(once, task_id)) != task_id:
             return Applied(Outcome.DUPLICATE, user)
+        original = None if link is None else self._tasks.get(record.retry_of or "")
+        if link is not None and original is not None and original.retried_by not in (None, link.seen, task_id):
+            return Applied(Outcome.DUPLICATE, original.retried_by)
         key = record.active_key
         if key is not None and (holder := self._keys.setdefault(key, task_id)) != task_id:
             return Applied(Outcome.DUPLICATE, holder)
         if once is not None:
             self._used_once[once] = task_id
+        if original is not None:
+            original.retried_by = task_id
+            self._touch(original.task_id)
         position = _position(record)
         if self._newest is None or position > self._newest:
             self._newest = position

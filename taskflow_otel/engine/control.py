@@ -242,7 +242,7 @@ class Control:
         await self._intake.commit([task])
         if task.phase is Phase.GONE:
             raise TaskStateError(f"task {task.record.duplicate_of} holds the idempotency key of {task_id} already")
-        await self._backend.link_retry(task_id, task.id)
+        await self._backend.link_retry(task_id, task.id, seen=original.retried_by)
         window = self._tasks.record(task_id)
         if window is not None:
             window.retried_by = task.id

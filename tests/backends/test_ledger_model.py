@@ -88,7 +88,7 @@ class History:
                     if name == "cancel":
                         await self.both("request_cancel", task.task_id)
                     else:
-                        await self.both("link_retry", task.task_id, f"after {number}")
+                        await self.both("link_retry", task.task_id, f"after {len(self.views)}")
             case "beat", number, second, state:
                 beat = make_instance(self.instance(number), heartbeat_at=BASE + timedelta(seconds=second), state=state)
                 await self.both("beat", beat)

@@ -52,9 +52,7 @@ async def test_a_schedule_is_run_paused_and_resumed_and_each_is_audited(
     assert (await client.post(f"{path}/pause")).json()["paused"] is True
     assert engine.schedules.recurring[name].paused
     assert (await client.post(f"{path}/resume")).json()["paused"] is False
-    assert [
-        vars(record)["action"] for record in caplog.records if record.name == "taskflow_otel.audit"
-    ] == [
+    assert [vars(record)["action"] for record in caplog.records if record.name == "taskflow_otel.audit"] == [
         "run-schedule",
         "pause-schedule",
         "resume-schedule",

@@ -275,9 +275,10 @@ class RedisBackend:
         """Live tasks of this instance whose cancellation was asked for, oldest first."""
         return sorted(await self._connection.command("SMEMBERS", f"{self._tag}:cancel:{instance_id}"))
 
-    async def link_retry(self, task_id: str, retried_by: str) -> None:
-        """Record the task that retries this one."""
-        await self._connection.write("link_retry", task_id, retried_by)
+    async def link_retry(self, task_id: str, retried_by: str, seen: str | None = None) -> str | None:
+        """Record the task that retries this one, unless another was first."""
+        holder: str = await self._connection.write("link_retry", task_id, retried_by, seen or "")
+        return holder or None
 
     async def beat(self, instance: Instance) -> bool:
         """Write the instance's heartbeat."""
@@ -366,8 +367,9 @@ def _apply_args(changes: Sequence[Change]) -> list[str]:
     texts: list[str] = []
     for change in changes:
         match change:
-            case Insert(record, once):
-                fields.append(["I", *codec.insert_fields(record), once or ""])
+            case Insert(record, once, link):
+                link_of = ["", ""] if link is None else [record.retry_of or "", link.seen or ""]
+                fields.append(["I", *codec.insert_fields(record), once or "", *link_of])
                 texts += (codec.dump_doc(record), codec.dump_head(record))
             case Update(record):
                 fields.append(["U", *codec.update_fields(record)])

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, UpdateBase, bindparam, delete, select, update
+from sqlalchemy import ColumnElement, Table, UpdateBase, bindparam, delete, or_, select, update
 from sqlalchemy.engine import Dialect as EngineDialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -61,12 +61,15 @@ class _ByKind:
         self.updates: dict[tuple[str, str, int], TaskRecord] = {}
         self.logs: list[AppendLogs] = []
         self.once_rows: list[Row] = []
+        self.links: list[Insert] = []
         for change in changes:
             match change:
-                case Insert(record, once):
+                case Insert(record, once, link):
                     self.inserts.append(record)
                     if once is not None:
                         self.once_rows.append((storable(once), record.task_id))
+                    if link is not None and record.retry_of is not None:
+                        self.links.append(change)
                 case Update(record):
                     key = (record.task_id, record.instance, record.token)
                     if (known := self.updates.get(key)) is None or not known.status.finished:
@@ -130,6 +133,18 @@ class Writer:
         self._add_counts = text(
             dialect.insert_or_add(finished_counts, COUNTED), [column.name for column in finished_counts.columns]
         )
+        self._link_retries = text(
+            update(tasks)
+            .where(
+                tasks.c.task_id == bindparam("original"),
+                or_(
+                    tasks.c.retried_by.is_(None),
+                    tasks.c.retried_by == bindparam("seen"),
+                    tasks.c.retried_by == bindparam("same"),
+                ),
+            )
+            .values(retried_by=bindparam("retry"), updated_at=bindparam("now"))
+        )
         self._update_tasks = text(
             update(tasks)
             .where(
@@ -153,6 +168,9 @@ class Writer:
         await self._execute_all(connection, self._insert_tasks, self._inserted, inserts, now, tally)
         if tags := [row for record in inserts if record.tags for row in tag_rows(record)]:
             await connection.exec_driver_sql(self._insert_tags, tags)
+        links = sorted(_link_row(insert, now) for insert in batch.links)
+        if links and (await connection.exec_driver_sql(self._link_retries, links)).rowcount != len(links):
+            raise UnexpectedRowCount
         await self._execute_all(connection, self._update_tasks, self._updated, updates, now, tally)
         # Whatever was inserted or updated just now is there.
         stored = {record.task_id for records in (inserts, updates) for record in records}
@@ -167,9 +185,9 @@ class Writer:
         settled = await self._insert_together(connection, changes)
         for change in changes:
             match change:
-                case Insert(record, once):
+                case Insert(record):
                     known = settled.get(record.task_id)
-                    results.append(known or await self._insert_once(connection, record, once, tally))
+                    results.append(known or await self._insert_linked(connection, change, tally))
                 case Update(record):
                     results.append(await self._update(connection, record, tally))
                 case AppendLogs():
@@ -224,7 +242,7 @@ class Writer:
         A thousand duplicates at once would take longer one by one than whoever waits for their commit does.
         """
         inserts = [change for change in changes if isinstance(change, Insert)]
-        if any(insert.once is not None for insert in inserts):
+        if any(insert.once is not None or insert.link is not None for insert in inserts):
             return {}
         # Of a finished one the count must know whether it is new; whoever wants its key has to wait for its turn.
         taken = {insert.record.active_key for insert in inserts if insert.record.status.finished} - {None}
@@ -256,6 +274,19 @@ class Writer:
             if rows := [row for r in records if settled.get(r.task_id) is _APPLIED for row in tag_rows(r)]:
                 await connection.exec_driver_sql(self._insert_tags, rows)
         return settled
+
+    async def _insert_linked(self, connection: AsyncConnection, change: Insert, tally: _Tally) -> Applied:
+        record, once, link = change.record, change.once, change.link
+        if link is None or record.retry_of is None:
+            return await self._insert_once(connection, record, once, tally)
+        original = select(tasks.c.retried_by).where(tasks.c.task_id == record.retry_of).with_for_update()
+        found = (await connection.execute(original)).first()
+        if found is not None and found[0] not in (None, link.seen, record.task_id):
+            return Applied(Outcome.DUPLICATE, found[0])
+        applied = await self._insert_once(connection, record, once, tally)
+        if found is not None and applied is _APPLIED:
+            await connection.exec_driver_sql(self._link_retries, _link_row(change, now_micros()))
+        return applied
 
     async def _insert_once(
         self, connection: AsyncConnection, record: TaskRecord, once: str | None, tally: _Tally
@@ -311,3 +342,8 @@ class Writer:
 
     def _updated(self, record: TaskRecord, now: int) -> Row:
         return self._bindable((*_update_row(record), now, record.task_id, record.instance, record.token))
+
+
+def _link_row(change: Insert, now: int) -> Row:
+    record, seen = change.record, None if change.link is None else change.link.seen
+    return (record.task_id, now, record.retry_of, seen or "", record.task_id)

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, Update
+from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, RetryLink, Update
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -69,6 +69,67 @@ class TaskConformance(BackendFixtures):
         stored = await backend.get(task.task_id)
         assert stored is not None
         assert (stored.cancel_requested, stored.retried_by) == (True, "later")
+
+    async def test_of_several_retries_of_one_task_the_first_is_linked_and_the_others_learn_its_id(
+        self, backend: Backend
+    ) -> None:
+        original = finish(make_task(), TaskStatus.FAILED)
+        await backend.apply([Insert(original)])
+        retries = [make_task(retry_of=original.task_id) for _ in range(5)]
+        results = await asyncio.gather(*(backend.apply([Insert(retry, link=RetryLink())]) for retry in retries))
+        [winner] = [r.task_id for r, [applied] in zip(retries, results, strict=True) if applied == APPLIED]
+        assert [applied for [applied] in results if applied != APPLIED] == [Applied(Outcome.DUPLICATE, winner)] * 4
+        for retry in retries:
+            assert (await backend.get(retry.task_id) is not None) == (retry.task_id == winner)
+        stored = await backend.get(original.task_id)
+        assert stored is not None
+        assert stored.retried_by == winner
+
+    async def test_of_several_retries_in_one_batch_the_first_is_linked(self, backend: Backend) -> None:
+        original = finish(make_task(), TaskStatus.FAILED)
+        first, second = (make_task(retry_of=original.task_id) for _ in range(2))
+        other = make_task()
+        batch = [Insert(original), Insert(first, link=RetryLink()), Insert(second, link=RetryLink()), Insert(other)]
+        expected = [APPLIED, APPLIED, Applied(Outcome.DUPLICATE, first.task_id), APPLIED]
+        assert await backend.apply(batch) == expected
+        assert await backend.apply(batch) == expected
+        assert await backend.get(second.task_id) is None
+
+    async def test_a_retry_replaces_the_one_that_its_caller_has_seen(self, backend: Backend) -> None:
+        original = finish(make_task(), TaskStatus.FAILED)
+        first = finish(make_task(retry_of=original.task_id), TaskStatus.FAILED)
+        second, late = (make_task(retry_of=original.task_id) for _ in range(2))
+        await backend.apply([Insert(original), Insert(first, link=RetryLink())])
+        link = RetryLink(first.task_id)
+        assert await backend.apply([Insert(second, link=link)]) == [APPLIED]
+        assert await backend.apply([Insert(second, link=link)]) == [APPLIED]
+        assert await backend.apply([Insert(late, link=link)]) == [Applied(Outcome.DUPLICATE, second.task_id)]
+
+    async def test_a_retry_that_is_refused_for_its_key_leaves_no_link(self, backend: Backend) -> None:
+        original = finish(make_task(), TaskStatus.FAILED)
+        holder = make_task(idempotency_key="k")
+        retry = make_task(retry_of=original.task_id, idempotency_key="k")
+        await backend.apply([Insert(original), Insert(holder)])
+        refused = Applied(Outcome.DUPLICATE, holder.task_id)
+        assert await backend.apply([Insert(retry, link=RetryLink())]) == [refused]
+        assert await backend.get(original.task_id) == original
+
+    async def test_a_retry_of_a_deleted_task_is_stored(self, backend: Backend) -> None:
+        retry = make_task(retry_of=new_task_id())
+        assert await backend.apply([Insert(retry, link=RetryLink())]) == [APPLIED]
+        assert await backend.get(retry.task_id) == retry
+
+    async def test_a_link_by_itself_is_written_by_the_first(self, backend: Backend) -> None:
+        original = finish(make_task(), TaskStatus.FAILED)
+        await backend.apply([Insert(original)])
+        winners = set(await asyncio.gather(*(backend.link_retry(original.task_id, f"retry {n}") for n in range(5))))
+        assert len(winners) == 1
+        winner = winners.pop()
+        assert winner is not None
+        assert await backend.link_retry(original.task_id, winner) == winner
+        assert await backend.link_retry(original.task_id, "other") == winner
+        assert await backend.link_retry(original.task_id, "other", seen=winner) == "other"
+        assert await backend.link_retry(new_task_id(), "other") is None
 
     async def test_what_it_returns_is_a_copy(self, backend: Backend) -> None:
         task = make_task()

@@ -1,5 +1,6 @@
 -- ARGV: writer, number, JSON list of the changes, then in their order doc and head of each insert, doc of each update:
---   [I, id, owner, token, status, dims, key, holds, duration, end, search, group, created, cancel, retried_by, once]
+--   [I, id, owner, token, status, dims, key, holds, duration, end, search, group, created, cancel, retried_by, once,
+--     task that this one retries, the retry of it that was seen]
 --   [U, id, owner, token, status, dims, key, holds, duration, end, search, group, created]
 --   [L, id, seq, entry, seq, entry, ...]
 -- An empty text stands for "none" (null for a key, which may be empty); `holds` tells whether the key is held in this
@@ -16,16 +17,22 @@ end
 local function insert(change)
   local doc, head = next_text(), next_text()
   local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created, cancel, retried_by,
-    once = unpack(change)
+    once, original, seen = unpack(change)
   local task = task_key(id)
   local stored = call('HMGET', task, 'owner', 'token')
   if stored[1] then
     return (stored[1] == owner and stored[2] == token) and 'A' or 'S'
   end
+  local linked = original ~= '' and call('HMGET', task_key(original), 'owner', 'retried_by')
+  if linked and linked[1] and linked[2] and linked[2] ~= seen and linked[2] ~= id then return 'D' .. linked[2] end
   local user = once ~= '' and call('HGET', P .. 'once', once)
   if user and user ~= id then return 'D' .. user end
   if holds and call('HSETNX', P .. 'keys', key, id) == 0 then
     return 'D' .. call('HGET', P .. 'keys', key)
+  end
+  if linked and linked[1] then
+    call('HSET', task_key(original), 'retried_by', id)
+    changed(original, now(), linked[1])
   end
   if once ~= '' then
     call('HSET', P .. 'once', once, id)
