@@ -14,8 +14,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.events import LOG_LEVELS, LifecycleEvent, LogEvent

@@ -10,25 +10,24 @@ Errors: `BackendUnavailableError` when it cannot be reached or does not answer (
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 
 
-@dataclass(frozen=True, slots=True)
-class RetryLink:
+class RetryLink(Struct, frozen=True):
     """That a new task retries the one that its `retry_of` names, which is to bear its id as `retried_by`."""
 
     seen: str | None = None
     """The `retried_by` that the caller read there: where it is another one by now, somebody else was first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Insert:
+class Insert(Struct, frozen=True):
     """A new task. Refused as a duplicate when another task holds its `active_key`, has used the name `once`, or has
     been linked as the retry of the same task (`link`) since the caller looked."""
 
@@ -40,15 +39,13 @@ class Insert:
     """The link is written together with the task, or neither is. An original that is no longer stored has no link."""
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(Struct, frozen=True):
     """All mutable fields of a task, written only where the stored owner and token are the record's."""
 
     record: TaskRecord
 
 
-@dataclass(frozen=True, slots=True)
-class AppendLogs:
+class AppendLogs(Struct, frozen=True):
     """Log entries of a task, keyed by `(task_id, seq)`; an entry already there is left as it is.
 
     Entries of a task that is not stored (deleted meanwhile, or refused) are dropped: nothing would ever delete them.
@@ -71,8 +68,7 @@ class Outcome(StrEnum):
     """Update: the stored token or owner is another one, or the task is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(Struct, frozen=True):
     """The result of one change, in the order of the changes."""
 
     outcome: Outcome

@@ -10,7 +10,7 @@ from taskflow_otel.engine.failure import Failure
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
 from taskflow_otel.errors import StaleTokenError
-from taskflow_otel.model.events import LifecycleEvent
+from taskflow_otel.model.events import lifecycle_event
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.replay import replay
 from taskflow_otel.model.status import TaskStatus, Transition, next_status
@@ -211,36 +211,15 @@ class Lifecycle:
         queue_wait: float | None = None,
         failure: Failure | None = None,
     ) -> None:
-        entry = record.timeline[-1]
+        exception = failure.exception if failure is not None else None
         self._bus.publish(
-            LifecycleEvent(
-                task_id=record.task_id,
-                func_name=record.func_name,
-                transition=transition,
-                previous=previous,
-                status=record.status,
-                timestamp=entry.timestamp,
-                attempt=record.attempt,
-                retries_used=record.retries_used,
-                created_at=record.created_at,
-                start_time=record.start_time,
-                end_time=record.end_time,
-                duration=record.duration,
+            lifecycle_event(
+                record,
+                transition,
+                previous,
+                record.timeline[-1].timestamp,
                 queue_wait=queue_wait,
-                run_at=record.run_at,
-                error=record.error,
-                error_type=record.error_type,
-                stacktrace=record.stacktrace,
-                reason=record.reason,
-                tags=record.tags,
-                queue=record.queue,
-                executor=record.executor,
-                priority=record.priority,
-                source=record.source,
-                instance=record.instance,
-                trace=record.trace,
-                span=record.trace.attempt or record.trace.creation,
-                exception=failure.exception if failure is not None else None,
+                exception=exception,
             )
         )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
 from datetime import datetime
-from operator import attrgetter
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus, Transition
 from taskflow_otel.model.trace import TaskTrace
@@ -19,8 +20,9 @@ MAX_TEXT = 32_768
 """Characters kept of an error, a stack trace or a log message; what was cut is marked as such."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimelineEntry:
+# Structs of msgspec: they are made and copied in C, in a fifth of the time that a dataclass takes, and the collector
+# of garbage never visits those with `gc=False`, which cannot be part of a cycle.
+class TimelineEntry(Struct, frozen=True, gc=False):
     """One transition of a task: what happened, when, in which attempt, on which instance."""
 
     transition: Transition
@@ -30,8 +32,7 @@ class TimelineEntry:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+class LogEntry(Struct, frozen=True):
     """One stored line of a task's log."""
 
     seq: int
@@ -42,8 +43,7 @@ class LogEntry:
     extra: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True, gc=False):
     """How far a running task says it is."""
 
     done: float
@@ -51,8 +51,7 @@ class Progress:
     message: str | None = None
 
 
-@dataclass(slots=True)
-class TaskRecord:
+class TaskRecord(Struct, gc=False):
     """Everything that is known about one task. Times are aware datetimes in UTC, durations seconds.
 
     The engine is the only writer; everyone else is handed a copy.
@@ -121,12 +120,7 @@ class TaskRecord:
 
     def copy(self) -> TaskRecord:
         """Return a snapshot that later transitions do not change."""
-        twin = TaskRecord(*_field_values(self))
-        twin.timeline = list(self.timeline)
-        trace = self.trace
-        twin.trace = TaskTrace(trace.creation, trace.attempt, trace.previous, trace.baggage)
+        twin = replace(self)
+        twin.timeline = self.timeline.copy()
+        twin.trace = replace(self.trace)
         return twin
-
-
-# Three to ten times as fast as `copy.copy` on a slotted class, and every transition of a durable task makes one.
-_field_values = attrgetter(*(field.name for field in fields(TaskRecord)))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 
-@dataclass(slots=True)
-class SpanRef:
+class SpanRef(Struct, gc=False):
     """The identity of one span (W3C Trace Context): what is needed to link to it or to continue from it.
 
     Ids are lower-case hexadecimal, 32 and 16 digits; empty where nothing traces.
@@ -23,8 +22,7 @@ class SpanRef:
         return bool(self.trace_id and self.span_id)
 
 
-@dataclass(slots=True)
-class TaskTrace:
+class TaskTrace(Struct, gc=False):
     """What of the trace is stored with a task, so that a restart continues the story.
 
     The engine puts a new, empty reference in place for each attempt; the tracing exporter is the only one

@@ -6,9 +6,10 @@ import contextvars
 import itertools
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.model.events import LifecycleEvent, LogEvent

@@ -4,9 +4,9 @@ import asyncio
 import gc
 import weakref
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.exporters.stream import LiveStream, StreamMessage

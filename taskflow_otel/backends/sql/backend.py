@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
+import msgspec
 from sqlalchemy import Executable, UpdateBase, delete, exists, select, update
 from sqlalchemy.exc import (
     DBAPIError,
@@ -210,7 +210,7 @@ class SqlBackend(ABC):
                 change = update(tasks).where(tasks.c.task_id.in_(chunk))
                 owner = {"instance": new_owner, "live_owner": new_owner}
                 await connection.execute(change.values(token=tasks.c.token + 1, updated_at=now_micros(), **owner))
-            return handed + [dataclasses.replace(r, instance=new_owner, token=r.token + 1) for r in taken]
+            return handed + [msgspec.structs.replace(r, instance=new_owner, token=r.token + 1) for r in taken]
 
         self._unanswered.setdefault(new_owner, now_micros())
         async with self._guard("taking over"):

@@ -1,0 +1,30 @@
+"""A record and its copies."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from taskflow_otel.model.record import TaskRecord, TimelineEntry
+from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.trace import SpanRef
+
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_copy_is_equal_and_does_not_see_what_becomes_of_its_original() -> None:
+    record = TaskRecord("id", "name", TaskStatus.PENDING, MOMENT)
+    record.timeline.append(TimelineEntry(Transition.ENQUEUED, MOMENT, 0, "instance"))
+    copy = record.copy()
+    assert copy == record
+    record.timeline.append(TimelineEntry(Transition.STARTED, MOMENT, 0, "instance"))
+    record.trace.attempt = SpanRef("1" * 32, "1" * 16)
+    record.status = TaskStatus.RUNNING
+    assert (copy.status, len(copy.timeline), copy.trace.attempt) == (TaskStatus.PENDING, 1, None)
+
+
+def test_two_new_records_share_nothing_that_changes() -> None:
+    one, other = (TaskRecord("id", "name", TaskStatus.PENDING, MOMENT) for _ in range(2))
+    one.timeline.append(TimelineEntry(Transition.ENQUEUED, MOMENT, 0, "instance"))
+    one.trace.creation.trace_id = "1" * 32
+    one.tags["tag"] = "value"
+    assert (other.timeline, other.trace.creation, other.tags) == ([], SpanRef(), {})
