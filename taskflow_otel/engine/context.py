@@ -9,6 +9,7 @@ from typing import Any
 
 from taskflow_otel.errors import ConfigurationError, NoTaskContextError, TaskCancelledError
 from taskflow_otel.model.events import LOG_LEVELS
+from taskflow_otel.model.plain import MAX_PROGRESS_TEXT, plain_extra, plain_number, repr_of, text_of
 from taskflow_otel.model.record import Progress
 
 _outside_logger = logging.getLogger("taskflow_otel.task")
@@ -16,7 +17,11 @@ _current: ContextVar[TaskContext | None] = ContextVar("taskflow_otel_task_contex
 
 
 class TaskContext:
-    """The running attempt, as its own function sees it."""
+    """The running attempt, as its own function sees it.
+
+    What the function says is made plain here, before it reaches anyone: `on_log` and `on_progress` get finite, valid
+    and bounded data, `on_log` also the number of its characters. No value makes `log` or `progress` raise.
+    """
 
     __slots__ = ("_cancelled", "_on_log", "_on_progress", "attempt", "func_name", "tags", "task_id")
 
@@ -26,7 +31,7 @@ class TaskContext:
         func_name: str,
         attempt: int,
         tags: Mapping[str, str],
-        on_log: Callable[[TaskContext, str, str, Mapping[str, Any]], None],
+        on_log: Callable[[TaskContext, str, str, dict[str, Any], int], None],
         on_progress: Callable[[TaskContext, Progress], None],
     ) -> None:
         self.task_id = task_id
@@ -54,12 +59,36 @@ class TaskContext:
         self._cancelled = True
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Say how far the task is: `done` of `total` units, and what it is at. Shown live; callable from any thread."""
-        self._on_progress(self, Progress(done, total, message))
+        """Say how far the task is: `done` of `total` units, and what it is at. Shown live; callable from any thread.
+
+        What is no finite number counts as 0, or as an unknown total, and the message says so.
+        """
+        text = None if message is None else text_of(message, MAX_PROGRESS_TEXT)
+        plain_done, plain_total = plain_number(done), None if total is None else plain_number(total)
+        if plain_done is None:
+            plain_done, text = 0, _noted(text, "done", done)
+        if plain_total is None and total is not None:
+            text = _noted(text, "total", total)
+        self._on_progress(self, Progress(plain_done, plain_total, text))
 
     def log(self, message: str, level: str, extra: Mapping[str, Any]) -> None:
         """Write one log entry; see `task_log`."""
-        self._on_log(self, message, level, extra)
+        text = text_of(message)
+        plain, size = plain_extra(extra) if extra else ({}, 0)
+        self._on_log(self, text, level, plain, len(text) + size)
+
+    def relay_log(self, message: str, level: str, extra: dict[str, Any], size: int) -> None:
+        """Write a log entry that was made plain in another process."""
+        self._on_log(self, message, level, extra, size)
+
+    def relay_progress(self, progress: Progress) -> None:
+        """Report progress that was made plain in another process."""
+        self._on_progress(self, progress)
+
+
+def _noted(text: str | None, name: str, value: object) -> str:
+    note = f"[{name} was {repr_of(value)}, which is no finite number]"
+    return note if text is None else f"{text} {note}"
 
 
 def get_task_context() -> TaskContext:
@@ -84,10 +113,11 @@ def task_log(message: str, *, level: str = "info", **extra: Any) -> None:
     """Write a line to the running task's log: stored with the task, and passed to every exporter.
 
     `level` is one of debug, info, warning, error, critical; another raises `ConfigurationError`. `extra` are
-    structured values for shippers. Outside a task the line goes to the standard logger `taskflow_otel.task`.
+    structured values for shippers: any object, kept as JSON data of bounded size (`taskflow_otel.model.plain`).
+    Outside a task the line goes to the standard logger `taskflow_otel.task`.
     """
-    if level not in LOG_LEVELS:
-        raise ConfigurationError(f"level must be one of {', '.join(LOG_LEVELS)}, not {level!r}")
+    if not isinstance(level, str) or (level := str.__str__(level)) not in LOG_LEVELS:
+        raise ConfigurationError(f"level must be one of {', '.join(LOG_LEVELS)}, not {repr_of(level)}")
     context = _current.get()
     if context is None:
         _outside_logger.log(LOG_LEVELS[level], "%s", message, extra={"taskflow": extra} if extra else None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass, replace
+from typing import Any
 
+from taskflow_otel.model.plain import class_name, plain_text, text_of
 from taskflow_otel.model.record import MAX_TEXT
 
 
@@ -18,6 +20,10 @@ class Failure:
     exception: BaseException | None = None
 
 
+_CAUSE: Any = BaseException.__dict__["__cause__"]
+"""The cause itself, also where a class hides it behind a property of its own."""
+
+
 class ChildTraceback(Exception):
     """The cause of an exception that came from another process: how that process described it."""
 
@@ -26,45 +32,23 @@ class ChildTraceback(Exception):
         self.failure = failure
 
 
-def capped(text: str, limit: int = MAX_TEXT) -> str:
-    """Return `text`, cut to `limit` characters with a visible note of what is missing."""
-    if len(text) <= limit:
-        return text
-    return f"{text[:limit]}… [{len(text) - limit} characters cut]"
-
-
-def error_type_name(exc: BaseException) -> str:
-    """The fully qualified class name, bare for built-ins (semantic conventions, `error.type`)."""
-    cls = type(exc)
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-
-
 def describe_failure(exc: BaseException) -> Failure:
     """Describe an exception, whatever its `str()` and its traceback do."""
-    cause = exc.__cause__
+    cause = _CAUSE.__get__(exc)
     if isinstance(cause, ChildTraceback):
         return replace(cause.failure, exception=exc)
-    name = error_type_name(exc)
-    try:
-        text = str(exc)
-    except BaseException as broken:  # SystemExit from a `__str__` would end the event loop
-        text = f"<str() of {name} raised {error_type_name(broken)}>"
+    name = class_name(type(exc))
     try:
         # The frames of the engine and of the executor above the user's function say nothing to the user.
         stack = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
-    except BaseException as broken:  # as above
-        stack = f"<the traceback of {name} could not be formatted: {error_type_name(broken)}>"
-    return Failure(capped(storable(text)), name, _capped_middle(storable(stack)), exc)
+    except BaseException as broken:  # SystemExit from a `__str__` would end the event loop
+        stack = f"<the traceback of {name} could not be formatted: {class_name(type(broken))}>"
+    return Failure(text_of(exc), name, _cut_in_the_middle(stack), exc)
 
 
-def storable(text: str) -> str:
-    """Databases refuse NUL in text, and UTF-8 refuses lone surrogates."""
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _capped_middle(text: str) -> str:
+def _cut_in_the_middle(text: str) -> str:
     """Cut a stack trace in its middle: both the entry and the raise are worth reading."""
     if len(text) <= MAX_TEXT:
-        return text
+        return plain_text(text)
     half = MAX_TEXT // 2
-    return f"{text[:half]}\n… [{len(text) - 2 * half} characters cut]\n{text[-half:]}"
+    return f"{plain_text(text[:half])}\n… [{len(text) - 2 * half} characters cut]\n{plain_text(text[-half:])}"

@@ -29,7 +29,7 @@ from taskflow_otel.errors import (
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions, checked_key, checked_moment, checked_tags
 from taskflow_otel.model.ids import new_task_id
-from taskflow_otel.model.options import checked_priority, seconds
+from taskflow_otel.model.options import checked_priority, flag, seconds
 from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.runtime.clock import Clock
@@ -399,6 +399,8 @@ class Intake:
     ) -> TaskRecord:
         config = definition.config
         priority = options.priority if options.priority is not None else config.priority
+        if options.eager is not None:
+            flag("eager", options.eager)
         now = self._clock.now()
         run_at = self._run_at(options, now)
         queue = self._queues.get(options.queue or config.queue or DEFAULT_QUEUE)

@@ -61,6 +61,7 @@ class LiveTask:
         "handed_over",
         "kwargs",
         "log_count",
+        "log_size",
         "phase",
         "ready_at",
         "record",
@@ -107,6 +108,7 @@ class LiveTask:
         self.cancel_reason: str | None = None
         self.waiting_in_queue = False
         self.log_count = 0
+        self.log_size = 0
         self.waiters: list[asyncio.Future[None]] | None = None
 
     @property

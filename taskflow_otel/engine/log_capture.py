@@ -6,6 +6,7 @@ import logging
 
 from taskflow_otel.engine.context import current_task_context
 from taskflow_otel.model.events import LOG_LEVELS
+from taskflow_otel.model.plain import class_name, text_of
 
 _OWN = "taskflow_otel"
 
@@ -27,7 +28,6 @@ class TaskLogHandler(logging.Handler):
         )
         try:
             message = self.format(record)
-        except Exception:
-            self.handleError(record)
-            return
+        except Exception as exc:  # arguments that do not fit the message, or whose `str()` fails
+            message = f"{text_of(record.msg)} [its arguments could not be formatted: {class_name(type(exc))}]"
         context.log(message, level, {"logger": record.name})

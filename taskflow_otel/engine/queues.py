@@ -148,7 +148,7 @@ class Queues:
         """The queue of this name; raises `UnknownQueueError`."""
         try:
             return self._queues[name]
-        except KeyError:
+        except (KeyError, TypeError):  # not even a name
             raise UnknownQueueError(name, self._queues) from None
 
     def of(self, task: LiveTask) -> Queue:

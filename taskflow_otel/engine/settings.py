@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.model.options import QueueConfig, seconds, whole
+from taskflow_otel.model.options import QueueConfig, flag, seconds, whole
+
+_LONGEST_RETENTION = 36_525
+"""Days."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,7 @@ class EngineSettings:
     """How long a cancelled attempt may go on before it is reported as stuck."""
 
     def __post_init__(self) -> None:
+        flag("requeue_pending", self.persist_all)
         seconds("snapshot_interval", self.snapshot_interval, exclusive=True)
         seconds("shutdown_timeout", self.shutdown_timeout)
         seconds("commit_timeout", self.commit_timeout, exclusive=True)
@@ -47,7 +51,7 @@ class EngineSettings:
                 f"({self.heartbeat_interval:g}), or living instances are declared dead"
             )
         if self.retention_days is not None:
-            seconds("retention_days", self.retention_days, exclusive=True)
+            seconds("retention_days", self.retention_days, maximum=_LONGEST_RETENTION, exclusive=True, unit="days")
         for name in ("max_concurrent_tasks", "max_sync_threads"):
             value = getattr(self, name)
             if value is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
@@ -10,11 +10,10 @@ from opentelemetry import trace
 
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.context import TaskContext
-from taskflow_otel.engine.failure import capped, storable
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.model.events import LogEvent
-from taskflow_otel.model.record import MAX_LOG_ENTRIES, LogEntry, Progress
+from taskflow_otel.model.record import MAX_LOG_ENTRIES, MAX_LOG_TEXT, LogEntry, Progress
 from taskflow_otel.runtime.clock import Clock
 
 _SEQUENCES_PER_ATTEMPT = 100_000
@@ -44,27 +43,27 @@ class TaskOutput:
             record.task_id, record.func_name, record.attempt, dict(record.tags), self._log, self._progress
         )
 
-    def _log(self, context: TaskContext, message: str, level: str, extra: Mapping[str, Any]) -> None:
+    def _log(self, context: TaskContext, message: str, level: str, extra: dict[str, Any], size: int) -> None:
         span = trace.get_current_span().get_span_context()
         event = LogEvent(
             task_id=context.task_id,
             func_name=context.func_name,
-            message=capped(storable(str(message))),
+            message=message,
             level=level,
             timestamp=self._clock.now(),
             attempt=context.attempt,
             tags=context.tags,
-            extra=dict(extra),
+            extra=extra,
             trace_id=f"{span.trace_id:032x}" if span.is_valid else None,
             span_id=f"{span.span_id:016x}" if span.is_valid else None,
             trace_flags=span.trace_flags,
         )
-        self._on_loop(self._take_log, event)
+        self._on_loop(self._take_log, event, size)
 
-    def _take_log(self, event: LogEvent) -> None:
+    def _take_log(self, event: LogEvent, size: int) -> None:
         task = self._tasks.live(event.task_id)
         if task is None:
-            # Said after the end, by a thread that the task left behind: told, but no longer stored.
+            # Said after the end, by a thread that the task left behind: published, but no longer stored.
             self._bus.log(event)
             return
         count = task.log_count
@@ -73,7 +72,8 @@ class TaskOutput:
         sequence = event.attempt * _SEQUENCES_PER_ATTEMPT + count
         event = replace(event, seq=sequence, queue=task.record.queue)
         self._bus.log(event)
-        if count >= MAX_LOG_ENTRIES:
+        task.log_size += size
+        if count >= MAX_LOG_ENTRIES or task.log_size > MAX_LOG_TEXT:
             task.record.logs_dropped += 1
             return
         self._ledger.append_log(

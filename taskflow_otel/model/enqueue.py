@@ -8,8 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.plain import distinct_text, plain_tags, repr_of
 
 _MAX_KEY = 255
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,30 +42,36 @@ def split_options(kwargs: dict[str, Any]) -> tuple[EnqueueOptions, dict[str, Any
 
 
 def checked_moment(name: str, moment: object) -> datetime:
-    """An aware moment in UTC; raises `ConfigurationError` for a naive one, and for what is no datetime."""
+    """An aware moment of the years 1970 to 2199, in UTC; raises `ConfigurationError` for all else, a naive one too."""
     if not isinstance(moment, datetime):
-        raise ConfigurationError(f"{name} must be an aware datetime, not {moment!r}")
+        raise ConfigurationError(f"{name} must be an aware datetime, not {repr_of(moment)}")
     if moment.tzinfo is None:
         raise ConfigurationError(
             f"{name}={moment!r} has no time zone, so it could mean any of 38 moments. "
             "Use an aware datetime: datetime.now(UTC) + timedelta(...)"
         )
-    return moment.astimezone(UTC)
+    try:
+        utc = moment.astimezone(UTC)
+    except (OverflowError, ValueError):  # `datetime.max` west of Greenwich lies in the year 10000
+        utc = None
+    if utc is None or not _EARLIEST <= utc < _LATEST:
+        raise ConfigurationError(f"{name} must be a moment of the years 1970 to 2199, not {repr_of(moment)}")
+    return utc
 
 
 def checked_tags(tags: object) -> dict[str, str]:
-    """Tags as texts; raises `ConfigurationError`."""
-    if not tags:
+    """Tags as plain texts of bounded length; raises `ConfigurationError` for what is no mapping."""
+    if tags is None:
         return {}
     if not isinstance(tags, Mapping):
         raise ConfigurationError(f"tags must be a mapping of names to values, not {type(tags).__name__}")
-    return {str(name): str(value) for name, value in tags.items()}
+    return plain_tags(tags)
 
 
 def checked_key(key: object) -> str | None:
-    """An idempotency key; raises `ConfigurationError`."""
+    """An idempotency key, or its digest where it cannot be stored as it is; raises `ConfigurationError`."""
     if key is None:
         return None
     if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY:
-        raise ConfigurationError(f"idempotency_key must be a text of 1 to {_MAX_KEY} characters, not {key!r:.80}")
-    return key
+        raise ConfigurationError(f"idempotency_key must be a text of 1 to {_MAX_KEY} characters, not {repr_of(key)}")
+    return distinct_text(str.__str__(key))

@@ -5,48 +5,90 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.plain import repr_of
 
 ExecutorName = Literal["async", "thread", "process"]
 EXECUTOR_NAMES: tuple[str, ...] = get_args(ExecutorName)
 
 _MAX_NAME = 200
+_MAX_BACKOFF = 1_000_000
+LONGEST_SECONDS = 36_525 * 86_400.0
+"""A hundred years: the longest of all durations. A moment that far ahead can still be written in every format."""
+GREATEST = 2**31 - 1
+"""The greatest whole number that an option may have: what a column of 32 bits holds."""
 
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
 
 
-def seconds(name: str, value: float | timedelta | None, *, minimum: float = 0.0, exclusive: bool = False) -> float:
+def seconds(
+    name: str,
+    value: float | timedelta | None,
+    *,
+    minimum: float = 0.0,
+    maximum: float = LONGEST_SECONDS,
+    exclusive: bool = False,
+    unit: str = "seconds",
+) -> float:
     """Return a duration as seconds, or raise `ConfigurationError` naming the option that carried it."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-        raise ConfigurationError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
-    if number < minimum or (exclusive and number == minimum):
+    plain = _plain(number)
+    if plain is None or plain != plain:
+        raise ConfigurationError(f"{name} must be a number of {unit} or a timedelta, not {repr_of(value)}")
+    if plain < minimum or (exclusive and plain == minimum):
         bound = "more than" if exclusive else "at least"
-        raise ConfigurationError(f"{name} must be {bound} {minimum:g} seconds, not {value!r}")
-    return float(number)
+        raise ConfigurationError(f"{name} must be {bound} {minimum:g} {unit}, not {repr_of(value)}")
+    if plain > maximum:
+        raise ConfigurationError(f"{name} must be at most {maximum:,.0f} {unit}, not {repr_of(value)}")
+    return float(plain)
 
 
-def whole(name: str, value: object, *, minimum: int) -> int:
+def _plain(value: object) -> Any:
+    """The built-in number that a value is, without the methods of a subclass; `None` for what is none, and a `bool`."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return int.__int__(value)
+    return float.__float__(value) if isinstance(value, float) else None
+
+
+def whole(name: str, value: object, *, minimum: int, maximum: int = GREATEST) -> int:
     """Return a whole number, or raise `ConfigurationError` naming the option that carried it."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ConfigurationError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
+    number = _plain(value)
+    if not isinstance(number, int) or number < minimum:
+        raise ConfigurationError(f"{name} must be a whole number of at least {minimum}, not {repr_of(value)}")
+    if number > maximum:
+        raise ConfigurationError(f"{name} must be a whole number of at most {maximum:,}, not {repr_of(value)}")
+    return number
+
+
+def flag(name: str, value: object) -> bool:
+    """Return a choice, or raise `ConfigurationError` naming the option that carried it."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, not {repr_of(value)}")
     return value
 
 
 def checked_priority(value: object) -> int:
     """Return a priority, or raise `ConfigurationError`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigurationError(f"priority must be a whole number (higher runs first), not {value!r}")
-    return value
+    number = _plain(value)
+    if not isinstance(number, int) or not -GREATEST <= number <= GREATEST:
+        raise ConfigurationError(
+            f"priority must be a whole number from {-GREATEST:,} to {GREATEST:,} (higher runs first), "
+            f"not {repr_of(value)}"
+        )
+    return number
 
 
 def checked_queue_name(name: object) -> str:
     """Return the name of a queue, or raise `ConfigurationError`: backends index it, and pages show it."""
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
-        raise ConfigurationError(f"the name of a queue must be 1 to {_MAX_NAME} printable characters, not {name!r:.80}")
-    return name
+        raise ConfigurationError(
+            f"the name of a queue must be 1 to {_MAX_NAME} printable characters, not {repr_of(name)}"
+        )
+    return str.__str__(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +116,12 @@ class RetryPolicy:
             nominal = self.delay * self.backoff**retries_used
         except OverflowError:
             nominal = math.inf
-        ceiling = self.max_delay if self.max_delay is not None else _LONGEST_WAIT
+        ceiling = self.max_delay if self.max_delay is not None else max(_LONGEST_GROWN, self.delay)
         nominal = min(nominal, ceiling)
-        return max(0.0, nominal * (1.0 + self.jitter * (2.0 * draw - 1.0)))
+        return min(max(0.0, nominal * (1.0 + self.jitter * (2.0 * draw - 1.0))), LONGEST_SECONDS)
 
 
-_LONGEST_WAIT = 30 * 86_400.0  # an uncapped exponential must not leave the calendar
+_LONGEST_GROWN = 30 * 86_400.0  # an uncapped exponential must not leave the calendar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,29 +177,33 @@ def make_task_config(
     queue: str | None = None,
 ) -> TaskConfig:
     """Check every option and return the frozen configuration; raises `ConfigurationError`."""
-    if not name or not isinstance(name, str) or len(name) > _MAX_NAME or not name.isprintable():
-        raise ConfigurationError(f"a task name must be 1 to {_MAX_NAME} printable characters, not {name!r:.80}")
-    if executor is None or executor not in EXECUTOR_NAMES:
-        raise ConfigurationError(f"executor must be one of {', '.join(EXECUTOR_NAMES)}, not {executor!r}")
-    if not (isinstance(backoff, (int, float)) and not isinstance(backoff, bool) and 0 < backoff < math.inf):
-        raise ConfigurationError(f"backoff must be a number above 0 (1.0 keeps the wait constant), not {backoff!r}")
-    if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:
-        raise ConfigurationError(f"jitter must be a share between 0 and 1 (0.1 = ±10 %), not {jitter!r}")
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+        raise ConfigurationError(f"a task name must be 1 to {_MAX_NAME} printable characters, not {repr_of(name)}")
+    if not isinstance(executor, str) or executor not in EXECUTOR_NAMES:
+        raise ConfigurationError(f"executor must be one of {', '.join(EXECUTOR_NAMES)}, not {repr_of(executor)}")
+    grows, spread = _plain(backoff), _plain(jitter)
+    if grows is None or not 0 < grows <= _MAX_BACKOFF:
+        raise ConfigurationError(
+            f"backoff must be a number above 0 (1.0 keeps the wait constant) and at most {_MAX_BACKOFF:,}, "
+            f"not {repr_of(backoff)}"
+        )
+    if spread is None or not 0 <= spread <= 1:
+        raise ConfigurationError(f"jitter must be a share between 0 and 1 (0.1 = ±10 %), not {repr_of(jitter)}")
     return TaskConfig(
-        name=name,
+        name=str.__str__(name),
         retry=RetryPolicy(
             retries=whole("retries", retries, minimum=0),
             delay=seconds("delay", delay),
-            backoff=float(backoff),
+            backoff=float(grows),
             max_delay=None if max_delay is None else seconds("max_delay", max_delay),
-            jitter=float(jitter),
+            jitter=float(spread),
             retry_on=_exceptions("retry_on", retry_on),
             no_retry_on=_exceptions("no_retry_on", no_retry_on),
         ),
         timeout=None if timeout is None else seconds("timeout", timeout, exclusive=True),
-        persist=persist,
-        requeue_on_interrupt=requeue_on_interrupt,
-        eager=eager,
+        persist=flag("persist", persist),
+        requeue_on_interrupt=flag("requeue_on_interrupt", requeue_on_interrupt),
+        eager=flag("eager", eager),
         priority=None if priority is None else checked_priority(priority),
         queue=queue,
         executor=executor,
@@ -168,7 +214,7 @@ def _exceptions(name: str, value: Exceptions) -> tuple[type[BaseException], ...]
     several = value if isinstance(value, tuple) else (value,)
     for item in several:
         if not (isinstance(item, type) and issubclass(item, BaseException)):
-            raise ConfigurationError(f"{name} must be an exception class or a tuple of them, not {item!r}")
+            raise ConfigurationError(f"{name} must be an exception class or a tuple of them, not {repr_of(item)}")
     return several
 
 

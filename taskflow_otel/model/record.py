@@ -16,6 +16,8 @@ DEFAULT_PRIORITY = 5
 
 MAX_LOG_ENTRIES = 1_000
 """Log entries kept per task; the number beyond it is in `TaskRecord.logs_dropped`."""
+MAX_LOG_TEXT = 4_194_304
+"""Characters kept per task of all its log entries together; entries beyond it count as dropped too."""
 MAX_TEXT = 32_768
 """Characters kept of an error, a stack trace or a log message; what was cut is marked as such."""
 

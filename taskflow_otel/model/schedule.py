@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol, get_args
 from zoneinfo import ZoneInfo
 
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
-from taskflow_otel.model.options import seconds
+from taskflow_otel.model.options import flag, seconds
+from taskflow_otel.model.plain import repr_of
 
 CatchUp = Literal["skip", "latest", "all"]
 Overlap = Literal["allow", "skip"]
@@ -59,7 +60,7 @@ class Every:
     def __init__(self, every: float | timedelta) -> None:
         length = seconds("every", every, exclusive=True)
         if length < _SHORTEST:
-            raise ConfigurationError(f"every must be at least {_SHORTEST:g} seconds, not {every!r}")
+            raise ConfigurationError(f"every must be at least {_SHORTEST:g} seconds, not {repr_of(every)}")
         self._step = timedelta(microseconds=round(length * 1_000_000))
         self.text = f"every {length:g} s"
 
@@ -251,14 +252,17 @@ class Schedule:
     overlap: Overlap = "allow"
 
     def __post_init__(self) -> None:
-        if not self.name or not isinstance(self.name, str) or len(self.name) > 200 or not self.name.isprintable():
-            raise ConfigurationError(f"a schedule's name must be 1 to 200 printable characters, not {self.name!r}")
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= 200 or not self.name.isprintable():
+            raise ConfigurationError(
+                f"a schedule's name must be 1 to 200 printable characters, not {repr_of(self.name)}"
+            )
+        flag("run_on_startup", self.run_on_startup)
         for option, value, allowed in (
             ("catch_up", self.catch_up, get_args(CatchUp)),
             ("overlap", self.overlap, get_args(Overlap)),
         ):
             if value not in allowed:
-                raise ConfigurationError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
+                raise ConfigurationError(f"{option} must be one of {', '.join(allowed)}, not {repr_of(value)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,7 +94,7 @@ def test_structured_values_of_a_log_entry_are_kept_as_far_as_the_data_model_goes
     assert attributes["taskflow.log.ok"] is True
     assert attributes["taskflow.log.nested"] == {"a": (1, 2.5)}
     assert attributes["taskflow.log.when"] == str(START)
-    assert attributes["taskflow.log.broken"] == "<Unprintable whose str() raised RuntimeError>"
+    assert attributes["taskflow.log.broken"] == f"<str() of {__name__}.Unprintable raised RuntimeError>"
     assert logged.bus.errors == {}
 
 

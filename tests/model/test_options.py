@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -93,7 +93,8 @@ def test_every_wait_is_finite_and_not_negative(
     delay: float, backoff: float, jitter: float, used: int, draw: float
 ) -> None:
     wait = RetryPolicy(delay=delay, backoff=backoff, jitter=jitter).wait(used, draw)
-    assert 0.0 <= wait <= 60 * 86_400.0
+    assert 0.0 <= wait <= max(60 * 86_400.0, 2 * delay)
+    assert datetime(2100, 1, 1, tzinfo=UTC) + timedelta(seconds=wait)
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"concurrency": 1.5}, {"max_size": -1}, {"max_size": True}])

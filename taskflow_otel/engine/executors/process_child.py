@@ -11,12 +11,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from datetime import date, datetime, timedelta
-from decimal import Decimal
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
-from uuid import UUID
 
 from opentelemetry import _logs, trace
 from opentelemetry import context as otel_context
@@ -41,14 +38,13 @@ from taskflow_otel.engine.executors.process_protocol import (
     pack_failure,
     unframe,
 )
-from taskflow_otel.engine.executors.process_spans import FinishedSpan, RecordingTracerProvider, plain, reference
-from taskflow_otel.engine.failure import capped, describe_failure
+from taskflow_otel.engine.executors.process_spans import FinishedSpan, RecordingTracerProvider, reference
+from taskflow_otel.engine.failure import describe_failure
 from taskflow_otel.engine.log_capture import TaskLogHandler
 from taskflow_otel.exporters.otel.tracing import TASK_ID_KEY
 from taskflow_otel.model.payload import Codec
 from taskflow_otel.model.record import Progress
 
-_KEPT = (datetime, date, timedelta, UUID, Decimal)
 _PR_SET_PDEATHSIG = 1
 _FLUSH_MILLISECONDS = 5_000
 
@@ -201,14 +197,13 @@ class _Child:
         carried = W3CBaggagePropagator().extract(job.carrier, carried)
         otel_context.attach(otel_context.set_value(TASK_ID_KEY, job.task_id, carried))
 
-        def say(_: TaskContext, message: str, level: str, extra: Mapping[str, Any]) -> None:
+        # Both get plain data from the context: any process can read it.
+        def say(_: TaskContext, message: str, level: str, extra: dict[str, Any], size: int) -> None:
             span = reference(trace.get_current_span().get_span_context())
-            self._send(Said(job.number, capped(str(message)), level, plain(extra, _KEPT), span))
+            self._send(Said(job.number, message, level, extra, size, span))
 
         def progressed(_: TaskContext, progress: Progress) -> None:
-            total = None if progress.total is None else _number(progress.total)
-            message = None if progress.message is None else str(progress.message)
-            self._send(Progressed(job.number, Progress(_number(progress.done), total, message)))
+            self._send(Progressed(job.number, progress))
 
         context = TaskContext(job.task_id, job.func_name, job.attempt, job.tags, say, progressed)
         enter_task_context(context)
@@ -256,11 +251,6 @@ def _below(tb: TracebackType | None) -> TracebackType | None:
     while inner is not None and inner.tb_frame.f_code.co_filename == __file__:
         inner = inner.tb_next
     return inner or tb
-
-
-def _number(value: float) -> float:
-    """A built-in number: those of other packages may be unknown to the parent."""
-    return value if type(value) in (int, float) else float(value)
 
 
 def _ignore(signum: int, stack: object) -> None:

@@ -233,7 +233,7 @@ class ChildProcess:
             case Said(number=number) if self._call is not None and number == self._number:
                 self._call.context.copy().run(_say, self._call.task_context, message)
             case Progressed(number=number, progress=progress) if self._call is not None and number == self._number:
-                self._call.task_context.progress(progress.done, progress.total, progress.message)
+                self._call.task_context.relay_progress(progress)
             case Spanned(span=span):
                 self._relay.replay(span)
             case Ended(number=number, failure=failure) if number == self._number:
@@ -254,7 +254,7 @@ def _say(context: TaskContext, said: Said) -> None:
     span = spans.restore(said.span, is_remote=True)
     if span is not None:
         otel_context.attach(trace.set_span_in_context(NonRecordingSpan(span)))
-    context.log(said.message, said.level, said.extra)
+    context.relay_log(said.message, said.level, said.extra, said.size)
 
 
 def _how(exit_code: int) -> str:

@@ -101,6 +101,8 @@ class Said:
     message: str
     level: str
     extra: dict[str, Any]
+    size: int
+    """Characters of message and extra together."""
     span: SpanRef
 
 
@@ -260,7 +262,7 @@ def pack_failure(exc: BaseException, description: Failure) -> ChildFailure:
     """Make an exception ready to be sent back."""
     try:
         pickled = pickle.dumps(exc, pickle.HIGHEST_PROTOCOL)
-    except Exception:  # an exception with a socket in it, or of a class that is local to a function
+    except BaseException:  # an exception with a socket in it, of a class local to a function, or with its own ideas
         pickled = b""
     ancestry = tuple((cls.__module__, cls.__qualname__) for cls in type(exc).__mro__ if issubclass(cls, BaseException))
     return ChildFailure(
@@ -285,7 +287,7 @@ def revive(failure: ChildFailure) -> BaseException:
     if failure.pickled is not None:
         try:
             exc = _KnownOnly(io.BytesIO(failure.pickled)).load()
-        except Exception:  # constructors are user code; what remains is the class
+        except BaseException:  # constructors are user code, and a SystemExit would end the event loop
             exc = None
         if isinstance(exc, BaseException):
             return exc
@@ -305,6 +307,6 @@ def _without_init(cls: type[BaseException], message: str) -> BaseException | Non
     try:
         instance = cls.__new__(cls)
         instance.args = (message,)
-    except Exception:  # `__new__` may be user code
+    except BaseException:  # `__new__` may be user code
         return None
     return instance

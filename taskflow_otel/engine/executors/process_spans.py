@@ -44,15 +44,15 @@ _PLAIN = (str, bool, int, float, bytes)
 _DEEPEST = 8
 
 
-def plain(value: Any, keep: tuple[type, ...] = (), depth: int = 0) -> Any:
-    """`value` as built-in types, which any process can read; what is neither one of them nor of `keep` becomes text."""
-    if value is None or type(value) in _PLAIN or type(value) in keep:
+def plain(value: Any, depth: int = 0) -> Any:
+    """`value` as built-in types, which any process can read; anything else becomes text."""
+    if value is None or type(value) in _PLAIN:
         return value
     if depth < _DEEPEST:
         if isinstance(value, Mapping):
-            return {safe_text(key): plain(item, keep, depth + 1) for key, item in value.items()}
+            return {safe_text(key): plain(item, depth + 1) for key, item in value.items()}
         if isinstance(value, (list, tuple, set, frozenset)):
-            return [plain(item, keep, depth + 1) for item in value]
+            return [plain(item, depth + 1) for item in value]
     if isinstance(value, int):
         return int(value)
     return float(value) if isinstance(value, float) else safe_text(value)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
+from taskflow_otel.model.plain import text_of
 
 Format = Literal["text", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -25,11 +26,8 @@ def check_format(value: str) -> None:
 
 
 def safe_text(value: object) -> str:
-    """`str(value)`, also for objects whose `str()` fails."""
-    try:
-        return str(value)
-    except Exception as exc:
-        return f"<{type(value).__name__} whose str() raised {type(exc).__name__}>"
+    """`str(value)` as `text_of` makes it, also for objects whose `str()` fails."""
+    return text_of(value)
 
 
 def escape(text: str) -> str:

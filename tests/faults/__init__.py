@@ -1,0 +1,1 @@
+"""What goes wrong, thrown at every backend and every executor."""
