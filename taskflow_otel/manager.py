@@ -251,6 +251,7 @@ class TaskManager(Declarations):
                     self._stop_capture()
                     self._lifecycle_lock = None
                     raise
+                self._registry.open()
             self._users += 1
 
     async def shutdown(self) -> None:
@@ -264,6 +265,7 @@ class TaskManager(Declarations):
             try:
                 await self.engine.stop()
             finally:
+                self._registry.close()
                 self._stop_capture()
                 # A manager may be started again, on another event loop (tests do).
                 self._lifecycle_lock = None

@@ -146,7 +146,7 @@ class AttemptRunner:
             nonlocal expired
             expired = True
             call.task_context.request_cancel()
-            if executor.cancellable and task.attempt is not None:
+            if (executor.cancellable or call.on_loop) and task.attempt is not None:
                 task.attempt.cancel()
             self._on_asked(task)
 

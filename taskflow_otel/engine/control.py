@@ -178,7 +178,8 @@ class Control:
             self._ledger.note(task)
             if task.task_context is not None:
                 task.task_context.request_cancel()
-            if task.attempt is not None and self._executors[task.record.executor].cancellable:
+            on_loop = task.call is not None and task.call.on_loop
+            if task.attempt is not None and (on_loop or self._executors[task.record.executor].cancellable):
                 task.attempt.cancel()
         if first:
             self.watch(task)

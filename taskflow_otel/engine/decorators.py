@@ -53,10 +53,14 @@ class Declarations:
 
         `retries`: further attempts after a failed one; `delay`: seconds before the first of them, multiplied by
         `backoff` for each next, capped at `max_delay`, spread by `jitter` (0.1 = ±10 %); `retry_on`, `no_retry_on`:
-        exceptions that are, or are not, worth another attempt. `timeout`: seconds for one attempt. `persist`: keep the
+        exceptions that are, or are not, worth another attempt; a group of exceptions is worth one if each exception in
+        it is, or if `retry_on` names a class of groups. `timeout`: seconds for one attempt. `persist`: keep the
         task across a crash; `requeue_on_interrupt`: run it again even if the crash came while it was running. `name`:
         its identity (default: the function's name). `eager`: start at `add_task()`. `priority`: higher first (5
         without). `queue`: a named queue. `executor`: `async`, `thread` or `process`, inferred from the function.
+
+        Methods, `functools.partial` and decorators around the function lead to it and have its options. What runs is
+        the function itself: for a decorator to be part of the task, write `task` above it.
 
         Raises `ConfigurationError`, `DuplicateTaskNameError` or `UnknownQueueError`.
         """
@@ -136,5 +140,6 @@ class Declarations:
         queue = options.get("queue")
         if queue is not None:
             self.engine.check_queue(queue)
-        given: TaskOptions = {**options, "executor": options.get("executor") or infer_executor(func)}
+        executor = options.get("executor")
+        given: TaskOptions = {**options, "executor": infer_executor(func) if executor is None else executor}
         return self._registry.add(func, make_task_config(name=function_name(func) if name is None else name, **given))

@@ -108,7 +108,7 @@ class Intake:
 
         Raises `TaskArgumentError`, `UnknownQueueError`, `QueueFullError` or `ConfigurationError`.
         """
-        definition = self._registry.resolve(func)
+        definition, args, kwargs = self._registry.resolve(func, args, kwargs)
         if definition.codec is None and options is not NO_OPTIONS:
             refuse_ambiguous(func, options)
         persisted = self._persists(definition)
@@ -116,6 +116,8 @@ class Intake:
         if definition.config.executor == "process":
             # What cannot be sent is refused in the hands of the caller, and not when it runs.
             args, kwargs = (pack_call(definition.func, args, kwargs, payload),), {}
+            # That is a snapshot already.
+            in_memory = in_memory or self._cipher is None
         record = self._record(definition, options, persisted=persisted, payload=payload, source=source)
         task = LiveTask(
             record,
@@ -383,8 +385,9 @@ class Intake:
         """Return the payload, and whether the arguments also stay in memory as they are."""
         if definition.codec is None:
             return None, True
+        definition.codec.check(args, kwargs)
         try:
-            payload = definition.codec.encode(args, kwargs)
+            payload = definition.codec.encode_checked(args, kwargs)
         except TaskArgumentError:
             # Without a promise to keep them the arguments may be anything, as natively; a retry will say why not.
             if persisted or self._cipher is not None:
@@ -392,7 +395,9 @@ class Intake:
             return None, True
         if self._cipher is not None:
             return self._cipher.encrypt(payload), False
-        return payload, True
+        # What is promised to survive is run from what was stored, now as after a restart: no attempt sees what became
+        # of the caller's objects, or what an earlier attempt did to its arguments.
+        return payload, not persisted
 
     def _record(
         self, definition: TaskDefinition, options: EnqueueOptions, *, persisted: bool, payload: str | None, source: str
@@ -403,7 +408,7 @@ class Intake:
             flag("eager", options.eager)
         now = self._clock.now()
         run_at = self._run_at(options, now)
-        queue = self._queues.get(options.queue or config.queue or DEFAULT_QUEUE)
+        queue = self._queues.get(_first_of(options.queue, config.queue, DEFAULT_QUEUE))
         return TaskRecord(
             task_id=new_task_id(),
             func_name=config.name,
@@ -466,3 +471,7 @@ class Intake:
             if task.phase is Phase.HELD and not task.committed:
                 self._queues.of(task).leave_place(task)
                 self._lifecycle.rejected(task, "commit_failed", history=False)
+
+
+def _first_of(*names: str | None) -> str:
+    return next(name for name in names if name is not None)

@@ -7,8 +7,9 @@ import inspect
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
+from taskflow_otel.engine.markers import first_marker
 from taskflow_otel.errors import ConfigurationError, DuplicateTaskNameError, UnknownTaskError
 from taskflow_otel.model.enqueue import ADD_TASK_OPTIONS, EnqueueOptions
 from taskflow_otel.model.options import ExecutorName, TaskConfig, make_task_config
@@ -30,15 +31,34 @@ class TaskDefinition:
         return self.config.name
 
 
+class Resolved(NamedTuple):
+    """A task type, and the arguments of one call of its function."""
+
+    definition: TaskDefinition
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
 def is_async(func: Callable[..., Any]) -> bool:
-    """Whether calling `func` gives an awaitable: coroutine functions, partials of them, async `__call__`."""
+    """Whether calling `func` only makes an awaitable: coroutine functions, partials of them, async `__call__`.
+
+    Others may return an awaitable too, after work of their own; that work belongs in a thread.
+    """
     while isinstance(func, functools.partial):
         func = func.func
-    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
+    return any(inspect.iscoroutinefunction(one) or _is_generator_coroutine(one) for one in (func, type(func).__call__))
+
+
+def _is_generator_coroutine(func: Callable[..., Any]) -> bool:
+    """Whether `types.coroutine` made this function: its code is a generator's, and what it returns can be awaited."""
+    code = getattr(getattr(func, "__func__", func), "__code__", None)
+    return code is not None and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
 
 
 def infer_executor(func: Callable[..., Any]) -> ExecutorName:
     """`async` for coroutine functions, `thread` for plain ones."""
+    if isinstance(func, staticmethod):
+        func = func.__func__
     return "async" if is_async(func) else "thread"
 
 
@@ -63,13 +83,29 @@ def _identity(func: Callable[..., Any]) -> Hashable:
     return id(func)
 
 
+_in_use: set[TaskRegistry] = set()
+"""The registries of all running managers: a task that another one declared is not a plain function."""
+
+_MAX_HANDLES = 50
+"""Objects between a handle and its declaration; an object may claim to wrap itself."""
+
+
 class TaskRegistry:
     """Task definitions by name, and by the function that users hold in their hands."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, TaskDefinition] = {}
         self._by_func: dict[Hashable, TaskDefinition] = {}
+        self._handles: list[object] = []
         self._on_added: list[Callable[[TaskDefinition], None]] = []
+
+    def open(self) -> None:
+        """Tell the other registries of this process that the tasks of this one run."""
+        _in_use.add(self)
+
+    def close(self) -> None:
+        """Take that back."""
+        _in_use.discard(self)
 
     def on_added(self, listener: Callable[[TaskDefinition], None]) -> None:
         """Call `listener` with every definition, those already there included."""
@@ -83,6 +119,10 @@ class TaskRegistry:
         Raises `DuplicateTaskNameError` when the name is taken, `ConfigurationError` when the function cannot be
         run by the executor or a parameter collides with an option of `add_task`.
         """
+        handle = func
+        if isinstance(func, staticmethod):
+            # Callers reach the function in it, by the class or by an instance.
+            func = func.__func__
         self._check(func, config)
         taken = self._by_name.get(config.name)
         if taken is not None:
@@ -90,6 +130,10 @@ class TaskRegistry:
         definition = TaskDefinition(config, func, Codec(func))
         self._by_name[config.name] = definition
         self._by_func.setdefault(_identity(func), definition)
+        if handle is not func:
+            self._by_func.setdefault(_identity(handle), definition)
+            # The identity of an object holds as long as the object lives.
+            self._handles.append(handle)
         for listener in self._on_added:
             listener(definition)
         return definition
@@ -110,19 +154,58 @@ class TaskRegistry:
         return list(self._by_name.values())
 
     def find(self, func: Callable[..., Any]) -> TaskDefinition | None:
-        """The definition of a decorated function."""
-        return self._by_func.get(_identity(func))
+        """The definition of a declared function, or of a handle that leads to one and carries no arguments."""
+        found, args, kwargs = self._look_through(func, (), {})
+        return None if args or kwargs else found
 
-    def resolve(self, func: Callable[..., Any]) -> TaskDefinition:
-        """The definition of a decorated function, else one made for this call with default options."""
-        found = self.find(func)
+    def leads_to(self, func: Callable[..., Any]) -> TaskDefinition | None:
+        """The definition that a handle leads to, whatever arguments it carries."""
+        return self._look_through(func, (), {})[0]
+
+    def resolve(
+        self, func: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Resolved:
+        """The task type of a call, else one made for this call with default options.
+
+        Looks through bound methods, partials and decorators to the declared function, and adds to the arguments
+        what they carry. Raises `ConfigurationError` for a task of another manager, and for what cannot be called.
+        """
+        kwargs = {} if kwargs is None else kwargs
+        found = self._by_func.get(_identity(func))
         if found is not None:
-            return found
+            return Resolved(found, args, kwargs)
+        definition, full_args, full_kwargs = self._look_through(func, args, kwargs)
+        if definition is not None:
+            return Resolved(definition, full_args, full_kwargs)
         if not callable(func):
             raise ConfigurationError(f"add_task needs a function, not {func!r}")
+        for other in tuple(_in_use):
+            if other is not self and (declared := other.leads_to(func)):
+                raise ConfigurationError(
+                    f"{declared.name} is a task of another TaskManager, which has its options and its store. Add it to "
+                    "the tasks of that manager: Depends(its_manager.get_tasks), or await its_manager.enqueue(...)."
+                )
         _refuse_generator(func)
         config = make_task_config(name=function_name(func), executor=infer_executor(func))
-        return TaskDefinition(config, func, None)
+        return Resolved(TaskDefinition(config, func, None), args, kwargs)
+
+    def _look_through(
+        self, handle: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[TaskDefinition | None, tuple[Any, ...], dict[str, Any]]:
+        for _ in range(_MAX_HANDLES):
+            found = self._by_func.get(_identity(handle))
+            if found is not None:
+                return found, args, kwargs
+            if isinstance(handle, functools.partial):
+                args, kwargs = (*handle.args, *args), {**handle.keywords, **kwargs}
+                handle = handle.func
+            elif isinstance(handle, MethodType):
+                args, handle = (handle.__self__, *args), handle.__func__
+            elif (wrapped := getattr(handle, "__wrapped__", None)) is not None:
+                handle = wrapped
+            else:
+                break
+        return None, args, kwargs
 
     @staticmethod
     def placeholder(name: str) -> TaskDefinition:
@@ -135,8 +218,20 @@ class TaskRegistry:
 
     @staticmethod
     def _check(func: Callable[..., Any], config: TaskConfig) -> None:
+        if not callable(func):
+            raise ConfigurationError(
+                f"a task must be a function, not a {type(func).__name__}. "
+                "Write @classmethod or @property above @task_manager.task(), not below it."
+            )
         _refuse_generator(func)
-        if config.executor == "async" and not is_async(func):
+        marker = first_marker(func)
+        if marker is not None:
+            raise ConfigurationError(
+                f"the parameter {marker[0]!r} of {describe(func)} is a {marker[1]}(...), which FastAPI fills in for "
+                "routes and nobody for tasks. Take its value in the route and pass it as an argument, or get it inside "
+                "the task."
+            )
+        if config.executor == "async" and not (is_async(func) or is_async(_innermost(func))):
             raise ConfigurationError(
                 f"{describe(func)} is not an async function, so executor='async' cannot run it. "
                 "Leave executor out, or use 'thread' or 'process'."
@@ -151,6 +246,14 @@ class TaskRegistry:
             raise ConfigurationError(
                 f"{describe(func)} has a parameter {taken[0]!r}, which add_task takes for itself. Rename the parameter."
             )
+
+
+def _innermost(func: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        innermost: Callable[..., Any] = inspect.unwrap(func)
+        return innermost
+    except ValueError:  # it claims to wrap itself
+        return func
 
 
 def require_no_arguments(func: Callable[..., Any]) -> None:
@@ -180,6 +283,8 @@ def refuse_ambiguous(func: Callable[..., Any], options: EnqueueOptions) -> None:
 
 
 def _refuse_generator(func: Callable[..., Any]) -> None:
+    if _is_generator_coroutine(func):
+        return
     if inspect.isasyncgenfunction(func) or inspect.isgeneratorfunction(func):
         raise ConfigurationError(
             f"{describe(func)} is a generator; a task must be a function that runs to its end. "

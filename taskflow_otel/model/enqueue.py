@@ -68,6 +68,13 @@ def checked_tags(tags: object) -> dict[str, str]:
     return plain_tags(tags)
 
 
+def checked_eager(eager: object) -> bool | None:
+    """Whether a task starts at once, `None` where nothing was said; raises `ConfigurationError`."""
+    if eager is None or isinstance(eager, bool):
+        return eager
+    raise ConfigurationError(f"eager must be True or False, not {eager!r:.80}")
+
+
 def checked_key(key: object) -> str | None:
     """An idempotency key, or its digest where it cannot be stored as it is; raises `ConfigurationError`."""
     if key is None:

@@ -104,8 +104,23 @@ class RetryPolicy:
     no_retry_on: tuple[type[BaseException], ...] = ()
 
     def allows(self, exc: BaseException, retries_used: int) -> bool:
-        """Whether `exc` earns another attempt after `retries_used` of them."""
-        return retries_used < self.retries and isinstance(exc, self.retry_on) and not isinstance(exc, self.no_retry_on)
+        """Whether `exc` earns another attempt after `retries_used` of them.
+
+        An exception group is judged by the exceptions in it: it earns one if each of them does. Where `retry_on` names
+        a class of groups, a group of that class does, unless it holds an exception of `no_retry_on`.
+        """
+        return retries_used < self.retries and self._is_worth_another(exc)
+
+    def _is_worth_another(self, exc: BaseException) -> bool:
+        if isinstance(exc, self.no_retry_on):
+            return False
+        if not isinstance(exc, BaseExceptionGroup):
+            return isinstance(exc, self.retry_on)
+        leaves = _leaves(exc)
+        named = tuple(one for one in self.retry_on if issubclass(one, BaseExceptionGroup))
+        if isinstance(exc, named):
+            return not any(isinstance(leaf, self.no_retry_on) for leaf in leaves)
+        return all(isinstance(leaf, self.retry_on) and not isinstance(leaf, self.no_retry_on) for leaf in leaves)
 
     def wait(self, retries_used: int, draw: float) -> float:
         """Seconds before the next attempt: `delay * backoff ** retries_used`, capped, then spread by jitter.
@@ -122,6 +137,19 @@ class RetryPolicy:
 
 
 _LONGEST_GROWN = 30 * 86_400.0  # an uncapped exponential must not leave the calendar
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The exceptions of a group and of the groups in it."""
+    leaves: list[BaseException] = []
+    groups: list[BaseException] = [group]
+    while groups:
+        one = groups.pop()
+        if isinstance(one, BaseExceptionGroup):
+            groups.extend(one.exceptions)
+        else:
+            leaves.append(one)
+    return leaves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import inspect
 import typing
 from collections import deque
+from dataclasses import is_dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
 from enum import Enum, Flag
 from os import PathLike
-from types import SimpleNamespace
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Any
+from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from taskflow_otel.model.equality import same
@@ -22,15 +26,68 @@ _ENUM = "enum"
 class Parameter:
     """One parameter, and how pydantic handles values of its annotation."""
 
-    __slots__ = ("_adapter", "_annotation", "_enums", "_namespace", "name", "required")
+    __slots__ = (
+        "_adapter", "_annotation", "_default", "_enums", "_namespace", "_others", "_scalars", "name", "required"
+    )  # fmt: skip
 
     def __init__(self, parameter: inspect.Parameter, namespace: dict[str, Any]) -> None:
         self.name = parameter.name
         self.required = parameter.default is parameter.empty
         self._annotation = parameter.annotation
+        self._default = parameter.default
         self._namespace = namespace
         self._adapter: TypeAdapter[Any] | None = None
         self._enums: dict[str, type[Enum]] = {}
+        self._scalars: frozenset[type] | None = None
+        self._others = False
+        """Whether the annotation also names types that pydantic may make of a scalar: enums, dates, literals."""
+
+    @property
+    def annotated(self) -> str:
+        """The annotation as it was written, for messages."""
+        return _show(self._annotation)
+
+    @property
+    def scalars(self) -> frozenset[type]:
+        """The plain JSON types whose values the annotation allows, whatever the value."""
+        if self._scalars is None:
+            self._scalars, self._others = self._sort_annotation()
+        return self._scalars
+
+    def takes(self, value: Any) -> bool:
+        """Whether a plain scalar is what the annotation says, or what pydantic could make such a value of.
+
+        An annotation that cannot be resolved, or that pydantic cannot use, takes anything.
+        """
+        if type(value) in self.scalars:
+            return True
+        if not self._others:
+            return False
+        try:
+            adapter = self._type_adapter(UnstorableError("it is checked against its annotation"))
+        except UnstorableError:
+            return True
+        try:
+            adapter.validate_python(value)
+        except Exception:  # validators are the user's code and raise what they like
+            return False
+        return True
+
+    def _sort_annotation(self) -> tuple[frozenset[type], bool]:
+        annotation = self._annotation
+        if annotation is not inspect.Parameter.empty:
+            try:
+                annotation = self._resolve()
+            except Exception:  # names that exist for the type checker only: they stand in nobody's way
+                annotation = inspect.Parameter.empty
+        if self._default is not inspect.Parameter.empty and type(self._default) in _ANY_SCALAR:
+            # A default is a value that the function takes, whatever its annotation says: `name: str = None`.
+            return _scalars_of(annotation)[0] | {type(self._default)}, _scalars_of(annotation)[1]
+        return _scalars_of(annotation)
+
+    def _resolve(self) -> Any:
+        holder = SimpleNamespace(__annotations__={self.name: self._annotation})
+        return typing.get_type_hints(holder, globalns=self._namespace, include_extras=True)[self.name]
 
     def take_apart(self, value: Any, foreign: UnstorableError) -> Any:
         """Return the value as tagged data from which `put_together` makes the same value again."""
@@ -99,9 +156,8 @@ class Parameter:
                 f"{foreign}, and the parameter has no annotation. Annotate it with the type of the value, "
                 "or pass an id that the task looks up."
             )
-        holder = SimpleNamespace(__annotations__={self.name: annotation})
         try:
-            resolved = typing.get_type_hints(holder, globalns=self._namespace, include_extras=True)[self.name]
+            resolved = self._resolve()
         except Exception as exc:
             raise UnstorableError(
                 f"{foreign}, and its annotation {_show(annotation)} cannot be resolved ({_first_line(exc)}). "
@@ -122,6 +178,42 @@ class Parameter:
             ) from exc
         self._adapter = adapter
         return adapter
+
+
+_ANY_SCALAR = frozenset({str, int, float, bool, NoneType})
+_WIDENED: dict[Any, frozenset[type]] = {
+    str: frozenset({str}),
+    int: frozenset({int, bool}),
+    # As type checkers have it (PEP 484), an int is a float.
+    float: frozenset({float, int, bool}),
+    complex: frozenset({float, int, bool}),
+    bool: frozenset({bool}),
+    None: frozenset({NoneType}),
+    NoneType: frozenset({NoneType}),
+}
+_CONTAINERS = (dict, list, set, frozenset, tuple)
+_FROM_SCALARS = (Enum, BaseModel, date, time, timedelta, UUID, Decimal, bytes, *_CONTAINERS)
+
+
+def _scalars_of(annotation: Any) -> tuple[frozenset[type], bool]:
+    """The scalar types that an annotation allows outright, and whether other values of them need a look by pydantic."""
+    if annotation in _WIDENED:
+        return _WIDENED[annotation], False
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _scalars_of(typing.get_args(annotation)[0])
+    if origin in (typing.Union, UnionType):
+        parts = [_scalars_of(item) for item in typing.get_args(annotation)]
+        allowed: frozenset[type] = frozenset(kind for part in parts for kind in part[0])
+        return allowed, any(part[1] for part in parts)
+    if origin is typing.Literal or origin in _CONTAINERS:
+        return frozenset(), True
+    if isinstance(annotation, type) and (issubclass(annotation, _FROM_SCALARS) or is_dataclass(annotation)):
+        return frozenset(), True
+    if isinstance(annotation, typing.NewType):
+        return _scalars_of(annotation.__supertype__)
+    # Protocols, abstract classes, type variables, classes of the user's own: a scalar may well be what they mean.
+    return _ANY_SCALAR, False
 
 
 def _enums(schema: Any) -> dict[str, type[Enum]]:

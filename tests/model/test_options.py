@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.model.options import QueueConfig, RetryPolicy, make_task_config
+from taskflow_otel.model.options import Exceptions, QueueConfig, RetryPolicy, make_task_config
 
 
 def test_the_defaults_are_those_of_the_specification() -> None:
@@ -106,3 +106,31 @@ def test_a_queue_refuses_limits_that_are_none(options: dict[str, Any]) -> None:
 def test_a_queue_may_hold_no_waiting_task_or_any_number() -> None:
     assert QueueConfig(concurrency=1, max_size=0).max_size == 0
     assert QueueConfig().concurrency is None
+
+
+BOTH = ExceptionGroup("both", [ConnectionError(), ExceptionGroup("inner", [TimeoutError()])])
+ONE_OF_TWO = ExceptionGroup("one of two", [ConnectionError(), ValueError()])
+INTERRUPTED = BaseExceptionGroup("interrupted", [ConnectionError(), KeyboardInterrupt()])
+
+
+@pytest.mark.parametrize(
+    ("group", "retry_on", "no_retry_on", "allowed"),
+    [
+        (BOTH, Exception, (), True),
+        (BOTH, (ConnectionError, TimeoutError), (), True),
+        (BOTH, ConnectionError, ValueError, False),
+        (ONE_OF_TWO, Exception, (), True),
+        (ONE_OF_TWO, ConnectionError, (), False),
+        (ONE_OF_TWO, Exception, ValueError, False),
+        (ONE_OF_TWO, ExceptionGroup, (), True),
+        (ONE_OF_TWO, ExceptionGroup, ValueError, False),
+        (ONE_OF_TWO, Exception, ExceptionGroup, False),
+        (INTERRUPTED, Exception, (), False),
+        (INTERRUPTED, BaseException, (), True),
+    ],
+)
+def test_a_group_of_exceptions_earns_another_attempt_if_each_of_them_does(
+    group: BaseException, retry_on: Exceptions, no_retry_on: Exceptions, allowed: bool
+) -> None:
+    config = make_task_config(name="t", executor="async", retries=1, retry_on=retry_on, no_retry_on=no_retry_on)
+    assert config.retry.allows(group, 0) is allowed

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel, computed_field
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from taskflow_otel.errors import TaskArgumentError
 from taskflow_otel.model.equality import same
 from taskflow_otel.model.payload import Codec, readable_arguments
 
@@ -279,7 +280,7 @@ def test_a_name_that_looks_like_a_tag_is_only_a_name() -> None:
 def test_defaults_are_not_stored() -> None:
     def task(a: int, b: Colour = Colour.RED, *, c: int = 3) -> None: ...
 
-    assert json.loads(Codec(task).encode((1,), {})) == {"v": 1, "args": [1], "kwargs": {}}
+    assert json.loads(Codec(task).encode((1,), {})) == {"v": 1, "names": ["a"], "args": [1], "kwargs": {}}
 
 
 def test_the_payload_is_a_snapshot() -> None:
@@ -303,7 +304,7 @@ def test_the_payload_is_ascii_json_whatever_is_in_it() -> None:
 def test_the_scalar_path_writes_what_json_would() -> None:
     values = ('a"b\\\n', -5, 1.5, 1e300, True, False, None)
     payload = Codec(untyped).encode(values, {"x y": 1, "z": None})
-    expected = {"v": 1, "args": list(values), "kwargs": {"x y": 1, "z": None}}
+    expected = {"v": 1, "names": ["value"], "args": list(values), "kwargs": {"x y": 1, "z": None}}
     assert payload == json.dumps(expected, separators=(",", ":"))
 
 
@@ -429,3 +430,112 @@ def test_every_nesting_of_models_and_dataclasses_comes_back_identical(
     args, kwargs = ORDERS.decode(ORDERS.encode((order, *more), {"x": {Colour.RED: named}}))
     assert same((order, *more), args, strict=True)
     assert same({"x": {Colour.RED: named}}, kwargs, strict=True)
+
+
+def test_parameters_may_change_places_while_tasks_wait() -> None:
+    def before(a: int, b: str, /, c: float, *, d: bool = False) -> None: ...
+
+    def after(b: str, c: float, *, d: bool = False, a: int) -> None: ...
+
+    def with_more(new: int = 0, *, a: int, b: str, c: float, d: bool = False) -> None: ...
+
+    payload = Codec(before).encode((1, "x", 2.5), {"d": True})
+    assert Codec(after).decode(payload) == (("x", 2.5), {"a": 1, "d": True})
+    assert Codec(with_more).decode(payload) == ((), {"a": 1, "b": "x", "c": 2.5, "d": True})
+
+
+def test_a_payload_of_an_earlier_version_is_read_by_position() -> None:
+    def task(a: int, b: str, *rest: float) -> None: ...
+
+    assert Codec(task).decode('{"v":1,"args":[1,"x",2.5],"kwargs":{}}') == ((1, "x", 2.5), {})
+    with pytest.raises(TaskArgumentError, match=r"'a' of .* is of type str"):
+        Codec(task).decode('{"v":1,"args":["x",1],"kwargs":{}}')
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda: None,
+        lambda a: None,
+        lambda a, c: None,
+        lambda a, b, /: None,
+        lambda first, a, b, *rest: None,
+        lambda *rest: None,
+    ],
+)
+def test_a_parameter_that_is_gone_is_an_error_and_no_wrong_run(after: Any) -> None:
+    def before(a: int, b: str, *rest: float) -> None: ...
+
+    payload = Codec(before).encode((1, "x", 2.5), {})
+    with pytest.raises(TaskArgumentError, match="The function has changed"):
+        Codec(after).decode(payload)
+
+
+@given(names=st.permutations(["a", "b", "c", "d"]), given_by_position=st.integers(0, 4), keyword_only=st.integers(0, 4))
+def test_whatever_order_the_parameters_get_each_value_reaches_its_own(
+    names: list[str], given_by_position: int, keyword_only: int
+) -> None:
+    values = {"a": 1, "b": "two", "c": 3.5, "d": None}
+
+    def before(a: int, b: str, c: float, d: None) -> None: ...
+
+    def after(**values: object) -> None: ...
+
+    kinds = inspect.Parameter
+    after.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # as decorators set it
+        [
+            kinds(name, kinds.KEYWORD_ONLY if index >= keyword_only else kinds.POSITIONAL_OR_KEYWORD)
+            for index, name in enumerate(names)
+        ]
+    )
+    by_position = dict(list(values.items())[:given_by_position])
+    by_name = dict(list(values.items())[given_by_position:])
+    codec = Codec(after)
+    args, kwargs = codec.decode(Codec(before).encode(tuple(by_position.values()), by_name))
+    assert dict(inspect.signature(after).bind(*args, **kwargs).arguments) == values
+
+
+FITTING: list[tuple[Any, Any]] = [
+    (int, True), (float, 1), (float, True), (complex, 1.5), (int | None, None), (Annotated[int, "documented"], 1),
+    ("int | str", "x"), (Literal["a", 1], 1), (Colour, "red"), (Word, "yes"), (datetime, "2026-01-01"), (Any, 1),
+    (object, "x"), ("NotDefined", 1), (UUID, str(UUID(int=1))), (Decimal, "1.5"), (list[int] | int, 1),
+]  # fmt: skip
+CHANGED: list[tuple[Any, Any]] = [
+    (int, "x"), (str, 1), (str, None), (bool, 1), (int, 1.5), (int, None), (int | None, "x"), (Literal["a"], "b"),
+    (Colour, "green"), (UUID, "x"), (Address, 1), (list[int], 1), (datetime, "tomorrow"), (Line, "x"),
+    (Annotated[int, "documented"], "x"), ("int", "x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("annotation", "value"), FITTING)
+def test_a_stored_scalar_that_fits_its_annotation_is_given_as_it_is(annotation: Any, value: Any) -> None:
+    assert codec_of(annotation).decode(json.dumps({"v": 1, "args": [value], "kwargs": {}}))[0][0] is not None or (
+        value is None
+    )
+    assert round_trip(annotation, value) == value
+
+
+@pytest.mark.parametrize(("annotation", "value"), CHANGED)
+def test_a_stored_scalar_that_its_annotation_no_longer_allows_is_refused(annotation: Any, value: Any) -> None:
+    payload = codec_of(Any).encode((value,), {})
+    by_name = codec_of(Any).encode((), {"value": value})
+    for stored in (payload, by_name):
+        with pytest.raises(TaskArgumentError, match="not what its annotation says") as caught:
+            codec_of(annotation).decode(stored)
+        assert repr(value) not in str(caught.value) or value is None
+    # What the caller passed against the annotation, as Python allows, is what the function gets.
+    assert round_trip(annotation, value) == value
+    assert readable_arguments(codec_of(annotation).encode((value,), {})) == ([value], {})
+
+
+def test_the_type_of_a_default_is_allowed_whatever_the_annotation_says() -> None:
+    def task(name: str = None) -> None: ...  # type: ignore[assignment]  # noqa: RUF013  # people write it
+
+    assert Codec(task).decode('{"v":1,"args":[null],"kwargs":{}}') == ((None,), {})
+
+
+def codec_of(annotation: Any) -> Codec:
+    def task(value: Any) -> None: ...
+
+    task.__annotations__["value"] = annotation
+    return Codec(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -30,6 +31,8 @@ class Call:
     """The attempt's own context variables, with the task context and the attempt's span in them."""
     task_context: TaskContext
     payload: str | None
+    on_loop: bool = False
+    """The function returned an awaitable, which is awaited on the event loop, where it can be cancelled."""
     abandoned: bool = False
     """Nobody waits for the function any more; set before the awaiting task is cancelled for the last time."""
 
@@ -82,13 +85,17 @@ class AsyncExecutor:
 
     async def run(self, call: Call) -> Any:
         """Await the function within the attempt's context, which is the awaiting task's own."""
-        awaitable = call.definition.func(*call.args, **call.kwargs)
-        if inspect.iscoroutine(awaitable):
-            return await _leashed(awaitable, call)
-        return await awaitable
+        return await _awaited(call.definition.func(*call.args, **call.kwargs), call)
 
     async def close(self, timeout: float) -> None:
         """Nothing to release."""
+
+
+async def _awaited(result: Any, call: Call) -> Any:
+    """Await what a function returned, for as long as that is something to await."""
+    while inspect.isawaitable(result):
+        result = await (_leashed(result, call) if inspect.iscoroutine(result) else result)
+    return result
 
 
 @types.coroutine
@@ -122,7 +129,10 @@ def _close(coroutine: Coroutine[Any, Any, Any], call: Call) -> None:
 
 
 class ThreadExecutor:
-    """Plain functions, in threads of the manager's own: never those that serve sync routes."""
+    """Plain functions, in threads of the manager's own: never those that serve sync routes.
+
+    What they return is awaited on the event loop, if it can be. `anyio.from_thread` works in them.
+    """
 
     name = "thread"
     cancellable = False
@@ -140,7 +150,17 @@ class ThreadExecutor:
         """Run the function in a thread, with the attempt's context variables."""
         assert self._threads is not None, "the engine starts its executors before it dispatches"
         function = functools.partial(call.definition.func, *call.args, **call.kwargs)
-        return await self._threads.run(functools.partial(call.context.run, function))
+        result = await self._threads.run(functools.partial(call.context.run, function))
+        if not inspect.isawaitable(result):
+            return result
+        # A plain function around an async one: the work is still to be done, and belongs to the event loop.
+        call.on_loop = True
+        if call.task_context.cancelled:
+            # It was asked to stop while it could not be cancelled.
+            if inspect.iscoroutine(result):
+                result.close()
+            raise asyncio.CancelledError
+        return await _awaited(result, call)
 
     async def close(self, timeout: float) -> None:
         """Wait for the threads, which have been asked to stop, for at most `timeout` seconds; leave the rest behind."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import ctypes
+import inspect
 import logging
 import os
 import queue
@@ -210,7 +212,9 @@ class _Child:
         self._context = context
         if self._stopping:
             context.request_cancel()
-        func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if inspect.isawaitable(result):
+            asyncio.run(_awaited(result))
 
     def _end(self, message: Ended) -> None:
         self._context = None
@@ -238,6 +242,11 @@ class _Child:
                     flush(_FLUSH_MILLISECONDS)
                 except Exception as exc:
                     logging.getLogger("taskflow_otel.engine").warning("telemetry could not be flushed: %s", exc)
+
+
+async def _awaited(result: Any) -> None:
+    while inspect.isawaitable(result):
+        result = await result
 
 
 def _flushes() -> list[Callable[[int], Any]]:

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+from anyio._core._eventloop import threadlocals  # no public name: anyio sets it in the threads of its own pool alone
+from anyio.lowlevel import current_token
+
 # What came of a function is carried as a value: a future would make something else of a `StopIteration`, and
 # awaiting one that raises `GeneratorExit` closes the coroutines that wait for it.
 _Outcome = tuple[Any, BaseException | None]
@@ -26,6 +29,7 @@ class TaskThreads:
         self._size = size
         self._name = name
         self._loop = asyncio.get_running_loop()
+        self._token = current_token()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         # A permit for each thread that waits for work and is not yet promised any.
@@ -72,6 +76,9 @@ class TaskThreads:
         thread.start()
 
     def _serve(self) -> None:
+        # As in a worker thread of anyio's own, so that `anyio.from_thread` knows the way back.
+        threadlocals.current_token = self._token
+        threadlocals.current_cancel_scope = None
         while (job := self._jobs.get()) is not None:
             self._do(*job)
             # Nothing of the task stays alive while the thread waits for the next.

@@ -134,7 +134,7 @@ class Schedules(Service):
     ) -> ScheduledRun:
         """Plan one run; see `OneOffs.plan`."""
         self._require_running()
-        definition = self._registry.resolve(func)
+        definition, args, kwargs = self._registry.resolve(func, args, kwargs)
         run = await self._once.plan(definition, args, kwargs, run_at=run_at, run_key=run_key, options=options)
         await self._tell()
         return run
