@@ -82,7 +82,8 @@ class Parameter:
                 annotation = inspect.Parameter.empty
         if self._default is not inspect.Parameter.empty and type(self._default) in _ANY_SCALAR:
             # A default is a value that the function takes, whatever its annotation says: `name: str = None`.
-            return _scalars_of(annotation)[0] | {type(self._default)}, _scalars_of(annotation)[1]
+            allowed, others = _scalars_of(annotation)
+            return allowed | {type(self._default)}, others
         return _scalars_of(annotation)
 
     def _resolve(self) -> Any:
@@ -180,7 +181,7 @@ class Parameter:
         return adapter
 
 
-_ANY_SCALAR = frozenset({str, int, float, bool, NoneType})
+_ANY_SCALAR: frozenset[type] = frozenset({str, int, float, bool, NoneType})
 _WIDENED: dict[Any, frozenset[type]] = {
     str: frozenset({str}),
     int: frozenset({int, bool}),
