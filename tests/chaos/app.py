@@ -10,17 +10,37 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, HTTPException
 
-from taskflow_otel import LifecycleEvent, ManagedBackgroundTasks, TaskAdmin, TaskManager, TaskObserver, get_task_context
+from taskflow_otel import (
+    LifecycleEvent,
+    ManagedBackgroundTasks,
+    TaskAdmin,
+    TaskManager,
+    TaskObserver,
+    get_task_context,
+    task_log,
+)
 from tests.chaos.backends import make_backend
-from tests.chaos.crash_points import DRAIN, MID_RUN, CrashPoints, ResponseCrashPoints, add_crash_points
+from tests.chaos.crash_points import (
+    DRAIN,
+    MID_RUN,
+    CrashPoints,
+    ResponseCrashPoints,
+    add_crash_points,
+    add_transaction_points,
+)
 from tests.chaos.kinds import KINDS
+from tests.chaos.plants import plant
 
 # One O_APPEND write of a short line is atomic: lines of several processes never mix, and survive each of them.
 _notes = os.open(os.environ["CHAOS_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 points = CrashPoints(Path(os.environ["CHAOS_ARMED"]))
+add_transaction_points(points)
+if planted := os.environ.get("CHAOS_PLANT"):
+    plant(planted)
 # Processes that were forked from one parent would all draw the same numbers.
 random.seed(os.urandom(8))
 
@@ -60,8 +80,11 @@ TaskAdmin(app, task_manager, metrics_token="chaos")
 def note(word: str, number: int) -> None:
     """Write one line of the books: the word, the task and its attempt, this process, the request's number."""
     context = get_task_context()
-    line = f"{word} {context.task_id} {context.attempt} {os.getpid()} {context.func_name} {number}\n"
-    os.write(_notes, line.encode())
+    assert context is not None
+    # A child process runs the task for its parent, which owns it.
+    pid = os.getppid() if context.func_name == "process" else os.getpid()
+    at = datetime.now(UTC).isoformat()
+    os.write(_notes, f"{word} {context.task_id} {context.attempt} {pid} {context.func_name} {number} {at}\n".encode())
 
 
 async def work(number: int, seconds: float) -> None:
@@ -98,7 +121,9 @@ async def again(number: int) -> None:
 async def flaky(number: int) -> None:
     note("enter", number)
     await asyncio.sleep(0.02)
-    if get_task_context().attempt < number % 3:
+    context = get_task_context()
+    assert context is not None
+    if context.attempt < number % 3:
         give_up(number)
     note("leave", number)
 
@@ -112,11 +137,13 @@ async def doomed(number: int) -> None:
 
 @task_manager.task(persist=True, requeue_on_interrupt=True)
 def threaded(number: int) -> None:
+    context = get_task_context()
+    assert context is not None
     note("enter", number)
     for _ in range(10):
         time.sleep(0.01)
         points.reach(MID_RUN)
-        get_task_context().raise_if_cancelled()
+        context.raise_if_cancelled()
     note("leave", number)
 
 
@@ -135,9 +162,110 @@ async def history(number: int) -> None:
     await work(number, random.uniform(0, 0.05))
 
 
-JOBS = {job.__name__: job for job in (plain, slow, again, flaky, doomed, threaded, eager, once, history)}
+@task_manager.task(persist=True)
+async def delayed(number: int) -> None:
+    await work(number, random.uniform(0, 0.1))
+
+
+@task_manager.task(persist=True, requeue_on_interrupt=True, executor="process")
+def process(number: int) -> None:
+    note("enter", number)
+    time.sleep(0.05)
+    note("leave", number)
+
+
+@task_manager.task(persist=True)
+async def failing(number: int) -> None:
+    await work(number, 0.01)
+
+
+@task_manager.task(persist=True)
+async def odd(number: int) -> None:
+    """Say what no database, no JSON and no terminal takes as it is."""
+    itself: list[object] = []
+    itself.append(itself)
+    context = get_task_context()
+    assert context is not None
+    note("enter", number)
+    for value in (itself, 10**5000, float("nan"), "\ud800\0", {("a", b"b"): datetime.now(UTC)}, Unprintable()):
+        task_log("odd \ud800", value=value)
+    context.progress(10**5000, 10**5001, message="\ud800")
+    note("leave", number)
+
+
+class Unprintable:
+    """Something that cannot even say what it is."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+    __str__ = __repr__
+
+
+@task_manager.task(persist=True)
+async def large(number: int, body: str) -> None:
+    await work(number, 0.01)
+
+
+JOBS = {
+    job.__name__: job
+    for job in (
+        plain,
+        slow,
+        again,
+        flaky,
+        doomed,
+        threaded,
+        eager,
+        once,
+        history,
+        delayed,
+        process,
+        failing,
+        odd,
+        large,
+    )
+}
+
+
+def add(
+    kind: str, number: int, tasks: ManagedBackgroundTasks, key: str | None = None, size: int = 1000
+) -> dict[str, str]:
+    """Add one task of this kind."""
+    arguments: tuple[object, ...] = (number,)
+    tags: dict[str, object] = {"number": number}
+    if kind == "large":
+        arguments += ("x" * size,)
+    if kind == "odd":
+        tags["odd"] = "\ud800\0"
+    delay = KINDS[kind].delay or None
+    return {"task_id": tasks.add_task(JOBS[kind], *arguments, idempotency_key=key, tags=tags, delay=delay)}
 
 
 @app.post("/jobs/{kind}/{number}")
-async def create(kind: str, number: int, tasks: ManagedBackgroundTasks, key: str | None = None) -> dict[str, str]:
-    return {"task_id": tasks.add_task(JOBS[kind], number, idempotency_key=key, tags={"number": number})}
+async def create(
+    kind: str, number: int, tasks: ManagedBackgroundTasks, key: str | None = None, size: int = 1000
+) -> dict[str, str]:
+    return add(kind, number, tasks, key, size)
+
+
+async def failing_commit() -> AsyncIterator[None]:
+    """A dependency like a database session whose commit, after the route has returned, fails."""
+    yield
+    raise HTTPException(409, "the commit of the request's own work failed")
+
+
+FailingCommit = Annotated[None, Depends(failing_commit, scope="function")]
+
+
+@app.post("/failing-commit/{kind}/{number}")
+async def create_and_fail_to_commit(
+    kind: str, number: int, tasks: ManagedBackgroundTasks, _: FailingCommit
+) -> dict[str, str]:
+    return add(kind, number, tasks)
+
+
+@app.post("/failing/{kind}/{number}")
+async def create_and_fail(kind: str, number: int, tasks: ManagedBackgroundTasks) -> None:
+    add(kind, number, tasks)
+    raise HTTPException(409, "the route failed")

@@ -39,6 +39,8 @@ class Answers:
     refused: list[Refusal] = field(default_factory=list)
     unanswered: int = 0
     unexpected: list[str] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    """The numbers of requests that failed by themselves, and how: none of their tasks may run."""
 
     def refuse(self, number: int, pid: int) -> None:
         """Note a 503."""
@@ -55,6 +57,8 @@ class Note:
     pid: int
     kind: str
     number: int
+    at: datetime
+    """When it was written. All processes share one clock."""
 
 
 @dataclass(slots=True)
@@ -82,6 +86,7 @@ def read_notes(path: Path) -> Executions:
         if word == "ended":
             executions.ended[task_id] = datetime.fromisoformat(rest[0])
             continue
-        attempt, pid, kind, number = rest
-        executions.by_task[task_id].append(Note(word, task_id, int(attempt), int(pid), kind, int(number)))
+        attempt, pid, kind, number, at = rest
+        note = Note(word, task_id, int(attempt), int(pid), kind, int(number), datetime.fromisoformat(at))
+        executions.by_task[task_id].append(note)
     return executions

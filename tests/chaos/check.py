@@ -23,6 +23,8 @@ _ENDINGS = {
 }
 _NEVER_RAN = {TaskStatus.CANCELLED, TaskStatus.REJECTED}
 _MAX_CRASHES = 3
+_TIMER_SLACK = 0.05
+"""Seconds by which two clocks of one machine, the wall clock and the monotonic one, may drift apart in a storm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Check:
         """Check everything once."""
         self._acknowledged()
         self._refused()
+        self._failed()
         for answer in self._answers.unexpected:
             self._add("every answer and every drain ends well", answer)
         for task_id in self._executions.by_task.keys() - self._records.keys():
@@ -135,6 +138,16 @@ class Check:
             elif notes:
                 self._add("refused never runs", f"request {refusal.number} was answered 503 and ran", notes[0].task_id)
 
+    def _failed(self) -> None:
+        """The tasks of a request that failed by itself never run, wherever their row may be by now."""
+        for note in self._executions.entered():
+            if note.number in self._answers.failed:
+                how = self._answers.failed[note.number]
+                self._add("a failed request's task never runs", f"request {note.number} ({how})", note.task_id)
+        for record in self._records.values():
+            if int(record.tags["number"]) in self._answers.failed and record.reason != "request_failed":
+                self._add("a failed request's task says so", f"it is {record.status} ({record.reason})", record.task_id)
+
     def _record(self, record: TaskRecord) -> Iterator[tuple[str, str]]:
         if not record.status.finished:
             yield "everything ends", f"it is still {record.status} ({record.reason}), owned by {record.instance}"
@@ -157,6 +170,9 @@ class Check:
             if entered:
                 yield "what never ran was never entered", f"it is {record.status} and was entered"
             return
+        early = [note for note in entered if (note.at - record.created_at).total_seconds() < kind.delay - _TIMER_SLACK]
+        if early:
+            yield "a delay is kept", f"entered at {early[0].at}, with {kind.delay:g} s after {record.created_at}"
         for attempt, number in Counter(note.attempt for note in entered).items():
             if number > 1:
                 yield "one entry for each attempt", f"attempt {attempt} was entered {number} times"

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from sqlalchemy import Connection, Engine, event
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taskflow_otel.backends.base import Applied, Backend, Change, Insert, Update
@@ -32,6 +33,9 @@ AFTER_OUTCOME = "after the outcome"
 RETRY_WAIT = "in retry wait"
 AFTER_TAKEOVER = "after takeover"
 DRAIN = "in drain"
+IN_TRANSACTION = "inside a transaction"
+STOPPED_IN_TRANSACTION = "stopped inside a transaction"
+"""Not a death: the process holds its locks and says nothing, as in a frozen container."""
 
 POINTS = (
     BEFORE_COMMIT, IN_COMMIT, AFTER_COMMIT, BEFORE_RESPONSE, AFTER_RESPONSE, BEFORE_CLAIM, AFTER_CLAIM, MID_RUN,
@@ -48,13 +52,17 @@ class CrashPoints:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    @property
+    def armed(self) -> str | None:
+        """The point that is armed now."""
+        try:
+            return self._path.read_text()
+        except FileNotFoundError:
+            return None
+
     def reach(self, point: str) -> None:
         """Die here, or at a random moment of the stretch that begins here, if `point` is armed."""
-        try:
-            armed = self._path.read_text()
-        except FileNotFoundError:
-            return
-        if armed != point:
+        if self.armed != point:
             return
         if point in _LONGEST_DELAY:
             # A thread, so that a busy event loop does not put it off.
@@ -63,6 +71,17 @@ class CrashPoints:
             timer.start()
         else:
             die()
+
+
+def add_transaction_points(points: CrashPoints) -> None:
+    """Give every SQL transaction of this process a point between its last statement and its commit."""
+
+    def before_commit(_: Connection) -> None:
+        points.reach(IN_TRANSACTION)
+        if points.armed == STOPPED_IN_TRANSACTION:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    event.listen(Engine, "commit", before_commit)
 
 
 def die() -> None:

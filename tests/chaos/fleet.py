@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,8 +53,8 @@ class Member:
         self.up = False
         """It answers, and nothing is being done to it."""
         self.failed_starts = 0
-        self.troubled_at: dict[int, float] = {}
-        """When the first thing was done to each process, by process id, on the monotonic clock."""
+        self.troubled_at: defaultdict[int, list[float]] = defaultdict(list)
+        """When something was done to each process, by process id, on the monotonic clock."""
         self._environment = {**environment, "CHAOS_ARMED": str(self.armed)}
         self._process: multiprocessing.process.BaseProcess | None = None
 
@@ -98,7 +99,7 @@ class Member:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, and note that this process has had trouble."""
         self.up = False
-        self.troubled_at.setdefault(self.pid, time.monotonic())
+        self.troubled_at[self.pid].append(time.monotonic())
         if self.running:
             os.kill(self.pid, number)
 
@@ -110,8 +111,19 @@ class Member:
                 return False
             await asyncio.sleep(0.01)
         self.up = False
-        self.troubled_at.setdefault(self.pid, time.monotonic())
+        self.troubled_at[self.pid].append(time.monotonic())
         return True
+
+    async def stopped(self, timeout: float) -> bool:
+        """Wait until the process has stopped itself (SIGSTOP); whether that came in time."""
+        deadline = time.monotonic() + timeout
+        while self.running and time.monotonic() < deadline:
+            if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                self.up = False
+                self.troubled_at[self.pid].append(time.monotonic())
+                return True
+            await asyncio.sleep(0.01)
+        return False
 
     @property
     def exit_code(self) -> int | None:

@@ -16,6 +16,10 @@ class Kind:
     persisted: bool = True
     keyed: bool = False
     """Added with an idempotency key, several times at once on several instances, and again later."""
+    fails: bool = False
+    """Added only by requests that fail by themselves afterwards, so that it never runs."""
+    delay: float = 0.0
+    """Seconds: it is not entered earlier, whoever runs it."""
 
 
 KINDS = {
@@ -30,5 +34,11 @@ KINDS = {
         Kind("eager", 2, requeue=True),
         Kind("once", 3, keyed=True),
         Kind("history", 2, persisted=False),
+        # Longer than the lease: many of them are taken over while they wait.
+        Kind("delayed", 3, delay=3.0),
+        Kind("process", 1, requeue=True),
+        Kind("failing", 2, fails=True),
+        Kind("odd", 1),
+        Kind("large", 1),
     )
 }

@@ -26,22 +26,31 @@ from taskflow_otel.reconcile.compare import audit
 from tests.chaos.backends import make_backend
 from tests.chaos.books import Acknowledgement, Answers, Refusal, read_notes
 from tests.chaos.check import Check
-from tests.chaos.crash_points import DRAIN, POINTS, arm, disarm
+from tests.chaos.crash_points import DRAIN, IN_TRANSACTION, POINTS, STOPPED_IN_TRANSACTION, arm, disarm
 from tests.chaos.fleet import Member
 from tests.chaos.kinds import KINDS
 from tests.chaos.report import Report
+from tests.chaos.shaking import Shaker
 from tests.servers import MariaDBServer, PostgresServer, RedisServer, Server
 
-SERVERS: Mapping[str, Callable[[], Server]] = {
+SERVERS: Mapping[str, Callable[[Mapping[str, str] | None], Server]] = {
     "postgres": PostgresServer,
     "mysql": MariaDBServer,
     "redis": RedisServer,
 }
 BACKENDS = ("sqlite", *SERVERS)
+_OPTIONS = {"mysql": {"max-allowed-packet": "512K"}}
 
 LEASE = 2.0
 SETTLED = 10.0
 """Seconds after which a living process has taken back what it refused; more than its longest backoff."""
+BLOCKED = 8.0
+"""Seconds for which an instance that stopped may keep others from committing: its lease, and two commits that fail."""
+TOO_LARGE = 900_000
+"""Characters of an argument that MariaDB, with the packets that it is given here, refuses for good."""
+_SIZES = (1_000, 100_000, TOO_LARGE)
+_HELD = 14.0
+"""Seconds for which a process is stopped inside a transaction: much longer than it may block others."""
 _POINT_WAIT = 6.0
 _DRAIN_WAIT = 30.0
 _LAST_WORK = 120.0
@@ -49,6 +58,8 @@ _LAST_COUNTS = 20.0
 
 KILL, PAUSE, SHORT_PAUSE, LEAVE = "at a random moment", "pause past the lease", "short pause", "drain"
 _DECK = (*POINTS, KILL, KILL, KILL, KILL, KILL, PAUSE, SHORT_PAUSE, LEAVE)
+_TRANSACTIONAL = {"postgres", "mysql"}
+"""Where one instance's open transaction must not hold up the others. Of one SQLite file there is a single writer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,21 @@ class Plan:
     clients: int = 8
     pace: float = 0.05
     """Seconds between two requests of one client."""
+    faults: tuple[str, ...] | None = None
+    """What happens to the members; by default everything. With none of it only the database has trouble."""
+    shaken: bool = True
+    """Whether the database has trouble."""
+    plant: str | None = None
+    """A fault in the library itself, planted to see that the check finds it; see `tests.chaos.plants`."""
+
+    @property
+    def deck(self) -> tuple[str, ...]:
+        """The faults to draw from."""
+        if self.faults is not None:
+            return self.faults
+        if self.backend in _TRANSACTIONAL:
+            return (*_DECK, IN_TRANSACTION, IN_TRANSACTION, STOPPED_IN_TRANSACTION)
+        return _DECK
 
 
 @dataclass(slots=True)
@@ -80,7 +106,7 @@ class Storm:
         self._plan = plan
         self._draw = random.Random(plan.seed)
         self._url = url
-        self._server = server
+        self._shaker = None if server is None or not plan.shaken else Shaker(server, self._draw)
         self._notes = directory / "notes.txt"
         self._tally = Tally()
         self._answers = Answers()
@@ -88,15 +114,18 @@ class Storm:
         self._keys: deque[str] = deque(maxlen=20)
         self._deck = self._shuffled()
         self._over = asyncio.Event()
+        self._one_stopped = asyncio.Lock()
         environment = {
             "CHAOS_BACKEND": plan.backend,
             "CHAOS_URL": url,
             "CHAOS_NOTES": str(self._notes),
             "CHAOS_LEASE": str(LEASE),
+            "CHAOS_PLANT": plan.plant or "",
         }
         self._members = [Member(number, directory, environment) for number in range(plan.members)]
-
         self._differences: list[str] = []
+        self._blocked_since: dict[int, float] = {}
+        """Since when each process has refused everything, on the monotonic clock."""
 
     async def run(self) -> Report:
         """Let the storm pass, let a clean instance finish what is left, and compare the ledger with the books."""
@@ -104,9 +133,9 @@ class Storm:
         try:
             await asyncio.gather(*(member.start() for member in self._members))
             load = [asyncio.create_task(self._client()) for _ in range(self._plan.clients)]
-            trouble = [asyncio.create_task(self._torment(member)) for member in self._members]
-            if self._server is not None:
-                trouble.append(asyncio.create_task(self._shake(self._server)))
+            trouble = [asyncio.create_task(self._torment(member)) for member in self._members if self._plan.deck]
+            if self._shaker is not None:
+                trouble.append(asyncio.create_task(self._shaker.run(self._over)))
             for job in (*load, *trouble):
                 # One that fails must not leave the others to go on for the rest of the time.
                 job.add_done_callback(lambda _: self._over.set())
@@ -123,6 +152,8 @@ class Storm:
             for member in self._members:
                 member.signal(signal.SIGKILL)
         executions = read_notes(self._notes)
+        if self._shaker is not None:
+            self._tally.others.update(self._shaker.tally)
         findings = Check(self._answers, executions, records, self._died_soon).run()
         return Report.make(
             self._plan.backend,
@@ -141,7 +172,7 @@ class Storm:
     def _shuffled(self) -> Iterator[str]:
         """Every fault once (or as often as the deck holds it) before any comes again."""
         while True:
-            deck = list(_DECK)
+            deck = list(self._plan.deck)
             self._draw.shuffle(deck)
             yield from deck
 
@@ -169,19 +200,44 @@ class Storm:
             return
         member = self._draw.choice(up)
         number, pid, sent_at = next(self._numbers), member.pid, datetime.now(UTC)
+        way = self._draw.choice(["failing", "failing-commit"]) if KINDS[kind].fails else "jobs"
+        if way != "jobs":
+            self._answers.failed[number] = way
+        size = self._draw.choice(_SIZES) if kind == "large" else 0
+        params: dict[str, str | int] = {"key": key} if key else {"size": size} if size else {}
         try:
-            answer = await client.post(f"{member.url}/jobs/{kind}/{number}", params={"key": key} if key else {})
+            answer = await client.post(f"{member.url}/{way}/{kind}/{number}", params=params)
         except httpx.TransportError:
             self._answers.unanswered += 1
             return
         match answer.status_code:
-            case 200:
+            case 200 if way == "jobs":
+                self._blocked_since.pop(pid, None)
                 task_id = answer.json()["task_id"]
                 self._answers.acknowledged.append(Acknowledgement(task_id, number, kind, key, sent_at))
-            case 503:
+            case 409 if way != "jobs":
+                pass
+            case 503 | 413:
                 self._answers.refuse(number, pid)
+                if size != TOO_LARGE:
+                    self._blocked(member, pid)
             case status:
                 self._answers.unexpected.append(f"request {number} ({kind}): {status} {answer.text[:500]}")
+
+    def _blocked(self, member: Member, pid: int) -> None:
+        """A refusal: of a process that nothing was done to, on a database in good health, they must not last."""
+        now = time.monotonic()
+        since = self._blocked_since.setdefault(pid, now)
+        troubled = max(member.troubled_at[pid], default=0.0)
+        shaken = self._shaker.shaken_at if self._shaker is not None else 0.0
+        if self._plan.backend == "sqlite":
+            # Whoever is stopped may hold the one write lock of the file: docs/guarantees.md says so.
+            troubled = max([troubled, *(at for one in self._members for ats in one.troubled_at.values() for at in ats)])
+        if now - max(since, troubled, shaken) > BLOCKED:
+            self._blocked_since[pid] = now
+            self._answers.unexpected.append(
+                f"process {pid} has answered nothing but 503 for {now - since:.1f} s, though only others had trouble"
+            )
 
     async def _torment(self, member: Member) -> None:
         """One thing after the other happens to one member, until the storm is over."""
@@ -202,8 +258,28 @@ class Storm:
             await self._pause(member, fault, self._draw.uniform(0.1, 0.5) * LEASE)
         elif fault == LEAVE:
             await self._leave(member)
+        elif fault == STOPPED_IN_TRANSACTION:
+            await self._stop_in_transaction(member)
         else:
             await self._crash_at(member, fault)
+
+    async def _stop_in_transaction(self, member: Member) -> None:
+        if self._one_stopped.locked():
+            # Somebody has to be left who can be held up.
+            await asyncio.sleep(1)
+            return
+        async with self._one_stopped:
+            arm(member.armed, STOPPED_IN_TRANSACTION)
+            stopped = await member.stopped(_POINT_WAIT)
+            disarm(member.armed)
+            if not stopped:
+                self._tally.others["point not reached"] += 1
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), _HELD)
+            member.signal(signal.SIGCONT)
+            member.up = True
+            self._tally.others[STOPPED_IN_TRANSACTION] += 1
 
     async def _kill(self, member: Member, what: str) -> None:
         member.signal(signal.SIGKILL)
@@ -251,18 +327,6 @@ class Storm:
         else:
             self._tally.others[LEAVE] += 1
 
-    async def _shake(self, server: Server) -> None:
-        """The database goes away now and then: in order or killed, for a moment or for seconds."""
-        while not self._over.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), self._draw.uniform(4, 12))
-                return
-            violent = self._draw.random() < 0.5
-            await asyncio.to_thread(server.kill if violent else server.stop)
-            self._tally.others["database killed" if violent else "database stopped"] += 1
-            await asyncio.sleep(self._draw.choice([0, 0, 0.5, 2.5]))
-            await asyncio.to_thread(server.start)
-
     async def _aftermath(self) -> tuple[dict[str, TaskRecord], int]:
         """Everything stored, after one clean instance has worked off what the storm has left, and its own count."""
         survivor = self._members[0]
@@ -290,9 +354,10 @@ class Storm:
     async def _reconcile(self, backend: Backend, survivor: Member) -> list[str]:
         """Where the metrics of the fleet, all the dead included, differ from the ledger, once they have settled.
 
-        Of tasks that are not persisted the ledger has the history only as far as it was written, and so says less.
+        Of tasks that are not persisted, and of those whose request failed before they were stored, the ledger has the
+        history only as far as it was written, and so says less.
         """
-        history = tuple(f"{{{kind.name}, " for kind in KINDS.values() if not kind.persisted)
+        history = tuple(f"{{{kind.name}, " for kind in KINDS.values() if kind.fails or not kind.persisted)
         deadline = time.monotonic() + _LAST_COUNTS
         headers = {"Accept": "text/plain", "Authorization": "Bearer chaos"}
         async with httpx.AsyncClient(headers=headers, timeout=30) as client:
@@ -305,8 +370,8 @@ class Storm:
                 await asyncio.sleep(1.0)
 
     def _died_soon(self, refusal: Refusal) -> bool:
-        troubles = (member.troubled_at.get(refusal.pid) for member in self._members)
-        return any(at is not None and at - refusal.at < SETTLED for at in troubles)
+        troubles = (at for member in self._members for at in member.troubled_at[refusal.pid])
+        return any(0 <= at - refusal.at < SETTLED for at in troubles)
 
 
 @contextlib.asynccontextmanager
@@ -325,6 +390,8 @@ def run_storm(plan: Plan, directory: Path | None = None) -> Report:
     with contextlib.ExitStack() as stack:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskflow-chaos-")))
-        server = stack.enter_context(SERVERS[plan.backend]()) if plan.backend in SERVERS else None
+        server = (
+            stack.enter_context(SERVERS[plan.backend](_OPTIONS.get(plan.backend))) if plan.backend in SERVERS else None
+        )
         url = str(directory / "tasks.db") if server is None else server.fresh_url()
         return asyncio.run(Storm(plan, directory, url, server).run())

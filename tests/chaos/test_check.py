@@ -11,6 +11,7 @@ from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from tests.chaos.books import Acknowledgement, Answers, Executions, Note
 from tests.chaos.check import Check, Findings
+from tests.chaos.kinds import KINDS
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FIRST, SECOND = 11, 22
@@ -46,6 +47,9 @@ class World:
         self.note("once", "leave", 0, FIRST)
         copy = self.task("once", TaskStatus.REJECTED, (t.REJECTED, SECOND), task_id="copy")
         copy.duplicate_of = "once"
+        self.task("delayed", TaskStatus.SUCCESS, (t.ENQUEUED, FIRST), (t.STARTED, FIRST), (t.SUCCEEDED, FIRST))
+        self.note("delayed", "enter", 0, FIRST, seconds=KINDS["delayed"].delay)
+        self.note("delayed", "leave", 0, FIRST, seconds=KINDS["delayed"].delay)
         once.idempotency_key = copy.idempotency_key = "key"
 
     def task(
@@ -54,7 +58,8 @@ class World:
         """A stored and acknowledged task with this timeline."""
         task_id = task_id or kind
         number = len(self.records)
-        record = self.records[task_id] = TaskRecord(task_id, kind, status, NOON, persisted=True)
+        record = TaskRecord(task_id, kind, status, NOON, persisted=True, tags={"number": str(number)})
+        self.records[task_id] = record
         attempt = -1
         for second, (transition, pid) in enumerate(story):
             attempt += transition is Transition.STARTED
@@ -67,10 +72,10 @@ class World:
         self.answers.acknowledged.append(Acknowledgement(task_id, number, kind, key, NOON))
         return record
 
-    def note(self, task_id: str, word: str, attempt: int, pid: int) -> None:
+    def note(self, task_id: str, word: str, attempt: int, pid: int, seconds: float = 1) -> None:
         """One line that an execution wrote."""
-        kind = self.records[task_id].func_name
-        self.executions.by_task[task_id].append(Note(word, task_id, attempt, pid, kind, 100))
+        kind, at = self.records[task_id].func_name, NOON + timedelta(seconds=seconds)
+        self.executions.by_task[task_id].append(Note(word, task_id, attempt, pid, kind, 100, at))
 
     def check(self) -> Findings:
         return Check(self.answers, self.executions, self.records, lambda _: self.died_soon).run()
@@ -169,6 +174,18 @@ def name_no_original(world: World) -> None:
     world.records["copy"].duplicate_of = "nobody"
 
 
+def run_what_failed(world: World) -> None:
+    world.answers.failed[100] = "failing"
+
+
+def leave_the_row_of_what_failed(world: World) -> None:
+    world.answers.failed[int(world.records["again"].tags["number"])] = "failing"
+
+
+def forget_the_delay(world: World) -> None:
+    world.note("delayed", "enter", 0, FIRST, seconds=KINDS["delayed"].delay - 1)
+
+
 def answer_with_an_error(world: World) -> None:
     world.answers.unexpected.append("500")
 
@@ -194,6 +211,9 @@ def answer_with_an_error(world: World) -> None:
         (succeed_without_returning, "an outcome is the function's"),
         (run_what_was_rejected, "what never ran was never entered"),
         (poison_too_soon, "poison is what crashed three times"),
+        (run_what_failed, "a failed request's task never runs"),
+        (leave_the_row_of_what_failed, "a failed request's task says so"),
+        (forget_the_delay, "a delay is kept"),
         (name_no_original, "a duplicate names its original"),
         (answer_with_an_error, "every answer and every drain ends well"),
     ],
