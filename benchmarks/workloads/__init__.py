@@ -1,0 +1,51 @@
+"""What is measured: each workload opens its world once and then runs as many operations as it is asked to.
+
+A workload is an async context manager that yields `run(number)`. Ours and those we compare with have the same shape, so
+that every tool (time, instructions, profile) measures either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from importlib import import_module
+from pathlib import Path
+
+Run = Callable[[int], Awaitable[None]]
+Workload = Callable[[Path], AbstractAsyncContextManager[Run]]
+"""Takes an empty directory for its files."""
+
+PRODUCERS = 64
+"""Operations under way at once."""
+
+_MODULES = {
+    "memory": "ours",
+    "memory-sdk": "ours",
+    "sqlite": "ours",
+    "sqlite-sdk": "ours",
+    "history": "ours",
+    "postgres": "ours",
+    "mysql": "ours",
+    "redis": "ours",
+    "route-memory": "routes",
+    "route-sqlite": "routes",
+    "route-native": "routes",
+    "floor": "floor",
+    "sdk": "sdk",
+    "taskiq": "peers",
+    "taskiq-redis": "peers",
+    "saq": "peers",
+    "arq": "peers",
+    "procrastinate": "peers",
+    "pgqueuer": "peers",
+    "huey": "peers",
+    "dbos": "peers",
+}
+
+NAMES = tuple(_MODULES)
+
+
+def find(name: str) -> Workload:
+    """The workload of this name; raises `ModuleNotFoundError` when what it measures is not installed."""
+    workload: Workload = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name.replace("-", "_"))
+    return workload

@@ -1,0 +1,102 @@
+"""A no-op task of this library, from `enqueue` until it has finished, on each backend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from benchmarks.workloads import Run
+from benchmarks.workloads.producers import produce
+from taskflow_otel import TaskManager, Telemetry
+from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
+
+
+@asynccontextmanager
+async def _manager(backend: Backend | None, telemetry: Telemetry | None = None, *, persist: bool) -> AsyncIterator[Run]:
+    manager = TaskManager(snapshot_backend=backend, telemetry=telemetry)
+
+    @manager.task(persist=persist)
+    async def nothing() -> None:
+        pass
+
+    async def one() -> None:
+        await manager.wait(await manager.enqueue(nothing))
+
+    await manager.startup()
+    try:
+        yield lambda number: produce(number, one)
+    finally:
+        await manager.shutdown()
+
+
+@asynccontextmanager
+async def memory(directory: Path) -> AsyncIterator[Run]:
+    """In memory, metrics on."""
+    async with _manager(None, persist=False) as run:
+        yield run
+
+
+@asynccontextmanager
+async def memory_sdk(directory: Path) -> AsyncIterator[Run]:
+    """In memory, with spans and log records of the SDK."""
+    async with _sdk(None, persist=False) as run:
+        yield run
+
+
+@asynccontextmanager
+async def sqlite(directory: Path) -> AsyncIterator[Run]:
+    """Persisted in SQLite, each commit synchronised with the disk."""
+    async with _manager(SqliteBackend(directory / "tasks.db"), persist=True) as run:
+        yield run
+
+
+@asynccontextmanager
+async def sqlite_sdk(directory: Path) -> AsyncIterator[Run]:
+    """Persisted in SQLite, with spans and log records of the SDK."""
+    async with _sdk(SqliteBackend(directory / "tasks.db"), persist=True) as run:
+        yield run
+
+
+@asynccontextmanager
+async def history(directory: Path) -> AsyncIterator[Run]:
+    """Not persisted, and kept as history in SQLite."""
+    async with _manager(SqliteBackend(directory / "tasks.db"), persist=False) as run:
+        yield run
+
+
+@asynccontextmanager
+async def postgres(directory: Path) -> AsyncIterator[Run]:
+    """Persisted on the PostgreSQL server of `BENCHMARK_URL`."""
+    async with _manager(PostgresBackend(os.environ["BENCHMARK_URL"]), persist=True) as run:
+        yield run
+
+
+@asynccontextmanager
+async def mysql(directory: Path) -> AsyncIterator[Run]:
+    """Persisted on the MySQL server of `BENCHMARK_URL`."""
+    async with _manager(MySQLBackend(os.environ["BENCHMARK_URL"]), persist=True) as run:
+        yield run
+
+
+@asynccontextmanager
+async def redis(directory: Path) -> AsyncIterator[Run]:
+    """Persisted on the Redis server of `BENCHMARK_URL`."""
+    async with _manager(RedisBackend(os.environ["BENCHMARK_URL"]), persist=True) as run:
+        yield run
+
+
+@asynccontextmanager
+async def _sdk(backend: Backend | None, *, persist: bool) -> AsyncIterator[Run]:
+    from benchmarks.workloads.sdk import providers
+
+    exported = providers()
+    telemetry = Telemetry(tracer_provider=exported.tracer_provider, logger_provider=exported.logger_provider)
+    async with _manager(backend, telemetry, persist=persist) as run:
+
+        async def run_and_clear(number: int) -> None:
+            await run(number)
+            exported.clear()
+
+        yield run_and_clear

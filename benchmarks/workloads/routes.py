@@ -1,0 +1,127 @@
+"""A FastAPI route that adds one task, called through ASGI without a server: ours, and FastAPI's own.
+
+`application` is also what a server of the HTTP rows serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import BackgroundTasks, FastAPI
+from starlette.types import Message, Scope
+
+from benchmarks.workloads import Run
+from benchmarks.workloads.producers import produce
+
+_CLIENTS = 32
+
+Wait = Callable[[int], Awaitable[None]]
+"""Returns once this many further tasks have finished."""
+
+
+def application(case: str, directory: Path) -> tuple[FastAPI, Wait]:
+    """The application of a case: `native`, `memory` or `sqlite`. Its route is `POST /`; `GET /plain` adds nothing."""
+    app = FastAPI(openapi_url=None)
+    finished = seen = 0
+
+    async def nothing() -> None:
+        nonlocal finished
+        finished += 1
+
+    if case != "native":
+        from taskflow_otel import TaskManager
+
+        manager = TaskManager(snapshot_db=directory / "tasks.db" if case == "sqlite" else None)
+        manager.install(app)
+        task = manager.task(persist=case == "sqlite")(nothing)
+    else:
+        manager, task = None, nothing
+
+    @app.post("/")
+    async def add(tasks: BackgroundTasks) -> dict[str, bool]:
+        tasks.add_task(task)
+        return {"ok": True}
+
+    @app.get("/plain")
+    async def plain() -> dict[str, bool]:
+        return {"ok": True}
+
+    async def wait(number: int) -> None:
+        nonlocal seen
+        seen += number
+        while finished < seen or (manager is not None and manager.store.list()):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+    return app, wait
+
+
+@asynccontextmanager
+async def route_memory(directory: Path) -> AsyncIterator[Run]:
+    """One task in memory for each request."""
+    async with _route("memory", directory) as run:
+        yield run
+
+
+@asynccontextmanager
+async def route_sqlite(directory: Path) -> AsyncIterator[Run]:
+    """One task persisted in SQLite for each request."""
+    async with _route("sqlite", directory) as run:
+        yield run
+
+
+@asynccontextmanager
+async def route_native(directory: Path) -> AsyncIterator[Run]:
+    """One native background task for each request."""
+    async with _route("native", directory) as run:
+        yield run
+
+
+@asynccontextmanager
+async def _route(case: str, directory: Path) -> AsyncIterator[Run]:
+    app, wait = application(case, directory)
+
+    async def request() -> None:
+        status = 0
+        asked = False
+        gone = asyncio.Event()
+
+        async def receive() -> Message:
+            nonlocal asked
+            if asked:
+                await gone.wait()
+                return {"type": "http.disconnect"}
+            asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": "/",
+            "raw_path": b"/",
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"host", b"benchmark")],
+            "client": ("127.0.0.1", 1),
+            "server": ("benchmark", 80),
+        }
+        await app(scope, receive, send)
+        gone.set()
+        if status != 200:
+            raise RuntimeError(f"the route answered {status}")
+
+    async def run(number: int) -> None:
+        await produce(number, request, _CLIENTS)
+        await wait(number)
+
+    async with app.router.lifespan_context(app):
+        yield run
