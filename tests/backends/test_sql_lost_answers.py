@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +12,8 @@ from sqlalchemy.exc import OperationalError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow_otel.backends import SqliteBackend
-from taskflow_otel.backends.base import Insert, Update
+from taskflow_otel.backends.base import Applied, Change, Insert, Update
+from taskflow_otel.backends.sql.writes import Writer
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.record import TimelineEntry
 from taskflow_otel.model.status import Transition
@@ -28,7 +29,12 @@ class Breaking(SqliteBackend):
     with_error: Exception = OperationalError("COMMIT", None, Exception("server closed the connection"))
 
     async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        answer = await super()._write(work)
+        return self._heard(await super()._write(work))
+
+    async def _apply_at_once(self, writer: Writer, changes: Sequence[Change]) -> list[Applied]:
+        return self._heard(await super()._apply_at_once(writer, changes))
+
+    def _heard(self, answer: T) -> T:
         if self.breaks:
             self.breaks = False
             raise self.with_error

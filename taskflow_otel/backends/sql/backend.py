@@ -26,11 +26,13 @@ from sqlalchemy.pool import QueuePool
 
 from taskflow_otel.backends.base import Applied, Change
 from taskflow_otel.backends.sql import mapping, queries, schema
+from taskflow_otel.backends.sql.batch import UnexpectedRowCount
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, to_log_entry, to_record
 from taskflow_otel.backends.sql.schema import instances, settings, task_logs, task_tags, tasks, used_once
 from taskflow_otel.backends.sql.search import Searcher
-from taskflow_otel.backends.sql.writes import UnexpectedRowCount, Writer, now_micros
+from taskflow_otel.backends.sql.statements import Statements, now_micros
+from taskflow_otel.backends.sql.writes import Writer
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -77,7 +79,8 @@ class SqlBackend(ABC):
         except BaseException:
             await self.close()
             raise
-        self._writer = Writer(self._write_engine.dialect, self._dialect, secrets.randbelow(self._shards))
+        statements = Statements(self._write_engine.dialect, self._dialect)
+        self._writer = Writer(statements, secrets.randbelow(self._shards))
 
     async def close(self) -> None:
         """Release every connection, thread and file. Safe to call twice."""
@@ -99,9 +102,13 @@ class SqlBackend(ABC):
         writer = self._open_writer()
         async with self._guard("writing"):
             try:
-                return await self._write(lambda connection: writer.apply_at_once(connection, changes))
+                return await self._apply_at_once(writer, changes)
             except UnexpectedRowCount:
                 return await self._write(lambda connection: writer.apply_one_by_one(connection, changes))
+
+    async def _apply_at_once(self, writer: Writer, changes: Sequence[Change]) -> list[Applied]:
+        """Apply a batch in one transaction; raises `UnexpectedRowCount` if any of its changes is to be refused."""
+        return await self._write(lambda connection: writer.apply_at_once(connection, changes))
 
     async def get(self, task_id: str) -> TaskRecord | None:
         """One task without its logs, or `None`."""

@@ -74,7 +74,8 @@ def storable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _tags_out(tags: dict[str, str]) -> str:
+def tags_out(tags: dict[str, str]) -> str:
+    """The stored form of tags."""
     return _encode(tags) if tags else "{}"
 
 
@@ -91,7 +92,8 @@ def _word(text: str | None) -> str:
     return _encode(text)
 
 
-def _timeline_out(timeline: list[TimelineEntry]) -> str:
+def timeline_out(timeline: list[TimelineEntry]) -> str:
+    """The stored form of a timeline."""
     # Every write of a task carries its timeline: put together by hand, in a third of the encoder's time.
     return f"[{','.join([_timeline_entry_out(entry) for entry in timeline])}]"
 
@@ -116,7 +118,8 @@ def _span_in(value: list[Any] | None) -> SpanRef | None:
     return None if value is None else SpanRef(*value)
 
 
-def _trace_out(trace: TaskTrace) -> str:
+def trace_out(trace: TaskTrace) -> str:
+    """The stored form of where a task stands in a trace; empty where nothing traces."""
     if trace.attempt is None and not trace.creation.trace_id and not trace.baggage:
         return ""
     return _encode((_span_out(trace.creation), _span_out(trace.attempt), _span_out(trace.previous), trace.baggage))
@@ -174,11 +177,11 @@ STORED: tuple[Field, ...] = (
     Field("error_type", LONG, storable, mutable=True),
     Field("reason", LONG, storable, mutable=True),
     # What can be long comes late: a scan that stops before it does not have to read it.
-    Field("tags", LONG, _tags_out, _decode, nullable=False),
+    Field("tags", LONG, tags_out, _decode, nullable=False),
     Field("stacktrace", LONG, storable, mutable=True),
     Field("progress", LONG, _progress_out, _progress_in, mutable=True),
-    Field("timeline", LONG, _timeline_out, _timeline_in, mutable=True, nullable=False),
-    Field("trace", LONG, _trace_out, _trace_in, mutable=True, nullable=False),
+    Field("timeline", LONG, timeline_out, _timeline_in, mutable=True, nullable=False),
+    Field("trace", LONG, trace_out, _trace_in, mutable=True, nullable=False),
     Field("payload", LONG),
 )
 """The columns that a record is read back from, in the order that `to_record` expects."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,8 +15,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from taskflow_otel.backends.base import Applied, Change
 from taskflow_otel.backends.sql.backend import SqlBackend
+from taskflow_otel.backends.sql.batch import Batch
 from taskflow_otel.backends.sql.dialects import SqliteDialect
+from taskflow_otel.backends.sql.sqlite_batches import BatchConnection, WholeBatch
+from taskflow_otel.backends.sql.writes import APPLIED, Writer
 from taskflow_otel.errors import BackendError, BackendUnavailableError, ConfigurationError
 
 Durability = Literal["full", "normal"]
@@ -52,13 +57,23 @@ class SqliteBackend(SqlBackend):
 
     def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
         synchronous = f"PRAGMA synchronous = {self._durability.upper()}"
-        writer = self._engine(1, synchronous, f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+        writer = self._engine(
+            1,
+            synchronous,
+            f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}",
+            factory=BatchConnection,
+            # A rollback for each connection given back would be a hop for each batch: see `_roll_back`.
+            pool_reset_on_return=None,
+        )
+        event.listen(writer.sync_engine, "reset", _roll_back)
         # A transaction that writes says so at once: one that begins by reading could not wait for its turn.
         event.listen(writer.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         # For each connection once: whoever is cancelled while it is changed for one use loses the connection.
         return writer, self._engine(_READERS, isolation_level="AUTOCOMMIT")
 
-    def _engine(self, connections: int, *pragmas: str, **options: Any) -> AsyncEngine:
+    def _engine(
+        self, connections: int, *pragmas: str, factory: type[sqlite3.Connection] = sqlite3.Connection, **options: Any
+    ) -> AsyncEngine:
         engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=str(self._path)),
             poolclass=AsyncAdaptedQueuePool,
@@ -67,7 +82,7 @@ class SqliteBackend(SqlBackend):
             pool_timeout=_POOL_SECONDS,
             hide_parameters=True,
             # No transaction is begun behind our back.
-            connect_args={"isolation_level": None, "timeout": _BUSY_SECONDS},
+            connect_args={"isolation_level": None, "timeout": _BUSY_SECONDS, "factory": factory},
             **options,
         )
         settings = ("PRAGMA journal_mode = WAL", f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}", *pragmas)
@@ -91,6 +106,22 @@ class SqliteBackend(SqlBackend):
         event.listen(engine.sync_engine, "connect", set_up)
         event.listen(engine.sync_engine, "handle_error", renew)
         return engine
+
+    async def _apply_at_once(self, writer: Writer, changes: Sequence[Change]) -> list[Applied]:
+        """Apply a batch in one transaction, in one hop to the thread of the connection that writes."""
+        if self._write_engine is None:
+            raise self._not_open()
+        batch = WholeBatch(Batch(writer.statements, changes), writer.statements, writer.shard)
+        async with self._write_engine.connect() as connection:
+            raw = await connection.get_raw_connection()
+            assert raw.driver_connection is not None
+            try:
+                await raw.driver_connection.executescript(batch)
+            except sqlite3.Error as error:
+                if _code(error) in _BROKEN:
+                    await connection.invalidate(error)
+                raise
+        return [APPLIED] * len(changes)
 
     async def _prepare(self, engine: AsyncEngine, limit: asyncio.Timeout) -> None:
         _checked_path(self._path)
@@ -126,6 +157,12 @@ class SqliteBackend(SqlBackend):
             case _:
                 return super()._explain(operation, error)
         return BackendUnavailableError(f"{self._where} {reason}.")
+
+
+def _roll_back(connection: Any, _record: object, _state: object) -> None:
+    """End the transaction of a connection that is given back, if there is one."""
+    if connection.driver_connection.in_transaction:
+        connection.rollback()
 
 
 def _original(error: BaseException) -> BaseException:

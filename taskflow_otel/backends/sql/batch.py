@@ -1,0 +1,129 @@
+"""The changes of one transaction, as few statements with many rows each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from taskflow_otel.backends.base import AppendLogs, Change, Insert, Update
+from taskflow_otel.backends.sql.dialects import Row
+from taskflow_otel.backends.sql.mapping import storable, tag_rows
+from taskflow_otel.backends.sql.statements import Statements, link_row, now_micros
+from taskflow_otel.model.record import TaskRecord
+
+_ToRow = Callable[[TaskRecord, int], tuple[str, Row]]
+_ROWS = 100
+"""Rows that are made without letting the event loop run in between: a few milliseconds of work."""
+
+
+class UnexpectedRowCount(Exception):
+    """A statement hit fewer rows than it was given: one of the changes is to be refused. Never leaves the backend."""
+
+
+class Tally:
+    """What the finished tasks of one transaction add to the counts.
+
+    A record is added in the moment in which its row is made: a task that is not persisted may change while the
+    statement runs.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str, str, str], list[int]] = {}
+
+    def add(self, record: TaskRecord) -> None:
+        """Count a record if it is finished."""
+        if not record.status.finished:
+            return
+        key = (record.func_name, record.queue, record.source, record.status.value)
+        sums = self._sums.setdefault(key, [0, 0, 0])
+        sums[0] += 1
+        if record.duration is not None:
+            sums[1] += 1
+            sums[2] += round(record.duration * 1e6)
+
+    def merge(self, other: Tally) -> None:
+        """Add what another one has counted."""
+        for key, sums in other._sums.items():
+            self._sums[key] = [a + b for a, b in zip(self._sums.get(key, (0, 0, 0)), sums, strict=True)]
+
+    def rows(self, shard: int) -> list[Row]:
+        """What to add to the counts, in one order everywhere, so that two writers cannot wait for each other."""
+        return [(*key, shard, *self._sums[key]) for key in sorted(self._sums)]
+
+
+class Step(NamedTuple):
+    """One statement and its rows; `strict`: each of them must hit a row, or a change is to be refused."""
+
+    statement: str
+    rows: Sequence[Row]
+    strict: bool
+
+
+class Batch:
+    """The changes of one transaction, to be executed by kind: inserts, then updates, then log entries.
+
+    That means the same as in their order whenever none is refused: inserting first only makes more keys meet. Of
+    several updates of one task the last wins, because each carries all mutable fields, but none after one that ends it.
+    """
+
+    def __init__(self, statements: Statements, changes: Iterable[Change]) -> None:
+        self.logs: list[AppendLogs] = []
+        self.stored: set[str] = set()
+        """The tasks of the steps so far: they are stored once these have been executed."""
+        self.tally = Tally()
+        self._statements = statements
+        self._inserts: list[TaskRecord] = []
+        self._updates: dict[tuple[str, str, int], TaskRecord] = {}
+        self._names: list[Row] = []
+        self._links: list[Insert] = []
+        for change in changes:
+            if isinstance(change, Insert):
+                self._take_insert(change)
+            elif isinstance(change, Update):
+                self._take_update(change.record)
+            else:
+                self.logs.append(change)
+
+    def steps(self) -> Iterator[Step]:
+        """All but the log entries and the counts; rows are made while this is iterated over, in slices."""
+        statements, now = self._statements, now_micros()
+        # Keys and ids in one order everywhere, so that two writers cannot wait for each other.
+        if self._names:
+            yield Step(statements.use_name, sorted(self._names), True)
+        inserts = self._inserts
+        if any(record.idempotency_key is not None for record in inserts):
+            inserts = sorted(inserts, key=lambda record: record.active_key or "")
+        for start in range(0, len(inserts), _ROWS):
+            yield from self._rows(inserts[start : start + _ROWS], statements.inserted, now)
+        if tags := [row for record in inserts if record.tags for row in tag_rows(record)]:
+            yield Step(statements.insert_tag, tags, False)
+        if self._links:
+            yield Step(statements.link_retry, sorted(link_row(insert, now) for insert in self._links), True)
+        updates = [self._updates[key] for key in sorted(self._updates)]
+        for start in range(0, len(updates), _ROWS):
+            yield from self._rows(updates[start : start + _ROWS], statements.updated, now)
+
+    def _rows(self, records: Sequence[TaskRecord], to_row: _ToRow, now: int) -> Iterator[Step]:
+        rows: dict[str, list[Row]] = {}
+        for record in records:
+            statement, row = to_row(record, now)
+            if (kept := rows.get(statement)) is None:
+                kept = rows[statement] = []
+            kept.append(row)
+            self.stored.add(record.task_id)
+            self.tally.add(record)
+        for statement, kept in rows.items():
+            yield Step(statement, kept, True)
+
+    def _take_insert(self, change: Insert) -> None:
+        record = change.record
+        self._inserts.append(record)
+        if change.once is not None:
+            self._names.append((storable(change.once), record.task_id))
+        if change.link is not None and record.retry_of is not None:
+            self._links.append(change)
+
+    def _take_update(self, record: TaskRecord) -> None:
+        key = (record.task_id, record.instance, record.token)
+        if (known := self._updates.get(key)) is None or not known.status.finished:
+            self._updates[key] = record

@@ -1,0 +1,69 @@
+"""A whole batch in one call of a SQLite connection, and so in one hop to the thread that this lives in.
+
+Driven statement by statement, a batch would wait for the event loop's next turn after each: six times and more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Sequence
+
+from taskflow_otel.backends.base import AppendLogs
+from taskflow_otel.backends.sql.batch import Batch, Step, UnexpectedRowCount
+from taskflow_otel.backends.sql.mapping import log_row
+from taskflow_otel.backends.sql.statements import Statements
+
+
+class WholeBatch:
+    """The statements of one transaction, their rows made: what the other thread executes does not change any more."""
+
+    def __init__(self, batch: Batch, statements: Statements, shard: int) -> None:
+        self._steps: list[Step] = list(batch.steps())
+        for step in _log_steps(batch.logs, batch.stored, statements):
+            self._steps.append(step)
+        if counts := batch.tally.rows(shard):
+            self._steps.append(Step(statements.add_counts, counts, False))
+
+    def execute(self, connection: sqlite3.Connection) -> sqlite3.Cursor:
+        """Execute everything and commit, or nothing and raise.
+
+        Raises `UnexpectedRowCount` if a change is to be refused, and what SQLite raises.
+        """
+        cursor = connection.cursor()
+        cursor.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, rows, strict in self._steps:
+                cursor.executemany(statement, rows)
+                if strict and cursor.rowcount != len(rows):
+                    raise UnexpectedRowCount
+            cursor.execute("COMMIT")
+        except BaseException:
+            # SQLite itself has rolled back where it could not go on.
+            with contextlib.suppress(sqlite3.Error):
+                connection.rollback()
+            raise
+        return cursor
+
+
+class BatchConnection(sqlite3.Connection):
+    """A connection of which `executescript` takes a batch too: aiosqlite runs that, as any call, in one hop."""
+
+    def executescript(self, script: str | WholeBatch, /) -> sqlite3.Cursor:
+        """Run a script, or a batch in a transaction of its own."""
+        if isinstance(script, WholeBatch):
+            return script.execute(self)
+        return super().executescript(script)
+
+
+def _log_steps(logs: Sequence[AppendLogs], stored: set[str], statements: Statements) -> list[Step]:
+    """The log entries, but for those of tasks that retention has deleted: they would stay for ever."""
+    sure = [log_row(log.task_id, entry) for log in logs if log.task_id in stored for entry in log.entries]
+    doubtful = [log_row(log.task_id, entry) for log in logs if log.task_id not in stored for entry in log.entries]
+    steps: list[Step] = []
+    if sure:
+        steps.append(Step(statements.insert_log, [statements.bindable(row) for row in sure], False))
+    if doubtful:
+        rows = [(*statements.bindable(row), row[0]) for row in doubtful]
+        steps.append(Step(statements.insert_log_of_stored, rows, False))
+    return steps

@@ -1,0 +1,230 @@
+"""The statements of the hot path, compiled once, and the rows that they take.
+
+A row is made from a record alone. Most tasks are new, start once and succeed at once: what such a record has in most
+columns is what its row has had from the beginning, so these three write only the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import ColumnElement, Table, UpdateBase, bindparam, exists, null, or_, select, update
+from sqlalchemy.engine import Dialect as EngineDialect
+
+from taskflow_otel.backends.base import Insert
+from taskflow_otel.backends.sql.dialects import Dialect, Row
+from taskflow_otel.backends.sql.mapping import (
+    DERIVED,
+    STORED,
+    micros,
+    row_maker,
+    tags_out,
+    timeline_out,
+    trace_out,
+)
+from taskflow_otel.backends.sql.schema import finished_counts, task_logs, task_tags, tasks, used_once
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import TaskStatus
+
+COUNTED = ("tasks", "timed", "duration_micros")
+_MUTABLE = [field for field in STORED if field.mutable]
+_WRITTEN = [*(field.name for field in (*_MUTABLE, *DERIVED)), "updated_at"]
+_MATCHED = ["task_id", "instance", "token"]
+
+_insert_row = row_maker(STORED)
+_update_row = row_maker(_MUTABLE)
+
+# What a first attempt never has: its row is as it was inserted, in these columns. All of them only ever grow, or are
+# set by what makes another of them grow.
+_LATER = {
+    "attempt": 0,
+    "retries_used": 0,
+    "crashes": 0,
+    "logs_dropped": 0,
+    "progress": None,
+    "error": None,
+    "error_type": None,
+    "stacktrace": None,
+    "duplicate_of": None,
+    "reason": None,
+}
+_NOT_NEW = _LATER | {
+    "cancel_requested": False,
+    "run_at": None,
+    "start_time": None,
+    "end_time": None,
+    "duration": None,
+    "idempotency_key": None,
+    "retry_of": None,
+    "retried_by": None,
+}
+_later, _untouched = attrgetter(*_LATER), tuple(_LATER.values())
+_not_new, _pristine = attrgetter(*_NOT_NEW), tuple(_NOT_NEW.values())
+_PENDING, _RUNNING, _SUCCESS = TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.SUCCESS
+
+_OMITTED = {name for name, value in _NOT_NEW.items() if value is None} | {"active_key", "finished_at"}
+_NEW_COLUMNS = [column.name for column in tasks.columns if column.name not in _OMITTED]
+# All lists are in the order of the table, which is that of the parameters of a compiled statement.
+_STARTED_COLUMNS = ["status", "start_time", "timeline", "trace", "trace_id", "updated_at"]
+_SUCCEEDED_COLUMNS = [
+    "duration", "status", "start_time", "end_time", "timeline", "trace", "trace_id", "finished_at", "updated_at",
+]  # fmt: skip
+
+
+def now_micros() -> int:
+    """The present, in microseconds since 1970."""
+    return time.time_ns() // 1_000
+
+
+class Statements:
+    """The statements of one database, and how its driver wants their rows."""
+
+    def __init__(self, engine_dialect: EngineDialect, dialect: Dialect) -> None:
+        def text(statement: UpdateBase, columns: Sequence[str] | None = None) -> str:
+            return str(statement.compile(dialect=engine_dialect, column_keys=columns))
+
+        def values(table: Table, prefix: str, names: Iterable[str]) -> dict[str, ColumnElement[Any]]:
+            parameters = {name: bindparam(prefix + name, type_=table.c[name].type) for name in names}
+            return {n: dialect.nullable(p) if table.c[n].nullable else p for n, p in parameters.items()}
+
+        def insert_text(table: Table, names: Sequence[str] | None = None) -> str:
+            return text(dialect.insert_ignore(table).values(values(table, "", names or table.c.keys())))
+
+        def update_text(names: Sequence[str], *emptied: str) -> str:
+            return text(
+                update(tasks)
+                .where(
+                    *(tasks.c[name] == bindparam(f"match_{name}") for name in _MATCHED),
+                    tasks.c.finished_at.is_(None),
+                )
+                .values(values(tasks, "new_", names) | {name: null() for name in emptied})
+            )
+
+        self.bindable = dialect.bindable
+        self.insert_task = insert_text(tasks)
+        self.insert_new_task = insert_text(tasks, _NEW_COLUMNS)
+        self.update_task = update_text(_WRITTEN)
+        self.start_task = update_text(_STARTED_COLUMNS, "reason")
+        self.succeed_task = update_text(_SUCCEEDED_COLUMNS, "reason", "live_owner")
+        self.insert_log = insert_text(task_logs)
+        self.insert_log_of_stored = text(
+            dialect.insert_ignore(task_logs).from_select(
+                task_logs.c.keys(),
+                select(*values(task_logs, "", task_logs.c.keys()).values()).where(
+                    exists().where(tasks.c.task_id == bindparam("of_task"))
+                ),
+            )
+        )
+        """Takes the row of `insert_log` and, once more, the id of the task."""
+        self.insert_tag = insert_text(task_tags)
+        self.use_name = insert_text(used_once)
+        self.add_counts = text(
+            dialect.insert_or_add(finished_counts, COUNTED), [column.name for column in finished_counts.columns]
+        )
+        self.link_retry = text(
+            update(tasks)
+            .where(
+                tasks.c.task_id == bindparam("original"),
+                or_(
+                    tasks.c.retried_by.is_(None),
+                    tasks.c.retried_by == bindparam("seen"),
+                    tasks.c.retried_by == bindparam("same"),
+                ),
+            )
+            .values(retried_by=bindparam("retry"), updated_at=bindparam("now"))
+        )
+
+    def inserted(self, record: TaskRecord, now: int) -> tuple[str, Row]:
+        """The statement that inserts a record, and its row."""
+        if record.status is _PENDING and _not_new(record) == _pristine:
+            return self.insert_new_task, self.bindable(_new_row(record, now))
+        return self.insert_task, self.whole_insert(record, now)
+
+    def updated(self, record: TaskRecord, now: int) -> tuple[str, Row]:
+        """The statement that writes what may have changed in a record, and its row."""
+        if _later(record) == _untouched:
+            started, ended = record.start_time, record.end_time
+            if record.status is _SUCCESS and started and ended and record.duration is not None:
+                return self.succeed_task, self.bindable(_succeeded_row(record, started, ended, now))
+            if record.status is _RUNNING and started and not ended and record.duration is None:
+                return self.start_task, self.bindable(_started_row(record, started, now))
+        return self.update_task, self.whole_update(record, now)
+
+    def whole_insert(self, record: TaskRecord, now: int) -> Row:
+        """The row of `insert_task`."""
+        return self.bindable((*_insert_row(record), now))
+
+    def whole_update(self, record: TaskRecord, now: int) -> Row:
+        """The row of `update_task`."""
+        return self.bindable((*_update_row(record), now, record.task_id, record.instance, record.token))
+
+
+def link_row(change: Insert, now: int) -> Row:
+    """The row of `link_retry`."""
+    record, seen = change.record, None if change.link is None else change.link.seen
+    return (record.task_id, now, record.retry_of, seen or "", record.task_id)
+
+
+def _new_row(record: TaskRecord, now: int) -> Row:
+    # In the order of `_NEW_COLUMNS`.
+    return (
+        record.task_id,
+        record.func_name,
+        record.source,
+        record.priority,
+        record.executor,
+        record.queue,
+        record.instance,
+        record.token,
+        0,
+        0,
+        0,
+        0,
+        micros(record.created_at),
+        int(record.persisted),
+        0,
+        "pending",
+        tags_out(record.tags),
+        timeline_out(record.timeline),
+        trace_out(record.trace),
+        record.payload,
+        record.trace_id,
+        record.instance,
+        now,
+    )
+
+
+def _started_row(record: TaskRecord, started: datetime, now: int) -> Row:
+    return (
+        "running",
+        micros(started),
+        timeline_out(record.timeline),
+        trace_out(record.trace),
+        record.trace_id,
+        now,
+        record.task_id,
+        record.instance,
+        record.token,
+    )
+
+
+def _succeeded_row(record: TaskRecord, started: datetime, ended: datetime, now: int) -> Row:
+    end = micros(ended)
+    return (
+        record.duration,
+        "success",
+        micros(started),
+        end,
+        timeline_out(record.timeline),
+        trace_out(record.trace),
+        record.trace_id,
+        end,
+        now,
+        record.task_id,
+        record.instance,
+        record.token,
+    )
