@@ -31,8 +31,8 @@ class WholeBatch:
         Raises `UnexpectedRowCount` if a change is to be refused, and what SQLite raises.
         """
         cursor = connection.cursor()
-        cursor.execute("BEGIN IMMEDIATE")
         try:
+            cursor.execute("BEGIN IMMEDIATE")
             for statement, rows, strict in self._steps:
                 cursor.executemany(statement, rows)
                 if strict and cursor.rowcount != len(rows):
@@ -43,6 +43,9 @@ class WholeBatch:
             with contextlib.suppress(sqlite3.Error):
                 connection.rollback()
             raise
+        finally:
+            # The traceback of an error holds this frame: a statement left open there would keep the file open.
+            cursor.close()
         return cursor
 
 
