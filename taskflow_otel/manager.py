@@ -11,7 +11,7 @@ from datetime import datetime
 from types import EllipsisType
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import BackgroundTasks, FastAPI
 from starlette.requests import HTTPConnection
 
 from taskflow_otel.backends.base import Backend
@@ -43,9 +43,9 @@ from taskflow_otel.model.options import QueueConfig, checked_queue_name
 from taskflow_otel.model.record import DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.request.background import ManagedBackgroundTasks
-from taskflow_otel.request.injection import hook_fastapi
+from taskflow_otel.request.bound import refuse_request_bound
+from taskflow_otel.request.injection import hook_fastapi, tasks_of
 from taskflow_otel.request.middleware import add_task_middleware
-from taskflow_otel.request.outbox import Outbox, outbox_of
 from taskflow_otel.runtime.clock import Clock, SystemClock
 
 logger = logging.getLogger("taskflow_otel")
@@ -190,15 +190,9 @@ class TaskManager(Declarations):
         """The live tasks of this process: `store.get(task_id)`, `store.list()`."""
         return self.engine.store
 
-    async def get_tasks(self, connection: HTTPConnection) -> ManagedBackgroundTasks:
+    async def get_tasks(self, connection: HTTPConnection, background_tasks: BackgroundTasks) -> ManagedBackgroundTasks:
         """The request's tasks, as a dependency: `tasks: ManagedBackgroundTasks = Depends(task_manager.get_tasks)`."""
-        outbox = outbox_of(connection.scope, self.engine)
-        if outbox is None:
-            # The application has no middleware of ours: FastAPI's own exit stacks do its work for this request.
-            outbox = Outbox(self.engine, immediate=connection.scope["type"] == "websocket")
-            connection.scope["fastapi_function_astack"].push_async_exit(outbox.before_response)
-            connection.scope["fastapi_inner_astack"].push_async_exit(outbox.after_response)
-        return ManagedBackgroundTasks(outbox)
+        return tasks_of(self.engine, connection.scope, background_tasks)
 
     def init_app(self, app: FastAPI) -> None:
         """Tie the manager to an application's lifespan and requests, without routes. Harmless to repeat.
@@ -277,6 +271,7 @@ class TaskManager(Declarations):
         `BackendUnavailableError` when the commit failed: then the task does not run.
         """
         options, rest = split_options(kwargs)
+        refuse_request_bound(func, args, rest, lambda: True)
         return await self.engine.enqueue(func, args, rest, options)
 
     async def schedule_once(

@@ -180,6 +180,8 @@ class AttemptRunner:
                 run_at=self._clock.now() + timedelta(seconds=wait),
             )
             return wait
+        if task.definition.codec is None:
+            task.error = exc
         reason = "timeout" if isinstance(exc, TaskTimeoutError) else None
         await self._lifecycle.move(task, Transition.FAILED, reason=reason, failure=failure, duration=duration)
         return None

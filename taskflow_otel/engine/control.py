@@ -267,7 +267,7 @@ class Control:
             while True:
                 live = self._tasks.live(task_id)
                 if live is not None:
-                    await self._finished(live)
+                    await self.finished(live)
                 # What finished here is final: the backend need not be asked.
                 record = self._tasks.record(task_id) or await self.get(task_id)
                 if record.status.finished:
@@ -276,7 +276,10 @@ class Control:
                     await self._clock.sleep(_POLL)
 
     @staticmethod
-    async def _finished(task: LiveTask) -> None:
+    async def finished(task: LiveTask) -> None:
+        """Return once a task of this process has finished, or is no longer its own."""
+        if task.phase is Phase.GONE:
+            return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if task.waiters is None:
             task.waiters = []

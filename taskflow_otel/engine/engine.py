@@ -78,9 +78,7 @@ class Engine:
         self._clock = clock or SystemClock()
         self._backend = backend
         self._bus = bus
-        self._registry = registry
         self._settings = settings
-        self._cipher = cipher
         self._state = "new"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -92,6 +90,7 @@ class Engine:
             **(extra_executors or {}),
         }
         self._tasks = LiveTasks(settings.finished_window)
+        self.declaration_of = registry.leads_to
         self.store = TaskStore(self._tasks)
         """The live tasks of this process."""
         self._timers = Timers(self._clock)

@@ -58,6 +58,7 @@ class LiveTask:
         "context",
         "definition",
         "durable",
+        "error",
         "handed_over",
         "kwargs",
         "log_count",
@@ -96,6 +97,8 @@ class LiveTask:
         self.committing = False
         """The insert is under way: whoever wants to cancel the task leaves `cancel_reason`."""
         self.committed = False
+        self.error: BaseException | None = None
+        """By which an undecorated function failed: inside a request its response raises it."""
         self.handed_over = False
         self.phase = Phase.HELD
         self.ready_at = 0.0

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, overload
 from fastapi import BackgroundTasks
 
 from taskflow_otel.model.enqueue import split_options
-from taskflow_otel.request.outbox import Outbox
+from taskflow_otel.request.outbox import NativeCall, Outbox
 
 P = ParamSpec("P")
 Tags = Mapping[str, object]
@@ -19,12 +19,18 @@ Seconds = float | timedelta
 class ManagedBackgroundTasks(BackgroundTasks):
     """FastAPI's `BackgroundTasks`, with every task visible, and durable where it was asked for.
 
-    The tasks start after the last byte of the response. If the request fails, they never run.
+    Declared tasks start after the last byte of the response and after the request's dependencies have finished.
+    Undecorated functions run as natively: inside the request, one after the other. If the request fails, none runs.
     """
 
     def __init__(self, outbox: Outbox) -> None:
         super().__init__()
         self._outbox = outbox
+        outbox.look_after(self.tasks)
+
+    def belongs_to(self, outbox: Outbox) -> bool:
+        """Whether these are the tasks of this outbox."""
+        return self._outbox is outbox
 
     # A ParamSpec leaves no room for options of our own between args and kwargs, so each option has a signature in
     # which it is required: with options the options are checked, without them the function's arguments are.
@@ -75,7 +81,20 @@ class ManagedBackgroundTasks(BackgroundTasks):
         `ConfigurationError` for a wrong option and `NotStartedError` when the manager is not running.
         """
         options, rest = split_options(kwargs)
-        return self._outbox.add(func, args, rest, options)
+        task_id, native = self._outbox.add(func, args, rest, options)
+        if native is not None:
+            self.tasks.append(native)
+        return task_id
 
     async def __call__(self) -> None:
-        """Do nothing: the tasks are handed over by the middleware, and never run inside the request."""
+        """Run the undecorated functions, and what was appended by hand; the response calls this.
+
+        Declared tasks are handed over by the middleware, and never run inside the request.
+        """
+        # More may be added by those that run.
+        for task in self.tasks:
+            try:
+                await (task() if isinstance(task, NativeCall) else BackgroundTasks([task])())
+            except Exception:
+                self._outbox.cancel_natives()
+                raise

@@ -10,30 +10,23 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from contextlib import AsyncExitStack
+from typing import Annotated, Any, get_args, get_origin
 
 import fastapi.dependencies.utils as solving
 from fastapi import BackgroundTasks, FastAPI
 from fastapi.dependencies.models import Dependant
 from starlette.types import Scope
 
+from taskflow_otel.engine.engine import Engine
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.request.background import ManagedBackgroundTasks
-from taskflow_otel.request.outbox import Outbox
+from taskflow_otel.request.current import CurrentRequest, current_request
+from taskflow_otel.request.endpoints import watch_endpoints
+from taskflow_otel.request.outbox import Outbox, outboxes_of
+from taskflow_otel.request.stacks import at_the_end_of, attach
 
 _HOOK = "BackgroundTasks"
-
-
-class _Request(NamedTuple):
-    outbox: Outbox
-    scope: Scope
-    home: FastAPI
-    native: bool
-    """The native annotation gets managed tasks too."""
-
-
-_current: ContextVar[_Request | None] = ContextVar("taskflow_otel_request", default=None)
 
 
 @contextlib.contextmanager
@@ -42,15 +35,18 @@ def injecting(outbox: Outbox, scope: Scope, home: FastAPI, *, native: bool) -> I
 
     Where not `native`, only into routes which name `ManagedBackgroundTasks` themselves, or in a dependency.
     """
-    token = _current.set(_Request(outbox, scope, home, native))
+    outboxes = outboxes_of(scope)
+    outboxes[id(outbox.engine)] = outbox
+    token = current_request.set(CurrentRequest(outbox, outboxes, scope, home, native))
     try:
         yield
     finally:
-        _current.reset(token)
+        current_request.reset(token)
 
 
 def hook_fastapi() -> None:
     """Make FastAPI ask; done once, harmless to repeat. Raises `ConfigurationError` for a FastAPI built otherwise."""
+    watch_endpoints()
     present = getattr(solving, _HOOK, None)
     if present is _make_background_tasks:
         return
@@ -62,13 +58,61 @@ def hook_fastapi() -> None:
     setattr(solving, _HOOK, _make_background_tasks)
 
 
+def tasks_of(engine: Engine, scope: Scope, tasks: BackgroundTasks) -> ManagedBackgroundTasks:
+    """The managed tasks of one engine for a request, beside those that FastAPI has made for its response."""
+    outbox = outboxes_of(scope).get(id(engine))
+    if outbox is None:
+        outbox = _outbox_of_stacks(engine, scope)
+    elif isinstance(tasks, ManagedBackgroundTasks) and tasks.belongs_to(outbox):
+        return tasks
+    if scope["type"] == "http":
+        attach(outbox, scope)
+    managed = ManagedBackgroundTasks(outbox)
+    # One list, so that the response runs the undecorated functions of both in the order in which they were added.
+    managed.tasks = tasks.tasks
+    outbox.look_after(tasks.tasks)
+    return managed
+
+
+def _outbox_of_stacks(engine: Engine, scope: Scope) -> Outbox:
+    """An outbox for a request of an application without our middleware: FastAPI's exit stacks do its work."""
+    watch_endpoints()
+    outbox = Outbox(engine, immediate=scope["type"] == "websocket")
+    current = current_request.get()
+    outboxes = outboxes_of(scope) if current is None else current.outboxes
+    outboxes[id(engine)] = outboxes_of(scope)[id(engine)] = outbox
+    if scope["type"] == "websocket":
+        return outbox
+    outbox.attached = True
+    request_stack: AsyncExitStack = scope["fastapi_inner_astack"]
+    if current is None:
+        current_request.set(CurrentRequest(None, outboxes, scope, None, native=False))
+
+    async def before_response(*exc_info: Any) -> bool:
+        await outbox.before_response(*exc_info)
+        # Now that all dependencies are there, the next exit callback of the request sees what the response raises.
+        request_stack.push_async_exit(outbox.leave_response)
+        return False
+
+    async def after_request(*exc_info: Any) -> bool:
+        if current is None:
+            current_request.set(None)
+        return await outbox.after_request(*exc_info)
+
+    at_the_end_of(scope["fastapi_function_astack"], before_response)
+    at_the_end_of(request_stack, after_request)
+    return outbox
+
+
 def _make_background_tasks() -> BackgroundTasks:
-    request = _current.get()
+    request = current_request.get()
     # A mounted application shares the scope, and names itself in it: it was not installed, so it stays native.
-    if request is None or request.scope.get("app") is not request.home:
+    if request is None or request.outbox is None or request.scope.get("app") is not request.home:
         return BackgroundTasks()
     if not request.native and not _asks_by_name(getattr(request.scope.get("route"), "dependant", None)):
         return BackgroundTasks()
+    if request.scope["type"] == "http":
+        attach(request.outbox, request.scope)
     return ManagedBackgroundTasks(request.outbox)
 
 

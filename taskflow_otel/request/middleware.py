@@ -1,15 +1,15 @@
 """The ASGI middleware: commit before the response's first byte, hand the tasks over after its last.
 
-`TaskMiddleware` sits innermost, directly around FastAPI's own exception handling. There it can tell the response of
-a route from the response of an exception handler, and every other middleware sees the 503 that it answers when tasks
-could not be stored. `DeliveryMiddleware` sits outermost: only there it is known when the last byte has left, since
+`TaskMiddleware` sits innermost, directly around FastAPI's own exception handling. When the application in it has
+returned, the request's dependencies have finished, and every other middleware sees the 503 that it answers when tasks
+could not be stored. Whether the request failed is learned from FastAPI's exit stacks, and from what leaves the
+application. `DeliveryMiddleware` sits outermost: only there it is known when the last byte has left, since
 middlewares between the two may hold a response back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 
 from fastapi import FastAPI
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.errors import BackendError
 from taskflow_otel.request.injection import injecting
-from taskflow_otel.request.outbox import NOT_KEPT, RETRY_AFTER, Outbox, put_outbox
+from taskflow_otel.request.outbox import NOT_KEPT, RETRY_AFTER, Outbox
 
 _DELIVERY = "taskflow_otel.delivery"
 
@@ -80,8 +80,9 @@ class DeliveryMiddleware:
         delivery = scope[_DELIVERY] = Delivery()
 
         async def watched(message: Message) -> None:
-            await send(message)
+            # Before: a client that is gone takes nothing back.
             delivery.begun = True
+            await send(message)
             if _is_last(message):
                 delivery.end(kept=True)
 
@@ -105,7 +106,6 @@ class TaskMiddleware:
             await self._app(scope, receive, send)
             return
         outbox = Outbox(self._engine, immediate=scope["type"] == "websocket")
-        put_outbox(scope, outbox)
         with injecting(outbox, scope, self._home, native=self._installed()):
             if scope["type"] == "websocket":
                 await self._app(scope, receive, send)
@@ -116,7 +116,7 @@ class TaskMiddleware:
 class _Exchange:
     """One HTTP request and its response."""
 
-    __slots__ = ("_client_gone", "_delivery", "_handling", "_outbox", "_replaced", "_scope", "_send", "_started")
+    __slots__ = ("_delivery", "_outbox", "_replaced", "_scope", "_send", "_started")
 
     def __init__(self, outbox: Outbox, scope: Scope, send: Send) -> None:
         self._outbox = outbox
@@ -125,9 +125,6 @@ class _Exchange:
         self._send = send
         self._started = False
         self._replaced = False
-        self._client_gone = False
-        self._handling = sys.exc_info()[1]
-        """An exception that our caller is handling, and that says nothing of this request."""
 
     async def run(self, app: ASGIApp, receive: Receive) -> None:
         try:
@@ -135,12 +132,12 @@ class _Exchange:
         except asyncio.CancelledError:
             self._end(kept=self._delivery.begun)
             raise
-        except BaseException:
-            if self._client_gone:
-                # That changes nothing for tasks that were acknowledged to it.
-                await self._conclude()
-            else:
+        except BaseException as exc:
+            if self._outbox.is_failure(exc):
                 self._outbox.discard()
+            else:
+                # That changes nothing for tasks that were acknowledged.
+                await self._conclude()
             if not self._replaced:
                 raise
         else:
@@ -153,7 +150,6 @@ class _Exchange:
 
     def _end(self, *, kept: bool) -> None:
         if kept:
-            self._outbox.discard_uncommitted()
             self._delivery.release(self._outbox)
         else:
             self._outbox.discard()
@@ -171,19 +167,13 @@ class _Exchange:
             await self._outbox.commit()
         try:
             await self._send(message)
-        except OSError:
-            self._client_gone = True
+        except OSError as exc:
+            self._outbox.client_gone = exc
             raise
-        if _is_last(message):
-            self._delivery.release(self._outbox)
 
     async def _before_first_byte(self) -> bool:
         """Commit the request's tasks; `False` when that failed and 503 was sent in place of the response."""
         if not self._outbox.uncommitted:
-            return True
-        if sys.exc_info()[1] is not self._handling:
-            # An exception handler is answering: the route failed, and its tasks with it.
-            self._outbox.discard()
             return True
         try:
             await self._outbox.commit()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextvars import Context
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -42,7 +43,8 @@ class SystemClock:
         return time.monotonic()
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
-        return asyncio.get_running_loop().call_later(delay, callback)
+        # In a context of its own: that of whoever sets the timer, a request perhaps, must not live as long.
+        return asyncio.get_running_loop().call_later(delay, callback, context=Context())
 
     async def sleep(self, delay: float) -> None:
         await asyncio.sleep(delay)

@@ -24,7 +24,8 @@ class OwnedTasks(Collection[asyncio.Task[None]]):
         """Start a piece of work, in a copy of the present context unless another is given."""
         job = asyncio.get_running_loop().create_task(work, context=context)
         self._tasks.add(job)
-        job.add_done_callback(self._done)
+        # In a context of its own: that of the caller, a request perhaps, must not live as long as the work.
+        job.add_done_callback(self._done, context=Context())
         return job
 
     async def stop(self) -> None:
