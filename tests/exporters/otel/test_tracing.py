@@ -388,6 +388,6 @@ def test_a_global_provider_that_is_set_later_is_found() -> None:
         text=True,
         timeout=60,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert result.returncode == 0, result.stderr

@@ -32,11 +32,16 @@ async def test_cancelling_one_task_of_a_request_leaves_its_siblings_running() ->
     TaskAdmin(app, manager, auto_install=True)
     hold = asyncio.Event()
     inside: set[str] = set()
+    told: list[str] = []
 
     @manager.task()
     async def sibling() -> None:
         inside.add(get_task_context().task_id)
-        await hold.wait()
+        try:
+            await hold.wait()
+        except asyncio.CancelledError:
+            told.append(get_task_context().task_id)
+            raise
 
     @app.post("/three")
     async def three(tasks: ManagedBackgroundTasks) -> list[str]:
@@ -46,7 +51,9 @@ async def test_cancelling_one_task_of_a_request_leaves_its_siblings_running() ->
         first, second, third = (await client.post("/three")).json()
         await eventually(lambda: len(inside) == 3, "three siblings to run")
         await manager.cancel(second)
-        assert (await manager.wait(second, timeout=5)).status is TaskStatus.CANCELLED
+        record = await manager.wait(second, timeout=5)
+        assert (record.status, record.reason) == (TaskStatus.CANCELLED, "cancelled")
+        assert told == [second]
         assert {(await manager.get(task_id)).status for task_id in (first, third)} == {TaskStatus.RUNNING}
         hold.set()
         for task_id in (first, third):
@@ -71,11 +78,21 @@ async def test_a_pending_task_that_is_cancelled_never_runs(
         task_id = await manager.enqueue(write, str(written), **options)
         record = await manager.cancel(task_id)
         assert (record.status, record.reason) == (TaskStatus.CANCELLED, "cancelled")
+        stats = manager.queue_stats()["default"]
+        assert (stats.ready, stats.delayed) == (0, 0)
         await manager.resume_queue("default")
         await clock.advance(60)
         with pytest.raises(TaskStateError, match="cancelled already"):
             await manager.cancel(task_id)
     assert not written.exists()
+
+
+async def test_what_has_finished_cannot_be_cancelled() -> None:
+    async with running(TaskManager()) as manager:
+        task_id = await manager.enqueue(lambda: None)
+        await manager.wait(task_id, timeout=5)
+        with pytest.raises(TaskStateError, match="is success already"):
+            await manager.cancel(task_id)
 
 
 async def test_a_task_is_cancelled_while_its_insert_is_being_committed() -> None:
@@ -300,6 +317,8 @@ async def test_a_timeout_cancels_an_async_task_and_a_retry_gets_its_full_time() 
         await clock.advance(0.2)
         record = await manager.get(task_id)
     assert (record.status, record.attempt, told) == (TaskStatus.FAILED, 1, [True, True])
+    assert (record.reason, record.error_type) == ("timeout", "taskflow_otel.errors.TaskTimeoutError")
+    assert "after its timeout of 10 s" in (record.error or "")
 
 
 async def test_a_cancel_wins_over_a_timeout_of_the_same_moment() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.otlp import OtlpReceiver
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 APP = """
 import asyncio, httpx

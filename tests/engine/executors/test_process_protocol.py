@@ -18,7 +18,7 @@ from taskflow_otel.engine.executors.process_protocol import (
     revive,
 )
 from taskflow_otel.engine.failure import describe_failure
-from tests.engine import process_tasks
+from tests.engine.executors import process_tasks
 
 
 def plain() -> str:

@@ -37,7 +37,7 @@ from taskflow_otel import (
     TaskStatus,
     Telemetry,
 )
-from tests.engine import process_sdk_tasks, process_slow_tasks, process_tasks
+from tests.engine.executors import process_sdk_tasks, process_slow_tasks, process_tasks
 from tests.procs import ROOT, AppProcess
 from tests.waiting import eventually, wait_until
 
@@ -314,16 +314,16 @@ async def test_an_idle_process_that_was_killed_is_replaced_unnoticed(start: Star
 @pytest.mark.parametrize(
     ("kind", "error_type", "error"),
     [
-        ("plain", "tests.engine.process_tasks.PlainError", "plain words"),
-        ("two", "tests.engine.process_tasks.TwoArgumentsError", "7: words"),
-        ("locked", "tests.engine.process_tasks.LockedError", "locked words"),
-        ("local", "tests.engine.process_tasks.fail.<locals>.LocalError", "local words"),
-        ("unspeakable", "tests.engine.process_tasks.UnspeakableError", "RuntimeError"),
+        ("plain", "tests.engine.executors.process_tasks.PlainError", "plain words"),
+        ("two", "tests.engine.executors.process_tasks.TwoArgumentsError", "7: words"),
+        ("locked", "tests.engine.executors.process_tasks.LockedError", "locked words"),
+        ("local", "tests.engine.executors.process_tasks.fail.<locals>.LocalError", "local words"),
+        ("unspeakable", "tests.engine.executors.process_tasks.UnspeakableError", "RuntimeError"),
         ("group", "ExceptionGroup", "several (2 sub-exceptions)"),
         ("exit", "SystemExit", "leaving"),
         ("stop", "RuntimeError", "StopIteration"),
         ("memory", "MemoryError", "no room"),
-        ("large", "tests.engine.process_tasks.PlainError", "characters cut"),
+        ("large", "tests.engine.executors.process_tasks.PlainError", "characters cut"),
     ],
 )
 @in_shared
@@ -454,7 +454,9 @@ async def test_lambdas_and_closures_travel_by_value(shared: TaskManager, tmp_pat
 async def test_what_cannot_be_sent_is_refused_when_it_is_added(start: Start, tmp_path: Path) -> None:
     manager = await start()
     manager.task(executor="process")(process_tasks.write)
-    with pytest.raises(TaskArgumentError, match=r"arguments of tests\.engine\.process_tasks\.write cannot be sent"):
+    with pytest.raises(
+        TaskArgumentError, match=r"arguments of tests\.engine\.executors\.process_tasks\.write cannot be sent"
+    ):
         await manager.enqueue(process_tasks.write, tmp_path / "x", threading.Lock())
     lock = threading.Lock()
 
@@ -537,7 +539,7 @@ def test_wrong_settings_are_refused(settings: dict[str, Any]) -> None:
 
 
 def script(*arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "tests/engine/process_script.py"), *arguments]
+    return [sys.executable, str(ROOT / "tests/engine/executors/process_script.py"), *arguments]
 
 
 def environment() -> dict[str, str]:
@@ -571,7 +573,7 @@ def test_children_die_with_a_parent_that_was_killed(tmp_path: Path, how: str) ->
 
 def test_process_tasks_run_under_uvicorn_with_several_workers(tmp_path: Path) -> None:
     app = AppProcess(
-        "tests.engine.process_app:app",
+        "tests.engine.executors.process_app:app",
         tmp_path,
         env={"TASKS_DB": str(tmp_path / "tasks.db")},
         arguments=["--workers", "2"],

@@ -50,7 +50,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 def start_writer(path: Path, owner: str, batches: int) -> subprocess.Popen[str]:
     """A process that writes batches of ten tasks and prints their ids once they are acknowledged."""
     command = [sys.executable, "-c", WRITER, str(path), owner, str(batches)]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
 
 

@@ -17,8 +17,6 @@ from httpx import ASGITransport, AsyncClient
 from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, TaskStatus
 from taskflow_otel.backends import Backend, MemoryBackend, SqliteBackend
 from taskflow_otel.model.query import TaskQuery
-from taskflow_otel.runtime.clock import SystemClock
-from taskflow_otel.runtime.timers import Timers
 from tests.engine.managers import running
 from tests.waiting import eventually
 
@@ -100,42 +98,6 @@ async def test_a_resumed_queue_of_ten_thousand_is_started_in_slices() -> None:
         await manager.resume_queue("default")
         assert manager.queue_stats()["default"].running <= SLICE
         await eventually(lambda: done == MANY, "all of them to run", timeout=60)
-
-
-async def test_waits_that_end_at_one_moment_end_in_slices() -> None:
-    timers = Timers(SystemClock())
-    ended = 0
-
-    def end() -> None:
-        nonlocal ended
-        ended += 1
-
-    for _ in range(MANY):
-        timers.after(0, end)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert ended <= SLICE
-    await eventually(lambda: ended == MANY, "all waits to end")
-
-
-async def test_timers_that_were_taken_back_do_not_pile_up() -> None:
-    timers = Timers(SystemClock())
-    for _ in range(MANY):
-        timers.after(3600, lambda: None).cancel()
-    assert len(timers._heap) < SLICE
-
-
-async def test_a_timer_that_fails_does_not_end_the_others(caplog: pytest.LogCaptureFixture) -> None:
-    timers = Timers(SystemClock())
-    rung = asyncio.Event()
-
-    def fail() -> None:
-        raise ValueError("broken")
-
-    timers.after(0, fail)
-    timers.after(0, rung.set)
-    await asyncio.wait_for(rung.wait(), 10)
-    assert "a timer of the engine failed" in caplog.text
 
 
 async def test_blocked_task_threads_leave_the_threads_of_sync_routes_alone() -> None:

@@ -16,7 +16,7 @@ from taskflow_otel.exporters.otel import bounded_export as module
 from taskflow_otel.exporters.otel.bounded_export import OncePerMinute, Outlet
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LONG = 1_000.0
 
 

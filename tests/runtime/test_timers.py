@@ -1,0 +1,51 @@
+"""Waits that end by the clock: in small steps, each on its own, and without leaving anything behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from taskflow_otel.runtime.clock import SystemClock
+from taskflow_otel.runtime.timers import Timers
+from tests.waiting import eventually
+
+MANY = 10_000
+SLICE = 1_000
+"""No single callback of the event loop may deal with more waits than this."""
+
+
+async def test_waits_that_end_at_one_moment_end_in_slices() -> None:
+    timers = Timers(SystemClock())
+    ended = 0
+
+    def end() -> None:
+        nonlocal ended
+        ended += 1
+
+    for _ in range(MANY):
+        timers.after(0, end)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert ended <= SLICE
+    await eventually(lambda: ended == MANY, "all waits to end")
+
+
+async def test_timers_that_were_taken_back_do_not_pile_up() -> None:
+    timers = Timers(SystemClock())
+    for _ in range(MANY):
+        timers.after(3600, lambda: None).cancel()
+    assert len(timers._heap) < SLICE
+
+
+async def test_a_timer_that_fails_does_not_end_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    timers = Timers(SystemClock())
+    rung = asyncio.Event()
+
+    def fail() -> None:
+        raise ValueError("broken")
+
+    timers.after(0, fail)
+    timers.after(0, rung.set)
+    await asyncio.wait_for(rung.wait(), 10)
+    assert "a timer of the engine failed" in caplog.text
