@@ -32,14 +32,6 @@ _MODULES = {
     "route-native": "routes",
     "floor": "floor",
     "sdk": "sdk",
-    "taskiq": "peers",
-    "taskiq-redis": "peers",
-    "saq": "peers",
-    "arq": "peers",
-    "procrastinate": "peers",
-    "pgqueuer": "peers",
-    "huey": "peers",
-    "dbos": "peers",
 }
 
 NAMES = tuple(_MODULES)
