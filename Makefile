@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos schedules lint format typecheck clean
+.PHONY: help demo test instructions chaos schedules lint format typecheck clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -15,6 +15,9 @@ demo: $(VENV)/.runtime  ## Start the example app on an embedded SQLite database
 
 test: lint typecheck $(VENV)/.packages  ## Run the linters, the type checkers and all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+
+instructions: $(VENV)/.dev $(VENV)/.packages  ## Count the instructions of one task, beside the baseline
+	$(BIN)/python -m benchmarks.instructions --check $(INSTRUCTIONS_ARGS)
 
 chaos: $(VENV)/.dev $(VENV)/.packages  ## Kill servers under load, 200 times on each backend
 	@mkdir -p build

@@ -72,6 +72,8 @@ class Ledger:
         self._logs: dict[str, list[LogEntry]] = {}
         self._log_count = 0
         self._wake = asyncio.Event()
+        self._trim_at = 0
+        """Number of notes that the next search for finished ones waits for."""
         self._flush_asked = False
         self._barriers: list[asyncio.Future[None]] = []
         self._writing = False
@@ -232,13 +234,19 @@ class Ledger:
                 entry.future.exception()
 
     def _trim_notes(self) -> None:
+        """Give up the oldest finished tasks beyond the bound, but only while the backend fails.
+
+        The search visits every note, so the notes must grow by an eighth before the next one.
+        """
         excess = len(self._notes) - _MAX_NOTES
-        if excess <= 0:
+        if self.failing_since is None or len(self._notes) < self._trim_at or excess <= 0:
             return
-        finished = [task_id for task_id, task in self._notes.items() if task.phase is Phase.GONE][:excess]
+        gone = (task_id for task_id, task in self._notes.items() if task.phase is Phase.GONE)
+        finished = list(islice(gone, excess))
         for task_id in finished:
             del self._notes[task_id]
         self.dropped_history += len(finished)
+        self._trim_at = len(self._notes) + max(_MAX_NOTES, len(self._notes)) // 8
 
     async def _run(self) -> None:
         backoff = _FIRST_BACKOFF
@@ -381,6 +389,7 @@ class Ledger:
                 self._clock.monotonic() - self.failing_since,
             )
             self.failing_since = None
+            self._trim_at = 0
 
 
 def _may_note(task: LiveTask) -> bool:
