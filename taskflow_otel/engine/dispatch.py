@@ -97,7 +97,7 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Start whatever may start; of very many, the rest in the next turns of the event loop."""
-        if not self._open or self._pumping or self._pump_due:
+        if not self._open or self._pumping or self._pump_due or len(self._starting) >= _MAX_STARTING:
             return
         self._pumping = True
         try:
@@ -105,13 +105,14 @@ class Dispatcher:
             progress = True
             while progress and budget > 0:
                 progress = False
-                for queue in tuple(self._turns):
+                for queue in self._turns if len(self._turns) == 1 else tuple(self._turns):
                     if queue.ready and self._start_one(queue):
                         progress = True
                         budget -= 1
                         # Whoever had a slot stands last for the next.
-                        self._turns.remove(queue)
-                        self._turns.append(queue)
+                        if len(self._turns) > 1:
+                            self._turns.remove(queue)
+                            self._turns.append(queue)
             if progress:
                 self._pump_due = True
                 asyncio.get_running_loop().call_soon(self._pump_on)
@@ -126,8 +127,8 @@ class Dispatcher:
         if not queue.has_room or len(self._starting) >= _MAX_STARTING:
             return False
         best: tuple[int, int, LiveTask] | None = None
-        for name, slots in self.slots.items():
-            if slots.free:
+        for name in queue.executors:
+            if self.slots[name].free:
                 head = queue.head(name)
                 if head is not None and (best is None or head < best):
                     best = head

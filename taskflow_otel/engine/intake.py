@@ -237,12 +237,12 @@ class Intake:
             except (BackendError, asyncio.CancelledError):
                 self._undo(tasks)
                 raise
-        async for task in in_slices(tasks, _SLICE):
-            if task.durable:
-                self._committed(task, results[task.id])
-            if task.phase is Phase.HELD:
-                self._lifecycle.enqueued(task)
-            task.committing = False
+        if len(tasks) <= _SLICE:
+            for task in tasks:
+                self._show(task, results)
+        else:
+            async for task in in_slices(tasks, _SLICE):
+                self._show(task, results)
         # A shutdown that came meanwhile does not take back what is committed now.
         unwanted = [t for t in tasks if t.cancel_reason and not (t.cancel_reason == SHUTDOWN and t.record.persisted)]
         for task in unwanted:
@@ -251,9 +251,19 @@ class Intake:
             else:
                 await self.discard([task], task.cancel_reason or SHUTDOWN)
 
+    def _show(self, task: LiveTask, results: dict[str, Applied]) -> None:
+        if task.durable:
+            self._committed(task, results[task.id])
+        if task.phase is Phase.HELD:
+            self._lifecycle.enqueued(task)
+        task.committing = False
+
     async def _commit_inserts(self, tasks: Sequence[LiveTask]) -> dict[str, Applied]:
         changes: list[Change] = []
         try:
+            if len(tasks) == 1:
+                tasks[0].committing = True
+                return {tasks[0].id: await self._ledger.commit(Insert(tasks[0].record))}
             async for task in in_slices(tasks, _SLICE):
                 # Until it is shown, or undone.
                 task.committing = True
@@ -279,6 +289,10 @@ class Intake:
 
     def release(self, tasks: Sequence[LiveTask]) -> None:
         """Hand committed tasks over: their request has ended, they may start."""
+        if len(tasks) == 1:
+            if tasks[0].phase is Phase.HELD:
+                self.schedule(tasks[0])
+            return
         with self._dispatcher.together():
             for task in tasks[:_SLICE]:
                 if task.phase is Phase.HELD:

@@ -24,7 +24,8 @@ logger = logging.getLogger("taskflow_otel.ledger")
 _MAX_BATCH = 500
 """Changes in one transaction: more would keep the event loop for too long while they are turned into rows."""
 _MAX_NOTES = 50_000
-"""Finished tasks whose history may wait for a backend that is down; beyond it the oldest are dropped and counted."""
+"""Notes that may wait for a backend that is down; beyond it the oldest of finished tasks are dropped and counted."""
+_FOREVER = float("inf")
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 1.0
 
 Observe = Callable[[str, str, str, float], None]
@@ -35,6 +36,8 @@ Observe = Callable[[str, str, str, float], None]
 class _Commit:
     change: Change
     future: asyncio.Future[Applied]
+    deadline: float
+    """Monotonic; infinite for whoever waits as long as it takes."""
     tried: bool = False
     """It was part of a transaction that failed, and may have been applied all the same."""
 
@@ -68,12 +71,16 @@ class Ledger:
         self._commits: list[_Commit] = []
         self._in_hand: list[_Commit] = []
         """Part of the transaction under way."""
+        self._deadline_timer: TimerHandle | None = None
+        """One for all commits: set for the earliest of their deadlines, or earlier."""
+        self._timer_deadline = float("inf")
         self._notes: dict[str, LiveTask] = {}
+        self._ended: dict[str, None] = {}
+        """Those of the notes whose task has finished, oldest first: only these can be dropped."""
+        self._ended_asked = False
         self._logs: dict[str, list[LogEntry]] = {}
         self._log_count = 0
         self._wake = asyncio.Event()
-        self._trim_at = 0
-        """Number of notes that the next search for finished ones waits for."""
         self._flush_asked = False
         self._barriers: list[asyncio.Future[None]] = []
         self._writing = False
@@ -97,34 +104,66 @@ class Ledger:
         Raises `BackendUnavailableError` when that takes longer than `timeout` (default: the commit timeout) and
         `BackendError` when the backend refuses the change for good. `float("inf")` waits for as long as it takes.
         """
-        return (await self.commit_all([change], timeout=timeout))[0]
+        entry = self._submit(change, self._deadline(timeout))
+        try:
+            return await entry.future
+        except BaseException:
+            self._abandon([entry])
+            raise
 
     async def commit_all(self, changes: Sequence[Change], *, timeout: float | None = None) -> list[Applied]:
         """Return once all changes are durable; see `commit`. After an error, some of them may be."""
-        loop = asyncio.get_running_loop()
-        limit = self._commit_timeout if timeout is None else timeout
+        deadline = self._deadline(timeout)
         entries: list[_Commit] = []
-        handle: TimerHandle | None = None
         try:
             for start in range(0, len(changes), _MAX_BATCH):
                 if start:
                     await asyncio.sleep(0)
-                added = [_Commit(change, loop.create_future()) for change in changes[start : start + _MAX_BATCH]]
-                entries += added
-                self._commits += added
-                self._wake.set()
-            if limit != float("inf"):
-                handle = self._clock.call_later(limit, lambda: self._give_up(entries))
+                entries += [self._submit(change, deadline) for change in changes[start : start + _MAX_BATCH]]
             return [await entry.future for entry in entries]
         except BaseException:
-            self._give_up(entries)
-            for entry in entries:
-                if not entry.future.cancelled() and entry.future.exception() is None:
-                    self._late(entry.change, entry.future.result())
+            self._abandon(entries)
             raise
-        finally:
-            if handle is not None:
-                handle.cancel()
+
+    def _deadline(self, timeout: float | None) -> float:
+        """When a commit that begins now is given up."""
+        limit = self._commit_timeout if timeout is None else timeout
+        if limit == _FOREVER:
+            return _FOREVER
+        deadline = self._clock.monotonic() + limit
+        if deadline < self._timer_deadline:
+            self._set_timer(limit, deadline)
+        return deadline
+
+    def _submit(self, change: Change, deadline: float) -> _Commit:
+        entry = _Commit(change, asyncio.get_running_loop().create_future(), deadline)
+        self._commits.append(entry)
+        self._wake.set()
+        return entry
+
+    def _set_timer(self, delay: float, deadline: float) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        self._timer_deadline = deadline
+        self._deadline_timer = self._clock.call_later(delay, self._sweep)
+
+    def _sweep(self) -> None:
+        """Give up the commits whose time is over, and wait for the next of them."""
+        self._deadline_timer = None
+        self._timer_deadline = _FOREVER
+        now = self._clock.monotonic() + 1e-6
+        waiting = [entry for entry in (*self._in_hand, *self._commits) if not entry.future.done()]
+        self._give_up([entry for entry in waiting if entry.deadline <= now])
+        earliest = min((entry.deadline for entry in waiting if entry.deadline > now), default=_FOREVER)
+        if earliest != _FOREVER:
+            self._set_timer(earliest - now, earliest)
+
+    def _abandon(self, entries: list[_Commit]) -> None:
+        """Nobody awaits these any more: what was applied is to be set right."""
+        self._give_up(entries)
+        for entry in entries:
+            if not entry.future.cancelled() and entry.future.exception() is None:
+                self._late(entry.change, entry.future.result())
 
     def doubtful(self) -> dict[str, int]:
         """How many lines of its timeline have been told of, for each task whose last commit was given up on.
@@ -159,13 +198,15 @@ class Ledger:
     def note(self, task: LiveTask) -> None:
         """Have the present state of a task written before long: history of one that is not persisted, or what a
         running durable task says between its transitions (progress, the ids of its span)."""
-        self._notes[task.record.task_id] = task
-        if len(self._notes) >= _MAX_BATCH:
-            self._trim_notes()
-            self._flush_asked = True
-            self._wake.set()
-        else:
-            self._arm()
+        record = task.record
+        self._notes[record.task_id] = task
+        if record.status.finished:
+            self._ended[record.task_id] = None
+            if len(self._ended) >= _MAX_BATCH:
+                self._trim_notes()
+                self._ended_asked = True
+                self._wake.set()
+        self._arm()
 
     def append_log(self, task_id: str, entry: LogEntry) -> None:
         """Have a log entry written before long."""
@@ -206,6 +247,9 @@ class Ledger:
         for entry in self._commits:
             if not entry.future.done():
                 entry.future.set_exception(BackendUnavailableError("the manager has shut down"))
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer, self._timer_deadline = None, _FOREVER
         _release(self._barriers)
         return complete
 
@@ -234,24 +278,27 @@ class Ledger:
                 entry.future.exception()
 
     def _trim_notes(self) -> None:
-        """Give up the oldest finished tasks beyond the bound, but only while the backend fails.
-
-        The search visits every note, so the notes must grow by an eighth before the next one.
-        """
-        excess = len(self._notes) - _MAX_NOTES
-        if self.failing_since is None or len(self._notes) < self._trim_at or excess <= 0:
+        """Give up the oldest finished tasks beyond the bound, but only while the backend fails."""
+        if self.failing_since is None:
             return
-        gone = (task_id for task_id, task in self._notes.items() if task.phase is Phase.GONE)
-        finished = list(islice(gone, excess))
-        for task_id in finished:
-            del self._notes[task_id]
-        self.dropped_history += len(finished)
-        self._trim_at = len(self._notes) + max(_MAX_NOTES, len(self._notes)) // 8
+        while len(self._notes) > _MAX_NOTES and self._ended:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            if self._notes.pop(oldest, None) is not None:
+                self.dropped_history += 1
+
+    def _take_notes(self) -> list[LiveTask]:
+        """The notes to write now: all when it is time, else those of finished tasks, of which nothing will follow."""
+        source = self._notes if self._flush_asked else self._ended
+        taken = list(islice(source, _MAX_BATCH))
+        for task_id in taken:
+            self._ended.pop(task_id, None)
+        return [self._notes.pop(task_id) for task_id in taken if task_id in self._notes]
 
     async def _run(self) -> None:
         backoff = _FIRST_BACKOFF
         while True:
-            if not (self._commits or self._flush_asked):
+            if not (self._commits or self._flush_asked or self._ended_asked):
                 if self._closing:
                     return
                 self._wake.clear()
@@ -282,17 +329,18 @@ class Ledger:
         notes: list[LiveTask] = []
         logs: list[AppendLogs] = []
         barriers: list[asyncio.Future[None]] = []
+        if self._flush_asked or self._ended_asked:
+            notes = [task for task in self._take_notes() if _may_note(task)]
+            self._ended_asked = len(self._ended) >= _MAX_BATCH
         if self._flush_asked:
             self._flush_asked = False
-            noted = [self._notes.pop(task_id) for task_id in list(islice(self._notes, _MAX_BATCH))]
-            notes = [task for task in noted if _may_note(task)]
             logs = [AppendLogs(task_id, tuple(entries)) for task_id, entries in self._logs.items()]
             self._logs, self._log_count = {}, 0
             if not (self._commits or self._notes):
                 barriers, self._barriers = self._barriers, []
             else:
                 self._flush_asked = True
-        changes: list[Change] = [Update(task.record) if task.stored else Insert(task.record) for task in notes]
+        changes: list[Change] = [_change_of(task) for task in notes]
         changes += [entry.change for entry in commits]
         changes += logs
         started = self._clock.monotonic()
@@ -340,6 +388,8 @@ class Ledger:
         self._commits = commits + self._commits
         for task in notes:
             self._notes.setdefault(task.record.task_id, task)
+            if task.record.status.finished:
+                self._ended.setdefault(task.record.task_id)
         for log in logs:
             self._logs[log.task_id] = [*log.entries, *self._logs.get(log.task_id, [])]
             self._log_count += len(log.entries)
@@ -367,7 +417,7 @@ class Ledger:
                     entry.future.set_exception(exc)
         for task in notes:
             try:
-                await self._backend.apply([Update(task.record) if task.stored else Insert(task.record)])
+                await self._backend.apply([_change_of(task)])
                 task.stored = True
             except BackendError as exc:
                 self._lose(1, task.record.task_id, exc)
@@ -389,12 +439,18 @@ class Ledger:
                 self._clock.monotonic() - self.failing_since,
             )
             self.failing_since = None
-            self._trim_at = 0
 
 
 def _may_note(task: LiveTask) -> bool:
     """Whether a note may be written: never beside a durable task's own commit, which would be overwritten by it."""
     return not task.durable or task.phase is Phase.RUNNING
+
+
+def _change_of(task: LiveTask) -> Change:
+    """What writes the state of a task as it is now. It may go on while that is being written: a backend that found it
+    finished then, and has dropped it from its history since, would refuse what is noted of its end."""
+    record = task.record if task.phase is Phase.GONE else task.record.copy()
+    return Update(record) if task.stored else Insert(record)
 
 
 def _release(barriers: list[asyncio.Future[None]]) -> None:

@@ -6,7 +6,7 @@ import heapq
 import itertools
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from taskflow_otel.engine.live import LiveTask, Phase
@@ -56,6 +56,11 @@ class Queue:
     def has_room(self) -> bool:
         """Whether one more task of this queue may start now."""
         return not self.paused and (self.concurrency is None or self.running < self.concurrency)
+
+    @property
+    def executors(self) -> Collection[str]:
+        """The executors that tasks of this queue have waited for."""
+        return self._heaps.keys()
 
     def take_place(self, task: LiveTask, *, enforce: bool) -> None:
         """Count a task as waiting; raises `QueueFullError` when `enforce` and the queue is at its `max_size`."""

@@ -18,13 +18,14 @@ class TaskStatus(StrEnum):
     INTERRUPTED = "interrupted"
     REJECTED = "rejected"
 
-    @property
-    def finished(self) -> bool:
-        """Whether no further transition is possible."""
-        return self not in LIVE_STATUSES
+    finished: bool
+    """Whether no further transition is possible."""
 
 
 LIVE_STATUSES = frozenset({TaskStatus.PENDING, TaskStatus.RUNNING})
+for _status in TaskStatus:
+    # An attribute and no property: it is asked for several times for each change.
+    _status.finished = _status not in LIVE_STATUSES
 FINISHED_STATUSES = frozenset(TaskStatus) - LIVE_STATUSES
 
 # An idempotency key is taken while a task that carries it is in one of these states (SPEC G5).
