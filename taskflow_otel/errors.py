@@ -144,15 +144,20 @@ class NoTaskContextError(TaskflowError, LookupError):
 
 
 class BackendError(TaskflowError):
-    """The backend refused or failed; `transient` tells whether trying again can help."""
+    """The backend refused or failed.
 
-    def __init__(self, message: str, *, transient: bool = True) -> None:
+    `transient` tells whether trying again can help, `divisible` whether a part of the changes may succeed without the
+    others: by default that of an error which is not transient, because one of them is at fault.
+    """
+
+    def __init__(self, message: str, *, transient: bool = True, divisible: bool | None = None) -> None:
         super().__init__(message)
         self.transient = transient
+        self.divisible = not transient if divisible is None else divisible
 
 
 class BackendUnavailableError(BackendError, ConnectionError):
-    """The backend could not be reached, or did not answer in time."""
+    """The backend could not be reached, or did not answer in time; trying again can help."""
 
 
 class SchemaVersionError(BackendError):

@@ -15,6 +15,7 @@ from fastapi import BackgroundTasks, FastAPI
 from starlette.requests import HTTPConnection
 
 from taskflow_otel.backends.base import Backend
+from taskflow_otel.backends.limits import LeaseAware
 from taskflow_otel.backends.memory import MemoryBackend
 from taskflow_otel.backends.sql.sqlite import SqliteBackend
 from taskflow_otel.bus import ObserverBus, TaskObserver
@@ -118,6 +119,8 @@ class TaskManager(Declarations):
         )
         cipher = None if encrypt_args_key is None else PayloadCipher(encrypt_args_key)
         self._backend = _choose_backend(snapshot_db, snapshot_backend)
+        if isinstance(self._backend, LeaseAware):
+            self._backend.use_lease(lease_seconds)
         self._registry = TaskRegistry()
         self.metrics = PrometheusExporter(
             telemetry.registry, max_label_values=telemetry.max_label_values, buckets=telemetry.buckets

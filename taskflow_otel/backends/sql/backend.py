@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
-from sqlalchemy import Executable, UpdateBase, delete, exists, select, update
-from sqlalchemy.exc import (
-    DBAPIError,
-    IntegrityError,
-    InterfaceError,
-    OperationalError,
-    PendingRollbackError,
-    SQLAlchemyError,
-)
+from sqlalchemy import Connection, Executable, UpdateBase, delete, event, exists, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
 from taskflow_otel.backends.base import Applied, Change
+from taskflow_otel.backends.faults import Fault, backend_error
+from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
 from taskflow_otel.backends.sql import mapping, queries, schema
 from taskflow_otel.backends.sql.batch import UnexpectedRowCount
 from taskflow_otel.backends.sql.dialects import Dialect
+from taskflow_otel.backends.sql.faults import original
 from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, to_log_entry, to_record
+from taskflow_otel.backends.sql.names import namer, unnamed
 from taskflow_otel.backends.sql.schema import instances, settings, task_logs, task_tags, tasks, used_once
 from taskflow_otel.backends.sql.search import Searcher
 from taskflow_otel.backends.sql.statements import Statements, now_micros
 from taskflow_otel.backends.sql.writes import Writer
-from taskflow_otel.errors import BackendError, BackendUnavailableError
+from taskflow_otel.errors import BackendError, BackendUnavailableError, TaskflowError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
+_SAYS = {
+    Fault.PASSING: "cannot be done at the moment",
+    Fault.CONNECTION: "failed",
+    Fault.CONFLICT: "lost to other transactions several times",
+    Fault.HELD: "waited for too long",
+    Fault.CHANGE: "was refused",
+    Fault.SETUP: "is not possible until the database is put right",
+}
 _TRANSACTION_ATTEMPTS = 5
 _CHUNK = 500
 _AT_ONCE = 200
@@ -51,10 +60,13 @@ class SqlBackend(ABC):
     durable = True
     _shards: ClassVar[int] = 16
 
-    def __init__(self, where: str, dialect: Dialect, timeout: float | None) -> None:
+    def __init__(self, where: str, dialect: Dialect, timeout: float | None, namespace: str | None) -> None:
+        self._named = namer(namespace)
         self._where = where
         self._dialect = dialect
-        self._timeout = timeout
+        self._asked_timeout = timeout
+        self._limits = Limits.of_lease(DEFAULT_LEASE)
+        self.use_lease(DEFAULT_LEASE)
         self._write_engine: AsyncEngine | None = None
         self._read_engine: AsyncEngine | None = None
         self._writer: Writer | None = None
@@ -62,6 +74,29 @@ class SqlBackend(ABC):
         """What the driver raises: SQLAlchemy passes it on as it is while it prepares a connection."""
         self._unanswered: dict[str, int] = {}
         """New owners whose latest `take_over` was not answered, and when the first of these began."""
+
+    def use_lease(self, lease_seconds: float) -> None:
+        """Let the time limits follow from the lease; a `timeout` that was given counts where it is shorter."""
+        limits = Limits.of_lease(lease_seconds)
+        if self._asked_timeout is not None:
+            longest = lease_seconds / 2
+            if self._asked_timeout > longest:
+                logger.warning(
+                    "%s: timeout=%g is too long for a lease of %g s; an operation is given up after %g s",
+                    self._where, self._asked_timeout, lease_seconds, longest,
+                )  # fmt: skip
+            limits = replace(limits, operation=min(self._asked_timeout, longest))
+        self._limits = replace(limits, lock=min(limits.lock, limits.operation / 2))
+
+    @property
+    def _timeout(self) -> float | None:
+        """Seconds that one operation may take; `None` where the driver bounds it."""
+        return self._limits.operation
+
+    def _in_namespace(
+        self, connection: Connection, cursor: object, statement: str, parameters: T, context: object, many: bool
+    ) -> tuple[str, T]:
+        return self._named(statement), parameters
 
     @abstractmethod
     def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
@@ -73,13 +108,16 @@ class SqlBackend(ABC):
             return
         self._write_engine, self._read_engine = self._connect()
         self._driver_error = self._write_engine.dialect.loaded_dbapi.Error
+        if self._named is not unnamed:
+            for engine in {self._write_engine.sync_engine, self._read_engine.sync_engine}:
+                event.listen(engine, "before_cursor_execute", self._in_namespace, retval=True)
         try:
             async with self._guard("opening") as limit:
                 await self._prepare(self._write_engine, limit)
         except BaseException:
             await self.close()
             raise
-        statements = Statements(self._write_engine.dialect, self._dialect)
+        statements = Statements(self._write_engine.dialect, self._dialect, self._named)
         self._writer = Writer(statements, secrets.randbelow(self._shards))
 
     async def close(self) -> None:
@@ -102,9 +140,15 @@ class SqlBackend(ABC):
         writer = self._open_writer()
         async with self._guard("writing"):
             try:
-                return await self._apply_at_once(writer, changes)
-            except UnexpectedRowCount:
-                return await self._write(lambda connection: writer.apply_one_by_one(connection, changes))
+                try:
+                    return await self._apply_at_once(writer, changes)
+                except UnexpectedRowCount:
+                    return await self._write(lambda connection: writer.apply_one_by_one(connection, changes))
+            except DBAPIError as error:
+                if self._dialect.fault(error) is Fault.HELD:
+                    # The rows of the counts may be what another writer holds.
+                    writer.shard = secrets.randbelow(self._shards)
+                raise
 
     async def _apply_at_once(self, writer: Writer, changes: Sequence[Change]) -> list[Applied]:
         """Apply a batch in one transaction; raises `UnexpectedRowCount` if any of its changes is to be refused."""
@@ -318,7 +362,9 @@ class SqlBackend(ABC):
     async def _prepare(self, engine: AsyncEngine, limit: asyncio.Timeout) -> None:
         async with engine.begin() as connection:
             # What many tasks take to be migrated is no fault of the database.
-            await schema.prepare(connection, self._dialect, self._where, migrating=lambda: limit.reschedule(None))
+            await schema.prepare(
+                connection, self._dialect, self._where, named=self._named, migrating=lambda: limit.reschedule(None)
+            )
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[Callable[[Executable], Awaitable[Sequence[Any]]]]:
@@ -338,18 +384,29 @@ class SqlBackend(ABC):
             return await read(statement)
 
     async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run `work` in a transaction, again when the database rolled it back for another one's sake."""
+        """Run `work` in a transaction, again when the database rolled it back because of a conflicting one.
+
+        Once again also on a new connection, when the old one turned out to be of no use before the commit.
+        """
         if self._write_engine is None:
             raise self._not_open()
-        for _ in range(_TRANSACTION_ATTEMPTS - 1):
+        conflicts, renewed = 0, False
+        while True:
+            entered = committing = False
             try:
                 async with self._write_engine.begin() as connection:
-                    return await work(connection)
+                    entered = True
+                    answer = await work(connection)
+                    committing = True
+                return answer
             except DBAPIError as error:
-                if not self._dialect.lost_race(error):
+                fault = self._dialect.fault(error)
+                if fault is Fault.CONFLICT and conflicts < _TRANSACTION_ATTEMPTS - 1:
+                    conflicts += 1
+                elif fault is Fault.CONNECTION and entered and not committing and not renewed:
+                    renewed = True
+                else:
                     raise
-        async with self._write_engine.begin() as connection:
-            return await work(connection)
 
     async def _update_rows(self, statement: UpdateBase, operation: str) -> bool:
         async def work(connection: AsyncConnection) -> bool:
@@ -372,8 +429,8 @@ class SqlBackend(ABC):
         try:
             async with asyncio.timeout(self._timeout) as limit:
                 yield limit
-        except (SQLAlchemyError, OSError, UnicodeError, OverflowError, self._driver_error) as error:
-            if isinstance(error, BackendError):
+        except (SQLAlchemyError, OSError, ValueError, TypeError, ArithmeticError, self._driver_error) as error:
+            if isinstance(error, TaskflowError):
                 raise
             raise self._explain(operation, error) from error
 
@@ -385,14 +442,10 @@ class SqlBackend(ABC):
                 "Give the backend a larger pool, or look for what holds its connections."
             )
         if isinstance(error, TimeoutError):
-            return BackendUnavailableError(f"{self._where}: {operation} took longer than {self._timeout} s")
-        reason = str(error.orig if isinstance(error, DBAPIError) else error).strip()
-        # PendingRollbackError: the connection broke under a statement before this one.
-        broken = OperationalError, InterfaceError, PendingRollbackError, OSError, self._driver_error
-        unreachable = isinstance(error, broken)
-        if unreachable or (isinstance(error, DBAPIError) and error.connection_invalidated):
-            return BackendUnavailableError(f"{self._where}: {operation} failed: {reason}")
-        return BackendError(f"{self._where}: {operation} was refused: {reason}", transient=False)
+            return BackendUnavailableError(f"{self._where}: {operation} took longer than {self._limits.operation:g} s")
+        fault = self._dialect.fault(error)
+        message = f"{self._where}: {operation} {_SAYS[fault]}: {str(original(error)).strip()}"
+        return backend_error(fault, message, opening=self._writer is None)
 
 
 async def _records(rows: Sequence[Any]) -> list[TaskRecord]:

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from sqlalchemy import BindParameter, ColumnElement, Insert, Table, func, literal_column, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from taskflow_otel.backends.faults import Fault
+from taskflow_otel.backends.sql.faults import mysql_fault, postgres_fault, sqlite_fault
 from taskflow_otel.errors import BackendUnavailableError
 
 _SCHEMA_LOCK_NAME = "taskflow_schema"
@@ -51,8 +52,8 @@ class Dialect(Protocol):
     def schema_lock(self, connection: AsyncConnection, /) -> _Lock:
         """Keep other processes from changing the schema meanwhile."""
 
-    def lost_race(self, error: DBAPIError, /) -> bool:
-        """Whether the transaction was rolled back for another one's sake, so that it can be repeated at once."""
+    def fault(self, error: BaseException, /) -> Fault:
+        """What an error of the driver means."""
 
 
 class _Lock(Protocol):
@@ -103,9 +104,9 @@ class SqliteDialect:
         """See `Dialect`; a write transaction is exclusive and covers the schema."""
         yield
 
-    def lost_race(self, _: DBAPIError) -> bool:
+    def fault(self, error: BaseException) -> Fault:
         """See `Dialect`."""
-        return False
+        return sqlite_fault(error)
 
 
 class PostgresDialect(_PlainParameters):
@@ -129,9 +130,9 @@ class PostgresDialect(_PlainParameters):
         await connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK_NUMBER)))
         yield
 
-    def lost_race(self, error: DBAPIError) -> bool:
-        """See `Dialect`: serialization_failure and deadlock_detected."""
-        return getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
+    def fault(self, error: BaseException) -> Fault:
+        """See `Dialect`."""
+        return postgres_fault(error)
 
 
 class MySQLDialect(_PlainParameters):
@@ -164,7 +165,6 @@ class MySQLDialect(_PlainParameters):
             if not connection.invalidated:
                 await connection.execute(select(func.release_lock(_SCHEMA_LOCK_NAME)))
 
-    def lost_race(self, error: DBAPIError) -> bool:
-        """See `Dialect`: ER_LOCK_DEADLOCK and MariaDB's ER_CHECKREAD."""
-        arguments: Sequence[object] = getattr(error.orig, "args", ())
-        return bool(arguments) and arguments[0] in (1213, 1020)
+    def fault(self, error: BaseException) -> Fault:
+        """See `Dialect`."""
+        return mysql_fault(error)

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any
+
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from taskflow_otel.backends.sql.dialects import PostgresDialect
 from taskflow_otel.backends.sql.servers import ServerBackend
 
-_CONNECT_SECONDS = 10
+logger = logging.getLogger(__name__)
 
 
 class PostgresBackend(ServerBackend):
     """Tasks in a PostgreSQL database, 13 or later (extra `postgres`, psycopg 3).
 
     `url`: `postgresql://user:password@host/database`. `pool_size`: connections of this process. `timeout`: seconds
-    that one operation may take, the wait for a connection included, before it raises `BackendUnavailableError`.
+    that one operation may take, the wait for a connection included, before it raises `BackendUnavailableError`; a
+    third of the lease, and at most 10 s, unless given. `namespace` separates applications that share a database.
+
+    A pooler in front of the server, such as pgbouncer in transaction mode, is noticed: then nothing is prepared.
 
     Raises `ConfigurationError` for a URL of another kind, `MissingExtraError` without psycopg.
     """
 
     name = "postgres"
-    _begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
-    def __init__(self, url: str, *, pool_size: int = 5, timeout: float = 30.0) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 5, timeout: float | None = None, namespace: str | None = None
+    ) -> None:
         super().__init__(
             url,
             PostgresDialect(),
@@ -31,7 +39,38 @@ class PostgresBackend(ServerBackend):
             extra="postgres",
             pool_size=pool_size,
             timeout=timeout,
+            namespace=namespace,
         )
 
+    def _begin(self) -> str:
+        # Local to the transaction: behind a pooler, a session belongs to many clients.
+        limits = {
+            "lock_timeout": self._limits.lock,
+            "statement_timeout": self._limits.operation,
+            "idle_in_transaction_session_timeout": self._limits.idle,
+        }
+        settings = (f"SET LOCAL {name} = {math.ceil(limit * 1_000)}" for name, limit in limits.items())
+        return "; ".join(("BEGIN ISOLATION LEVEL READ COMMITTED", *settings))
+
+    def _set_up(self, connection: DBAPIConnection) -> None:
+        cursor = connection.cursor()
+        cursor.execute("SELECT pg_backend_pid()")
+        (row,) = cursor.fetchall()
+        cursor.close()
+        driver: Any = getattr(connection, "driver_connection")  # noqa: B009 - not in SQLAlchemy's protocol
+        if row[0] != driver.info.backend_pid:
+            # Somebody between here and the server answers for it: a statement that was prepared through one connection
+            # may be unknown to the next, or be somebody else's.
+            driver.prepare_threshold = None
+
     def _connect_args(self) -> dict[str, Any]:
-        return {"connect_timeout": _CONNECT_SECONDS, "application_name": "taskflow-otel"}
+        limit = self._limits.operation
+        return {
+            "connect_timeout": max(2, math.ceil(limit)),
+            "application_name": "taskflow-otel",
+            "keepalives": 1,
+            "keepalives_idle": max(1, math.ceil(limit / 2)),
+            "keepalives_interval": 1,
+            "keepalives_count": 3,
+            "tcp_user_timeout": math.ceil(limit * 1_000),
+        }

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Connection,
     Double,
     Index,
     MetaData,
@@ -23,13 +24,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.mapping import DERIVED, ID, LONG, MICROS, NAME, STORED, WHOLE, WORD
+from taskflow_otel.backends.sql.names import unnamed
 from taskflow_otel.errors import SchemaVersionError
 
 SCHEMA_VERSION = 2
 
 metadata = MetaData()
-# Binary comparison: the ids, keys and names 'a' and 'A' are two.
-_OPTIONS: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+# Binary comparison: the ids, keys and names 'a' and 'A' are two. Other row formats have no room for these indexes.
+_OPTIONS: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_row_format": "DYNAMIC",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+}
 
 meta = Table(
     "taskflow_meta", metadata, Column("name", NAME, primary_key=True), Column("value", LONG, nullable=False), **_OPTIONS
@@ -134,7 +141,7 @@ _index("tasks_by_age", _c.created_at)
 # The run time makes this index all that counting over a time needs.
 _index("tasks_by_status", _c.status, _c.created_at, _c.duration)
 _index("tasks_by_name", _c.func_name, _c.created_at)
-_tasks_gone_wrong = _index("tasks_gone_wrong", _c.func_name, _c.status, _c.created_at, where=GONE_WRONG)
+_index("tasks_gone_wrong", _c.func_name, _c.status, _c.created_at, where=GONE_WRONG)
 _index("tasks_by_queue", _c.queue, _c.created_at)
 _index("tasks_by_source", _c.source, _c.created_at)
 _index("tasks_by_trace", _c.trace_id, _c.created_at, where=_c.trace_id.is_not(None))
@@ -149,12 +156,11 @@ _index("tasks_by_end", _c.finished_at, where=_c.finished_at.is_not(None))
 Migration = Callable[[AsyncConnection], Awaitable[None]]
 
 
-async def _index_tasks_gone_wrong(connection: AsyncConnection) -> None:
-    # Looked for first: where each change of the schema commits, an earlier attempt may have come so far.
-    await connection.run_sync(_tasks_gone_wrong.create, checkfirst=True)
+async def _add_an_index(_: AsyncConnection) -> None:
+    """`_complete` creates what is missing."""
 
 
-MIGRATIONS: Sequence[Migration] = (_index_tasks_gone_wrong,)
+MIGRATIONS: Sequence[Migration] = (_add_an_index,)
 """The step at index `n` takes a schema from version `n + 1` to `n + 2`."""
 
 
@@ -166,31 +172,50 @@ async def prepare(
     version: int = SCHEMA_VERSION,
     migrations: Sequence[Migration] = MIGRATIONS,
     migrating: Callable[[], None] = lambda: None,
+    named: Callable[[str], str] = unnamed,
 ) -> None:
-    """Create the schema, or migrate an older one, in the connection's transaction.
+    """Create the schema, migrate an older one, or complete one whose creation was interrupted.
 
     Several processes may do this at once: all but one wait. `migrating` is called before the first step, which may
     take long where there are many tasks. Raises `SchemaVersionError` when the stored schema is newer.
     """
     async with dialect.schema_lock(connection):
-        found = await stored_version(connection)
-        if found is None:
-            await connection.run_sync(metadata.create_all)
-            await connection.execute(meta.insert().values(name="schema_version", value=str(version)))
-            return
-        if found > version:
+        found = await stored_version(connection, named)
+        if found is not None and found > version:
             raise SchemaVersionError(where, found, version)
-        if found < version:
+        if found is not None and found < version:
             migrating()
             for step in migrations[found - 1 : version - 1]:
                 await step(connection)
+        await connection.run_sync(_complete, named, migrating)
+        if found is None:
+            await connection.execute(meta.insert().values(name="schema_version", value=str(version)))
+        elif found < version:
             update = meta.update().where(meta.c.name == "schema_version").values(value=str(version))
             await connection.execute(update)
 
 
-async def stored_version(connection: AsyncConnection) -> int | None:
+def _complete(connection: Connection, named: Callable[[str], str], migrating: Callable[[], None]) -> None:
+    """Create each table and index that is missing.
+
+    Where each change of the schema commits, a start that was killed leaves some of them behind.
+    """
+    inspector = inspect(connection)
+    there = set(inspector.get_table_names())
+    for table in metadata.sorted_tables:
+        if named(table.name) not in there:
+            table.create(connection, checkfirst=False)
+            continue
+        known = {index["name"] for index in inspector.get_indexes(named(table.name))}
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            if named(str(index.name)) not in known:
+                migrating()
+                index.create(connection, checkfirst=False)
+
+
+async def stored_version(connection: AsyncConnection, named: Callable[[str], str] = unnamed) -> int | None:
     """The version of the stored schema; `None` when there is none yet."""
-    if not await connection.run_sync(lambda sync: inspect(sync).has_table(meta.name)):
+    if not await connection.run_sync(lambda sync: inspect(sync).has_table(named(meta.name))):
         return None
     stored = await connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
     return None if stored is None else int(stored)

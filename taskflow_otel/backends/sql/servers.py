@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import Any
 
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, ExceptionContext, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from taskflow_otel.backends.faults import Fault
 from taskflow_otel.backends.sql.backend import SqlBackend
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
@@ -17,9 +20,6 @@ from taskflow_otel.model.options import seconds, whole
 
 class ServerBackend(SqlBackend):
     """A SQL backend on a server, reached through a pool of connections that replaces broken ones by itself."""
-
-    _begin: ClassVar[str]
-    """How a transaction that reads what others have committed begins."""
 
     def __init__(
         self,
@@ -30,14 +30,15 @@ class ServerBackend(SqlBackend):
         driver: str,
         extra: str,
         pool_size: int,
-        timeout: float,
+        timeout: float | None,
+        namespace: str | None,
     ) -> None:
         if find_spec(driver) is None:
             raise MissingExtraError(type(self).__name__, extra)
         self._url = _checked_url(url, schemes).set(drivername=f"{schemes[0]}+{driver}")
         self._pool_size = whole("pool_size", pool_size, minimum=1)
-        limit = seconds("timeout", timeout, exclusive=True)
-        super().__init__(f"the database {self._url.render_as_string(hide_password=True)}", dialect, limit)
+        limit = None if timeout is None else seconds("timeout", timeout, exclusive=True)
+        super().__init__(f"the database {self._url.render_as_string(hide_password=True)}", dialect, limit, namespace)
 
     def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
         reader = create_async_engine(
@@ -47,14 +48,29 @@ class ServerBackend(SqlBackend):
             paramstyle="format",
             pool_size=self._pool_size,
             max_overflow=0,
-            pool_timeout=self._timeout,
+            pool_timeout=self._limits.operation,
             pool_pre_ping=True,
             hide_parameters=True,
             connect_args=self._connect_args(),
         )
+        begin = self._begin()
+        event.listen(reader.sync_engine, "connect", lambda connection, _: self._set_up(connection))
+        event.listen(reader.sync_engine, "handle_error", self._renew)
         writer = reader.execution_options()
-        event.listen(writer.sync_engine, "begin", lambda connection: connection.exec_driver_sql(self._begin))
+        event.listen(writer.sync_engine, "begin", lambda connection: connection.exec_driver_sql(begin))
         return writer, reader
+
+    @abstractmethod
+    def _begin(self) -> str:
+        """How a transaction that reads what others have committed begins."""
+
+    def _set_up(self, connection: DBAPIConnection) -> None:
+        """Prepare a new connection."""
+
+    def _renew(self, context: ExceptionContext) -> None:
+        # The pool gives up all its connections: the server behind them is another one now, or has changed its role.
+        if self._dialect.fault(context.original_exception) is Fault.CONNECTION:
+            context.is_disconnect = True
 
     def _connect_args(self) -> dict[str, Any]:
         return {}

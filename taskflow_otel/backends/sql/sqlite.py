@@ -6,30 +6,41 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from sqlalchemy import URL, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from taskflow_otel.backends.base import Applied, Change
+from taskflow_otel.backends.faults import backend_error
 from taskflow_otel.backends.sql.backend import SqlBackend
 from taskflow_otel.backends.sql.batch import Batch
 from taskflow_otel.backends.sql.dialects import SqliteDialect
+from taskflow_otel.backends.sql.faults import original, sqlite_fault
 from taskflow_otel.backends.sql.sqlite_batches import BatchConnection, WholeBatch
 from taskflow_otel.backends.sql.writes import APPLIED, Writer
 from taskflow_otel.errors import BackendError, BackendUnavailableError, ConfigurationError
 
 Durability = Literal["full", "normal"]
+T = TypeVar("T")
 
 _BROKEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
+_LOCKING = frozenset(
+    {
+        sqlite3.SQLITE_IOERR_LOCK,
+        sqlite3.SQLITE_IOERR_RDLOCK,
+        sqlite3.SQLITE_IOERR_UNLOCK,
+        sqlite3.SQLITE_IOERR_SHMOPEN,
+        sqlite3.SQLITE_IOERR_SHMMAP,
+        sqlite3.SQLITE_IOERR_SHMLOCK,
+    }
+)
 _HEADER = b"SQLite format 3\x00"
 _READERS = 3
-_BUSY_SECONDS = 10.0
-_POOL_SECONDS = 30.0
 _CHECKPOINT_PAGES = 4_000
 _WRITER_CACHE_KIB = 16_384
 
@@ -39,7 +50,10 @@ class SqliteBackend(SqlBackend):
 
     `path`: the file; it is created when missing, its directory is not. `durability="full"` (the default) survives
     power loss: each commit waits for the disk (https://www.sqlite.org/pragma.html#pragma_synchronous).
-    `"normal"` survives the death of the process, and may lose the last commits to a power loss.
+    `"normal"` survives the death of the process, and may lose the last commits to a power loss. `namespace` separates
+    applications that share a file.
+
+    A file that is deleted or replaced while it is open takes no further write (`BackendUnavailableError`).
 
     Raises `ConfigurationError` for a path that cannot be used. Not for network file systems: SQLite's shared-memory
     index needs one machine (https://www.sqlite.org/wal.html).
@@ -48,12 +62,20 @@ class SqliteBackend(SqlBackend):
     name = "sqlite"
     _shards = 1
 
-    def __init__(self, path: str | os.PathLike[str], *, durability: Durability = "full") -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, durability: Durability = "full", namespace: str | None = None
+    ) -> None:
         if durability not in get_args(Durability):
             raise ConfigurationError(f'durability must be "full" or "normal", not {durability!r}')
         self._path = _checked_path(path)
         self._durability = durability
-        super().__init__(f"the SQLite database {str(self._path)!r}", SqliteDialect(), timeout=None)
+        super().__init__(f"the SQLite database {str(self._path)!r}", SqliteDialect(), None, namespace)
+        self._identity: tuple[int, int] | None = None
+
+    @property
+    def _timeout(self) -> float | None:
+        # What a thread is doing with a file cannot be given up: SQLite itself bounds its wait for the lock.
+        return None
 
     def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
         synchronous = f"PRAGMA synchronous = {self._durability.upper()}"
@@ -79,10 +101,10 @@ class SqliteBackend(SqlBackend):
             poolclass=AsyncAdaptedQueuePool,
             pool_size=connections,
             max_overflow=0,
-            pool_timeout=_POOL_SECONDS,
+            pool_timeout=self._limits.operation * 2,
             hide_parameters=True,
             # No transaction is begun behind our back.
-            connect_args={"isolation_level": None, "timeout": _BUSY_SECONDS, "factory": factory},
+            connect_args={"isolation_level": None, "timeout": self._limits.operation, "factory": factory},
             **options,
         )
         settings = ("PRAGMA journal_mode = WAL", f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}", *pragmas)
@@ -111,6 +133,7 @@ class SqliteBackend(SqlBackend):
         """Apply a batch in one transaction, in one hop to the thread of the connection that writes."""
         if self._write_engine is None:
             raise self._not_open()
+        self._check_file()
         batch = WholeBatch(Batch(writer.statements, changes), writer.statements, writer.shard)
         async with self._write_engine.connect() as connection:
             raw = await connection.get_raw_connection()
@@ -121,20 +144,51 @@ class SqliteBackend(SqlBackend):
                 if _code(error) in _BROKEN:
                     await connection.invalidate(error)
                 raise
+        self._check_file()
         return [APPLIED] * len(changes)
 
     async def _prepare(self, engine: AsyncEngine, limit: asyncio.Timeout) -> None:
         _checked_path(self._path)
         # Turning on the write-ahead log does not wait for other processes that are just doing the same.
-        deadline = time.monotonic() + _BUSY_SECONDS
+        deadline = time.monotonic() + self._limits.operation
         while True:
             try:
-                return await super()._prepare(engine, limit)
+                await super()._prepare(engine, limit)
+                break
             except DBAPIError as error:
                 locked = _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
                 if not locked or time.monotonic() > deadline:
                     raise
             await asyncio.sleep(0.02)
+        async with engine.connect() as connection:
+            mode = (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar()
+        if mode != "wal":
+            raise ConfigurationError(
+                f"{self._where} has no write-ahead log (journal_mode is {mode!r}): its file system has no memory "
+                "shared between processes. Put it on a local disk."
+            )
+        self._identity = self._file_identity()
+
+    async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        self._check_file()
+        answer = await super()._write(work)
+        # A commit into a file that has no name any more is no commit.
+        self._check_file()
+        return answer
+
+    def _check_file(self) -> None:
+        if self._identity is not None and self._file_identity() != self._identity:
+            raise BackendUnavailableError(
+                f"{self._where} was deleted or replaced while it was open: nothing is written to what nobody could "
+                "find. Put the file back, or restart this process to begin with the new one."
+            )
+
+    def _file_identity(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _explain(self, operation: str, error: Exception) -> BackendError:
         match _code(error):
@@ -146,17 +200,20 @@ class SqliteBackend(SqlBackend):
                 reason = "is read-only. Make the file and its directory writable for this process"
             case sqlite3.SQLITE_CANTOPEN:
                 reason = "cannot be opened. Make its directory exist and writable for this process"
+            case sqlite3.SQLITE_PROTOCOL:
+                reason = "is on a file system that cannot lock files as SQLite needs it. Put it on a local disk"
+            case sqlite3.SQLITE_IOERR if getattr(original(error), "sqlite_errorcode", 0) in _LOCKING:
+                reason = "is on a file system that cannot lock files as SQLite needs it. Put it on a local disk"
             case sqlite3.SQLITE_IOERR:
-                reason = f"cannot be read or written ({_original(error)}). Check the disk and its free space"
+                reason = f"cannot be read or written ({original(error)}). Check the disk and its free space"
             case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-                return BackendError(
-                    f"{self._where} is damaged or no SQLite database ({_original(error)}). "
-                    "Restore it from a backup, or give another path.",
-                    transient=False,
+                reason = (
+                    f"is damaged or no SQLite database ({original(error)}). "
+                    "Restore it from a backup, or give another path"
                 )
             case _:
                 return super()._explain(operation, error)
-        return BackendUnavailableError(f"{self._where} {reason}.")
+        return backend_error(sqlite_fault(error), f"{self._where} {reason}.", opening=self._writer is None)
 
 
 def _roll_back(connection: Any, _record: object, _state: object) -> None:
@@ -165,13 +222,9 @@ def _roll_back(connection: Any, _record: object, _state: object) -> None:
         connection.rollback()
 
 
-def _original(error: BaseException) -> BaseException:
-    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-
-
 def _code(error: BaseException) -> int | None:
     """The primary result code: the extended ones bear it in their lowest byte (https://www.sqlite.org/rescode.html)."""
-    code: int | None = getattr(_original(error), "sqlite_errorcode", None)
+    code: int | None = getattr(original(error), "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 

@@ -7,7 +7,7 @@ columns is what its row has had from the beginning, so these three write only th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -26,6 +26,7 @@ from taskflow_otel.backends.sql.mapping import (
     timeline_out,
     trace_out,
 )
+from taskflow_otel.backends.sql.names import unnamed
 from taskflow_otel.backends.sql.schema import finished_counts, task_logs, task_tags, tasks, used_once
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
@@ -83,9 +84,9 @@ def now_micros() -> int:
 class Statements:
     """The statements of one database, and how its driver wants their rows."""
 
-    def __init__(self, engine_dialect: EngineDialect, dialect: Dialect) -> None:
+    def __init__(self, engine_dialect: EngineDialect, dialect: Dialect, named: Callable[[str], str] = unnamed) -> None:
         def text(statement: UpdateBase, columns: Sequence[str] | None = None) -> str:
-            return str(statement.compile(dialect=engine_dialect, column_keys=columns))
+            return named(str(statement.compile(dialect=engine_dialect, column_keys=columns)))
 
         def values(table: Table, prefix: str, names: Iterable[str]) -> dict[str, ColumnElement[Any]]:
             parameters = {name: bindparam(prefix + name, type_=table.c[name].type) for name in names}
