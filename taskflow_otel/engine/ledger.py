@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, Update
-from taskflow_otel.engine.live import REFUSED, LiveTask, Phase
+from taskflow_otel.engine.batch import Batch, Commit, Item, Lines, Note, reduce
+from taskflow_otel.engine.live import REFUSED, LiveTask
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock, TimerHandle
@@ -27,19 +28,13 @@ _MAX_NOTES = 50_000
 """Notes that may wait for a backend that is down; beyond it the oldest of finished tasks are dropped and counted."""
 _FOREVER = float("inf")
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 1.0
+_PATIENCE = 2.0
+"""Seconds without any write that succeeds, after which changes that wait for a lock count as a backend that fails."""
+_THEIR_FAULT = (TypeError, ValueError, ArithmeticError, RecursionError)
+"""What a change that cannot be written down raises in a backend that does not translate it."""
 
 Observe = Callable[[str, str, str, float], None]
 """`(backend, operation, outcome, seconds)`"""
-
-
-@dataclass(slots=True, eq=False)
-class _Commit:
-    change: Change
-    future: asyncio.Future[Applied]
-    deadline: float
-    """Monotonic; infinite for whoever waits as long as it takes."""
-    tried: bool = False
-    """It was part of a transaction that failed, and may have been applied all the same."""
 
 
 class Ledger:
@@ -68,12 +63,17 @@ class Ledger:
         self._observe = observe
         self._before_write = before_write
         self._on_late = on_late
-        self._commits: list[_Commit] = []
-        self._in_hand: list[_Commit] = []
+        self._commits: list[Commit] = []
+        self._in_hand: list[Commit] = []
         """Part of the transaction under way."""
         self._deadline_timer: TimerHandle | None = None
         """One for all commits: set for the earliest of their deadlines, or earlier."""
         self._timer_deadline = float("inf")
+        self._apart: deque[Batch] = deque()
+        """Parts of transactions that failed, to be tried beside the others."""
+        self._turn_of_apart = False
+        self._apart_barriers: list[asyncio.Future[None]] = []
+        self._held_since: float | None = None
         self._notes: dict[str, LiveTask] = {}
         self._ended: dict[str, None] = {}
         """Those of the notes whose task has finished, oldest first: only these can be dropped."""
@@ -114,7 +114,7 @@ class Ledger:
     async def commit_all(self, changes: Sequence[Change], *, timeout: float | None = None) -> list[Applied]:
         """Return once all changes are durable; see `commit`. After an error, some of them may be."""
         deadline = self._deadline(timeout)
-        entries: list[_Commit] = []
+        entries: list[Commit] = []
         try:
             for start in range(0, len(changes), _MAX_BATCH):
                 if start:
@@ -135,8 +135,8 @@ class Ledger:
             self._set_timer(limit, deadline)
         return deadline
 
-    def _submit(self, change: Change, deadline: float) -> _Commit:
-        entry = _Commit(change, asyncio.get_running_loop().create_future(), deadline)
+    def _submit(self, change: Change, deadline: float) -> Commit:
+        entry = Commit(change, asyncio.get_running_loop().create_future(), deadline)
         self._commits.append(entry)
         self._wake.set()
         return entry
@@ -152,13 +152,15 @@ class Ledger:
         self._deadline_timer = None
         self._timer_deadline = _FOREVER
         now = self._clock.monotonic() + 1e-6
-        waiting = [entry for entry in (*self._in_hand, *self._commits) if not entry.future.done()]
+        waiting = [
+            entry for entry in (*self._in_hand, *self._commits, *self._commits_apart()) if not entry.future.done()
+        ]
         self._give_up([entry for entry in waiting if entry.deadline <= now])
         earliest = min((entry.deadline for entry in waiting if entry.deadline > now), default=_FOREVER)
         if earliest != _FOREVER:
             self._set_timer(earliest - now, earliest)
 
-    def _abandon(self, entries: list[_Commit]) -> None:
+    def _abandon(self, entries: list[Commit]) -> None:
         """Nobody awaits these any more: what was applied is to be set right."""
         self._give_up(entries)
         for entry in entries:
@@ -171,7 +173,7 @@ class Ledger:
         What was told is that it failed; whether it did, only the backend knows as yet. See `LiveTasks.unpublished`.
         """
         doubts: dict[str, int] = {}
-        for entry in (*self._in_hand, *self._commits):
+        for entry in (*self._in_hand, *self._commits, *self._commits_apart()):
             if entry.future.done() and not isinstance(entry.change, AppendLogs):
                 record = entry.change.record
                 doubts[record.task_id] = REFUSED if isinstance(entry.change, Insert) else len(record.timeline) - 1
@@ -221,7 +223,7 @@ class Ledger:
 
     async def flush(self, timeout: float) -> bool:
         """Write everything noted so far; `False` when that did not end in time."""
-        if not (self._commits or self._notes or self._logs or self._writing):
+        if not (self._commits or self._notes or self._logs or self._writing or self._apart):
             return True
         barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._barriers.append(barrier)
@@ -244,13 +246,13 @@ class Ledger:
         if not complete:
             writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
-        for entry in self._commits:
+        for entry in (*self._in_hand, *self._commits, *self._commits_apart()):
             if not entry.future.done():
                 entry.future.set_exception(BackendUnavailableError("the manager has shut down"))
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
             self._deadline_timer, self._timer_deadline = None, _FOREVER
-        _release(self._barriers)
+        _release(self._barriers + self._apart_barriers)
         return complete
 
     def _arm(self) -> None:
@@ -263,7 +265,7 @@ class Ledger:
         self._flush_asked = True
         self._wake.set()
 
-    def _give_up(self, entries: list[_Commit]) -> None:
+    def _give_up(self, entries: list[Commit]) -> None:
         """Take changes back whose caller no longer waits; what was tried already stays until its fate is known."""
         left = {id(entry) for entry in entries if not entry.future.done()}
         if not left:
@@ -298,14 +300,15 @@ class Ledger:
     async def _run(self) -> None:
         backoff = _FIRST_BACKOFF
         while True:
-            if not (self._commits or self._flush_asked or self._ended_asked):
+            batch = self._next_batch()
+            if batch is None:
                 if self._closing:
                     return
                 self._wake.clear()
                 await self._wake.wait()
                 continue
             self._writing = True
-            written = await self._write_once()
+            written = await self._write_once(batch)
             self._writing = False
             if written:
                 backoff = _FIRST_BACKOFF
@@ -317,54 +320,100 @@ class Ledger:
                 await self._clock.sleep(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF)
 
-    async def _write_once(self) -> bool:
+    def _next_batch(self) -> Batch | None:
+        """New changes and those set apart by turns, so that neither waits for all of the other."""
+        now = self._clock.monotonic()
+        due = next((batch for batch in self._apart if batch.due <= now), None)
+        new = bool(self._commits or self._flush_asked or self._ended_asked)
+        if due is not None and (self._turn_of_apart or not new):
+            self._turn_of_apart = False
+            self._apart.remove(due)
+            return due
+        self._turn_of_apart = True
+        return self._gather() if new else None
+
+    def _gather(self) -> Batch:
+        commits, self._commits = self._commits[:_MAX_BATCH], self._commits[_MAX_BATCH:]
+        items: list[Item] = []
+        batch = Batch([])
+        logs: list[Item] = []
+        if self._flush_asked or self._ended_asked:
+            items += [Note(task) for task in self._take_notes()]
+            self._ended_asked = len(self._ended) >= _MAX_BATCH
+        if self._flush_asked:
+            self._flush_asked = False
+            logs += [Lines(AppendLogs(task_id, tuple(entries))) for task_id, entries in self._logs.items()]
+            self._logs, self._log_count = {}, 0
+            if not (self._commits or self._notes):
+                batch.barriers, self._barriers = self._barriers, []
+            else:
+                self._flush_asked = True
+        items += commits
+        items += logs
+        if self._apart:
+            # What is set apart of a task comes first, whenever that is.
+            waiting = {item.task_id: part for part in self._apart for item in part.items}
+            for item in items:
+                if (part := waiting.get(item.task_id)) is not None:
+                    part.items.append(item)
+                    if isinstance(item, Commit):
+                        item.tried = True
+            items = [item for item in items if item.task_id not in waiting]
+        batch.items = items
+        return batch
+
+    async def _write_once(self, batch: Batch) -> bool:
         """Write one transaction; `False` when the backend failed and the same work is to be tried again."""
+        batch.items = [item for item in batch.items if not isinstance(item, Note) or item.allowed]
+        self._in_hand = [item for item in batch.items if isinstance(item, Commit)]
         try:
             await self._before_write()
         except Exception as exc:
             self._report_failure(exc)
-            return False
-        commits, self._commits = self._commits[:_MAX_BATCH], self._commits[_MAX_BATCH:]
-        self._in_hand = commits
-        notes: list[LiveTask] = []
-        logs: list[AppendLogs] = []
-        barriers: list[asyncio.Future[None]] = []
-        if self._flush_asked or self._ended_asked:
-            notes = [task for task in self._take_notes() if _may_note(task)]
-            self._ended_asked = len(self._ended) >= _MAX_BATCH
-        if self._flush_asked:
-            self._flush_asked = False
-            logs = [AppendLogs(task_id, tuple(entries)) for task_id, entries in self._logs.items()]
-            self._logs, self._log_count = {}, 0
-            if not (self._commits or self._notes):
-                barriers, self._barriers = self._barriers, []
-            else:
-                self._flush_asked = True
-        changes: list[Change] = [_change_of(task) for task in notes]
-        changes += [entry.change for entry in commits]
-        changes += logs
-        started = self._clock.monotonic()
-        try:
-            results = await self._backend.apply(changes) if changes else []
-        except Exception as exc:
-            self._observe(self._backend.name, "apply", "error", self._clock.monotonic() - started)
-            self._barriers = barriers + self._barriers
-            written = await self._after_failure(exc, commits, notes, logs)
+            self._put_back(batch)
             self._in_hand = []
-            return written
-        self._observe(self._backend.name, "apply", "ok", self._clock.monotonic() - started)
-        self._recovered()
-        for entry, result in zip(commits, results[len(notes) :], strict=False):
-            self._settle(entry, result)
+            return False
+        try:
+            results = await self._apply([item.change for item in batch.items])
+        except Exception as exc:
+            written = await self._after_failure(exc, batch)
+        else:
+            self._accept(batch.items, results)
+            written = True
         self._in_hand = []
-        for task, result in zip(notes, results, strict=False):
-            task.stored = True
-            if result.outcome is Outcome.STALE:
-                logger.warning("history of task %s was refused: another instance owns it now", task.record.task_id)
-        _release(barriers)
-        return True
+        if written:
+            self._apart_barriers += batch.barriers
+            if not self._apart:
+                _release(self._apart_barriers)
+                self._apart_barriers = []
+        return written
 
-    def _settle(self, entry: _Commit, result: Applied) -> None:
+    async def _apply(self, changes: list[Change]) -> list[Applied]:
+        if not changes:
+            return []
+        started = self._clock.monotonic()
+        outcome = "error"
+        try:
+            results = await self._backend.apply(changes)
+            outcome = "ok"
+        finally:
+            self._observe(self._backend.name, "apply", outcome, self._clock.monotonic() - started)
+        self._recovered()
+        return results
+
+    def _accept(self, items: Sequence[Item], results: Sequence[Applied]) -> None:
+        for item, result in zip(items, results, strict=True):
+            match item:
+                case Commit():
+                    self._settle(item, result)
+                case Note(task):
+                    task.stored = True
+                    if result.outcome is Outcome.STALE:
+                        logger.warning(
+                            "history of task %s was refused: another instance owns it now", task.record.task_id
+                        )
+
+    def _settle(self, entry: Commit, result: Applied) -> None:
         if entry.future.done():
             self._late(entry.change, result)
         else:
@@ -374,28 +423,110 @@ class Ledger:
         if result.outcome is not Outcome.DUPLICATE:
             self._on_late(change, result.outcome is Outcome.STALE)
 
-    async def _after_failure(
-        self, exc: Exception, commits: list[_Commit], notes: list[LiveTask], logs: list[AppendLogs]
-    ) -> bool:
-        if isinstance(exc, BackendError) and not exc.transient:
-            await self._one_by_one(commits, notes, logs)
-            self._flush_asked = self._flush_asked or bool(self._barriers)
-            return True
-        self._report_failure(exc)
+    async def _after_failure(self, exc: Exception, batch: Batch) -> bool:
+        """Divide the batch where a part of it may succeed; `False` when all of it is to be tried again."""
+        error = _judged(exc)
         # A change whose caller has given up may have been applied all the same: it stays until its fate is known.
-        for entry in commits:
-            entry.tried = True
+        for item in batch.items:
+            if isinstance(item, Commit):
+                item.tried = True
+        if error is None or not error.divisible:
+            self._report_failure(exc)
+            self._put_back(batch)
+            return False
+        if error.transient:
+            self._report_held(error)
+        if halves := batch.halves():
+            self._apart.extendleft(reversed(halves))
+        else:
+            await self._one_by_one(batch, error)
+        return True
+
+    def _put_back(self, batch: Batch) -> None:
+        if batch.apart:
+            self._apart.appendleft(batch)
+            return
+        self._barriers = batch.barriers + self._barriers
+        commits: list[Commit] = []
+        history = False
+        for item in batch.items:
+            match item:
+                case Commit():
+                    commits.append(item)
+                case Note(task):
+                    self._notes.setdefault(task.record.task_id, task)
+                    if task.record.status.finished:
+                        self._ended.setdefault(task.record.task_id)
+                    history = True
+                case Lines(log):
+                    self._logs[log.task_id] = [*log.entries, *self._logs.get(log.task_id, [])]
+                    self._log_count += len(log.entries)
+                    history = True
         self._commits = commits + self._commits
-        for task in notes:
-            self._notes.setdefault(task.record.task_id, task)
-            if task.record.status.finished:
-                self._ended.setdefault(task.record.task_id)
-        for log in logs:
-            self._logs[log.task_id] = [*log.entries, *self._logs.get(log.task_id, [])]
-            self._log_count += len(log.entries)
         self._trim_notes()
-        self._flush_asked = self._flush_asked or bool(notes or logs or self._barriers)
-        return False
+        self._flush_asked = self._flush_asked or history or bool(self._barriers)
+
+    async def _one_by_one(self, batch: Batch, error: BackendError) -> None:
+        """The changes of one task, which cannot be written together: what is at fault fails alone, in its turn."""
+        items, known = deque(batch.items), error if len(batch.items) == 1 else None
+        while items:
+            item = items[0]
+            try:
+                if known is not None:
+                    raise known
+                self._accept([item], await self._apply([item.change]))
+            except Exception as exc:
+                known, judged = None, _judged(exc)
+                if judged is None or judged.transient:
+                    self._set_apart(batch, list(items), exc)
+                    return
+                rest = self._refused(item, judged)
+                if rest is None:
+                    self._set_apart(batch, list(items), judged)
+                    return
+                items.popleft()
+                items.extendleft(reversed(rest))
+            else:
+                items.popleft()
+
+    def _set_apart(self, batch: Batch, items: list[Item], exc: Exception) -> None:
+        if not batch.backoff:
+            logger.warning(
+                "what is to be stored of task %s waits, and the others do not wait for it: %s", items[0].task_id, exc
+            )
+        backoff = min(max(batch.backoff * 2, _FIRST_BACKOFF), _LONGEST_BACKOFF)
+        self._apart.append(Batch(items, True, self._clock.monotonic() + backoff, backoff))
+        self._clock.call_later(backoff, self._wake.set)
+
+    def _refused(self, item: Item, error: BackendError) -> list[Item] | None:
+        """What is left to be written of a change that the backend refuses for good; `None` where that never ends."""
+        match item:
+            case Commit(Update(record)):
+                if not reduce(item, str(error)):
+                    return None
+                logger.error("what became of task %s is stored without its texts: %s", record.task_id, error)
+                return [item]
+            case Commit(future=future):
+                if not future.done():
+                    future.set_exception(error)
+            case Note(task):
+                self._lose(1, task.record.task_id, error)
+            case Lines(log) if len(log.entries) > 1:
+                middle = len(log.entries) // 2
+                return [Lines(AppendLogs(log.task_id, part)) for part in (log.entries[:middle], log.entries[middle:])]
+            case Lines(log):
+                self._lose(1, log.task_id, error)
+        return []
+
+    def _report_held(self, exc: Exception) -> None:
+        now = self._clock.monotonic()
+        if self._held_since is None:
+            self._held_since = now
+        elif now - self._held_since > _PATIENCE:
+            self._report_failure(exc)
+
+    def _commits_apart(self) -> list[Commit]:
+        return [item for batch in self._apart for item in batch.items if isinstance(item, Commit)]
 
     def _report_failure(self, exc: Exception) -> None:
         if not isinstance(exc, BackendError):
@@ -404,34 +535,12 @@ class Ledger:
             self.failing_since = self._clock.monotonic()
             logger.error("the %s backend fails: %s. Trying again, with backoff.", self._backend.name, exc)
 
-    async def _one_by_one(self, commits: list[_Commit], notes: list[LiveTask], logs: list[AppendLogs]) -> None:
-        """One change of the batch is at fault: apply each alone, so that it fails alone."""
-        for entry in commits:
-            try:
-                self._settle(entry, (await self._backend.apply([entry.change]))[0])
-            except BackendError as exc:
-                if exc.transient:
-                    entry.tried = True
-                    self._commits.append(entry)
-                elif not entry.future.done():
-                    entry.future.set_exception(exc)
-        for task in notes:
-            try:
-                await self._backend.apply([_change_of(task)])
-                task.stored = True
-            except BackendError as exc:
-                self._lose(1, task.record.task_id, exc)
-        for log in logs:
-            try:
-                await self._backend.apply([log])
-            except BackendError as exc:
-                self._lose(len(log.entries), log.task_id, exc)
-
     def _lose(self, count: int, task_id: str, exc: BackendError) -> None:
         self.dropped_history += count
         logger.error("history of task %s could not be written and is dropped: %s", task_id, exc)
 
     def _recovered(self) -> None:
+        self._held_since = None
         if self.failing_since is not None:
             logger.warning(
                 "the %s backend answers again, after %.1f s",
@@ -441,16 +550,11 @@ class Ledger:
             self.failing_since = None
 
 
-def _may_note(task: LiveTask) -> bool:
-    """Whether a note may be written: never beside a durable task's own commit, which would be overwritten by it."""
-    return not task.durable or task.phase is Phase.RUNNING
-
-
-def _change_of(task: LiveTask) -> Change:
-    """What writes the state of a task as it is now. It may go on while that is being written: a backend that found it
-    finished then, and has dropped it from its history since, would refuse what is noted of its end."""
-    record = task.record if task.phase is Phase.GONE else task.record.copy()
-    return Update(record) if task.stored else Insert(record)
+def _judged(exc: Exception) -> BackendError | None:
+    """The error as one of the library; `None` for one of a driver that says nothing about the changes."""
+    if isinstance(exc, BackendError):
+        return exc
+    return BackendError(f"{type(exc).__name__}: {exc}", transient=False) if isinstance(exc, _THEIR_FAULT) else None
 
 
 def _release(barriers: list[asyncio.Future[None]]) -> None:

@@ -1,0 +1,129 @@
+"""What one transaction of the ledger carries, and how it is divided when the backend refuses it as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Update
+from taskflow_otel.engine.live import LiveTask, Phase
+
+_REDUCED_TEXT = 500
+_NOT_STORED = "[the database refused this text]"
+
+
+@dataclass(slots=True, eq=False)
+class Commit:
+    """A change that somebody waits for."""
+
+    change: Change
+    future: asyncio.Future[Applied]
+    deadline: float
+    """Monotonic; infinite for whoever waits as long as it takes."""
+    tried: bool = False
+    """It was part of a transaction that failed, and may have been applied all the same."""
+    reductions: int = 0
+    """How often something was left out of it because the backend refused it."""
+
+    @property
+    def task_id(self) -> str:
+        """The task that it changes."""
+        return self.change.task_id if isinstance(self.change, AppendLogs) else self.change.record.task_id
+
+
+@dataclass(slots=True, eq=False)
+class Note:
+    """The present state of a task, as it is when it is written."""
+
+    task: LiveTask
+
+    @property
+    def task_id(self) -> str:
+        """The task."""
+        return self.task.record.task_id
+
+    @property
+    def change(self) -> Change:
+        """What writes the state of the task as it is now. It may change while that is being written: a backend that found
+        it finished then, and has dropped it from its history since, would refuse what is noted of its end."""
+        task = self.task
+        record = task.record if task.phase is Phase.GONE else task.record.copy()
+        return Update(record) if task.stored else Insert(record)
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it may be written: never beside a durable task's own commit, which would be overwritten by it."""
+        return not self.task.durable or self.task.phase is Phase.RUNNING
+
+
+@dataclass(slots=True, eq=False)
+class Lines:
+    """Log entries of a task."""
+
+    change: AppendLogs
+
+    @property
+    def task_id(self) -> str:
+        """The task."""
+        return self.change.task_id
+
+
+Item = Commit | Note | Lines
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """The changes of one transaction, in order.
+
+    `apart`: it is a part of one that failed. `due` is the monotonic time before which it is not tried again, `backoff`
+    the seconds that it waited last. `barriers` are released when it is written.
+    """
+
+    items: list[Item]
+    apart: bool = False
+    due: float = 0.0
+    backoff: float = 0.0
+    barriers: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def halves(self) -> list[Batch]:
+        """Two parts, or none where all changes are of one task: these stay together, in their order."""
+        groups: dict[str, list[Item]] = {}
+        for item in self.items:
+            groups.setdefault(item.task_id, []).append(item)
+        if len(groups) < 2:
+            return []
+        parts = list(groups.values())
+        middle = len(parts) // 2
+        return [Batch([item for group in part for item in group], True) for part in (parts[:middle], parts[middle:])]
+
+
+def reduce(commit: Commit, why: str) -> bool:
+    """Leave out of an update what its state does not need: first texts and progress, then the reasons of its timeline.
+
+    Returns `False` when there is nothing left to leave out.
+    """
+    if not isinstance(commit.change, Update) or commit.reductions == 2:
+        return False
+    record = commit.change.record.copy()
+    record.progress = None
+    record.error = _reduced(record.error, why)
+    record.stacktrace = _reduced(record.stacktrace, why)
+    record.error_type = _plain(record.error_type)
+    record.reason = _plain(record.reason)
+    if commit.reductions:
+        record.error = None if record.error is None else _NOT_STORED
+        record.stacktrace = record.error_type = record.reason = None
+        record.timeline = [replace(entry, reason=None) for entry in record.timeline]
+    commit.change = Update(record)
+    commit.reductions += 1
+    return True
+
+
+def _plain(text: str | None) -> str | None:
+    return None if text is None else text.encode("ascii", "backslashreplace").decode("ascii")[:_REDUCED_TEXT]
+
+
+def _reduced(text: str | None, why: str) -> str | None:
+    return None if text is None else f"{_plain(text)}… [cut, because the database refused it: {_plain(why)}]"
