@@ -46,7 +46,7 @@ class Note:
 
     @property
     def change(self) -> Change:
-        """What writes the state of the task as it is now. It may change while that is being written: a backend that found
+        """What writes the state of the task as it is now. It may change while that is written: a backend that found
         it finished then, and has dropped it from its history since, would refuse what is noted of its end."""
         task = self.task
         record = task.record if task.phase is Phase.GONE else task.record.copy()

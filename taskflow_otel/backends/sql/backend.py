@@ -49,6 +49,7 @@ _SAYS = {
     Fault.SETUP: "is not possible until the database is put right",
 }
 _TRANSACTION_ATTEMPTS = 5
+_OPENING_SECONDS = 30.0
 _CHUNK = 500
 _AT_ONCE = 200
 
@@ -112,7 +113,7 @@ class SqlBackend(ABC):
             for engine in {self._write_engine.sync_engine, self._read_engine.sync_engine}:
                 event.listen(engine, "before_cursor_execute", self._in_namespace, retval=True)
         try:
-            async with self._guard("opening") as limit:
+            async with self._guard("opening", self._asked_timeout or _OPENING_SECONDS) as limit:
                 await self._prepare(self._write_engine, limit)
         except BaseException:
             await self.close()
@@ -424,10 +425,10 @@ class SqlBackend(ABC):
         return BackendUnavailableError(f"{self._where} is not open. Start the manager, or await backend.open() first.")
 
     @asynccontextmanager
-    async def _guard(self, operation: str) -> AsyncIterator[asyncio.Timeout]:
+    async def _guard(self, operation: str, seconds: float | None = None) -> AsyncIterator[asyncio.Timeout]:
         """Translate what the driver raises, and bound the time it takes."""
         try:
-            async with asyncio.timeout(self._timeout) as limit:
+            async with asyncio.timeout(self._timeout and (seconds or self._timeout)) as limit:
                 yield limit
         except (SQLAlchemyError, OSError, ValueError, TypeError, ArithmeticError, self._driver_error) as error:
             if isinstance(error, TaskflowError):

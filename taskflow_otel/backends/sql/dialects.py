@@ -127,6 +127,8 @@ class PostgresDialect(_PlainParameters):
     @asynccontextmanager
     async def schema_lock(self, connection: AsyncConnection) -> AsyncIterator[None]:
         """See `Dialect`; the lock ends with the transaction, which covers the schema."""
+        # An index of a million tasks takes longer than any write.
+        await connection.exec_driver_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
         await connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK_NUMBER)))
         yield
 
@@ -158,7 +160,11 @@ class MySQLDialect(_PlainParameters):
         if await connection.scalar(select(func.get_lock(_SCHEMA_LOCK_NAME, _SCHEMA_LOCK_SECONDS))) != 1:
             raise BackendUnavailableError("another process has been changing the schema for too long; try again")
         try:
+            # An index of a million tasks takes longer than any write.
+            await connection.exec_driver_sql("/*M! SET @taskflow_limit = @@max_statement_time */")
+            await connection.exec_driver_sql("/*M! SET SESSION max_statement_time = 0 */")
             yield
+            await connection.exec_driver_sql("/*M! SET SESSION max_statement_time = @taskflow_limit */")
             # Whoever takes the lock next must see what was written under it.
             await connection.exec_driver_sql("COMMIT")
         finally:
