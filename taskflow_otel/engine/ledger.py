@@ -28,7 +28,7 @@ _MAX_NOTES = 50_000
 """Notes that may wait for a backend that is down; beyond it the oldest of finished tasks are dropped and counted."""
 _FOREVER = float("inf")
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 1.0
-_PATIENCE = 2.0
+_PATIENCE = 1.5
 """Seconds without any write that succeeds, after which changes that wait for a lock count as a backend that fails."""
 _THEIR_FAULT = (TypeError, ValueError, ArithmeticError, RecursionError)
 """What a change that cannot be written down raises in a backend that does not translate it."""
@@ -74,6 +74,7 @@ class Ledger:
         self._turn_of_apart = False
         self._apart_barriers: list[asyncio.Future[None]] = []
         self._held_since: float | None = None
+        self._apply_began = 0.0
         self._notes: dict[str, LiveTask] = {}
         self._ended: dict[str, None] = {}
         """Those of the notes whose task has finished, oldest first: only these can be dropped."""
@@ -391,7 +392,7 @@ class Ledger:
     async def _apply(self, changes: list[Change]) -> list[Applied]:
         if not changes:
             return []
-        started = self._clock.monotonic()
+        started = self._apply_began = self._clock.monotonic()
         outcome = "error"
         try:
             results = await self._backend.apply(changes)
@@ -519,10 +520,9 @@ class Ledger:
         return []
 
     def _report_held(self, exc: Exception) -> None:
-        now = self._clock.monotonic()
         if self._held_since is None:
-            self._held_since = now
-        elif now - self._held_since > _PATIENCE:
+            self._held_since = self._apply_began
+        elif self._clock.monotonic() - self._held_since > _PATIENCE:
             self._report_failure(exc)
 
     def _commits_apart(self) -> list[Commit]:
