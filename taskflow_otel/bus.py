@@ -1,6 +1,6 @@
 """The observer bus: every applied transition and every log entry passes here once, to all exporters.
 
-Two kinds of delivery (SPEC section 7). An `Exporter` is synchronous, cheap and guarded: it is called at the
+There are two kinds of delivery. An `Exporter` is synchronous, cheap and guarded: it is called at the
 moment itself, and an exception in it is counted and logged, never raised. A `TaskObserver` is asynchronous: it
 has a bounded queue and a worker of its own; order is kept, overflow is dropped and counted.
 """
@@ -148,7 +148,14 @@ def _hooks(exporters: Sequence[Exporter], method: str) -> tuple[tuple[str, Calla
 class _Worker:
     """The queue of one observer and the asyncio task that empties it."""
 
-    def __init__(self, observer: TaskObserver, name: str, queue_size: int, complaints: Complaints) -> None:
+    def __init__(
+        self,
+        observer: TaskObserver,
+        name: str,
+        queue_size: int,
+        complaints: Complaints,
+        clock: Callable[[], float],
+    ) -> None:
         if observer.min_level not in LOG_LEVELS:
             raise ConfigurationError(
                 f"min_level of {name} must be one of {', '.join(LOG_LEVELS)}, not {observer.min_level!r}"
@@ -165,6 +172,7 @@ class _Worker:
         self._batches = batches
         self._size = queue_size
         self._complaints = complaints
+        self._clock = clock
         self._queue: deque[Event] = deque()
         self._in_hand = 0
         self._off = False
@@ -230,7 +238,7 @@ class _Worker:
         asyncio.get_running_loop().call_soon(turned.append, None)
         failed = 0
         failure: BaseException | None = None
-        started = now = time.perf_counter()
+        started = now = self._clock()
         rested = (started - self._worked_until) / _REST_PER_WORK
         end = started + min(max(rested, _SHORTEST_SLICE), _LONGEST_SLICE)
         try:
@@ -253,7 +261,7 @@ class _Worker:
                 if stopping.is_set():
                     return 0.0
                 self._in_hand = 0
-                now = self._worked_until = time.perf_counter()
+                now = self._worked_until = self._clock()
                 if now > end:
                     break
         finally:
@@ -319,8 +327,8 @@ class _Worker:
 class ObserverBus:
     """Carries every event to all exporters and observers. Exporters are called in the order given.
 
-    `queue_size` bounds the events waiting for one observer. Raises `ConfigurationError` for an observer with an
-    unknown `min_level` or one that is no `TaskObserver`.
+    `queue_size` bounds the events waiting for one observer. `clock` (seconds) measures how long observers keep the
+    loop. Raises `ConfigurationError` for an observer with an unknown `min_level` or one that is no `TaskObserver`.
     """
 
     def __init__(
@@ -329,6 +337,7 @@ class ObserverBus:
         observers: Iterable[TaskObserver] = (),
         *,
         queue_size: int = 10_000,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         exporters = tuple(exporters)
         self._complaints = Complaints()
@@ -347,7 +356,7 @@ class ObserverBus:
             if not isinstance(observer, TaskObserver):
                 raise ConfigurationError(f"an observer must be an instance of a TaskObserver class, not {observer!r}")
             name = _unique(observer.name or type(observer).__name__, names)
-            self._workers.append(_Worker(observer, name, queue_size, self._complaints))
+            self._workers.append(_Worker(observer, name, queue_size, self._complaints, clock))
         self._lifecycle_workers = [w for w in self._workers if w.wants_lifecycle]
         self._log_workers = [w for w in self._workers if w.wants_logs]
 
