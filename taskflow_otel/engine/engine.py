@@ -159,7 +159,15 @@ class Engine:
             shutdown_timeout=settings.shutdown_timeout,
             cancel_grace=settings.cancel_grace,
         )
-        rescue = Recovery(registry, self._tasks, self._lifecycle, self._intake, self._clock, settings.max_crashes)
+        self._recovery = Recovery(
+            registry,
+            self._tasks,
+            self._lifecycle,
+            self._intake,
+            self._clock,
+            settings.max_crashes,
+            patience=settings.commit_timeout,
+        )
         interval = settings.heartbeat_interval
         self._heartbeat = Heartbeat(
             backend,
@@ -169,7 +177,7 @@ class Engine:
             begin_anew=self._control.begin_anew,
             introduce=self._introduce,
         )
-        self._takeover = Takeover(backend, self._clock, interval, self._own, registry.names, rescue.recover)
+        self._takeover = Takeover(backend, self._clock, interval, self._own, registry.names, self._recovery.recover)
         self.schedules = Schedules(
             backend,
             self._intake,
@@ -278,6 +286,7 @@ class Engine:
         # Whatever dead instances have left, and whatever is due from now on, is for those who stay.
         await self.schedules.stop()
         await self._takeover.stop()
+        await self._recovery.stop()
         await self._drain.run()
         await self._stop_parts(self._settings.cancel_grace)
         self._state = "stopped"
@@ -471,6 +480,7 @@ class Engine:
         await gather_all([service.stop() for service in self._services])
         if self._jobs:
             await asyncio.wait(set(self._jobs), timeout=timeout)
+        await self._recovery.stop()
         leftovers = [*self._jobs, *self._attempts]
         for leftover in leftovers:
             leftover.cancel()

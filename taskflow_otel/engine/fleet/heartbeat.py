@@ -10,8 +10,10 @@ from dataclasses import replace
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.fleet.identity import host_identity, new_instance_id, process_started
+from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.query import Instance
 from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.deadline import within
 from taskflow_otel.runtime.service import Service
 
 logger = logging.getLogger("taskflow_otel.recovery")
@@ -34,7 +36,8 @@ def make_instance(clock: Clock, lease_seconds: float) -> Instance:
 class Heartbeat(Service):
     """Who this process is among the instances: says that it lives, and goes on as another one if declared dead.
 
-    `begin_anew`: lets go of what others own now; called with the new id. `introduce`: makes known whatever must be
+    One heartbeat may take a third of the lease: after a dead connection there is time for another one.
+    `begin_anew`: gives up what others own now; called with the new id. `introduce`: makes known whatever must be
     known of an instance before it changes anything in the ledger.
     """
 
@@ -107,7 +110,13 @@ class Heartbeat(Service):
     async def _beat(self) -> bool:
         self.instance = replace(self.instance, heartbeat_at=self._clock.now())
         sent_at = self._clock.monotonic()
-        known = await self._backend.beat(self.instance)
+        try:
+            async with within(self._clock, self._lease / 3):
+                known = await self._backend.beat(self.instance)
+        except TimeoutError:
+            raise BackendUnavailableError(
+                f"the {self._backend.name} backend did not take a heartbeat within {self._lease / 3:g} s"
+            ) from None
         if known:
             self._heard_at = sent_at
         return known

@@ -7,6 +7,10 @@ import socket
 from pathlib import Path
 
 from taskflow_otel.model.ids import new_task_id
+from taskflow_otel.model.query import Instance
+
+_ENDED = frozenset({"Z", "X"})
+"""States of a process that has ended: a zombie, and one that is being removed."""
 
 
 def new_instance_id() -> str:
@@ -15,29 +19,47 @@ def new_instance_id() -> str:
 
 
 def host_identity() -> str:
-    """The machine, its boot and its process-id namespace: where equal, process ids mean the same processes."""
-    return "|".join((socket.gethostname(), _read("/proc/sys/kernel/random/boot_id"), _link("/proc/self/ns/pid")))
+    """The machine, its boot and its process-id namespace: where equal, process ids mean the same processes.
+
+    Empty where boot or namespace cannot be read: containers may share a host name and number their processes alike.
+    """
+    boot, namespace = _read("/proc/sys/kernel/random/boot_id"), _link("/proc/self/ns/pid")
+    if not (boot and namespace):
+        return ""
+    # Copies of a running machine share the boot. Many containers have no machine id, and need none.
+    return "|".join((socket.gethostname(), _read("/etc/machine-id"), boot, namespace))
 
 
 def process_started(pid: int) -> str:
-    """A mark of when this process started (clock ticks since boot), empty where it cannot be told or is gone."""
-    stat = _read(f"/proc/{pid}/stat")
-    # The command name, in parentheses, may itself hold spaces and parentheses.
-    fields = stat.rpartition(")")[2].split()
-    if len(fields) < 20 or fields[0] in {"Z", "X"}:
-        return ""
-    return fields[19]
+    """A mark of when this process started (clock ticks since boot); empty where that cannot be read."""
+    fields = _stat(pid)
+    return fields[19] if fields else ""
 
 
-def process_gone(pid: int, started: str) -> bool:
-    """Whether the process `pid` that started at `started` has ended, a zombie or a reused id included."""
+def process_gone(instance: Instance, own_host: str) -> bool:
+    """Whether it can be seen from here that the process of an instance has ended.
+
+    What cannot be seen is not gone: processes of other hosts and namespaces, and those that `/proc` hides.
+    """
+    if not own_host or instance.host != own_host:
+        return False
     try:
-        os.kill(pid, 0)
+        os.kill(instance.pid, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except OSError:
         pass
-    return started != "" and process_started(pid) != started
+    fields = _stat(instance.pid)
+    if not fields:
+        return False
+    return fields[0] in _ENDED or (instance.process_started != "" and fields[19] != instance.process_started)
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of a process's status behind its name, from its state on; none where they cannot be read."""
+    # The command name, in parentheses, may itself hold spaces and parentheses.
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields if len(fields) > 19 else []
 
 
 def _read(path: str) -> str:

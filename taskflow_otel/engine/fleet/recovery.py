@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,6 +17,8 @@ from taskflow_otel.errors import StaleTokenError, UnknownTaskError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.deadline import within
+from taskflow_otel.runtime.owned_tasks import OwnedTasks
 
 logger = logging.getLogger("taskflow_otel.recovery")
 
@@ -24,7 +27,10 @@ POISON = "poison"
 
 
 class Recovery:
-    """Not started: runs. Mid-run: runs again if its type allows that, else is `INTERRUPTED`. Not persisted: ends."""
+    """Not started: runs. Mid-run: runs again if its type allows that, else is `INTERRUPTED`. Not persisted: ends.
+
+    `patience`: seconds after which a takeover no longer waits for what is undecided.
+    """
 
     def __init__(
         self,
@@ -34,6 +40,8 @@ class Recovery:
         intake: Intake,
         clock: Clock,
         max_crashes: int,
+        *,
+        patience: float,
     ) -> None:
         self._registry = registry
         self._tasks = tasks
@@ -41,18 +49,36 @@ class Recovery:
         self._intake = intake
         self._clock = clock
         self._max_crashes = max_crashes
+        self._patience = patience
+        self._decisions = OwnedTasks(_complain)
 
     async def recover(self, taken: Sequence[tuple[TaskRecord, datetime]]) -> None:
         """Decide on tasks that this instance has just taken over, and hand over those that are to run.
 
-        With each comes the last heartbeat of its dead owner.
+        With each comes the last heartbeat of its dead owner. What takes long goes on after this has returned.
         """
-        outcomes = await asyncio.gather(*(self._decide(*one) for one in taken), return_exceptions=True)
-        for (record, _), outcome in zip(taken, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                # The task stays with this instance in the ledger; its next takeover decides again.
-                logger.error("task %s could not be recovered: %s", record.task_id, outcome, exc_info=outcome)
-        self._intake.release([task for task in outcomes if isinstance(task, LiveTask)])
+        decisions = self._decisions.own(self._recover_all(taken))
+        # A row that somebody has locked keeps neither the other tasks nor the next takeover waiting.
+        with contextlib.suppress(TimeoutError):
+            async with within(self._clock, self._patience):
+                await asyncio.shield(decisions)
+
+    async def stop(self) -> None:
+        """Decide nothing more; what is undecided stays with this instance in the ledger."""
+        await self._decisions.stop()
+
+    async def _recover_all(self, taken: Sequence[tuple[TaskRecord, datetime]]) -> None:
+        decisions = {asyncio.ensure_future(self._decide(*one)): one[0] for one in taken}
+        pending = set(decisions)
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                # What one transaction has committed is handed over together, so that priorities decide.
+                self._intake.release([d.result() for d in decisions if d in done and _decided(d, decisions[d])])
+        finally:
+            for decision in pending:
+                decision.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
 
     async def _decide(self, record: TaskRecord, last_heartbeat: datetime) -> LiveTask:
         definition = self._definition(record)
@@ -107,3 +133,16 @@ class Recovery:
         except UnknownTaskError:
             # Only tasks that are not persisted are taken over under an unknown name, to be ended.
             return self._registry.placeholder(record.func_name)
+
+
+def _decided(decision: asyncio.Task[LiveTask], record: TaskRecord) -> bool:
+    if decision.cancelled():
+        return False
+    if (exc := decision.exception()) is not None:
+        # The task stays with this instance in the ledger; its next takeover decides again.
+        logger.error("task %s could not be recovered: %s", record.task_id, exc, exc_info=exc)
+    return exc is None
+
+
+def _complain(exc: BaseException) -> None:
+    logger.critical("a recovery ended with an error of the engine itself: %s", exc, exc_info=exc)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.fleet.identity import process_gone
+from taskflow_otel.errors import BackendError
 from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.runtime.clock import Clock
@@ -42,7 +43,8 @@ class Takeover(Service):
         names: Callable[[], Iterable[str]],
         recover: Recover,
     ) -> None:
-        super().__init__("takeover", interval, clock)
+        # Slower looks would begin to count everyone's silence anew.
+        super().__init__("takeover", interval, clock, longest_backoff=own().lease_seconds / 4)
         self._backend = backend
         self._clock = clock
         self._own = own
@@ -62,6 +64,7 @@ class Takeover(Service):
     async def _look(self) -> None:
         own = self._own()
         gone: dict[str, Instance] = {}
+        held: BackendError | None = None
         known = await self._backend.instances()
         now = self._clock.monotonic()
         watched = now - self._looked_at < own.lease_seconds / 2
@@ -72,7 +75,12 @@ class Takeover(Service):
         for instance in known:
             if instance.instance_id == own.instance_id:
                 continue
-            if instance.state == "alive" and not await self._declare_dead(instance, own):
+            try:
+                if instance.state == "alive" and not await self._declare_dead(instance, own):
+                    continue
+            except BackendError as exc:
+                # A lock on the row of one dead instance does not keep the tasks of the others waiting.
+                held = exc
                 continue
             gone[instance.instance_id] = instance
         if gone or self._unanswered:
@@ -80,9 +88,11 @@ class Takeover(Service):
             self._unanswered = True
             await self._take_over(gone, own)
             self._unanswered = False
+        if held is not None:
+            raise held
 
     async def _declare_dead(self, instance: Instance, own: Instance) -> bool:
-        if instance.host == own.host and process_gone(instance.pid, instance.process_started):
+        if process_gone(instance, own.host):
             why = "its process is gone"
         elif self._silent_for(instance) >= instance.lease_seconds:
             why = f"no heartbeat for {instance.lease_seconds:g} s"
@@ -109,8 +119,10 @@ class Takeover(Service):
             await self._recover([(record, _last_heartbeat(record, gone)) for record in taken])
             if len(taken) < _BATCH:
                 break
+        known = set(self._names())
         for name, count in (await self._backend.orphan_names(list(gone))).items():
-            if name not in self._reported:
+            # Rows of a known name that stayed were locked: a later round takes them.
+            if name not in self._reported and name not in known:
                 self._reported.add(name)
                 logger.error(
                     "%d stored tasks are named %r, which is not registered here: they stay stored, and run when the "
@@ -126,7 +138,7 @@ class Takeover(Service):
         """Whether nothing can be heard any more of an instance that was declared dead."""
         if instance.state == "stopped" or self._clock.now() - instance.heartbeat_at > _MEMORY:
             return True
-        return instance.host == own.host and process_gone(instance.pid, instance.process_started)
+        return process_gone(instance, own.host)
 
 
 def _last_heartbeat(record: TaskRecord, gone: dict[str, Instance]) -> datetime:

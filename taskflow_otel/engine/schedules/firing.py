@@ -189,9 +189,7 @@ class Firing:
         own = self._own()
         maker = record.timeline[0].instance if record is not None and record.timeline else own.instance_id
         return maker != own.instance_id and any(
-            instance.instance_id == maker
-            and instance.state == "alive"
-            and not (instance.host == own.host and process_gone(instance.pid, instance.process_started))
+            instance.instance_id == maker and instance.state == "alive" and not process_gone(instance, own.host)
             for instance in await self._backend.instances()
         )
 

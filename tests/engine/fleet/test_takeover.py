@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -143,3 +144,75 @@ async def test_a_heartbeat_does_not_back_off() -> None:
     await clock.advance(60 * INTERVAL)
     await heartbeat.stop()
     assert (backend.beats, heartbeat.failures) == (60, 60)
+
+
+async def test_a_heartbeat_that_gets_no_answer_leaves_time_for_another_within_the_lease() -> None:
+    class SilentOnce(MemoryBackend):
+        calls = 0
+
+        async def beat(self, instance: Instance) -> bool:
+            self.calls += 1
+            if self.calls == 2:
+                await asyncio.Event().wait()
+            return await super().beat(instance)
+
+    async def nothing(*_: object) -> None:
+        """Nobody has taken anything over."""
+
+    backend, clock = SilentOnce(durable=True), FakeClock()
+    await backend.open()
+    heartbeat = Heartbeat(backend, clock, INTERVAL, LEASE, begin_anew=nothing, introduce=nothing)
+    await heartbeat.enter()
+    await heartbeat.start()
+    for _ in range(int(3 * LEASE)):
+        await clock.advance(INTERVAL)
+        assert heartbeat.lease_holds
+    await heartbeat.stop()
+    assert heartbeat.failures == 1
+
+
+async def test_a_dead_instance_whose_row_is_locked_keeps_the_tasks_of_no_other_waiting() -> None:
+    class Locked(MemoryBackend):
+        locked = True
+
+        async def bury(self, instance_id: str, seen_heartbeat: datetime) -> bool:
+            if instance_id == "a-locked-one" and self.locked:
+                raise BackendUnavailableError("the row is locked")
+            return await super().bury(instance_id, seen_heartbeat)
+
+    backend = Locked(durable=True)
+    scene = Scene(backend)
+    await scene.beat()
+    await backend.beat(replace(scene.other, instance_id="a-locked-one"))
+    await backend.apply([Insert(make_task(instance="other")), Insert(make_task(instance="a-locked-one"))])
+    await scene.look(LEASE)
+    with pytest.raises(BackendUnavailableError, match="locked"):
+        await scene.look(INTERVAL)
+    assert len(scene.recovered) == 1
+    backend.locked = False
+    await scene.look(INTERVAL)
+    assert len(scene.recovered) == 2
+
+
+async def test_of_locked_rows_it_is_not_said_that_their_name_is_unknown(caplog: pytest.LogCaptureFixture) -> None:
+    class Locked(MemoryBackend):
+        locked = True
+
+        async def take_over(
+            self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int
+        ) -> list[TaskRecord]:
+            return [] if self.locked else await super().take_over(dead, new_owner, names, limit)
+
+    backend = Locked(durable=True)
+    scene = Scene(backend)
+    await scene.beat()
+    await backend.apply(
+        [Insert(make_task(instance="other")), Insert(make_task(instance="other", func_name="of another release"))]
+    )
+    await scene.look(LEASE + 2 * INTERVAL)
+    assert [record.getMessage()[:40] for record in caplog.records if record.levelname == "ERROR"] == [
+        "1 stored tasks are named 'of another rel"
+    ]
+    backend.locked = False
+    await scene.look(INTERVAL)
+    assert len(scene.recovered) == 1
