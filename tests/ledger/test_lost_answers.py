@@ -149,4 +149,4 @@ async def test_a_shutdown_in_the_middle_of_a_recovery_hides_nothing(scene: Scene
 
 
 def rescuers() -> int:
-    return [task.get_name() for task in asyncio.all_tasks()].count("taskflow-rescuer")
+    return [task.get_name() for task in asyncio.all_tasks()].count("taskflow-takeover")
