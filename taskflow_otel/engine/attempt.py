@@ -16,7 +16,8 @@ from taskflow_otel.engine.executors.base import Call, Executor, PreparingExecuto
 from taskflow_otel.engine.failure import Failure, describe_failure
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
-from taskflow_otel.engine.live import LiveTask, Phase
+from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.engine.phase import Step
 from taskflow_otel.errors import (
     BackendUnavailableError,
     StaleTokenError,
@@ -103,15 +104,16 @@ class AttemptRunner:
         """Run the function and apply the outcome; the seconds to wait when the task is to run again here."""
         if task.cancel_reason is not None:
             # Cancelled while the start was being committed: the function is never entered.
+            task.advance(Step.END)
             return await self._stopped(task, 0.0, None)
         began = self._clock.monotonic()
         try:
             await self._call(task, executor)
         except BaseException as exc:  # every shape of user failure ends in a state
-            task.phase = Phase.ENDING
+            task.advance(Step.END)
             await _calm()
             return await self._failed(task, exc, self._clock.monotonic() - began)
-        task.phase = Phase.ENDING
+        task.advance(Step.END)
         await _calm()
         await self._lifecycle.move(task, Transition.SUCCEEDED, duration=self._clock.monotonic() - began)
         return None
@@ -121,7 +123,7 @@ class AttemptRunner:
         context = self._make_context(task)
         task.task_context = context
         enter_task_context(context)
-        task.phase = Phase.RUNNING
+        task.advance(Step.ENTER)
         if task.durable and task.record.trace_id is not None:
             # The ids of this attempt's span are worth having if the process dies.
             self._ledger.note(task)
@@ -188,7 +190,6 @@ class AttemptRunner:
 
     async def _stopped(self, task: LiveTask, duration: float, failure: Failure | None) -> float | None:
         """End an attempt that was stopped from outside: cancelled by the user, or interrupted by a shutdown."""
-        task.phase = Phase.ENDING
         reason = task.cancel_reason
         if reason == TAKEN_OVER:
             raise StaleTokenError(task.id)
@@ -196,7 +197,7 @@ class AttemptRunner:
             await self._lifecycle.move(task, Transition.CANCELLED, reason=reason, failure=failure, duration=duration)
         elif task.record.persisted and task.definition.config.requeue_on_interrupt:
             await self._lifecycle.move(task, Transition.RECOVERED, reason=reason, failure=failure, duration=duration)
-            task.phase = Phase.HELD
+            task.advance(Step.SET_ASIDE)
         else:
             await self._lifecycle.move(task, Transition.INTERRUPTED, reason=reason, failure=failure, duration=duration)
         return None

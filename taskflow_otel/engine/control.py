@@ -13,7 +13,8 @@ from taskflow_otel.engine.executors.base import Executor
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
-from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
+from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.errors import BackendError, StaleTokenError, TaskNotFoundError, TaskStateError
@@ -99,14 +100,14 @@ class Control:
     async def stop(self, task: LiveTask, reason: str) -> None:
         """Cancel a live task of this process."""
         match task.phase:
-            case Phase.HELD if task.committing:
+            case Phase.COMMITTING:
                 # Nothing may be said of it before its commit is known: the intake carries the wish out then.
                 self._want(task, reason)
-            case Phase.HELD if not task.committed:
+            case Phase.BUILT:
                 await self._intake.discard([task], reason)
             case Phase.READY | Phase.DELAYED | Phase.HELD:
                 self._withdraw(task)
-                task.phase = Phase.ENDING
+                task.advance(Step.END)
                 try:
                     await self._lifecycle.move(task, Transition.CANCELLED, reason=reason)
                 except StaleTokenError:
@@ -130,7 +131,7 @@ class Control:
     def set_aside(self, task: LiveTask) -> None:
         """Take a waiting task out of everything that could start it; the ledger keeps it."""
         self._withdraw(task)
-        task.phase = Phase.HELD
+        task.advance(Step.SET_ASIDE)
 
     def forget(self, task: LiveTask) -> None:
         """Let a task of a stopped engine go."""
@@ -147,10 +148,10 @@ class Control:
                 task.record.instance = instance_id
             elif task.phase in {Phase.STARTING, Phase.RUNNING}:
                 await self.stop(task, TAKEN_OVER)
-            elif task.phase is Phase.HELD and not task.committed and not task.committing:
+            elif task.phase is Phase.BUILT:
                 # The ledger does not know of it yet.
                 task.record.instance = instance_id
-            elif task.phase is Phase.HELD and task.committing:
+            elif task.phase is Phase.COMMITTING:
                 # Once its commit is known, the intake shows that, and lets go.
                 self._want(task, TAKEN_OVER)
             elif task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from taskflow_otel.engine.executors.base import Executor
-from taskflow_otel.engine.live import LiveTask, Phase
+from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.engine.phase import Step
 from taskflow_otel.engine.queues import Queue, Queues
 from taskflow_otel.runtime.clock import Clock
 
@@ -62,7 +63,7 @@ class Dispatcher:
 
     def ready(self, task: LiveTask) -> None:
         """Put a task in line."""
-        task.phase = Phase.READY
+        task.advance(Step.LINE_UP)
         task.ready_at = self._clock.monotonic()
         self._queues.of(task).push(task)
         self.pump()

@@ -9,13 +9,13 @@ from collections.abc import Collection
 from taskflow_otel.engine.attempt import SHUTDOWN
 from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.dispatch import Dispatcher
-from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
+from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.phase import WAITING_PHASES, Phase
 
 logger = logging.getLogger("taskflow_otel.engine")
 
 _SLICE = 200
 """Tasks handled in one callback of the event loop before others get their turn."""
-_WAITING = frozenset({Phase.READY, Phase.DELAYED, Phase.HELD})
 
 
 class Drain:
@@ -73,9 +73,9 @@ class Drain:
 
     async def leave(self, task: LiveTask) -> None:
         """A persisted task that waits stays in the ledger, for the next life; another never runs, and says so."""
-        if task.phase not in _WAITING:
+        if task.phase not in WAITING_PHASES:
             return
-        if task.record.persisted and task.committed:
+        if task.record.persisted and task.known:
             self._control.set_aside(task)
         else:
             await self._control.stop(task, SHUTDOWN)

@@ -29,7 +29,8 @@ from taskflow_otel.engine.fleet.takeover import Takeover
 from taskflow_otel.engine.intake import Created, Intake
 from taskflow_otel.engine.ledger import Ledger, Observe
 from taskflow_otel.engine.lifecycle import Lifecycle
-from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase, TaskStore
+from taskflow_otel.engine.live import LiveTask, LiveTasks, TaskStore
+from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queues, QueueStats
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.engine.schedules.firing import NoMeter, ScheduleMeter
@@ -454,7 +455,7 @@ class Engine:
         elif self._state == "running" and task.cancel_reason is None:
             self._intake.schedule(task, wait)
         else:
-            task.phase = Phase.HELD
+            task.advance(Step.SET_ASIDE)
             reason = task.cancel_reason
             self._jobs.own(
                 self._drain.leave(task) if reason in {None, SHUTDOWN} else self._control.stop(task, str(reason))

@@ -15,7 +15,8 @@ from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.executors.process_protocol import pack_call
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle, first_reason
-from taskflow_otel.engine.live import REFUSED, LiveTask, LiveTasks, Phase
+from taskflow_otel.engine.live import REFUSED, LiveTask, LiveTasks
+from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queue, Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry, refuse_ambiguous
 from taskflow_otel.errors import (
@@ -254,24 +255,23 @@ class Intake:
     def _show(self, task: LiveTask, results: dict[str, Applied]) -> None:
         if task.durable:
             self._committed(task, results[task.id])
-        if task.phase is Phase.HELD:
+        if not task.known:
             self._lifecycle.enqueued(task)
-        task.committing = False
 
     async def _commit_inserts(self, tasks: Sequence[LiveTask]) -> dict[str, Applied]:
         changes: list[Change] = []
         try:
             if len(tasks) == 1:
-                tasks[0].committing = True
+                tasks[0].advance(Step.COMMIT)
                 return {tasks[0].id: await self._ledger.commit(Insert(tasks[0].record))}
             async for task in in_slices(tasks, _SLICE):
-                # Until it is shown, or undone.
-                task.committing = True
+                task.advance(Step.COMMIT)
                 changes.append(Insert(task.record))
             applied = await self._ledger.commit_all(changes)
         except BaseException:
             for task in tasks:
-                task.committing = False
+                if task.phase is Phase.COMMITTING:
+                    task.advance(Step.COMMIT_FAILED)
             raise
         return {task.id: result for task, result in zip(tasks, applied, strict=True)}
 
@@ -310,7 +310,7 @@ class Intake:
             return
         queue.leave_place(task)
         queue.delayed += 1
-        task.phase = Phase.DELAYED
+        task.advance(Step.WAIT)
 
         def due() -> None:
             queue.delayed -= 1
@@ -325,20 +325,25 @@ class Intake:
 
     async def discard(self, tasks: Iterable[LiveTask], reason: str) -> None:
         """End tasks that were never handed over: their request failed."""
-        held = [task for task in tasks if task.phase is Phase.HELD]
+        held = []
+        for task in tasks:
+            if task.phase is Phase.COMMITTING:
+                task.cancel_reason = task.cancel_reason or reason
+            elif task.phase in {Phase.BUILT, Phase.HELD}:
+                held.append(task)
         for start in range(0, len(held), _SLICE):
             # Together, so that they share their transactions.
             await asyncio.gather(*(self._discard(task, reason) for task in held[start : start + _SLICE]))
 
     async def _discard(self, task: LiveTask, reason: str) -> None:
-        if task.phase is not Phase.HELD:
+        if task.phase not in {Phase.BUILT, Phase.HELD}:
             return
         self._queues.of(task).leave_place(task)
-        if not task.committed:
+        if not task.known:
             # Nothing of it is in the ledger: it goes there as history only.
             task.durable = False
             self._lifecycle.enqueued(task)
-        task.phase = Phase.ENDING
+        task.advance(Step.END)
         try:
             await self._lifecycle.move(task, Transition.CANCELLED, reason=reason)
         except StaleTokenError:
@@ -482,7 +487,7 @@ class Intake:
 
     def _undo(self, tasks: Sequence[LiveTask]) -> None:
         for task in tasks:
-            if task.phase is Phase.HELD and not task.committed:
+            if not task.known:
                 self._queues.of(task).leave_place(task)
                 self._lifecycle.rejected(task, "commit_failed", history=False)
 

@@ -8,7 +8,8 @@ from taskflow_otel.backends.base import Outcome, Update
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.failure import Failure
 from taskflow_otel.engine.ledger import Ledger
-from taskflow_otel.engine.live import LiveTask, LiveTasks, Phase
+from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.errors import StaleTokenError
 from taskflow_otel.model.events import lifecycle_event
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
@@ -56,7 +57,7 @@ class Lifecycle:
 
     def enqueued(self, task: LiveTask) -> None:
         """Tell the world of a new task: committed, if it is durable."""
-        task.committed = True
+        task.advance(Step.KNOWN)
         if not task.durable:
             self._ledger.note(task)
         self._publish(task.record, Transition.ENQUEUED, None)
@@ -164,7 +165,8 @@ class Lifecycle:
 
     def forgotten(self, task: LiveTask) -> None:
         """Let go of a task that lives on in the ledger alone."""
-        task.phase = Phase.GONE
+        if task.phase is not Phase.GONE:
+            task.advance(Step.LEAVE)
         self._tasks.drop(task)
         _wake_waiters(task)
 
@@ -224,7 +226,7 @@ class Lifecycle:
         )
 
     def _end(self, task: LiveTask) -> None:
-        task.phase = Phase.GONE
+        task.advance(Step.LEAVE)
         # Nothing of a finished task keeps the user's objects alive.
         task.args = task.kwargs = task.context = task.task_context = task.call = None
         self._tasks.finish(task)

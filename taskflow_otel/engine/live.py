@@ -8,40 +8,18 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context
-from enum import Enum, auto
 from typing import Any
 
 from taskflow_otel.engine.context import TaskContext
 from taskflow_otel.engine.executors.base import Call
+from taskflow_otel.engine.phase import BEFORE_COMMIT_PHASES, UNKNOWN_PHASES, Phase, Step, next_phase
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.timers import Timer
 
-
-class Phase(Enum):
-    """Where inside this process a task stands; the status is what the world sees."""
-
-    HELD = auto()
-    """Built, and waiting for its request to end (or for its commit)."""
-    DELAYED = auto()
-    """Waiting for a time: a delay, `run_at`, a retry."""
-    READY = auto()
-    """In its queue, waiting for a slot."""
-    STARTING = auto()
-    """Holds a slot; the start is being committed."""
-    RUNNING = auto()
-    """Inside the function."""
-    ENDING = auto()
-    """The function has ended; the outcome is being committed."""
-    GONE = auto()
-    """Finished, or taken over by another instance."""
-
-
 REFUSED = -1
 """Instead of the number of lines told of: the task was told of as refused, which may stand in the ledger or not."""
-
-_BEFORE_COMMIT = frozenset({Phase.HELD, Phase.STARTING, Phase.ENDING})
 
 
 class LiveTask:
@@ -53,13 +31,10 @@ class LiveTask:
         "attempt",
         "call",
         "cancel_reason",
-        "committed",
-        "committing",
         "context",
         "definition",
         "durable",
         "error",
-        "handed_over",
         "kwargs",
         "log_count",
         "log_size",
@@ -94,13 +69,10 @@ class LiveTask:
         """Each transition is committed before it is published and acted upon."""
         self.stored = False
         """The ledger has a row of this task."""
-        self.committing = False
-        """The insert is under way: whoever wants to cancel the task leaves `cancel_reason`."""
-        self.committed = False
         self.error: BaseException | None = None
         """By which an undecorated function failed: inside a request its response raises it."""
-        self.handed_over = False
-        self.phase = Phase.HELD
+        self.phase = Phase.BUILT
+        """Written by `advance` alone."""
         self.ready_at = 0.0
         self.timer: Timer | None = None
         self.arrival: asyncio.Task[None] | None = None
@@ -118,6 +90,15 @@ class LiveTask:
     def id(self) -> str:
         """The task's id."""
         return self.record.task_id
+
+    def advance(self, step: Step) -> None:
+        """Take one step of the table of phases; raises `IllegalTransitionError` outside it."""
+        self.phase = next_phase(self.phase, step)
+
+    @property
+    def known(self) -> bool:
+        """`ENQUEUED` is published; of a durable task the insert is committed."""
+        return self.phase not in UNKNOWN_PHASES
 
 
 class LiveTasks:
@@ -195,9 +176,9 @@ class LiveTasks:
         Of all others every line has been told of that is older than this moment.
         """
         moving = {
-            task_id: len(task.record.timeline) if task.committed else 0
+            task_id: len(task.record.timeline) if task.known else 0
             for task_id, task in list(self._live.items())
-            if task.durable and task.phase in _BEFORE_COMMIT
+            if task.durable and task.phase in BEFORE_COMMIT_PHASES
         }
         return moving | self._untold
 

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from taskflow_otel.engine.live import LiveTask, Phase
+from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.errors import QueueFullError, UnknownQueueError
 from taskflow_otel.model.options import QueueConfig
 from taskflow_otel.model.record import DEFAULT_QUEUE
@@ -96,13 +97,13 @@ class Queue:
     def pop(self, executor: str) -> LiveTask:
         """Take the head of this executor out of the line; its phase says so from now on."""
         task = heapq.heappop(self._heaps[executor])[2]
-        task.phase = Phase.STARTING
+        task.advance(Step.GET_SLOT)
         self._left()
         return task
 
     def withdraw(self, task: LiveTask) -> None:
         """Take a ready task out of the line; its entry in the heap is skipped when it comes up."""
-        task.phase = Phase.HELD
+        task.advance(Step.SET_ASIDE)
         self._left()
         heap = self._heaps[task.record.executor]
         if len(heap) > 2 * self.ready + _FEW:

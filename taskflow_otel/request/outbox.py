@@ -186,7 +186,7 @@ class Outbox:
             return
         self._state = _State.OVER
         # Natives that no response has called (it was replaced by one without them) run now.
-        tasks, self._waiting = [*self._waiting, *(task for task in self._natives if task.committed)], []
+        tasks, self._waiting = [*self._waiting, *(task for task in self._natives if task.known)], []
         self._natives.clear()
         self._lists.clear()
         if tasks:

@@ -13,7 +13,8 @@ from taskflow_otel.backends.base import Applied, Change, Insert, Update
 from taskflow_otel.backends.memory import MemoryBackend
 from taskflow_otel.engine import ledger as module
 from taskflow_otel.engine.ledger import Ledger
-from taskflow_otel.engine.live import LiveTask, Phase
+from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.engine.phase import Phase
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.options import make_task_config

@@ -12,6 +12,7 @@ from taskflow_otel.engine.failure import Failure
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.phase import Step
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.errors import StaleTokenError, UnknownTaskError
 from taskflow_otel.model.record import TaskRecord
@@ -85,7 +86,8 @@ class Recovery:
         # The function may have changed its kind since the task was stored.
         record.executor = definition.config.executor
         task = LiveTask(record, definition, None, None, None, durable=True)
-        task.stored = task.committed = True
+        task.stored = True
+        task.advance(Step.TAKEN_OVER)
         self._tasks.add(task)
         if record.idempotency_key is not None:
             self._tasks.hold_key(record.idempotency_key, record.task_id)

@@ -1,0 +1,99 @@
+"""Where inside this process a task stands: its phases, the steps between them, and the one table of legal steps.
+
+The status is what the world sees (`taskflow_otel.model.status`); the phase is what the engine may do next.
+`docs/architecture.md` has the picture, and a test that it agrees with this table.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, auto
+from typing import Final
+
+from taskflow_otel.errors import IllegalTransitionError
+
+
+# Integers, because both index the table: a step is taken for every task several times.
+class Phase(IntEnum):
+    """Where inside this process a task stands."""
+
+    BUILT = 0
+    """Built, and known to nobody: its request has not asked for the commit yet."""
+    COMMITTING = auto()
+    """Its insert is being committed. Who wants to cancel it leaves the wish, which the intake carries out."""
+    HELD = auto()
+    """Known, and kept back: until its request ends, or because this process is shutting down."""
+    DELAYED = auto()
+    """Waiting for a time: a delay, `run_at`, a retry."""
+    READY = auto()
+    """In its queue, waiting for a slot."""
+    STARTING = auto()
+    """Holds a slot; the start is being committed."""
+    RUNNING = auto()
+    """Inside the function."""
+    ENDING = auto()
+    """The function has ended, or will not be entered; the outcome is being committed."""
+    GONE = auto()
+    """Finished, or owned by another instance."""
+
+
+class Step(IntEnum):
+    """What takes a task from one phase to the next."""
+
+    COMMIT = 0
+    """The insert is handed to the ledger."""
+    COMMIT_FAILED = auto()
+    """The ledger did not take the insert."""
+    KNOWN = auto()
+    """The insert is committed where the task is durable, and `ENQUEUED` is published."""
+    TAKEN_OVER = auto()
+    """This instance has taken a stored task over from a dead one."""
+    WAIT = auto()
+    """A timer is set."""
+    LINE_UP = auto()
+    """It joins its queue."""
+    GET_SLOT = auto()
+    """The dispatcher gives it a slot."""
+    ENTER = auto()
+    """Its function is entered."""
+    END = auto()
+    """Nothing of it runs from here on; its outcome is decided."""
+    SET_ASIDE = auto()
+    """It is taken out of everything that could start it."""
+    LEAVE = auto()
+    """It has an outcome, or belongs to another instance."""
+
+
+_ALIVE = tuple(phase for phase in Phase if phase is not Phase.GONE)
+
+TABLE: Final[dict[Step, dict[Phase, Phase]]] = {
+    Step.COMMIT: {Phase.BUILT: Phase.COMMITTING},
+    Step.COMMIT_FAILED: {Phase.COMMITTING: Phase.BUILT},
+    Step.KNOWN: {Phase.BUILT: Phase.HELD, Phase.COMMITTING: Phase.HELD},
+    Step.TAKEN_OVER: {Phase.BUILT: Phase.HELD},
+    # From STARTING when the start could not be committed, from ENDING for a retry.
+    Step.WAIT: dict.fromkeys((Phase.HELD, Phase.STARTING, Phase.ENDING), Phase.DELAYED),
+    Step.LINE_UP: dict.fromkeys((Phase.HELD, Phase.DELAYED), Phase.READY),
+    Step.GET_SLOT: {Phase.READY: Phase.STARTING},
+    Step.ENTER: {Phase.STARTING: Phase.RUNNING},
+    Step.END: dict.fromkeys((Phase.HELD, Phase.DELAYED, Phase.STARTING, Phase.RUNNING), Phase.ENDING),
+    Step.SET_ASIDE: dict.fromkeys((Phase.HELD, Phase.DELAYED, Phase.READY, Phase.STARTING, Phase.ENDING), Phase.HELD),
+    Step.LEAVE: dict.fromkeys(_ALIVE, Phase.GONE),
+}
+"""The legal steps, each with the phases that it leads from and to."""
+
+UNKNOWN_PHASES: Final = frozenset({Phase.BUILT, Phase.COMMITTING})
+"""Nobody outside this process can know of the task."""
+WAITING_PHASES: Final = frozenset({Phase.BUILT, Phase.COMMITTING, Phase.HELD, Phase.DELAYED, Phase.READY})
+"""The task holds no slot."""
+BEFORE_COMMIT_PHASES: Final = frozenset({Phase.BUILT, Phase.COMMITTING, Phase.HELD, Phase.STARTING, Phase.ENDING})
+"""The ledger of a durable task may be ahead of what is published."""
+
+_NEXT = tuple(tuple(TABLE[step].get(phase) for phase in Phase) for step in Step)
+
+
+def next_phase(phase: Phase, step: Step) -> Phase:
+    """The phase that `step` leads to; raises `IllegalTransitionError` outside the table, a bug of the library."""
+    following = _NEXT[step][phase]
+    if following is None:
+        raise IllegalTransitionError(f"a task that is {phase.name} cannot take the step {step.name}")
+    return following
