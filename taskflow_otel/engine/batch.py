@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Update
-from taskflow_otel.engine.live import LiveTask, Phase
+from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.engine.phase import Phase
 
 _REDUCED_TEXT = 500
 _NOT_STORED = "[the database refused this text]"

@@ -16,7 +16,6 @@ from itertools import islice
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, Update
 from taskflow_otel.engine.batch import Batch, Commit, Item, Lines, Note, reduce
 from taskflow_otel.engine.live import REFUSED, LiveTask
-from taskflow_otel.engine.phase import Phase
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock, TimerHandle

@@ -73,25 +73,25 @@ def chained() -> None:
 
 
 SHAPES: dict[str, tuple[Callable[[], None], str, str]] = {
-    "base": (raising(OwnBaseError("b")), "tests.engine.test_failures.OwnBaseError", "b"),
+    "base": (raising(OwnBaseError("b")), "tests.engine.test_failure.OwnBaseError", "b"),
     "exit": (raising(SystemExit(3)), "SystemExit", "3"),
     "interrupt": (raising(KeyboardInterrupt()), "KeyboardInterrupt", ""),
     "group": (group, "ExceptionGroup", "several (2 sub-exceptions)"),
     "base-group": (base_group, "BaseExceptionGroup", "several (2 sub-exceptions)"),
     "unprintable": (
         raising(UnprintableError()),
-        "tests.engine.test_failures.UnprintableError",
-        "<str() of tests.engine.test_failures.UnprintableError raised ValueError>",
+        "tests.engine.test_failure.UnprintableError",
+        "<str() of tests.engine.test_failure.UnprintableError raised ValueError>",
     ),
     "exiting-text": (
         raising(ExitingTextError()),
-        "tests.engine.test_failures.ExitingTextError",
-        "<str() of tests.engine.test_failures.ExitingTextError raised SystemExit>",
+        "tests.engine.test_failure.ExitingTextError",
+        "<str() of tests.engine.test_failure.ExitingTextError raised SystemExit>",
     ),
     "textless": (
         raising(TextlessError()),
-        "tests.engine.test_failures.TextlessError",
-        "<str() of tests.engine.test_failures.TextlessError raised TypeError>",
+        "tests.engine.test_failure.TextlessError",
+        "<str() of tests.engine.test_failure.TextlessError raised TypeError>",
     ),
     "generator-exit": (raising(GeneratorExit("g")), "GeneratorExit", "g"),
     "stop-async": (raising(StopAsyncIteration("s")), "StopAsyncIteration", "s"),

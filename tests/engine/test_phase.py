@@ -16,7 +16,7 @@ PACKAGE = Path(taskflow_otel.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "architecture.md"
 
 
-@pytest.mark.parametrize(("step", "phase"), itertools.product(Step, Phase), ids=lambda one: one.name)
+@pytest.mark.parametrize(("step", "phase"), list(itertools.product(Step, Phase)), ids=lambda one: one.name)
 def test_a_step_leads_where_the_table_says_and_any_other_step_raises(step: Step, phase: Phase) -> None:
     if phase in TABLE[step]:
         assert next_phase(phase, step) is TABLE[step][phase]

@@ -90,7 +90,7 @@ HANDLES = [
 async def test_every_handle_has_the_options_of_its_declaration(kind: str, tmp_path: Path) -> None:
     declared = Declared(tmp_path)
     handle, name, arguments = declared.handles[kind]
-    config = declared.manager.engine._registry.get(name).config
+    config = declared.manager._registry.get(name).config
     async with started(declared.manager) as manager:
         record = await finish(manager, await manager.enqueue(handle, 7))
     assert (record.status, record.func_name) == (TaskStatus.SUCCESS, name)
