@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -23,6 +24,8 @@ _TIDY_EVERY = 100
 _TIDY_BEHIND = timedelta(hours=1)
 _TIDY_BATCH = 1_000
 _STARTUP_BUCKET = 10_000_000
+RULE = "schedule-rule:"
+"""Prefix of the settings that tell which rule each schedule last fired by, and since when that rule holds."""
 
 
 class ScheduleMeter(Protocol):
@@ -65,6 +68,8 @@ class Entry:
         self.timer: Timer | None = None
         self.working = False
         self.paused = False
+        self.rule_kept = False
+        """The backend knows the present rule."""
         self.last: datetime | None = None
         self.last_task_id: str | None = None
         self.repeated_until: datetime | None = None
@@ -75,6 +80,11 @@ class Entry:
         self.last_error: str | None = None
         self.failing = False
         self._told: tuple[tuple[object, ...], ScheduleStatus] | None = None
+
+    @property
+    def rule_text(self) -> str:
+        """The rule, with its zone."""
+        return f"{self.schedule.rule.text} {self.schedule.rule.timezone}"
 
     def name_of(self, moment: datetime) -> str:
         """The name that the firing at a moment uses once."""
@@ -146,20 +156,34 @@ class Firing:
         entry.fired += claimed.new
         return claimed.new, blocked_by
 
+    async def keep_rule(self, entry: Entry, since: datetime) -> None:
+        """Store the rule of a schedule, and since when it holds: no time before that is ever made up for by it."""
+        await self._backend.put_setting(
+            RULE + entry.schedule.name, json.dumps({"rule": entry.rule_text, "since": micros(since)})
+        )
+        entry.rule_kept = True
+
     async def tidy(self, entry: Entry) -> None:
-        """Now and then forget names so old that no instance can come back to them."""
+        """Store the rule after its first firing; now and then forget names so old that no instance needs them."""
+        if entry.fired and not entry.rule_kept and entry.last is not None:
+            await self.keep_rule(entry, entry.last)
         if entry.fired >= _TIDY_EVERY and entry.last is not None:
             entry.fired = 0
             await self._backend.forget_once(entry.prefix, entry.name_of(entry.last - _TIDY_BEHIND), _TIDY_BATCH)
 
-    async def fire_at_startup(self, entry: Entry, moment: datetime) -> None:
-        """Run once for the instances that start together: not while one lives that has."""
+    async def fire_at_startup(self, entry: Entry, moment: datetime) -> str | None:
+        """Run once for the instances that start together: not while one lives that has.
+
+        Returns the unfinished run that stood in the way.
+        """
         latest = await self._backend.latest_once(entry.startup_prefix)
         if latest is not None and await self._lives_elsewhere(latest[1]):
-            return
+            return None
+        blocked_by = await self._unfinished(entry) if entry.schedule.overlap == "skip" else None
         name = f"{entry.startup_prefix}{micros(moment) // _STARTUP_BUCKET * _STARTUP_BUCKET:020d}"
-        claimed = await self._claim(entry, name, None, None)
-        await self._claim_again(entry, name, None, None, claimed)
+        claimed = await self._claim(entry, name, None, blocked_by)
+        claimed = await self._claim_again(entry, name, None, blocked_by, claimed)
+        return blocked_by if claimed.new else None
 
     async def fire_by_hand(self, entry: Entry) -> TaskRecord:
         """Run now, beside the rule."""
@@ -195,9 +219,10 @@ class Firing:
 
     async def _unfinished(self, entry: Entry) -> str | None:
         """The id of a run of this schedule that has not ended."""
-        latest = await self._backend.latest_once(entry.prefix)
+        prefixes = [entry.prefix, entry.startup_prefix] if entry.schedule.run_on_startup else [entry.prefix]
+        latest = [await self._backend.latest_once(prefix) for prefix in prefixes]
         # Where the clock was set back, the latest by its name is not the latest.
-        for task_id in {None if latest is None else latest[1], entry.last_task_id} - {None}:
+        for task_id in {entry.last_task_id, *(found[1] for found in latest if found is not None)} - {None}:
             record = await self._record(str(task_id))
             if record is not None and record.status is TaskStatus.REJECTED and record.duplicate_of is not None:
                 record = await self._record(record.duplicate_of)

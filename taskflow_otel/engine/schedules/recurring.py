@@ -13,7 +13,7 @@ from typing import Any
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.registry import TaskDefinition
-from taskflow_otel.engine.schedules.firing import Entry, Firing, ScheduleMeter
+from taskflow_otel.engine.schedules.firing import RULE, Entry, Firing, ScheduleMeter
 from taskflow_otel.errors import BackendError, ConfigurationError, QueueFullError, UnknownScheduleError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import Every, Schedule, ScheduleStatus, due, from_micros, grace, micros
@@ -120,12 +120,10 @@ class Scheduler:
         """
         now = self._clock.now()
         for entry in self._entries.values():
-            if entry.next is None or entry.working:
-                continue
-            if _lies_ahead(entry, entry.next, now):
-                entry.repeated_until = max(entry.repeated_until or now, entry.last or now)
-                entry.next = entry.schedule.rule.after(now)
-            self._arm(entry)
+            # Of one that fires at this moment the next time is decided behind that.
+            if entry.next is not None and not entry.working:
+                _follow_clock(entry, now)
+                self._arm(entry)
 
     def _entry(self, name: str) -> Entry:
         try:
@@ -163,17 +161,18 @@ class Scheduler:
 
     async def _bring_up(self, entries: list[Entry]) -> None:
         """Find out when schedules last fired, and go on from there."""
-        pauses: dict[str, str] = {}
+        stored: dict[str, str] = {}
 
-        async def read_pauses() -> None:
-            pauses.update(await self._backend.settings(PAUSED))
+        async def read_settings() -> None:
+            stored.update(await self._backend.settings(PAUSED))
+            stored.update(await self._backend.settings(RULE))
 
         if entries:
-            await self._insist(entries[0], read_pauses)
+            await self._insist(entries[0], read_settings)
         for start in range(0, len(entries), _AT_ONCE):
-            await asyncio.gather(*(self._begin(entry, pauses) for entry in entries[start : start + _AT_ONCE]))
+            await asyncio.gather(*(self._begin(entry, stored) for entry in entries[start : start + _AT_ONCE]))
 
-    async def _begin(self, entry: Entry, pauses: dict[str, str]) -> None:
+    async def _begin(self, entry: Entry, stored: dict[str, str]) -> None:
         latest: tuple[str, str] | None = None
 
         async def read_latest() -> None:
@@ -182,17 +181,30 @@ class Scheduler:
 
         await self._insist(entry, read_latest)
         rule, now = entry.schedule.rule, self._clock.now()
-        entry.paused, since = _pause(pauses, entry)
+        entry.paused, since = _pause(stored, entry)
         entry.next = rule.after(now)
         if latest is not None:
             entry.last, entry.last_task_id = entry.moment_of(latest[0]), latest[1]
             if _lies_ahead(entry, entry.last, now):
                 entry.repeated_until = entry.last
             elif not entry.paused:
-                entry.next = rule.after(entry.last if since is None else max(entry.last, since))
+                holds_since = await self._rule_since(entry, stored, now)
+                entry.next = rule.after(max(moment for moment in (entry.last, since, holds_since) if moment))
         self._arm(entry)
         if entry.schedule.run_on_startup and not entry.paused:
-            await self._attempt(entry, partial(self._firing.fire_at_startup, entry, now), now, rule.after(now))
+            await self._attempt(entry, partial(self._fire_at_startup, entry, now), now, rule.after(now))
+
+    async def _rule_since(self, entry: Entry, stored: dict[str, str], now: datetime) -> datetime | None:
+        """Since when the rule holds; from now on, where the schedule last fired by another one."""
+        text = stored.get(RULE + entry.schedule.name)
+        if text is None:
+            return None
+        value = json.loads(text)
+        if value["rule"] == entry.rule_text:
+            entry.rule_kept = True
+            return from_micros(value["since"])
+        await self._insist(entry, partial(self._firing.keep_rule, entry, now))
+        return now
 
     async def _insist(self, entry: Entry, action: Callable[[], Awaitable[None]]) -> None:
         """Do something until it succeeds."""
@@ -212,6 +224,7 @@ class Scheduler:
                 await self._catch_up(entry, entry.next)
         finally:
             entry.working = False
+            _follow_clock(entry, self._clock.now())
             self._arm(entry)
 
     async def _catch_up(self, entry: Entry, first: datetime) -> None:
@@ -280,6 +293,14 @@ class Scheduler:
         elif new:
             self._meter.fired(entry.schedule.name, max(0.0, (self._clock.now() - moment).total_seconds()))
 
+    async def _fire_at_startup(self, entry: Entry, moment: datetime) -> None:
+        blocked_by = await self._firing.fire_at_startup(entry, moment)
+        if blocked_by is not None:
+            self._missed(entry, 1)
+            logger.info(
+                "the schedule %r did not run at the start: its run %s has not ended", entry.schedule.name, blocked_by
+            )
+
     def _missed(self, entry: Entry, number: int) -> None:
         entry.missed += number
         self._meter.missed(entry.schedule.name, number)
@@ -310,6 +331,13 @@ def _lies_ahead(entry: Entry, moment: datetime, now: datetime) -> bool:
     rule = entry.schedule.rule
     gap = max(rule.after(now) - now, rule.after(moment) - moment)
     return moment - now > 2 * gap + timedelta(seconds=1)
+
+
+def _follow_clock(entry: Entry, now: datetime) -> None:
+    """Where the clock was set back far, let the times that it shows again fire again."""
+    if entry.next is not None and _lies_ahead(entry, entry.next, now):
+        entry.repeated_until = max(entry.repeated_until or now, entry.last or now)
+        entry.next = entry.schedule.rule.after(now)
 
 
 def _pause(stored: dict[str, str], entry: Entry) -> tuple[bool, datetime | None]:

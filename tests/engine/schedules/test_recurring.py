@@ -31,6 +31,7 @@ from taskflow_otel.backends.base import Applied, Change
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.testing.clock import FakeClock, settle
+from tests.engine.managers import HeldBackend, inserts
 from tests.managers import Gate, started
 from tests.waiting import eventually
 
@@ -227,6 +228,24 @@ async def test_several_instances_whose_clock_is_set_back_go_on_with_one_firing_e
     assert Counter(await plant.times()) == {**dict.fromkeys([60, 120, 180, 240, 300], 2), 360: 1}
 
 
+async def test_a_clock_that_is_set_back_while_a_firing_is_committed_brings_no_silence() -> None:
+    backend = HeldBackend()
+    plant = Plant(every(60), snapshot_backend=backend)
+    async with plant.running():
+        await plant.clock.advance(3_700)
+        backend.hold = inserts
+        await plant.clock.advance(21)
+        await backend.holding.wait()
+        plant.clock.set_wall(START + timedelta(seconds=121))
+        # The change of the clock is noticed, and the firing is still being committed.
+        await plant.clock.advance(2)
+        backend.release()
+        await plant.clock.advance(300)
+    assert [moment for moment, times in sorted(Counter(await plant.times()).items()) if times == 2] == [
+        180, 240, 300, 360, 420,
+    ]  # fmt: skip
+
+
 async def test_a_restart_after_the_clock_was_set_back_is_not_silent() -> None:
     plant = Plant(every(60))
     async with plant.running():
@@ -385,6 +404,47 @@ async def test_a_run_at_start_up_is_made_by_one_of_the_instances_that_start_toge
             async with plant.running():
                 await plant.clock.advance(1)
                 assert len(await plant.records()) == lives
+
+
+async def test_a_run_at_start_up_does_not_overlap_with_one_that_has_not_ended() -> None:
+    gate = Gate()
+    options: dict[str, Any] = {"run_on_startup": True, "overlap": "skip", "requeue_on_interrupt": True}
+    plant = Plant(
+        lambda manager: manager.schedule(every=3_600, name="job", **options)(gate.run),
+        shutdown_timeout=0,
+    )
+    async with plant.running():
+        await plant.clock.advance(3_601)
+        # The run of the start is in the way of the first firing.
+        assert [record.reason for record in await plant.records(status=TaskStatus.REJECTED)] == ["overlap"]
+    [unfinished] = await plant.records(status=TaskStatus.PENDING)
+    async with plant.running() as manager:
+        await plant.clock.advance(1)
+        [_, blocked] = await plant.records(status=TaskStatus.REJECTED)
+        assert (blocked.reason, blocked.duplicate_of) == ("overlap", unfinished.task_id)
+        assert manager.schedules()[0].missed == 1
+        gate.opened.set()
+        await plant.clock.advance(1)
+    assert [record.task_id for record in await plant.records(status=TaskStatus.SUCCESS)] == [unfinished.task_id]
+
+
+@pytest.mark.parametrize("catch_up", ["all", "latest"])
+async def test_a_changed_rule_makes_up_for_no_time_before_it_existed(catch_up: str) -> None:
+    backend, clock = MemoryBackend(durable=True), FakeClock(START)
+    lives = [cron("0 * * * *", catch_up=catch_up), cron("* * * * *", catch_up=catch_up)]
+    old, new = (Plant(declare, snapshot_backend=backend) for declare in lives)
+    old.clock = new.clock = clock
+    async with old.running():
+        await clock.advance(3_601)
+    await new.sleep_until(3 * 3_600 + 30)
+    async with new.running():
+        await clock.advance(31)
+    assert await new.times() == [3_600, 3 * 3_600 + 60]
+    await new.sleep_until(3 * 3_600 + 240)
+    async with new.running():
+        await clock.advance(1)
+    made_up = [3 * 3_600 + 120, 3 * 3_600 + 180, 3 * 3_600 + 240] if catch_up == "all" else [3 * 3_600 + 240]
+    assert await new.times() == [3_600, 3 * 3_600 + 60, *made_up]
 
 
 async def test_a_pause_holds_for_all_instances_and_over_restarts() -> None:
