@@ -128,6 +128,9 @@ class Intake:
             contextvars.copy_context(),
             durable=persisted or record.idempotency_key is not None,
         )
+        if record.run_at is not None and options.delay is not None:
+            # A delay is a length of time: a clock that is set moves `run_at` alone, which is for the next process.
+            task.ready_at = self._clock.monotonic() + seconds("delay", options.delay)
         return self._admit(task)
 
     def recreate(self, original: TaskRecord, definition: TaskDefinition, *, keep_key: bool) -> Created:
@@ -301,9 +304,16 @@ class Intake:
             asyncio.get_running_loop().call_soon(self.release, tasks[_SLICE:])
 
     def schedule(self, task: LiveTask, wait: float | None = None) -> None:
-        """Put a task in line: after `wait` seconds, at its `run_at`, or at once."""
+        """Put a task in line: after `wait` seconds or its own delay, at its `run_at`, or at once."""
         queue = self._queues.of(task)
-        if wait is None and (task.record.run_at is None or task.record.run_at <= self._clock.now()):
+        if wait is not None:
+            at_once = False
+        elif task.ready_at:
+            wait = task.ready_at - self._clock.monotonic()
+            at_once = wait <= 0
+        else:
+            at_once = task.record.run_at is None or task.record.run_at <= self._clock.now()
+        if at_once:
             if not task.waiting_in_queue:
                 queue.take_place(task, enforce=False)
             self._dispatcher.ready(task)

@@ -74,6 +74,7 @@ class LiveTask:
         self.phase = Phase.BUILT
         """Written by `advance` alone."""
         self.ready_at = 0.0
+        """Monotonic time at which it was, or after a delay will be, ready to run; 0 until that is known."""
         self.timer: Timer | None = None
         self.arrival: asyncio.Task[None] | None = None
         """Commits and releases a task that does not wait for its request."""

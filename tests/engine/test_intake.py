@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 
@@ -16,6 +17,7 @@ from taskflow_otel.model.enqueue import EnqueueOptions
 from taskflow_otel.model.query import Instance
 from taskflow_otel.testing.backends.samples import finish, make_task
 from taskflow_otel.testing.clock import FakeClock, settle
+from tests.engine.managers import running
 
 KEY = EnqueueOptions(idempotency_key="k")
 
@@ -154,3 +156,21 @@ async def test_a_task_that_was_taken_over_while_it_ran_does_not_answer_for_its_k
     goes_on.set()
     await settle()
     await manager.shutdown()
+
+
+@pytest.mark.parametrize("hours", [-1, 1], ids=["back", "forward"])
+async def test_a_delay_is_a_length_of_time_whatever_is_done_to_the_clock(hours: int) -> None:
+    clock, ran = FakeClock(), list[float]()
+    manager = TaskManager(clock=clock)
+
+    @manager.task()
+    async def job() -> None:
+        ran.append(clock.monotonic())
+
+    async with running(manager):
+        await manager.enqueue(job, delay=60)
+        clock.set_wall(clock.now() + timedelta(hours=hours))
+        await clock.advance(59)
+        assert ran == []
+        await clock.advance(2)
+    assert ran == [60]
