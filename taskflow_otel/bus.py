@@ -389,8 +389,10 @@ class ObserverBus:
                 hook(event)
             except Exception as exc:
                 self._complaints.add(name, f"failed on {event.transition}", exc)
-        for worker in self._lifecycle_workers:
-            worker.put(event)
+        if self._lifecycle_workers:
+            kept = without_exception(event)
+            for worker in self._lifecycle_workers:
+                worker.put(kept)
 
     def log(self, event: LogEvent) -> None:
         """A task wrote a log entry. Call it on the event loop's thread."""

@@ -5,15 +5,16 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import pytest
 
 from taskflow_otel.bus import Complaints, Event, Exporter, ObserverBus, TaskObserver
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.memory import InMemoryLogger
-from taskflow_otel.model.events import LifecycleEvent, LogEvent
+from taskflow_otel.model.events import LifecycleEvent, LogEvent, lifecycle_event
 from taskflow_otel.model.record import Progress, TaskRecord
-from taskflow_otel.model.status import Transition
+from taskflow_otel.model.status import TaskStatus, Transition
 from tests.exporters.story import Story
 from tests.waiting import eventually
 
@@ -515,3 +516,24 @@ def test_every_transition_reaches_exporters_of_a_bus_without_a_loop() -> None:
     recorder = Recorder()
     Story(ObserverBus([recorder])).created().tell(Transition.REJECTED, reason="queue_full")
     assert recorder.heard == ["created", "rejected"]
+
+
+async def test_an_observer_gets_an_event_without_its_exception_and_an_exporter_with_it() -> None:
+    seen: list[BaseException | None] = []
+
+    class Exporting(Exporter):
+        def on_lifecycle(self, event: LifecycleEvent) -> None:
+            seen.append(event.exception)
+
+    class Observing(TaskObserver):
+        async def on_lifecycle(self, event: LifecycleEvent) -> None:
+            seen.append(event.exception)
+
+    bus = ObserverBus([Exporting()], [Observing()])
+    await bus.start()
+    record = TaskRecord("id", "name", TaskStatus.FAILED, datetime(2026, 1, 1, tzinfo=UTC))
+    error = ValueError()
+    bus.publish(lifecycle_event(record, Transition.FAILED, TaskStatus.RUNNING, record.created_at, exception=error))
+    assert await bus.flush(5)
+    assert seen == [error, None]
+    await bus.close(5)

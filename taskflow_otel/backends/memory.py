@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+from msgspec.structs import replace
+
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
 from taskflow_otel.model.options import whole
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
-from taskflow_otel.model.trace import SpanRef, TaskTrace
 
 _APPLIED = Applied(Outcome.APPLIED)
 _STALE = Applied(Outcome.STALE)
@@ -342,18 +343,14 @@ def _ended(record: TaskRecord) -> datetime:
 
 def _snapshot(record: TaskRecord) -> TaskRecord:
     twin = record.copy()
-    trace = record.trace
+    trace = twin.trace
     # The references are filled in place, by their owner only.
-    twin.trace = TaskTrace(_span(trace.creation), _maybe(trace.attempt), _maybe(trace.previous), trace.baggage)
+    trace.creation = replace(trace.creation)
+    if trace.attempt is not None:
+        trace.attempt = replace(trace.attempt)
+    if trace.previous is not None:
+        trace.previous = replace(trace.previous)
     return twin
-
-
-def _span(ref: SpanRef) -> SpanRef:
-    return SpanRef(ref.trace_id, ref.span_id, ref.trace_flags, ref.tracestate)
-
-
-def _maybe(ref: SpanRef | None) -> SpanRef | None:
-    return None if ref is None else _span(ref)
 
 
 def _matches(record: TaskRecord, query: TaskQuery) -> bool:

@@ -111,10 +111,12 @@ class AttemptRunner:
             await self._call(task, executor)
         except BaseException as exc:  # every shape of user failure ends in a state
             task.advance(Step.END)
-            await _calm()
+            if _is_cancelling(task):
+                await _calm()
             return await self._failed(task, exc, self._clock.monotonic() - began)
         task.advance(Step.END)
-        await _calm()
+        if _is_cancelling(task):
+            await _calm()
         await self._lifecycle.move(task, Transition.SUCCEEDED, duration=self._clock.monotonic() - began)
         return None
 
@@ -201,6 +203,11 @@ class AttemptRunner:
         else:
             await self._lifecycle.move(task, Transition.INTERRUPTED, reason=reason, failure=failure, duration=duration)
         return None
+
+
+def _is_cancelling(task: LiveTask) -> bool:
+    """Whether the function has left a cancellation behind."""
+    return task.attempt is None or task.attempt.cancelling() > 0
 
 
 async def _calm() -> None:

@@ -264,6 +264,10 @@ class Control:
 
         Raises `TaskNotFoundError`, and `TimeoutError` after `timeout` seconds.
         """
+        if timeout is None and (live := self._tasks.live(task_id)) is not None:
+            await self.finished(live)
+            if (known := self._tasks.record(task_id)) is not None and known.status.finished:
+                return known.copy()
         async with asyncio.timeout(timeout):
             while True:
                 live = self._tasks.live(task_id)

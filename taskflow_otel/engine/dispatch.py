@@ -65,8 +65,28 @@ class Dispatcher:
         """Put a task in line."""
         task.advance(Step.LINE_UP)
         task.ready_at = self._clock.monotonic()
-        self._queues.of(task).push(task)
+        queue = self._queues.of(task)
+        if self._may_go_at_once(queue, task):
+            task.advance(Step.GET_SLOT)
+            self._take(queue, task)
+            return
+        queue.push(task)
         self.pump()
+
+    def _may_go_at_once(self, queue: Queue, task: LiveTask) -> bool:
+        """Whether a task would be the next to start anyway: nothing waits before it, and there is room for it.
+
+        What is ready in another queue waits for room in that queue: a free slot would have been its own.
+        """
+        return (
+            not queue.ready
+            and self._open
+            and not self._pumping
+            and not self._pump_due
+            and len(self._starting) < _MAX_STARTING
+            and queue.has_room
+            and self.slots[task.record.executor].free
+        )
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -135,10 +155,12 @@ class Dispatcher:
                     best = head
         if best is None:
             return False
-        task = queue.pop(best[2].record.executor)
+        self._take(queue, queue.pop(best[2].record.executor))
+        return True
+
+    def _take(self, queue: Queue, task: LiveTask) -> None:
         queue.running += 1
         self.slots[task.record.executor].used += 1
         queue.leave_place(task)
         self._starting.add(task)
         self._start(task)
-        return True

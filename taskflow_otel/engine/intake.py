@@ -33,6 +33,7 @@ from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.options import checked_priority, flag, seconds
 from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.trace import TaskTrace
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.runtime.timers import Timers
@@ -95,6 +96,7 @@ class Intake:
         self._instance_id = instance_id
         self._lease_holds = lease_holds
         self._on_loop = on_loop
+        self._templates: dict[TaskDefinition, TaskRecord] = {}
 
     def create(
         self,
@@ -233,6 +235,9 @@ class Intake:
         Raises `BackendError` when that fails; then none of the tasks runs, and each is `REJECTED`
         (`commit_failed`).
         """
+        if len(tasks) == 1 and not tasks[0].durable and tasks[0].cancel_reason is None:
+            self._show(tasks[0], {})
+            return
         results: dict[str, Applied] = {}
         durable = [task for task in tasks if task.durable]
         if durable:
@@ -433,6 +438,8 @@ class Intake:
     ) -> TaskRecord:
         config = definition.config
         priority = options.priority if options.priority is not None else config.priority
+        if options is NO_OPTIONS and source == "manual":
+            return self._plain_record(definition, persisted=persisted, payload=payload)
         if options.eager is not None:
             flag("eager", options.eager)
         now = self._clock.now()
@@ -455,6 +462,24 @@ class Intake:
             payload=payload,
             persisted=persisted,
         )
+
+    def _plain_record(self, definition: TaskDefinition, *, persisted: bool, payload: str | None) -> TaskRecord:
+        """The record of a task that is added without options: a copy of the first of its type, but for what differs."""
+        template = self._templates.get(definition)
+        if template is None:
+            template = self._record(definition, EnqueueOptions(), persisted=persisted, payload=None, source="manual")
+            if definition.codec is not None:
+                # Undecorated functions have a definition for each call.
+                self._templates[definition] = template
+        record = template.copy()
+        record.task_id = new_task_id()
+        record.created_at = self._clock.now()
+        record.tags = {}
+        record.trace = TaskTrace()
+        record.instance = self._instance_id()
+        record.payload = payload
+        record.persisted = persisted
+        return record
 
     @staticmethod
     def _run_at(options: EnqueueOptions, now: datetime) -> datetime | None:

@@ -101,6 +101,7 @@ class Lifecycle:
         transition that the ledger took before the task was taken over has happened, and is shown.
         """
         previous = task.record.status
+        # A durable task is as it was for everybody until the change is committed.
         record = task.record.copy() if task.durable else task.record
         now = self._clock.now()
         if run_at is not None:

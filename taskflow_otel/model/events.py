@@ -17,7 +17,7 @@ LOG_LEVELS: dict[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 4
 """The levels of `task_log`, by their numbers in the standard library's `logging`."""
 
 
-class LifecycleEvent(Struct, frozen=True, eq=False):
+class LifecycleEvent(Struct, frozen=True, eq=False, gc=False):
     """One applied transition of one task. Times are aware, in UTC; durations are seconds."""
 
     task_id: str
@@ -53,7 +53,8 @@ class LifecycleEvent(Struct, frozen=True, eq=False):
     span: SpanRef
     """The span that this event belongs to: the attempt's, or `send` before the first attempt."""
     exception: BaseException | None = None
-    """What the attempt raised, in the process that ran it. Two events are equal whatever their exceptions."""
+    """What the attempt raised, in the process that ran it; for exporters only, since its traceback keeps the frames of
+    the task alive. Two events are equal whatever their exceptions."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LifecycleEvent):

@@ -11,6 +11,19 @@ import time
 
 _lock = threading.Lock()
 _last = 0
+_RANDOM = 9
+"""Random bytes in an id."""
+_pool = memoryview(b"")
+"""Random bytes that are left of what the system was last asked for: a call for each id would cost as much as the id."""
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = memoryview(b"")
+
+
+# A child of this process must not draw the same ones.
+os.register_at_fork(after_in_child=_forget_pool)
 
 
 def new_task_id() -> str:
@@ -19,9 +32,12 @@ def new_task_id() -> str:
     The 12 bits after the millisecond and the top of the random tail hold a counter (RFC 9562, section 6.2,
     method 2): the previous value is incremented when the clock has not moved, or has moved back.
     """
-    global _last
-    tail = int.from_bytes(os.urandom(9), "big")
+    global _last, _pool
     with _lock:
+        if not _pool:
+            _pool = memoryview(os.urandom(128 * _RANDOM))
+        tail = int.from_bytes(_pool[:_RANDOM], "big")
+        _pool = _pool[_RANDOM:]
         # 48 bits of milliseconds and 74 of counter and randomness, without the version and variant bits.
         value = (time.time_ns() // 1_000_000 << 74) | (tail & ((1 << 72) - 1))
         if value <= _last:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import RFC_4122, UUID
@@ -44,3 +45,18 @@ def test_ids_made_by_many_threads_are_distinct() -> None:
     with ThreadPoolExecutor(8) as pool:
         made = [text for some in pool.map(lambda _: [ids.new_task_id() for _ in range(500)], range(8)) for text in some]
     assert len(set(made)) == len(made)
+
+
+def test_a_child_process_draws_other_ids_than_its_parent() -> None:
+    ids.new_task_id()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, ids.new_task_id().encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        theirs = pipe.read()
+    # The last eleven digits are random: the time and the counter before them may be equal.
+    assert theirs[-11:] != ids.new_task_id()[-11:]

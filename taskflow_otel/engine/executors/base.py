@@ -93,7 +93,10 @@ class AsyncExecutor:
 
 async def _awaited(result: Any, call: Call) -> Any:
     """Await what a function returned, for as long as that is something to await."""
-    while inspect.isawaitable(result):
+    if type(result) is types.CoroutineType:
+        # What an async function returns; to ask whether anything else can be awaited takes longer than to await it.
+        result = await _leashed(result, call)
+    while result is not None and inspect.isawaitable(result):
         result = await (_leashed(result, call) if inspect.iscoroutine(result) else result)
     return result
 

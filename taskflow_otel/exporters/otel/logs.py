@@ -52,7 +52,9 @@ class LogsExporter(Exporter):
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Emit the record of the transition."""
-        logger = self._logger or self._active(event.timestamp)
+        logger = self._logger
+        if logger is None and event.timestamp >= self._slot.look_again:
+            logger = self._active(event.timestamp)
         if logger is None:
             return
         spec = signals.LOGS[event.transition]

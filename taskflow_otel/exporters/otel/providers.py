@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
 from opentelemetry import metrics, trace
@@ -12,6 +12,8 @@ from opentelemetry._logs import NoOpLoggerProvider
 from taskflow_otel.exporters.otel.bounded_export import dropped_by
 
 P = TypeVar("P")
+
+_LONG_AGO, _NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 # The API has no question for "has one been set?", and keeps two of its three stand-ins private.
 _STAND_INS = frozenset({"ProxyTracerProvider", "_ProxyMeterProvider", "ProxyLoggerProvider"})
@@ -39,17 +41,15 @@ class ProviderSlot(Generic[P]):
 
     def __init__(self, injected: P | None, get_global: Callable[[], P]) -> None:
         self._get_global = get_global
-        self._look_again: datetime | None = None
-        self._final = injected is not None
         self.provider: P | None = injected if injected is not None and is_set(injected) else None
         """A provider that does something, once there is one."""
+        self.look_again = _LONG_AGO if injected is None or self.provider is not None else _NEVER
+        """The moment before which nothing new is found."""
 
     def look(self, now: datetime) -> P | None:
         """The provider, looked for again if it is time to."""
-        if self.provider is None and not self._final:
-            if self._look_again is not None and now < self._look_again:
-                return None
-            self._look_again = now + _LOOK_INTERVAL
+        if self.provider is None and now >= self.look_again:
+            self.look_again = now + _LOOK_INTERVAL
             provider = self._get_global()
             if is_set(provider):
                 self.provider = provider
