@@ -275,7 +275,7 @@ class TaskManager(Declarations):
         """
         options, rest = split_options(kwargs)
         refuse_request_bound(func, args, rest, lambda: True)
-        return await self.engine.enqueue(func, args, rest, options)
+        return await self.engine.door.enqueue(func, args, rest, options)
 
     async def schedule_once(
         self, func: Callable[..., Any], *args: Any, run_at: datetime, run_key: str | None = None, **kwargs: Any

@@ -9,15 +9,19 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Protocol
 
-from taskflow_otel.engine.context import TaskContext, enter_task_context
+from taskflow_otel.engine.builder import TaskBuilder
+from taskflow_otel.engine.context import enter_task_context
+from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.executors.base import Call, Executor, PreparingExecutor
 from taskflow_otel.engine.failure import Failure, describe_failure
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.engine.membership import SHUTDOWN, TAKEN_OVER
 from taskflow_otel.engine.phase import Step
+from taskflow_otel.engine.task_output import TaskOutput
 from taskflow_otel.errors import (
     BackendUnavailableError,
     StaleTokenError,
@@ -31,13 +35,18 @@ from taskflow_otel.runtime.timers import Timers
 
 logger = logging.getLogger("taskflow_otel.engine")
 
-SHUTDOWN = "shutdown"
-"""The reason of a cancellation by drain: not the user's wish, so it is an interruption."""
-TAKEN_OVER = "taken_over"
-"""The reason of a cancellation because another instance owns the task now."""
-
 _START_TIMEOUT = 5.0
 _START_RETRY = 1.0
+
+
+class AttemptOwner(Protocol):
+    """Who started an attempt, and decides what follows it."""
+
+    def waits(self, task: LiveTask, seconds: float) -> None:
+        """The task is to run again, after so many seconds."""
+
+    def asked(self, task: LiveTask) -> None:
+        """The attempt was asked to stop."""
 
 
 class AttemptRunner:
@@ -51,12 +60,10 @@ class AttemptRunner:
         clock: Clock,
         timers: Timers,
         *,
-        decode: Callable[[LiveTask], tuple[tuple[Any, ...], dict[str, Any]]],
-        make_context: Callable[[LiveTask], TaskContext],
-        on_entered: Callable[[LiveTask], None],
-        on_released: Callable[[LiveTask], None],
-        on_waiting: Callable[[LiveTask, float], None],
-        on_asked: Callable[[LiveTask], None],
+        builder: TaskBuilder,
+        output: TaskOutput,
+        slots: Dispatcher,
+        owner: AttemptOwner,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._lifecycle = lifecycle
@@ -65,12 +72,10 @@ class AttemptRunner:
         self._preparing = {name: item for name, item in executors.items() if isinstance(item, PreparingExecutor)}
         self._clock = clock
         self._timers = timers
-        self._decode = decode
-        self._make_context = make_context
-        self._on_entered = on_entered
-        self._on_released = on_released
-        self._on_waiting = on_waiting
-        self._on_asked = on_asked
+        self._builder = builder
+        self._output = output
+        self._slots = slots
+        self._owner = owner
         self._draw = draw
 
     async def run(self, task: LiveTask) -> None:
@@ -88,7 +93,7 @@ class AttemptRunner:
                 logger.warning("the start of %s could not be committed (%s); trying again", task.id, exc)
                 wait = _START_RETRY
                 return
-            self._on_entered(task)
+            self._slots.entered(task)
             wait = await self._attempt(task, executor)
         except StaleTokenError as exc:
             logger.warning("%s", exc)
@@ -96,9 +101,9 @@ class AttemptRunner:
         finally:
             if preparing is not None:
                 preparing.dismiss(task.id)
-            self._on_released(task)
+            self._slots.give_back(task)
             if wait is not None:
-                self._on_waiting(task, wait)
+                self._owner.waits(task, wait)
 
     async def _attempt(self, task: LiveTask, executor: Executor) -> float | None:
         """Run the function and apply the outcome; the seconds to wait when the task is to run again here."""
@@ -112,17 +117,17 @@ class AttemptRunner:
         except BaseException as exc:  # every shape of user failure ends in a state
             task.advance(Step.END)
             if _is_cancelling(task):
-                await _calm()
+                await _absorb_cancellation()
             return await self._failed(task, exc, self._clock.monotonic() - began)
         task.advance(Step.END)
         if _is_cancelling(task):
-            await _calm()
+            await _absorb_cancellation()
         await self._lifecycle.move(task, Transition.SUCCEEDED, duration=self._clock.monotonic() - began)
         return None
 
     async def _call(self, task: LiveTask, executor: Executor) -> None:
-        args, kwargs = (task.args, task.kwargs) if task.args is not None else self._decode(task)
-        context = self._make_context(task)
+        args, kwargs = (task.args, task.kwargs) if task.args is not None else self._builder.decode(task)
+        context = self._output.context_of(task)
         task.task_context = context
         enter_task_context(context)
         task.advance(Step.ENTER)
@@ -152,7 +157,7 @@ class AttemptRunner:
             call.task_context.request_cancel()
             if (executor.cancellable or call.on_loop) and task.attempt is not None:
                 task.attempt.cancel()
-            self._on_asked(task)
+            self._owner.asked(task)
 
         timer = self._timers.after(timeout, expire)
         try:
@@ -210,7 +215,7 @@ def _is_cancelling(task: LiveTask) -> bool:
     return task.attempt is None or task.attempt.cancelling() > 0
 
 
-async def _calm() -> None:
+async def _absorb_cancellation() -> None:
     """Take in a cancellation that the function has left behind: it would hit the commit of the outcome.
 
     A function may cancel its own task, or return without having awaited anything since it was cancelled.

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Mapping
 
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.engine.attempt import SHUTDOWN, TAKEN_OVER
+from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.executors.base import Executor
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.membership import SHUTDOWN, TAKEN_OVER
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskRegistry
@@ -41,6 +42,7 @@ class Control:
         lifecycle: Lifecycle,
         ledger: Ledger,
         dispatcher: Dispatcher,
+        builder: TaskBuilder,
         intake: Intake,
         executors: Mapping[str, Executor],
         timers: Timers,
@@ -55,6 +57,7 @@ class Control:
         self._lifecycle = lifecycle
         self._ledger = ledger
         self._dispatcher = dispatcher
+        self._builder = builder
         self._intake = intake
         self._executors = executors
         self._timers = timers
@@ -104,7 +107,7 @@ class Control:
                 # Nothing may be said of it before its commit is known: the intake carries the wish out then.
                 self._want(task, reason)
             case Phase.BUILT:
-                await self._intake.discard([task], reason)
+                await self._intake.withdraw([task], reason)
             case Phase.READY | Phase.DELAYED | Phase.HELD:
                 self._withdraw(task)
                 task.advance(Step.END)
@@ -138,7 +141,7 @@ class Control:
         self._withdraw(task)
         self._lifecycle.forgotten(task)
 
-    async def begin_anew(self, instance_id: str) -> None:
+    async def rejoin(self, instance_id: str) -> None:
         """Let go of what others have taken over from this process, and own the rest under a new id."""
         for task in self._tasks:
             if task.record.idempotency_key is not None:
@@ -155,9 +158,9 @@ class Control:
                 # Once its commit is known, the intake shows that, and lets go.
                 self._want(task, TAKEN_OVER)
             elif task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}:
-                self.let_go(task)
+                self.leave_to_owner(task)
 
-    def let_go(self, task: LiveTask) -> None:
+    def leave_to_owner(self, task: LiveTask) -> None:
         """Forget a task that waits here and belongs to another instance now."""
         self._withdraw(task)
         self._lifecycle.refused(task)
@@ -237,18 +240,19 @@ class Control:
             )
         if original.retried_by is not None:
             await self._refuse_second_retry(original)
-        created = self._intake.recreate(original, definition, keep_key=original.status not in KEY_HOLDING_STATUSES)
+        keep_key = original.status not in KEY_HOLDING_STATUSES
+        created = self._intake.take(self._builder.rebuild(original, definition, keep_key=keep_key))
         if created.task is None:
             raise TaskStateError(f"task {created.task_id} holds the idempotency key of {task_id} already")
         task = created.task
-        await self._intake.commit([task])
+        await self._intake.make_known([task])
         if task.phase is Phase.GONE:
             raise TaskStateError(f"task {task.record.duplicate_of} holds the idempotency key of {task_id} already")
         await self._backend.link_retry(task_id, task.id, seen=original.retried_by)
         window = self._tasks.record(task_id)
         if window is not None:
             window.retried_by = task.id
-        self._intake.release([task])
+        self._intake.hand_over([task])
         return task.record.copy()
 
     async def _refuse_second_retry(self, original: TaskRecord) -> None:

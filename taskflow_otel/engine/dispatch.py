@@ -38,18 +38,20 @@ class Dispatcher:
     the same executor's slots they take turns. Every way in (request, retry, requeue, schedule) ends in `ready`.
     """
 
-    def __init__(
-        self, queues: Queues, executors: Mapping[str, Executor], clock: Clock, start: Callable[[LiveTask], None]
-    ) -> None:
+    def __init__(self, queues: Queues, executors: Mapping[str, Executor], clock: Clock) -> None:
         self._queues = queues
         self._clock = clock
-        self._start = start
+        self._start: Callable[[LiveTask], None] = _nobody
         self._turns = queues.all()
         self._open = False
         self._pumping = False
         self._pump_due = False
         self._starting: set[LiveTask] = set()
         self.slots = {name: Slots(executor.capacity) for name, executor in executors.items()}
+
+    def connect(self, start: Callable[[LiveTask], None]) -> None:
+        """Tie it to what starts an attempt."""
+        self._start = start
 
     def open(self) -> None:
         """Start handing out slots."""
@@ -109,7 +111,7 @@ class Dispatcher:
         if saturated:
             self.pump()
 
-    def release(self, task: LiveTask) -> None:
+    def give_back(self, task: LiveTask) -> None:
         """Give the slot of an ended attempt back."""
         self._starting.discard(task)
         self._queues.of(task).running -= 1
@@ -164,3 +166,7 @@ class Dispatcher:
         queue.leave_place(task)
         self._starting.add(task)
         self._start(task)
+
+
+def _nobody(task: LiveTask) -> None:
+    raise RuntimeError(f"nobody starts attempts yet; {task.id} was handed out too early")

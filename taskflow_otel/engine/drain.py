@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Collection
 
-from taskflow_otel.engine.attempt import SHUTDOWN
 from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.membership import SHUTDOWN
 from taskflow_otel.engine.phase import WAITING_PHASES, Phase
 
 logger = logging.getLogger("taskflow_otel.engine")

@@ -12,11 +12,15 @@ from datetime import datetime, timedelta
 from types import EllipsisType
 from typing import Any
 
-from taskflow_otel.backends.base import Backend, Change
+from taskflow_otel.backends.base import Backend
 from taskflow_otel.bus import ObserverBus
-from taskflow_otel.engine.attempt import SHUTDOWN, TAKEN_OVER, AttemptRunner
+from taskflow_otel.engine.attempt import AttemptRunner
+from taskflow_otel.engine.attempts import Attempts
+from taskflow_otel.engine.builder import TaskBuilder
+from taskflow_otel.engine.claims import Claims
 from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.dispatch import Dispatcher
+from taskflow_otel.engine.door import Door
 from taskflow_otel.engine.drain import Drain
 from taskflow_otel.engine.executors.base import AsyncExecutor, Executor, ThreadExecutor
 from taskflow_otel.engine.fleet.fleet_watch import FleetWatch
@@ -26,11 +30,12 @@ from taskflow_otel.engine.fleet.recovery import Recovery
 from taskflow_otel.engine.fleet.remote_cancels import RemoteCancels
 from taskflow_otel.engine.fleet.retention import Cleaner, delete_history
 from taskflow_otel.engine.fleet.takeover import Takeover
-from taskflow_otel.engine.intake import Created, Intake
+from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.late_commits import LateCommits
 from taskflow_otel.engine.ledger import Ledger, Observe
 from taskflow_otel.engine.lifecycle import Lifecycle
-from taskflow_otel.engine.live import LiveTask, LiveTasks, TaskStore
-from taskflow_otel.engine.phase import Phase, Step
+from taskflow_otel.engine.live import LiveTasks, TaskStore
+from taskflow_otel.engine.phase import Phase
 from taskflow_otel.engine.queues import Queues, QueueStats
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.engine.schedules.firing import NoMeter, ScheduleMeter
@@ -39,7 +44,6 @@ from taskflow_otel.engine.settings import EngineSettings
 from taskflow_otel.engine.task_output import TaskOutput
 from taskflow_otel.errors import BackendError, NotStartedError, TaskflowError, TaskStateError
 from taskflow_otel.model.cipher import PayloadCipher
-from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock, SystemClock
@@ -56,7 +60,7 @@ _FLUSH_BEFORE_READ = 1.0
 class Engine:
     """Runs tasks.
 
-    Everything here happens on one event loop, the one that `start` was called on; `create` alone may be called
+    Everything here happens on one event loop, the one that `start` was called on; `door.add` alone may be called
     from any thread. `fleet_watched` tells whether somebody follows the live stream, `tell_fleet` hands it a
     task of another instance, `observe` takes the duration of each backend operation.
     """
@@ -96,20 +100,28 @@ class Engine:
         """The live tasks of this process."""
         self._timers = Timers(self._clock)
         self._queues = Queues(settings.queues)
+        interval = settings.heartbeat_interval
+        self._heartbeat = Heartbeat(backend, self._clock, interval, settings.lease_seconds)
         self._ledger = Ledger(
             backend,
             self._clock,
+            self._heartbeat,
             snapshot_interval=settings.snapshot_interval,
             commit_timeout=settings.commit_timeout,
             observe=observe,
-            # What is named here is made below, and needs the ledger itself.
-            before_write=lambda: self._heartbeat.sure(),
-            on_late=self._correct,
         )
         self._lifecycle = Lifecycle(bus, self._ledger, self._tasks, self._clock)
-        self._dispatcher = Dispatcher(self._queues, self._executors, self._clock, self._start_attempt)
-        self._intake = Intake(
+        self._dispatcher = Dispatcher(self._queues, self._executors, self._clock)
+        builder = TaskBuilder(
             registry,
+            self._queues,
+            self._clock,
+            self._heartbeat,
+            cipher=cipher,
+            durable=backend.durable,
+            persist_all=settings.persist_all,
+        )
+        intake = Intake(
             self._queues,
             self._tasks,
             self._lifecycle,
@@ -117,14 +129,11 @@ class Engine:
             self._dispatcher,
             self._timers,
             self._clock,
-            cipher=cipher,
-            durable=backend.durable,
-            persist_all=settings.persist_all,
-            instance_id=lambda: self.instance_id,
-            lease_holds=lambda: self._heartbeat.lease_holds,
-            on_loop=self.call_on_loop,
+            self._heartbeat,
+            self.call_on_loop,
         )
-        self._task_output = TaskOutput(bus, self._ledger, self._tasks, self._clock, self.call_on_loop)
+        self.door = Door(builder, intake, self._jobs, self.require_running, self.call_on_loop)
+        """How tasks are added."""
         self._control = Control(
             backend,
             registry,
@@ -133,24 +142,12 @@ class Engine:
             self._lifecycle,
             self._ledger,
             self._dispatcher,
-            self._intake,
+            builder,
+            intake,
             self._executors,
             self._timers,
             self._clock,
             cancel_grace=settings.cancel_grace,
-        )
-        self._runner = AttemptRunner(
-            self._lifecycle,
-            self._ledger,
-            self._executors,
-            self._clock,
-            self._timers,
-            decode=self._intake.decode,
-            make_context=self._task_output.context_of,
-            on_entered=self._dispatcher.entered,
-            on_released=self._dispatcher.release,
-            on_waiting=self._wait_or_leave,
-            on_asked=self._control.watch,
         )
         self._drain = Drain(
             self._tasks,
@@ -160,35 +157,43 @@ class Engine:
             shutdown_timeout=settings.shutdown_timeout,
             cancel_grace=settings.cancel_grace,
         )
+        attempts = Attempts(
+            self._attempts, self._jobs, intake, self._control, self._drain, lambda: self._state == "running"
+        )
+        runner = AttemptRunner(
+            self._lifecycle,
+            self._ledger,
+            self._executors,
+            self._clock,
+            self._timers,
+            builder=builder,
+            output=TaskOutput(bus, self._ledger, self._tasks, self._clock, self.call_on_loop),
+            slots=self._dispatcher,
+            owner=attempts,
+        )
         self._recovery = Recovery(
             registry,
             self._tasks,
             self._lifecycle,
-            self._intake,
+            intake,
             self._clock,
             settings.max_crashes,
             patience=settings.commit_timeout,
         )
-        interval = settings.heartbeat_interval
-        self._heartbeat = Heartbeat(
-            backend,
-            self._clock,
-            interval,
-            settings.lease_seconds,
-            begin_anew=self._control.begin_anew,
-            introduce=self._introduce,
+        self._takeover = Takeover(
+            backend, self._clock, interval, self._heartbeat, registry.names, self._recovery.recover
         )
-        self._takeover = Takeover(backend, self._clock, interval, self._own, registry.names, self._recovery.recover)
         self.schedules = Schedules(
             backend,
-            self._intake,
+            builder,
+            Claims(builder, intake, self._queues, self._tasks, self._lifecycle, self._ledger, self._heartbeat),
             registry,
             self._queues,
             self._tasks,
             self._timers,
             self._clock,
             interval,
-            self._own,
+            self._heartbeat,
             schedule_meter or NoMeter(),
             patience=settings.commit_timeout,
         )
@@ -205,12 +210,16 @@ class Engine:
             self._heartbeat,
             self._queue_settings,
             self._takeover,
-            RemoteCancels(backend, self._clock, interval, lambda: self.instance_id, self._cancel_for_another),
-            FleetWatch(backend, self._clock, interval, lambda: self.instance_id, fleet_watched, tell_fleet),
+            RemoteCancels(backend, self._clock, interval, self._heartbeat, self._cancel_for_another),
+            FleetWatch(backend, self._clock, interval, self._heartbeat, fleet_watched, tell_fleet),
         ]
         if settings.retention_days is not None:
             retention = timedelta(days=settings.retention_days)
             self._services.append(Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention))
+        # What parts above need of those made after them is tied here, and nowhere else.
+        self._heartbeat.connect(rejoin=self._control.rejoin, introduce=self._introduce)
+        self._ledger.connect(LateCommits(self._tasks, self._lifecycle, self._ledger, intake, self._jobs).applied)
+        self._dispatcher.connect(attempts.starter(runner))
 
     @property
     def state(self) -> str:
@@ -262,7 +271,7 @@ class Engine:
         try:
             await self._bus.start()
             self._ledger.start()
-            await self._heartbeat.enter()
+            await self._heartbeat.join()
             await self._queue_settings.tick()
             for executor in self._executors.values():
                 await executor.start()
@@ -303,60 +312,6 @@ class Engine:
             callback(*args)
         elif self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args, context=Context())
-
-    def create(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: EnqueueOptions = NO_OPTIONS,
-        *,
-        source: str = "manual",
-    ) -> Created:
-        """Build a task; see `Intake.create`. Raises `NotStartedError` unless the engine is running."""
-        self.require_running()
-        return self._intake.create(func, args, kwargs, options, source=source)
-
-    async def commit(self, tasks: list[LiveTask]) -> None:
-        """Make new tasks known, durable ones durably; see `Intake.commit`."""
-        await self._intake.commit(tasks)
-
-    def release(self, tasks: list[LiveTask]) -> None:
-        """Let committed tasks start."""
-        self._intake.release(tasks)
-
-    def discard(self, tasks: list[LiveTask], reason: str) -> None:
-        """End tasks whose request failed: they never run. Does not depend on the caller, who may be cancelled."""
-        self._jobs.own(self._intake.discard(tasks, reason))
-
-    def start_soon(self, task: LiveTask) -> None:
-        """Commit and release a task in the background of the caller, who may be in another thread."""
-        self.call_on_loop(self._start_now, task)
-
-    async def arrived(self, tasks: list[LiveTask]) -> None:
-        """Wait for the commits of tasks given to `start_soon`; raises `BackendError` when one failed."""
-        for task in tasks:
-            if task.arrival is not None:
-                await asyncio.wait({task.arrival})
-                if not task.arrival.cancelled() and (exc := task.arrival.exception()) is not None:
-                    raise exc
-
-    async def enqueue(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: EnqueueOptions = NO_OPTIONS,
-        *,
-        source: str = "manual",
-    ) -> str:
-        """Build, commit and release a task; return its id, or that of the task which holds its idempotency key."""
-        task_id, task = self.create(func, args, kwargs, options, source=source)
-        if task is None:
-            return task_id
-        await self._intake.commit([task])
-        self._intake.release([task])
-        return task.record.duplicate_of or task_id
 
     async def get(self, task_id: str) -> TaskRecord:
         """A snapshot of one task of any instance; raises `TaskNotFoundError`."""
@@ -437,45 +392,14 @@ class Engine:
         """Raise `UnknownQueueError` unless there is such a queue."""
         self._queues.get(name)
 
-    def _start_now(self, task: LiveTask) -> None:
-        task.arrival = self._jobs.own(self._commit_and_release(task))
-
-    async def _commit_and_release(self, task: LiveTask) -> None:
-        await self._intake.commit([task])
-        self._intake.release([task])
-
-    def _start_attempt(self, task: LiveTask) -> None:
-        context = task.context.copy() if task.context is not None else Context()
-        task.attempt = self._attempts.own(self._runner.run(task), context=context)
-
-    def _wait_or_leave(self, task: LiveTask, wait: float) -> None:
-        """A retry waits here; while draining it stays in the ledger, for the next life."""
-        if task.cancel_reason == TAKEN_OVER:
-            self._control.let_go(task)
-        elif self._state == "running" and task.cancel_reason is None:
-            self._intake.schedule(task, wait)
-        else:
-            task.advance(Step.SET_ASIDE)
-            reason = task.cancel_reason
-            self._jobs.own(
-                self._drain.leave(task) if reason in {None, SHUTDOWN} else self._control.stop(task, str(reason))
-            )
-
     async def _cancel_for_another(self, task_id: str) -> None:
         task = self._tasks.live(task_id)
         if task is not None and task.cancel_reason is None and task.phase not in {Phase.ENDING, Phase.GONE}:
             await self._control.stop(task, "cancelled")
 
-    def _own(self) -> Instance:
-        return self._heartbeat.instance
-
     async def _introduce(self) -> None:
         for service in self._services:
             await service.introduce()
-
-    def _correct(self, change: Change, stale: bool) -> None:
-        if (correction := self._intake.applied_late(change, stale=stale)) is not None:
-            self._jobs.own(correction)
 
     async def _stop_parts(self, timeout: float) -> None:
         await gather_all([service.stop() for service in self._services])

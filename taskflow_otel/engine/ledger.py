@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, Update
 from taskflow_otel.engine.batch import Batch, Commit, Item, Lines, Note, reduce
 from taskflow_otel.engine.live import REFUSED, LiveTask
+from taskflow_otel.engine.membership import Membership
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock, TimerHandle
@@ -40,29 +41,26 @@ Observe = Callable[[str, str, str, float], None]
 class Ledger:
     """Group commit over one backend.
 
-    `before_write` is awaited before each transaction, and stops it by raising. `on_late` is called with the change of
-    a commit whose caller had given up on it, when it was applied after all, and with whether
-    that has been overtaken by another instance since.
+    Before each transaction it makes sure that this instance is alive to the others.
     """
 
     def __init__(
         self,
         backend: Backend,
         clock: Clock,
+        membership: Membership,
         *,
         snapshot_interval: float,
         commit_timeout: float,
         observe: Observe,
-        before_write: Callable[[], Awaitable[None]],
-        on_late: Callable[[Change, bool], None],
     ) -> None:
         self._backend = backend
         self._clock = clock
         self._interval = snapshot_interval
         self._commit_timeout = commit_timeout
         self._observe = observe
-        self._before_write = before_write
-        self._on_late = on_late
+        self._membership = membership
+        self._on_late: Callable[[Change, bool], None] = _ignore
         self._commits: list[Commit] = []
         self._in_hand: list[Commit] = []
         """Part of the transaction under way."""
@@ -92,6 +90,11 @@ class Ledger:
         """Finished tasks and log lines whose history was given up because the backend was down for too long."""
         self.failing_since: float | None = None
         """Monotonic time since which the backend has been failing; `None` while it answers."""
+
+    def connect(self, on_late: Callable[[Change, bool], None]) -> None:
+        """Have `on_late` called with the change of a commit whose caller had given up on it, when it was applied after
+        all, and with whether that has been overtaken by another instance since."""
+        self._on_late = on_late
 
     def start(self) -> None:
         """Start the writer, on this event loop."""
@@ -368,7 +371,7 @@ class Ledger:
         batch.items = [item for item in batch.items if not isinstance(item, Note) or item.allowed]
         self._in_hand = [item for item in batch.items if isinstance(item, Commit)]
         try:
-            await self._before_write()
+            await self._membership.ensure_lease()
         except Exception as exc:
             self._report_failure(exc)
             self._put_back(batch)
@@ -561,3 +564,7 @@ def _release(barriers: list[asyncio.Future[None]]) -> None:
     for barrier in barriers:
         if not barrier.done():
             barrier.set_result(None)
+
+
+def _ignore(_change: Change, _stale: bool) -> None:
+    """Nobody is tied to this ledger who could set right what was applied late."""

@@ -100,7 +100,7 @@ class Outbox:
         at_once = checked_eager(options.eager)
         outlives = self._immediate or at_once is True or options.delay is not None or options.run_at is not None
         refuse_request_bound(func, args, kwargs, lambda: outlives or self.engine.declaration_of(func) is not None)
-        task_id, task = self.engine.create(func, args, kwargs, options)
+        task_id, task = self.engine.door.add(func, args, kwargs, options)
         if task is None:
             return Added(task_id, None)
         if task.context is not None:
@@ -109,7 +109,7 @@ class Outbox:
         if at_once is None:
             at_once = task.definition.config.eager
         if at_once or self._immediate:
-            self.engine.start_soon(task)
+            self.engine.door.start_soon(task)
             if task.durable and self._state is _State.OPEN:
                 # It starts now, but the response still waits for its commit.
                 self._eager.append(task)
@@ -148,12 +148,12 @@ class Outbox:
         # Also if this is cancelled: what is committed by then is to be released or discarded, like all the others.
         self._waiting += [task for task in tasks if task not in self._natives] if self._natives else tasks
         try:
-            await self.engine.commit(tasks)
+            await self.engine.door.make_known(tasks)
         except BackendError:
             for task in tasks:
                 self._natives.pop(task, None)
             raise
-        await self.engine.arrived(eager)
+        await self.engine.door.arrived(eager)
 
     async def run_native(self, task: LiveTask) -> None:
         """Run an undecorated function inside the request; raises what it raised, and then the rest never runs."""
@@ -164,9 +164,9 @@ class Outbox:
             return
         del self._natives[task]
         if self.engine.state == "running":
-            self.engine.release([task])
+            self.engine.door.hand_over([task])
         else:
-            self.engine.discard([task], "shutdown")
+            self.engine.door.withdraw([task], "shutdown")
         await self.engine.wait(task.id, None)
         if task.error is not None:
             self._native_error = task.error
@@ -178,7 +178,7 @@ class Outbox:
         natives, self._natives = list(self._natives), {}
         if natives:
             self._new = [task for task in self._new if task not in natives]
-            self.engine.discard(natives, EARLIER_FAILED)
+            self.engine.door.withdraw(natives, EARLIER_FAILED)
 
     def release(self) -> None:
         """The request is over: let its tasks start, and what is added from now on at once; nothing if it has failed."""
@@ -190,7 +190,7 @@ class Outbox:
         self._natives.clear()
         self._lists.clear()
         if tasks:
-            self.engine.release(tasks)
+            self.engine.door.hand_over(tasks)
         if self._new:
             self._take_late()
 
@@ -200,7 +200,7 @@ class Outbox:
         self._new, self._waiting = [], []
         self._natives.clear()
         if tasks:
-            self.engine.discard(tasks, REQUEST_FAILED)
+            self.engine.door.withdraw(tasks, REQUEST_FAILED)
 
     def discard(self) -> None:
         """The request has failed: its tasks never run, nor does what is added from now on."""
@@ -266,11 +266,11 @@ class Outbox:
     def _take_late(self) -> None:
         tasks, self._new = self._new, []
         if self._state is _State.FAILED:
-            self.engine.discard(tasks, REQUEST_FAILED)
+            self.engine.door.withdraw(tasks, REQUEST_FAILED)
             return
         for task in tasks:
             self._natives.pop(task, None)
-            self.engine.start_soon(task)
+            self.engine.door.start_soon(task)
 
 
 _SCOPE_KEY = "taskflow_otel.outboxes"

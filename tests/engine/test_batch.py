@@ -15,6 +15,7 @@ from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.clock import SystemClock
 from taskflow_otel.testing.backends.samples import finish, make_task
+from tests.engine.membership import Alone
 
 
 class Picky(MemoryBackend):
@@ -46,17 +47,13 @@ async def backend() -> Picky:
 
 @pytest.fixture
 async def ledger(backend: Picky) -> AsyncIterator[Ledger]:
-    async def ready() -> None:
-        pass
-
     ledger = Ledger(
         backend,
         SystemClock(),
+        Alone(),
         snapshot_interval=0.01,
         commit_timeout=5.0,
         observe=lambda *_: None,
-        before_write=ready,
-        on_late=lambda *_: None,
     )
     ledger.start()
     yield ledger

@@ -82,10 +82,10 @@ async def test_a_request_that_fails_leaves_its_key_to_the_next() -> None:
     manager = TaskManager(snapshot_backend=MemoryBackend(durable=True))
     job = manager.task(persist=True)(nothing)
     await manager.startup()
-    failing = manager.engine.create(job, (), {}, KEY)
+    failing = manager.engine.door.add(job, (), {}, KEY)
     second = await manager.enqueue(job, idempotency_key="k")
     assert failing.task is not None
-    manager.engine.discard([failing.task], "request_failed")
+    manager.engine.door.withdraw([failing.task], "request_failed")
     assert second != failing.task_id
     assert (await manager.wait(second, timeout=10)).status is TaskStatus.SUCCESS
     await manager.shutdown()

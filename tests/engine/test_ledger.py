@@ -23,6 +23,7 @@ from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.clock import TimerHandle
 from taskflow_otel.testing.backends.samples import make_task
 from taskflow_otel.testing.clock import FakeClock
+from tests.engine.membership import Alone
 from tests.waiting import eventually
 
 
@@ -77,17 +78,13 @@ def backend() -> Recording:
 
 @pytest.fixture
 async def ledger(backend: Recording, clock: CountingClock) -> AsyncIterator[Ledger]:
-    async def nothing() -> None:
-        pass
-
     ledger = Ledger(
         backend,
         clock,
+        Alone(),
         snapshot_interval=1.0,
         commit_timeout=5.0,
         observe=lambda *_: None,
-        before_write=nothing,
-        on_late=lambda *_: None,
     )
     ledger.start()
     yield ledger

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from taskflow_otel.exporters.memory import InMemoryLogger
 from taskflow_otel.model.options import ExecutorName
 from taskflow_otel.model.status import TRANSITIONS, TaskStatus, Transition
 from taskflow_otel.testing.clock import FakeClock, settle
+from tests.engine.membership import Alone
 from tests.engine.scenes import (
     EXECUTORS,
     LastingPool,
@@ -167,11 +167,10 @@ async def test_a_transition_outside_the_table_is_refused_and_changes_nothing(
     ledger = Ledger(
         backend,
         clock,
+        Alone(),
         snapshot_interval=1,
         commit_timeout=1,
-        before_write=lambda: asyncio.sleep(0),
         observe=lambda *_: None,
-        on_late=lambda *_: None,
     )
     ledger.start()
     await bus.start()

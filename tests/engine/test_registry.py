@@ -351,10 +351,10 @@ async def test_a_persisted_task_sees_neither_later_changes_nor_those_of_an_earli
     job = manager.task(name="job", persist=True, retries=1)(take_async if executor == "async" else take)
     items = [1, 2]
     async with started(manager):
-        created = manager.engine.create(job, (items,), {})
+        created = manager.engine.door.add(job, (items,), {})
         items.clear()
         assert created.task is not None
-        await manager.engine.commit([created.task])
-        manager.engine.release([created.task])
+        await manager.engine.door.make_known([created.task])
+        manager.engine.door.hand_over([created.task])
         assert (await finish(manager, created.task_id)).status is TaskStatus.SUCCESS
     assert seen == [[1, 2], [1, 2]]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.membership import Membership
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
@@ -23,14 +24,14 @@ class FleetWatch(Service):
         backend: Backend,
         clock: Clock,
         interval: float,
-        instance_id: Callable[[], str],
+        membership: Membership,
         watched: Callable[[], bool],
         tell: Callable[[TaskRecord], None],
     ) -> None:
         super().__init__("fleet-watch", interval, clock)
         self._backend = backend
         self._clock = clock
-        self._instance_id = instance_id
+        self._membership = membership
         self._watched = watched
         self._tell = tell
         self._since: datetime | None = None
@@ -43,7 +44,9 @@ class FleetWatch(Service):
             return
         now = self._clock.now()
         since = self._since or now - self._OVERLAP
-        records = await self._backend.changed_since(since, not_of=self._instance_id(), limit=self._PAGE)
+        records = await self._backend.changed_since(
+            since, not_of=self._membership.instance.instance_id, limit=self._PAGE
+        )
         told: dict[str, int] = {}
         for record in records:
             # The length of the timeline tells one state of a task from the next.

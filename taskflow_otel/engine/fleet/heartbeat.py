@@ -37,42 +37,40 @@ class Heartbeat(Service):
     """Who this process is among the instances: says that it lives, and goes on as another one if declared dead.
 
     One heartbeat may take a third of the lease: after a dead connection there is time for another one.
-    `begin_anew`: gives up what others own now; called with the new id. `introduce`: makes known whatever must be
-    known of an instance before it changes anything in the ledger.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        clock: Clock,
-        interval: float,
-        lease_seconds: float,
-        *,
-        begin_anew: Callable[[str], Awaitable[None]],
-        introduce: Callable[[], Awaitable[None]],
-    ) -> None:
+    def __init__(self, backend: Backend, clock: Clock, interval: float, lease_seconds: float) -> None:
         # A backend that is back must hear of this instance before the others can take it for dead.
         super().__init__("heartbeat", interval, clock, longest_backoff=interval)
         self._backend = backend
         self._clock = clock
         self._lease = lease_seconds
-        self._begin_anew = begin_anew
-        self._introduce = introduce
         self._introduced = False
         self._heard_at = float("-inf")
         self._beating = asyncio.Lock()
+        self._rejoin: Callable[[str], Awaitable[None]] = _nothing
+        self._introduce: Callable[[], Awaitable[None]] = _nothing
         self.instance = make_instance(clock, lease_seconds)
+
+    def connect(self, *, rejoin: Callable[[str], Awaitable[None]], introduce: Callable[[], Awaitable[None]]) -> None:
+        """Tie it to the parts that are built upon it.
+
+        `rejoin`: gives up what others own now; called with the new id. `introduce`: makes known whatever must be known
+        of an instance before it changes anything in the ledger.
+        """
+        self._rejoin = rejoin
+        self._introduce = introduce
 
     @property
     def lease_holds(self) -> bool:
         """Whether nobody can have taken this instance's tasks over: its last heartbeat is not older than its lease."""
         return self._clock.monotonic() - self._heard_at < self._lease
 
-    async def enter(self) -> None:
+    async def join(self) -> None:
         """Join the fleet, as a new instance."""
         self._beating = asyncio.Lock()
         self._renew()
-        await self.sure()
+        await self.ensure_lease()
 
     async def tick(self) -> None:
         """Write one heartbeat; learn that this instance was declared dead, and go on under a new id."""
@@ -85,13 +83,13 @@ class Heartbeat(Service):
                     self._lease,
                 )
                 self._renew()
-                await self._begin_anew(self.instance.instance_id)
+                await self._rejoin(self.instance.instance_id)
                 await self._beat()
             if not self._introduced:
                 await self._introduce()
                 self._introduced = True
 
-    async def sure(self) -> None:
+    async def ensure_lease(self) -> None:
         """Return once it is sure that this instance has not been declared dead, or goes on as another one.
 
         Whoever writes after a pause would otherwise write in the name of one whose accounts are closed.
@@ -120,3 +118,7 @@ class Heartbeat(Service):
         if known:
             self._heard_at = sent_at
         return known
+
+
+async def _nothing(*_: object) -> None:
+    """Before anything is tied to the heartbeat, there is nothing to give up or to make known."""

@@ -75,7 +75,7 @@ class Recovery:
             while pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 # What one transaction has committed is handed over together, so that priorities decide.
-                self._intake.release([d.result() for d in decisions if d in done and _decided(d, decisions[d])])
+                self._intake.hand_over([d.result() for d in decisions if d in done and _decided(d, decisions[d])])
         finally:
             for decision in pending:
                 decision.cancel()

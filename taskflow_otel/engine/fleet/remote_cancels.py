@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.membership import Membership
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
 
@@ -17,15 +18,15 @@ class RemoteCancels(Service):
         backend: Backend,
         clock: Clock,
         interval: float,
-        instance_id: Callable[[], str],
+        membership: Membership,
         cancel: Callable[[str], Awaitable[None]],
     ) -> None:
         super().__init__("remote-cancels", interval, clock)
         self._backend = backend
-        self._instance_id = instance_id
+        self._membership = membership
         self._cancel = cancel
 
     async def tick(self) -> None:
         """Look once, and cancel what was asked for."""
-        for task_id in await self._backend.cancel_requests(self._instance_id()):
+        for task_id in await self._backend.cancel_requests(self._membership.instance.instance_id):
             await self._cancel(task_id)

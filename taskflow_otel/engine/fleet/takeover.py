@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.fleet.identity import process_gone
+from taskflow_otel.engine.membership import Membership
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import TaskRecord
@@ -39,15 +40,15 @@ class Takeover(Service):
         backend: Backend,
         clock: Clock,
         interval: float,
-        own: Callable[[], Instance],
+        membership: Membership,
         names: Callable[[], Iterable[str]],
         recover: Recover,
     ) -> None:
         # Slower looks would begin to count everyone's silence anew.
-        super().__init__("takeover", interval, clock, longest_backoff=own().lease_seconds / 4)
+        super().__init__("takeover", interval, clock, longest_backoff=membership.instance.lease_seconds / 4)
         self._backend = backend
         self._clock = clock
-        self._own = own
+        self._membership = membership
         self._names = names
         self._recover = recover
         self._seen: dict[str, tuple[datetime, float]] = {}
@@ -62,7 +63,7 @@ class Takeover(Service):
             await self._look()
 
     async def _look(self) -> None:
-        own = self._own()
+        own = self._membership.instance
         gone: dict[str, Instance] = {}
         held: BackendError | None = None
         known = await self._backend.instances()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.builder import TaskBuilder
+from taskflow_otel.engine.claims import Claimed, Claims
 from taskflow_otel.engine.fleet.identity import process_gone
-from taskflow_otel.engine.intake import Claimed, Intake
 from taskflow_otel.engine.live import LiveTasks
+from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.errors import QueueFullError
 from taskflow_otel.model.enqueue import EnqueueOptions
-from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import Schedule, ScheduleStatus, from_micros, micros
 from taskflow_otel.model.status import TaskStatus
@@ -124,16 +124,19 @@ class Entry:
 class Firing:
     """Makes the tasks of schedules. The greatest of the names that a schedule has used tells when it fired last."""
 
-    def __init__(self, backend: Backend, intake: Intake, tasks: LiveTasks, own: Callable[[], Instance]) -> None:
+    def __init__(
+        self, backend: Backend, builder: TaskBuilder, claims: Claims, tasks: LiveTasks, membership: Membership
+    ) -> None:
         self._backend = backend
-        self._intake = intake
+        self._builder = builder
+        self._claims = claims
         self._tasks = tasks
-        self._own = own
+        self._membership = membership
 
     async def fire(self, entry: Entry, moment: datetime) -> tuple[bool, str | None]:
         """Fire for one firing time. Return whether this instance did it, and the unfinished run that stood in the way.
 
-        Raises what `Intake.claim` raises, and `BackendError`.
+        Raises what `Claims.claim` raises, and `BackendError`.
         """
         blocked_by = await self._unfinished(entry) if entry.schedule.overlap == "skip" else None
         name = entry.name_of(moment)
@@ -189,13 +192,13 @@ class Firing:
         """Run now, beside the rule."""
         options = EnqueueOptions(tags={"schedule": entry.schedule.name})
         payload = self._payload(entry)
-        claimed = await self._intake.claim(entry.definition, payload, options, once=None, source="manual")
+        claimed = await self._claims.claim(entry.definition, payload, options, once=None, source="manual")
         return claimed.record.copy()
 
     async def _claim(self, entry: Entry, name: str, moment: datetime | None, blocked_by: str | None) -> Claimed:
         options = EnqueueOptions(tags={"schedule": entry.schedule.name}, run_at=moment)
         payload = self._payload(entry)
-        return await self._intake.claim(entry.definition, payload, options, once=name, blocked_by=blocked_by)
+        return await self._claims.claim(entry.definition, payload, options, once=name, blocked_by=blocked_by)
 
     async def _claim_again(
         self, entry: Entry, name: str, moment: datetime | None, blocked_by: str | None, claimed: Claimed
@@ -210,7 +213,7 @@ class Firing:
     async def _lives_elsewhere(self, task_id: str) -> bool:
         """Whether the instance that made a task is another one, and alive."""
         record = await self._record(task_id)
-        own = self._own()
+        own = self._membership.instance
         maker = record.timeline[0].instance if record is not None and record.timeline else own.instance_id
         return maker != own.instance_id and any(
             instance.instance_id == maker and instance.state == "alive" and not process_gone(instance, own.host)
@@ -235,5 +238,5 @@ class Firing:
 
     def _payload(self, entry: Entry) -> str:
         if entry.payload is None:
-            entry.payload = self._intake.encode(entry.definition, (), {})
+            entry.payload = self._builder.encode(entry.definition, (), {})
         return entry.payload

@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.builder import TaskBuilder
+from taskflow_otel.engine.claims import Claims
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.engine.schedules.firing import ScheduleMeter
@@ -49,7 +50,7 @@ class _Plan:
     begun: bool = False
 
 
-class OneOffs:
+class PlannedRuns:
     """Plans, moves, cancels and starts single runs.
 
     Each is one setting, `run-at:<run key>:<version>`. A later version replaces an earlier one, so that there is no
@@ -60,7 +61,8 @@ class OneOffs:
     def __init__(
         self,
         backend: Backend,
-        intake: Intake,
+        builder: TaskBuilder,
+        claims: Claims,
         registry: TaskRegistry,
         queues: Queues,
         timers: Timers,
@@ -68,7 +70,8 @@ class OneOffs:
         meter: ScheduleMeter,
     ) -> None:
         self._backend = backend
-        self._intake = intake
+        self._builder = builder
+        self._claims = claims
         self._registry = registry
         self._queues = queues
         self._timers = timers
@@ -117,7 +120,7 @@ class OneOffs:
             func_name=definition.name,
             run_at=checked_moment("run_at", run_at),
             task_id=task_id,
-            payload=self._intake.encode(definition, args, kwargs),
+            payload=self._builder.encode(definition, args, kwargs),
             tags=checked_tags(options.tags),
             priority=None if options.priority is None else checked_priority(options.priority),
             queue=options.queue,
@@ -236,7 +239,7 @@ class OneOffs:
             run_at=run.run_at,
         )
         once = f"{_ONCE}{micros(run.run_at):020d}:{run.task_id}"
-        claimed = await self._intake.claim(definition, run.payload, options, once=once, task_id=run.task_id)
+        claimed = await self._claims.claim(definition, run.payload, options, once=once, task_id=run.task_id)
         plan.begun = True
         if claimed.new:
             self._meter.fired(LABEL, max(0.0, (self._clock.now() - run.run_at).total_seconds()))

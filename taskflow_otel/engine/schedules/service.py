@@ -7,17 +7,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.builder import TaskBuilder
+from taskflow_otel.engine.claims import Claims
 from taskflow_otel.engine.live import LiveTasks
+from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.engine.schedules.firing import Firing, ScheduleMeter
-from taskflow_otel.engine.schedules.planned import LABEL, OneOffs
+from taskflow_otel.engine.schedules.planned import LABEL, PlannedRuns
 from taskflow_otel.engine.schedules.recurring import Scheduler
 from taskflow_otel.errors import NotStartedError
 from taskflow_otel.model.enqueue import EnqueueOptions
 from taskflow_otel.model.ids import new_task_id
-from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import EPOCH, Schedule, ScheduledRun, ScheduleStatus
 from taskflow_otel.runtime.clock import Clock
@@ -39,14 +40,15 @@ class Schedules(Service):
     def __init__(
         self,
         backend: Backend,
-        intake: Intake,
+        builder: TaskBuilder,
+        claims: Claims,
         registry: TaskRegistry,
         queues: Queues,
         tasks: LiveTasks,
         timers: Timers,
         clock: Clock,
         interval: float,
-        own: Callable[[], Instance],
+        membership: Membership,
         meter: ScheduleMeter,
         *,
         patience: float,
@@ -55,9 +57,9 @@ class Schedules(Service):
         self._backend = backend
         self._clock = clock
         self._scheduler = Scheduler(
-            backend, Firing(backend, intake, tasks, own), timers, clock, meter, patience=patience
+            backend, Firing(backend, builder, claims, tasks, membership), timers, clock, meter, patience=patience
         )
-        self._once = OneOffs(backend, intake, registry, queues, timers, clock, meter)
+        self._once = PlannedRuns(backend, builder, claims, registry, queues, timers, clock, meter)
         self._registry = registry
         self._meter = meter
         self._running = False
@@ -132,7 +134,7 @@ class Schedules(Service):
         run_at: datetime,
         run_key: str | None,
     ) -> ScheduledRun:
-        """Plan one run; see `OneOffs.plan`."""
+        """Plan one run; see `PlannedRuns.plan`."""
         self._require_running()
         definition, args, kwargs = self._registry.resolve(func, args, kwargs)
         run = await self._once.plan(definition, args, kwargs, run_at=run_at, run_key=run_key, options=options)

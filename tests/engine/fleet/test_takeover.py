@@ -18,6 +18,7 @@ from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.testing.backends.samples import ids, make_task
 from taskflow_otel.testing.clock import FakeClock
+from tests.engine.membership import Alone
 
 LEASE = 10.0
 INTERVAL = 1.0
@@ -32,7 +33,7 @@ class Scene:
         self.own = make_instance(self.clock, LEASE)
         self.other = replace(self.own, instance_id="other", host="elsewhere")
         self.recovered: list[TaskRecord] = []
-        self.rescuer = Takeover(backend, self.clock, INTERVAL, lambda: self.own, lambda: ["send"], self.recover)
+        self.rescuer = Takeover(backend, self.clock, INTERVAL, Alone(self.own), lambda: ["send"], self.recover)
 
     async def recover(self, taken: Sequence[tuple[TaskRecord, datetime]]) -> None:
         self.recovered += [record for record, _ in taken]
@@ -139,7 +140,8 @@ async def test_a_heartbeat_does_not_back_off() -> None:
         raise AssertionError("nobody said so")
 
     backend, clock = Away(durable=True), FakeClock()
-    heartbeat = Heartbeat(backend, clock, INTERVAL, LEASE, begin_anew=never, introduce=never)
+    heartbeat = Heartbeat(backend, clock, INTERVAL, LEASE)
+    heartbeat.connect(rejoin=never, introduce=never)
     await heartbeat.start()
     await clock.advance(60 * INTERVAL)
     await heartbeat.stop()
@@ -161,8 +163,9 @@ async def test_a_heartbeat_that_gets_no_answer_leaves_time_for_another_within_th
 
     backend, clock = SilentOnce(durable=True), FakeClock()
     await backend.open()
-    heartbeat = Heartbeat(backend, clock, INTERVAL, LEASE, begin_anew=nothing, introduce=nothing)
-    await heartbeat.enter()
+    heartbeat = Heartbeat(backend, clock, INTERVAL, LEASE)
+    heartbeat.connect(rejoin=nothing, introduce=nothing)
+    await heartbeat.join()
     await heartbeat.start()
     for _ in range(int(3 * LEASE)):
         await clock.advance(INTERVAL)

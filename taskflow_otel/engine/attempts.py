@@ -1,0 +1,64 @@
+"""The attempts that run now: who starts each, and what becomes of a task that is to run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Context
+
+from taskflow_otel.engine.attempt import AttemptRunner
+from taskflow_otel.engine.control import Control
+from taskflow_otel.engine.drain import Drain
+from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.engine.membership import SHUTDOWN, TAKEN_OVER
+from taskflow_otel.engine.phase import Step
+from taskflow_otel.runtime.owned_tasks import OwnedTasks
+
+
+class Attempts:
+    """Starts attempts, each an asyncio task of `owned` (an `AttemptOwner`).
+
+    `accepts`: whether tasks may still be put in line. `jobs` owns what has to be done for a task that may not.
+    """
+
+    def __init__(
+        self,
+        owned: OwnedTasks,
+        jobs: OwnedTasks,
+        intake: Intake,
+        control: Control,
+        drain: Drain,
+        accepts: Callable[[], bool],
+    ) -> None:
+        self._owned = owned
+        self._jobs = jobs
+        self._intake = intake
+        self._control = control
+        self._drain = drain
+        self._accepts = accepts
+
+    def starter(self, runner: AttemptRunner) -> Callable[[LiveTask], None]:
+        """What starts an attempt of a task that has its slot, in the context of the code that enqueued it."""
+
+        def start(task: LiveTask) -> None:
+            context = task.context.copy() if task.context is not None else Context()
+            task.attempt = self._owned.own(runner.run(task), context=context)
+
+        return start
+
+    def waits(self, task: LiveTask, seconds: float) -> None:
+        """A retry waits here; while draining it stays in the ledger, for the next life."""
+        reason = task.cancel_reason
+        if reason == TAKEN_OVER:
+            self._control.leave_to_owner(task)
+        elif self._accepts() and reason is None:
+            self._intake.line_up(task, seconds)
+        else:
+            task.advance(Step.SET_ASIDE)
+            self._jobs.own(
+                self._drain.leave(task) if reason in {None, SHUTDOWN} else self._control.stop(task, str(reason))
+            )
+
+    def asked(self, task: LiveTask) -> None:
+        """The attempt was asked to stop: report it if it does not."""
+        self._control.watch(task)

@@ -1,0 +1,213 @@
+"""Builds tasks: from a call, from a finished task that is retried, from stored arguments. Callable from any thread.
+
+Nothing here knows of a queue's length, the ledger or an exporter: what is built is known to its caller alone.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from taskflow_otel.engine.executors.process_protocol import pack_call
+from taskflow_otel.engine.lifecycle import first_reason
+from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.engine.membership import Membership
+from taskflow_otel.engine.queues import Queues
+from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry, refuse_ambiguous
+from taskflow_otel.errors import ConfigurationError, PersistenceError, TaskArgumentError
+from taskflow_otel.model.cipher import PayloadCipher
+from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions, checked_key, checked_moment, checked_tags
+from taskflow_otel.model.ids import new_task_id
+from taskflow_otel.model.options import checked_priority, flag, seconds
+from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.trace import TaskTrace
+from taskflow_otel.runtime.clock import Clock
+
+
+class TaskBuilder:
+    """Turns what callers say into tasks.
+
+    `durable`: the backend keeps tasks beyond this process; `persist_all`: every declared task is persisted there.
+    """
+
+    def __init__(
+        self,
+        registry: TaskRegistry,
+        queues: Queues,
+        clock: Clock,
+        membership: Membership,
+        *,
+        cipher: PayloadCipher | None,
+        durable: bool,
+        persist_all: bool,
+    ) -> None:
+        self._registry = registry
+        self._queues = queues
+        self._clock = clock
+        self._membership = membership
+        self._cipher = cipher
+        self._durable = durable
+        self._persist_all = persist_all
+        self._templates: dict[TaskDefinition, TaskRecord] = {}
+
+    def build(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: EnqueueOptions = NO_OPTIONS,
+        *,
+        source: str = "manual",
+    ) -> LiveTask:
+        """Build the task of one call; raises `TaskArgumentError`, `UnknownQueueError` or `ConfigurationError`."""
+        definition, args, kwargs = self._registry.resolve(func, args, kwargs)
+        if definition.codec is None and options is not NO_OPTIONS:
+            refuse_ambiguous(func, options)
+        persisted = self._persists(definition)
+        payload, in_memory = self._encode(definition, args, kwargs, persisted=persisted)
+        if definition.config.executor == "process":
+            # What cannot be sent is refused in the hands of the caller, and not when it runs.
+            args, kwargs = (pack_call(definition.func, args, kwargs, payload),), {}
+            # That is a snapshot already.
+            in_memory = in_memory or self._cipher is None
+        record = self._record(definition, options, persisted=persisted, payload=payload, source=source)
+        task = LiveTask(
+            record,
+            definition,
+            args if in_memory else None,
+            kwargs if in_memory else None,
+            contextvars.copy_context(),
+            durable=persisted or record.idempotency_key is not None,
+        )
+        if record.run_at is not None and options.delay is not None:
+            # A delay is a length of time: a clock that is set moves `run_at` alone, which is for the next process.
+            task.ready_at = self._clock.monotonic() + seconds("delay", options.delay)
+        return task
+
+    def rebuild(self, original: TaskRecord, definition: TaskDefinition, *, keep_key: bool) -> LiveTask:
+        """Build the task that retries a finished one, from its stored arguments."""
+        options = EnqueueOptions(
+            idempotency_key=original.idempotency_key if keep_key else None,
+            tags=original.tags,
+            priority=original.priority,
+            queue=original.queue,
+        )
+        persisted = self._persists(definition)
+        record = self._record(definition, options, persisted=persisted, payload=original.payload, source="retry")
+        record.retry_of = original.task_id
+        durable = persisted or record.idempotency_key is not None
+        return LiveTask(record, definition, None, None, contextvars.copy_context(), durable=durable)
+
+    def build_stored(
+        self, definition: TaskDefinition, payload: str, options: EnqueueOptions, *, source: str
+    ) -> LiveTask:
+        """Build a task from stored arguments; it is kept like a persisted one wherever the backend keeps anything."""
+        record = self._record(definition, options, persisted=self._durable, payload=payload, source=source)
+        return LiveTask(record, definition, None, None, None, durable=True)
+
+    def encode(self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """The payload of arguments that are to be stored, ciphertext where encryption is on.
+
+        Raises `TaskArgumentError`, and `PersistenceError` for an undecorated function.
+        """
+        if definition.codec is None:
+            raise PersistenceError(
+                f"{definition.name} cannot be scheduled: only a declared task can be found again when it is due. "
+                "Decorate it with @task_manager.task()."
+            )
+        payload = definition.codec.encode(args, kwargs)
+        return payload if self._cipher is None else self._cipher.encrypt(payload)
+
+    def decode(self, task: LiveTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a task that are stored as its payload."""
+        payload, codec = task.record.payload, task.definition.codec
+        if payload is None or codec is None:
+            return (), {}
+        return codec.decode(payload if self._cipher is None else self._cipher.decrypt(payload))
+
+    def _persists(self, definition: TaskDefinition) -> bool:
+        return self._durable and definition.codec is not None and (definition.config.persist or self._persist_all)
+
+    def _encode(
+        self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any], *, persisted: bool
+    ) -> tuple[str | None, bool]:
+        """Return the payload, and whether the arguments also stay in memory as they are."""
+        if definition.codec is None:
+            return None, True
+        definition.codec.check(args, kwargs)
+        try:
+            payload = definition.codec.encode_checked(args, kwargs)
+        except TaskArgumentError:
+            # Without a promise to keep them the arguments may be anything, as natively; a retry will say why not.
+            if persisted or self._cipher is not None:
+                raise
+            return None, True
+        if self._cipher is not None:
+            return self._cipher.encrypt(payload), False
+        # What is promised to survive is run from what was stored, now as after a restart: no attempt sees what became
+        # of the caller's objects, or what an earlier attempt did to its arguments.
+        return payload, not persisted
+
+    def _record(
+        self, definition: TaskDefinition, options: EnqueueOptions, *, persisted: bool, payload: str | None, source: str
+    ) -> TaskRecord:
+        config = definition.config
+        priority = options.priority if options.priority is not None else config.priority
+        if options is NO_OPTIONS and source == "manual":
+            return self._plain_record(definition, persisted=persisted, payload=payload)
+        if options.eager is not None:
+            flag("eager", options.eager)
+        now = self._clock.now()
+        run_at = self._run_at(options, now)
+        queue = self._queues.get(_first_of(options.queue, config.queue, DEFAULT_QUEUE))
+        return TaskRecord(
+            task_id=new_task_id(),
+            func_name=config.name,
+            status=TaskStatus.PENDING,
+            created_at=now,
+            run_at=run_at,
+            reason=first_reason(run_at, now),
+            tags=checked_tags(options.tags),
+            idempotency_key=checked_key(options.idempotency_key),
+            source=source,
+            priority=DEFAULT_PRIORITY if priority is None else checked_priority(priority),
+            executor=config.executor,
+            queue=queue.name,
+            instance=self._membership.instance.instance_id,
+            payload=payload,
+            persisted=persisted,
+        )
+
+    def _plain_record(self, definition: TaskDefinition, *, persisted: bool, payload: str | None) -> TaskRecord:
+        """The record of a task that is added without options: a copy of the first of its type, but for what differs."""
+        template = self._templates.get(definition)
+        if template is None:
+            template = self._record(definition, EnqueueOptions(), persisted=persisted, payload=None, source="manual")
+            if definition.codec is not None:
+                # Undecorated functions have a definition for each call.
+                self._templates[definition] = template
+        record = template.copy()
+        record.task_id = new_task_id()
+        record.created_at = self._clock.now()
+        record.tags = {}
+        record.trace = TaskTrace()
+        record.instance = self._membership.instance.instance_id
+        record.payload = payload
+        record.persisted = persisted
+        return record
+
+    @staticmethod
+    def _run_at(options: EnqueueOptions, now: datetime) -> datetime | None:
+        if options.delay is not None and options.run_at is not None:
+            raise ConfigurationError("give delay or run_at, not both")
+        if options.delay is not None:
+            wait = seconds("delay", options.delay)
+            return now + timedelta(seconds=wait) if wait > 0 else None
+        return None if options.run_at is None else checked_moment("run_at", options.run_at)
+
+
+def _first_of(*names: str | None) -> str:
+    return next(name for name in names if name is not None)

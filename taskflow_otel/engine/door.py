@@ -1,0 +1,90 @@
+"""How tasks are added, from requests and from anywhere else: the way in that the rooms above use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from taskflow_otel.engine.builder import TaskBuilder
+from taskflow_otel.engine.intake import Intake, Taken
+from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions
+from taskflow_otel.runtime.owned_tasks import OwnedTasks
+
+
+class Door:
+    """Adds tasks. `require_running` raises while none can be taken; `jobs` owns what happens beside the caller."""
+
+    def __init__(
+        self,
+        builder: TaskBuilder,
+        intake: Intake,
+        jobs: OwnedTasks,
+        require_running: Callable[[], None],
+        on_loop: Callable[..., None],
+    ) -> None:
+        self._builder = builder
+        self._intake = intake
+        self._jobs = jobs
+        self._require_running = require_running
+        self._on_loop = on_loop
+
+    def add(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: EnqueueOptions = NO_OPTIONS,
+    ) -> Taken:
+        """Build a task and take it in. Callable from any thread.
+
+        Raises `NotStartedError`, and what `TaskBuilder.build` and `Intake.take` raise.
+        """
+        self._require_running()
+        return self._intake.take(self._builder.build(func, args, kwargs, options))
+
+    async def make_known(self, tasks: Sequence[LiveTask]) -> None:
+        """Commit new tasks and publish them; see `Intake.make_known`."""
+        await self._intake.make_known(tasks)
+
+    def hand_over(self, tasks: Sequence[LiveTask]) -> None:
+        """Let known tasks start."""
+        self._intake.hand_over(tasks)
+
+    def withdraw(self, tasks: Sequence[LiveTask], reason: str) -> None:
+        """End tasks whose request failed: they never run. Does not depend on the caller, who may be cancelled."""
+        self._jobs.own(self._intake.withdraw(tasks, reason))
+
+    def start_soon(self, task: LiveTask) -> None:
+        """Make a task known and hand it over beside the caller, who may be in another thread."""
+        self._on_loop(self._start, task)
+
+    async def arrived(self, tasks: Sequence[LiveTask]) -> None:
+        """Wait for the commits of tasks given to `start_soon`; raises `BackendError` when one failed."""
+        for task in tasks:
+            if task.arrival is not None:
+                await asyncio.wait({task.arrival})
+                if not task.arrival.cancelled() and (exc := task.arrival.exception()) is not None:
+                    raise exc
+
+    async def enqueue(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: EnqueueOptions = NO_OPTIONS,
+    ) -> str:
+        """Add a task, and return its id once it is known, or that of the task which holds its idempotency key."""
+        task_id, task = self.add(func, args, kwargs, options)
+        if task is None:
+            return task_id
+        await self._enter(task)
+        return task.record.duplicate_of or task_id
+
+    def _start(self, task: LiveTask) -> None:
+        task.arrival = self._jobs.own(self._enter(task))
+
+    async def _enter(self, task: LiveTask) -> None:
+        await self._intake.make_known([task])
+        self._intake.hand_over([task])

@@ -1,0 +1,80 @@
+"""Commits that the ledger applied after their caller had given up: the ledger and what is published agree again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from typing import Any
+
+from taskflow_otel.backends.base import AppendLogs, Change, Insert, Outcome, Update
+from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.lifecycle import Lifecycle
+from taskflow_otel.engine.live import REFUSED, LiveTasks
+from taskflow_otel.engine.phase import Phase
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.runtime.owned_tasks import OwnedTasks
+
+
+class LateCommits:
+    """Sets right what was applied late, each in an asyncio task of `jobs`."""
+
+    def __init__(
+        self, tasks: LiveTasks, lifecycle: Lifecycle, ledger: Ledger, intake: Intake, jobs: OwnedTasks
+    ) -> None:
+        self._tasks = tasks
+        self._lifecycle = lifecycle
+        self._ledger = ledger
+        self._intake = intake
+        self._jobs = jobs
+
+    def applied(self, change: Change, stale: bool) -> None:
+        """The ledger has applied this change late; see `correction`."""
+        if (correction := self.correction(change, stale=stale)) is not None:
+            self._jobs.own(correction)
+
+    def correction(self, change: Change, *, stale: bool) -> Coroutine[Any, Any, None] | None:
+        """The ledger applied a change whose caller had gone, or been told that it failed: return what sets that right.
+
+        Until that has run, the task counts among the unpublished. `stale`: another instance owns the task by now; if
+        the change had been applied before that, it is shown, and the task goes on there.
+        """
+        if isinstance(change, AppendLogs):
+            return None
+        late = change.record
+        task = self._tasks.live(late.task_id)
+        if isinstance(change, Insert):
+            doubt = self._doubt(late, REFUSED)
+            if task is not None:
+                self._intake.reject([task])
+            return self._correct(doubt, late, late, self._lifecycle.newborn)
+        doubt = self._doubt(late, len(late.timeline) - 1)
+        if stale or task is None:
+            return self._correct(doubt, late, None)
+        if task.phase in {Phase.READY, Phase.DELAYED}:
+            return self._correct(doubt, late, task.record)
+        if task.phase in {Phase.HELD, Phase.ENDING}:
+            # Whoever was carrying it out has been cancelled, in a shutdown.
+            self._lifecycle.adopt(task, late)
+        doubt.close()
+        return None
+
+    def _doubt(self, record: TaskRecord, told: int) -> ExitStack:
+        doubt = ExitStack()
+        doubt.enter_context(self._tasks.untold(record.task_id, told))
+        return doubt
+
+    async def _correct(
+        self,
+        doubt: ExitStack,
+        late: TaskRecord,
+        truth: TaskRecord | None,
+        as_applied: Callable[[TaskRecord], TaskRecord] = lambda record: record,
+    ) -> None:
+        """Write the truth over what was applied late; where that is too late too, show what was applied."""
+        with doubt:
+            if truth is not None:
+                applied = await self._ledger.commit(Update(truth), timeout=float("inf"))
+                if applied.outcome is not Outcome.STALE:
+                    return
+            await self._lifecycle.show_if_held(as_applied(late))
