@@ -40,7 +40,7 @@ from taskflow_otel.metrics.fleet import FleetMetrics
 from taskflow_otel.metrics.sources import ScheduleCounts, connect_metrics
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.enqueue import split_options
-from taskflow_otel.model.options import QueueConfig, checked_queue_name
+from taskflow_otel.model.options import QueueConfig, checked_queue_name, flag
 from taskflow_otel.model.record import DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.request.background import ManagedBackgroundTasks
@@ -48,6 +48,7 @@ from taskflow_otel.request.bound import refuse_request_bound
 from taskflow_otel.request.injection import hook_fastapi, tasks_of
 from taskflow_otel.request.middleware import add_task_middleware
 from taskflow_otel.runtime.clock import Clock, SystemClock
+from taskflow_otel.runtime.garbage import FrozenStart
 
 logger = logging.getLogger("taskflow_otel")
 
@@ -69,7 +70,9 @@ class TaskManager(Declarations):
     `queues`: named queues; `max_size`: tasks that may wait in `"default"`. `shutdown_timeout`: seconds that a
     drain waits for running tasks, `cancel_grace`: that a cancelled attempt may go on before it is reported as stuck,
     or in a drain abandoned. `commit_timeout`: seconds that an acknowledgement may wait for its commit before
-    the client gets 503. `lease_seconds`: an instance silent for this long is taken over. `clock` is for tests.
+    the client gets 503. `lease_seconds`: an instance silent for this long is taken over.
+    `freeze_gc`: until the shutdown, garbage collections skip what the whole process had loaded by the start.
+    `clock` is for tests.
 
     Raises `ConfigurationError` for any wrong setting, and `MissingExtraError` where a dependency is not installed.
     """
@@ -101,9 +104,11 @@ class TaskManager(Declarations):
         cancel_grace: float = 5.0,
         commit_timeout: float = 5.0,
         lease_seconds: float = 15.0,
+        freeze_gc: bool = False,
         clock: Clock | None = None,
     ) -> None:
         telemetry = telemetry or Telemetry()
+        self._frozen = FrozenStart(wanted=flag("freeze_gc", freeze_gc))
         settings = EngineSettings(
             persist_all=requeue_pending,
             queues=_queue_configs(queues, max_size),
@@ -249,6 +254,7 @@ class TaskManager(Declarations):
                     self._lifecycle_lock = None
                     raise
                 self._registry.open()
+                self._frozen.freeze()
             self._users += 1
 
     async def shutdown(self) -> None:
@@ -264,6 +270,7 @@ class TaskManager(Declarations):
             finally:
                 self._registry.close()
                 self._stop_capture()
+                self._frozen.thaw()
                 # A manager may be started again, on another event loop (tests do).
                 self._lifecycle_lock = None
 

@@ -10,7 +10,10 @@ from msgspec.structs import replace
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Update
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.phase import Phase
+from taskflow_otel.errors import BackendError
 
+_THEIR_FAULT = (TypeError, ValueError, ArithmeticError, RecursionError)
+"""What a change that cannot be written down raises in a backend that does not translate it."""
 _REDUCED_TEXT = 500
 _NOT_STORED = "[the database refused this text]"
 
@@ -128,3 +131,10 @@ def _plain(text: str | None) -> str | None:
 
 def _reduced(text: str | None, why: str) -> str | None:
     return None if text is None else f"{_plain(text)}… [cut, because the database refused it: {_plain(why)}]"
+
+
+def judged(exc: Exception) -> BackendError | None:
+    """The error as one of the library; `None` for one of a driver that says nothing about the changes."""
+    if isinstance(exc, BackendError):
+        return exc
+    return BackendError(f"{type(exc).__name__}: {exc}", transient=False) if isinstance(exc, _THEIR_FAULT) else None

@@ -11,15 +11,16 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, Update
-from taskflow_otel.engine.batch import Batch, Commit, Item, Lines, Note, reduce
+from taskflow_otel.engine.batch import Batch, Commit, Item, Lines, Note, judged, reduce
+from taskflow_otel.engine.deadlines import Deadlines
 from taskflow_otel.engine.live import REFUSED, LiveTask
 from taskflow_otel.engine.membership import Membership
+from taskflow_otel.engine.notes import NotedLines, Notes
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
-from taskflow_otel.runtime.clock import Clock, TimerHandle
+from taskflow_otel.runtime.clock import Clock
 
 logger = logging.getLogger("taskflow_otel.ledger")
 
@@ -27,22 +28,17 @@ _MAX_BATCH = 500
 """Changes in one transaction: more would keep the event loop for too long while they are turned into rows."""
 _MAX_NOTES = 50_000
 """Notes that may wait for a backend that is down; beyond it the oldest of finished tasks are dropped and counted."""
-_FOREVER = float("inf")
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 1.0
 _PATIENCE = 1.5
 """Seconds without any write that succeeds, after which changes that wait for a lock count as a backend that fails."""
-_THEIR_FAULT = (TypeError, ValueError, ArithmeticError, RecursionError)
-"""What a change that cannot be written down raises in a backend that does not translate it."""
+
 
 Observe = Callable[[str, str, str, float], None]
 """`(backend, operation, outcome, seconds)`"""
 
 
 class Ledger:
-    """Group commit over one backend.
-
-    Before each transaction it makes sure that this instance is alive to the others.
-    """
+    """Group commit over one backend. Before each transaction it makes sure that this instance is alive to the others."""
 
     def __init__(
         self,
@@ -64,21 +60,16 @@ class Ledger:
         self._commits: list[Commit] = []
         self._in_hand: list[Commit] = []
         """Part of the transaction under way."""
-        self._deadline_timer: TimerHandle | None = None
-        """One for all commits: set for the earliest of their deadlines, or earlier."""
-        self._timer_deadline = float("inf")
         self._apart: deque[Batch] = deque()
         """Parts of transactions that failed, to be tried beside the others."""
         self._turn_of_apart = False
         self._apart_barriers: list[asyncio.Future[None]] = []
         self._held_since: float | None = None
         self._apply_began = 0.0
-        self._notes: dict[str, LiveTask] = {}
-        self._ended: dict[str, None] = {}
-        """Those of the notes whose task has finished, oldest first: only these can be dropped."""
+        self._deadlines = Deadlines(clock, self._pending, self._give_up)
+        self._notes = Notes()
         self._ended_asked = False
-        self._logs: dict[str, list[LogEntry]] = {}
-        self._log_count = 0
+        self._lines = NotedLines()
         self._wake = asyncio.Event()
         self._flush_asked = False
         self._barriers: list[asyncio.Future[None]] = []
@@ -131,13 +122,7 @@ class Ledger:
 
     def _deadline(self, timeout: float | None) -> float:
         """When a commit that begins now is given up."""
-        limit = self._commit_timeout if timeout is None else timeout
-        if limit == _FOREVER:
-            return _FOREVER
-        deadline = self._clock.monotonic() + limit
-        if deadline < self._timer_deadline:
-            self._set_timer(limit, deadline)
-        return deadline
+        return self._deadlines.after(self._commit_timeout if timeout is None else timeout)
 
     def _submit(self, change: Change, deadline: float) -> Commit:
         entry = Commit(change, asyncio.get_running_loop().create_future(), deadline)
@@ -145,24 +130,9 @@ class Ledger:
         self._wake.set()
         return entry
 
-    def _set_timer(self, delay: float, deadline: float) -> None:
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
-        self._timer_deadline = deadline
-        self._deadline_timer = self._clock.call_later(delay, self._sweep)
-
-    def _sweep(self) -> None:
-        """Give up the commits whose time is over, and wait for the next of them."""
-        self._deadline_timer = None
-        self._timer_deadline = _FOREVER
-        now = self._clock.monotonic() + 1e-6
-        waiting = [
-            entry for entry in (*self._in_hand, *self._commits, *self._commits_apart()) if not entry.future.done()
-        ]
-        self._give_up([entry for entry in waiting if entry.deadline <= now])
-        earliest = min((entry.deadline for entry in waiting if entry.deadline > now), default=_FOREVER)
-        if earliest != _FOREVER:
-            self._set_timer(earliest - now, earliest)
+    def _pending(self) -> list[Commit]:
+        apart = (item for batch in self._apart for item in batch.items if isinstance(item, Commit))
+        return [*self._in_hand, *self._commits, *apart]
 
     def _abandon(self, entries: list[Commit]) -> None:
         """Nobody awaits these any more: what was applied is to be set right."""
@@ -177,7 +147,7 @@ class Ledger:
         What was told is that it failed; whether it did, only the backend knows as yet. See `LiveTasks.unpublished`.
         """
         doubts: dict[str, int] = {}
-        for entry in (*self._in_hand, *self._commits, *self._commits_apart()):
+        for entry in self._pending():
             if entry.future.done() and not isinstance(entry.change, AppendLogs):
                 record = entry.change.record
                 doubts[record.task_id] = REFUSED if isinstance(entry.change, Insert) else len(record.timeline) - 1
@@ -204,30 +174,22 @@ class Ledger:
     def note(self, task: LiveTask) -> None:
         """Have the present state of a task written before long: history of one that is not persisted, or what a
         running durable task says between its transitions (progress, the ids of its span)."""
-        record = task.record
-        self._notes[record.task_id] = task
-        if record.status.finished:
-            self._ended[record.task_id] = None
-            if len(self._ended) >= _MAX_BATCH:
-                self._trim_notes()
-                self._ended_asked = True
-                self._wake.set()
+        self._notes.add(task)
+        if self._notes.ended >= _MAX_BATCH and not self._ended_asked:
+            self._ended_asked = True
+            self._wake.set()
+        if self.failing_since is not None:
+            self.dropped_history += self._notes.trim(_MAX_NOTES)
         self._arm()
 
     def append_log(self, task_id: str, entry: LogEntry) -> None:
         """Have a log entry written before long."""
-        self._logs.setdefault(task_id, []).append(entry)
-        self._log_count += 1
-        if self._log_count > _MAX_NOTES:
-            oldest = next(iter(self._logs))
-            lost = len(self._logs.pop(oldest))
-            self._log_count -= lost
-            self.dropped_history += lost
+        self.dropped_history += self._lines.add(task_id, entry, most=_MAX_NOTES)
         self._arm()
 
     async def flush(self, timeout: float) -> bool:
         """Write everything noted so far; `False` when that did not end in time."""
-        if not (self._commits or self._notes or self._logs or self._writing or self._apart):
+        if not (self._commits or self._notes or self._lines or self._writing or self._apart):
             return True
         barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._barriers.append(barrier)
@@ -250,12 +212,10 @@ class Ledger:
         if not complete:
             writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
-        for entry in (*self._in_hand, *self._commits, *self._commits_apart()):
+        for entry in self._pending():
             if not entry.future.done():
                 entry.future.set_exception(BackendUnavailableError("the manager has shut down"))
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
-            self._deadline_timer, self._timer_deadline = None, _FOREVER
+        self._deadlines.stop()
         _release(self._barriers + self._apart_barriers)
         return complete
 
@@ -282,24 +242,6 @@ class Ledger:
                 )
                 # Only the first of several is awaited to its exception.
                 entry.future.exception()
-
-    def _trim_notes(self) -> None:
-        """Give up the oldest finished tasks beyond the bound, but only while the backend fails."""
-        if self.failing_since is None:
-            return
-        while len(self._notes) > _MAX_NOTES and self._ended:
-            oldest = next(iter(self._ended))
-            del self._ended[oldest]
-            if self._notes.pop(oldest, None) is not None:
-                self.dropped_history += 1
-
-    def _take_notes(self) -> list[LiveTask]:
-        """The notes to write now: all when it is time, else those of finished tasks, of which nothing will follow."""
-        source = self._notes if self._flush_asked else self._ended
-        taken = list(islice(source, _MAX_BATCH))
-        for task_id in taken:
-            self._ended.pop(task_id, None)
-        return [self._notes.pop(task_id) for task_id in taken if task_id in self._notes]
 
     async def _run(self) -> None:
         backoff = _FIRST_BACKOFF
@@ -342,12 +284,12 @@ class Ledger:
         batch = Batch([])
         logs: list[Item] = []
         if self._flush_asked or self._ended_asked:
-            items += [Note(task) for task in self._take_notes()]
-            self._ended_asked = len(self._ended) >= _MAX_BATCH
+            # Of tasks that go on, more will follow: they are written when it is time.
+            items += [Note(task) for task in self._notes.take(_MAX_BATCH, only_ended=not self._flush_asked)]
+            self._ended_asked = self._notes.ended >= _MAX_BATCH
         if self._flush_asked:
             self._flush_asked = False
-            logs += [Lines(AppendLogs(task_id, tuple(entries))) for task_id, entries in self._logs.items()]
-            self._logs, self._log_count = {}, 0
+            logs += [Lines(lines) for lines in self._lines.take()]
             if not (self._commits or self._notes):
                 batch.barriers, self._barriers = self._barriers, []
             else:
@@ -429,7 +371,7 @@ class Ledger:
 
     async def _after_failure(self, exc: Exception, batch: Batch) -> bool:
         """Divide the batch where a part of it may succeed; `False` when all of it is to be tried again."""
-        error = _judged(exc)
+        error = judged(exc)
         # A change whose caller has given up may have been applied all the same: it stays until its fate is known.
         for item in batch.items:
             if isinstance(item, Commit):
@@ -458,16 +400,14 @@ class Ledger:
                 case Commit():
                     commits.append(item)
                 case Note(task):
-                    self._notes.setdefault(task.record.task_id, task)
-                    if task.record.status.finished:
-                        self._ended.setdefault(task.record.task_id)
+                    self._notes.put_back(task)
                     history = True
                 case Lines(log):
-                    self._logs[log.task_id] = [*log.entries, *self._logs.get(log.task_id, [])]
-                    self._log_count += len(log.entries)
+                    self._lines.put_back(log)
                     history = True
         self._commits = commits + self._commits
-        self._trim_notes()
+        if self.failing_since is not None:
+            self.dropped_history += self._notes.trim(_MAX_NOTES)
         self._flush_asked = self._flush_asked or history or bool(self._barriers)
 
     async def _one_by_one(self, batch: Batch, error: BackendError) -> None:
@@ -480,13 +420,13 @@ class Ledger:
                     raise known
                 self._accept([item], await self._apply([item.change]))
             except Exception as exc:
-                known, judged = None, _judged(exc)
-                if judged is None or judged.transient:
+                known, verdict = None, judged(exc)
+                if verdict is None or verdict.transient:
                     self._set_apart(batch, list(items), exc)
                     return
-                rest = self._refused(item, judged)
+                rest = self._refused(item, verdict)
                 if rest is None:
-                    self._set_apart(batch, list(items), judged)
+                    self._set_apart(batch, list(items), verdict)
                     return
                 items.popleft()
                 items.extendleft(reversed(rest))
@@ -528,9 +468,6 @@ class Ledger:
         elif self._clock.monotonic() - self._held_since > _PATIENCE:
             self._report_failure(exc)
 
-    def _commits_apart(self) -> list[Commit]:
-        return [item for batch in self._apart for item in batch.items if isinstance(item, Commit)]
-
     def _report_failure(self, exc: Exception) -> None:
         if not isinstance(exc, BackendError):
             logger.error("the %s backend raised an error of its driver", self._backend.name, exc_info=exc)
@@ -551,13 +488,6 @@ class Ledger:
                 self._clock.monotonic() - self.failing_since,
             )
             self.failing_since = None
-
-
-def _judged(exc: Exception) -> BackendError | None:
-    """The error as one of the library; `None` for one of a driver that says nothing about the changes."""
-    if isinstance(exc, BackendError):
-        return exc
-    return BackendError(f"{type(exc).__name__}: {exc}", transient=False) if isinstance(exc, _THEIR_FAULT) else None
 
 
 def _release(barriers: list[asyncio.Future[None]]) -> None:

@@ -139,7 +139,7 @@ async def test_a_note_of_a_task_in_line_looks_at_no_other_note(
             looks += 1
             return super().__iter__()
 
-    ledger._ended = Watched()
+    ledger._notes._ended = Watched()
     for _ in range(number):
         ledger.note(noted(TaskStatus.PENDING))
     assert looks == 0

@@ -13,6 +13,7 @@ from taskflow_otel import LifecycleEvent, TaskRecord, TaskStatus, task_log
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import MAX_LOG_ENTRIES, MAX_TEXT
+from taskflow_otel.testing.backends.samples import make_task
 from taskflow_otel.testing.clock import FakeClock
 from tests.ledger.fleet import Fleet
 from tests.managers import finish
@@ -23,9 +24,21 @@ STREAM = 4_096
 
 
 def living() -> Counter[type]:
-    """How many objects of each class there are."""
+    """How many objects of each class there are; the collector does not know all of them, but who refers to them."""
     gc.collect()
-    return Counter(map(type, gc.get_objects()))
+    known = gc.get_objects()
+    found = {id(item): type(item) for item in known}
+    for item in gc.get_referents(*known):
+        found.setdefault(id(item), type(item))
+    return Counter(found.values())
+
+
+def test_what_the_collector_does_not_visit_is_counted_too() -> None:
+    before = living()
+    kept = [make_task() for _ in range(100)]
+    after = living()
+    after.subtract(before)
+    assert after[TaskRecord] == len(kept)
 
 
 # What a process holds does not depend on where its tasks are kept.
@@ -60,7 +73,7 @@ async def test_thousands_of_finished_tasks_leave_only_the_window_in_memory(
     assert (len(engine._tasks), len(engine._tasks._finished)) == (0, WINDOW)
     assert len(engine._tasks._keys) == (WINDOW if persist else 0)
     assert not engine._ledger._notes
-    assert not engine._ledger._logs
+    assert not engine._ledger._lines
 
 
 async def test_retention_deletes_in_batches_while_tasks_go_on(fleet: Fleet) -> None:
