@@ -38,7 +38,7 @@ Observe = Callable[[str, str, str, float], None]
 
 
 class Ledger:
-    """Group commit over one backend. Before each transaction it makes sure that this instance is alive to the others."""
+    """Group commit over one backend. Before each transaction it makes sure that others know this instance as alive."""
 
     def __init__(
         self,
