@@ -16,10 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from msgspec.structs import replace
-
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.model.events import LOG_LEVELS, LifecycleEvent, LogEvent
+from taskflow_otel.model.events import LOG_LEVELS, LifecycleEvent, LogEvent, without_exception
 from taskflow_otel.model.record import TaskRecord
 
 logger = logging.getLogger("taskflow_otel.bus")
@@ -496,8 +494,3 @@ def _on_a_thread(name: str, hook: Callable[[float], None], timeout: float) -> as
 
     threading.Thread(target=run, name=f"taskflow flush {name}", daemon=True).start()
     return result
-
-
-def without_exception(event: LifecycleEvent) -> LifecycleEvent:
-    """The event without its exception object, whose traceback would keep the frames of the task alive."""
-    return event if event.exception is None else replace(event, exception=None)

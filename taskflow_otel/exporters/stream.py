@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from taskflow_otel.bus import Exporter, without_exception
+from taskflow_otel.bus import Exporter
 from taskflow_otel.exporters.lines.text import iso
-from taskflow_otel.model.events import LifecycleEvent, LogEvent
+from taskflow_otel.model.events import LifecycleEvent, LogEvent, without_exception
 from taskflow_otel.model.record import Progress, TaskRecord
 
 _PROGRESS_INTERVAL = 0.2

@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
@@ -137,3 +138,8 @@ def lifecycle_event(
         trace.attempt or trace.creation,
         exception,
     )
+
+
+def without_exception(event: LifecycleEvent) -> LifecycleEvent:
+    """The event without its exception object, whose traceback would keep the frames of the task alive."""
+    return event if event.exception is None else replace(event, exception=None)
