@@ -19,6 +19,7 @@ from typing import Any
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.events import LOG_LEVELS, LifecycleEvent, LogEvent, without_exception
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.runtime.throttled_report import ThrottledReport
 
 logger = logging.getLogger("taskflow_otel.bus")
 
@@ -26,7 +27,6 @@ Event = LifecycleEvent | LogEvent
 
 STARTUP_TIMEOUT = 10.0
 """Seconds that an observer's `startup` may take."""
-_COMPLAINT_INTERVAL = 60.0
 _BATCH = 256
 """Events that an observer with `on_events` is given at once."""
 _REST_PER_WORK = 4
@@ -113,28 +113,6 @@ class TaskObserver:
         """Called once after the last event."""
 
 
-class Complaints:
-    """Logs a recurring failure at most once a minute, with the number of times that it happened."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._silent_until: dict[str, float] = {}
-        self._unsaid: dict[str, int] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, name: str, what: str, exc: BaseException | None = None, *, number: int = 1) -> None:
-        """Count `number` failures of `name`, and say so unless it was said within the last minute."""
-        self.counts[name] = self.counts.get(name, 0) + number
-        unsaid = self._unsaid.get(name, 0) + number
-        now = self._clock()
-        if now < self._silent_until.get(name, 0.0):
-            self._unsaid[name] = unsaid
-            return
-        self._silent_until[name] = now + _COMPLAINT_INTERVAL
-        self._unsaid[name] = 0
-        logger.error("%s %s (%d times since last reported)", name, what, unsaid, exc_info=exc)
-
-
 def _overrides(thing: object, base: type, method: str) -> bool:
     return getattr(type(thing), method) is not getattr(base, method)
 
@@ -151,7 +129,7 @@ class _Worker:
         observer: TaskObserver,
         name: str,
         queue_size: int,
-        complaints: Complaints,
+        failures: ThrottledReport,
         clock: Callable[[], float],
     ) -> None:
         if observer.min_level not in LOG_LEVELS:
@@ -169,7 +147,7 @@ class _Worker:
         self.dropped = 0
         self._batches = batches
         self._size = queue_size
-        self._complaints = complaints
+        self._failures = failures
         self._clock = clock
         self._queue: deque[Event] = deque()
         self._in_hand = 0
@@ -198,7 +176,7 @@ class _Worker:
             await asyncio.wait_for(self.observer.startup(), STARTUP_TIMEOUT)
         except Exception as exc:
             self._turn_off()
-            self._complaints.counts[self.name] = self._complaints.counts.get(self.name, 0) + 1
+            self._failures.counts[self.name] = self._failures.counts.get(self.name, 0) + 1
             logger.error(
                 "the observer %s could not start and stays off until the next start of the manager; "
                 "its events are dropped and counted, tasks are not affected",
@@ -264,7 +242,7 @@ class _Worker:
                     break
         finally:
             if failed:
-                self._complaints.add(self.name, "failed to take events; they are lost to it", failure, number=failed)
+                self._failures.add(self.name, "failed to take events; they are lost to it", failure, number=failed)
             # Its traceback holds this frame.
             failure = None
         if turned:
@@ -318,7 +296,7 @@ class _Worker:
         try:
             await asyncio.wait_for(self.observer.close(), grace)
         except Exception as exc:
-            self._complaints.counts[self.name] = self._complaints.counts.get(self.name, 0) + 1
+            self._failures.counts[self.name] = self._failures.counts.get(self.name, 0) + 1
             logger.error("the observer %s failed to close", self.name, exc_info=exc)
 
 
@@ -338,7 +316,7 @@ class ObserverBus:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         exporters = tuple(exporters)
-        self._complaints = Complaints()
+        self._failures = ThrottledReport()
         self._created = _hooks(exporters, "on_created")
         self._lifecycle = _hooks(exporters, "on_lifecycle")
         self._log = _hooks(exporters, "on_log")
@@ -354,7 +332,7 @@ class ObserverBus:
             if not isinstance(observer, TaskObserver):
                 raise ConfigurationError(f"an observer must be an instance of a TaskObserver class, not {observer!r}")
             name = _unique(observer.name or type(observer).__name__, names)
-            self._workers.append(_Worker(observer, name, queue_size, self._complaints, clock))
+            self._workers.append(_Worker(observer, name, queue_size, self._failures, clock))
         self._lifecycle_workers = [w for w in self._workers if w.wants_lifecycle]
         self._log_workers = [w for w in self._workers if w.wants_logs]
 
@@ -370,7 +348,7 @@ class ObserverBus:
     @property
     def errors(self) -> dict[str, int]:
         """Exceptions of each exporter, and events lost to exceptions of each observer."""
-        return dict(self._complaints.counts)
+        return dict(self._failures.counts)
 
     def created(self, record: TaskRecord) -> None:
         """A task was built and is about to be committed. Callable from any thread."""
@@ -378,7 +356,7 @@ class ObserverBus:
             try:
                 hook(record)
             except Exception as exc:
-                self._complaints.add(name, "failed on a new task", exc)
+                self._failures.add(name, "failed on a new task", exc)
 
     def publish(self, event: LifecycleEvent) -> None:
         """A transition was applied. Call it on the event loop's thread."""
@@ -386,7 +364,7 @@ class ObserverBus:
             try:
                 hook(event)
             except Exception as exc:
-                self._complaints.add(name, f"failed on {event.transition}", exc)
+                self._failures.add(name, f"failed on {event.transition}", exc)
         if self._lifecycle_workers:
             kept = without_exception(event)
             for worker in self._lifecycle_workers:
@@ -398,7 +376,7 @@ class ObserverBus:
             try:
                 hook(event)
             except Exception as exc:
-                self._complaints.add(name, "failed on a log entry", exc)
+                self._failures.add(name, "failed on a log entry", exc)
         if self._log_workers:
             level = LOG_LEVELS.get(event.level, 0)
             for worker in self._log_workers:
@@ -411,7 +389,7 @@ class ObserverBus:
             try:
                 hook(record)
             except Exception as exc:
-                self._complaints.add(name, "failed on a progress report", exc)
+                self._failures.add(name, "failed on a progress report", exc)
 
     def refused(self, record: TaskRecord) -> None:
         """The ledger refused a write of this instance. Call it on the event loop's thread."""
@@ -419,7 +397,7 @@ class ObserverBus:
             try:
                 hook(record)
             except Exception as exc:
-                self._complaints.add(name, "failed on a refused write", exc)
+                self._failures.add(name, "failed on a refused write", exc)
 
     async def start(self) -> None:
         """Start every observer; one that fails is switched off and logged, and does not stop the others."""
@@ -427,7 +405,7 @@ class ObserverBus:
             try:
                 hook()
             except Exception as exc:
-                self._complaints.add(name, "failed to start", exc)
+                self._failures.add(name, "failed to start", exc)
         await asyncio.gather(*(worker.start() for worker in self._workers))
 
     async def flush(self, timeout: float) -> bool:
@@ -441,7 +419,7 @@ class ObserverBus:
             wait.cancel()
         for wait in done:
             if not wait.cancelled() and (exc := wait.exception()) is not None:
-                self._complaints.add("flush", "of an exporter failed", exc)
+                self._failures.add("flush", "of an exporter failed", exc)
         return not late
 
     async def close(self, timeout: float) -> None:
@@ -450,7 +428,7 @@ class ObserverBus:
             try:
                 hook()
             except Exception as exc:
-                self._complaints.add(name, "failed to close", exc)
+                self._failures.add(name, "failed to close", exc)
         await self.flush(timeout)
         await asyncio.gather(*(worker.stop(1.0) for worker in self._workers))
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from taskflow_otel.bus import Complaints, Event, Exporter, ObserverBus, TaskObserver
+from taskflow_otel.bus import Event, Exporter, ObserverBus, TaskObserver
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.memory import InMemoryLogger
 from taskflow_otel.model.events import LifecycleEvent, LogEvent, lifecycle_event
@@ -497,19 +497,6 @@ async def test_wait_for_finds_events_of_the_past_and_of_the_future() -> None:
     memory.clear()
     assert (memory.lifecycle, memory.logs) == ([], [])
     await bus.close(5)
-
-
-def test_a_recurring_complaint_is_made_once_a_minute_with_its_number(caplog: pytest.LogCaptureFixture) -> None:
-    now = [0.0]
-    complaints = Complaints(lambda: now[0])
-    for second in (0, 10, 59, 61):
-        now[0] = second
-        complaints.add("disk", "is full")
-    assert [record.getMessage() for record in caplog.records] == [
-        "disk is full (1 times since last reported)",
-        "disk is full (3 times since last reported)",
-    ]
-    assert complaints.counts == {"disk": 4}
 
 
 def test_every_transition_reaches_exporters_of_a_bus_without_a_loop() -> None:

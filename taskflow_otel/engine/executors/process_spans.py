@@ -33,10 +33,10 @@ from opentelemetry.util import types
 # What the abstract method itself is decorated with: it makes `@tracer.start_as_current_span()` right on coroutines too.
 from opentelemetry.util._decorator import _agnosticcontextmanager
 
-from taskflow_otel.bus import Complaints
 from taskflow_otel.exporters.lines.text import safe_text
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.model.trace import SpanRef
+from taskflow_otel.runtime.throttled_report import ThrottledReport
 
 Attributes = dict[str, Any]
 
@@ -311,14 +311,14 @@ class SpanRelay:
 
     def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
         self._provider = tracer_provider
-        self._complaints = Complaints()
+        self._failures = ThrottledReport()
 
     def replay(self, finished: FinishedSpan) -> None:
         """Tell one span. An exception of the provider or a processor is logged, once a minute, and goes no further."""
         try:
             self._replay(finished)
         except Exception as exc:
-            self._complaints.add("tracing", "could not take over a span of a child process", exc)
+            self._failures.add("tracing", "could not take over a span of a child process", exc)
 
     def _replay(self, finished: FinishedSpan) -> None:
         provider = self._provider or trace.get_tracer_provider()

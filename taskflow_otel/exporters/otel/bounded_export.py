@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from taskflow_otel.bus import Complaints
+from taskflow_otel.runtime.throttled_report import Throttle, ThrottledReport
 
 T = TypeVar("T")
 
@@ -21,7 +21,6 @@ PAUSE = 5.0
 """Seconds between two attempts to export to a collector that has failed repeatedly."""
 _PATIENCE = 2
 """Failures in a row from which on there are pauses; each has had the retries of the SDK's exporter."""
-_REPEAT_SECONDS = 60.0
 
 
 class Outlet:
@@ -37,7 +36,7 @@ class Outlet:
         self.size = size
         self._what = what
         self._pause = pause
-        self._complaints = Complaints()
+        self._report = ThrottledReport()
         self._renew()
         if hasattr(os, "register_at_fork"):
             # A forked child begins anew: its lock may be held by a thread that it does not have.
@@ -87,7 +86,7 @@ class Outlet:
             taken, failure = False, exc
         self._note(len(batch), taken=taken, tried=True)
         if not taken:
-            self._complaints.add(
+            self._report.add(
                 "telemetry",
                 f"could not be exported: {self._what} are dropped and counted in taskflow_events_dropped_total; "
                 "tasks are not affected",
@@ -157,16 +156,11 @@ class OncePerMinute(logging.Filter):
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._clock = clock
-        self._silent_until: dict[str, float] = {}
+        self._throttle = Throttle(clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether this one passes."""
-        now, message = self._clock(), str(record.msg)
-        if now < self._silent_until.get(message, 0.0):
-            return False
-        self._silent_until[message] = now + _REPEAT_SECONDS
-        return True
+        return self._throttle.passes(str(record.msg))
 
 
 def quieten(exporter: object) -> None:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
-from taskflow_otel.bus import Complaints, Exporter
+from taskflow_otel.bus import Exporter
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus import exposition
@@ -21,6 +21,7 @@ from taskflow_otel.exporters.signals import METRICS_BY_NAME, MetricSpec, MetricT
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.runtime.throttled_report import ThrottledReport
 from taskflow_otel.version import __version__
 
 OTHER = "_other"
@@ -113,7 +114,7 @@ class PrometheusExporter(Exporter):
         self._observed: dict[str, dict[LabelValues, Histogram]] = {}
         self._sources: dict[str, list[Callable[[], Samples]]] = {}
         self._view: _View = ((), None)
-        self._source_failures = Complaints()
+        self._source_failures = ThrottledReport()
         self._render_lock = threading.Lock()
         self._rendered: dict[MetricsFormat, tuple[float, bytes, _View]] = {}
         try:
