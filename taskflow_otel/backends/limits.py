@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LEASE = 15.0
 
@@ -20,9 +23,20 @@ class Limits:
     """How long a transaction may stay open without a statement before the server ends it, with its locks."""
 
     @classmethod
-    def of_lease(cls, lease: float) -> Limits:
-        """The limits for a lease of so many seconds."""
-        return cls(operation=min(10.0, lease / 3), lock=min(1.0, lease / 10), idle=lease / 3)
+    def of_lease(cls, lease: float, timeout: float | None = None, where: str = "") -> Limits:
+        """The limits for a lease of this many seconds.
+
+        A `timeout` that a user gave for one operation counts, but at most half the lease; a longer one is warned about.
+        """
+        operation = min(10.0, lease / 3)
+        if timeout is not None:
+            operation = min(timeout, lease / 2)
+            if timeout > operation:
+                logger.warning(
+                    "%s: timeout=%g is too long for a lease of %g s; an operation is given up after %g s",
+                    where, timeout, lease, operation,
+                )  # fmt: skip
+        return cls(operation, min(1.0, lease / 10, operation / 2), lease / 3)
 
 
 @runtime_checkable

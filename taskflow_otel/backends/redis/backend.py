@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
+from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
+from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.backends.redis import codec
 from taskflow_otel.errors import BackendError, ConfigurationError, MissingExtraError, SchemaVersionError
 from taskflow_otel.model.options import seconds, whole
@@ -39,8 +41,10 @@ class RedisBackend:
     """Tasks in a Redis (6 or later) or Valkey server, under one prefix.
 
     What an acknowledgement is worth is decided by the server: with `appendonly yes` and `appendfsync always` a task
-    survives power loss, with `everysec` the death of the server process (and power loss but for the last second),
-    without an append-only file nothing of the kind. A failover loses what the replica had not received;
+    survives power loss. With `everysec`, a server of version 7.2 or later is asked to confirm that its file has a new
+    task before the task is acknowledged (`WAITAOF`, up to a second; `wait_aof=False` does without). An older one loses
+    what it had not written when it died: up to the last second, and more on a slow disk. Without an append-only file
+    nothing is promised. A failover loses what the replica had not received;
     `wait_replicas` makes a write wait for that many of them, which narrows the gap and does not close it.
     An eviction policy other than `noeviction` (or `volatile-*`) deletes tasks when memory runs out. `open` logs a
     warning about a server that forgets.
@@ -51,9 +55,11 @@ class RedisBackend:
     `SCAN_LIMIT` of them: a page then ends early with a cursor from which the next one goes on, and a count or total
     covers the newest `SCAN_LIMIT` and says so. `changed_since` compares with the clock of the server.
 
-    Parameters: `url` as redis-py reads it (`redis://`, `rediss://`, `unix://`); `prefix` of every key; `timeout`
-    seconds for one command; `max_connections` of the pool; `require_aof` makes `open` raise `ConfigurationError`
-    where it would warn; `cluster` for a Redis Cluster (all keys share one slot); `wait_replicas` as above.
+    Parameters: `url` as redis-py reads it (`redis://`, `rediss://`, `unix://`); `prefix` of every key, to which
+    `namespace` is added, as for the other backends; `timeout` seconds for one command, a third of the lease and at most
+    10 s unless given; `max_connections` of the pool; `require_aof` makes `open` raise `ConfigurationError`
+    where it would warn, and where the server may not be asked; `cluster` for a Redis Cluster (all keys share one
+    slot); `wait_replicas` and `wait_aof` as above.
 
     Raises `MissingExtraError` where redis-py is not installed, `ConfigurationError` for a wrong parameter.
     """
@@ -66,11 +72,13 @@ class RedisBackend:
         url: str,
         *,
         prefix: str = "taskflow",
-        timeout: float = 5.0,
+        namespace: str | None = None,
+        timeout: float | None = None,
         max_connections: int = 10,
         require_aof: bool = False,
         cluster: bool = False,
         wait_replicas: int = 0,
+        wait_aof: bool = True,
     ) -> None:
         try:
             from taskflow_otel.backends.redis import connection
@@ -83,20 +91,29 @@ class RedisBackend:
             raise ConfigurationError(f"prefix must be printable text without braces, not {prefix!r}")
         if cluster and wait_replicas:
             raise ConfigurationError("wait_replicas is not supported on a cluster: its replicas are chosen per shard")
+        if namespace is not None:
+            check_namespace(namespace)
+            prefix = f"{prefix}:{namespace}"
         self._driver = connection
         self._url = url
         self._prefix = prefix
         self._tag = f"{{{prefix}}}"
-        self._timeout = seconds("timeout", timeout, exclusive=True)
+        self._asked_timeout = None if timeout is None else seconds("timeout", timeout, exclusive=True)
+        self.use_lease(DEFAULT_LEASE)
         self._max_connections = whole("max_connections", max_connections, minimum=1)
         self._require_aof = require_aof
         self._cluster = cluster
         self._wait_replicas = whole("wait_replicas", wait_replicas, minimum=0)
+        self._wait_aof = wait_aof
         self._writer = uuid.uuid4().hex
         self._link: Connection | None = None
         self._ordered: OrderedCalls | None = None
         self._unanswered: set[str] = set()
         """New owners whose latest `take_over` was not answered."""
+
+    def use_lease(self, lease_seconds: float) -> None:
+        """Let the time for one command follow from the lease; a `timeout` that was given counts where it is shorter."""
+        self._limits = Limits.of_lease(lease_seconds, self._asked_timeout, f"the Redis prefix {self._prefix!r}")
 
     async def open(self) -> None:
         """Connect, check the schema version and what the server promises.
@@ -108,7 +125,7 @@ class RedisBackend:
         link = self._driver.Connection(
             self._url,
             self._tag,
-            timeout=self._timeout,
+            timeout=self._limits.operation,
             max_connections=self._max_connections,
             cluster=self._cluster,
             wait_replicas=self._wait_replicas,
@@ -119,6 +136,7 @@ class RedisBackend:
         except BaseException:
             await link.close()
             raise
+        link.opened()
         self._link = link
         self._ordered = self._driver.OrderedCalls(link, self._writer)
 
@@ -144,17 +162,38 @@ class RedisBackend:
     async def _check_durability(self, link: Connection) -> None:
         persistence, memory = await link.info("persistence"), await link.info("memory")
         faults = []
+        if persistence is None or memory is None:
+            if self._require_aof:
+                raise ConfigurationError(
+                    "require_aof=True, but this account may not ask the Redis server about itself: it needs the right "
+                    "to run INFO (ACL SETUSER … +info)"
+                )
+            return
         if persistence.get("aof_enabled") == 0:
             faults.append("it has no append-only file, so acknowledged tasks are lost when it stops (appendonly yes)")
         policy = str(memory.get("maxmemory_policy", "noeviction"))
         if policy.startswith("allkeys-"):
             faults.append(f"it deletes tasks when its memory is full ({policy}; maxmemory-policy noeviction)")
-        if not faults:
+        if faults:
+            message = f"the Redis server does not keep what it is given: {'; '.join(faults)}"
+            if self._require_aof:
+                raise ConfigurationError(message)
+            logger.warning("%s", message)
+        if persistence.get("aof_enabled") == 1 and self._wait_aof and not self._cluster:
+            await self._wait_for_file(link)
+
+    async def _wait_for_file(self, link: Connection) -> None:
+        version = (await link.info("server") or {}).get("redis_version", "0")
+        if not _knows_waitaof(str(version)) or await link.setting("appendfsync") == "always":
             return
-        message = f"the Redis server does not keep what it is given: {'; '.join(faults)}"
-        if self._require_aof:
-            raise ConfigurationError(message)
-        logger.warning("%s", message)
+        if link.can_wait_for_sync:
+            link.syncs = True
+        else:
+            logger.warning(
+                "a command to the Redis server may take %g s, which is too short to wait until its file has a task "
+                "(appendfsync everysec): a longer lease or timeout, or appendfsync always",
+                self._limits.operation,
+            )
 
     def connections_in_use(self) -> int:
         """Connections that a command holds at this moment (of a cluster's pools nothing is known)."""
@@ -166,10 +205,10 @@ class RedisBackend:
             raise BackendError("the RedisBackend is not open", transient=False)
         return self._link
 
-    async def _write_in_order(self, name: str, *args: str) -> Any:
+    async def _write_in_order(self, name: str, *args: str, lasting: bool = False) -> Any:
         if self._ordered is None:
             raise BackendError("the RedisBackend is not open", transient=False)
-        return await self._ordered.write(name, *args)
+        return await self._ordered.write(name, *args, lasting=lasting)
 
     async def apply(self, changes: Sequence[Change]) -> list[Applied]:
         """Apply all changes in one script call."""
@@ -179,7 +218,8 @@ class RedisBackend:
             args = _apply_args(changes)
         except (TypeError, ValueError) as error:
             raise BackendError(f"a change cannot be written as JSON: {error}", transient=False) from error
-        answers = await self._write_in_order("apply", *args)
+        acknowledges = any(isinstance(change, Insert) and change.record.persisted for change in changes)
+        answers = await self._write_in_order("apply", *args, lasting=acknowledges)
         return [
             _APPLIED if code == "A" else _STALE if code == "S" else Applied(Outcome.DUPLICATE, code[1:])
             for code in answers
@@ -360,6 +400,11 @@ class RedisBackend:
         for key, value in (*expected.items(), *changes.items()):
             args += (key, "0" if value is None else "1", value or "")
         return bool(await self._connection.write("swap_settings", *args))
+
+
+def _knows_waitaof(version: str) -> bool:
+    parts = version.split(".")
+    return all(part.isdecimal() for part in parts[:2]) and tuple(map(int, parts[:2])) >= (7, 2)
 
 
 def _apply_args(changes: Sequence[Change]) -> list[str]:

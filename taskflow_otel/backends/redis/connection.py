@@ -4,62 +4,77 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache, partial
 from importlib import resources
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
-from taskflow_otel.errors import BackendError, BackendUnavailableError, ConfigurationError
+from taskflow_otel.backends.faults import Fault, backend_error
+from taskflow_otel.backends.redis.faults import redis_code, redis_fault
+from taskflow_otel.errors import BackendUnavailableError, ConfigurationError
 
-# States of the server that pass: full, loading, failing over, unable to write its file, busy with another's script.
-# An older server wraps the code of an error inside a script in a sentence of its own.
-_PASSING = (exceptions.OutOfMemoryError, exceptions.ReadOnlyError, exceptions.TryAgainError)
-_PASSING_CODE = re.compile(r"\b(OOM|LOADING|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY)\b")
-
-_UNREACHABLE = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.ClusterError,
-    exceptions.RedisClusterException,
-    OSError,
-)
+_URL_OPTIONS = frozenset(
+    {
+        "db", "username", "password", "client_name", "health_check_interval", "socket_keepalive",
+        "ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path",
+        "ssl_check_hostname", "ssl_min_version", "ssl_ciphers", "ssl_password",
+    }
+)  # fmt: skip
+_SAYS = {
+    Fault.PASSING: "cannot do this at the moment",
+    Fault.CONNECTION: "does not answer as a server that can be written to",
+    Fault.HELD: "refused a request",
+    Fault.CHANGE: "cannot store a value",
+    Fault.SETUP: "is not set up for this",
+}
+_AOF_SECONDS = 1.5
+"""How long a server with `appendfsync everysec` may take to sync, on a disk that keeps up."""
+_SHARE_OF_WAIT = 0.5
+"""Of the time for one command."""
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translated(*, opening: bool = False) -> Iterator[None]:
     """Raise what the driver raises as `BackendUnavailableError`, or `BackendError` where waiting cannot help."""
     try:
         yield
-    except (exceptions.AuthenticationError, exceptions.AuthorizationError) as error:
-        raise BackendError(f"Redis refuses the credentials of the URL: {error}", transient=False) from error
-    except _UNREACHABLE as error:
-        raise BackendUnavailableError(f"Redis does not answer: {error}") from error
-    except exceptions.MovedError as error:
-        raise BackendError(
-            "this server is part of a cluster: RedisBackend(url, cluster=True)", transient=False
-        ) from error
-    except exceptions.ResponseError as error:
-        if isinstance(error, _PASSING) or _PASSING_CODE.search(str(error)):
-            raise BackendUnavailableError(f"Redis cannot do this at the moment: {error}") from error
-        raise BackendError(f"Redis refused a request: {error}", transient=False) from error
-    except exceptions.RedisError as error:
-        raise BackendError(f"Redis failed: {error}", transient=False) from error
+    except (exceptions.RedisError, OSError, ValueError, TypeError) as error:
+        fault = redis_fault(error)
+        if opening and fault is Fault.HELD:
+            fault = Fault.SETUP
+        code = redis_code(error)
+        if code in ("NOAUTH", "WRONGPASS"):
+            message = f"Redis refuses the credentials of the URL: {error}"
+        elif code == "MOVED":
+            message = f"this server is part of a cluster: RedisBackend(url, cluster=True) ({error})"
+        else:
+            message = f"Redis {_SAYS[fault]}: {error}"
+        raise backend_error(fault, message, opening=opening) from error
 
 
 def check_url(url: str) -> None:
-    """Raise `ConfigurationError` unless redis-py can read this URL."""
+    """Raise `ConfigurationError` unless redis-py can read this URL and this backend can work with its options."""
     try:
-        parse_url(url)
-    except (ValueError, TypeError) as error:
+        parsed = parse_url(url)
+    except (ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"the Redis URL is wrong: {error}") from error
+    options = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    if unknown := sorted(set(options) - _URL_OPTIONS):
+        raise ConfigurationError(
+            f"the Redis URL has options that cannot be set there: {', '.join(unknown)}. "
+            f"Possible are {', '.join(sorted(_URL_OPTIONS))}; times and sizes are parameters of RedisBackend."
+        )
+    secured = sorted(name for name in options if name.startswith("ssl_"))
+    if secured and parsed.get("connection_class") is not SSLConnection:
+        raise ConfigurationError(f"the Redis URL has {', '.join(secured)}, which only rediss:// can use")
 
 
 @cache
@@ -98,6 +113,9 @@ class Connection:
         self._tag = tag
         self._timeout = timeout
         self._wait_replicas = wait_replicas
+        self._opening = True
+        self.syncs = False
+        """A write that must last is answered when the server's file has it (`WAITAOF`)."""
         self._client: Redis | RedisCluster
         if cluster:
             self._client = RedisCluster.from_url(url, max_connections=max_connections, **options)
@@ -117,36 +135,68 @@ class Connection:
         """Close every connection."""
         await self._client.aclose()
 
+    @property
+    def can_wait_for_sync(self) -> bool:
+        """Whether one command may take as long as a server takes that syncs its file each second."""
+        return self._timeout * _SHARE_OF_WAIT >= _AOF_SECONDS
+
+    def opened(self) -> None:
+        """From now on what a person has to put right is waited for."""
+        self._opening = False
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(opening=self._opening)
+
     async def command(self, name: str, *args: str) -> Any:
         """Run one command on keys of this backend."""
-        with translated():
+        with self._translated():
             return await self._client.execute_command(name, *args)
 
-    async def info(self, section: str) -> dict[str, Any]:
-        """Return one section of what the server says about itself; empty where it may not be asked."""
-        with translated():
+    async def info(self, section: str) -> dict[str, Any] | None:
+        """Return one section of what the server says about itself; `None` where it may not be asked."""
+        return await self._asked("info", section)
+
+    async def setting(self, name: str) -> str | None:
+        """Return one setting of the server; `None` where it may not be asked."""
+        found = await self._asked("config_get", name)
+        return None if found is None else found.get(name)
+
+    async def _asked(self, question: str, about: str) -> dict[str, Any] | None:
+        with self._translated():
             try:
                 if isinstance(self._client, RedisCluster):
                     await self._client.initialize()
                     node = self._client.get_node_from_key(self._tag)
-                    return dict(await self._client.info(section, target_nodes=node))
-                return dict(await self._client.info(section))
-            except exceptions.NoPermissionError:
-                return {}
+                    return dict(await getattr(self._client, question)(about, target_nodes=node))
+                return dict(await getattr(self._client, question)(about))
+            except exceptions.ResponseError as error:
+                # Hosted servers take these commands away, or rename them.
+                if redis_code(error) == "NOPERM" or "unknown command" in str(error):
+                    return None
+                raise
 
     async def read(self, script: str, *args: str) -> Any:
         """Run a script that changes nothing."""
-        with translated():
+        with self._translated():
             return await self._evaluate(script, args, self._alone)
 
-    async def write(self, script: str, *args: str) -> Any:
-        """Run a script that changes something; where replicas are waited for, return once they have it."""
-        with translated():
+    async def write(self, script: str, *args: str, lasting: bool = False) -> Any:
+        """Run a script that changes something; where replicas are waited for, return once they have it.
+
+        `lasting`: return once the server's file has it too, if the server can say so (`syncs`).
+        """
+        waits: list[tuple[str, ...]] = []
+        limit = str(int(self._timeout * _SHARE_OF_WAIT * 1_000))
+        if self._wait_replicas:
+            waits.append(("WAIT", str(self._wait_replicas), limit))
+        if lasting and self.syncs:
+            waits.append(("WAITAOF", "1", "0", limit))
+        with self._translated():
             try:
-                return await self._evaluate(script, args, self._replicated if self._wait_replicas else self._alone)
-            except exceptions.ReadOnlyError:
+                return await self._evaluate(script, args, partial(self._confirmed, waits) if waits else self._alone)
+            except exceptions.ResponseError as error:
                 # The server became a replica: only a new connection finds the one that took its place.
-                if isinstance(self._client, Redis):
+                if redis_fault(error) is Fault.CONNECTION and isinstance(self._client, Redis):
                     await self._client.connection_pool.disconnect(inuse_connections=False)
                 raise
 
@@ -159,19 +209,20 @@ class Connection:
     async def _alone(self, *command: str) -> Any:
         return await self._client.execute_command(*command)
 
-    async def _replicated(self, *command: str) -> Any:
-        # WAIT speaks of the writes of its own connection, so both go through one.
+    async def _confirmed(self, waits: Sequence[tuple[str, ...]], *command: str) -> Any:
+        # These speak of the writes of their own connection, so all go through one.
         async with self._client.pipeline(transaction=False) as pipe:
-            pipe.execute_command(*command)
-            pipe.execute_command("WAIT", str(self._wait_replicas), str(int(self._timeout * 500)))
-            answer, reached = await pipe.execute(raise_on_error=False)
-        for reply in (answer, reached):
+            for words in (command, *waits):
+                pipe.execute_command(*words)
+            answer, *confirmed = await pipe.execute(raise_on_error=False)
+        for reply in (answer, *confirmed):
             if isinstance(reply, Exception):
                 raise reply
-        if reached < self._wait_replicas:
-            raise BackendUnavailableError(
-                f"only {reached} of {self._wait_replicas} Redis replicas confirmed a write in time"
-            )
+        for (name, wanted, *_), reached in zip(waits, confirmed, strict=True):
+            if name == "WAIT" and reached < int(wanted):
+                raise BackendUnavailableError(f"only {reached} of {wanted} Redis replicas confirmed a write in time")
+            if name == "WAITAOF" and reached[0] < int(wanted):
+                raise BackendUnavailableError("the Redis server did not sync a write to its file in time")
         return answer
 
 
@@ -187,11 +238,11 @@ class OrderedCalls:
         self._number = 0
         self._lock = asyncio.Lock()
 
-    async def write(self, script: str, *args: str) -> Any:
+    async def write(self, script: str, *args: str, lasting: bool = False) -> Any:
         """Run a guarded script (`superseded` in the scripts)."""
         async with self._lock:
             self._number += 1
-            answer = await self._connection.write(script, self._writer, str(self._number), *args)
+            answer = await self._connection.write(script, self._writer, str(self._number), *args, lasting=lasting)
         if answer is None:
             raise BackendUnavailableError("Redis already holds a later write of this process; try again")
         return answer

@@ -8,7 +8,6 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
@@ -66,7 +65,6 @@ class SqlBackend(ABC):
         self._where = where
         self._dialect = dialect
         self._asked_timeout = timeout
-        self._limits = Limits.of_lease(DEFAULT_LEASE)
         self.use_lease(DEFAULT_LEASE)
         self._write_engine: AsyncEngine | None = None
         self._read_engine: AsyncEngine | None = None
@@ -78,16 +76,7 @@ class SqlBackend(ABC):
 
     def use_lease(self, lease_seconds: float) -> None:
         """Let the time limits follow from the lease; a `timeout` that was given counts where it is shorter."""
-        limits = Limits.of_lease(lease_seconds)
-        if self._asked_timeout is not None:
-            longest = lease_seconds / 2
-            if self._asked_timeout > longest:
-                logger.warning(
-                    "%s: timeout=%g is too long for a lease of %g s; an operation is given up after %g s",
-                    self._where, self._asked_timeout, lease_seconds, longest,
-                )  # fmt: skip
-            limits = replace(limits, operation=min(self._asked_timeout, longest))
-        self._limits = replace(limits, lock=min(limits.lock, limits.operation / 2))
+        self._limits = Limits.of_lease(lease_seconds, self._asked_timeout, self._where)
 
     @property
     def _timeout(self) -> float | None:

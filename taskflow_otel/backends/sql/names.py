@@ -6,9 +6,8 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.backends.namespace import check_namespace
 
-_NAMESPACE = re.compile(r"[a-z][a-z0-9_]{0,29}")
 _OURS = re.compile(r"(?<![A-Za-z0-9_])taskflow_(?=[a-z])")
 
 
@@ -28,12 +27,3 @@ def namer(namespace: str | None) -> Callable[[str], str]:
     check_namespace(namespace)
     prefix = f"{namespace}_taskflow_"
     return lru_cache(maxsize=1_000)(lambda statement: _OURS.sub(prefix, statement))
-
-
-def check_namespace(namespace: object) -> None:
-    """Raise `ConfigurationError` unless this is a name of up to 30 lower-case letters, digits and underscores."""
-    if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
-        raise ConfigurationError(
-            f"namespace must be a lower-case letter followed by up to 29 lower-case letters, digits and underscores, "
-            f"not {namespace!r}"
-        )

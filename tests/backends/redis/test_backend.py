@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import random
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 import taskflow_otel.backends.redis as package
@@ -221,7 +222,7 @@ async def test_pages_and_counts_agree_with_a_plain_filter_over_all_tasks(
         found += page.records
         if page.next_cursor is None:
             break
-        query = replace(query, cursor=page.next_cursor)
+        query = dataclasses.replace(query, cursor=page.next_cursor)
     assert found == expected
 
     if scan_limit > len(tasks):
@@ -316,6 +317,19 @@ def _lift(version: int) -> str:
     ("url", "options", "message"),
     [
         ("http://localhost", {}, "URL"),
+        ("redis://localhost/0?nonsense=1", {}, "nonsense"),
+        ("redis://localhost/0?decode_responses=0", {}, "decode_responses"),
+        ("redis://localhost/0?encoding=latin-1", {}, "encoding"),
+        ("redis://localhost/0?encoding_errors=ignore", {}, "encoding_errors"),
+        ("redis://localhost/0?protocol=3", {}, "protocol"),
+        ("redis://localhost/0?socket_timeout=60", {}, "socket_timeout"),
+        ("redis://localhost/0?max_connections=1", {}, "max_connections"),
+        ("redis://localhost/0?retry_on_timeout=1", {}, "retry_on_timeout"),
+        ("redis://localhost/0?db=x", {}, "db"),
+        ("redis://localhost/0?health_check_interval=x", {}, "health_check_interval"),
+        ("redis://localhost/0?ssl_cert_reqs=none", {}, "rediss"),
+        ("redis://localhost:port/0", {}, "URL"),
+        ("redis://localhost/0", {"namespace": "A b"}, "namespace"),
         ("redis://localhost/0", {"prefix": ""}, "prefix"),
         ("redis://localhost/0", {"prefix": "a{b}"}, "prefix"),
         ("redis://localhost/0", {"timeout": 0}, "timeout"),
@@ -327,6 +341,28 @@ def _lift(version: int) -> str:
 def test_a_wrong_parameter_is_an_error_at_the_call(url: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         RedisBackend(url, **options)
+
+
+async def test_url_options_that_change_nothing_of_the_codec_are_taken(redis_url: str) -> None:
+    opened = RedisBackend(f"{redis_url}?client_name=tasks&health_check_interval=5&socket_keepalive=yes")
+    await opened.open()
+    task = record()
+    await opened.apply([Insert(task)])
+    assert await opened.get(task.task_id) == task
+    await opened.close()
+
+
+async def test_two_namespaces_in_one_database_do_not_see_each_other(redis_url: str, client: Redis) -> None:
+    backends = [RedisBackend(redis_url, namespace=namespace) for namespace in (None, "shop", "mail")]
+    tasks = [record(idempotency_key="k") for _ in backends]
+    for opened, task in zip(backends, tasks, strict=True):
+        await opened.open()
+        assert (await opened.apply([Insert(task)]))[0].outcome is Outcome.APPLIED
+    for opened, task in zip(backends, tasks, strict=True):
+        assert await opened.holder_of("k") == task.task_id
+        assert (await opened.page(TaskQuery())).records == [task]
+        await opened.close()
+    assert await client.exists(f"{{taskflow:shop}}:task:{tasks[1].task_id}") == 1
 
 
 def test_without_redis_py_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

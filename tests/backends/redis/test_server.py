@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from taskflow_otel.backends.base import Insert, Outcome, Update
-from taskflow_otel.backends.redis import RedisBackend
+from taskflow_otel.backends.redis import RedisBackend, connection
 from taskflow_otel.errors import BackendError, BackendUnavailableError, ConfigurationError
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.query import TaskQuery
@@ -166,6 +167,14 @@ async def test_an_account_that_may_not_ask_for_information_can_still_open(server
         assert await backend.get(task.task_id) == task
 
 
+async def test_a_required_file_that_the_account_may_not_ask_about_ends_the_start(
+    server: RedisServer, admin: Redis
+) -> None:
+    await admin.acl_setuser("app", enabled=True, passwords=["+pw"], keys=["{taskflow}*"], commands=["+@all", "-info"])
+    with pytest.raises(ConfigurationError, match=r"may not ask the Redis server.*\+info"):
+        await RedisBackend(server.url.replace("//", "//app:pw@"), require_aof=True).open()
+
+
 async def test_writes_wait_for_the_replica_and_fail_without_it() -> None:
     task = record()
     with (
@@ -204,3 +213,62 @@ async def test_a_cluster_keeps_everything_in_one_slot() -> None:
             assert await backend.get(task.task_id) == task
             assert (await backend.counts(TaskQuery())).total == 1
             assert len(await backend.take_over(["one"], "two", {"send_email"}, 10)) == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "appendfsync", "options", "waits"),
+    [
+        ("7.2.0", "everysec", {}, True),
+        ("8.0.1", "no", {}, True),
+        ("7.2.0", None, {}, True),
+        ("7.2.0", "always", {}, False),
+        ("7.0.15", "everysec", {}, False),
+        ("7.2.0", "everysec", {"wait_aof": False}, False),
+        ("7.2.0", "everysec", {"timeout": 1.0}, False),
+    ],
+)
+async def test_a_task_is_acknowledged_when_the_file_of_the_server_has_it(
+    server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    appendfsync: str | None,
+    options: dict[str, Any],
+    waits: bool,
+) -> None:
+    """A stand-in for a newer server: it counts what is asked of it, and answers for its file."""
+    asked: list[tuple[str, ...]] = []
+    synced = [1]
+    ask, execute = connection.Connection._asked, Pipeline.execute
+    add = Pipeline.execute_command
+
+    async def answer(link: connection.Connection, question: str, about: str) -> dict[str, Any] | None:
+        if about == "appendfsync":
+            return None if appendfsync is None else {"appendfsync": appendfsync}
+        return {"redis_version": version} if about == "server" else await ask(link, question, about)
+
+    def noted(pipe: Pipeline, *words: str, **more: Any) -> Any:
+        if words[0] != "WAITAOF":
+            return add(pipe, *words, **more)
+        asked.append(words)
+        return pipe
+
+    async def executed(pipe: Pipeline, raise_on_error: bool = True) -> list[Any]:
+        return [*await execute(pipe, raise_on_error), [synced[0], 0]]
+
+    monkeypatch.setattr(connection.Connection, "_asked", answer)
+    monkeypatch.setattr(Pipeline, "execute_command", noted)
+    monkeypatch.setattr(Pipeline, "execute", executed)
+    async with opened(server.url, **options) as backend:
+        task = record(persisted=True)
+        await backend.apply([Insert(record())])
+        assert not asked
+        await backend.apply([Insert(task), Insert(record())])
+        assert len(asked) == waits
+        await backend.apply([Update(replace(task, status=TaskStatus.RUNNING)), Insert(record())])
+        await backend.put_setting("a", "b")
+        assert len(asked) == waits
+        if waits:
+            assert asked == [("WAITAOF", "1", "0", "2500")]
+            synced[0] = 0
+            with pytest.raises(BackendUnavailableError, match="sync"):
+                await backend.apply([Insert(record(persisted=True))])
