@@ -49,6 +49,7 @@ from taskflow_otel.request.injection import hook_fastapi, tasks_of
 from taskflow_otel.request.middleware import add_task_middleware
 from taskflow_otel.runtime.clock import Clock, SystemClock
 from taskflow_otel.runtime.garbage import FrozenStart
+from taskflow_otel.runtime.interrupts import on_interrupt
 
 logger = logging.getLogger("taskflow_otel")
 
@@ -224,6 +225,10 @@ class TaskManager(Declarations):
                 # Inside: the application's own start-up may enqueue tasks, and its shutdown still can.
                 async with inner(running) as state:
                     yield state
+            except asyncio.CancelledError:
+                # The server did not wait for the lifespan: it was told a second time to stop.
+                self.engine.cut_short()
+                raise
             finally:
                 await self.shutdown()
 
@@ -240,6 +245,15 @@ class TaskManager(Declarations):
 
         Raises what the backend raises when it cannot be opened.
         """
+        if self.engine.lost_its_loop:
+            logger.warning(
+                "the event loop of this TaskManager was closed without shutdown(): tasks that ran were cut off, and "
+                "what is persisted is taken over now"
+            )
+            self._users, self._lifecycle_lock = 0, None
+            self._registry.close()
+            self._stop_capture()
+            await self.engine.abandon()
         if self._lifecycle_lock is None:
             self._lifecycle_lock = asyncio.Lock()
         async with self._lifecycle_lock:
@@ -266,7 +280,8 @@ class TaskManager(Declarations):
             if self._users > 0:
                 return
             try:
-                await self.engine.stop()
+                with on_interrupt(self.engine.cut_short):
+                    await self.engine.stop()
             finally:
                 self._registry.close()
                 self._stop_capture()

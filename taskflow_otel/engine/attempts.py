@@ -47,11 +47,11 @@ class Attempts:
         return start
 
     def waits(self, task: LiveTask, seconds: float) -> None:
-        """A retry waits here; while draining it stays in the ledger, for the next life."""
+        """A retry waits here; while draining, a persisted one stays in the ledger, for the next life."""
         reason = task.cancel_reason
         if reason == TAKEN_OVER:
             self._control.leave_to_owner(task)
-        elif self._accepts() and reason is None:
+        elif reason is None and (self._accepts() or self._drain.has_time(task, seconds)):
             self._intake.line_up(task, seconds)
         else:
             task.advance(Step.SET_ASIDE)

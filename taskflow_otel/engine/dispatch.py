@@ -44,6 +44,7 @@ class Dispatcher:
         self._start: Callable[[LiveTask], None] = _nobody
         self._turns = queues.all()
         self._open = False
+        self._set_aside: Callable[[LiveTask], None] | None = None
         self._pumping = False
         self._pump_due = False
         self._starting: set[LiveTask] = set()
@@ -56,6 +57,7 @@ class Dispatcher:
     def open(self) -> None:
         """Start handing out slots."""
         self._open = True
+        self._set_aside = None
         self._pump_due = False
         self.pump()
 
@@ -63,11 +65,24 @@ class Dispatcher:
         """Start nothing from now on; what is ready stays in its queue."""
         self._open = False
 
+    def drain(self, set_aside: Callable[[LiveTask], None]) -> None:
+        """Start no persisted task from now on: one that becomes ready is set aside."""
+        self._set_aside = set_aside
+
+    @property
+    def draining(self) -> bool:
+        """Whether only tasks that are not persisted are still started."""
+        return self._open and self._set_aside is not None
+
     def ready(self, task: LiveTask) -> None:
         """Put a task in line."""
         task.advance(Step.LINE_UP)
         task.ready_at = self._clock.monotonic()
         queue = self._queues.of(task)
+        if self._set_aside is not None and task.record.persisted:
+            queue.push(task)
+            self._set_aside(task)
+            return
         if self._may_go_at_once(queue, task):
             task.advance(Step.GET_SLOT)
             self._take(queue, task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Collection
 
 from taskflow_otel.engine.control import Control
@@ -11,59 +12,135 @@ from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.membership import SHUTDOWN
 from taskflow_otel.engine.phase import WAITING_PHASES, Phase
+from taskflow_otel.engine.queues import Queues
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.owned_tasks import in_slices
 
 logger = logging.getLogger("taskflow_otel.engine")
 
 _SLICE = 200
 """Tasks handled in one callback of the event loop before others get their turn."""
+_NAMED = 20
+_TURN = 0.1
+"""Seconds for what needs no more than a turn of the event loop."""
 
 
 class Drain:
     """Empties the engine.
 
-    `shutdown_timeout`: seconds that running attempts get to end by themselves. `cancel_grace`: seconds that they get
-    after they were cancelled, before they are abandoned.
+    `shutdown_timeout`: seconds that running attempts get to end by themselves, and in which what waits and is not
+    persisted still runs, because nobody else could run it. `cancel_grace`: seconds for everything behind that:
+    cancelled attempts end or are abandoned, outcomes are written.
     """
 
     def __init__(
         self,
         tasks: LiveTasks,
         attempts: Collection[asyncio.Task[None]],
+        queues: Queues,
         dispatcher: Dispatcher,
         control: Control,
+        clock: Clock,
         *,
         shutdown_timeout: float,
         cancel_grace: float,
     ) -> None:
         self._tasks = tasks
         self._attempts = attempts
+        self._queues = queues
         self._dispatcher = dispatcher
         self._control = control
+        self._clock = clock
         self._timeout = shutdown_timeout
         self._grace = cancel_grace
+        self._began = 0.0
+        self._cuts = 0
+        self._cut = asyncio.Event()
+        self._given_up: Counter[str] = Counter()
+        self.deadline = 0.0
+        """Time of the event loop at which the shutdown is to be over."""
+
+    def begin(self) -> None:
+        """Start to count the time, for one shutdown."""
+        self._began = asyncio.get_running_loop().time()
+        self.deadline = self._began + self._timeout + self._grace
+        self._given_up.clear()
+
+    def cut_short(self) -> None:
+        """Wait no longer for what runs or waits; the second time, also not for what was cancelled."""
+        self._cuts += 1
+        self._cut.set()
+        self._cut = asyncio.Event()
+
+    def has_time(self, task: LiveTask, wait: float) -> bool:
+        """Whether a task may still wait for so many seconds: only one that nobody else could run."""
+        left = self._began + self._timeout - asyncio.get_running_loop().time()
+        return self._dispatcher.draining and not self._cuts and not task.record.persisted and wait < left
 
     async def run(self) -> None:
-        """Start nothing more, and see every live task to where it may be left."""
+        """Take every live task to where it may be left; `begin` has been called."""
+        loop = asyncio.get_running_loop()
+        self._dispatcher.drain(self._control.set_aside)
+        expected = await self._part_waiting()
+        await self._wait({*self._attempts, *expected}, self._began + self._timeout, cuts=1)
         self._dispatcher.close()
         leaving = asyncio.create_task(self._leave_waiting())
-        await asyncio.wait({leaving}, timeout=self._timeout)
-        if not leaving.done():
-            # The backend does not answer. What it still shows as waiting is settled in the next life.
-            leaving.cancel()
-        await asyncio.gather(leaving, return_exceptions=True)
-        if self._attempts:
-            await asyncio.wait(set(self._attempts), timeout=self._timeout)
         for task in self._tasks:
             if task.phase in {Phase.STARTING, Phase.RUNNING}:
                 await self._control.stop(task, SHUTDOWN)
-        if self._attempts:
-            await asyncio.wait(set(self._attempts), timeout=self._grace)
+        end = self.deadline = min(self.deadline, loop.time() + self._grace)
+        # What is abandoned has an outcome too, and its time to be written.
+        await self._wait({leaving, *self._attempts}, end - self._grace / 5, cuts=2)
         for task in self._tasks:
             if task.phase is Phase.RUNNING:
                 logger.error("task %s (%s) ignored its cancellation and is abandoned", task.id, task.record.func_name)
                 self._control.abandon(task)
-        if self._attempts:
-            await asyncio.wait(set(self._attempts), timeout=self._grace)
+        await self._wait({leaving, *self._attempts}, max(end, loop.time() + _TURN), cuts=3)
+        # Where the backend does not answer, what it still shows as waiting is settled in the next life.
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        self._say_what_was_given_up()
+        self._cuts = 0
+
+    async def _part_waiting(self) -> list[asyncio.Future[None]]:
+        """Leave what is persisted to the next life; return what resolves when the rest has ended."""
+        loop = asyncio.get_running_loop()
+        expected = []
+        async for task in in_slices(self._tasks, _SLICE):
+            if task.phase not in WAITING_PHASES:
+                continue
+            if task.record.persisted and task.known:
+                self._control.set_aside(task)
+            elif self._can_run(task):
+                ended: asyncio.Future[None] = loop.create_future()
+                task.waiters = [*(task.waiters or ()), ended]
+                expected.append(ended)
+        return expected
+
+    def _can_run(self, task: LiveTask) -> bool:
+        """Whether a waiting task starts by itself before the time is up. One that is held waits for its request."""
+        if self._queues.of(task).paused:
+            return False
+        if task.phase is Phase.READY:
+            return True
+        if task.phase is not Phase.DELAYED:
+            return False
+        left = task.ready_at - self._clock.monotonic()
+        if task.record.run_at is not None:
+            left = max(left, (task.record.run_at - self._clock.now()).total_seconds())
+        return self.has_time(task, left)
+
+    async def _wait(self, work: set[asyncio.Future[None]], until: float, *, cuts: int) -> None:
+        """Wait for work until a time of the event loop, or until the drain was cut short `cuts` times."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.ensure_future(_all(work))
+        try:
+            while not ended.done() and self._cuts < cuts and (left := until - loop.time()) > 0:
+                cut = asyncio.ensure_future(self._cut.wait())
+                await asyncio.wait({ended, cut}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                cut.cancel()
+        finally:
+            ended.cancel()
 
     async def _leave_waiting(self) -> None:
         waiting = list(self._tasks)
@@ -78,4 +155,21 @@ class Drain:
         if task.record.persisted and task.known:
             self._control.set_aside(task)
         else:
+            self._given_up[task.record.func_name] += 1
             await self._control.stop(task, SHUTDOWN)
+
+    def _say_what_was_given_up(self) -> None:
+        if self._given_up:
+            names = [f"{name} ({number})" for name, number in self._given_up.most_common(_NAMED)]
+            more = [] if len(self._given_up) <= _NAMED else [f"{len(self._given_up) - _NAMED} further names"]
+            logger.warning(
+                "the shutdown gave up %d tasks that waited and are not persisted, CANCELLED with the reason %r: %s",
+                self._given_up.total(),
+                SHUTDOWN,
+                ", ".join(names + more),
+            )
+
+
+async def _all(work: set[asyncio.Future[None]]) -> None:
+    if work:
+        await asyncio.wait(work)

@@ -42,12 +42,12 @@ from taskflow_otel.engine.schedules.firing import NoMeter, ScheduleMeter
 from taskflow_otel.engine.schedules.service import Schedules
 from taskflow_otel.engine.settings import EngineSettings
 from taskflow_otel.engine.task_output import TaskOutput
-from taskflow_otel.errors import BackendError, NotStartedError, TaskflowError, TaskStateError
+from taskflow_otel.errors import BackendError, BackendUnavailableError, NotStartedError, TaskflowError, TaskStateError
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock, SystemClock
-from taskflow_otel.runtime.owned_tasks import OwnedTasks, gather_all
+from taskflow_otel.runtime.owned_tasks import OwnedTasks, bounded, gather_all
 from taskflow_otel.runtime.service import Service
 from taskflow_otel.runtime.timers import Timers
 
@@ -55,6 +55,8 @@ logger = logging.getLogger("taskflow_otel.engine")
 
 _CLEAN_INTERVAL = 60.0
 _FLUSH_BEFORE_READ = 1.0
+_TURN = 0.1
+"""Seconds for what needs no more than a turn of the event loop."""
 
 
 class Engine:
@@ -152,8 +154,10 @@ class Engine:
         self._drain = Drain(
             self._tasks,
             self._attempts,
+            self._queues,
             self._dispatcher,
             self._control,
+            self._clock,
             shutdown_timeout=settings.shutdown_timeout,
             cancel_grace=settings.cancel_grace,
         )
@@ -223,7 +227,7 @@ class Engine:
 
     @property
     def state(self) -> str:
-        """`new`, `running`, `draining` or `stopped`."""
+        """`new`, `running`, `draining`, `stopped`, or `abandoned` with an event loop that was closed without a stop."""
         return self._state
 
     @property
@@ -271,6 +275,9 @@ class Engine:
         try:
             await self._bus.start()
             self._ledger.start()
+            if self._state == "abandoned":
+                # Nobody else can see that it is gone while the process lives.
+                await self._heartbeat.leave()
             await self._heartbeat.join()
             await self._queue_settings.tick()
             for executor in self._executors.values():
@@ -278,7 +285,7 @@ class Engine:
             for service in self._services:
                 await service.start()
         except BaseException:
-            await self._stop_parts(self._settings.shutdown_timeout)
+            await self._stop_parts(self._loop.time() + self._settings.shutdown_timeout)
             self._state = "stopped"
             raise
         self._state = "running"
@@ -288,17 +295,43 @@ class Engine:
         # Not awaited: the application need not wait for what others left behind.
         self._jobs.own(self._takeover.tick())
 
+    def cut_short(self) -> None:
+        """Wait no longer for what runs or waits; called again, also not for what was cancelled."""
+        self._drain.cut_short()
+
+    @property
+    def lost_its_loop(self) -> bool:
+        """Whether the event loop was closed without `stop`."""
+        return self._state in {"running", "draining"} and self._loop is not None and self._loop.is_closed()
+
+    async def abandon(self) -> None:
+        """Forget a life whose event loop was closed without `stop`: the next `start` takes over what it left."""
+        self._dispatcher.close()
+        for task in self._tasks:
+            if task.attempt is not None and not task.attempt.done():
+                self._dispatcher.release(task)
+            self._control.forget(task)
+        for jobs in (self._attempts, self._jobs):
+            jobs.abandon()
+        self.schedules.abandon()
+        self._timers.clear()
+        limit = self._settings.cancel_grace
+        parts = [executor.close(0) for executor in self._executors.values()]
+        closing = [bounded(self._backend.close(), limit, f"the {self._backend.name} backend")]
+        await gather_all([*parts, *closing])
+        self._state = "abandoned"
+
     async def stop(self) -> None:
         """Drain: take nothing new, let running attempts end, cancel the rest, write every outcome, release all."""
         if self._state != "running":
             return
         self._state = "draining"
+        self._drain.begin()
         # Whatever dead instances have left, and whatever is due from now on, is for those who stay.
-        await self.schedules.stop()
-        await self._takeover.stop()
-        await self._recovery.stop()
+        ending = gather_all([self.schedules.stop(), self._takeover.stop(), self._recovery.stop()])
+        await bounded(ending, self._settings.cancel_grace / 5, "what watches the other instances")
         await self._drain.run()
-        await self._stop_parts(self._settings.cancel_grace)
+        await self._stop_parts(self._drain.deadline)
         self._state = "stopped"
 
     def require_running(self) -> None:
@@ -401,29 +434,42 @@ class Engine:
         for service in self._services:
             await service.introduce()
 
-    async def _stop_parts(self, timeout: float) -> None:
-        await gather_all([service.stop() for service in self._services])
+    async def _stop_parts(self, deadline: float) -> None:
+        """Release everything by `deadline`, a time of the event loop; later only where the backend still answers."""
+        grace, loop = self._settings.cancel_grace, asyncio.get_running_loop()
+        last = grace / 5
+
+        def left(reserve: float = 0.0) -> float:
+            return max(_TURN, deadline - reserve - loop.time())
+
+        await bounded(gather_all([service.stop() for service in self._services]), left(last), "the services")
         if self._jobs:
-            await asyncio.wait(set(self._jobs), timeout=timeout)
+            await asyncio.wait(set(self._jobs), timeout=left(last))
         await self._recovery.stop()
         leftovers = [*self._jobs, *self._attempts]
         for leftover in leftovers:
             leftover.cancel()
         if leftovers:
-            await asyncio.wait(leftovers, timeout=timeout)
+            await asyncio.wait(leftovers, timeout=left(last))
         self._timers.clear()
-        if not await self._ledger.close(timeout):
-            logger.error("the backend did not take the last changes within %g s", timeout)
-        await gather_all([executor.close(timeout) for executor in self._executors.values()])
-        await gather_all([asyncio.wait_for(service.finish(), timeout) for service in self._services])
-        try:
-            await asyncio.wait_for(self._heartbeat.leave(), timeout)
-        except (BackendError, TimeoutError) as exc:
-            logger.error("this instance could not sign off (%s); its lease has to run out", exc)
-        await gather_all([self._bus.close(timeout), self._backend.close()])
+        answers = await self._ledger.close(left(last), while_answering=grace)
+        if not answers:
+            logger.error("the backend did not take the last changes in time")
+        limit = max(left(), grace) if answers else left()
+        await gather_all([executor.close(left()) for executor in self._executors.values()])
+        finishing = [bounded(service.finish(), limit, f"the {service.name} service") for service in self._services]
+        await gather_all([*finishing, self._sign_off(limit)])
+        closing = bounded(self._backend.close(), limit, f"the {self._backend.name} backend")
+        await gather_all([self._bus.close(limit), closing])
         for task in self._tasks:
             # The ledger has it; if this engine is started again, it takes it over as any other would.
             self._control.forget(task)
+
+    async def _sign_off(self, limit: float) -> None:
+        try:
+            await asyncio.wait_for(self._heartbeat.leave(), limit)
+        except (BackendError, TimeoutError) as exc:
+            logger.error("this instance could not sign off (%s); its lease has to run out", str(exc) or "no answer")
 
 
 def _complain(exc: BaseException) -> None:
@@ -431,4 +477,8 @@ def _complain(exc: BaseException) -> None:
 
 
 def _complain_of_attempt(exc: BaseException) -> None:
+    if isinstance(exc, BackendUnavailableError):
+        # The event loop is torn down under it.
+        logger.error("the outcome of an attempt could not be written: %s", exc)
+        return
     logger.critical("an attempt ended with an error of the engine itself: %s", exc, exc_info=exc)

@@ -28,6 +28,9 @@ _MAX_BATCH = 500
 """Changes in one transaction: more would keep the event loop for too long while they are turned into rows."""
 _MAX_NOTES = 50_000
 """Notes that may wait for a backend that is down; beyond it the oldest of finished tasks are dropped and counted."""
+_TORN_DOWN = "the event loop is being closed without shutdown() of its TaskManager"
+_TURN = 0.1
+"""Seconds that the writer has to take its cancellation in."""
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 1.0
 _PATIENCE = 1.5
 """Seconds without any write that succeeds, after which changes that wait for a lock count as a backend that fails."""
@@ -75,6 +78,9 @@ class Ledger:
         self._barriers: list[asyncio.Future[None]] = []
         self._writing = False
         self._writer: asyncio.Task[None] | None = None
+        self._torn_down = False
+        self._answers = 0
+        """Transactions that the backend has taken."""
         self._closing = False
         self._timer_armed = False
         self.dropped_history = 0
@@ -90,8 +96,11 @@ class Ledger:
     def start(self) -> None:
         """Start the writer, on this event loop."""
         self._wake = asyncio.Event()
-        self._closing = self._timer_armed = False
+        self._closing = self._timer_armed = self._torn_down = self._writing = False
+        # Of a life whose event loop was closed without a shutdown.
+        self._deadlines.stop()
         self._writer = asyncio.create_task(self._run(), name="taskflow-ledger")
+        self._writer.add_done_callback(self._writer_ended)
 
     async def commit(self, change: Change, *, timeout: float | None = None) -> Applied:
         """Return once `change` is durable.
@@ -125,6 +134,8 @@ class Ledger:
         return self._deadlines.after(self._commit_timeout if timeout is None else timeout)
 
     def _submit(self, change: Change, deadline: float) -> Commit:
+        if self._torn_down:
+            raise BackendUnavailableError(_TORN_DOWN)
         entry = Commit(change, asyncio.get_running_loop().create_future(), deadline)
         self._commits.append(entry)
         self._wake.set()
@@ -201,23 +212,44 @@ class Ledger:
             return False
         return True
 
-    async def close(self, timeout: float) -> bool:
-        """Flush and stop the writer; `False` when something could not be written in time."""
+    async def close(self, timeout: float, *, while_answering: float = 0.0) -> bool:
+        """Flush and stop the writer; `False` when something could not be written in time.
+
+        A backend that has answered within `timeout` gets `while_answering` seconds more.
+        """
         if self._writer is None:
             return True
+        answers = self._answers
         complete = await self.flush(timeout)
+        if not complete and answers != self._answers:
+            complete = await self.flush(while_answering)
         self._closing = True
         self._wake.set()
         writer, self._writer = self._writer, None
         if not complete:
             writer.cancel()
-        await asyncio.gather(writer, return_exceptions=True)
+        # One that hangs in its backend's driver is left behind.
+        await asyncio.wait({writer}, timeout=_TURN if not complete else None)
         for entry in self._pending():
             if not entry.future.done():
                 entry.future.set_exception(BackendUnavailableError("the manager has shut down"))
         self._deadlines.stop()
         _release(self._barriers + self._apart_barriers)
         return complete
+
+    def _writer_ended(self, writer: asyncio.Task[None]) -> None:
+        """Fail what waits for a writer that nobody has closed: whoever tears the event loop down waits for them."""
+        if self._writer is not writer:
+            return
+        self._writer, self._torn_down = None, True
+        for entry in self._pending():
+            if not entry.future.done():
+                entry.future.set_exception(BackendUnavailableError(_TORN_DOWN))
+                entry.future.exception()
+        self._in_hand, self._commits = [], []
+        self._apart.clear()
+        _release(self._barriers + self._apart_barriers)
+        self._barriers, self._apart_barriers = [], []
 
     def _arm(self) -> None:
         if not self._timer_armed:
@@ -481,6 +513,7 @@ class Ledger:
 
     def _recovered(self) -> None:
         self._held_since = None
+        self._answers += 1
         if self.failing_since is not None:
             logger.warning(
                 "the %s backend answers again, after %.1f s",

@@ -12,6 +12,9 @@ logger = logging.getLogger("taskflow_otel.engine")
 
 T = TypeVar("T")
 
+_TURN = 0.1
+"""Seconds that a step has to take its cancellation in."""
+
 
 class OwnedTasks(Collection[asyncio.Task[None]]):
     """The asyncio tasks of one owner. `complain` is called with the exception of one that failed."""
@@ -34,6 +37,10 @@ class OwnedTasks(Collection[asyncio.Task[None]]):
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
+
+    def abandon(self) -> None:
+        """Forget everything: its event loop is closed."""
+        self._tasks.clear()
 
     def _done(self, job: asyncio.Task[None]) -> None:
         self._tasks.discard(job)
@@ -72,3 +79,15 @@ async def gather_all(stops: list[Awaitable[object]]) -> None:
     for outcome in await asyncio.gather(*stops, return_exceptions=True):
         if isinstance(outcome, Exception):
             logger.error("a part could not be stopped cleanly: %s", outcome, exc_info=outcome)
+
+
+async def bounded(step: Awaitable[object], seconds: float, what: str) -> None:
+    """Await a shutdown step for a time; then cancel it, and leave it behind even if it ignores that."""
+    work = asyncio.ensure_future(step)
+    done, _ = await asyncio.wait({work}, timeout=seconds)
+    if done:
+        work.result()
+        return
+    work.cancel()
+    await asyncio.wait({work}, timeout=_TURN)
+    logger.error("%s did not stop within %.1f s", what, seconds)

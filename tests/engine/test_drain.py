@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import subprocess
+import sys
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,9 @@ from taskflow_otel import (
     get_task_context,
 )
 from taskflow_otel.backends import MemoryBackend, SqliteBackend
+from taskflow_otel.backends.base import Applied, Change
 from taskflow_otel.errors import BackendError, SchemaVersionError
-from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.query import Instance, TaskQuery
 from taskflow_otel.testing.clock import FakeClock, settle
 from tests.engine.managers import HeldBackend, inserts, running, updates_to
 from tests.managers import WAIT, Gate, finish, status_of
@@ -495,3 +498,166 @@ async def test_a_manager_can_be_started_again_after_its_end() -> None:
             assert (await finish(manager, await manager.enqueue(lambda: None))).status is TaskStatus.SUCCESS
     await manager.shutdown()
     assert manager.engine.state == "stopped"
+
+
+async def test_what_waits_and_is_not_persisted_runs_within_the_timeout_and_only_that() -> None:
+    backend = MemoryBackend(durable=True)
+    manager = TaskManager(snapshot_backend=backend, max_concurrent_tasks=1)
+    ran: list[str] = []
+    gate = Gate()
+
+    @manager.task(name="plain", retries=1)
+    async def plain(word: str, *, fails: bool = False) -> None:
+        ran.append(word)
+        if fails and ran.count(word) == 1:
+            raise ValueError(word)
+
+    @manager.task(name="kept", persist=True)
+    async def kept() -> None:
+        pytest.fail("it ran")
+
+    first = manager.task(name="first")(gate.run)
+    await manager.startup()
+    await manager.enqueue(first)
+    await gate.entered.wait()
+    words = [str(number) for number in range(300)]
+    for word in words:
+        await manager.enqueue(plain, word)
+    await manager.enqueue(plain, "retried", fails=True)
+    await manager.enqueue(plain, "delayed", delay=0.05)
+    await manager.enqueue(plain, "keyed", idempotency_key="k")
+    left = await manager.enqueue(kept)
+    stopping = asyncio.create_task(manager.shutdown())
+    await eventually(lambda: manager.engine.state == "draining", "the drain to begin")
+    gate.opened.set()
+    await stopping
+    assert sorted(ran) == sorted([*words, "retried", "retried", "delayed", "keyed"])
+    (record,) = await stored(backend, [left])
+    assert record.status is TaskStatus.PENDING
+
+
+async def test_what_the_shutdown_gives_up_is_named_in_one_line_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    backend = MemoryBackend()
+    manager = TaskManager(snapshot_backend=backend, max_concurrent_tasks=1, shutdown_timeout=0.05)
+    gate = Gate()
+    jobs = [manager.task(name="mail")(_nothing), manager.task(name="bill")(Gate().run)]
+    await manager.startup()
+    await manager.enqueue(manager.task(name="gate")(gate.run))
+    await gate.entered.wait()
+    ids = [await manager.enqueue(job) for job in (*jobs, jobs[0])]
+    ids.append(await manager.enqueue(jobs[1], delay=3_600))
+    await manager.shutdown()
+    assert {(r.status, r.reason) for r in await stored(backend, ids)} == {(TaskStatus.CANCELLED, "shutdown")}
+    [line] = [record.getMessage() for record in caplog.records if "gave up" in record.getMessage()]
+    assert "gave up 4 tasks" in line
+    assert "mail (2), bill (2)" in line
+
+
+class Hung(MemoryBackend):
+    """A durable backend that from some moment on answers nothing, and some of it not even when it is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__(durable=True)
+        self.hung = False
+        self.end = asyncio.Event()
+
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        while self.hung and not self.end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.end.wait()
+        return await super().apply(changes)
+
+    async def beat(self, instance: Instance) -> bool:
+        if self.hung:
+            await self.end.wait()
+        return await super().beat(instance)
+
+    async def instances(self) -> list[Instance]:
+        if self.hung:
+            await self.end.wait()
+        return await super().instances()
+
+    async def put_setting(self, key: str, value: str | None) -> None:
+        if self.hung:
+            await self.end.wait()
+        await super().put_setting(key, value)
+
+    async def close(self) -> None:
+        if self.hung:
+            await self.end.wait()
+        await super().close()
+
+
+async def test_a_hung_backend_holds_the_shutdown_up_for_its_timeout_and_grace_and_no_longer() -> None:
+    backend = Hung()
+    manager = TaskManager(snapshot_backend=backend, shutdown_timeout=1.0, cancel_grace=2.0)
+    gates = [Gate() for _ in range(3)]
+    jobs = [manager.task(name=f"job{number}", persist=True)(gate.run) for number, gate in enumerate(gates)]
+    await manager.startup()
+    for job, gate in zip(jobs, gates, strict=True):
+        await manager.enqueue(job)
+        await gate.entered.wait()
+    backend.hung = True
+    gates[0].opened.set()
+    began = asyncio.get_running_loop().time()
+    await manager.shutdown()
+    # Each of its steps alone may take as long as the grace: one after the other they took more than ten seconds.
+    assert asyncio.get_running_loop().time() - began < 6.0
+    backend.end.set()
+    await eventually(lambda: len(asyncio.all_tasks()) == 1, "what was left behind to end")
+
+
+SCRIPT = """
+import asyncio, sys
+from taskflow_otel import TaskManager
+
+manager = TaskManager(snapshot_db=sys.argv[1], lease_seconds=600)
+entered = 0
+
+@manager.task(persist=True, requeue_on_interrupt=True)
+async def job() -> None:
+    global entered
+    entered += 1
+    if entered == 1:
+        await asyncio.sleep(3_600)
+    print("ran", flush=True)
+
+async def first() -> None:
+    await manager.startup()
+    await manager.enqueue(job)
+    while not entered:
+        await asyncio.sleep(0.01)
+    # And no shutdown.
+
+async def second() -> None:
+    await manager.startup()
+    while entered < 2 or manager.store.list():
+        await asyncio.sleep(0.01)
+    await manager.shutdown()
+
+{how}
+"""
+TORN_DOWN = "asyncio.run(first())"
+CLOSED = "loop = asyncio.new_event_loop(); loop.run_until_complete(first()); loop.close()"
+
+
+@pytest.mark.parametrize("how", [TORN_DOWN, CLOSED], ids=["torn down", "closed"])
+def test_a_script_that_forgets_the_shutdown_ends_and_a_next_start_up_says_so_and_takes_over(
+    tmp_path: Path, how: str
+) -> None:
+    """The lease is ten minutes: only the manager itself can know that its former life is over."""
+    program = SCRIPT.replace("{how}", f"{how}\nprint('over', flush=True)\nasyncio.run(second())")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "tasks.db")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == ["over", "ran"]
+    assert done.stderr.count("was closed without shutdown()") == 1
+
+
+def test_a_script_that_forgets_the_shutdown_does_not_hang(tmp_path: Path) -> None:
+    program = SCRIPT.replace("{how}", TORN_DOWN)
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "tasks.db")], timeout=60, check=True)

@@ -57,6 +57,11 @@ class Takeover(Service):
         self._reported: set[str] = set()
         self._one_at_a_time = asyncio.Lock()
 
+    async def start(self) -> None:
+        """See `Service`."""
+        self._one_at_a_time = asyncio.Lock()
+        await super().start()
+
     async def tick(self) -> None:
         """Bury who is dead, take over what they left."""
         async with self._one_at_a_time:

@@ -96,6 +96,12 @@ class PlannedRuns:
         self._plans.clear()
         await self._jobs.stop()
 
+    def abandon(self) -> None:
+        """Forget a life whose event loop was closed without `stop`."""
+        self._running = False
+        self._plans.clear()
+        self._jobs.abandon()
+
     async def plan(
         self,
         definition: TaskDefinition,

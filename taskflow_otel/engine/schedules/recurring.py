@@ -91,6 +91,14 @@ class Scheduler:
         for entry in self._entries.values():
             entry.next = entry.repeated_until = None
 
+    def abandon(self) -> None:
+        """Forget a life whose event loop was closed without `stop`."""
+        self._running = False
+        self._jobs.abandon()
+        for entry in self._entries.values():
+            entry.timer = entry.next = entry.repeated_until = None
+            entry.working = False
+
     async def run(self, name: str) -> TaskRecord:
         """Make one run at once, beside the rule; raises `UnknownScheduleError` and what enqueueing raises."""
         return await self._firing.fire_by_hand(self._entry(name))

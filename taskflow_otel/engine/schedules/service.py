@@ -84,6 +84,12 @@ class Schedules(Service):
         await self._once.stop()
         await self._scheduler.stop()
 
+    def abandon(self) -> None:
+        """Forget a life whose event loop was closed without `stop`."""
+        self._running = False
+        self._once.abandon()
+        self._scheduler.abandon()
+
     async def tick(self) -> None:
         """Notice a clock that was set, and what other instances have changed."""
         offset = self._wall_offset()
