@@ -309,7 +309,7 @@ class Engine:
         self._dispatcher.close()
         for task in self._tasks:
             if task.attempt is not None and not task.attempt.done():
-                self._dispatcher.release(task)
+                self._dispatcher.give_back(task)
             self._control.forget(task)
         for jobs in (self._attempts, self._jobs):
             jobs.abandon()
