@@ -135,7 +135,7 @@ class Backend(Protocol):
     async def instances(self) -> list[Instance]:
         """All known instances."""
 
-    async def bury(self, instance_id: str, seen_heartbeat: datetime) -> bool:
+    async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
         """Declare an instance dead if its heartbeat is still the one seen; exactly one caller gets `True`.
 
         An instance already `stopped` or `dead` stays as it is and returns `False`.

@@ -145,7 +145,7 @@ class MemoryBackend:
         """All known instances."""
         return list(self._instances.values())
 
-    async def bury(self, instance_id: str, seen_heartbeat: datetime) -> bool:
+    async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
         """Declare an instance dead if its heartbeat is still the one seen."""
         known = self._instances.get(instance_id)
         if known is None or known.state != "alive" or known.heartbeat_at != seen_heartbeat:

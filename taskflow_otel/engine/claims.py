@@ -74,7 +74,7 @@ class Claims:
         self._lifecycle.begin(record)
         if blocked_by is not None:
             self._lifecycle.refuse(record, "overlap", duplicate_of=blocked_by)
-        with self._tasks.untold(record.task_id):
+        with self._tasks.unpublished_while(record.task_id):
             try:
                 applied = await self._ledger.commit(Insert(record, once), timeout=float("inf"))
                 stale = applied.outcome is Outcome.STALE

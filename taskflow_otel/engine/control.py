@@ -109,7 +109,7 @@ class Control:
             case Phase.BUILT:
                 await self._intake.withdraw([task], reason)
             case Phase.READY | Phase.DELAYED | Phase.HELD:
-                self._withdraw(task)
+                self._stop_waiting(task)
                 task.advance(Step.END)
                 try:
                     await self._lifecycle.move(task, Transition.CANCELLED, reason=reason)
@@ -133,12 +133,12 @@ class Control:
 
     def set_aside(self, task: LiveTask) -> None:
         """Take a waiting task out of everything that could start it; the ledger keeps it."""
-        self._withdraw(task)
+        self._stop_waiting(task)
         task.advance(Step.SET_ASIDE)
 
     def forget(self, task: LiveTask) -> None:
         """Let a task of a stopped engine go."""
-        self._withdraw(task)
+        self._stop_waiting(task)
         self._lifecycle.forgotten(task)
 
     async def rejoin(self, instance_id: str) -> None:
@@ -162,13 +162,13 @@ class Control:
 
     def leave_to_owner(self, task: LiveTask) -> None:
         """Forget a task that waits here and belongs to another instance now."""
-        self._withdraw(task)
+        self._stop_waiting(task)
         self._lifecycle.refused(task)
 
-    def _withdraw(self, task: LiveTask) -> None:
+    def _stop_waiting(self, task: LiveTask) -> None:
         queue = self._queues.of(task)
         if task.phase is Phase.READY:
-            self._dispatcher.withdraw(task)
+            self._dispatcher.remove(task)
         elif task.phase is Phase.DELAYED:
             queue.delayed -= 1
             if task.timer is not None:

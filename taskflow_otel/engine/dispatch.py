@@ -115,9 +115,9 @@ class Dispatcher:
             self._pumping = outer
             self.pump()
 
-    def withdraw(self, task: LiveTask) -> None:
+    def remove(self, task: LiveTask) -> None:
         """Take a ready task out of the line."""
-        self._queues.of(task).withdraw(task)
+        self._queues.of(task).remove(task)
 
     def entered(self, task: LiveTask) -> None:
         """The start of an attempt is committed."""

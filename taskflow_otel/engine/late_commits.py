@@ -47,7 +47,7 @@ class LateCommits:
             doubt = self._doubt(late, REFUSED)
             if task is not None:
                 self._intake.reject([task])
-            return self._correct(doubt, late, late, self._lifecycle.newborn)
+            return self._correct(doubt, late, late, self._lifecycle.as_enqueued)
         doubt = self._doubt(late, len(late.timeline) - 1)
         if stale or task is None:
             return self._correct(doubt, late, None)
@@ -61,7 +61,7 @@ class LateCommits:
 
     def _doubt(self, record: TaskRecord, told: int) -> ExitStack:
         doubt = ExitStack()
-        doubt.enter_context(self._tasks.untold(record.task_id, told))
+        doubt.enter_context(self._tasks.unpublished_while(record.task_id, told))
         return doubt
 
     async def _correct(

@@ -42,7 +42,7 @@ class Lifecycle:
         record.status = next_status(None, Transition.ENQUEUED)
         record.timeline.append(TimelineEntry(Transition.ENQUEUED, record.created_at, 0, record.instance, record.reason))
 
-    def newborn(self, refused: TaskRecord) -> TaskRecord:
+    def as_enqueued(self, refused: TaskRecord) -> TaskRecord:
         """A refused record as it was before it was refused."""
         record = refused.copy()
         record.timeline.clear()

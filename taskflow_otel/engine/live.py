@@ -163,7 +163,7 @@ class LiveTasks:
         return task.record if task is not None else self._finished.get(task_id)
 
     @contextmanager
-    def untold(self, task_id: str, told: int = 0) -> Iterator[None]:
+    def unpublished_while(self, task_id: str, told: int = 0) -> Iterator[None]:
         """Count a task among the unpublished meanwhile, with so many lines told of; it need not be live."""
         self._untold[task_id] = told
         try:

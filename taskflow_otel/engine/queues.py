@@ -101,7 +101,7 @@ class Queue:
         self._left()
         return task
 
-    def withdraw(self, task: LiveTask) -> None:
+    def remove(self, task: LiveTask) -> None:
         """Take a ready task out of the line; its entry in the heap is skipped when it comes up."""
         task.advance(Step.SET_ASIDE)
         self._left()

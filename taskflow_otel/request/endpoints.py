@@ -60,7 +60,7 @@ def _withdraw() -> None:
     if request is None:
         return
     for outbox in request.outboxes.values():
-        outbox.withdraw()
+        outbox.abandon()
 
 
 def _adopt(result: object) -> None:

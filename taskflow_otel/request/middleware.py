@@ -49,10 +49,10 @@ class Delivery:
         self._over = False
         self._outboxes: list[Outbox] = []
 
-    def release(self, outbox: Outbox) -> None:
+    def add(self, outbox: Outbox) -> None:
         """Let the tasks of a request that went well start: now, or when the last byte has left."""
         if self._over:
-            outbox.release()
+            outbox.close()
         else:
             self._outboxes.append(outbox)
 
@@ -62,9 +62,9 @@ class Delivery:
         outboxes, self._outboxes = self._outboxes, []
         for outbox in outboxes:
             if kept:
-                outbox.release()
+                outbox.close()
             else:
-                outbox.discard()
+                outbox.fail()
 
 
 class DeliveryMiddleware:
@@ -134,7 +134,7 @@ class _Exchange:
             raise
         except BaseException as exc:
             if self._outbox.is_failure(exc):
-                self._outbox.discard()
+                self._outbox.fail()
             else:
                 # That changes nothing for tasks that were acknowledged.
                 await self._conclude()
@@ -145,14 +145,14 @@ class _Exchange:
 
     async def _conclude(self) -> None:
         if self._started and self._outbox.uncommitted:
-            await self._outbox.commit()
+            await self._outbox.deliver()
         self._end(kept=self._started)
 
     def _end(self, *, kept: bool) -> None:
         if kept:
-            self._delivery.release(self._outbox)
+            self._delivery.add(self._outbox)
         else:
-            self._outbox.discard()
+            self._outbox.fail()
 
     async def _pass_on(self, message: Message) -> None:
         if self._replaced:
@@ -164,7 +164,7 @@ class _Exchange:
             self._started = True
         elif self._outbox.uncommitted:
             # Added while the response was streaming.
-            await self._outbox.commit()
+            await self._outbox.deliver()
         try:
             await self._send(message)
         except OSError as exc:
@@ -176,7 +176,7 @@ class _Exchange:
         if not self._outbox.uncommitted:
             return True
         try:
-            await self._outbox.commit()
+            await self._outbox.deliver()
         except BackendError:
             self._replaced = True
             response = JSONResponse({"detail": NOT_KEPT}, 503, {"Retry-After": RETRY_AFTER})

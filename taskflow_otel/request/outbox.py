@@ -141,7 +141,7 @@ class Outbox:
             self.add(one.func, tuple(one.args), dict(one.kwargs), NO_OPTIONS)
         return bool(declared)
 
-    async def commit(self) -> None:
+    async def deliver(self) -> None:
         """Make the tasks added so far known, persisted ones durably; raises `BackendError`, and then none will run."""
         tasks, self._new = self._new, []
         eager, self._eager = self._eager, []
@@ -159,7 +159,7 @@ class Outbox:
         """Run an undecorated function inside the request; raises what it raised, and then the rest never runs."""
         if self.uncommitted:
             # Added by another one, a moment ago.
-            await self.commit()
+            await self.deliver()
         if task not in self._natives:
             return
         del self._natives[task]
@@ -180,7 +180,7 @@ class Outbox:
             self._new = [task for task in self._new if task not in natives]
             self.engine.door.withdraw(natives, EARLIER_FAILED)
 
-    def release(self) -> None:
+    def close(self) -> None:
         """The request is over: let its tasks start, and what is added from now on at once; nothing if it has failed."""
         if self._state is _State.FAILED:
             return
@@ -194,7 +194,7 @@ class Outbox:
         if self._new:
             self._take_late()
 
-    def withdraw(self) -> None:
+    def abandon(self) -> None:
         """An exception left the route or one of its dependencies: what was added until now never runs."""
         tasks = [*self._new, *self._waiting, *(task for task in self._natives if task not in self._new)]
         self._new, self._waiting = [], []
@@ -202,11 +202,11 @@ class Outbox:
         if tasks:
             self.engine.door.withdraw(tasks, REQUEST_FAILED)
 
-    def discard(self) -> None:
+    def fail(self) -> None:
         """The request has failed: its tasks never run, nor does what is added from now on."""
         self._state = _State.FAILED
         self._lists.clear()
-        self.withdraw()
+        self.abandon()
 
     def is_failure(self, exc: BaseException) -> bool:
         """Whether an exception that leaves the request means that the request has failed.
@@ -227,7 +227,7 @@ class Outbox:
                 # The response has a background of its own, or was made anew without this one.
                 await self.run_native(task)
         elif not isinstance(exc, asyncio.CancelledError) and self.is_failure(exc):
-            self.discard()
+            self.fail()
         return False
 
     async def before_response(
@@ -235,10 +235,10 @@ class Outbox:
     ) -> bool:
         """Commit when the route has returned; as the last exit callback of FastAPI's function stack."""
         if exc is not None:
-            self.discard()
+            self.fail()
             return False
         try:
-            await self.commit()
+            await self.deliver()
         except BackendError as error:
             raise HTTPException(503, NOT_KEPT, {"Retry-After": RETRY_AFTER}) from error
         return False
@@ -256,11 +256,11 @@ class Outbox:
     ) -> bool:
         """Release when the request is over; as the last exit callback of FastAPI's request stack."""
         if exc is not None and self.is_failure(exc):
-            self.discard()
+            self.fail()
             return False
         if self.uncommitted:
-            await self.commit()
-        self.release()
+            await self.deliver()
+        self.close()
         return False
 
     def _take_late(self) -> None:

@@ -43,7 +43,7 @@ steps = st.lists(
         st.tuples(st.just("cancel"), some_task),
         st.tuples(st.just("link"), some_task),
         st.tuples(st.just("beat"), some_instance, st.integers(0, 2), st.sampled_from(["alive", "stopped"])),
-        st.tuples(st.just("bury"), some_instance, st.integers(0, 2)),
+        st.tuples(st.just("declare_dead"), some_instance, st.integers(0, 2)),
         st.tuples(st.just("forget"), st.sets(some_instance)),
         st.tuples(st.just("delete")),
     ),
@@ -92,8 +92,8 @@ class History:
             case "beat", number, second, state:
                 beat = make_instance(self.instance(number), heartbeat_at=BASE + timedelta(seconds=second), state=state)
                 await self.both("beat", beat)
-            case "bury", number, second:
-                await self.both("bury", self.instance(number), BASE + timedelta(seconds=second))
+            case "declare_dead", number, second:
+                await self.both("declare_dead", self.instance(number), BASE + timedelta(seconds=second))
             case "forget", numbers:
                 await self.both("forget_instances", {self.instance(number) for number in numbers})
             case "delete":

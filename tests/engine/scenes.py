@@ -78,14 +78,14 @@ class Scene:
 
     async def die(self) -> None:
         """Be declared dead; from now on this is the scene of another instance, which is not started yet."""
-        await self.be_buried()
+        await self.be_declared_dead()
         self._add_manager()
 
-    async def be_buried(self) -> str:
+    async def be_declared_dead(self) -> str:
         """Be declared dead, and not know it; returns the id of the instance."""
         own = self.manager.engine.instance_id
         (beat,) = (i.heartbeat_at for i in await self.backend.instances() if i.instance_id == own)
-        assert await self.backend.bury(own, beat)
+        assert await self.backend.declare_dead(own, beat)
         return own
 
     async def enqueue(self, **options: Any) -> None:

@@ -496,7 +496,7 @@ async def test_a_task_that_was_being_cancelled_when_its_process_died_is_not_run_
         await eventually(entered.is_set, "the thread to run")
         await first.cancel(task_id)
         (instance,) = await backend.instances()
-        assert await backend.bury(instance.instance_id, instance.heartbeat_at)
+        assert await backend.declare_dead(instance.instance_id, instance.heartbeat_at)
         async with running(second):
             await settle()
             assert (await second.get(task_id)).status is TaskStatus.INTERRUPTED

@@ -147,7 +147,7 @@ async def test_a_task_that_was_taken_over_while_it_ran_does_not_answer_for_its_k
     first = await manager.enqueue(stubborn, idempotency_key="k")
     await settle()
     [itself] = await backend.instances()
-    assert await backend.bury(itself.instance_id, itself.heartbeat_at)
+    assert await backend.declare_dead(itself.instance_id, itself.heartbeat_at)
     [taken] = await backend.take_over({itself.instance_id}, "other", None, 10)
     await backend.apply([Update(finish(taken, TaskStatus.INTERRUPTED))])
     await clock.advance(3)

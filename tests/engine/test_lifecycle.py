@@ -63,7 +63,7 @@ async def scene(executor: ExecutorName, pool: LastingPool, tmp_path: Path) -> As
 
 
 async def be_taken_over(scene: Scene) -> None:
-    await scene.backend.take_over([await scene.be_buried()], "another instance", ["gated"], 100)
+    await scene.backend.take_over([await scene.be_declared_dead()], "another instance", ["gated"], 100)
     # The next heartbeat tells.
     await scene.clock.advance(1.0)
     await eventually(lambda: not scene.manager.store.list(), "the task to be let go", interval=0.002)

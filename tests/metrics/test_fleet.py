@@ -65,7 +65,7 @@ class Worker:
     async def die(self) -> None:
         """Be declared dead, as after SIGKILL."""
         await self.metrics.stop()
-        await bury(self.backend, self.name)
+        await declare_dead(self.backend, self.name)
 
     async def leave(self) -> None:
         """Stop in order."""
@@ -98,9 +98,9 @@ class Worker:
         return sums
 
 
-async def bury(backend: MemoryBackend, name: str) -> None:
+async def declare_dead(backend: MemoryBackend, name: str) -> None:
     [instance] = [one for one in await backend.instances() if one.instance_id == name]
-    assert await backend.bury(name, instance.heartbeat_at)
+    assert await backend.declare_dead(name, instance.heartbeat_at)
 
 
 def make_record(worker: Worker, task_id: str, name: str = "send") -> TaskRecord:
@@ -238,7 +238,7 @@ async def test_an_instance_that_was_only_paused_is_not_counted_twice(backend: Me
     late = [replace(record, task_id=f"late-{n}", duration=20.0) for n, record in enumerate(paused.run(2))]
     await backend.apply([Insert(record) for record in late])
     await paused.metrics.stop()
-    await bury(backend, "a")
+    await declare_dead(backend, "a")
     await clock.advance(3.0)
     assert (await heir.scrape())[FINISHED] == 5.0
 

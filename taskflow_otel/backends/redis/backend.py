@@ -329,10 +329,10 @@ class RedisBackend:
         rows = await self._connection.read("instances")
         return sorted(map(codec.load_instance, rows), key=lambda known: (known.started_at, known.instance_id))
 
-    async def bury(self, instance_id: str, seen_heartbeat: datetime) -> bool:
+    async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
         """Declare an instance dead if its heartbeat is still the one seen."""
         heartbeat = str(codec.to_micros(seen_heartbeat))
-        return bool(await self._connection.write("bury", instance_id, heartbeat, uuid.uuid4().hex))
+        return bool(await self._connection.write("declare_dead", instance_id, heartbeat, uuid.uuid4().hex))
 
     async def take_over(
         self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int

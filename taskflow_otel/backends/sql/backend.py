@@ -222,7 +222,7 @@ class SqlBackend(ABC):
         rows = await self._read(select(instances).order_by(instances.c.started_at, instances.c.instance_id))
         return [to_instance(row) for row in rows]
 
-    async def bury(self, instance_id: str, seen_heartbeat: datetime) -> bool:
+    async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
         """Declare an instance dead if its heartbeat is still the one seen; exactly one caller gets `True`."""
         c = instances.c
         seen = c.instance_id == instance_id, c.heartbeat_at == micros(seen_heartbeat), c.state == "alive"

@@ -104,7 +104,7 @@ class Takeover(Service):
             why = f"no heartbeat for {instance.lease_seconds:g} s"
         else:
             return False
-        if not await self._backend.bury(instance.instance_id, instance.heartbeat_at):
+        if not await self._backend.declare_dead(instance.instance_id, instance.heartbeat_at):
             # Another rescuer was faster, or it has given a sign of life after all: the next round shows which.
             return False
         logger.warning("instance %s is dead (%s); its tasks are taken over", instance.instance_id, why)

@@ -64,19 +64,19 @@ class FleetConformance(BackendFixtures):
     async def test_only_an_unchanged_heartbeat_lets_an_instance_be_declared_dead(self, backend: Backend) -> None:
         later = BASE + timedelta(microseconds=1)
         await backend.beat(make_instance("one", heartbeat_at=later))
-        assert await backend.bury("one", BASE) is False
-        assert await backend.bury("unknown", BASE) is False
-        assert await backend.bury("one", later) is True
-        assert await backend.bury("one", later) is False
+        assert await backend.declare_dead("one", BASE) is False
+        assert await backend.declare_dead("unknown", BASE) is False
+        assert await backend.declare_dead("one", later) is True
+        assert await backend.declare_dead("one", later) is False
         assert [instance.state for instance in await backend.instances()] == ["dead"]
         assert await backend.beat(make_instance("one", heartbeat_at=later + timedelta(seconds=1))) is False
         await backend.beat(make_instance("two", state="stopped"))
-        assert await backend.bury("two", BASE) is False
+        assert await backend.declare_dead("two", BASE) is False
 
     async def test_exactly_one_of_many_declares_an_instance_dead(self, open_backend: Open) -> None:
         backends = [await open_backend() for _ in range(3)]
         await backends[0].beat(make_instance("one"))
-        results = await asyncio.gather(*(backend.bury("one", BASE) for backend in backends for _ in range(3)))
+        results = await asyncio.gather(*(backend.declare_dead("one", BASE) for backend in backends for _ in range(3)))
         assert sorted(results) == [False] * 8 + [True]
 
     async def test_taking_over_changes_the_owner_and_the_token(self, backend: Backend) -> None:

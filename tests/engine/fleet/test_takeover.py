@@ -92,9 +92,9 @@ async def test_after_an_absence_of_the_backend_everyone_has_a_whole_lease_to_com
 
 async def test_an_instance_that_beats_at_the_last_moment_keeps_its_tasks() -> None:
     class LastMoment(MemoryBackend):
-        async def bury(self, instance_id: str, seen_heartbeat: datetime) -> bool:
+        async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
             await scene.beat()
-            return await super().bury(instance_id, seen_heartbeat)
+            return await super().declare_dead(instance_id, seen_heartbeat)
 
     scene = Scene(LastMoment(durable=True))
     await scene.beat()
@@ -178,10 +178,10 @@ async def test_a_dead_instance_whose_row_is_locked_keeps_the_tasks_of_no_other_w
     class Locked(MemoryBackend):
         locked = True
 
-        async def bury(self, instance_id: str, seen_heartbeat: datetime) -> bool:
+        async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
             if instance_id == "a-locked-one" and self.locked:
                 raise BackendUnavailableError("the row is locked")
-            return await super().bury(instance_id, seen_heartbeat)
+            return await super().declare_dead(instance_id, seen_heartbeat)
 
     backend = Locked(durable=True)
     scene = Scene(backend)
