@@ -109,14 +109,14 @@ class Fleet:
         self.wires[manager].cut = True
         dead = manager.engine.instance_id
 
-        async def declared dead() -> bool:
+        async def is_declared_dead() -> bool:
             # A heartbeat may have been on its way.
             for instance in await self.storage.instances():
                 if instance.instance_id == dead:
                     return await self.storage.declare_dead(dead, instance.heartbeat_at)
             return False
 
-        await eventually(declared dead, "the funeral")
+        await eventually(is_declared_dead, "the funeral")
 
     async def records(self, query: TaskQuery) -> list[TaskRecord]:
         """All stored tasks that match, newest first."""
