@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import MariaDBServer, PostgresServer, RedisServer
+from tests.servers import MariaDBServer, PgBouncerServer, PostgresServer, RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +20,14 @@ def redis_server() -> Iterator[RedisServer]:
 def postgres_server() -> Iterator[PostgresServer]:
     """One PostgreSQL for the session."""
     with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_server(postgres_server: PostgresServer) -> Iterator[PgBouncerServer]:
+    """One pgbouncer for the session, in front of its PostgreSQL."""
+    postgres_server.start()
+    with PgBouncerServer(postgres_server) as server:
         yield server
 
 
@@ -42,6 +50,14 @@ def postgres_url(postgres_server: PostgresServer) -> str:
     """URL of an empty PostgreSQL database."""
     postgres_server.start()
     return postgres_server.fresh_url()
+
+
+@pytest.fixture
+def pgbouncer_url(pgbouncer_server: PgBouncerServer, postgres_server: PostgresServer) -> str:
+    """URL of an empty PostgreSQL database behind pgbouncer."""
+    postgres_server.start()
+    pgbouncer_server.start()
+    return pgbouncer_server.fresh_url()
 
 
 @pytest.fixture

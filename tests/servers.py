@@ -329,6 +329,57 @@ class PostgresServer(Server):
         return answer.returncode == 0
 
 
+class PgBouncerServer(Server):
+    """pgbouncer in transaction mode in front of a PostgreSQL: few sessions, each of many clients in turns."""
+
+    name = "pgbouncer"
+    user = "postgres"
+    stop_signal = signal.SIGINT
+
+    def __init__(self, database: PostgresServer, options: Mapping[str, str] | None = None) -> None:
+        super().__init__(options)
+        self.database = database
+
+    def prepare(self) -> None:
+        self._binary = find_binary("pgbouncer", "pgbouncer")
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": str(self.port),
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "pool_mode": "transaction",
+            "default_pool_size": "4",
+            "max_client_conn": "500",
+            # Where no session is left from before, the next client gets any of them.
+            "server_round_robin": "1",
+            **self.options,
+        }
+        lines = [
+            "[databases]",
+            f"* = host=127.0.0.1 port={self.database.port} user=postgres",
+            "[pgbouncer]",
+            *(f"{key} = {value}" for key, value in settings.items()),
+        ]
+        (self.directory / "pgbouncer.ini").write_text("\n".join(lines) + "\n")
+
+    def command(self) -> Sequence[str]:
+        return [self._binary, str(self.directory / "pgbouncer.ini")]
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def fresh_url(self) -> str:
+        return self.database.fresh_url().replace(f":{self.database.port}/", f":{self.port}/")
+
+    def ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+
 class MariaDBServer(Server):
     """MariaDB whose root account has no password. `options` are its settings (`--name=value`).
 

@@ -27,6 +27,11 @@ def _postgres(request: pytest.FixtureRequest) -> BackendFactory:
     return lambda: PostgresBackend(url)
 
 
+def _pgbouncer(request: pytest.FixtureRequest) -> BackendFactory:
+    url: str = request.getfixturevalue("pgbouncer_url")
+    return lambda: PostgresBackend(url)
+
+
 def _mysql(request: pytest.FixtureRequest) -> BackendFactory:
     url: str = request.getfixturevalue("mariadb_url")
     return lambda: MySQLBackend(url)
@@ -41,6 +46,7 @@ FACTORIES: dict[str, Callable[[pytest.FixtureRequest], BackendFactory]] = {
     "memory": _memory,
     "sqlite": _sqlite,
     "postgres": _postgres,
+    "pgbouncer": _pgbouncer,
     "mysql": _mysql,
     "redis": _redis,
 }

@@ -6,14 +6,14 @@ from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, Redis
 
 
 def make_backend(name: str, url: str) -> Backend:
-    """The backend of this name at this address, with time limits that suit a database that goes away."""
+    """The backend of this name at this address; its time limits follow from the lease of the storm."""
     match name:
         case "sqlite":
             return SqliteBackend(url)
         case "postgres":
-            return PostgresBackend(url, timeout=5)
+            return PostgresBackend(url)
         case "mysql":
-            return MySQLBackend(url, timeout=5)
+            return MySQLBackend(url)
         case "redis":
-            return RedisBackend(url, timeout=2)
+            return RedisBackend(url)
     raise ValueError(f"there is no backend {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.chaos.crash_points import STOPPED_IN_TRANSACTION
 from tests.chaos.storm import BACKENDS, Plan, run_storm
 from tests.servers import find_binary
 
@@ -21,4 +22,12 @@ def test_nothing_acknowledged_is_lost_and_nothing_ends_twice(backend: str) -> No
     report = run_storm(Plan(backend, kills=12, seconds=25, seed=3))
     assert report.kills > 0
     assert report.executions > 0
+    assert (report.losses, report.violations, report.differences) == (0, [], []), f"\n{report}"
+
+
+@pytest.mark.parametrize("backend", ["postgres", "mysql"])
+def test_an_instance_that_is_stopped_inside_a_transaction_holds_nobody_up(backend: str) -> None:
+    find_binary(*BINARIES[backend])
+    report = run_storm(Plan(backend, kills=100, seconds=20, seed=3, faults=(STOPPED_IN_TRANSACTION,), shaken=False))
+    assert report.other_faults.get(STOPPED_IN_TRANSACTION, 0) > 0
     assert (report.losses, report.violations, report.differences) == (0, [], []), f"\n{report}"
