@@ -83,6 +83,13 @@ def spawn(
         return start.result()
 
 
+def _stopped(thread: Path) -> bool:
+    try:
+        return thread.read_text().rpartition(")")[2].split()[0] == "T"
+    except FileNotFoundError:
+        return True
+
+
 class Server:
     """One server process. Use as a context manager, or call `start` and `close`.
 
@@ -188,6 +195,8 @@ class Server:
     def pause(self) -> None:
         """Stop the process with SIGSTOP: it holds its connections and answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
+        # Each thread stops when it takes the signal, and answers until then.
+        wait_until(lambda: all(map(_stopped, Path(f"/proc/{self.pid}/task").glob("*/stat"))), f"{self.name} to stop")
 
     def resume(self) -> None:
         """Let a paused process go on."""

@@ -14,7 +14,6 @@ from taskflow_otel.errors import BackendUnavailableError
 from tests.managers import finish, started
 from tests.servers import PgBouncerServer
 
-
 Step = Callable[[int], Awaitable[None]]
 
 
