@@ -76,7 +76,7 @@ class Claims:
             self._lifecycle.refuse(record, "overlap", duplicate_of=blocked_by)
         with self._tasks.unpublished_while(record.task_id):
             try:
-                applied = await self._ledger.commit(Insert(record, once), timeout=float("inf"))
+                applied = await self._ledger.commit_alone(Insert(record, once))
                 stale = applied.outcome is Outcome.STALE
                 new = applied.outcome is Outcome.APPLIED or (stale and await self._ledger.holds(record))
             except BaseException:

@@ -237,8 +237,8 @@ class Engine:
 
     @property
     def backend_failing(self) -> bool:
-        """Whether the backend has not answered since its last failure."""
-        return self._ledger.failing_since is not None
+        """Whether the backend has not answered since its last failure, or keeps commits waiting."""
+        return self._ledger.stalls
 
     @property
     def history_dropped(self) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, Update
 from taskflow_otel.engine.batch import Batch, Commit, Item, Lines, Note, judged, reduce
-from taskflow_otel.engine.deadlines import Deadlines
+from taskflow_otel.engine.deadlines import FOREVER, Deadlines
 from taskflow_otel.engine.live import REFUSED, LiveTask
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.notes import NotedLines, Notes
@@ -77,6 +77,7 @@ class Ledger:
         self._flush_asked = False
         self._barriers: list[asyncio.Future[None]] = []
         self._writing = False
+        self._write_began = 0.0
         self._writer: asyncio.Task[None] | None = None
         self._torn_down = False
         self._answers = 0
@@ -87,6 +88,12 @@ class Ledger:
         """Finished tasks and log lines whose history was given up because the backend was down for too long."""
         self.failing_since: float | None = None
         """Monotonic time since which the backend has been failing; `None` while it answers."""
+
+    @property
+    def stalls(self) -> bool:
+        """Whether the backend fails, or has had a transaction for so long that commits time out behind it."""
+        waits = self._clock.monotonic() - self._write_began if self._writing else 0.0
+        return self.failing_since is not None or waits > min(_PATIENCE, self._commit_timeout)
 
     def connect(self, on_late: Callable[[Change, bool], None]) -> None:
         """Have `on_late` called with the change of a commit whose caller had given up on it, when it was applied after
@@ -133,13 +140,27 @@ class Ledger:
         """When a commit that begins now is given up."""
         return self._deadlines.after(self._commit_timeout if timeout is None else timeout)
 
+    async def commit_alone(self, change: Change) -> Applied:
+        """Return once `change` is durable, in a transaction of its own: whatever it waits for, it waits for alone."""
+        entry = self._new(change, FOREVER)
+        self._apart.append(Batch([entry], True))
+        self._wake.set()
+        try:
+            return await entry.future
+        except BaseException:
+            self._abandon([entry])
+            raise
+
     def _submit(self, change: Change, deadline: float) -> Commit:
-        if self._torn_down:
-            raise BackendUnavailableError(_TORN_DOWN)
-        entry = Commit(change, asyncio.get_running_loop().create_future(), deadline)
+        entry = self._new(change, deadline)
         self._commits.append(entry)
         self._wake.set()
         return entry
+
+    def _new(self, change: Change, deadline: float) -> Commit:
+        if self._torn_down:
+            raise BackendUnavailableError(_TORN_DOWN)
+        return Commit(change, asyncio.get_running_loop().create_future(), deadline)
 
     def _pending(self) -> list[Commit]:
         apart = (item for batch in self._apart for item in batch.items if isinstance(item, Commit))
@@ -285,7 +306,7 @@ class Ledger:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            self._writing = True
+            self._writing, self._write_began = True, self._clock.monotonic()
             written = await self._write_once(batch)
             self._writing = False
             if written:

@@ -176,5 +176,7 @@ async def _ailments(engine: TaskEngine) -> list[str]:
     except BackendError as exc:
         return [f"the backend does not work: {exc}"]
     if engine.backend_failing:
-        return ["the backend can be read but not written to (a full disk?); tasks that must be kept are refused"]
+        return [
+            "the backend can be read but not written to (a full disk, a lock?); tasks that must be kept are refused"
+        ]
     return []

@@ -118,3 +118,14 @@ async def test_what_waits_for_a_lock_ends_with_the_ledger(ledger: Ledger, backen
     assert not await ledger.close(0.1)
     with pytest.raises(BackendUnavailableError, match="shut down"):
         await waiting
+
+
+async def test_a_firing_has_a_transaction_of_its_own_and_delays_nobody(ledger: Ledger, backend: Picky) -> None:
+    firing, others = make_task(), [make_task() for _ in range(3)]
+    backend.locked = {firing.task_id}
+    fired = asyncio.create_task(ledger.commit_alone(Insert(firing, "once")))
+    assert all(isinstance(result, Applied) for result in await committed(ledger, [Insert(task) for task in others]))
+    assert not fired.done()
+    backend.locked.clear()
+    await fired
+    assert set(backend.calls) == {1, 3}, "the firing alone, however often, and the others together"

@@ -17,7 +17,7 @@ from taskflow_otel.model.enqueue import EnqueueOptions
 from taskflow_otel.model.query import Instance
 from taskflow_otel.testing.backends.samples import finish, make_task
 from taskflow_otel.testing.clock import FakeClock, settle
-from tests.engine.managers import running
+from tests.engine.managers import HeldBackend, inserts, running
 
 KEY = EnqueueOptions(idempotency_key="k")
 
@@ -174,3 +174,23 @@ async def test_a_delay_is_a_length_of_time_whatever_is_done_to_the_clock(hours: 
         assert ran == []
         await clock.advance(2)
     assert ran == [60]
+
+
+async def test_a_backend_that_keeps_commits_waiting_counts_as_failing_before_they_are_given_up() -> None:
+    backend, clock = HeldBackend(), FakeClock()
+    manager = TaskManager(snapshot_backend=backend, clock=clock)
+
+    @manager.task(persist=True)
+    async def job() -> None: ...
+
+    async with running(manager):
+        backend.hold = inserts
+        waiting = asyncio.create_task(manager.enqueue(job))
+        await backend.holding.wait()
+        assert not manager.engine.backend_failing
+        await clock.advance(2)
+        assert manager.engine.backend_failing
+        assert not waiting.done()
+        backend.release()
+        await waiting
+        assert not manager.engine.backend_failing

@@ -1,0 +1,53 @@
+"""What becomes of tasks that were taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taskflow_otel import TaskManager, TaskStatus
+from taskflow_otel.backends import MemoryBackend
+from taskflow_otel.backends.base import Applied, Change, Update
+from taskflow_otel.errors import BackendUnavailableError
+from tests.engine.managers import running
+from tests.managers import WAIT, status_of
+
+
+class Locked(MemoryBackend):
+    """A durable backend in which somebody holds the rows of some tasks."""
+
+    def __init__(self) -> None:
+        super().__init__(durable=True)
+        self.locked: set[str] = set()
+
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        """Apply all changes, or none."""
+        if any(isinstance(change, Update) and change.record.task_id in self.locked for change in changes):
+            raise BackendUnavailableError("the row is locked", divisible=True)
+        return await super().apply(changes)
+
+
+async def test_a_task_whose_row_is_locked_keeps_no_other_task_of_its_takeover_waiting() -> None:
+    backend = Locked()
+
+    def make_manager() -> TaskManager:
+        manager = TaskManager(snapshot_backend=backend)
+        manager.task(persist=True, name="job")(_nothing)
+        return manager
+
+    first = make_manager()
+    async with running(first):
+        await first.pause_queue("default")
+        locked, *others = [await first.enqueue(_nothing) for _ in range(5)]
+    backend.locked = {locked}
+    second = make_manager()
+    async with running(second):
+        await second.resume_queue("default")
+        for task_id in others:
+            assert (await second.wait(task_id, WAIT)).status is TaskStatus.SUCCESS
+        assert await status_of(second, locked) is TaskStatus.PENDING
+        backend.locked.clear()
+        assert (await second.wait(locked, WAIT)).status is TaskStatus.SUCCESS
+
+
+async def _nothing() -> None:
+    """A job."""
