@@ -34,6 +34,7 @@ _WIDEST_INTEGER = 63
 _DECIMAL_BITS = 2_000
 """Below the lowest limit that Python can be given for the decimal digits of an integer."""
 _SHORT = 256
+_BATCH_CHARACTERS, _BATCH_ITEMS = 64 * 1_048_576, 1_000_000
 _SCALARS = frozenset({bool, type(None)})
 _TOO_DEEP = "[deeper levels cut]"
 
@@ -64,8 +65,11 @@ def is_storable(text: str) -> bool:
 
 def distinct_text(text: str) -> str:
     """`text` itself where it can be stored as it is, else a digest of it: two texts never become one."""
-    if is_storable(text):
-        return text
+    return text if is_storable(text) else digest(text)
+
+
+def digest(text: str) -> str:
+    """A short text that stands for `text`, whatever it is made of."""
     return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -157,6 +161,11 @@ def plain_extra(extra: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
 def plain_value(value: object, characters: int = MAX_TEXT, items: int = MAX_ITEMS) -> Any:
     """Any object as JSON data of at most so many characters and items; see `plain_extra`."""
     return _Budget(characters, items).value(value, MAX_DEPTH)
+
+
+def encodable(value: object) -> Any:
+    """Any object as JSON data, with as much of it as a batch of a backend may hold."""
+    return plain_value(value, _BATCH_CHARACTERS, _BATCH_ITEMS)
 
 
 def plain_tags(tags: Mapping[Any, Any]) -> dict[str, str]:

@@ -102,6 +102,8 @@ class TaskRecord(Struct, gc=False):
     crashes: int = 0
     """How often a process died while this task was running in it."""
     trace: TaskTrace = field(default_factory=TaskTrace)
+    damage: str | None = None
+    """What of the stored row cannot be read, as a sentence; never stored itself."""
 
     @property
     def trace_id(self) -> str | None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from taskflow_otel.errors import TaskArgumentError
 from taskflow_otel.model.cipher import is_encrypted
 from taskflow_otel.model.payload import readable_arguments
+from taskflow_otel.model.plain import plain_value
 from taskflow_otel.model.query import Instance, TaskCounts
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
@@ -95,6 +96,9 @@ class TaskOut(BaseModel):
     retry_of: str | None
     retried_by: str | None
     duplicate_of: str | None
+    damage: str | None = Field(
+        default=None, description="What of the stored task cannot be read; null for a sound one."
+    )
     args: list[Any] | None = Field(
         default=None, description="Only where arguments are displayed; null while encrypted."
     )
@@ -299,6 +303,7 @@ def task_fields(record: TaskRecord, *, with_args: bool) -> dict[str, Any]:
         "retry_of": record.retry_of,
         "retried_by": record.retried_by,
         "duplicate_of": record.duplicate_of,
+        "damage": record.damage,
     }
     if with_args:
         fields["args"], fields["kwargs"] = shown_arguments(record.payload)
@@ -326,10 +331,13 @@ def shown_arguments(payload: str | None) -> tuple[list[Any] | None, dict[str, An
     if payload is None or is_encrypted(payload):
         return None, None
     try:
-        return readable_arguments(payload)
-    except TaskArgumentError:
+        args, kwargs = readable_arguments(payload)
+    except (TaskArgumentError, ValueError, TypeError, KeyError, LookupError, AttributeError, RecursionError):
         # One damaged row must not hide the page it is on; running the task says what is wrong with it.
         return None, None
+    # Arguments may hold what JSON has no form for, and may be long: a page shows their beginning.
+    shown = plain_value([args, kwargs])
+    return shown[0], shown[1]
 
 
 def stats_out(counts: TaskCounts) -> StatsOut:

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
+from taskflow_otel.model.plain import plain_value
 from taskflow_otel.web.ports import EventSource
 
 RECONNECT_MS = 2_000
@@ -97,7 +98,11 @@ async def _next(deltas: AsyncIterator[tuple[str, str, dict[str, Any]]]) -> tuple
 
 def frame(event_id: str, event: str, data: dict[str, Any]) -> bytes:
     """One event. JSON escapes every line break, so that data cannot forge a field of the stream."""
-    body = json.dumps(data, separators=(",", ":"), default=str)
+    try:
+        body = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        # Only a value that no task can say: the page needs valid JSON all the same.
+        body = json.dumps(plain_value(data), separators=(",", ":"))
     return f"id: {event_id}\nevent: {event}\ndata: {body}\n\n".encode()
 
 

@@ -15,6 +15,7 @@ from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.backends.redis import codec
 from taskflow_otel.errors import BackendError, ConfigurationError, MissingExtraError, SchemaVersionError
 from taskflow_otel.model.options import seconds, whole
+from taskflow_otel.model.plain import distinct_text
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
@@ -299,7 +300,7 @@ class RedisBackend:
 
     async def holder_of(self, idempotency_key: str) -> str | None:
         """The id of the task that holds the key."""
-        holder: str | None = await self._connection.command("HGET", f"{self._tag}:keys", idempotency_key)
+        holder: str | None = await self._connection.command("HGET", f"{self._tag}:keys", distinct_text(idempotency_key))
         return holder
 
     async def changed_since(self, moment: datetime, *, not_of: str, limit: int) -> list[TaskRecord]:

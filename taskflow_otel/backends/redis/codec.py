@@ -6,26 +6,42 @@ Redis looks only at the fields that it must (owner, token, status, indexes); all
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
+from taskflow_otel.model.mended import (
+    NO_TIME,
+    Shape,
+    mended,
+    read_duration,
+    read_extra,
+    read_progress,
+    read_tags,
+    read_timeline_entry,
+    read_trace,
+)
+from taskflow_otel.model.plain import distinct_text, encodable, repr_of, text_of
 from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import LogEntry, Progress, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-# What a task adds to a log entry is whatever it likes; one odd value must not refuse the batch it travels in.
-_encode_log = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def to_json(value: object) -> str:
-    """Return compact JSON; raises `TypeError` for what JSON has no form for."""
-    return _encode(value)
+    """Return compact JSON that UTF-8 can write; raises `TypeError` or `ValueError` for what JSON has no form for."""
+    text = _encode(value)
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError:
+        return _encode(encodable(value))
+    return text
 
 
 def to_micros(moment: datetime) -> int:
@@ -53,7 +69,7 @@ def _trace_out(trace: TaskTrace) -> list[Any]:
 
 def _trace_in(stored: list[Any]) -> TaskTrace:
     creation, attempt, previous, baggage = stored
-    return TaskTrace(_span_in(creation) or SpanRef(), _span_in(attempt), _span_in(previous), baggage)
+    return read_trace(TaskTrace(_span_in(creation) or SpanRef(), _span_in(attempt), _span_in(previous), baggage))
 
 
 def _timeline_out(timeline: list[TimelineEntry]) -> list[list[Any]]:
@@ -62,7 +78,7 @@ def _timeline_out(timeline: list[TimelineEntry]) -> list[list[Any]]:
 
 def _timeline_in(stored: list[list[Any]]) -> list[TimelineEntry]:
     return [
-        TimelineEntry(Transition(transition), from_micros(at), attempt, instance, reason)
+        read_timeline_entry(Transition(transition), from_micros(at), attempt, instance, reason)
         for transition, at, attempt, instance, reason in stored
     ]
 
@@ -72,14 +88,14 @@ def _progress_out(progress: Progress) -> list[Any]:
 
 
 def _progress_in(stored: list[Any]) -> Progress:
-    return Progress(*stored)
+    return read_progress(*stored)
 
 
 class _Text:
     """Some attributes of a record as one JSON list. `convert` names those that JSON has no form for, with both ways."""
 
     def __init__(self, *names: str, convert: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]) -> None:
-        self._names = names
+        self.names = names
         self._values = attrgetter(*names)
         self._convert = [(names.index(name), out, back) for name, (out, back) in convert.items()]
 
@@ -95,7 +111,25 @@ class _Text:
         for place, _, back in self._convert:
             if values[place] is not None:
                 values[place] = back(values[place])
-        return dict(zip(self._names, values, strict=True))
+        return dict(zip(self.names, values, strict=True))
+
+    def load_damaged(self, stored: object) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the attributes that can be read, and what is stored in place of the others."""
+        try:
+            found = json.loads(stored)  # type: ignore[arg-type]  # whatever it is
+            raw = dict(zip(self.names, found, strict=True))
+        except Exception:  # whatever is in the row
+            return {}, dict.fromkeys(self.names, stored)
+        read: dict[str, Any] = {}
+        backs = {self.names[place]: back for place, _, back in self._convert}
+        for name, value in raw.items():
+            with contextlib.suppress(Exception):  # as above
+                read[name] = backs[name](value) if name in backs and value is not None else value
+        return read, {name: value for name, value in raw.items() if name not in read}
+
+
+def _storable_key(key: str | None) -> str | None:
+    return None if key is None else distinct_text(key)
 
 
 _TIME = (to_micros, from_micros)
@@ -109,7 +143,7 @@ _HEAD = _Text(
     "retry_of",
     "payload",
     "persisted",
-    convert={"created_at": _TIME},
+    convert={"created_at": _TIME, "tags": (dict, read_tags), "idempotency_key": (distinct_text, str)},
 )
 """What never changes after the insert."""
 
@@ -137,6 +171,7 @@ _DOC = _Text(
         "run_at": _TIME,
         "start_time": _TIME,
         "end_time": _TIME,
+        "duration": (float, read_duration),
         "progress": (_progress_out, _progress_in),
         "timeline": (_timeline_out, _timeline_in),
         "trace": (_trace_out, _trace_in),
@@ -149,18 +184,40 @@ ROW_FIELDS = ("owner", "token", "status", "cancel", "retried_by", "head", "doc")
 
 
 def load_record(row: Sequence[Any]) -> TaskRecord:
-    """Return the record that a row (see `ROW_FIELDS`) holds."""
+    """Return the record that a row (see `ROW_FIELDS`) holds: of any row, see `mended`."""
     owner, token, status, cancel, retried_by, head, doc, task_id = row
-    return TaskRecord(
-        task_id=task_id,
-        status=TaskStatus(status),
-        instance=owner,
-        token=int(token),
-        cancel_requested=cancel is not None,
-        retried_by=retried_by,
-        **_HEAD.load(head),
-        **_DOC.load(doc),
-    )
+    try:
+        values = {
+            "task_id": task_id,
+            "status": TaskStatus(status),
+            "instance": owner,
+            "token": int(token),
+            "cancel_requested": cancel is not None,
+            "retried_by": retried_by,
+            **_HEAD.load(head),
+            **_DOC.load(doc),
+        }
+    except Exception:  # whatever is in the row
+        return _mended(row)
+    return TaskRecord(**values) if _shape.fits(values.values()) else _mended(row)
+
+
+_shape = Shape(("task_id", "status", "instance", "token", "cancel_requested", "retried_by", *_HEAD.names, *_DOC.names))
+
+
+def _mended(row: Sequence[Any]) -> TaskRecord:
+    owner, token, status, cancel, retried_by, head, doc, task_id = row
+    values = {"task_id": task_id, "instance": owner, "cancel_requested": cancel is not None, "retried_by": retried_by}
+    stored = {"status": status, "token": token}
+    with contextlib.suppress(ValueError, TypeError):
+        values["status"] = TaskStatus(status)
+    with contextlib.suppress(ValueError, TypeError):
+        values["token"] = int(token)
+    for text, source in ((_HEAD, head), (_DOC, doc)):
+        read, raw = text.load_damaged(source)
+        values |= read
+        stored |= raw
+    return mended(values, stored)
 
 
 def tag_dimension(key: str, value: str | None) -> str:
@@ -195,7 +252,7 @@ def update_fields(record: TaskRecord) -> list[str | bool | None]:
         str(record.token),
         record.status.value,
         to_json(dimensions(record)),
-        record.idempotency_key,
+        _storable_key(record.idempotency_key),
         record.active_key is not None,
         duration,
         ended,
@@ -227,13 +284,23 @@ def dump_doc(record: TaskRecord) -> str:
 def dump_log(entry: LogEntry) -> list[str]:
     """Return a log entry as its position and its text."""
     stored = [to_micros(entry.timestamp), entry.level, entry.message, entry.attempt, entry.extra]
-    return [str(entry.seq), _encode_log(stored)]
+    try:
+        return [str(entry.seq), to_json(stored)]
+    except (TypeError, ValueError, RecursionError):
+        # What the engine writes is plain; what others write must not refuse the batch that it travels in.
+        return [str(entry.seq), to_json(encodable(stored))]
 
 
 def load_log(seq: int, stored: str) -> LogEntry:
     """Return the log entry kept at position `seq`."""
-    at, level, message, attempt, extra = json.loads(stored)
-    return LogEntry(seq, from_micros(at), level, message, attempt, extra)
+    try:
+        at, level, message, attempt, extra = json.loads(stored)
+        entry = LogEntry(seq, from_micros(at), level, message, attempt, read_extra(extra))
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return LogEntry(seq, NO_TIME, "info", f"[cannot be read: {repr_of(stored, 1_000)}]", 0, {})
+    if type(message) is str and type(level) is str and type(attempt) is int:
+        return entry
+    return LogEntry(seq, entry.timestamp, text_of(level), text_of(message), 0, entry.extra)
 
 
 def dump_instance(instance: Instance) -> list[str]:

@@ -6,8 +6,8 @@ Structures are stored as ASCII JSON, which no text encoding can damage.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,18 @@ from sqlalchemy import BigInteger, Double, Integer, SmallInteger, String, Text
 from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.types import TypeEngine
 
+from taskflow_otel.model.mended import (
+    NO_TIME,
+    Shape,
+    mended,
+    read_duration,
+    read_extra,
+    read_progress,
+    read_tags,
+    read_timeline_entry,
+    read_trace,
+)
+from taskflow_otel.model.plain import digest, distinct_text, encodable, repr_of, text_of
 from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import LogEntry, Progress, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
@@ -32,12 +44,22 @@ MICROS = BigInteger()
 WHOLE = Integer()
 FLAG = SmallInteger()
 
+logger = logging.getLogger("taskflow_otel.backends")
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY_LENGTH = 255
 
-_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+_strict = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _raw_decode = json.JSONDecoder().raw_decode
 _TRANSITIONS = {transition.value: transition for transition in Transition}
+
+
+def _encode(value: object) -> str:
+    try:
+        return _strict(value)
+    except (TypeError, ValueError, RecursionError):
+        # What the engine writes is plain; what others write must not refuse the batch that it travels in.
+        return _strict(encodable(value))
 
 
 def _decode(text: str) -> Any:
@@ -61,10 +83,9 @@ def indexable(text: str) -> str:
 
     Databases limit the length of an index entry, and some compare texts without their trailing spaces.
     """
-    text = storable(text)
     if len(text) <= _KEY_LENGTH and not text.endswith(" "):
-        return text
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return distinct_text(text)
+    return digest(text)
 
 
 def storable(text: str) -> str:
@@ -83,8 +104,12 @@ def _progress_out(progress: Progress) -> str:
     return _encode((progress.done, progress.total, progress.message))
 
 
+def _tags_in(text: str) -> dict[str, str]:
+    return {} if text == "{}" else read_tags(_decode(text))
+
+
 def _progress_in(text: str) -> Progress:
-    return Progress(*_decode(text))
+    return read_progress(*_decode(text))
 
 
 @lru_cache(maxsize=1_024)
@@ -105,7 +130,7 @@ def _timeline_entry_out(entry: TimelineEntry) -> str:
 
 def _timeline_in(text: str) -> list[TimelineEntry]:
     return [
-        TimelineEntry(_TRANSITIONS[transition], moment(at), attempt, instance, reason)
+        read_timeline_entry(_TRANSITIONS[transition], moment(at), attempt, instance, reason)
         for transition, at, attempt, instance, reason in _decode(text)
     ]
 
@@ -129,7 +154,7 @@ def _trace_in(text: str) -> TaskTrace:
     if not text:
         return TaskTrace()
     creation, attempt, previous, baggage = _decode(text)
-    return TaskTrace(SpanRef(*creation), _span_in(attempt), _span_in(previous), baggage)
+    return read_trace(TaskTrace(SpanRef(*creation), _span_in(attempt), _span_in(previous), baggage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +184,7 @@ STORED: tuple[Field, ...] = (
     Field("token", MICROS, nullable=False),
     Field("retry_of", ID),
     Field("retried_by", ID),
-    Field("duration", Double(), mutable=True),
+    Field("duration", Double(), None, read_duration, mutable=True),
     Field("attempt", WHOLE, mutable=True, nullable=False),
     Field("retries_used", WHOLE, mutable=True, nullable=False),
     Field("duplicate_of", ID, mutable=True),
@@ -172,12 +197,12 @@ STORED: tuple[Field, ...] = (
     Field("run_at", MICROS, micros, moment, mutable=True),
     Field("start_time", MICROS, micros, moment, mutable=True),
     Field("end_time", MICROS, micros, moment, mutable=True),
-    Field("idempotency_key", LONG, storable),
+    Field("idempotency_key", LONG, distinct_text),
     Field("error", LONG, storable, mutable=True),
     Field("error_type", LONG, storable, mutable=True),
     Field("reason", LONG, storable, mutable=True),
     # What can be long comes late: a scan that stops before it does not have to read it.
-    Field("tags", LONG, tags_out, _decode, nullable=False),
+    Field("tags", LONG, tags_out, _tags_in, nullable=False),
     Field("stacktrace", LONG, storable, mutable=True),
     Field("progress", LONG, _progress_out, _progress_in, mutable=True),
     Field("timeline", LONG, timeline_out, _timeline_in, mutable=True, nullable=False),
@@ -221,15 +246,32 @@ def row_maker(fields: Sequence[Field]) -> Callable[[TaskRecord], tuple[Any, ...]
 
 _DECODERS = tuple((at, field.decode) for at, field in enumerate(STORED) if field.decode is not None)
 _ATTRIBUTES = tuple(field.name for field in STORED)
+_shape = Shape(_ATTRIBUTES)
 
 
 def to_record(row: Iterable[Any]) -> TaskRecord:
-    """The record of a row that holds the columns of `STORED`."""
-    values = list(row)
-    for at, decode in _DECODERS:
-        if (value := values[at]) is not None:
-            values[at] = decode(value)
+    """The record of a row that holds the columns of `STORED`: of any row, see `mended`."""
+    stored = list(row)
+    values = stored.copy()
+    try:
+        for at, decode in _DECODERS:
+            if (value := values[at]) is not None:
+                values[at] = decode(value)
+    except Exception:  # whatever is in the row
+        return _mended(stored)
+    if not _shape.fits(values):
+        return _mended(stored)
     return TaskRecord(**dict(zip(_ATTRIBUTES, values, strict=True)))
+
+
+def _mended(row: Sequence[Any]) -> TaskRecord:
+    values: dict[str, Any] = {}
+    for field, value in zip(STORED, row, strict=True):
+        try:
+            values[field.name] = value if field.decode is None or value is None else field.decode(value)
+        except Exception:  # as above
+            logger.debug("the %s of a stored task cannot be read", field.name)
+    return mended(values, dict(zip(_ATTRIBUTES, row, strict=True)))
 
 
 def log_row(task_id: str, entry: LogEntry) -> tuple[Any, ...]:
@@ -239,9 +281,19 @@ def log_row(task_id: str, entry: LogEntry) -> tuple[Any, ...]:
 
 
 def to_log_entry(row: Sequence[Any]) -> LogEntry:
-    """The log entry of a row."""
+    """The log entry of a row: of any row, with what of it can be read."""
     _, seq, timestamp, level, message, attempt, extra = row
-    return LogEntry(seq, moment(timestamp), level, message, attempt, _decode(extra) if extra else {})
+    try:
+        plain = read_extra(_decode(extra)) if extra else {}
+    except (ValueError, TypeError, RecursionError):
+        plain = {"…": f"[cannot be read: {repr_of(extra)}]"}
+    try:
+        at = moment(timestamp)
+    except (TypeError, OverflowError):
+        at = NO_TIME
+    if type(message) is not str or type(level) is not str or type(attempt) is not int:
+        message, level, attempt = text_of(message), text_of(level), 0
+    return LogEntry(seq, at, level, message, attempt, plain)
 
 
 def tag_rows(record: TaskRecord) -> list[tuple[Any, ...]]:

@@ -247,8 +247,13 @@ def read_counts(rows: Iterable[Any], *, exact: bool) -> TaskCounts:
     by_status: dict[TaskStatus, int] = {}
     timed = duration = 0
     for word, number, with_duration, duration_micros in rows:
-        status = TaskStatus(word)
         if not number:
+            continue
+        try:
+            status = TaskStatus(word)
+        except ValueError:
+            # A damaged row: the counts are those of the others.
+            exact = False
             continue
         by_status[status] = by_status.get(status, 0) + int(number)
         if status.finished:

@@ -135,6 +135,7 @@ export class TaskView {
       ["Idempotency key", task.idempotency_key ? copyable(task.idempotency_key) : null],
       ["Retry of", task.retry_of && taskLink(task.retry_of)],
       ["Retried by", task.retried_by && taskLink(task.retried_by)],
+      ["Damaged", task.damage],
       ["Duplicate of", task.duplicate_of && taskLink(task.duplicate_of)],
       ["Tags", Object.keys(task.tags).length ? h("span", {}, Object.entries(task.tags).map(([key, value]) => h("a", { class: "tag", href: `?${new URLSearchParams({ view: "tasks", tag: `${key}:${value}` })}`, text: `${key}:${value}` }))) : null],
     ];

@@ -1,0 +1,123 @@
+"""A stored row that cannot be read as it should be, as a record that shows what can be read and says what cannot."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from taskflow_otel.model.plain import plain_extra, plain_number, plain_tags, plain_value, repr_of, text_of
+from taskflow_otel.model.record import Progress, TaskRecord, TimelineEntry
+from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.trace import TaskTrace
+
+NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+"""Stands for the creation time of a task whose own cannot be read."""
+_REMEMBERED = 10_000
+
+
+def _kinds(hint: Any) -> frozenset[type]:
+    if get_origin(hint) in (Union, types.UnionType):
+        return frozenset().union(*map(_kinds, get_args(hint)))
+    kind = get_origin(hint) or hint
+    if kind is float:
+        return frozenset({int, float})
+    # The words of a vocabulary may come as plain text too: a row of a later version may hold one that is not known.
+    return frozenset({kind, str}) if issubclass(kind, StrEnum) and kind is not TaskStatus else frozenset({kind})
+
+
+_KINDS = {name: _kinds(hint) for name, hint in get_type_hints(TaskRecord).items() if name != "damage"}
+
+
+class Shape:
+    """Whether values have the types that these attributes of a record need.
+
+    It remembers the combinations that it has found right, since every row of a page is asked about.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._kinds = [_KINDS[name] for name in names]
+        self._right: set[tuple[type, ...]] = set()
+
+    def fits(self, values: Collection[Any]) -> bool:
+        """Whether each value has one of the types of its attribute."""
+        found = tuple(map(type, values))
+        if found in self._right:
+            return True
+        right = all(kind in allowed for kind, allowed in zip(found, self._kinds, strict=True))
+        if right and len(self._right) < _REMEMBERED:
+            self._right.add(found)
+        return right
+
+
+def mended(values: Mapping[str, Any], stored: Mapping[str, Any]) -> TaskRecord:
+    """The record of a damaged row.
+
+    `values` are the attributes that could be decoded, `stored` what the row holds for the others. What has a text
+    keeps it, and the rest has a value that claims nothing. `TaskRecord.damage` names the attributes.
+    """
+    record = TaskRecord(task_id="", func_name="", status=TaskStatus.RUNNING, created_at=NO_TIME)
+    damaged: dict[str, Any] = {}
+    for name, kinds in _KINDS.items():
+        if name in values and type(values[name]) in kinds:
+            setattr(record, name, values[name])
+        elif name in values or name in stored:
+            damaged[name] = values.get(name, stored.get(name))
+            if str in kinds and damaged[name] is not None:
+                setattr(record, name, text_of(damaged[name]))
+    if "status" in damaged:
+        # Unfinished as long as nothing says that it has ended, so that an instance which takes it over ends it.
+        record.status = TaskStatus.RUNNING if record.end_time is None else TaskStatus.FAILED
+    if not record.timeline:
+        record.timeline = [TimelineEntry(Transition.ENQUEUED, record.created_at, 0, record.instance)]
+    record.damage = "cannot be read: " + ", ".join(f"{name} ({repr_of(value)})" for name, value in damaged.items())
+    return record
+
+
+def read_progress(done: Any, total: Any, message: Any) -> Progress:
+    """The progress as it was stored, by a version too that took any number."""
+    text = None if message is None else text_of(message)
+    return Progress(plain_number(done) or 0, None if total is None else plain_number(total), text)
+
+
+def read_tags(stored: Any) -> dict[str, str]:
+    """The tags as they were stored, by a version too that took any text; raises `TypeError` for what are none."""
+    if type(stored) is not dict:
+        raise TypeError("tags are a mapping")
+    return plain_tags(stored)
+
+
+def read_duration(seconds: Any) -> float:
+    """The run time as it was stored; raises `ValueError` for what is no finite number."""
+    if (plain := plain_number(seconds)) is None:
+        raise ValueError("a duration is a finite number")
+    return plain
+
+
+def read_timeline_entry(
+    transition: Transition, at: datetime, attempt: Any, instance: Any, reason: Any
+) -> TimelineEntry:
+    """One entry of the timeline; raises `TypeError` when its parts do not hold what they should."""
+    if type(attempt) is not int or type(instance) is not str or not (reason is None or type(reason) is str):
+        raise TypeError("an entry of a timeline is five values")
+    return TimelineEntry(transition, at, attempt, instance, reason)
+
+
+def read_extra(stored: Any) -> dict[str, Any]:
+    """The extra values of a log entry as they were stored, by a version too that took any."""
+    return plain_extra(stored)[0] if type(stored) is dict else {"…": plain_value(stored)}
+
+
+def read_trace(trace: TaskTrace) -> TaskTrace:
+    """The trace itself; raises `TypeError` when its references do not hold what they should."""
+    for ref in (trace.creation, trace.attempt, trace.previous):
+        if ref is not None and tuple(map(type, (ref.trace_id, ref.span_id, ref.trace_flags, ref.tracestate))) != _SPAN:
+            raise TypeError("a reference to a span is four values")
+    if type(trace.baggage) is not str:
+        raise TypeError("baggage is a text")
+    return trace
+
+
+_SPAN = (str, str, int, str)
