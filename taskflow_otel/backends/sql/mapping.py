@@ -285,11 +285,11 @@ def to_log_entry(row: Sequence[Any]) -> LogEntry:
     _, seq, timestamp, level, message, attempt, extra = row
     try:
         plain = read_extra(_decode(extra)) if extra else {}
-    except (ValueError, TypeError, RecursionError):
+    except Exception:  # whatever is in the row
         plain = {"…": f"[cannot be read: {repr_of(extra)}]"}
     try:
         at = moment(timestamp)
-    except (TypeError, OverflowError):
+    except Exception:  # as above
         at = NO_TIME
     if type(message) is not str or type(level) is not str or type(attempt) is not int:
         message, level, attempt = text_of(message), text_of(level), 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 import sqlite3
 import time
@@ -43,6 +44,10 @@ _HEADER = b"SQLite format 3\x00"
 _READERS = 3
 _CHECKPOINT_PAGES = 4_000
 _WRITER_CACHE_KIB = 16_384
+
+
+# Text that is not UTF-8, written by hand, would refuse the page that it is on.
+_READ_TEXT = operator.methodcaller("decode", "utf-8", "replace")
 
 
 class SqliteBackend(SqlBackend):
@@ -111,6 +116,7 @@ class SqliteBackend(SqlBackend):
 
         def set_up(connection: Any, _: object) -> None:
             try:
+                connection.driver_connection.text_factory = _READ_TEXT
                 cursor = connection.cursor()
                 for pragma in settings:
                     cursor.execute(pragma)

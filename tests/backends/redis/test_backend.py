@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
@@ -47,7 +48,9 @@ def record(number: int = 0, **changes: Any) -> TaskRecord:
 
 
 def finished(task: TaskRecord, status: TaskStatus = TaskStatus.SUCCESS, **changes: Any) -> TaskRecord:
-    return replace(task, status=status, end_time=task.created_at + timedelta(seconds=2), duration=1.5, **changes)
+    return msgspec.structs.replace(
+        task, status=status, end_time=task.created_at + timedelta(seconds=2), duration=1.5, **changes
+    )
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ async def test_a_record_comes_back_as_it_was_stored(redis: RedisBackend) -> None
 async def test_every_key_has_the_prefix_and_none_of_them_expires(redis: RedisBackend, client: Redis) -> None:
     task = record(idempotency_key="k", tags={"a": "b"}, persisted=True)
     await redis.apply([Insert(task), AppendLogs(task.task_id, (LogEntry(0, START, "info", "hello", 0, {}),))])
-    await redis.apply([Update(replace(task, status=TaskStatus.RUNNING))])
+    await redis.apply([Update(msgspec.structs.replace(task, status=TaskStatus.RUNNING))])
     await redis.request_cancel(task.task_id)
     await redis.beat(Instance("one", "h", 1, "0", START, START, 10.0))
     keys = [key async for key in client.scan_iter()]
@@ -119,7 +122,7 @@ async def test_nothing_is_left_of_deleted_tasks(redis: RedisBackend, client: Red
     await redis.apply([change for task in tasks for change in (Insert(task), AppendLogs(task.task_id, (entry,)))])
     for task in tasks[::3]:
         await redis.request_cancel(task.task_id)
-    await redis.apply([Update(replace(task, status=TaskStatus.RUNNING)) for task in tasks])
+    await redis.apply([Update(msgspec.structs.replace(task, status=TaskStatus.RUNNING)) for task in tasks])
     ends = random.Random(1).choices([TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELLED], k=len(tasks))
     await redis.apply([Update(finished(task, status)) for task, status in zip(tasks, ends, strict=True)])
     assert await redis.delete_finished(START + timedelta(days=1), 1_000) == 450
