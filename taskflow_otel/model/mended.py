@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from taskflow_otel.model.plain import plain_extra, plain_number, plain_tags, plain_value, repr_of, text_of
+from taskflow_otel.model.plain import encodable, plain_extra, plain_number, plain_tags, plain_value, repr_of, text_of
 from taskflow_otel.model.record import Progress, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import TaskTrace
@@ -74,6 +74,11 @@ def mended(values: Mapping[str, Any], stored: Mapping[str, Any]) -> TaskRecord:
         record.timeline = [TimelineEntry(Transition.ENQUEUED, record.created_at, 0, record.instance)]
     record.damage = "cannot be read: " + ", ".join(f"{name} ({repr_of(value)})" for name, value in damaged.items())
     return record
+
+
+def without_surrogates(text: str, value: Any) -> Any:
+    """`value`, which was decoded from the JSON `text`, with lone surrogates as escapes: JSON takes them, UTF-8 does not."""
+    return encodable(value) if "\\ud" in text or "\\uD" in text else value
 
 
 def read_progress(done: Any, total: Any, message: Any) -> Progress:

@@ -204,6 +204,20 @@ def test_any_log_entry_of_redis_can_be_shown(stored: str) -> None:
     shown(full_task(), [codec.load_log(0, stored)])
 
 
+def test_lone_surrogates_reach_a_codec_and_come_back_as_escapes() -> None:
+    task = full_task()
+    task.reason, task.error, task.tags = "\ud800", "a\udcff ☕ 🎉", {"\udc80": "\ud800"}
+    task.timeline[0].reason = "\ud800"
+    sql = mapping.to_record(mapping.row_maker(mapping.STORED)(task)[: len(ROW)])
+    head, doc = codec.dump_head(task), codec.dump_doc(task)
+    redis = codec.load_record((task.instance, str(task.token), task.status.value, None, None, head, doc, task.task_id))
+    for read in (sql, redis):
+        assert read.tags == {"\\udc80": "\\ud800"}
+        assert read.timeline[0].reason == "\\ud800"
+        shown(read, [])
+    assert redis.error == "a\\udcff ☕ 🎉"
+
+
 def test_a_sound_row_is_read_as_it_is_and_has_no_damage() -> None:
     task = full_task()
     row = mapping.row_maker(mapping.STORED)(task)[: len(ROW)]

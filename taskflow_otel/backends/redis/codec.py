@@ -23,6 +23,7 @@ from taskflow_otel.model.mended import (
     read_tags,
     read_timeline_entry,
     read_trace,
+    without_surrogates,
 )
 from taskflow_otel.model.plain import distinct_text, encodable, repr_of, text_of
 from taskflow_otel.model.query import Instance
@@ -42,6 +43,10 @@ def to_json(value: object) -> str:
     except UnicodeEncodeError:
         return _encode(encodable(value))
     return text
+
+
+def _decode(text: str) -> Any:
+    return without_surrogates(text, json.loads(text))
 
 
 def to_micros(moment: datetime) -> int:
@@ -107,7 +112,7 @@ class _Text:
         return to_json(values)
 
     def load(self, stored: str) -> dict[str, Any]:
-        values = json.loads(stored)
+        values = _decode(stored)
         for place, _, back in self._convert:
             if values[place] is not None:
                 values[place] = back(values[place])
@@ -116,7 +121,7 @@ class _Text:
     def load_damaged(self, stored: object) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the attributes that can be read, and what is stored in place of the others."""
         try:
-            found = json.loads(stored)  # type: ignore[arg-type]  # whatever it is
+            found = _decode(stored)  # type: ignore[arg-type]  # whatever it is
             raw = dict(zip(self.names, found, strict=True))
         except Exception:  # whatever is in the row
             return {}, dict.fromkeys(self.names, stored)
@@ -294,7 +299,7 @@ def dump_log(entry: LogEntry) -> list[str]:
 def load_log(seq: int, stored: str) -> LogEntry:
     """Return the log entry kept at position `seq`."""
     try:
-        at, level, message, attempt, extra = json.loads(stored)
+        at, level, message, attempt, extra = _decode(stored)
         entry = LogEntry(seq, from_micros(at), level, message, attempt, read_extra(extra))
     except (ValueError, TypeError, OverflowError, RecursionError):
         return LogEntry(seq, NO_TIME, "info", f"[cannot be read: {repr_of(stored, 1_000)}]", 0, {})

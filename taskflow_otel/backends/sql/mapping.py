@@ -29,6 +29,7 @@ from taskflow_otel.model.mended import (
     read_tags,
     read_timeline_entry,
     read_trace,
+    without_surrogates,
 )
 from taskflow_otel.model.plain import digest, distinct_text, encodable, repr_of, text_of
 from taskflow_otel.model.query import Instance
@@ -64,7 +65,7 @@ def _encode(value: object) -> str:
 
 def _decode(text: str) -> Any:
     # `json.loads` in two thirds of its time: nothing is around what was stored here.
-    return _raw_decode(text)[0]
+    return without_surrogates(text, _raw_decode(text)[0])
 
 
 def micros(moment: datetime) -> int:

@@ -74,10 +74,10 @@ async def test_a_record_comes_back_as_it_was_stored(redis: RedisBackend) -> None
         start_time=START + timedelta(microseconds=1),
         attempt=2,
         retries_used=1,
-        error="kaputt \udcff \x00 🎉",
+        error="kaputt \x00 🎉",
         error_type="ValueError",
         stacktrace="Traceback …",
-        tags={"kind": "a=b", "leer": "", "\x00": "\udc80"},
+        tags={"kind": "a=b", "leer": "", "\x7f": "a\tb"},
         idempotency_key="Schlüssel",
         priority=-3,
         queue="langsam",
@@ -100,7 +100,7 @@ async def test_a_record_comes_back_as_it_was_stored(redis: RedisBackend) -> None
     await redis.apply([Insert(task)])
     assert await redis.get(task.task_id) == task
     assert (await redis.page(TaskQuery(trace_id="c" * 32))).records == [task]
-    assert (await redis.page(TaskQuery(tag=("\x00", "\udc80")))).records == [task]
+    assert (await redis.page(TaskQuery(tag=("\x7f", "a\tb")))).records == [task]
 
 
 async def test_every_key_has_the_prefix_and_none_of_them_expires(redis: RedisBackend, client: Redis) -> None:
