@@ -77,7 +77,7 @@ def mended(values: Mapping[str, Any], stored: Mapping[str, Any]) -> TaskRecord:
 
 
 def without_surrogates(text: str, value: Any) -> Any:
-    """`value`, which was decoded from the JSON `text`, with lone surrogates as escapes: JSON takes them, UTF-8 does not."""
+    """The value that was decoded from a JSON text, with lone surrogates as escapes: JSON takes them, UTF-8 does not."""
     return encodable(value) if "\\ud" in text or "\\uD" in text else value
 
 

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from redis.asyncio import Redis
 from sqlalchemy import text
 
@@ -21,6 +22,7 @@ from taskflow_otel.backends.base import Insert
 from taskflow_otel.backends.redis import codec
 from taskflow_otel.backends.sql import mapping
 from taskflow_otel.backends.sql.backend import SqlBackend
+from taskflow_otel.model.plain import encodable
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import LogEntry
 from taskflow_otel.testing.backends.samples import BASE, full_task
@@ -173,6 +175,8 @@ def shown(record: Any, logs: list[LogEntry]) -> None:
 @given(st.dictionaries(st.sampled_from(ROW), boxed(st.one_of(anything(), json_texts)), min_size=1, max_size=3))
 def test_any_row_of_a_table_becomes_a_record_that_can_be_shown(junk: dict[str, Said]) -> None:
     row = {**SOUND, **{name: said.value for name, said in junk.items()}}
+    # No driver returns them: a database has no text with lone surrogates, and SQLite's is read with escapes.
+    row = {name: encodable(value) if type(value) is str else value for name, value in row.items()}
     shown(mapping.to_record(row.values()), [])
 
 
@@ -207,7 +211,7 @@ def test_any_log_entry_of_redis_can_be_shown(stored: str) -> None:
 def test_lone_surrogates_reach_a_codec_and_come_back_as_escapes() -> None:
     task = full_task()
     task.reason, task.error, task.tags = "\ud800", "a\udcff ☕ 🎉", {"\udc80": "\ud800"}
-    task.timeline[0].reason = "\ud800"
+    task.timeline[0] = replace(task.timeline[0], reason="\ud800")
     sql = mapping.to_record(mapping.row_maker(mapping.STORED)(task)[: len(ROW)])
     head, doc = codec.dump_head(task), codec.dump_doc(task)
     redis = codec.load_record((task.instance, str(task.token), task.status.value, None, None, head, doc, task.task_id))

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from msgspec.structs import replace
 from redis.asyncio import Redis
 
 import taskflow_otel.backends.redis as package
