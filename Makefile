@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test instructions chaos schedules lint format typecheck clean
+.PHONY: help demo test bench peers instructions chaos schedules lint format typecheck clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -15,6 +15,17 @@ demo: $(VENV)/.runtime  ## Start the example app on an embedded SQLite database
 
 test: lint typecheck $(VENV)/.packages  ## Run the linters, the type checkers and all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+
+bench: $(VENV)/.dev $(VENV)/.packages peers  ## Measure every figure beside its reference
+	@mkdir -p build
+	$(BIN)/python -m benchmarks --json build/benchmarks.json $(BENCH_ARGS)
+
+peers: build/peers/.installed  ## Install the libraries that the benchmarks compare with
+
+build/peers/.installed: benchmarks/requirements.txt
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 instructions: $(VENV)/.dev $(VENV)/.packages  ## Count the instructions of one task, beside the baseline
 	$(BIN)/python -m benchmarks.instructions --check $(INSTRUCTIONS_ARGS)
@@ -40,7 +51,7 @@ typecheck: $(VENV)/.dev  ## Check the types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:  ## Remove the virtual environment and every cache
-	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build/peers .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)

@@ -32,6 +32,7 @@ _MODULES = {
     "route-native": "routes",
     "floor": "floor",
     "sdk": "sdk",
+    "taskiq-memory": "peers",
 }
 
 NAMES = tuple(_MODULES)

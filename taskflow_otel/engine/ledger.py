@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, Update
-from taskflow_otel.engine.batch import Batch, Commit, Item, Lines, Note, judged, reduce
+from taskflow_otel.engine.backend_health import PATIENCE, BackendHealth, Observe
+from taskflow_otel.engine.batch import Batch, Commit, Item, Lines, Note, judged, reduce, release
 from taskflow_otel.engine.deadlines import FOREVER, Deadlines
 from taskflow_otel.engine.live import REFUSED, LiveTask
 from taskflow_otel.engine.membership import Membership
@@ -21,6 +22,7 @@ from taskflow_otel.engine.notes import NotedLines, Notes
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.retrying import retrying
 
 logger = logging.getLogger("taskflow_otel.ledger")
 
@@ -32,12 +34,6 @@ _TORN_DOWN = "the event loop is being closed without shutdown() of its TaskManag
 _TURN = 0.1
 """Seconds that the writer has to take its cancellation in."""
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 1.0
-_PATIENCE = 1.5
-"""Seconds without any write that succeeds, after which changes that wait for a lock count as a backend that fails."""
-
-
-Observe = Callable[[str, str, str, float], None]
-"""`(backend, operation, outcome, seconds)`"""
 
 
 class Ledger:
@@ -59,7 +55,7 @@ class Ledger:
         self._commit_timeout = commit_timeout
         self._observe = observe
         self._membership = membership
-        self._on_late: Callable[[Change, bool], None] = _ignore
+        self._on_late: Callable[[Change, bool], None] = lambda *_: None
         self._commits: list[Commit] = []
         self._in_hand: list[Commit] = []
         """Part of the transaction under way."""
@@ -67,7 +63,6 @@ class Ledger:
         """Parts of transactions that failed, to be tried beside the others."""
         self._turn_of_apart = False
         self._apart_barriers: list[asyncio.Future[None]] = []
-        self._held_since: float | None = None
         self._apply_began = 0.0
         self._deadlines = Deadlines(clock, self._pending, self._give_up)
         self._notes = Notes()
@@ -80,20 +75,16 @@ class Ledger:
         self._write_began = 0.0
         self._writer: asyncio.Task[None] | None = None
         self._torn_down = False
-        self._answers = 0
-        """Transactions that the backend has taken."""
         self._closing = False
         self._timer_armed = False
-        self.dropped_history = 0
-        """Finished tasks and log lines whose history was given up because the backend was down for too long."""
-        self.failing_since: float | None = None
-        """Monotonic time since which the backend has been failing; `None` while it answers."""
+        self.health = BackendHealth(backend.name, clock)
+        """How the backend takes what is written."""
 
     @property
     def stalls(self) -> bool:
         """Whether the backend fails, or has had a transaction for so long that commits time out behind it."""
         waits = self._clock.monotonic() - self._write_began if self._writing else 0.0
-        return self.failing_since is not None or waits > min(_PATIENCE, self._commit_timeout)
+        return self.health.failing_since is not None or waits > min(PATIENCE, self._commit_timeout)
 
     def connect(self, on_late: Callable[[Change, bool], None]) -> None:
         """Have `on_late` called with the change of a commit whose caller had given up on it, when it was applied after
@@ -190,16 +181,9 @@ class Ledger:
 
         Waits for the backend for as long as it takes.
         """
-        backoff = _FIRST_BACKOFF
-        while True:
-            try:
-                stored = await self._backend.get(record.task_id)
-                break
-            except BackendError as exc:
-                if not exc.transient:
-                    raise
-                await self._clock.sleep(backoff)
-                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+        stored = await retrying(
+            self._clock, lambda: self._backend.get(record.task_id), first=_FIRST_BACKOFF, longest=_LONGEST_BACKOFF
+        )
         place = len(record.timeline) - 1
         return stored is not None and stored.timeline[place : place + 1] == record.timeline[place:]
 
@@ -210,13 +194,13 @@ class Ledger:
         if self._notes.ended >= _MAX_BATCH and not self._ended_asked:
             self._ended_asked = True
             self._wake.set()
-        if self.failing_since is not None:
-            self.dropped_history += self._notes.trim(_MAX_NOTES)
+        if self.health.failing_since is not None:
+            self.health.dropped_history += self._notes.trim(_MAX_NOTES)
         self._arm()
 
     def append_log(self, task_id: str, entry: LogEntry) -> None:
         """Have a log entry written before long."""
-        self.dropped_history += self._lines.add(task_id, entry, most=_MAX_NOTES)
+        self.health.dropped_history += self._lines.add(task_id, entry, most=_MAX_NOTES)
         self._arm()
 
     async def flush(self, timeout: float) -> bool:
@@ -240,9 +224,9 @@ class Ledger:
         """
         if self._writer is None:
             return True
-        answers = self._answers
+        answers = self.health.answers
         complete = await self.flush(timeout)
-        if not complete and answers != self._answers:
+        if not complete and answers != self.health.answers:
             complete = await self.flush(while_answering)
         self._closing = True
         self._wake.set()
@@ -255,7 +239,7 @@ class Ledger:
             if not entry.future.done():
                 entry.future.set_exception(BackendUnavailableError("the manager has shut down"))
         self._deadlines.stop()
-        _release(self._barriers + self._apart_barriers)
+        release(self._barriers + self._apart_barriers)
         return complete
 
     def _writer_ended(self, writer: asyncio.Task[None]) -> None:
@@ -269,7 +253,7 @@ class Ledger:
                 entry.future.exception()
         self._in_hand, self._commits = [], []
         self._apart.clear()
-        _release(self._barriers + self._apart_barriers)
+        release(self._barriers + self._apart_barriers)
         self._barriers, self._apart_barriers = [], []
 
     def _arm(self) -> None:
@@ -368,7 +352,7 @@ class Ledger:
         try:
             await self._membership.ensure_lease()
         except Exception as exc:
-            self._report_failure(exc)
+            self.health.failed(exc)
             self._put_back(batch)
             self._in_hand = []
             return False
@@ -383,7 +367,7 @@ class Ledger:
         if written:
             self._apart_barriers += batch.barriers
             if not self._apart:
-                _release(self._apart_barriers)
+                release(self._apart_barriers)
                 self._apart_barriers = []
         return written
 
@@ -397,7 +381,7 @@ class Ledger:
             outcome = "ok"
         finally:
             self._observe(self._backend.name, "apply", outcome, self._clock.monotonic() - started)
-        self._recovered()
+        self.health.answered()
         return results
 
     def _accept(self, items: Sequence[Item], results: Sequence[Applied]) -> None:
@@ -430,11 +414,11 @@ class Ledger:
             if isinstance(item, Commit):
                 item.tried = True
         if error is None or not error.divisible:
-            self._report_failure(exc)
+            self.health.failed(exc)
             self._put_back(batch)
             return False
         if error.transient:
-            self._report_held(error)
+            self.health.held(error, self._apply_began)
         if halves := batch.halves():
             self._apart.extendleft(reversed(halves))
         else:
@@ -459,8 +443,8 @@ class Ledger:
                     self._lines.put_back(log)
                     history = True
         self._commits = commits + self._commits
-        if self.failing_since is not None:
-            self.dropped_history += self._notes.trim(_MAX_NOTES)
+        if self.health.failing_since is not None:
+            self.health.dropped_history += self._notes.trim(_MAX_NOTES)
         self._flush_asked = self._flush_asked or history or bool(self._barriers)
 
     async def _one_by_one(self, batch: Batch, error: BackendError) -> None:
@@ -507,48 +491,10 @@ class Ledger:
                 if not future.done():
                     future.set_exception(error)
             case Note(task):
-                self._lose(1, task.record.task_id, error)
+                self.health.lost(1, task.record.task_id, error)
             case Lines(log) if len(log.entries) > 1:
                 middle = len(log.entries) // 2
                 return [Lines(AppendLogs(log.task_id, part)) for part in (log.entries[:middle], log.entries[middle:])]
             case Lines(log):
-                self._lose(1, log.task_id, error)
+                self.health.lost(1, log.task_id, error)
         return []
-
-    def _report_held(self, exc: Exception) -> None:
-        if self._held_since is None:
-            self._held_since = self._apply_began
-        elif self._clock.monotonic() - self._held_since > _PATIENCE:
-            self._report_failure(exc)
-
-    def _report_failure(self, exc: Exception) -> None:
-        if not isinstance(exc, BackendError):
-            logger.error("the %s backend raised an error of its driver", self._backend.name, exc_info=exc)
-        if self.failing_since is None:
-            self.failing_since = self._clock.monotonic()
-            logger.error("the %s backend fails: %s. Trying again, with backoff.", self._backend.name, exc)
-
-    def _lose(self, count: int, task_id: str, exc: BackendError) -> None:
-        self.dropped_history += count
-        logger.error("history of task %s could not be written and is dropped: %s", task_id, exc)
-
-    def _recovered(self) -> None:
-        self._held_since = None
-        self._answers += 1
-        if self.failing_since is not None:
-            logger.warning(
-                "the %s backend answers again, after %.1f s",
-                self._backend.name,
-                self._clock.monotonic() - self.failing_since,
-            )
-            self.failing_since = None
-
-
-def _release(barriers: list[asyncio.Future[None]]) -> None:
-    for barrier in barriers:
-        if not barrier.done():
-            barrier.set_result(None)
-
-
-def _ignore(_change: Change, _stale: bool) -> None:
-    """Nobody is tied to this ledger who could set right what was applied late."""

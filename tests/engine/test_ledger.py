@@ -130,7 +130,7 @@ async def test_a_note_of_a_task_in_line_looks_at_no_other_note(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, number: int, failing: bool
 ) -> None:
     monkeypatch.setattr(module, "_MAX_NOTES", 500)
-    ledger.failing_since = 0.0 if failing else None
+    ledger.health.failing_since = 0.0 if failing else None
     looks = 0
 
     class Watched(dict[str, None]):
@@ -143,21 +143,21 @@ async def test_a_note_of_a_task_in_line_looks_at_no_other_note(
     for _ in range(number):
         ledger.note(noted(TaskStatus.PENDING))
     assert looks == 0
-    assert ledger.dropped_history == 0
+    assert ledger.health.dropped_history == 0
 
 
 async def test_of_too_many_notes_the_oldest_finished_ones_are_dropped_and_counted_while_the_backend_fails(
     ledger: Ledger, backend: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_NOTES", 600)
-    ledger.failing_since = 0.0
+    ledger.health.failing_since = 0.0
     live, finished = noted(TaskStatus.PENDING), [noted(TaskStatus.SUCCESS) for _ in range(700)]
     ledger.note(live)
     for task in finished:
         ledger.note(task)
     assert await ledger.flush(5.0)
     written = {record.task_id for record in backend.records}
-    assert ledger.dropped_history == 101
+    assert ledger.health.dropped_history == 101
     assert written == {live.id, *(task.id for task in finished[101:])}
 
 
@@ -168,7 +168,7 @@ async def test_no_history_is_given_up_while_the_backend_answers(
     for _ in range(2_000):
         ledger.note(noted(TaskStatus.SUCCESS))
     assert await ledger.flush(5.0)
-    assert ledger.dropped_history == 0
+    assert ledger.health.dropped_history == 0
 
 
 async def test_many_finished_tasks_are_written_without_waiting_for_the_interval_and_those_in_line_wait_for_it(

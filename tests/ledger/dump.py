@@ -21,7 +21,12 @@ def dump(request: pytest.FixtureRequest, backend: Backend) -> bytes:
             return b"".join(path.read_bytes() for path in directory.iterdir())
         case "postgres":
             postgres: PostgresServer = request.getfixturevalue("postgres_server")
-            url: str = request.getfixturevalue("postgres_url")
+            if "pgbouncer" in request.node.name:
+                # The same database, past the pooler: a dump needs a session of its own.
+                pooled: str = request.getfixturevalue("pgbouncer_url")
+                url = postgres.url.rpartition("/")[0] + "/" + pooled.rpartition("/")[2]
+            else:
+                url = request.getfixturevalue("postgres_url")
             return postgres.run(find_binary("pg_dump", "postgresql-client"), url).encode()
         case "mysql":
             mariadb: MariaDBServer = request.getfixturevalue("mariadb_server")

@@ -1,0 +1,40 @@
+"""A no-op task of other libraries, from its call until it has run.
+
+Each keeps as little as it can be asked to: no results where they can be switched off, nothing logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from benchmarks.workloads import Run
+from benchmarks.workloads.producers import produce
+
+logging.disable(logging.INFO)
+
+
+@asynccontextmanager
+async def taskiq_memory(directory: Path) -> AsyncIterator[Run]:
+    """taskiq's InMemoryBroker, as it comes. Nothing asks for the results: that would poll."""
+    from taskiq import InMemoryBroker
+
+    broker = InMemoryBroker()
+    finished = asyncio.Semaphore(0)
+
+    @broker.task
+    async def nothing() -> None:
+        finished.release()
+
+    async def one() -> None:
+        await nothing.kiq()
+        await finished.acquire()
+
+    await broker.startup()
+    try:
+        yield lambda number: produce(number, one)
+    finally:
+        await broker.shutdown()

@@ -1,0 +1,61 @@
+"""How the backend takes what is written: since when it fails, what was given up, and what is logged about it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from taskflow_otel.errors import BackendError
+from taskflow_otel.runtime.clock import Clock
+
+logger = logging.getLogger("taskflow_otel.ledger")
+
+Observe = Callable[[str, str, str, float], None]
+"""`(backend, operation, outcome, seconds)` of each operation."""
+PATIENCE = 1.5
+"""Seconds without any write that succeeds, after which changes that wait for a lock count as a backend that fails."""
+
+
+class BackendHealth:
+    """The health of the backend `name`, as its one writer in this process sees it."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self._name = name
+        self._clock = clock
+        self._held_since: float | None = None
+        self.answers = 0
+        """Transactions that the backend has taken."""
+        self.dropped_history = 0
+        """Finished tasks and log lines whose history was given up because the backend was down for too long."""
+        self.failing_since: float | None = None
+        """Monotonic time since which the backend has been failing; `None` while it answers."""
+
+    def held(self, exc: Exception, began: float) -> None:
+        """A write that began at this moment did not get its lock: the backend fails if that lasts."""
+        if self._held_since is None:
+            self._held_since = began
+        elif self._clock.monotonic() - self._held_since > PATIENCE:
+            self.failed(exc)
+
+    def failed(self, exc: Exception) -> None:
+        """A write failed, and will be tried again."""
+        if not isinstance(exc, BackendError):
+            logger.error("the %s backend raised an error of its driver", self._name, exc_info=exc)
+        if self.failing_since is None:
+            self.failing_since = self._clock.monotonic()
+            logger.error("the %s backend fails: %s. Trying again, with backoff.", self._name, exc)
+
+    def lost(self, count: int, task_id: str, exc: BackendError) -> None:
+        """So much history of a task was refused for good."""
+        self.dropped_history += count
+        logger.error("history of task %s could not be written and is dropped: %s", task_id, exc)
+
+    def answered(self) -> None:
+        """A transaction was taken."""
+        self._held_since = None
+        self.answers += 1
+        if self.failing_since is not None:
+            logger.warning(
+                "the %s backend answers again, after %.1f s", self._name, self._clock.monotonic() - self.failing_since
+            )
+            self.failing_since = None

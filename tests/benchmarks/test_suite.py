@@ -1,0 +1,69 @@
+"""Every row of the benchmarks measures what it names: its programs run, and their figures are found."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.suite import report
+from benchmarks.suite.rows import BUDGETS, ROWS, Budget, find
+from benchmarks.suite.runner import measure, spread
+
+ROOT = Path(__file__).parents[2]
+LONG = {row.name for row in ROWS if row.name.startswith("in-line-")} - {"in-line-10000"}
+"""They differ from the one kept in their size alone, which is the same in a quick run."""
+
+
+@pytest.mark.parametrize("name", [row.name for row in ROWS if row.name not in LONG])
+def test_a_quick_run_of_each_row_finds_its_figures(name: str) -> None:
+    [(row, found)] = measure(find([name]), rounds=1, quick=True)
+    json.dumps(found, allow_nan=False)
+    absent = {case.label for case in row.cases if case.peer or case.tool or case.server}
+    assert set(found["missing"]) <= absent, found["missing"]
+    if not os.environ.get("CI"):
+        absent -= {case.label for case in row.cases if case.label not in found["missing"]}
+    assert set(found["cases"]) >= {case.label for case in row.cases} - absent
+    assert all(math.isfinite(one["median"]) for one in found["cases"].values())
+    assert report.line(name, found)
+
+
+def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
+    written = tmp_path / "found.json"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "sqlite", "--rounds", "2", "--json", written]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(written.read_text())
+    assert found["quick"] is True
+    assert found["machine"]["cores"]
+    assert found["versions"]["python"]
+    row = found["rows"]["sqlite"]
+    assert row["rounds"] == 2 == len(row["found"]["ours"])
+    assert set(row["ratio"]) == {"median", "q1", "q3"}
+    assert f"budget {row['budget']}" in " ".join(done.stdout.split())
+
+
+def test_a_row_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(LookupError, match="no row is named nothing; the rows: memory, "):
+        find(["nothing"])
+
+
+def test_every_budget_belongs_to_a_row_and_every_row_with_a_ratio_has_a_reference() -> None:
+    assert set(BUDGETS) <= {row.name for row in ROWS}
+    assert all(len(row.cases) > 1 for row in ROWS if row.ratio is not None)
+    assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize(("bound", "met"), [("at least", [False, True, True]), ("at most", [True, True, False])])
+def test_a_budget_includes_its_bound(bound: str, met: list[bool]) -> None:
+    budget = Budget("at least" if bound == "at least" else "at most", 2.0)
+    assert [budget.met(value) for value in (1.9, 2.0, 2.1)] == met
+
+
+def test_a_spread_is_the_median_and_the_quartiles() -> None:
+    assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == {"median": 3.0, "q1": 2.0, "q3": 4.0}
+    assert spread([7.0]) == {"median": 7.0, "q1": 7.0, "q3": 7.0}
