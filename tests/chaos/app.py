@@ -33,14 +33,11 @@ from tests.chaos.crash_points import (
     add_transaction_points,
 )
 from tests.chaos.kinds import KINDS
-from tests.chaos.plants import plant
 
 # One O_APPEND write of a short line is atomic: lines of several processes never mix, and survive each of them.
 _notes = os.open(os.environ["CHAOS_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 points = CrashPoints(Path(os.environ["CHAOS_ARMED"]))
 add_transaction_points(points)
-if planted := os.environ.get("CHAOS_PLANT"):
-    plant(planted)
 # Processes that were forked from one parent would all draw the same numbers.
 random.seed(os.urandom(8))
 

@@ -78,8 +78,6 @@ class Plan:
     """What happens to the members; by default everything. With none of it only the database has trouble."""
     shaken: bool = True
     """Whether the database has trouble."""
-    plant: str | None = None
-    """A fault in the library itself, planted to see that the check finds it; see `tests.chaos.plants`."""
 
     @property
     def deck(self) -> tuple[str, ...]:
@@ -120,7 +118,6 @@ class Storm:
             "CHAOS_URL": url,
             "CHAOS_NOTES": str(self._notes),
             "CHAOS_LEASE": str(LEASE),
-            "CHAOS_PLANT": plan.plant or "",
         }
         self._members = [Member(number, directory, environment) for number in range(plan.members)]
         self._differences: list[str] = []
