@@ -102,7 +102,8 @@ def telemetry(case: str, sdk: str) -> Telemetry | None:
         return None
     spans, logs = TracerProvider(), LoggerProvider()
     spans.add_span_processor(BatchSpanProcessor(Nowhere() if nowhere else OTLPSpanExporter()))
-    logs.add_log_record_processor(BatchLogRecordProcessor(NowhereForLogs() if nowhere else OTLPLogExporter()))
+    to = NowhereForLogs() if nowhere else OTLPLogExporter()  # type: ignore[no-untyped-call]
+    logs.add_log_record_processor(BatchLogRecordProcessor(to))
     return Telemetry(tracer_provider=spans, logger_provider=logs)
 
 

@@ -42,6 +42,12 @@ _PROBES = {
 }
 
 
+def find_probe(kind: str) -> Probe:
+    """The probe of this kind."""
+    probe: Probe = getattr(importlib.import_module(_PROBES[kind]), kind.replace("-", "_"))
+    return probe
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,14 +55,13 @@ def main() -> None:
     parser.add_argument("what")
     parser.add_argument("--size", type=int, required=True)
     given = parser.parse_args()
-    probe: Probe = getattr(importlib.import_module(_PROBES[given.kind]), given.kind.replace("-", "_"))
     with tempfile.TemporaryDirectory(prefix="taskflow-measure-") as directory:
 
         async def measure() -> None:
-            print(json.dumps(await probe(given.what, given.size, Path(directory))), flush=True)
+            found = await find_probe(given.kind)(given.what, given.size, Path(directory))
+            print(json.dumps(found), flush=True)
             # What is still in line need not finish.
-            if given.kind in {"in-line", "stall"}:
-                os._exit(0)
+            os._exit(0)
 
         asyncio.run(measure())
 

@@ -99,7 +99,7 @@ async def answer_slices(run_one: Callable[[], Awaitable[object]], tell: Callable
             "latency_p99_us": latencies[number * 99 // 100] * 1e6,
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
-        print(json.dumps(answer | tell()), flush=True)
+        print(json.dumps({**answer, **tell()}), flush=True)
 
 
 def take_turns(children: Mapping[str, Child], *, rounds: int, warm_up: int, seconds: float) -> list[Round]:

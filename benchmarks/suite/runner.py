@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -61,24 +61,34 @@ class Servers:
             return LookupError(str(problem))
 
 
-def measure(rows: Sequence[Row], *, rounds: int = ROUNDS, quick: bool = False) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """What each row found, row by row."""
+Answer = Callable[[Case, bool, Servers], Any]
+"""Runs a case, quickly or in full, and returns its JSON; raises `LookupError` if it could not be run."""
+
+
+def measure(
+    rows: Sequence[Row], *, rounds: int = ROUNDS, quick: bool = False, answer: Answer | None = None
+) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """What each row found, row by row. `answer` is how a case is run: in a process of its own unless given."""
     known: dict[tuple[object, ...], list[Any]] = {}
     with ExitStack() as stack:
         servers = Servers(stack)
+
+        def ask(case: Case) -> Any:
+            return (answer or run)(case, quick, servers)
+
         for row in rows:
-            yield row, _row(row, row.rounds or rounds, quick, servers, known)
+            yield row, _row(row, row.rounds or rounds, ask, known)
 
 
 def _row(
-    row: Row, rounds: int, quick: bool, servers: Servers, known: dict[tuple[object, ...], list[Any]]
+    row: Row, rounds: int, ask: Callable[[Case], Any], known: dict[tuple[object, ...], list[Any]]
 ) -> dict[str, Any]:
     result: dict[str, Any] = {"what": row.what, "unit": row.unit, "note": row.note, "rounds": rounds}
     result["budget"] = None if row.budget is None else str(row.budget)
     missing = {case.label: reason for case in row.cases if (reason := _missing(case))}
     ours = row.cases[0]
     # Rows that read other figures of the same runs share them.
-    key = (*row.cases, rounds, quick)
+    key = (*row.cases, rounds)
     if ours.label not in missing and key not in known:
         answers: list[dict[str, Any]] = []
         for number in range(rounds):
@@ -88,7 +98,7 @@ def _row(
                 if case.label in missing:
                     continue
                 try:
-                    answer[case.label] = _run(case, quick, servers)
+                    answer[case.label] = ask(case)
                 except (LookupError, subprocess.SubprocessError) as problem:
                     missing[case.label] = _reason(problem)
             answers.append(answer)
@@ -121,13 +131,15 @@ def _missing(case: Case) -> str | None:
     return None
 
 
-def _run(case: Case, quick: bool, servers: Servers) -> Any:
+def run(case: Case, quick: bool, servers: Servers) -> Any:
+    """In a process of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTHONPATH"))}
     environment |= {"OTEL_METRICS_EXPORTER": "none", "PYTHONPATH": str(ROOT)}
     if case.server is not None:
         environment["BENCHMARK_URL"] = servers.url(case.server)
     command = [str(PEERS) if case.peer else sys.executable, "-m", *(case.quick if quick else case.full)]
     with tempfile.TemporaryDirectory(prefix="taskflow-benchmark-") as directory:
+        environment["TMPDIR"] = directory
         done = subprocess.run(
             command, cwd=directory, env=environment, capture_output=True, text=True, timeout=_LONGEST, check=False
         )

@@ -43,7 +43,7 @@ class Providers(NamedTuple):
 
 def providers() -> Providers:
     """A new pair."""
-    made = Providers(TracerProvider(), LoggerProvider(), InMemorySpanExporter(), InMemoryLogRecordExporter())
+    made = Providers(TracerProvider(), LoggerProvider(), InMemorySpanExporter(), InMemoryLogRecordExporter())  # type: ignore[no-untyped-call]
     made.tracer_provider.add_span_processor(SimpleSpanProcessor(made.spans))
     made.logger_provider.add_log_record_processor(SimpleLogRecordProcessor(made.records))
     return made
@@ -64,7 +64,7 @@ async def sdk(directory: Path) -> AsyncIterator[Run]:
     }
 
     def one(number: int) -> None:
-        attributes = {**common, "messaging.message.id": f"{number:032x}", "taskflow.attempt": 0}
+        attributes: dict[str, str | int] = {**common, "messaging.message.id": f"{number:032x}", "taskflow.attempt": 0}
         send = tracer.start_span("send nothing", kind=SpanKind.PRODUCER, attributes=attributes)
         send.end()
         link = Link(send.get_span_context(), {"taskflow.link": "send"})
