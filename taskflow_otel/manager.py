@@ -279,6 +279,8 @@ class TaskManager(Declarations):
             self._users -= 1
             if self._users > 0:
                 return
+            # A server that waits for its connections need not wait for the drain too.
+            self.stream.close()
             try:
                 with on_interrupt(self.engine.cut_short):
                     await self.engine.stop()

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
+from itertools import islice
 from typing import Any, NamedTuple
+
+import msgspec
 
 from taskflow_otel.bus import Exporter
 from taskflow_otel.exporters.lines.text import iso
 from taskflow_otel.model.events import LifecycleEvent, LogEvent, without_exception
+from taskflow_otel.model.plain import plain_value
 from taskflow_otel.model.record import Progress, TaskRecord
 
 _PROGRESS_INTERVAL = 0.2
 _ERROR_LENGTH = 300
-
-
-class StreamMessage(NamedTuple):
-    """One server-sent event: `task`, `log`, `progress`, or `reset` (what was missed cannot be replayed: read anew)."""
-
-    id: str
-    event: str
-    data: dict[str, Any]
+_INTERVAL = 0.1
+"""Seconds for which changes are collected before they are sent, so that of one task only the latest is encoded."""
+_INTERVAL_PER_SUBSCRIBER = 0.002
+"""Further seconds for each subscriber: their number changes how late they are, not what they take of the loop."""
+_ENCODED_PER_TURN = 128
+"""Changes that are encoded before the loop turns."""
+_CHUNK = 64 * 1024
+"""Bytes from which on a chunk is full: what waits in the write buffer of a client that does not read."""
 
 
 class _ProgressOf(NamedTuple):
@@ -36,27 +41,49 @@ class _ProgressOf(NamedTuple):
 _Item = LifecycleEvent | LogEvent | TaskRecord | _ProgressOf
 
 
+class _Chunk(NamedTuple):
+    """Several changes as they are sent, and the number of the first change that they do not cover."""
+
+    end: int
+    data: bytes
+
+
 class LiveStream(Exporter):
     """A bounded ring of the latest changes, read by any number of subscribers at their own pace.
 
-    What passes is only kept; it is turned into data when someone reads it, so an unwatched stream costs an append.
-    A subscriber that falls behind by more than `size` changes gets a `reset` and goes on from there. Ids are opaque
-    and belong to one process: an id of another one is answered by a `reset` too.
+    Changes are only kept until `interval` seconds have passed; then they are encoded once, for all subscribers. An
+    unwatched stream costs an append for each change. A subscriber that falls behind by more than `size` changes
+    gets an event `reset` (what it missed cannot be replayed: read anew) and continues from there. Ids are opaque and
+    belong to one process: an id of another one is answered by a `reset` too.
     """
 
     name = "stream"
 
-    def __init__(self, size: int = 4096, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, size: int = 4096, *, interval: float = _INTERVAL, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._ring: deque[_Item] = deque(maxlen=size)
         self._size = size
         self._first = 0
         """Number of the oldest change in the ring."""
         self._epoch = secrets.token_hex(4)
+        self._interval = interval
+        self._published = 0
+        """Number of the first change that subscribers have not been given."""
+        self._frames: dict[int, bytes] = {}
+        """Encoded changes, by number."""
+        self._chunks: tuple[int, list[_Chunk]] = (-1, [])
+        """The latest chunks, and the number of their first change."""
+        self._news: asyncio.Event | None = None
+        """Set by a change; without subscribers there is no such event."""
+        self._publisher: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._progress_at: dict[str, float] = {}
         self._clock = clock
         self._closed = False
         self.subscribers = 0
+        self.encoded = 0
+        """How many changes have been encoded."""
         self.resets = 0
         """How often a subscriber had missed changes that were gone from the ring."""
 
@@ -98,16 +125,17 @@ class LiveStream(Exporter):
     @property
     def cursor(self) -> str:
         """The id of the latest change: a page read now is continued by `subscribe(cursor)`."""
-        return self._id(self._first + len(self._ring) - 1)
+        return self._id(self._end - 1)
 
-    async def subscribe(self, last_event_id: str | None = None) -> AsyncIterator[StreamMessage]:
-        """Yield changes as they come, after those that followed `last_event_id`; ends when the stream is closed.
+    async def subscribe(self, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield encoded events as they come, after those that followed `last_event_id`, until the stream is closed.
 
-        When several changes of one task wait, only the latest of them is yielded; log entries are all yielded.
+        The events are `task`, `log`, `progress` and `reset`; several may come in one piece. When several changes of
+        one task wait, only the latest of them is yielded; log entries are all yielded.
         """
-        self.subscribers += 1
+        self._enter()
         try:
-            position = self._first + len(self._ring)
+            position = self._end
             if last_event_id is not None:
                 resumed = self._position_after(last_event_id)
                 if resumed is None:
@@ -115,28 +143,83 @@ class LiveStream(Exporter):
                 else:
                     position = resumed
             while not self._closed:
-                end = self._first + len(self._ring)
                 if position < self._first:
-                    position = end
+                    position = self._end
                     yield self._reset(position)
-                elif position < end:
-                    items = [self._ring[index - self._first] for index in range(position, end)]
-                    start, position = position, end
-                    for number, item in _latest(items):
-                        event, data = _render(item)
-                        yield StreamMessage(self._id(start + number), event, data)
+                elif position < self._published:
+                    start, chunks = self._chunks
+                    if start != position:
+                        chunks = await self._encode(position, self._published)
+                    for chunk in chunks:
+                        position = chunk.end
+                        yield chunk.data
                 else:
                     await self._changed()
         finally:
-            self.subscribers -= 1
+            self._leave()
+
+    @property
+    def _end(self) -> int:
+        return self._first + len(self._ring)
+
+    def _enter(self) -> None:
+        self.subscribers += 1
+        if self._publisher is None or self._publisher.done():
+            self._published = self._end
+            self._news = asyncio.Event()
+            self._publisher = asyncio.create_task(self._publish(self._news), name="taskflow live stream")
+
+    def _leave(self) -> None:
+        self.subscribers -= 1
+        if self.subscribers == 0:
+            self._news = None
+            if self._publisher is not None:
+                self._publisher.cancel()
+                self._publisher = None
+            self._frames.clear()
+            self._chunks = (-1, [])
+
+    async def _publish(self, news: asyncio.Event) -> None:
+        while True:
+            await news.wait()
+            await asyncio.sleep(self._interval + _INTERVAL_PER_SUBSCRIBER * self.subscribers)
+            news.clear()
+            start, end = max(self._published, self._first), self._end
+            self._chunks = (start, await self._encode(start, end))
+            self._published = end
+            if len(self._frames) > self._size:
+                self._frames = {number: data for number, data in self._frames.items() if number >= self._first}
+            self._wake()
+
+    async def _encode(self, start: int, end: int) -> list[_Chunk]:
+        """The changes from number `start` to before `end`, each encoded once however often it is asked for."""
+        latest = _latest(list(islice(self._ring, start - self._first, end - self._first)))
+        chunks, pieces, length, fresh = [], list[bytes](), 0, 0
+        for offset, item in latest:
+            number = start + offset
+            piece = self._frames.get(number)
+            if piece is None:
+                piece = self._frames[number] = frame(self._id(number), *_render(item))
+                self.encoded += 1
+                fresh += 1
+                if fresh % _ENCODED_PER_TURN == 0:
+                    await asyncio.sleep(0)
+            pieces.append(piece)
+            length += len(piece)
+            if length >= _CHUNK:
+                chunks.append(_Chunk(number + 1, b"".join(pieces)))
+                pieces, length = [], 0
+        if pieces:
+            chunks.append(_Chunk(end, b"".join(pieces)))
+        return chunks
 
     def _append(self, item: _Item) -> None:
         ring = self._ring
         if len(ring) == self._size:
             self._first += 1
         ring.append(item)
-        if self._waiting:
-            self._wake()
+        if self._news is not None:
+            self._news.set()
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -153,9 +236,9 @@ class LiveStream(Exporter):
             if future in self._waiting:
                 self._waiting.remove(future)
 
-    def _reset(self, position: int) -> StreamMessage:
+    def _reset(self, position: int) -> bytes:
         self.resets += 1
-        return StreamMessage(self._id(position - 1), "reset", {})
+        return frame(self._id(position - 1), "reset", {})
 
     def _id(self, number: int) -> str:
         return f"{self._epoch}-{number}"
@@ -166,7 +249,17 @@ class LiveStream(Exporter):
         if epoch != self._epoch or not text.removeprefix("-").isdecimal() or not text.isascii():
             return None
         position = int(text) + 1
-        return position if self._first <= position <= self._first + len(self._ring) else None
+        return position if self._first <= position <= self._end else None
+
+
+def frame(event_id: str, event: str, data: dict[str, Any]) -> bytes:
+    """One server-sent event. JSON escapes every line break, so that data cannot forge a field of the stream."""
+    try:
+        body = msgspec.json.encode(data)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        # Only a value that no task can say: the page needs valid JSON all the same.
+        body = json.dumps(plain_value(data), separators=(",", ":")).encode()
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (event_id.encode(), event.encode(), body)
 
 
 def _latest(items: list[_Item]) -> list[tuple[int, _Item]]:

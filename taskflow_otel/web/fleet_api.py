@@ -31,7 +31,7 @@ from taskflow_otel.web.schemas import (
     queues_out,
     stats_out,
 )
-from taskflow_otel.web.sse import event_stream
+from taskflow_otel.web.sse import EventStreams
 
 _BACKEND_PATIENCE = 2.0
 
@@ -41,6 +41,7 @@ def add_fleet_routes(
 ) -> None:
     """Everything that is read."""
     overview = Overview(engine)
+    streams = EventStreams(stream)
     viewer = Depends(guard.viewer)
 
     @router.get(
@@ -106,7 +107,7 @@ def add_fleet_routes(
         ] = None,
     ) -> Response:
         """What changes, as it changes; a reconnect with `Last-Event-ID` misses nothing."""
-        return event_stream(stream, last_event_id or after, until=actor.expires_at)
+        return streams.open(last_event_id or after, until=actor.expires_at)
 
     @router.get("/queues", dependencies=[viewer], responses=errors(), summary="Queues")
     async def list_queues() -> list[QueueOut]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
 from types import EllipsisType
-from typing import Any, Protocol
+from typing import Protocol
 
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -112,5 +112,5 @@ class EventSource(Protocol):
     def cursor(self) -> str:
         """The id of the latest change."""
 
-    def subscribe(self, last_event_id: str | None = None) -> AsyncIterator[tuple[str, str, dict[str, Any]]]:
-        """Deltas as `(id, event, data)`, from just after `last_event_id` where that is still known."""
+    def subscribe(self, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
+        """Changes as encoded events, from just after `last_event_id` where that is still known."""

@@ -3,44 +3,161 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
-from fastapi.responses import StreamingResponse
-from starlette.types import Send
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
-from taskflow_otel.model.plain import plain_value
+from taskflow_otel.exporters.stream import frame
 from taskflow_otel.web.ports import EventSource
+from taskflow_otel.web.servers import any_stopping, running_servers, transport_of
 
 RECONNECT_MS = 2_000
 HEARTBEAT = 15.0
 """Seconds of silence after which a comment keeps proxies from closing the connection."""
-_TICK = 1.0
+MAX_STREAMS = 256
+"""Streams that one process serves at once."""
+SEND_TIMEOUT = 20.0
+"""Seconds that a client may take to read; then its connection is closed."""
+_LAST_SEND_TIMEOUT = 1.0
+"""The same once the server is stopping."""
+_LOOK = 0.25
+"""Seconds between two looks at whether the server is stopping."""
+
+
+class EventStreams:
+    """The open streams of one application: bounded in number and in the time of each send, and ended with the server.
+
+    `limit`: streams at once; one more is answered by 503. `send_timeout` (seconds): a client that does not read for
+    so long is disconnected. `heartbeat`: seconds of silence before a comment is sent.
+    """
+
+    def __init__(
+        self,
+        source: EventSource,
+        *,
+        limit: int = MAX_STREAMS,
+        send_timeout: float = SEND_TIMEOUT,
+        heartbeat: float = HEARTBEAT,
+    ) -> None:
+        self._source = source
+        self._limit = limit
+        self._send_timeout = send_timeout
+        self._heartbeat = heartbeat
+        self._open: set[EventStreamResponse] = set()
+        self._servers: list[Any] = []
+        self._stopping: asyncio.Future[None] | None = None
+
+    def open(self, last_event_id: str | None, *, until: float | None) -> EventStreamResponse:
+        """Answer with the changes since `last_event_id`, until the session ends (`until`, seconds since the epoch)."""
+        return EventStreamResponse(self, last_event_id, until)
+
+    def frames(self, last_event_id: str | None, until: float | None) -> AsyncGenerator[bytes, None]:
+        """The bytes of one stream, until the server stops."""
+        return frames(self._source, last_event_id, heartbeat=self._heartbeat, until=until, stopping=self._stopping)
+
+    def enter(self, response: EventStreamResponse) -> bool:
+        """Count a stream that begins; `False` when there are too many."""
+        if len(self._open) >= self._limit:
+            return False
+        if not self._open:
+            loop = asyncio.get_running_loop()
+            self._servers = running_servers()
+            self._stopping = loop.create_future()
+            loop.call_later(_LOOK, self._look)
+        self._open.add(response)
+        return True
+
+    def leave(self, response: EventStreamResponse, scope: Scope) -> None:
+        """The stream has ended. A client that does not read must not hold up the end of the server either."""
+        self._open.discard(response)
+        if self.stopping and (transport := transport_of(scope, self._servers)) is not None:
+            asyncio.get_running_loop().call_later(_LAST_SEND_TIMEOUT, transport.abort)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server has begun to stop."""
+        return self._stopping is not None and self._stopping.done()
+
+    @property
+    def send_timeout(self) -> float:
+        """Seconds that a send which begins now may take."""
+        return _LAST_SEND_TIMEOUT if self.stopping else self._send_timeout
+
+    async def cut_off(self, scope: Scope) -> None:
+        """Close the connection of a client that does not read, with what waits in its write buffer."""
+        if (transport := transport_of(scope, self._servers)) is not None:
+            transport.abort()
+            # The server learns of it at the next turn of the loop.
+            await asyncio.sleep(0)
+
+    def _look(self) -> None:
+        if not self._open or self._stopping is None:
+            return
+        loop = asyncio.get_running_loop()
+        if not any_stopping(self._servers):
+            loop.call_later(_LOOK, self._look)
+            return
+        self._stopping.set_result(None)
+        for response in self._open:
+            response.hurry(loop.time() + _LAST_SEND_TIMEOUT)
 
 
 class EventStreamResponse(StreamingResponse):
-    """A stream whose source is closed as soon as the client is gone, not when it is garbage-collected."""
+    """One stream, whose source is closed as soon as the client is gone, not when it is garbage-collected."""
 
     media_type = "text/event-stream"
 
-    async def stream_response(self, send: Send) -> None:
+    def __init__(self, streams: EventStreams, last_event_id: str | None, until: float | None) -> None:
+        super().__init__(
+            (),
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"},
+        )
+        self._streams = streams
+        self._last_event_id = last_event_id
+        self._until = until
+        self._scope: Scope = {}
+        self._sending: asyncio.Timeout | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream, or answer 503 when there are too many streams."""
+        if not self._streams.enter(self):
+            full = "This process serves as many live streams as it can; close some, or read the task list instead."
+            await JSONResponse({"detail": full}, 503, {"Retry-After": "10"})(scope, receive, send)
+            return
+        self._scope = scope
         try:
-            await super().stream_response(send)
+            await super().__call__(scope, receive, send)
         finally:
-            await close(self.body_iterator)
+            self._streams.leave(self, scope)
 
+    async def stream_response(self, send: Send) -> None:
+        """Send what comes; a send that takes too long ends the stream and the connection."""
+        frames = self._streams.frames(self._last_event_id, self._until)
 
-def event_stream(
-    source: EventSource, last_event_id: str | None, *, until: float | None, heartbeat: float = HEARTBEAT
-) -> EventStreamResponse:
-    """Answer with the deltas since `last_event_id`, until the session ends (`until`, seconds since the epoch)."""
-    return EventStreamResponse(
-        frames(source, last_event_id, until=until, heartbeat=heartbeat, stopping=server_is_stopping),
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"},
-    )
+        async def bounded(message: Message) -> None:
+            async with asyncio.timeout(self._streams.send_timeout) as self._sending:
+                await send(message)
+
+        self.body_iterator = frames
+        try:
+            await super().stream_response(bounded)
+        except TimeoutError:
+            await self._streams.cut_off(self._scope)
+        finally:
+            await frames.aclose()
+
+    def hurry(self, deadline: float) -> None:
+        """End the send under way by `deadline`, in the time of the loop."""
+        sending = self._sending
+        if sending is not None and (due := sending.when()) is not None and deadline < due:
+            try:
+                sending.reschedule(deadline)
+            except RuntimeError:
+                # It has ended: there is nothing to shorten.
+                self._sending = None
 
 
 async def frames(
@@ -49,68 +166,42 @@ async def frames(
     *,
     heartbeat: float = HEARTBEAT,
     until: float | None = None,
-    stopping: Callable[[], bool] = lambda: False,
+    stopping: asyncio.Future[None] | None = None,
 ) -> AsyncGenerator[bytes, None]:
-    """The bytes of the stream: deltas as they come, a comment after `heartbeat` seconds of silence.
+    """The bytes of the stream: changes as they come, a comment after `heartbeat` seconds of silence.
 
     A new stream begins with an event `begin`, whose id can be resumed from: what is read after it misses nothing.
     """
-    loop = asyncio.get_running_loop()
     start = last_event_id or source.cursor
-    deltas = source.subscribe(start)
+    changes = source.subscribe(start)
     yield b"retry: %d\n\n" % RECONNECT_MS
     if last_event_id is None:
         yield frame(start, "begin", {})
-    beat_at = loop.time() + heartbeat
-    coming: asyncio.Future[tuple[str, str, dict[str, Any]]] | None = None
+    coming: asyncio.Future[bytes] | None = None
     try:
-        while not stopping() and (until is None or time.time() < until):
-            coming = coming or asyncio.ensure_future(_next(deltas))
-            await asyncio.wait({coming}, timeout=min(_TICK, heartbeat))
+        while True:
+            left = heartbeat if until is None else until - time.time()
+            if left <= 0 or (stopping is not None and stopping.done()):
+                return
+            coming = coming or asyncio.ensure_future(_next(changes))
+            ends: set[asyncio.Future[Any]] = {coming} if stopping is None else {coming, stopping}
+            await asyncio.wait(ends, timeout=min(left, heartbeat), return_when=asyncio.FIRST_COMPLETED)
             if coming.done():
                 try:
-                    event_id, event, data = coming.result()
+                    data = coming.result()
                 except StopAsyncIteration:
                     return
                 finally:
                     coming = None
-                yield frame(event_id, event, data)
-                beat_at = loop.time() + heartbeat
-            elif loop.time() >= beat_at:
+                yield data
+            elif left >= heartbeat and not (stopping is not None and stopping.done()):
                 yield b": heartbeat\n\n"
-                beat_at = loop.time() + heartbeat
     finally:
         if coming is not None:
             coming.cancel()
             await asyncio.wait({coming})
-        await close(deltas)
+        await changes.aclose()
 
 
-async def close(iterator: object) -> None:
-    """Close an asynchronous generator; other iterators have nothing to close."""
-    if isinstance(iterator, AsyncGenerator):
-        await iterator.aclose()
-
-
-async def _next(deltas: AsyncIterator[tuple[str, str, dict[str, Any]]]) -> tuple[str, str, dict[str, Any]]:
-    return await anext(deltas)
-
-
-def frame(event_id: str, event: str, data: dict[str, Any]) -> bytes:
-    """One event. JSON escapes every line break, so that data cannot forge a field of the stream."""
-    try:
-        body = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        # Only a value that no task can say: the page needs valid JSON all the same.
-        body = json.dumps(plain_value(data), separators=(",", ":"))
-    return f"id: {event_id}\nevent: {event}\ndata: {body}\n\n".encode()
-
-
-def server_is_stopping() -> bool:
-    """Whether uvicorn is waiting for its connections to end.
-
-    uvicorn runs the lifespan's end only after the last connection has closed, and tells the application nothing
-    before that; an open page would hold up every deploy. Its signal handler is a method of the server, which knows.
-    """
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return bool(getattr(server, "should_exit", False))
+async def _next(changes: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(changes)

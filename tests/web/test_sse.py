@@ -1,17 +1,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
+import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from taskflow_otel.web.sse import frame, frames
-from tests.waiting import eventually
+from taskflow_otel.bus import ObserverBus
+from taskflow_otel.web.sse import MAX_STREAMS, EventStreams, frames
+from tests.exporters.story import Story
+from tests.procs import ROOT
+from tests.servers import free_port, spawn
+from tests.waiting import eventually, wait_until
 from tests.web.conftest import Served
 from tests.web.stand_ins import FakeEngine, make_record
 
@@ -30,6 +40,23 @@ async def event(stream: AsyncIterator[bytes]) -> dict[str, Any]:
     raise AssertionError("the stream ended")
 
 
+async def watch(url: str, *, close: bool = False) -> socket.socket:
+    """A watcher that has read the start of its stream, and reads no more."""
+    host, port = url.removeprefix("http://").split(":")
+    watcher = socket.socket()
+    watcher.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    watcher.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(watcher, (host, int(port)))
+    end = "Connection: close\r\n" if close else ""
+    await loop.sock_sendall(watcher, f"GET /tasks/events HTTP/1.1\r\nHost: x\r\n{end}\r\n".encode())
+    seen = b""
+    async with asyncio.timeout(20):
+        while b"begin" not in seen:
+            seen += await loop.sock_recv(watcher, 512)
+    return watcher
+
+
 async def test_a_stream_begins_with_a_place_to_resume_from_and_resuming_misses_nothing(engine: FakeEngine) -> None:
     async with aclosing(frames(engine.stream)) as stream:
         begin = await event(stream)
@@ -41,7 +68,9 @@ async def test_a_stream_begins_with_a_place_to_resume_from_and_resuming_misses_n
     async with aclosing(frames(engine.stream, seen["id"])) as stream:
         assert (await event(stream))["data"]["task_id"] == second.task_id
     async with aclosing(frames(engine.stream, begin["id"])) as stream:
-        assert [(await event(stream))["data"]["task_id"] for _ in range(2)] == [first.task_id, second.task_id]
+        assert (await anext(stream)).startswith(b"retry: ")
+        parts = (await anext(stream)).decode().removesuffix("\n\n").split("\n\n")
+        assert [json.loads(parse(part)["data"])["task_id"] for part in parts] == [first.task_id, second.task_id]
 
 
 async def test_an_id_that_is_not_known_any_more_asks_to_read_again(engine: FakeEngine) -> None:
@@ -66,18 +95,16 @@ async def test_closing_the_stream_ends_its_subscription(engine: FakeEngine) -> N
     assert engine.stream.subscribers == 0
 
 
-@pytest.mark.parametrize("end", [{"stopping": lambda: True}, {"until": 1.0}])
-async def test_a_stream_ends_with_the_server_and_with_its_session(engine: FakeEngine, end: dict[str, Any]) -> None:
+@pytest.mark.parametrize("end", ["the server", "the session"])
+async def test_a_stream_ends_with_the_server_and_with_its_session(engine: FakeEngine, end: str) -> None:
+    stopping = asyncio.get_running_loop().create_future()
+    if end == "the server":
+        stopping.set_result(None)
     async with asyncio.timeout(10):
-        parts = [part async for part in frames(engine.stream, **end)]
+        until = 1.0 if end == "the session" else None
+        parts = [part async for part in frames(engine.stream, until=until, stopping=stopping)]
     assert b"begin" in parts[-1]
     assert engine.stream.subscribers == 0
-
-
-def test_data_cannot_forge_a_field_of_the_stream() -> None:
-    sent = frame("e-1", "task", {"error": "x\n\nevent: forged\r\ndata: {}\u2028"})
-    assert sent.count(b"\n") == 4
-    assert json.loads(parse(sent.decode())["data"])["error"] == "x\n\nevent: forged\r\ndata: {}\u2028"
 
 
 async def test_the_header_of_a_reconnecting_browser_wins_over_the_address_it_began_with(
@@ -102,17 +129,77 @@ async def test_the_header_of_a_reconnecting_browser_wins_over_the_address_it_beg
         await eventually(lambda: engine.stream.subscribers == 0, "the end of the abandoned subscription")
 
 
-async def test_an_open_page_does_not_hold_up_the_end_of_the_server(
+async def test_one_stream_too_many_is_refused_with_the_reason(
+    app_of: Callable[..., FastAPI], serving: Callable[..., AbstractAsyncContextManager[Served]]
+) -> None:
+    async with serving(app_of()) as served, httpx.AsyncClient(base_url=served.url) as client:
+        with contextlib.ExitStack() as stack:
+            for _ in range(MAX_STREAMS):
+                stack.callback((await watch(served.url)).close)
+            answer = await client.get("/tasks/events")
+            assert answer.status_code == 503
+            assert "as many live streams as it can" in answer.json()["detail"]
+
+        async def admitted() -> bool:
+            async with client.stream("GET", "/tasks/events") as answer:
+                return answer.status_code == 200
+
+        await eventually(admitted, "a place, once the others have left")
+
+
+async def test_a_watcher_that_does_not_read_is_cut_off(
     engine: FakeEngine,
     app_of: Callable[..., FastAPI],
     serving: Callable[..., AbstractAsyncContextManager[Served]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with (
-        serving(app_of()) as served,
-        httpx.AsyncClient(base_url=served.url) as client,
-        client.stream("GET", "/tasks/events") as answer,
-    ):
-        lines = answer.aiter_lines()
-        assert (await anext(lines)).startswith("retry:")
-        served.server.should_exit = True
-        await asyncio.wait_for(asyncio.shield(served.ended), 20)
+    monkeypatch.setattr(EventStreams, "send_timeout", 0.1)
+    async with serving(app_of()) as served:
+        with contextlib.closing(await watch(served.url)):
+            assert engine.stream.subscribers == 1
+            story = Story(ObserverBus([engine.stream]))
+
+            def gone() -> bool:
+                for _ in range(100):
+                    story.log("x" * 50_000)
+                return engine.stream.subscribers == 0
+
+            await eventually(gone, "the end of the watcher")
+            await eventually(lambda: not served.server.server_state.connections, "the end of its connection")
+
+
+@pytest.mark.parametrize("way", ["uvicorn's own handler", "a wrapped handler", "a handler of the loop", "a thread"])
+@pytest.mark.parametrize("close", [False, True], ids=["keep-alive", "connection: close"])
+def test_watchers_do_not_hold_up_the_stop_whoever_handles_the_signal(way: str, close: bool, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "app.log"
+    process = spawn(
+        [sys.executable, "-m", "tests.apps.watched_app", str(port), way],
+        cwd=ROOT,
+        log_path=log,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{url}/tasks/health").is_success
+        except httpx.HTTPError:
+            return False
+
+    try:
+        wait_until(answers, "the start of the server")
+        with (
+            contextlib.closing(asyncio.run(watch(url, close=close))),
+            httpx.stream("GET", f"{url}/tasks/events", timeout=20) as live,
+        ):
+            lines = live.iter_lines()
+            next(lines)
+            httpx.post(f"{url}/flood").raise_for_status()
+            next(line for line in lines if '"success"' in line)
+            process.send_signal(signal.SIGTERM)
+            list(lines)
+            process.wait(20)
+        assert "stopped in order" in log.read_text()
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,49 @@
+"""What the library knows of the server that runs it: whether it is stopping, and how to cut a client off.
+
+uvicorn ends the lifespan only after the last connection has closed, and tells the application nothing before that.
+Its `Server` object knows. It is found on the event loop, by the coroutine that serves: whoever has started it, on
+whichever thread, and whoever handles the signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from starlette.types import Scope
+
+
+def running_servers() -> list[Any]:
+    """The uvicorn servers of the running event loop."""
+    module = sys.modules.get("uvicorn.server")
+    if module is None:
+        return []
+    serving = module.Server.serve.__code__
+    found = []
+    for task in asyncio.all_tasks():
+        # From the coroutine of the task inward: `serve` may be awaited by one of the application's own.
+        coroutine: Any = task.get_coro()
+        while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+            if coroutine.cr_code is serving:
+                found.append(frame.f_locals["self"])
+                break
+            coroutine = coroutine.cr_await
+    return found
+
+
+def any_stopping(servers: list[Any]) -> bool:
+    """Whether one of these servers waits for its connections to end."""
+    return any(server.should_exit for server in servers)
+
+
+def transport_of(scope: Scope, servers: list[Any]) -> asyncio.Transport | None:
+    """The connection of a request that has not been answered completely; `None` where it cannot be known."""
+    for server in servers:
+        for protocol in server.server_state.connections:
+            theirs = getattr(protocol, "scope", None)
+            # A middleware may have copied the scope; the copies share the list of headers.
+            if theirs is not None and theirs["headers"] is scope["headers"]:
+                transport: asyncio.Transport = protocol.transport
+                return transport
+    return None
