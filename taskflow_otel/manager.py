@@ -352,12 +352,13 @@ class TaskManager(Declarations):
         """Cancel a task of any instance; raises `TaskNotFoundError` or `TaskStateError`."""
         return await self.engine.cancel(task_id)
 
-    async def retry(self, task_id: str) -> TaskRecord:
-        """Make a new task from a finished one and return it.
+    async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
+        """Make a new task from a finished one and return it; from a successful one only with `rerun=True`.
 
-        Raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`.
+        Of several retries of one task at once, on any instances, one wins; the others raise `TaskStateError`, which
+        names it. Raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`.
         """
-        return await self.engine.retry(task_id)
+        return await self.engine.retry(task_id, rerun=rerun)
 
     def queue_stats(self) -> dict[str, QueueStats]:
         """The queues of this process at this moment."""

@@ -368,4 +368,4 @@ async def test_a_task_of_an_unknown_name_cannot_be_retried(manager: TaskManager)
     task_id = await manager.enqueue(lambda: None)
     await finish(manager, task_id)
     with pytest.raises(UnknownTaskError, match="no task named '<lambda>' is registered"):
-        await manager.retry(task_id)
+        await manager.retry(task_id, rerun=True)

@@ -122,13 +122,6 @@ class Backend(Protocol):
     async def cancel_requests(self, instance_id: str) -> list[str]:
         """Ids of the live tasks of this instance whose cancellation was asked for."""
 
-    async def link_retry(self, task_id: str, retried_by: str, seen: str | None = None) -> str | None:
-        """Record on a task the id of the one that retries it, if its `retried_by` still is the one `seen`.
-
-        Returns the id that is recorded afterwards: that of another task when that one was first, and `None` when the
-        task is not stored. A retry that is stored itself is linked by its `Insert`, in one transaction.
-        """
-
     async def beat(self, instance: Instance) -> bool:
         """Write the instance's heartbeat, registering it at the first; `False` when it was declared dead."""
 

@@ -124,15 +124,6 @@ class MemoryBackend:
         """Ids of the live tasks of this instance whose cancellation was asked for."""
         return [task_id for task_id in self._live.get(instance_id, ()) if self._tasks[task_id].cancel_requested]
 
-    async def link_retry(self, task_id: str, retried_by: str, seen: str | None = None) -> str | None:
-        """Record the task that retries this one, unless another was first."""
-        if (record := self._tasks.get(task_id)) is None:
-            return None
-        if record.retried_by in (None, seen):
-            record.retried_by = retried_by
-            self._touch(task_id)
-        return record.retried_by
-
     async def beat(self, instance: Instance) -> bool:
         """Write the instance's heartbeat; `False` when it was declared dead."""
         known = self._instances.get(instance.instance_id)

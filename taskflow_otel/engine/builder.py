@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from taskflow_otel.backends.base import RetryLink
 from taskflow_otel.engine.executors.process_protocol import pack_call
 from taskflow_otel.engine.lifecycle import first_reason
 from taskflow_otel.engine.live import LiveTask
@@ -88,7 +89,10 @@ class TaskBuilder:
         return task
 
     def rebuild(self, original: TaskRecord, definition: TaskDefinition, *, keep_key: bool) -> LiveTask:
-        """Build the task that retries a finished one, from its stored arguments."""
+        """Build the task that retries a finished one, from its stored arguments.
+
+        It is committed before it runs, whatever its type: of several retries of one task the backend takes the first.
+        """
         options = EnqueueOptions(
             idempotency_key=original.idempotency_key if keep_key else None,
             tags=original.tags,
@@ -98,8 +102,9 @@ class TaskBuilder:
         persisted = self._persists(definition)
         record = self._record(definition, options, persisted=persisted, payload=original.payload, source="retry")
         record.retry_of = original.task_id
-        durable = persisted or record.idempotency_key is not None
-        return LiveTask(record, definition, None, None, contextvars.copy_context(), durable=durable)
+        task = LiveTask(record, definition, None, None, contextvars.copy_context(), durable=True)
+        task.link = RetryLink(original.retried_by)
+        return task
 
     def build_stored(
         self, definition: TaskDefinition, payload: str, options: EnqueueOptions, *, source: str
@@ -156,7 +161,7 @@ class TaskBuilder:
     ) -> TaskRecord:
         config = definition.config
         priority = options.priority if options.priority is not None else config.priority
-        if options is NO_OPTIONS and source == "manual":
+        if options is NO_OPTIONS and source == "manual" and definition.codec is not None:
             return self._plain_record(definition, persisted=persisted, payload=payload)
         if options.eager is not None:
             flag("eager", options.eager)
@@ -186,9 +191,7 @@ class TaskBuilder:
         template = self._templates.get(definition)
         if template is None:
             template = self._record(definition, EnqueueOptions(), persisted=persisted, payload=None, source="manual")
-            if definition.codec is not None:
-                # Undecorated functions have a definition for each call.
-                self._templates[definition] = template
+            self._templates[definition] = template
         record = template.copy()
         record.task_id = new_task_id()
         record.created_at = self._clock.now()

@@ -20,12 +20,14 @@ from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.errors import BackendError, StaleTokenError, TaskNotFoundError, TaskStateError
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.status import KEY_HOLDING_STATUSES, Transition
+from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus, Transition
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.timers import Timers
 
 logger = logging.getLogger("taskflow_otel.engine")
 
+_FLUSH_BEFORE_LINK = 1.0
+"""Seconds that history may take to be written before a retry is committed."""
 _POLL = 0.2
 """Seconds between two looks at a task that another instance runs."""
 
@@ -223,15 +225,20 @@ class Control:
             self._grace,
         )
 
-    async def retry(self, task_id: str) -> TaskRecord:
-        """Make a new task from a finished one and return it.
+    async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
+        """Make a new task from a finished one and return it; from a successful one only with `rerun`.
 
         Raises `TaskNotFoundError`, `UnknownTaskError` when its name is not registered here, and `TaskStateError`
-        when it has not finished, is being retried already, or its arguments were not stored.
+        when it has not finished, has succeeded, is being retried already, or its arguments were not stored. Of several
+        retries at once, on any instances, one succeeds and the others name it.
         """
+        # What finished here a moment ago must be stored before it can be linked.
+        await self._ledger.flush(_FLUSH_BEFORE_LINK)
         original = await self.get(task_id)
         if not original.status.finished:
             raise TaskStateError(f"task {task_id} is {original.status}; only a finished task can be retried")
+        if original.status is TaskStatus.SUCCESS and not rerun:
+            raise TaskStateError(f"task {task_id} succeeded; say rerun=true to run it once more")
         definition = self._registry.get(original.func_name)
         if original.payload is None:
             raise TaskStateError(
@@ -246,9 +253,10 @@ class Control:
             raise TaskStateError(f"task {created.task_id} holds the idempotency key of {task_id} already")
         task = created.task
         await self._intake.make_known([task])
-        if task.phase is Phase.GONE:
-            raise TaskStateError(f"task {task.record.duplicate_of} holds the idempotency key of {task_id} already")
-        await self._backend.link_retry(task_id, task.id, seen=original.retried_by)
+        if (first := task.record.duplicate_of) is not None:
+            if (await self.get(first)).retry_of == task_id:
+                raise TaskStateError(f"task {task_id} is being retried already, by {first}")
+            raise TaskStateError(f"task {first} holds the idempotency key of {task_id} already")
         window = self._tasks.record(task_id)
         if window is not None:
             window.retried_by = task.id

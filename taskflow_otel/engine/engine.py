@@ -370,10 +370,10 @@ class Engine:
         """Cancel a task on whichever instance; raises `TaskNotFoundError` or `TaskStateError`."""
         return await self._control.cancel(task_id)
 
-    async def retry(self, task_id: str) -> TaskRecord:
+    async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
         """Make a new task from a finished one; see `Control.retry`."""
         self.require_running()
-        return await self._control.retry(task_id)
+        return await self._control.retry(task_id, rerun=rerun)
 
     async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
         """Return the task once it has finished; raises `TaskNotFoundError` or `TimeoutError`."""

@@ -116,10 +116,10 @@ class Intake:
         try:
             if len(tasks) == 1:
                 tasks[0].advance(Step.COMMIT)
-                return {tasks[0].id: await self._ledger.commit(Insert(tasks[0].record))}
+                return {tasks[0].id: await self._ledger.commit(Insert(tasks[0].record, link=tasks[0].link))}
             async for task in in_slices(tasks, _SLICE):
                 task.advance(Step.COMMIT)
-                changes.append(Insert(task.record))
+                changes.append(Insert(task.record, link=task.link))
             applied = await self._ledger.commit_all(changes)
         except BaseException:
             for task in tasks:

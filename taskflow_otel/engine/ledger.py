@@ -22,7 +22,7 @@ from taskflow_otel.engine.notes import NotedLines, Notes
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock
-from taskflow_otel.runtime.retrying import retrying
+from taskflow_otel.runtime.retrying import FIRST_BACKOFF, LONGEST_BACKOFF, retrying
 
 logger = logging.getLogger("taskflow_otel.ledger")
 
@@ -33,7 +33,6 @@ _MAX_NOTES = 50_000
 _TORN_DOWN = "the event loop is being closed without shutdown() of its TaskManager"
 _TURN = 0.1
 """Seconds that the writer has to take its cancellation in."""
-_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 1.0
 
 
 class Ledger:
@@ -165,9 +164,9 @@ class Ledger:
                 self._late(entry.change, entry.future.result())
 
     def doubtful(self) -> dict[str, int]:
-        """How many lines of its timeline have been told of, for each task whose last commit was given up on.
+        """How many lines of its timeline are published, for each task whose last commit was given up on.
 
-        What was told is that it failed; whether it did, only the backend knows as yet. See `LiveTasks.unpublished`.
+        It was published as failed; only the backend knows whether it was. See `LiveTasks.unpublished`.
         """
         doubts: dict[str, int] = {}
         for entry in self._pending():
@@ -181,9 +180,7 @@ class Ledger:
 
         Waits for the backend for as long as it takes.
         """
-        stored = await retrying(
-            self._clock, lambda: self._backend.get(record.task_id), first=_FIRST_BACKOFF, longest=_LONGEST_BACKOFF
-        )
+        stored = await retrying(self._clock, lambda: self._backend.get(record.task_id))
         place = len(record.timeline) - 1
         return stored is not None and stored.timeline[place : place + 1] == record.timeline[place:]
 
@@ -194,14 +191,19 @@ class Ledger:
         if self._notes.ended >= _MAX_BATCH and not self._ended_asked:
             self._ended_asked = True
             self._wake.set()
-        if self.health.failing_since is not None:
-            self.health.dropped_history += self._notes.trim(_MAX_NOTES)
+        self._trim()
         self._arm()
 
     def append_log(self, task_id: str, entry: LogEntry) -> None:
         """Have a log entry written before long."""
-        self.health.dropped_history += self._lines.add(task_id, entry, most=_MAX_NOTES)
+        self._lines.add(task_id, entry)
+        self._trim()
         self._arm()
+
+    def _trim(self) -> None:
+        # One that answers is given everything.
+        if self.health.failing_since is not None:
+            self.health.dropped_history += self._notes.trim(_MAX_NOTES) + self._lines.trim(_MAX_NOTES)
 
     async def flush(self, timeout: float) -> bool:
         """Write everything noted so far; `False` when that did not end in time."""
@@ -277,11 +279,10 @@ class Ledger:
                 entry.future.set_exception(
                     BackendUnavailableError(f"the {self._backend.name} backend did not commit in time")
                 )
-                # Only the first of several is awaited to its exception.
-                entry.future.exception()
+                entry.future.exception()  # only the first of several is awaited to its exception
 
     async def _run(self) -> None:
-        backoff = _FIRST_BACKOFF
+        backoff = FIRST_BACKOFF
         while True:
             batch = self._next_batch()
             if batch is None:
@@ -294,14 +295,14 @@ class Ledger:
             written = await self._write_once(batch)
             self._writing = False
             if written:
-                backoff = _FIRST_BACKOFF
+                backoff = FIRST_BACKOFF
                 # A backend in memory gives nobody else a turn.
                 await asyncio.sleep(0)
             else:
                 if self._closing:
                     return
                 await self._clock.sleep(backoff)
-                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+                backoff = min(backoff * 2, LONGEST_BACKOFF)
 
     def _next_batch(self) -> Batch | None:
         """New changes and those set apart by turns, so that neither waits for all of the other."""
@@ -443,8 +444,7 @@ class Ledger:
                     self._lines.put_back(log)
                     history = True
         self._commits = commits + self._commits
-        if self.health.failing_since is not None:
-            self.health.dropped_history += self._notes.trim(_MAX_NOTES)
+        self._trim()
         self._flush_asked = self._flush_asked or history or bool(self._barriers)
 
     async def _one_by_one(self, batch: Batch, error: BackendError) -> None:
@@ -475,7 +475,7 @@ class Ledger:
             logger.warning(
                 "what is to be stored of task %s waits, and the others do not wait for it: %s", items[0].task_id, exc
             )
-        backoff = min(max(batch.backoff * 2, _FIRST_BACKOFF), _LONGEST_BACKOFF)
+        backoff = min(max(batch.backoff * 2, FIRST_BACKOFF), LONGEST_BACKOFF)
         self._apart.append(Batch(items, True, self._clock.monotonic() + backoff, backoff))
         self._clock.call_later(backoff, self._wake.set)
 

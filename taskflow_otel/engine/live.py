@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
 
+from taskflow_otel.backends.base import RetryLink
 from taskflow_otel.engine.context import TaskContext
 from taskflow_otel.engine.executors.base import Call
 from taskflow_otel.engine.phase import BEFORE_COMMIT_PHASES, UNKNOWN_PHASES, Phase, Step, next_phase
@@ -36,6 +37,7 @@ class LiveTask:
         "durable",
         "error",
         "kwargs",
+        "link",
         "log_count",
         "log_size",
         "phase",
@@ -67,6 +69,8 @@ class LiveTask:
         """The context variables of the code that enqueued the task; `None` after a restart."""
         self.durable = durable
         """Each transition is committed before it is published and acted upon."""
+        self.link: RetryLink | None = None
+        """What its insert says of the task that it retries."""
         self.stored = False
         """The ledger has a row of this task."""
         self.error: BaseException | None = None

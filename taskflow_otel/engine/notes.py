@@ -65,15 +65,17 @@ class NotedLines:
     def __bool__(self) -> bool:
         return bool(self._lines)
 
-    def add(self, task_id: str, entry: LogEntry, *, most: int) -> int:
-        """Add an entry; return how many were dropped because there were more than `most`."""
+    def add(self, task_id: str, entry: LogEntry) -> None:
+        """Add an entry."""
         self._lines.setdefault(task_id, []).append(entry)
         self._number += 1
-        if self._number <= most:
-            return 0
-        lost = len(self._lines.pop(next(iter(self._lines))))
-        self._number -= lost
-        return lost
+
+    def trim(self, most: int) -> int:
+        """Drop the entries of the tasks noted first until at most `most` are left; return how many were dropped."""
+        before = self._number
+        while self._number > most:
+            self._number -= len(self._lines.pop(next(iter(self._lines))))
+        return before - self._number
 
     def put_back(self, lines: AppendLogs) -> None:
         """Add entries again that could not be written, before those that came since."""

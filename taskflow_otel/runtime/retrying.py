@@ -10,14 +10,17 @@ from taskflow_otel.runtime.clock import Clock
 
 T = TypeVar("T")
 
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 1.0
+"""Seconds before the second try, and between any two."""
 
-async def retrying(clock: Clock, operation: Callable[[], Awaitable[T]], *, first: float, longest: float) -> T:
+
+async def retrying(clock: Clock, operation: Callable[[], Awaitable[T]]) -> T:
     """The result of `operation`, once it succeeds.
 
-    Between two tries it waits `first` seconds, then twice as long each time, `longest` at most. Raises what the
-    operation raises, unless that is a `BackendError` that may pass.
+    Between two tries it waits, twice as long each time. Raises what the operation raises, unless that is a
+    `BackendError` that may pass.
     """
-    backoff = first
+    backoff = FIRST_BACKOFF
     while True:
         try:
             return await operation()
@@ -25,4 +28,4 @@ async def retrying(clock: Clock, operation: Callable[[], Awaitable[T]], *, first
             if not exc.transient:
                 raise
             await clock.sleep(backoff)
-            backoff = min(backoff * 2, longest)
+            backoff = min(backoff * 2, LONGEST_BACKOFF)

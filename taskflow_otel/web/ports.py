@@ -77,7 +77,7 @@ class TaskEngine(Protocol):
     async def cancel(self, task_id: str) -> TaskRecord:
         """Ask for a cancellation; raises `TaskNotFoundError` or `TaskStateError`."""
 
-    async def retry(self, task_id: str) -> TaskRecord:
+    async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
         """The new task; raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`."""
 
     async def delete_history(self, before: datetime) -> int:

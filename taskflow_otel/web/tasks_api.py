@@ -165,9 +165,17 @@ def add_item_routes(
         responses=errors(403, 404, 409, 422),
         summary="Retry a finished task",
     )
-    async def retry_task(request: Request, task_id: str, actor: Actor = operator) -> Response:
-        """Enqueue a finished task anew and return the new one; `retry_of` and `retried_by` link the two."""
-        record = await engine.retry(task_id)
+    async def retry_task(
+        request: Request,
+        task_id: str,
+        actor: Actor = operator,
+        rerun: Annotated[bool, Query(description="Run a task once more that has succeeded.")] = False,
+    ) -> Response:
+        """Enqueue a finished task anew and return the new one; `retry_of` and `retried_by` link the two.
+
+        Of several retries of one task at once, one wins; the others get 409 with its id.
+        """
+        record = await engine.retry(task_id, rerun=rerun)
         audit.record(request, actor, "retry", task_id, f"as {record.task_id}")
         return _one(task_out(record, with_args=settings.display_func_args), hidden, 202)
 

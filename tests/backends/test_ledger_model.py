@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskflow_otel.backends import Backend, MemoryBackend
-from taskflow_otel.backends.base import AppendLogs, Change, Insert, Update
+from taskflow_otel.backends.base import AppendLogs, Change, Insert, RetryLink, Update
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
@@ -88,7 +88,8 @@ class History:
                     if name == "cancel":
                         await self.both("request_cancel", task.task_id)
                     else:
-                        await self.both("link_retry", task.task_id, f"after {len(self.views)}")
+                        retry = make_task(retry_of=task.task_id)
+                        await self.both("apply", [Insert(retry, link=RetryLink())])
             case "beat", number, second, state:
                 beat = make_instance(self.instance(number), heartbeat_at=BASE + timedelta(seconds=second), state=state)
                 await self.both("beat", beat)

@@ -18,10 +18,10 @@ from taskflow_otel.engine.phase import Phase
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.options import make_task_config
-from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.clock import TimerHandle
-from taskflow_otel.testing.backends.samples import make_task
+from taskflow_otel.testing.backends.samples import BASE, make_task
 from taskflow_otel.testing.clock import FakeClock
 from tests.engine.membership import Alone
 from tests.waiting import eventually
@@ -165,10 +165,22 @@ async def test_no_history_is_given_up_while_the_backend_answers(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_NOTES", 600)
-    for _ in range(2_000):
+    for number in range(2_000):
         ledger.note(noted(TaskStatus.SUCCESS))
+        ledger.append_log("one", LogEntry(number, BASE, "info", "said", 0, {}))
     assert await ledger.flush(5.0)
     assert ledger.health.dropped_history == 0
+
+
+async def test_of_too_many_lines_those_of_the_tasks_noted_first_are_dropped_and_counted_while_the_backend_fails(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_NOTES", 100)
+    ledger.health.failing_since = 0.0
+    for number in range(150):
+        ledger.append_log(f"task {number // 10}", LogEntry(number, BASE, "info", "said", 0, {}))
+    assert ledger.health.dropped_history == 50
+    assert [lines.task_id for lines in ledger._lines.take()] == [f"task {number}" for number in range(5, 15)]
 
 
 async def test_many_finished_tasks_are_written_without_waiting_for_the_interval_and_those_in_line_wait_for_it(

@@ -197,7 +197,7 @@ class TaskMachine(RuleBasedStateMachine):
         async def step() -> None:
             before = await self.manager.get(chosen)
             try:
-                record = await self.manager.retry(chosen)
+                record = await self.manager.retry(chosen, rerun=True)
             except TaskStateError:
                 assert not before.status.finished or before.retried_by or before.idempotency_key
             except QueueFullError:

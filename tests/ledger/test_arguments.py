@@ -46,7 +46,7 @@ async def test_arguments_are_identical_after_a_restart(
 
     await fleet.start(second)
     assert (await finish(second, task_id)).status is TaskStatus.SUCCESS
-    again = await second.retry(task_id)
+    again = await second.retry(task_id, rerun=True)
     assert (await finish(second, again.task_id)).status is TaskStatus.SUCCESS
     assert len(received) == 2
     for found in received:

@@ -227,7 +227,7 @@ class FakeEngine:
         record.timeline.append(TimelineEntry(Transition.CANCELLED, record.end_time, record.attempt, INSTANCE))
         return self.put(record).copy()
 
-    async def retry(self, task_id: str) -> TaskRecord:
+    async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
         record = self.records.get(task_id)
         if record is None:
             raise TaskNotFoundError(task_id)

@@ -211,7 +211,7 @@ async def test_a_running_task_shows_progress_and_its_log_as_they_come(opened: Op
         await expect(page.get_by_role("log")).to_contain_text("line 2")
         record.status = TaskStatus.SUCCESS
         engine.put(record)
-        await expect(page.get_by_role("button", name="Retry")).to_be_visible()
+        await expect(page.get_by_role("button", name="Run again")).to_be_visible()
         await expect(page.locator(".log")).to_have_count(3)
 
 

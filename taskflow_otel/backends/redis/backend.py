@@ -316,11 +316,6 @@ class RedisBackend:
         """Live tasks of this instance whose cancellation was asked for, oldest first."""
         return sorted(await self._connection.command("SMEMBERS", f"{self._tag}:cancel:{instance_id}"))
 
-    async def link_retry(self, task_id: str, retried_by: str, seen: str | None = None) -> str | None:
-        """Record the task that retries this one, unless another was first."""
-        holder: str = await self._connection.write("link_retry", task_id, retried_by, seen or "")
-        return holder or None
-
     async def beat(self, instance: Instance) -> bool:
         """Write the instance's heartbeat."""
         return bool(await self._connection.write("beat", *codec.dump_instance(instance)))

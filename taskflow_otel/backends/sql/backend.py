@@ -189,19 +189,6 @@ class SqlBackend(ABC):
         """Ids of the live tasks of this instance whose cancellation was asked for."""
         return [row[0] for row in await self._read(queries.cancel_requests(instance_id))]
 
-    async def link_retry(self, task_id: str, retried_by: str, seen: str | None = None) -> str | None:
-        """Record the task that retries this one, unless another was first."""
-
-        async def work(connection: AsyncConnection) -> str | None:
-            if (await connection.execute(queries.link_retry(task_id, retried_by, seen, now_micros()))).rowcount:
-                return retried_by
-            # In this order, and not the other way round: what is read is what the update did not match.
-            found: str | None = await connection.scalar(select(tasks.c.retried_by).where(tasks.c.task_id == task_id))
-            return found
-
-        async with self._guard("writing"):
-            return await self._write(work)
-
     async def beat(self, instance: Instance) -> bool:
         """Write the instance's heartbeat, registering it at the first; `False` when it was declared dead."""
         values = mapping.instance_values(instance)

@@ -11,7 +11,6 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Select,
-    Update,
     and_,
     case,
     cast,
@@ -23,7 +22,6 @@ from sqlalchemy import (
     select,
     tuple_,
     union_all,
-    update,
 )
 
 from taskflow_otel.backends.sql.mapping import MICROS, STORED, indexable, micros, storable
@@ -287,14 +285,6 @@ def _key(query: TaskQuery, way: Way) -> Iterator[tuple[Column[Any], Any]]:
 
 def _number(rows: Select[Any], limit: int) -> Select[Any]:
     return select(func.count()).select_from(rows.limit(limit).subquery("found"))
-
-
-def link_retry(task_id: str, retried_by: str, seen: str | None, now: int) -> Update:
-    """Record the task that retries this one where the one recorded still is the one seen, or this very one."""
-    c = tasks.c
-    # The link of a call that is repeated is there already.
-    expected = or_(c.retried_by.is_(None), c.retried_by.in_([seen or "", retried_by]))
-    return update(tasks).where(c.task_id == task_id, expected).values(retried_by=retried_by, updated_at=now)
 
 
 def orphans(dead: Iterable[str], new_owner: str, names: Iterable[str] | None, limit: int) -> Select[Any]:

@@ -156,6 +156,7 @@ const REASONS = {
   retry_wait: "waits to retry",
   delayed: "delayed",
   request_failed: "its request failed",
+  earlier_failed: "an earlier function of its request failed",
   commit_failed: "could not be stored",
   queue_full: "the queue was full",
   overlap: "an earlier run had not ended",
@@ -165,8 +166,7 @@ const REASONS = {
   cancelled: "cancelled",
   timeout: "took too long",
   poison: "crashed its process repeatedly",
-  backend_unavailable: "the backend was unavailable",
-  unknown_task: "no function of this name here",
+  takeover: "taken over from an instance that has ended",
 };
 
 export function reasonText(reason) {

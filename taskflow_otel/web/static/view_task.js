@@ -113,7 +113,7 @@ export class TaskView {
     if (trace) actions.append(h("a", { class: "button", href: trace, target: "_blank", rel: "noopener noreferrer" }, icon("external"), "Trace"));
     if (page.session.can_act) {
       if (LIVE.has(task.status)) actions.append(h("button", { class: "button danger", type: "button", on: { click: () => this.#cancel() } }, icon("cancel"), "Cancel"));
-      else actions.append(h("button", { class: "button primary", type: "button", on: { click: () => this.#retry() } }, icon("retry"), "Retry"));
+      else actions.append(h("button", { class: "button primary", type: "button", on: { click: () => this.#retry() } }, icon("retry"), task.status === "success" ? "Run again" : "Retry"));
     }
     return actions;
   }
@@ -194,7 +194,8 @@ export class TaskView {
   }
 
   async #retry() {
-    const task = await this.page.attempt(() => this.page.api.act("POST", `${encodeURIComponent(this.id)}/retry`), "Enqueued again as a new task");
+    const params = this.task.status === "success" ? { rerun: true } : {};
+    const task = await this.page.attempt(() => this.page.api.act("POST", `${encodeURIComponent(this.id)}/retry`, { params }), "Enqueued again as a new task");
     if (task) this.page.open({ view: "task", id: task.task_id });
   }
 
