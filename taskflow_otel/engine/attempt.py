@@ -16,7 +16,7 @@ from taskflow_otel.engine.context import enter_task_context
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.executors.base import Call, Executor, PreparingExecutor
 from taskflow_otel.engine.failure import Failure, describe_failure
-from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.membership import SHUTDOWN, TAKEN_OVER

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from taskflow_otel.backends.base import Insert, Outcome
 from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.intake import Intake
-from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.membership import Membership

@@ -11,7 +11,7 @@ from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.executors.base import Executor
 from taskflow_otel.engine.intake import Intake
-from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.membership import SHUTDOWN, TAKEN_OVER

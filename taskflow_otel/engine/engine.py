@@ -16,7 +16,6 @@ from taskflow_otel.backends.base import Backend
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.attempt import AttemptRunner
 from taskflow_otel.engine.attempts import Attempts
-from taskflow_otel.engine.backend_health import Observe
 from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.claims import Claims
 from taskflow_otel.engine.control import Control
@@ -33,7 +32,8 @@ from taskflow_otel.engine.fleet.retention import Cleaner, delete_history
 from taskflow_otel.engine.fleet.takeover import Takeover
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.late_commits import LateCommits
-from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.ledger.backend_health import Observe
+from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTasks, TaskStore
 from taskflow_otel.engine.phase import Phase

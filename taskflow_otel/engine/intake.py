@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from taskflow_otel.backends.base import Applied, Change, Insert, Outcome
 from taskflow_otel.engine.dispatch import Dispatcher
-from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.membership import SHUTDOWN, TAKEN_OVER, Membership

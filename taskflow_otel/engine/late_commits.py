@@ -8,7 +8,7 @@ from typing import Any
 
 from taskflow_otel.backends.base import AppendLogs, Change, Insert, Outcome, Update
 from taskflow_otel.engine.intake import Intake
-from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import REFUSED, LiveTasks
 from taskflow_otel.engine.phase import Phase

@@ -7,7 +7,7 @@ from datetime import datetime
 from taskflow_otel.backends.base import Outcome, Update
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.failure import Failure
-from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.errors import StaleTokenError

@@ -10,7 +10,7 @@ from opentelemetry import trace
 
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.context import TaskContext
-from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.model.events import LogEvent
 from taskflow_otel.model.record import MAX_LOG_ENTRIES, MAX_LOG_TEXT, LogEntry, Progress

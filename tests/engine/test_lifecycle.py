@@ -12,7 +12,7 @@ from taskflow_otel import TaskRecord, TaskStateError
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Insert
 from taskflow_otel.bus import ObserverBus
-from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.registry import TaskRegistry

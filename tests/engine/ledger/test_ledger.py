@@ -11,8 +11,8 @@ import pytest
 
 from taskflow_otel.backends.base import Applied, Change, Insert, Update
 from taskflow_otel.backends.memory import MemoryBackend
-from taskflow_otel.engine import ledger as module
-from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.ledger import ledger as module
+from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.phase import Phase
 from taskflow_otel.engine.registry import TaskDefinition

@@ -9,7 +9,7 @@ import pytest
 
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Applied, Change, Insert, Update
-from taskflow_otel.engine.ledger import Ledger
+from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus

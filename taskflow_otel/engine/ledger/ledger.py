@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, Update
-from taskflow_otel.engine.backend_health import PATIENCE, BackendHealth, Observe
-from taskflow_otel.engine.batch import Batch, Commit, Item, Lines, Note, judged, reduce, release
-from taskflow_otel.engine.deadlines import FOREVER, Deadlines
+from taskflow_otel.engine.ledger.backend_health import PATIENCE, BackendHealth, Observe
+from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, judged, reduce, release
+from taskflow_otel.engine.ledger.deadlines import FOREVER, Deadlines
+from taskflow_otel.engine.ledger.notes import NotedLines, Notes
 from taskflow_otel.engine.live import REFUSED, LiveTask
 from taskflow_otel.engine.membership import Membership
-from taskflow_otel.engine.notes import NotedLines, Notes
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from taskflow_otel.engine.batch import Commit
+from taskflow_otel.engine.ledger.batch import Commit
 from taskflow_otel.runtime.clock import Clock, TimerHandle
 
 FOREVER = float("inf")
