@@ -49,7 +49,8 @@ async def send_email(address: str, subject: str) -> None:
 @task_manager.task(retries=3, delay=0.5, backoff=2.0, jitter=0.1, persist=True)
 async def charge_card(order: int) -> None:
     """Fails at first, and succeeds in a later attempt."""
-    attempt = get_task_context().attempt
+    context = get_task_context()
+    attempt = context.attempt if context else 0
     await asyncio.sleep(0.1)
     if attempt < order % 3:
         raise ConnectionError("the payment gateway did not answer")
@@ -68,9 +69,11 @@ async def export_report(pages: int) -> None:
     """Slow, with a progress bar. Cancel it, or kill the process and watch it run again."""
     context = get_task_context()
     for page in range(pages):
-        context.progress(page, pages, f"page {page + 1} of {pages}")
+        if context:
+            context.progress(page, pages, f"page {page + 1} of {pages}")
         await asyncio.sleep(0.5)
-    context.progress(pages, pages, "done")
+    if context:
+        context.progress(pages, pages, "done")
 
 
 @task_manager.task()
@@ -78,7 +81,8 @@ def resize_image(width: int) -> None:
     """A plain function: it runs in a thread, and stops between two steps when it is asked to."""
     context = get_task_context()
     for _ in range(4):
-        context.raise_if_cancelled()
+        if context:
+            context.raise_if_cancelled()
         time.sleep(0.1)
     task_log(f"resized to {width} px")
 

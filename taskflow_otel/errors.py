@@ -136,13 +136,6 @@ class NotStartedError(TaskflowError, RuntimeError):
         )
 
 
-class NoTaskContextError(TaskflowError, LookupError):
-    """`get_task_context()` was called outside a task function."""
-
-    def __init__(self) -> None:
-        super().__init__("no task is running here: get_task_context() works inside a task function only")
-
-
 class BackendError(TaskflowError):
     """The backend refused or failed.
 

@@ -18,7 +18,6 @@ from taskflow_otel import (
     FileLogger,
     ManagedBackgroundTasks,
     MissingExtraError,
-    NoTaskContextError,
     NotStartedError,
     QueueConfig,
     SchemaVersionError,
@@ -30,7 +29,6 @@ from taskflow_otel import (
     Telemetry,
     UnknownQueueError,
     configure_telemetry,
-    get_task_context,
     task_log,
 )
 from taskflow_otel.backends import MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
@@ -358,12 +356,6 @@ async def test_enqueueing_after_the_end_says_that_it_has_ended() -> None:
     await manager.shutdown()
     with pytest.raises(NotStartedError, match="is stopped"):
         await manager.enqueue(job)
-
-
-def test_the_context_of_a_task_exists_in_a_task_only() -> None:
-    with pytest.raises(NoTaskContextError, match="works inside a task function only") as caught:
-        get_task_context()
-    assert isinstance(caught.value, LookupError)
 
 
 def test_an_unknown_log_level_is_refused() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any
 
-from taskflow_otel.errors import ConfigurationError, NoTaskContextError, TaskCancelledError
+from taskflow_otel.errors import ConfigurationError, TaskCancelledError
 from taskflow_otel.model.events import LOG_LEVELS
 from taskflow_otel.model.plain import MAX_PROGRESS_TEXT, plain_extra, plain_number, repr_of, text_of
 from taskflow_otel.model.record import Progress
@@ -91,22 +91,19 @@ def _noted(text: str | None, name: str, value: object) -> str:
     return note if text is None else f"{text} {note}"
 
 
-def get_task_context() -> TaskContext:
-    """Return the context of the running task; raises `NoTaskContextError` outside one."""
-    context = _current.get()
-    if context is None:
-        raise NoTaskContextError
-    return context
-
-
-def current_task_context() -> TaskContext | None:
-    """The context of the running task, or `None` outside one."""
+def get_task_context() -> TaskContext | None:
+    """Return the context of the running task, or `None` outside one: the function was called directly."""
     return _current.get()
 
 
-def enter_task_context(context: TaskContext) -> None:
-    """Make `context` the current one in this context-variable context, which belongs to the attempt."""
-    _current.set(context)
+def enter_task_context(context: TaskContext) -> Token[TaskContext | None]:
+    """Make `context` the current one in this context-variable context; the token is for `leave_task_context`."""
+    return _current.set(context)
+
+
+def leave_task_context(token: Token[TaskContext | None]) -> None:
+    """Make the context before `enter_task_context` the current one again."""
+    _current.reset(token)
 
 
 def task_log(message: str, *, level: str = "info", **extra: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from taskflow_otel.engine.context import current_task_context
+from taskflow_otel.engine.context import get_task_context
 from taskflow_otel.model.events import LOG_LEVELS
 from taskflow_otel.model.plain import class_name, text_of
 
@@ -18,7 +18,7 @@ class TaskLogHandler(logging.Handler):
         """Take one record."""
         if record.name == _OWN or record.name.startswith(_OWN + "."):
             return
-        context = current_task_context()
+        context = get_task_context()
         if context is None:
             return
         level = max(

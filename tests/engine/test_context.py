@@ -39,6 +39,10 @@ async def test_a_task_sees_its_context_and_the_context_variables_of_its_caller(m
     assert seen == [(task_id, "look", 0, {"n": "1"}, "from the caller")]
 
 
+def test_outside_a_task_there_is_no_context() -> None:
+    assert get_task_context() is None
+
+
 @pytest.mark.parametrize("executor", ["async", "thread"])
 async def test_task_log_is_kept_in_order_with_level_extra_and_attempt(executor: str, tmp_path: Path) -> None:
     observer = InMemoryLogger()
@@ -86,7 +90,7 @@ async def test_captured_logging_becomes_the_log_of_the_task_that_wrote_it() -> N
         task_id = await manager.enqueue(chat)
         await finish(manager, task_id)
         logging.getLogger("shop").warning("nobody's")
-    assert [(e.task_id, e.message, e.level) for e in observer.logs] == [(task_id, "low on tea", "warning")]
+    assert [(e.task_id, e.message, e.level) for e in observer.log_events] == [(task_id, "low on tea", "warning")]
 
 
 async def test_progress_is_shown_while_the_task_runs(manager: TaskManager) -> None:
