@@ -160,7 +160,7 @@ async def test_a_sleeping_observer_delays_nobody_and_its_overflow_is_counted() -
         await bus.flush(0.01)
     Story(bus).created().enqueued().started().succeeded()
     assert bus.dropped["Sleeper"] == 2, "ten of the twelve further events fit"
-    await memory.wait_for(lambda _: len(memory.lifecycle) == 13)
+    await memory.wait_for(lambda _: len(memory.lifecycle_events) == 13)
     assert not await bus.flush(0.01)
     await bus.close(0.01)
     assert bus.dropped == {"Sleeper": 13, "InMemoryLogger": 0}, "what was still queued or in hand counts too"
@@ -352,7 +352,7 @@ async def test_an_observer_that_cannot_start_stays_off_and_is_reported(
     await bus.start()
     Story(bus).created().enqueued()
     await bus.close(5)
-    assert (len(late.lifecycle), len(memory.lifecycle)) == (0, 1)
+    assert (len(late.lifecycle_events), len(memory.lifecycle_events)) == (0, 1)
     assert bus.dropped == {"Late": 1, "InMemoryLogger": 0}
     assert "the observer Late could not start" in caplog.text
     assert not late.closed
@@ -385,7 +385,7 @@ async def test_a_bus_can_be_started_again() -> None:
         await bus.start()
         Story(bus).created().enqueued()
         await bus.close(5)
-    assert len(memory.lifecycle) == 2
+    assert len(memory.lifecycle_events) == 2
 
 
 def test_a_bus_can_be_started_again_on_another_loop() -> None:
@@ -401,7 +401,7 @@ def test_a_bus_can_be_started_again_on_another_loop() -> None:
 
     for _ in range(2):
         asyncio.run(run())
-    assert (len(memory.lifecycle), bus.errors) == (2_000, {})
+    assert (len(memory.lifecycle_events), bus.errors) == (2_000, {})
 
 
 def test_what_an_exporter_gave_up_counts_as_dropped() -> None:
@@ -484,18 +484,19 @@ async def test_wait_for_finds_events_of_the_past_and_of_the_future() -> None:
     story = Story(bus).created().enqueued().started()
     await bus.flush(5)
     past = await memory.wait_for(lambda event: isinstance(event, LifecycleEvent) and event.transition == "enqueued")
-    assert past is memory.lifecycle[0]
+    assert past is memory.lifecycle_events[0]
     waiting = asyncio.create_task(
         memory.wait_for(lambda event: isinstance(event, LogEvent) and event.message == "done")
     )
     await asyncio.sleep(0)
     story.log("done")
-    assert await waiting is memory.logs[0]
+    assert await waiting is memory.log_events[0]
     with pytest.raises(TimeoutError):
         await memory.wait_for(lambda event: False, timeout=0.01)
     assert memory.messages == ["done"]
+    assert memory.events == [*memory.lifecycle_events, *memory.log_events]
     memory.clear()
-    assert (memory.lifecycle, memory.logs) == ([], [])
+    assert (memory.events, memory.lifecycle_events, memory.log_events) == ([], [], [])
     await bus.close(5)
 
 

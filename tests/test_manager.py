@@ -151,7 +151,7 @@ async def test_a_full_queue_refuses_at_the_call_and_says_so_to_the_observers() -
         gate.opened.set()
         for task_id in ids:
             assert (await finish(manager, task_id)).status is TaskStatus.SUCCESS
-    refused = [event for event in log.lifecycle if event.status is TaskStatus.REJECTED]
+    refused = [event for event in log.lifecycle_events if event.status is TaskStatus.REJECTED]
     assert [event.reason for event in refused] == ["queue_full"]
 
 

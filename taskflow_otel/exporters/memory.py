@@ -10,34 +10,40 @@ from taskflow_otel.model.events import LifecycleEvent, LogEvent
 
 
 class InMemoryLogger(TaskObserver):
-    """Keeps every event, in order, and lets a test wait for one."""
+    """Keeps every event of at least `min_level`, and lets a test wait for one."""
 
     def __init__(self, min_level: str = "debug") -> None:
         self.min_level = min_level
-        self.lifecycle: list[LifecycleEvent] = []
-        self.logs: list[LogEvent] = []
+        self.events: list[Event] = []
+        """Every event, in the order in which they happened."""
         self._waiting: list[tuple[Callable[[Event], bool], asyncio.Future[Event]]] = []
+
+    @property
+    def lifecycle_events(self) -> list[LifecycleEvent]:
+        """The transitions among the events."""
+        return [event for event in self.events if isinstance(event, LifecycleEvent)]
+
+    @property
+    def log_events(self) -> list[LogEvent]:
+        """The log entries among the events."""
+        return [event for event in self.events if isinstance(event, LogEvent)]
 
     @property
     def messages(self) -> list[str]:
         """The messages of the log entries."""
-        return [event.message for event in self.logs]
+        return [event.message for event in self.log_events]
 
     async def on_events(self, events: Sequence[Event]) -> None:
         """Keep the events, and wake who waits for one of them."""
         for event in events:
-            if isinstance(event, LogEvent):
-                self.logs.append(event)
-            else:
-                self.lifecycle.append(event)
+            self.events.append(event)
             for predicate, future in self._waiting:
                 if not future.done() and predicate(event):
                     future.set_result(event)
 
     async def wait_for(self, predicate: Callable[[Event], bool], timeout: float = 5.0) -> Event:
         """The first event, past or coming, that satisfies `predicate`; `TimeoutError` after `timeout` seconds."""
-        events: list[Event] = [*self.lifecycle, *self.logs]
-        for event in events:
+        for event in self.events:
             if predicate(event):
                 return event
         future: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
@@ -50,5 +56,4 @@ class InMemoryLogger(TaskObserver):
 
     def clear(self) -> None:
         """Forget everything so far."""
-        self.lifecycle.clear()
-        self.logs.clear()
+        self.events.clear()

@@ -209,7 +209,7 @@ async def test_an_observer_in_trouble_changes_no_outcome_and_no_other_observer(o
     if isinstance(troubled, Hangs):
         troubled.release.set()
     await manager.shutdown()
-    assert len([event for event in healthy.lifecycle if event.status.finished]) == len(EXPECTED)
+    assert len([event for event in healthy.lifecycle_events if event.status.finished]) == len(EXPECTED)
     assert healthy.messages == ["at work"] * 10
 
 
@@ -241,7 +241,7 @@ async def test_what_an_observer_is_too_slow_for_is_dropped_and_counted() -> None
     async with running(app):
         for _ in range(tasks):
             await manager.enqueue(work)
-        await eventually(lambda: len(healthy.lifecycle) == 3 * tasks, "the other observer to be through")
+        await eventually(lambda: len(healthy.lifecycle_events) == 3 * tasks, "the other observer to be through")
 
         async def dropped() -> bool:
             counts = await metric(app, "taskflow_events_dropped_total")

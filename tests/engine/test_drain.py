@@ -489,7 +489,7 @@ async def test_every_outcome_reaches_the_observers_before_the_shutdown_returns()
     await manager.startup()
     ids = [await manager.enqueue(lambda: None) for _ in range(50)]
     await manager.shutdown()
-    ended = {event.task_id for event in observer.lifecycle if event.status.finished}
+    ended = {event.task_id for event in observer.lifecycle_events if event.status.finished}
     assert ended == set(ids)
 
 

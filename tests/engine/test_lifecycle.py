@@ -192,4 +192,4 @@ async def test_a_transition_outside_the_table_is_refused_and_changes_nothing(
     finally:
         await ledger.close(1)
         await bus.close(1)
-    assert len(told.lifecycle) == ((before, transition) in TRANSITIONS)
+    assert len(told.lifecycle_events) == ((before, transition) in TRANSITIONS)

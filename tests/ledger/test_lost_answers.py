@@ -71,7 +71,7 @@ class Scene:
 
     def lines_told(self) -> Counter[tuple[str, int, str]]:
         """The transitions shown by either, except that of a refusal."""
-        events = [event for event in self.told.lifecycle if event.transition is not Transition.REJECTED]
+        events = [event for event in self.told.lifecycle_events if event.transition is not Transition.REJECTED]
         return Counter((event.transition, event.attempt, event.instance) for event in events)
 
 
