@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,9 @@ from fastapi import FastAPI
 
 from taskflow_otel import (
     ConfigurationError,
-    DuplicateTaskNameError,
     FileLogger,
     ManagedBackgroundTasks,
     MissingExtraError,
-    NotStartedError,
     QueueConfig,
     SchemaVersionError,
     TaskAdmin,
@@ -33,80 +31,7 @@ from taskflow_otel import (
 )
 from taskflow_otel.backends import MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
 from tests.asgi import post, running
-
-
-async def job(number: int = 0) -> None:
-    """Do nothing."""
-
-
-def plain_job() -> None:
-    """Do nothing, in a thread."""
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"retries": -1}, "retries must be a whole number of at least 0, not -1"),
-        ({"retries": 1.5}, "retries must be a whole number"),
-        ({"delay": -1}, "delay must be at least 0 seconds"),
-        ({"delay": "soon"}, "delay must be a number of seconds or a timedelta"),
-        ({"backoff": 0}, "backoff must be a number above 0"),
-        ({"max_delay": -1}, "max_delay must be at least 0 seconds"),
-        ({"jitter": 2}, "jitter must be a share between 0 and 1"),
-        ({"timeout": 0}, "timeout must be more than 0 seconds"),
-        ({"retry_on": ValueError()}, "retry_on must be an exception class or a tuple of them"),
-        ({"no_retry_on": "ValueError"}, "no_retry_on must be an exception class or a tuple of them"),
-        ({"priority": "high"}, "priority must be a whole number"),
-        ({"name": ""}, "a task name must be 1 to 200 printable characters"),
-        ({"name": "two\nlines"}, "a task name must be 1 to 200 printable characters"),
-        ({"executor": "celery"}, "executor must be one of async, thread, process"),
-        ({"executor": "thread"}, "is an async function, so executor='thread' cannot run it"),
-    ],
-)
-def test_a_wrong_option_is_an_error_at_decoration(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        TaskManager().task(**options)(job)
-
-
-def test_a_plain_function_cannot_be_run_on_the_event_loop() -> None:
-    with pytest.raises(ConfigurationError, match=r"plain_job is not an async function.*Leave executor out"):
-        TaskManager().task(executor="async")(plain_job)
-
-
-def test_two_tasks_of_one_name_are_an_error_that_names_both() -> None:
-    manager = TaskManager()
-    manager.task()(job)
-    with pytest.raises(DuplicateTaskNameError, match=r"'job' is taken by .*job; .*plain_job.*task\(name=") as caught:
-        manager.task(name="job")(plain_job)
-    assert isinstance(caught.value, ValueError)
-
-
-def test_an_unknown_queue_is_an_error_at_decoration() -> None:
-    manager = TaskManager(queues={"mail": QueueConfig(concurrency=2)})
-    with pytest.raises(UnknownQueueError, match=r"no queue 'male' \(known: default, mail\).*Declare it: TaskManager"):
-        manager.task(queue="male")(job)
-
-
-@pytest.mark.parametrize("name", ["idempotency_key", "tags", "eager", "priority", "queue", "delay", "run_at"])
-def test_a_parameter_that_add_task_takes_for_itself_is_an_error_at_decoration(name: str) -> None:
-    scope: dict[str, Any] = {}
-    exec(f"def work({name}=None): ...", scope)
-    with pytest.raises(ConfigurationError, match=f"has a parameter '{name}', which add_task takes.*Rename"):
-        TaskManager().task()(scope["work"])
-
-
-def numbers() -> Iterator[int]:
-    yield 1
-
-
-async def later_numbers() -> AsyncIterator[int]:
-    yield 1
-
-
-@pytest.mark.parametrize("generator", [numbers, later_numbers])
-def test_a_generator_is_no_task(generator: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigurationError, match="is a generator; a task must be a function that runs to its end"):
-        TaskManager().task()(generator)
+from tests.engine.jobs import job, later_numbers, numbers
 
 
 @pytest.mark.parametrize("generator", [numbers, later_numbers])
@@ -316,46 +241,6 @@ async def test_what_add_task_raises_reaches_the_route(tmp_path: Path) -> None:
     TaskAdmin(app, manager, auto_install=True)
     async with running(app):
         assert (await post(app, "/")).json == "refused"
-
-
-async def test_something_that_cannot_be_called_is_no_task(manager: TaskManager) -> None:
-    with pytest.raises(ConfigurationError, match="add_task needs a function, not 'send_email'"):
-        await manager.enqueue("send_email")  # type: ignore[arg-type]  # that is the mistake
-
-
-async def test_a_coroutine_in_place_of_its_function_is_refused_with_the_way_out(manager: TaskManager) -> None:
-    coroutine = job()
-    try:
-        with pytest.raises(ConfigurationError, match="add_task needs a function"):
-            await manager.enqueue(coroutine)  # type: ignore[arg-type]  # that is the mistake
-    finally:
-        coroutine.close()
-
-
-async def test_enqueueing_before_the_start_says_how_to_start() -> None:
-    with pytest.raises(NotStartedError, match=r"is not started\. Mount it with TaskAdmin.*await task_manager\.startup"):
-        await TaskManager().enqueue(job)
-
-
-async def test_a_route_whose_manager_was_never_started_says_so() -> None:
-    app, manager = FastAPI(), TaskManager()
-
-    @app.post("/")
-    async def route(tasks: ManagedBackgroundTasks) -> None:
-        tasks.add_task(job)
-
-    TaskAdmin(app, manager, auto_install=True)
-    answer = await post(app, "/")  # without the lifespan
-    assert answer.status == 500
-    assert isinstance(answer.error, NotStartedError)
-
-
-async def test_enqueueing_after_the_end_says_that_it_has_ended() -> None:
-    manager = TaskManager()
-    await manager.startup()
-    await manager.shutdown()
-    with pytest.raises(NotStartedError, match="is stopped"):
-        await manager.enqueue(job)
 
 
 def test_an_unknown_log_level_is_refused() -> None:

@@ -217,84 +217,6 @@ async def test_cancelling_during_a_retry_wait_cancels() -> None:
     assert attempts == 1
 
 
-async def test_a_thread_is_asked_stays_running_and_is_reported_as_stuck_until_it_ends(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    clock = FakeClock()
-    manager = TaskManager(clock=clock, cancel_grace=5)
-    entered, release = threading.Event(), threading.Event()
-
-    @manager.task()
-    def deaf() -> None:
-        entered.set()
-        release.wait()
-
-    async with running(manager):
-        task_id = await manager.enqueue(deaf)
-        await eventually(entered.is_set, "the thread to run")
-        record = await manager.cancel(task_id)
-        assert (record.status, record.cancel_requested) == (TaskStatus.RUNNING, True)
-        await clock.advance(4)
-        assert stuck(manager) == 0
-        await clock.advance(2)
-        assert stuck(manager) == 1
-        assert f"task {task_id} (deaf) was asked to stop 5 s ago and goes on" in caplog.text
-        assert (await manager.get(task_id)).status is TaskStatus.RUNNING
-        release.set()
-        # It did what it was to do: the outcome says so.
-        record = await manager.wait(task_id, timeout=5)
-        assert (record.status, record.cancel_requested) == (TaskStatus.SUCCESS, True)
-        await settle()
-        assert stuck(manager) == 0
-
-
-async def test_a_thread_that_looks_at_its_context_ends_cancelled() -> None:
-    manager = TaskManager()
-    entered = threading.Event()
-
-    @manager.task(retries=3)
-    def attentive() -> None:
-        entered.set()
-        context = get_task_context()
-        while True:
-            context.raise_if_cancelled()
-
-    async with running(manager):
-        task_id = await manager.enqueue(attentive)
-        await eventually(entered.is_set, "the thread to run")
-        await manager.cancel(task_id)
-        record = await manager.wait(task_id, timeout=5)
-        assert (record.status, record.attempt) == (TaskStatus.CANCELLED, 0)
-
-
-@pytest.mark.parametrize("deaf", [True, False])
-async def test_a_thread_past_its_timeout_is_asked_and_counts_as_failed_once_it_ends(deaf: bool) -> None:
-    clock = FakeClock()
-    manager = TaskManager(clock=clock, cancel_grace=5)
-    entered, release = threading.Event(), threading.Event()
-
-    @manager.task(timeout=10)
-    def slow() -> None:
-        entered.set()
-        while not release.is_set():
-            if not deaf:
-                get_task_context().raise_if_cancelled()
-
-    async with running(manager):
-        task_id = await manager.enqueue(slow)
-        await eventually(entered.is_set, "the thread to run")
-        await clock.advance(10)
-        if deaf:
-            await clock.advance(5)
-            assert (await manager.get(task_id)).status is TaskStatus.RUNNING
-            assert stuck(manager) == 1
-            release.set()
-        record = await manager.wait(task_id, timeout=5)
-        assert (record.status, record.reason) == (TaskStatus.FAILED, "timeout")
-        assert record.error_type == "taskflow_otel.errors.TaskTimeoutError"
-        assert not record.cancel_requested, "nobody asked for a cancellation"
-
-
 async def test_a_timeout_cancels_an_async_task_and_a_retry_gets_its_full_time() -> None:
     clock = FakeClock()
     manager = TaskManager(clock=clock)
@@ -424,54 +346,6 @@ async def test_a_drain_leaves_a_deaf_thread_behind_and_says_so(caplog: pytest.Lo
     after = await backend.get(task_id)
     assert after is not None
     assert after.timeline == record.timeline, "history was rewritten"
-
-
-@pytest.mark.parametrize("executor", ["async", "thread"])
-async def test_a_cancel_on_another_instance_reaches_the_owner(executor: str) -> None:
-    clock = FakeClock()
-    backend = MemoryBackend(durable=True)
-    owner, other = (TaskManager(snapshot_backend=backend, clock=clock) for _ in range(2))
-    entered = threading.Event()
-
-    async def wait() -> None:
-        entered.set()
-        await asyncio.Event().wait()
-
-    def spin() -> None:
-        entered.set()
-        while True:
-            get_task_context().raise_if_cancelled()
-
-    function = wait if executor == "async" else spin
-    for manager in (owner, other):
-        manager.task(name="job", persist=True)(function)
-    async with running(owner), running(other):
-        task_id = await owner.enqueue(function)
-        await eventually(entered.is_set, "the task to run")
-        asked = await other.cancel(task_id)
-        assert (asked.status, asked.cancel_requested) == (TaskStatus.RUNNING, True)
-        # The owner looks with each heartbeat.
-        await clock.advance(1)
-        assert (await owner.wait(task_id, timeout=5)).status is TaskStatus.CANCELLED
-        assert (await other.get(task_id)).status is TaskStatus.CANCELLED
-
-
-async def test_a_pending_task_is_cancelled_from_another_instance() -> None:
-    clock = FakeClock()
-    backend = MemoryBackend(durable=True)
-    owner, other = (TaskManager(snapshot_backend=backend, clock=clock) for _ in range(2))
-
-    async def job() -> None:
-        pytest.fail("it ran")
-
-    for manager in (owner, other):
-        manager.task(name="job", persist=True)(job)
-    async with running(owner), running(other):
-        task_id = await owner.enqueue(job, delay=60)
-        await other.cancel(task_id)
-        await clock.advance(1)
-        assert (await other.get(task_id)).status is TaskStatus.CANCELLED
-        await clock.advance(120)
 
 
 async def test_a_task_that_was_being_cancelled_when_its_process_died_is_not_run_again() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from taskflow_otel.exporters import signals, signals_doc
+from taskflow_otel.exporters import signals
 from taskflow_otel.model.status import Transition
 
 DECLARED = {attribute.name for attribute in signals.ATTRIBUTES}
@@ -43,10 +41,3 @@ def test_metric_names_say_their_unit_and_kind() -> None:
         assert spec.name.endswith("_seconds") == (spec.unit == "seconds")
         assert bool(spec.buckets) == (spec.type == "histogram")
     assert len(signals.METRICS_BY_NAME) == len(signals.METRICS)
-
-
-def test_the_page_about_telemetry_is_generated_from_the_table() -> None:
-    page = Path(__file__).parents[2] / "docs" / "telemetry.md"
-    assert page.read_text("utf-8") == signals_doc.render(), (
-        "run: python -m taskflow_otel.exporters.signals_doc > docs/telemetry.md"
-    )

@@ -2,111 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
-from taskflow_otel import TaskManager, TaskRecord, Telemetry, task_log
-from taskflow_otel.backends import MemoryBackend, SqliteBackend
+from taskflow_otel import TaskRecord
+from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Insert
-from taskflow_otel.cli.main import main
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.exporters.signals import SCOPE
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.reconcile.compare import audit
-from taskflow_otel.reconcile.otlp_file import Exported, read_exports
-from tests.managers import finish, started
+from taskflow_otel.reconcile.otlp_file import Exported
+from tests.reconcile.conftest import Watched
 
 FAR_AWAY = datetime(2100, 1, 1, tzinfo=UTC)
-
-
-class Watched:
-    """A manager whose telemetry is all kept, with four tasks that have run."""
-
-    def __init__(self, path: Path) -> None:
-        self.spans, self.logs = InMemorySpanExporter(), InMemoryLogRecordExporter()
-        tracer_provider, logger_provider = (
-            TracerProvider(shutdown_on_exit=False),
-            LoggerProvider(shutdown_on_exit=False),
-        )
-        tracer_provider.add_span_processor(SimpleSpanProcessor(self.spans))
-        logger_provider.add_log_record_processor(SimpleLogRecordProcessor(self.logs))
-        self.backend = SqliteBackend(path)
-        self.manager = TaskManager(
-            snapshot_backend=self.backend,
-            telemetry=Telemetry(tracer_provider=tracer_provider, logger_provider=logger_provider),
-        )
-        self.page = ""
-
-    async def run(self) -> None:
-        """Have tasks succeed, and fail after a retry."""
-
-        @self.manager.task(persist=True)
-        async def good() -> None:
-            task_log("done")
-
-        @self.manager.task(persist=True, retries=1)
-        async def bad() -> None:
-            raise ValueError("never")
-
-        for func in (good, good, good, bad):
-            await finish(self.manager, await self.manager.enqueue(func))
-        # Log entries are written a moment later, or before the first look.
-        await self.manager.engine.counts(TaskQuery())
-
-    def scrape(self) -> str:
-        return self.manager.metrics.render("text/plain")[0].decode()
-
-    def exported(self) -> list[dict[str, Any]]:
-        """The spans and the log records, each as one export in JSON."""
-        spans = [_span(span) for span in self.spans.get_finished_spans()]
-        logs = [
-            {
-                "eventName": log.log_record.event_name,
-                "timeUnixNano": str(log.log_record.timestamp),
-                "attributes": _attributes(log.log_record.attributes),
-            }
-            for log in self.logs.get_finished_logs()
-        ]
-        scope = {"name": SCOPE}
-        return [
-            {"resourceSpans": [{"scopeSpans": [{"scope": scope, "spans": spans}]}]},
-            {"resourceLogs": [{"scopeLogs": [{"scope": scope, "logRecords": logs}]}]},
-        ]
-
-
-def _span(span: ReadableSpan) -> dict[str, Any]:
-    assert span.context is not None
-    return {
-        "name": span.name,
-        "traceId": format_trace_id(span.context.trace_id),
-        "spanId": format_span_id(span.context.span_id),
-        "links": [{"spanId": format_span_id(link.context.span_id)} for link in span.links],
-        "status": {"code": 2} if span.status.status_code is StatusCode.ERROR else {},
-        "startTimeUnixNano": str(span.start_time),
-        "attributes": _attributes(span.attributes),
-    }
-
-
-def _attributes(attributes: Any) -> list[dict[str, Any]]:
-    return [
-        {"key": key, "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}}
-        for key, value in attributes.items()
-    ]
 
 
 def spans_of(exports: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -128,16 +42,6 @@ def taken(exports: list[dict[str, Any]]) -> Exported:
     for message in exports:
         exported.add(message)
     return exported
-
-
-@pytest.fixture
-async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
-    found = Watched(tmp_path / "tasks.db")
-    async with started(found.manager):
-        await found.run()
-        await found.manager.metrics_page.refresh()
-        found.page = found.scrape()
-        yield found
 
 
 async def test_where_all_agree_there_is_no_difference(watched: Watched) -> None:
@@ -277,55 +181,3 @@ async def test_a_record_that_contradicts_itself_is_named(damage: Callable[[TaskR
     await backend.apply([Insert(record)])
     [difference] = await audit(backend)
     assert (difference.witness, difference.what) == ("ledger", f"{what} of send id")
-
-
-def test_the_command_names_each_difference_and_ends_with_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asyncio.run(run_once(tmp_path / "tasks.db"))
-    page = tmp_path / "page"
-    page.write_text('taskflow_tasks_finished_total{task="good",queue="default",outcome="success"} 3\n')
-    status = main(["audit", "--backend", str(tmp_path / "tasks.db"), "--metrics", str(page)])
-    lines = capsys.readouterr().out.splitlines()
-    assert (status, lines[-1]) == (1, f"{len(lines) - 1} differences")
-    assert f"{page}: taskflow_tasks_finished_total{{bad, default, failed}}: expected 1, found 0" in lines
-
-
-async def run_once(path: Path) -> None:
-    watched = Watched(path)
-    async with started(watched.manager):
-        await watched.run()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["--backend", "missing.db"], "there is no database 'missing.db'"),
-        (["--backend", "oracle://x"], "must be a postgresql, mysql or redis URL"),
-        (["--backend", "x", "--metrics", "y", "--since", "2026-01-01"], "give the page of that moment as --baseline"),
-        (["--backend", "x", "--metrics", "missing"], "the metrics page missing cannot be read"),
-        (["--backend", "x", "--metrics", "http://127.0.0.1:1/"], "the metrics page http://127.0.0.1:1/ cannot be read"),
-        (["--backend", "x", "--export", "missing"], "missing cannot be read as OTLP"),
-    ],
-)
-def test_the_command_says_what_it_cannot_read(
-    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["audit", *arguments]) == 1
-    assert complaint in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "line", ["{", "[]", '{"resourceSpans": [{"scopeSpans": [{"scope": {"name": "taskflow_otel"}, "spans": [{}]}]}]}']
-)
-def test_a_file_that_is_no_export_is_refused(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "export.jsonl"
-    path.write_text(f"\n{line}\n")
-    with pytest.raises(ConfigurationError, match=r"export\.jsonl"):
-        read_exports([path])
-
-
-def test_spans_of_other_libraries_are_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "export.jsonl"
-    path.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"scope": {"name": "other"}, "spans": [{}]}]}]}))
-    assert read_exports([path]) == Exported()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from taskflow_otel.backends import MySQLBackend, PostgresBackend, SqliteBackend
 from taskflow_otel.backends.base import Insert, Update
 from taskflow_otel.backends.faults import Fault
 from taskflow_otel.backends.sql.faults import mysql_fault, postgres_fault, sqlite_fault
-from taskflow_otel.errors import BackendError, BackendUnavailableError
+from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.testing.backends.fixtures import APPLIED
 from taskflow_otel.testing.backends.samples import finish, make_task
 
@@ -125,14 +124,6 @@ def test_an_error_of_sqlite_is_judged_by_its_code(tmp_path: Path) -> None:
     assert sqlite_fault(caught.value) is Fault.CONNECTION
 
 
-@pytest.fixture
-async def postgres(postgres_url: str) -> AsyncIterator[PostgresBackend]:
-    backend = PostgresBackend(postgres_url)
-    await backend.open()
-    yield backend
-    await backend.close()
-
-
 async def test_a_row_that_another_program_locks_is_an_error_that_can_be_divided(
     postgres: PostgresBackend, postgres_url: str
 ) -> None:
@@ -178,32 +169,6 @@ async def test_a_transaction_without_a_statement_is_ended_within_the_lease(
     await other.close()
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres", "mysql"])
-async def test_two_namespaces_in_one_database_do_not_see_each_other(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    def make(namespace: str | None) -> SqliteBackend | PostgresBackend | MySQLBackend:
-        if kind == "sqlite":
-            return SqliteBackend(tmp_path / "x.db", namespace=namespace)
-        if kind == "postgres":
-            return PostgresBackend(request.getfixturevalue("postgres_url"), namespace=namespace)
-        return MySQLBackend(request.getfixturevalue("mariadb_url"), namespace=namespace)
-
-    backends = [make(namespace) for namespace in (None, "shop", "mail")]
-    for backend in backends:
-        await backend.open()
-        await backend.close()
-        await backend.open()
-    tasks = [make_task(idempotency_key="k") for _ in backends]
-    for backend, task in zip(backends, tasks, strict=True):
-        assert await backend.apply([Insert(task)]) == [APPLIED]
-    for backend, task in zip(backends, tasks, strict=True):
-        assert await backend.holder_of("k") == task.task_id
-        found = [await backend.get(other.task_id) is not None for other in tasks]
-        assert found == [other is task for other in tasks]
-        await backend.close()
-
-
 @pytest.mark.parametrize("replaced", [False, True])
 async def test_a_sqlite_file_that_is_deleted_or_replaced_takes_no_write(tmp_path: Path, replaced: bool) -> None:
     path, aside = tmp_path / "x.db", tmp_path / "aside.db"
@@ -216,18 +181,4 @@ async def test_a_sqlite_file_that_is_deleted_or_replaced_takes_no_write(tmp_path
         await backend.apply([Insert(make_task())])
     aside.replace(path)
     assert await backend.apply([Insert(make_task())]) == [APPLIED]
-    await backend.close()
-
-
-async def test_too_large_a_packet_is_refused_for_good_and_alone(mariadb_url: str) -> None:
-    backend = MySQLBackend(mariadb_url)
-    await backend.open()
-    huge, good = make_task(payload="x" * (20 << 20)), make_task()
-    with pytest.raises(BackendError) as both:
-        await backend.apply([Insert(huge), Insert(good)])
-    assert both.value.divisible
-    with pytest.raises(BackendError) as alone:
-        await backend.apply([Insert(huge)])
-    assert not alone.value.transient
-    assert await backend.apply([Insert(good)]) == [APPLIED]
     await backend.close()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,79 +14,15 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from taskflow_otel import (
-    ConfigurationError,
-    DuplicateTaskNameError,
-    NotStartedError,
-    QueueConfig,
     TaskManager,
-    TaskRecord,
     TaskStatus,
     Telemetry,
-    UnknownScheduleError,
 )
 from taskflow_otel.backends import MemoryBackend
-from taskflow_otel.backends.base import Applied, Change
-from taskflow_otel.errors import BackendUnavailableError
-from taskflow_otel.model.query import TaskQuery
-from taskflow_otel.testing.clock import FakeClock, settle
+from taskflow_otel.testing.clock import FakeClock
 from tests.engine.managers import HeldBackend, inserts
-from tests.managers import Gate, started
+from tests.engine.schedules.plant import START, Plant, every, nothing
 from tests.waiting import eventually
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-async def nothing() -> None:
-    """A job."""
-
-
-def seconds_of(record: TaskRecord) -> float:
-    assert record.run_at is not None
-    return (record.run_at - START).total_seconds()
-
-
-class Plant:
-    """One backend and one clock, on which managers with the same schedules come and go."""
-
-    def __init__(self, declare: Callable[[TaskManager], object], **options: Any) -> None:
-        self.clock = FakeClock(START)
-        self.backend = options.pop("snapshot_backend", None) or MemoryBackend(durable=True)
-        self._declare = declare
-        self._options = options
-
-    def manager(self) -> TaskManager:
-        manager = TaskManager(snapshot_backend=self.backend, clock=self.clock, **self._options)
-        self._declare(manager)
-        return manager
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[TaskManager]:
-        async with started(self.manager()) as manager:
-            await settle()
-            yield manager
-
-    async def records(self, **query: Any) -> list[TaskRecord]:
-        found: list[TaskRecord] = []
-        cursor = None
-        while True:
-            page = await self.backend.page(
-                TaskQuery(**{"source": "scheduled", "cursor": cursor, "limit": 500, **query})
-            )
-            found += page.records
-            if (cursor := page.next_cursor) is None:
-                return found[::-1]
-
-    async def times(self, **query: Any) -> list[float]:
-        """Firing times of the tasks made so far, in seconds since the start, sorted."""
-        return sorted(seconds_of(record) for record in await self.records(**query))
-
-    async def sleep_until(self, seconds: float) -> None:
-        """Let time pass while nothing runs, or a host is suspended."""
-        self.clock.set_wall(START + timedelta(seconds=seconds))
-
-
-def every(seconds: float, **options: Any) -> Callable[[TaskManager], object]:
-    return lambda manager: manager.schedule(every=seconds, name="job", **options)(nothing)
 
 
 def cron(expression: str, **options: Any) -> Callable[[TaskManager], object]:
@@ -269,169 +203,6 @@ async def test_a_small_correction_of_the_clock_repeats_nothing() -> None:
     assert await plant.times() == [60, 120]
 
 
-class Troubled(MemoryBackend):
-    """A backend that fails on demand."""
-
-    def __init__(self) -> None:
-        super().__init__(durable=True)
-        self.trouble: Exception | None = None
-
-    async def apply(self, changes: Any) -> list[Applied]:
-        self._fail()
-        return await super().apply(changes)
-
-    async def latest_once(self, prefix: str) -> tuple[str, str] | None:
-        self._fail()
-        return await super().latest_once(prefix)
-
-    async def settings(self, prefix: str) -> dict[str, str]:
-        self._fail()
-        return await super().settings(prefix)
-
-    def _fail(self) -> None:
-        if self.trouble is not None:
-            raise type(self.trouble)(*self.trouble.args)
-
-
-async def test_a_backend_that_is_down_delays_a_firing_and_is_shown(caplog: pytest.LogCaptureFixture) -> None:
-    backend = Troubled()
-    plant = Plant(every(10), snapshot_backend=backend, commit_timeout=2.0)
-    async with plant.running() as manager:
-        await plant.clock.advance(11)
-        backend.trouble = BackendUnavailableError("the wire is cut")
-        await plant.clock.advance(34)
-        [status] = manager.schedules()
-        assert status.errors >= 1
-        assert status.last_error is not None
-        assert "not committed" in status.last_error
-        backend.trouble = None
-        await plant.clock.advance(20)
-        assert manager.schedules()[0].missed == 2
-        assert manager.metrics.registry.get_sample_value("taskflow_schedule_errors_total", {"schedule": "job"}) >= 1
-    # The one that was under way when the backend went is kept; those behind it are late by the policy.
-    assert await plant.times() == [10, 20, 50, 60]
-    assert "the schedule 'job' could not fire" in caplog.text
-    assert "the schedule 'job' fires again" in caplog.text
-
-
-async def test_a_backend_that_is_down_at_the_start_is_waited_for() -> None:
-    backend = Troubled()
-    plant = Plant(every(10, catch_up="all"), snapshot_backend=backend)
-    async with plant.running():
-        await plant.clock.advance(11)
-    backend.trouble = None
-    manager = plant.manager()
-    await manager.startup()
-    backend.trouble = BackendUnavailableError("the wire is cut")
-    await plant.clock.advance(25)
-    backend.trouble = None
-    await plant.clock.advance(30)
-    await manager.shutdown()
-    assert await plant.times() == [10, 20, 30, 40, 50, 60]
-
-
-async def test_an_unexpected_error_while_firing_is_counted_logged_and_tried_again(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    backend = Troubled()
-    plant = Plant(every(20, overlap="skip"), snapshot_backend=backend)
-    async with plant.running() as manager:
-        backend.trouble = ZeroDivisionError("a bug")
-        await plant.clock.advance(22)
-        backend.trouble = None
-        await plant.clock.advance(10)
-        assert await plant.times() == [20]
-        backend.trouble = ZeroDivisionError("a bug")
-        await plant.clock.advance(35)
-        backend.trouble = None
-        await plant.clock.advance(20)
-        [status] = manager.schedules()
-        assert status.errors > 2
-        assert status.missed == 1
-        assert status.last_error == "a bug"
-    assert await plant.times() == [20, 60, 80]
-    assert "ZeroDivisionError" in caplog.text
-    assert "gave up its firing" in caplog.text
-
-
-async def test_a_full_queue_is_an_error_of_the_schedule_and_shown_as_a_refused_task() -> None:
-    gate = Gate()
-    options: dict[str, Any] = {"queues": {"small": QueueConfig(concurrency=1, max_size=1)}}
-    plant = Plant(lambda manager: manager.schedule(every=10, name="job", queue="small")(gate.run), **options)
-    async with plant.running() as manager:
-        await plant.clock.advance(35)
-        [status] = manager.schedules()
-        assert status.errors >= 1
-        assert status.last_error is not None
-        assert "is full" in status.last_error
-        gate.opened.set()
-        await plant.clock.advance(20)
-        assert len(await plant.times(status=TaskStatus.SUCCESS)) >= 4
-    refused = await plant.records(status=TaskStatus.REJECTED)
-    assert {record.reason for record in refused} == {"queue_full"}
-
-
-async def test_a_run_that_has_not_ended_lets_no_second_one_start() -> None:
-    gate = Gate()
-
-    async def job() -> None:
-        await gate.run()
-
-    plant = Plant(lambda manager: manager.schedule(every=10, overlap="skip")(job))
-    async with plant.running() as one, plant.running() as two:
-        await plant.clock.advance(31)
-        [first, *skipped] = await plant.records()
-        assert first.status is TaskStatus.RUNNING
-        assert [(seconds_of(r), r.status, r.reason, r.duplicate_of) for r in skipped] == [
-            (moment, TaskStatus.REJECTED, "overlap", first.task_id) for moment in (20, 30)
-        ]
-        assert one.schedules()[0].missed + two.schedules()[0].missed == 2
-        gate.opened.set()
-        await plant.clock.advance(10)
-    assert await plant.times(status=TaskStatus.SUCCESS) == [10, 40]
-
-
-async def test_runs_overlap_by_default() -> None:
-    gate = Gate()
-    plant = Plant(lambda manager: manager.schedule(every=10, name="job")(gate.run))
-    async with plant.running():
-        await plant.clock.advance(31)
-        assert await plant.times(status=TaskStatus.RUNNING) == [10, 20, 30]
-        gate.opened.set()
-
-
-async def test_a_run_at_start_up_is_made_by_one_of_the_instances_that_start_together() -> None:
-    plant = Plant(every(3_600, run_on_startup=True))
-    for lives in (1, 2):
-        async with plant.running(), plant.running():
-            await plant.clock.advance(1)
-            async with plant.running():
-                await plant.clock.advance(1)
-                assert len(await plant.records()) == lives
-
-
-async def test_a_run_at_start_up_does_not_overlap_with_one_that_has_not_ended() -> None:
-    gate = Gate()
-    options: dict[str, Any] = {"run_on_startup": True, "overlap": "skip", "requeue_on_interrupt": True}
-    plant = Plant(
-        lambda manager: manager.schedule(every=3_600, name="job", **options)(gate.run),
-        shutdown_timeout=0,
-    )
-    async with plant.running():
-        await plant.clock.advance(3_601)
-        # The run of the start is in the way of the first firing.
-        assert [record.reason for record in await plant.records(status=TaskStatus.REJECTED)] == ["overlap"]
-    [unfinished] = await plant.records(status=TaskStatus.PENDING)
-    async with plant.running() as manager:
-        await plant.clock.advance(1)
-        [_, blocked] = await plant.records(status=TaskStatus.REJECTED)
-        assert (blocked.reason, blocked.duplicate_of) == ("overlap", unfinished.task_id)
-        assert manager.schedules()[0].missed == 1
-        gate.opened.set()
-        await plant.clock.advance(1)
-    assert [record.task_id for record in await plant.records(status=TaskStatus.SUCCESS)] == [unfinished.task_id]
-
-
 @pytest.mark.parametrize("catch_up", ["all", "latest"])
 async def test_a_changed_rule_makes_up_for_no_time_before_it_existed(catch_up: str) -> None:
     backend, clock = MemoryBackend(durable=True), FakeClock(START)
@@ -451,28 +222,6 @@ async def test_a_changed_rule_makes_up_for_no_time_before_it_existed(catch_up: s
     assert await new.times() == [3_600, 3 * 3_600 + 60, *made_up]
 
 
-async def test_a_pause_holds_for_all_instances_and_over_restarts() -> None:
-    plant = Plant(every(10, catch_up="all"))
-    async with plant.running() as one, plant.running() as two:
-        await plant.clock.advance(11)
-        await one.pause_schedule("job")
-        await plant.clock.advance(30)
-        assert await plant.times() == [10]
-        assert [manager.schedules()[0].paused for manager in (one, two)] == [True, True]
-        assert two.schedules()[0].next_run is None
-    async with plant.running() as third:
-        await plant.clock.advance(30)
-        assert third.schedules()[0].paused
-        async with plant.running() as fourth:
-            await fourth.resume_schedule("job")
-            await plant.clock.advance(10)
-    # Of the time in which it was paused nothing is caught up.
-    assert await plant.times() == [10, 80]
-    async with plant.running():
-        await plant.clock.advance(10)
-    assert await plant.times() == [10, 80, 90]
-
-
 async def test_a_pause_that_ended_while_an_instance_was_away_is_not_caught_up() -> None:
     plant = Plant(every(10, catch_up="all"))
     async with plant.running() as manager:
@@ -484,77 +233,6 @@ async def test_a_pause_that_ended_while_an_instance_was_away_is_not_caught_up() 
     async with plant.running():
         await plant.clock.advance(1)
     assert await plant.times() == [10, 50, 60]
-
-
-async def test_a_schedule_is_run_now_beside_its_rule() -> None:
-    plant = Plant(every(3_600))
-    async with plant.running() as manager:
-        record = await manager.run_schedule("job")
-        assert (record.source, record.tags, record.run_at) == ("manual", {"schedule": "job"}, None)
-        assert (await manager.wait(record.task_id, 10)).status is TaskStatus.SUCCESS
-        assert manager.schedules()[0].last_run is None
-        with pytest.raises(UnknownScheduleError, match="no schedule named 'other'"):
-            await manager.run_schedule("other")
-        with pytest.raises(UnknownScheduleError):
-            await manager.pause_schedule("other")
-    with pytest.raises(NotStartedError):
-        await manager.run_schedule("job")
-
-
-async def test_one_function_may_have_several_schedules_and_be_a_task_besides() -> None:
-    def declare(manager: TaskManager) -> None:
-        @manager.schedule(every=20)
-        @manager.schedule(every=15, name="often")
-        @manager.schedule(every=30)
-        @manager.task(retries=2, persist=True)
-        async def report() -> None:
-            """Report."""
-
-        declared.append(report)
-
-    declared: list[Any] = []
-    plant = Plant(declare)
-    async with plant.running() as manager:
-        assert {status.name: status.rule for status in manager.schedules()} == {
-            "report": "every 30 s",
-            "often": "every 15 s",
-            "report every 20 s": "every 20 s",
-        }
-        assert {status.func_name for status in manager.schedules()} == {"report"}
-        await plant.clock.advance(31)
-        assert await plant.times() == [15, 20, 30, 30]
-        await manager.wait(await manager.enqueue(declared[0]), 10)
-
-
-async def test_a_schedule_declared_while_the_manager_runs_fires_too() -> None:
-    plant = Plant(lambda manager: None)
-    async with plant.running() as manager:
-        manager.schedule(every=10, name="late")(nothing)
-        await plant.clock.advance(11)
-        assert await plant.times() == [10]
-
-
-async def test_wrong_declarations_are_refused_where_they_stand() -> None:
-    manager = TaskManager()
-
-    async def needs(address: str) -> None: ...
-
-    async def optional(address: str = "x", *more: str, **others: str) -> None: ...
-
-    with pytest.raises(ConfigurationError, match=r"without arguments \(missing a required argument: 'address'\)"):
-        manager.schedule(every=1)(needs)
-    manager.schedule(every=1, retries=3)(optional)
-    with pytest.raises(ConfigurationError, match=r"is a task already, so schedule\(\) cannot give it retries, timeout"):
-        manager.schedule(every=2, retries=1, timeout=5)(optional)
-    with pytest.raises(ConfigurationError, match="a schedule named 'optional' already"):
-        manager.schedule(every=2, name="optional")(optional)
-    with pytest.raises(DuplicateTaskNameError):
-        manager.schedule(every=2, name="optional")(nothing)
-    with pytest.raises(ConfigurationError, match="catch_up must be one of"):
-        manager.schedule(every=2, catch_up="none")(nothing)  # type: ignore[arg-type]  # this is the test
-    with pytest.raises(ConfigurationError, match="there is no queue 'nope'"):
-        manager.schedule(every=2, queue="nope")(nothing)
-    assert [status.name for status in manager.schedules()] == ["optional"]
 
 
 async def test_each_firing_begins_a_trace_of_its_own() -> None:
@@ -574,54 +252,6 @@ async def test_each_firing_begins_a_trace_of_its_own() -> None:
     assert {span.links[0].context.span_id for span in ran} == {span.context.span_id for span in sent if span.context}
 
 
-async def test_the_metrics_tell_of_every_schedule() -> None:
-    gate = Gate()
-    plant = Plant(lambda manager: manager.schedule(every=10, name="job", overlap="skip")(gate.run))
-    async with plant.running() as manager:
-        value = manager.metrics.registry.get_sample_value
-        labels = {"schedule": "job"}
-        assert value("taskflow_schedule_missed_total", labels) == 0
-        assert value("taskflow_schedule_errors_total", labels) == 0
-        assert value("taskflow_schedule_last_fire_timestamp_seconds", labels) is None
-        await plant.clock.advance(21)
-        assert value("taskflow_schedule_lateness_seconds_count", labels) == 1
-        assert value("taskflow_schedule_missed_total", labels) == 1
-        assert value("taskflow_schedule_last_fire_timestamp_seconds", labels) == START.timestamp() + 20
-        assert value("taskflow_schedule_next_fire_timestamp_seconds", labels) == START.timestamp() + 30
-        gate.opened.set()
-
-
-class CountingClock(FakeClock):
-    """Counts how often somebody asks to be woken."""
-
-    asked = 0
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> Any:
-        self.asked += 1
-        return super().call_later(delay, callback)
-
-
-async def test_a_thousand_schedules_that_are_not_due_wake_nobody() -> None:
-    async def wakes(number: int) -> int:
-        def declare(manager: TaskManager) -> None:
-            for n in range(number):
-                manager.schedule(cron=f"{n % 60} 12 * * *", name=f"job-{n}")(nothing if n == 0 else make())
-
-        def make() -> Callable[[], None]:
-            return lambda: None
-
-        plant = Plant(declare)
-        plant.clock = clock = CountingClock(START)
-        async with plant.running() as manager:
-            await eventually(lambda: all(s.next_run for s in manager.schedules()), "all schedules to be read")
-            await clock.advance(1)
-            before = clock.asked
-            await clock.advance(60)
-            return clock.asked - before
-
-    assert await wakes(1_000) - await wakes(0) < 30
-
-
 async def test_names_used_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taskflow_otel.engine.schedules.firing._TIDY_EVERY", 10)
     monkeypatch.setattr("taskflow_otel.engine.schedules.firing._TIDY_BEHIND", timedelta(seconds=5))
@@ -630,43 +260,6 @@ async def test_names_used_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch
         await plant.clock.advance(40)
         assert await plant.backend.forget_once("schedule:", "schedule:~", 1_000) <= 16
     assert await plant.times() == list(range(1, 41))
-
-
-async def test_a_commit_under_way_at_shutdown_is_neither_lost_nor_repeated() -> None:
-    class Slow(MemoryBackend):
-        held = asyncio.Event()
-        waiting = asyncio.Event()
-        slow = False
-
-        async def apply(self, changes: Any) -> list[Applied]:
-            applied = await super().apply(changes)
-            if self.slow and any(_is_firing(change) for change in changes):
-                self.waiting.set()
-                await self.held.wait()
-            return applied
-
-    backend = Slow(durable=True)
-    plant = Plant(every(10), snapshot_backend=backend)
-    manager = plant.manager()
-    await manager.startup()
-    await settle()
-    backend.slow = True
-    await plant.clock.advance(10)
-    await asyncio.wait_for(backend.waiting.wait(), 5)
-    stopping = asyncio.create_task(manager.shutdown())
-    await settle()
-    backend.slow = False
-    backend.held.set()
-    await plant.clock.advance(0.5)
-    await asyncio.wait_for(stopping, 10)
-    async with plant.running() as second:
-        await plant.clock.advance(1)
-        await eventually(lambda: not second.store.list(), "the firing to be made up for")
-    assert [record.status for record in await plant.records()] == [TaskStatus.SUCCESS]
-
-
-def _is_firing(change: Change) -> bool:
-    return getattr(change, "once", None) is not None
 
 
 async def test_the_log_says_what_was_missed(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 import logging
 import os
 import threading
@@ -12,48 +10,12 @@ from typing import Any
 
 import pytest
 
-from taskflow_otel.bus import ObserverBus, TaskObserver
+from taskflow_otel.bus import ObserverBus
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.exporters.lines import text
 from taskflow_otel.exporters.lines.file import FileLogger
 from taskflow_otel.exporters.lines.stdout import StdoutLogger
+from tests.exporters.lines.conftest import one_task, through
 from tests.exporters.story import Story
-
-
-async def through(observer: TaskObserver, tell: Callable[[ObserverBus], object]) -> ObserverBus:
-    """Let `tell` publish, and return the bus once everything has been written."""
-    bus = ObserverBus(observers=[observer])
-    await bus.start()
-    tell(bus)
-    await bus.close(10)
-    return bus
-
-
-def one_task(*messages: str, **extra: Any) -> Callable[[ObserverBus], Story]:
-    def tell(bus: ObserverBus) -> Story:
-        story = Story(bus).created().enqueued().started()
-        for message in messages:
-            story.log(message, **extra)
-        return story.succeeded()
-
-    return tell
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tasks.log"
-
-
-async def test_lines_have_the_promised_form(path: Path) -> None:
-    story: list[Story] = []
-    await through(FileLogger(path, log_lifecycle=True), lambda bus: story.append(one_task("sent")(bus)))
-    head = f"[{story[0].record.task_id}] [send_email] 2026-01-02T03:04"
-    assert path.read_text().splitlines() == [
-        f"{head}:06 -- PENDING",
-        f"{head}:07 -- RUNNING",
-        f"{head}:07 sent",
-        f"{head}:08 -- SUCCESS",
-    ]
 
 
 async def test_lifecycle_lines_and_low_levels_are_left_out_by_default(path: Path) -> None:
@@ -64,53 +26,6 @@ async def test_lifecycle_lines_and_low_levels_are_left_out_by_default(path: Path
 
     await through(FileLogger(path), tell)
     assert [line.rpartition(" ")[2] for line in path.read_text().splitlines()] == ["info", "error"]
-
-
-async def test_json_lines_hold_everything(path: Path) -> None:
-    await through(FileLogger(path, format="json", log_lifecycle=True), one_task("größe 🎉", rows=3))
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    assert [line.get("transition") or line["message"] for line in lines] == [
-        "enqueued",
-        "started",
-        "größe 🎉",
-        "succeeded",
-    ]
-    assert lines[2]["extra"] == {"rows": 3}
-    assert lines[3]["duration"] == 1.0
-    assert {line["func_name"] for line in lines} == {"send_email"}
-
-
-HOSTILE = "a\r\n[forged] [task] line\x1b[31m\x00\x85\u2028\u202ereversed \ud800 \ttab"
-
-
-@pytest.mark.parametrize("format", text.FORMATS)
-async def test_a_message_cannot_forge_a_line_or_steer_a_terminal(path: Path, format: text.Format) -> None:
-    await through(FileLogger(path, format=format), one_task(HOSTILE))
-    content = path.read_text("utf-8")
-    assert len(content.splitlines()) == 1
-    assert content.removesuffix("\n").isprintable()
-    if format == "json":
-        assert json.loads(content)["message"] == HOSTILE
-
-
-async def test_a_name_cannot_forge_a_line(path: Path) -> None:
-    await through(FileLogger(path), lambda bus: Story(bus, "evil\nname").log("x"))
-    assert "[evil\\nname]" in path.read_text()
-
-
-async def test_values_that_json_does_not_know_become_text(path: Path) -> None:
-    circular: list[Any] = []
-    circular.append(circular)
-
-    def tell(bus: ObserverBus) -> None:
-        Story(bus).log("path", where=Path("/x"))
-        Story(bus).log("circle", circle=circular)
-
-    bus = await through(FileLogger(path, format="json"), tell)
-    first, second = [json.loads(line) for line in path.read_text().splitlines()]
-    assert first["extra"] == {"where": "/x"}
-    assert "[...]" in second["extra"]
-    assert bus.errors == {}
 
 
 async def test_the_file_is_rotated_at_its_size_and_old_ones_are_kept(path: Path) -> None:
@@ -227,20 +142,3 @@ async def test_writing_never_happens_on_the_event_loop(path: Path) -> None:
     for thread in set(threading.enumerate()) - before:
         await asyncio.to_thread(thread.join, 10)
     assert not [t for t in threading.enumerate() if t.name.startswith("taskflow Spy")]
-
-
-async def test_standard_output_gets_the_same_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    await through(StdoutLogger(log_lifecycle=True), one_task("sent"))
-    assert [line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines()] == [
-        "PENDING",
-        "RUNNING",
-        "sent",
-        "SUCCESS",
-    ]
-
-
-async def test_a_terminal_of_another_encoding_shows_escapes() -> None:
-    raw = io.BytesIO()
-    stream = io.TextIOWrapper(raw, encoding="ascii")
-    await through(StdoutLogger(stream=stream), one_task("é🎉"))
-    assert raw.getvalue().endswith(b"\\xe9\\U0001f389\n")

@@ -1,16 +1,12 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
@@ -333,61 +329,3 @@ def test_nothing_is_kept_of_finished_tasks(traced: Traced) -> None:
     story = Story(bus).created().enqueued().started()
     bus.refused(story.record)
     assert exporter._open == {}
-
-
-@pytest.mark.parametrize("ref", [SpanRef(), SpanRef("zz", "1"), SpanRef("0" * 32, "0" * 16)], ids=str)
-def test_a_damaged_reference_is_no_span(ref: SpanRef) -> None:
-    assert spans.restore(ref, is_remote=True) is None
-
-
-def test_the_carrier_of_a_span_speaks_w3c() -> None:
-    ref = SpanRef("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", 1, "a=b")
-    assert spans.carrier_of(ref, "k=v") == {
-        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        "tracestate": "a=b",
-        "baggage": "k=v",
-    }
-    assert spans.carrier_of(SpanRef()) == {}
-
-
-async def test_a_flush_of_the_bus_reaches_the_provider() -> None:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=3_600_000))
-    bus = ObserverBus([TracingExporter(provider)])
-    Story(bus).created().enqueued()
-    assert exporter.get_finished_spans() == ()
-    assert await bus.flush(10)
-    assert [span.name for span in exporter.get_finished_spans()] == ["send send_email"]
-    provider.shutdown()
-
-
-def test_a_global_provider_that_is_set_later_is_found() -> None:
-    script = """
-    from datetime import timedelta
-    from opentelemetry import trace
-    from opentelemetry.sdk.trace import TracerProvider
-    from taskflow_otel.bus import ObserverBus
-    from taskflow_otel.exporters.otel.tracing import TracingExporter
-    from tests.exporters.story import Story
-
-    bus = ObserverBus([TracingExporter()])
-    before = Story(bus).created()
-    trace.set_tracer_provider(TracerProvider())
-    before.enqueued().started().succeeded()
-    after = Story(bus)
-    after.record.created_at += timedelta(seconds=1)
-    after.created().enqueued().started().succeeded()
-    assert not before.record.trace.creation.valid
-    assert after.record.trace.creation.valid and after.record.trace.attempt.valid
-    assert bus.errors == {}
-    """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=Path(__file__).parents[3],
-    )
-    assert result.returncode == 0, result.stderr

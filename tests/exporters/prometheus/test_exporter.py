@@ -1,55 +1,19 @@
 from __future__ import annotations
 
-import subprocess
 from datetime import timedelta
 
 import pytest
 from msgspec.structs import replace
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
-from prometheus_client.parser import text_string_to_metric_families as parse_text
-from prometheus_client.samples import Sample
 
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.otel.tracing import TracingExporter
 from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES, PrometheusExporter
-from taskflow_otel.exporters.prometheus.exposition import MetricsFormat, negotiate
-from taskflow_otel.exporters.prometheus.values import from_json, merge, to_json
-from taskflow_otel.exporters.telemetry import Telemetry
 from taskflow_otel.model.status import Transition
+from tests.exporters.prometheus.conftest import OPENMETRICS, Scraped
 from tests.exporters.story import START, Story
-from tests.servers import find_binary
-
-OPENMETRICS = "application/openmetrics-text"
-
-
-class Scraped:
-    """The samples of one scrape."""
-
-    def __init__(self, exporter: PrometheusExporter, accept: str = "text/plain") -> None:
-        body, self.content_type = exporter.render(accept)
-        self.text = body.decode()
-        parse = parse_openmetrics if self.content_type.startswith(OPENMETRICS) else parse_text
-        self.samples: list[Sample] = [s for family in parse(self.text) for s in family.samples]
-
-    def value(self, name: str, **labels: str) -> float | None:
-        """The sum of the samples that carry these labels; `None` without any."""
-        found = [s.value for s in self.samples if s.name == name and labels.items() <= s.labels.items()]
-        return sum(found) if found else None
-
-
-@pytest.fixture
-def exporter() -> PrometheusExporter:
-    clock = iter(range(0, 10_000, 2))
-    return PrometheusExporter(clock=lambda: next(clock))
-
-
-@pytest.fixture
-def bus(exporter: PrometheusExporter) -> ObserverBus:
-    return ObserverBus([exporter])
 
 
 def test_a_task_that_succeeds_after_a_retry_is_counted_everywhere(
@@ -213,26 +177,6 @@ def test_buckets_can_be_set(bus: ObserverBus) -> None:
     assert bounds == ["0.5", "2.0", "+Inf"]
 
 
-@pytest.mark.parametrize(
-    "buckets",
-    [{"nonsense": (1,)}, *({"taskflow_task_run_duration_seconds": b} for b in ((), (2, 1), (0, 1), (1, float("inf"))))],
-    ids=["unknown histogram", "none", "decreasing", "zero", "infinite"],
-)
-def test_unusable_buckets_are_refused(buckets: dict[str, tuple[float, ...]]) -> None:
-    with pytest.raises(ConfigurationError, match="buckets"):
-        Telemetry(buckets=buckets)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"propagation": "no"}, {"max_label_values": 0}, {"registry": object()}, {"tracer_provider": 1}],
-    ids=lambda options: next(iter(options)),
-)
-def test_a_wrong_telemetry_option_is_named(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigurationError, match=next(iter(options))):
-        Telemetry(**options)  # type: ignore[arg-type]
-
-
 def test_a_given_registry_is_shared_with_the_applications_own_metrics() -> None:
     registry = CollectorRegistry()
     Counter("orders", "Orders.", registry=registry).inc()
@@ -293,133 +237,6 @@ def test_several_scrapes_within_a_second_render_once() -> None:
     assert Scraped(exporter, OPENMETRICS).value("taskflow_tasks_enqueued_total") == 1, "each format has its own"
     now[0] = 1.0
     assert Scraped(exporter).value("taskflow_tasks_enqueued_total") == 1
-
-
-PROMETHEUS_2 = (
-    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
-    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
-)
-PROMETHEUS_3 = (
-    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7,"
-    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=1.0.0;q=0.4,*/*;q=0.1"
-)
-
-
-@pytest.mark.parametrize(
-    ("accept", "expected"),
-    [
-        (None, MetricsFormat.TEXT),
-        ("", MetricsFormat.TEXT),
-        ("*/*", MetricsFormat.TEXT),
-        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", MetricsFormat.TEXT),
-        (PROMETHEUS_2, MetricsFormat.OPENMETRICS),
-        (PROMETHEUS_3, MetricsFormat.OPENMETRICS),
-        ("text/plain;q=0.5, application/openmetrics-text;q=0.4", MetricsFormat.TEXT),
-        ("application/openmetrics-text; version=2.0.0, text/plain;q=0.1", MetricsFormat.TEXT),
-        ("application/openmetrics-text; version=0.0.1", MetricsFormat.TEXT),
-        ("APPLICATION/OPENMETRICS-TEXT", MetricsFormat.OPENMETRICS),
-        ('application/openmetrics-text; version="1.0.0"', MetricsFormat.OPENMETRICS),
-        ("application/openmetrics-text;q=0, */*", MetricsFormat.TEXT),
-        ("text/plain;q=0, */*;q=0.1", MetricsFormat.OPENMETRICS),
-        ("application/json", MetricsFormat.JSON),
-        ("application/json, text/plain;q=0.9", MetricsFormat.JSON),
-        ("application/json, */*", MetricsFormat.JSON),
-        ("application/json;q=0.5, text/*", MetricsFormat.TEXT),
-        ("text/plain;q=nonsense", MetricsFormat.TEXT),
-        ("image/png", MetricsFormat.TEXT),
-    ],
-)
-def test_the_format_is_the_one_that_the_client_prefers(accept: str | None, expected: MetricsFormat) -> None:
-    assert negotiate(accept) is expected
-
-
-@pytest.mark.parametrize(
-    ("accept", "content_type"),
-    [
-        ("*/*", "text/plain; version=0.0.4; charset=utf-8"),
-        ("application/json", "text/plain; version=0.0.4; charset=utf-8"),
-        (OPENMETRICS, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
-    ],
-)
-def test_the_content_type_says_what_was_rendered(exporter: PrometheusExporter, accept: str, content_type: str) -> None:
-    assert Scraped(exporter, accept).content_type == content_type
-
-
-def test_names_with_quotes_and_newlines_do_not_break_the_page(exporter: PrometheusExporter, bus: ObserverBus) -> None:
-    name = 'a "b"\\ \n é'
-    Story(bus, name).created().enqueued()
-    for accept in ("text/plain", OPENMETRICS):
-        assert Scraped(exporter, accept).value("taskflow_tasks_enqueued_total", task=name) == 1
-
-
-def everything(exporter: PrometheusExporter, bus: ObserverBus) -> None:
-    """Give every metric of the table a value."""
-    Story(bus).created().enqueued().started().retried().started().succeeded()
-    for spec in signals.METRICS:
-        labels = tuple(f"some {label}" for label in spec.labels)
-        if spec.type == "histogram":
-            exporter.observe(spec.name, 0.1, *labels)
-        elif not spec.on:
-            exporter.add_source(spec.name, lambda labels=labels: [(labels, 1.0)]) if spec.type != "info" else None
-
-
-def test_promtool_finds_nothing_to_complain_about(exporter: PrometheusExporter, bus: ObserverBus) -> None:
-    everything(exporter, bus)
-    checked = subprocess.run(
-        [find_binary("promtool", "prometheus"), "check", "metrics"],
-        input=Scraped(exporter).text,
-        text=True,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
-
-
-def test_every_metric_of_the_table_is_exposed_and_nothing_else(exporter: PrometheusExporter, bus: ObserverBus) -> None:
-    everything(exporter, bus)
-    families = {f.name: f for f in parse_openmetrics(Scraped(exporter, OPENMETRICS).text)}
-    promised = {spec.name.removesuffix("_total").removesuffix("_info"): spec for spec in signals.METRICS}
-    assert set(families) == set(promised)
-    for name, spec in promised.items():
-        family = families[name]
-        assert (family.type, family.documentation, family.unit) == (spec.type, spec.help, spec.unit)
-        for sample in family.samples:
-            assert set(sample.labels) - {"le"} == set(spec.labels)
-
-
-def test_processes_behind_one_port_report_their_sum(exporter: PrometheusExporter, bus: ObserverBus) -> None:
-    peer = PrometheusExporter(buckets={"taskflow_task_run_duration_seconds": (0.7, 3.0)})
-    later = Story(ObserverBus([peer]))
-    later.moment += timedelta(hours=1)
-    later.created().enqueued().started().succeeded()
-    Story(ObserverBus([peer]), "other").created().enqueued().started()
-    Story(bus).created().enqueued().started().succeeded()
-    exporter.set_peers([from_json(to_json(peer.snapshot()))])
-    scraped = Scraped(exporter)
-    assert scraped.value("taskflow_tasks_finished_total", task="send_email", outcome="success") == 2
-    assert scraped.value("taskflow_tasks_running", task="other") == 1
-    assert scraped.value("taskflow_build_info") == 1
-    latest = scraped.value("taskflow_task_last_success_timestamp_seconds", task="send_email")
-    assert latest == START.timestamp() + 3600 + 3
-    task = {"task": "send_email"}
-    assert scraped.value("taskflow_task_run_duration_seconds_count", **task) == 2
-    assert scraped.value("taskflow_task_run_duration_seconds_bucket", **task, le="1.0") == 1
-    assert scraped.value("taskflow_task_run_duration_seconds_bucket", **task, le="5.0") == 2
-
-
-def test_merging_leaves_the_merged_untouched(exporter: PrometheusExporter, bus: ObserverBus) -> None:
-    Story(bus).created().enqueued().started().succeeded()
-    one, other = exporter.snapshot(), exporter.snapshot()
-    before = to_json(one), to_json(other)
-    merge([one, other, {"made_up": {("x",): 1.0}}])
-    assert (to_json(one), to_json(other)) == before
-
-
-@pytest.mark.parametrize("data", [{"a": 1}, {"a": [[1]]}, {"a": [[[], {"counts": []}]]}], ids=str)
-def test_a_damaged_snapshot_is_refused(data: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="not a metrics snapshot"):
-        from_json(data)
 
 
 def test_a_duration_that_nobody_measured_is_taken_from_the_times(

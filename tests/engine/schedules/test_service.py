@@ -1,0 +1,162 @@
+"""The schedules of a manager: declared, paused, run by hand, and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from taskflow_otel import (
+    ConfigurationError,
+    DuplicateTaskNameError,
+    NotStartedError,
+    TaskManager,
+    TaskStatus,
+    UnknownScheduleError,
+)
+from taskflow_otel.testing.clock import FakeClock
+from tests.engine.schedules.plant import START, Plant, every, nothing
+from tests.managers import Gate
+from tests.waiting import eventually
+
+
+async def test_a_pause_holds_for_all_instances_and_over_restarts() -> None:
+    plant = Plant(every(10, catch_up="all"))
+    async with plant.running() as one, plant.running() as two:
+        await plant.clock.advance(11)
+        await one.pause_schedule("job")
+        await plant.clock.advance(30)
+        assert await plant.times() == [10]
+        assert [manager.schedules()[0].paused for manager in (one, two)] == [True, True]
+        assert two.schedules()[0].next_run is None
+    async with plant.running() as third:
+        await plant.clock.advance(30)
+        assert third.schedules()[0].paused
+        async with plant.running() as fourth:
+            await fourth.resume_schedule("job")
+            await plant.clock.advance(10)
+    # Of the time in which it was paused nothing is caught up.
+    assert await plant.times() == [10, 80]
+    async with plant.running():
+        await plant.clock.advance(10)
+    assert await plant.times() == [10, 80, 90]
+
+
+async def test_a_schedule_is_run_now_beside_its_rule() -> None:
+    plant = Plant(every(3_600))
+    async with plant.running() as manager:
+        record = await manager.run_schedule("job")
+        assert (record.source, record.tags, record.run_at) == ("manual", {"schedule": "job"}, None)
+        assert (await manager.wait(record.task_id, 10)).status is TaskStatus.SUCCESS
+        assert manager.schedules()[0].last_run is None
+        with pytest.raises(UnknownScheduleError, match="no schedule named 'other'"):
+            await manager.run_schedule("other")
+        with pytest.raises(UnknownScheduleError):
+            await manager.pause_schedule("other")
+    with pytest.raises(NotStartedError):
+        await manager.run_schedule("job")
+
+
+async def test_one_function_may_have_several_schedules_and_be_a_task_besides() -> None:
+    def declare(manager: TaskManager) -> None:
+        @manager.schedule(every=20)
+        @manager.schedule(every=15, name="often")
+        @manager.schedule(every=30)
+        @manager.task(retries=2, persist=True)
+        async def report() -> None:
+            """Report."""
+
+        declared.append(report)
+
+    declared: list[Any] = []
+    plant = Plant(declare)
+    async with plant.running() as manager:
+        assert {status.name: status.rule for status in manager.schedules()} == {
+            "report": "every 30 s",
+            "often": "every 15 s",
+            "report every 20 s": "every 20 s",
+        }
+        assert {status.func_name for status in manager.schedules()} == {"report"}
+        await plant.clock.advance(31)
+        assert await plant.times() == [15, 20, 30, 30]
+        await manager.wait(await manager.enqueue(declared[0]), 10)
+
+
+async def test_a_schedule_declared_while_the_manager_runs_fires_too() -> None:
+    plant = Plant(lambda manager: None)
+    async with plant.running() as manager:
+        manager.schedule(every=10, name="late")(nothing)
+        await plant.clock.advance(11)
+        assert await plant.times() == [10]
+
+
+async def test_wrong_declarations_are_refused_where_they_stand() -> None:
+    manager = TaskManager()
+
+    async def needs(address: str) -> None: ...
+
+    async def optional(address: str = "x", *more: str, **others: str) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"without arguments \(missing a required argument: 'address'\)"):
+        manager.schedule(every=1)(needs)
+    manager.schedule(every=1, retries=3)(optional)
+    with pytest.raises(ConfigurationError, match=r"is a task already, so schedule\(\) cannot give it retries, timeout"):
+        manager.schedule(every=2, retries=1, timeout=5)(optional)
+    with pytest.raises(ConfigurationError, match="a schedule named 'optional' already"):
+        manager.schedule(every=2, name="optional")(optional)
+    with pytest.raises(DuplicateTaskNameError):
+        manager.schedule(every=2, name="optional")(nothing)
+    with pytest.raises(ConfigurationError, match="catch_up must be one of"):
+        manager.schedule(every=2, catch_up="none")(nothing)  # type: ignore[arg-type]  # this is the test
+    with pytest.raises(ConfigurationError, match="there is no queue 'nope'"):
+        manager.schedule(every=2, queue="nope")(nothing)
+    assert [status.name for status in manager.schedules()] == ["optional"]
+
+
+async def test_the_metrics_tell_of_every_schedule() -> None:
+    gate = Gate()
+    plant = Plant(lambda manager: manager.schedule(every=10, name="job", overlap="skip")(gate.run))
+    async with plant.running() as manager:
+        value = manager.metrics.registry.get_sample_value
+        labels = {"schedule": "job"}
+        assert value("taskflow_schedule_missed_total", labels) == 0
+        assert value("taskflow_schedule_errors_total", labels) == 0
+        assert value("taskflow_schedule_last_fire_timestamp_seconds", labels) is None
+        await plant.clock.advance(21)
+        assert value("taskflow_schedule_lateness_seconds_count", labels) == 1
+        assert value("taskflow_schedule_missed_total", labels) == 1
+        assert value("taskflow_schedule_last_fire_timestamp_seconds", labels) == START.timestamp() + 20
+        assert value("taskflow_schedule_next_fire_timestamp_seconds", labels) == START.timestamp() + 30
+        gate.opened.set()
+
+
+class CountingClock(FakeClock):
+    """Counts how often somebody asks to be woken."""
+
+    asked = 0
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Any:
+        self.asked += 1
+        return super().call_later(delay, callback)
+
+
+async def test_a_thousand_schedules_that_are_not_due_wake_nobody() -> None:
+    async def wakes(number: int) -> int:
+        def declare(manager: TaskManager) -> None:
+            for n in range(number):
+                manager.schedule(cron=f"{n % 60} 12 * * *", name=f"job-{n}")(nothing if n == 0 else make())
+
+        def make() -> Callable[[], None]:
+            return lambda: None
+
+        plant = Plant(declare)
+        plant.clock = clock = CountingClock(START)
+        async with plant.running() as manager:
+            await eventually(lambda: all(s.next_run for s in manager.schedules()), "all schedules to be read")
+            await clock.advance(1)
+            before = clock.asked
+            await clock.advance(60)
+            return clock.asked - before
+
+    assert await wakes(1_000) - await wakes(0) < 30

@@ -1,0 +1,60 @@
+"""What running tasks say of themselves: log entries and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskflow_otel import (
+    InMemoryLogger,
+    TaskManager,
+    get_task_context,
+    task_log,
+)
+from tests.managers import Gate, finish, started
+
+
+@pytest.mark.parametrize("executor", ["async", "thread"])
+async def test_task_log_is_kept_in_order_with_level_extra_and_attempt(executor: str, tmp_path: Path) -> None:
+    observer = InMemoryLogger()
+    manager = TaskManager(snapshot_db=tmp_path / "tasks.db", loggers=[observer])
+
+    def say() -> None:
+        task_log("first", size=3)
+        task_log("second", level="warning")
+        if get_task_context().attempt == 0:
+            raise ValueError("again")
+
+    async def say_in_the_loop() -> None:
+        say()
+
+    job: Callable[[], Any] = manager.task(retries=1, name="say", executor=executor)(  # type: ignore[arg-type]
+        say_in_the_loop if executor == "async" else say
+    )
+    async with started(manager):
+        task_id = await manager.enqueue(job)
+        await finish(manager, task_id)
+        entries = await manager.engine.logs(task_id)
+    expected = [("first", "info", {"size": 3}), ("second", "warning", {})]
+    assert [(e.message, e.level, e.extra) for e in entries] == expected * 2
+    assert [e.attempt for e in entries] == [0, 0, 1, 1]
+    assert [e.seq for e in entries] == sorted(e.seq for e in entries)
+    assert observer.messages == ["first", "second"] * 2
+
+
+async def test_progress_is_shown_while_the_task_runs(manager: TaskManager) -> None:
+    gate = Gate()
+
+    async def work() -> None:
+        get_task_context().progress(3, 10, message="pages")
+        await gate.run()
+
+    task_id = await manager.enqueue(work)
+    await gate.entered.wait()
+    progress = (await manager.get(task_id)).progress
+    assert progress is not None
+    assert (progress.done, progress.total, progress.message) == (3, 10, "pages")
+    gate.opened.set()

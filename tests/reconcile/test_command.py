@@ -1,0 +1,48 @@
+"""`taskflow-otel audit`: its answer, its exit status, and what it says of what it cannot read."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from taskflow_otel.cli.main import main
+from tests.managers import started
+from tests.reconcile.conftest import Watched
+
+
+def test_the_command_names_each_difference_and_ends_with_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(run_once(tmp_path / "tasks.db"))
+    page = tmp_path / "page"
+    page.write_text('taskflow_tasks_finished_total{task="good",queue="default",outcome="success"} 3\n')
+    status = main(["audit", "--backend", str(tmp_path / "tasks.db"), "--metrics", str(page)])
+    lines = capsys.readouterr().out.splitlines()
+    assert (status, lines[-1]) == (1, f"{len(lines) - 1} differences")
+    assert f"{page}: taskflow_tasks_finished_total{{bad, default, failed}}: expected 1, found 0" in lines
+
+
+async def run_once(path: Path) -> None:
+    watched = Watched(path)
+    async with started(watched.manager):
+        await watched.run()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--backend", "missing.db"], "there is no database 'missing.db'"),
+        (["--backend", "oracle://x"], "must be a postgresql, mysql or redis URL"),
+        (["--backend", "x", "--metrics", "y", "--since", "2026-01-01"], "give the page of that moment as --baseline"),
+        (["--backend", "x", "--metrics", "missing"], "the metrics page missing cannot be read"),
+        (["--backend", "x", "--metrics", "http://127.0.0.1:1/"], "the metrics page http://127.0.0.1:1/ cannot be read"),
+        (["--backend", "x", "--export", "missing"], "missing cannot be read as OTLP"),
+    ],
+)
+def test_the_command_says_what_it_cannot_read(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", *arguments]) == 1
+    assert complaint in capsys.readouterr().err
