@@ -22,7 +22,7 @@ from taskflow_otel.bus import ObserverBus, TaskObserver
 from taskflow_otel.engine.decorators import Declarations
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.executors.process import ProcessExecutor
-from taskflow_otel.engine.executors.process_spans import SpanRelay
+from taskflow_otel.engine.executors.process_spans import SpanForwarder
 from taskflow_otel.engine.live import TaskStore
 from taskflow_otel.engine.log_capture import TaskLogHandler
 from taskflow_otel.engine.queues import QueueStats
@@ -37,7 +37,7 @@ from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
 from taskflow_otel.exporters.stream import LiveStream
 from taskflow_otel.exporters.telemetry import Telemetry
 from taskflow_otel.metrics.fleet import FleetMetrics
-from taskflow_otel.metrics.sources import ScheduleCounts, connect_metrics
+from taskflow_otel.metrics.sources import ScheduleMetrics, connect_metrics
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.enqueue import split_options
 from taskflow_otel.model.options import QueueConfig, checked_queue_name, flag
@@ -167,12 +167,12 @@ class TaskManager(Declarations):
                 "process": ProcessExecutor(
                     max_process_workers,
                     shutdown_timeout=process_shutdown_timeout,
-                    relay=SpanRelay(telemetry.tracer_provider),
+                    forwarder=SpanForwarder(telemetry.tracer_provider),
                     capture_logs=capture_logs,
                 )
             },
             observe=self.metrics.observe_backend,
-            schedule_meter=ScheduleCounts(self.metrics),
+            schedule_meter=ScheduleMetrics(self.metrics),
             fleet_watched=lambda: self.stream.subscribers > 0,
             tell_fleet=self.stream.inject,
         )

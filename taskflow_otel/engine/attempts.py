@@ -18,20 +18,20 @@ from taskflow_otel.runtime.owned_tasks import OwnedTasks
 class Attempts:
     """Starts attempts, each an asyncio task of `owned` (an `AttemptOwner`).
 
-    `accepts`: whether tasks may still be put in line. `jobs` owns what has to be done for a task that may not.
+    `accepts`: whether tasks may still be put in line. `background` owns what has to be done for a task that may not.
     """
 
     def __init__(
         self,
         owned: OwnedTasks,
-        jobs: OwnedTasks,
+        background: OwnedTasks,
         intake: Intake,
         control: Control,
         drain: Drain,
         accepts: Callable[[], bool],
     ) -> None:
         self._owned = owned
-        self._jobs = jobs
+        self._background = background
         self._intake = intake
         self._control = control
         self._drain = drain
@@ -55,7 +55,7 @@ class Attempts:
             self._intake.line_up(task, seconds)
         else:
             task.advance(Step.SET_ASIDE)
-            self._jobs.own(
+            self._background.own(
                 self._drain.leave(task) if reason in {None, SHUTDOWN} else self._control.stop(task, str(reason))
             )
 

@@ -77,11 +77,11 @@ class TaskContext:
         plain, size = plain_extra(extra) if extra else ({}, 0)
         self._on_log(self, text, level, plain, len(text) + size)
 
-    def relay_log(self, message: str, level: str, extra: dict[str, Any], size: int) -> None:
+    def forward_log(self, message: str, level: str, extra: dict[str, Any], size: int) -> None:
         """Write a log entry that was made plain in another process."""
         self._on_log(self, message, level, extra, size)
 
-    def relay_progress(self, progress: Progress) -> None:
+    def forward_progress(self, progress: Progress) -> None:
         """Report progress that was made plain in another process."""
         self._on_progress(self, progress)
 

@@ -14,19 +14,19 @@ from taskflow_otel.runtime.owned_tasks import OwnedTasks
 
 
 class Door:
-    """Adds tasks. `require_running` raises while none can be taken; `jobs` owns what happens beside the caller."""
+    """Adds tasks. `require_running` raises while the engine takes none; `background` owns work beside the caller."""
 
     def __init__(
         self,
         builder: TaskBuilder,
         intake: Intake,
-        jobs: OwnedTasks,
+        background: OwnedTasks,
         require_running: Callable[[], None],
         on_loop: Callable[..., None],
     ) -> None:
         self._builder = builder
         self._intake = intake
-        self._jobs = jobs
+        self._background = background
         self._require_running = require_running
         self._on_loop = on_loop
 
@@ -54,7 +54,7 @@ class Door:
 
     def withdraw(self, tasks: Sequence[LiveTask], reason: str) -> None:
         """End tasks whose request failed: they never run. Does not depend on the caller, who may be cancelled."""
-        self._jobs.own(self._intake.withdraw(tasks, reason))
+        self._background.own(self._intake.withdraw(tasks, reason))
 
     def start_soon(self, task: LiveTask) -> None:
         """Make a task known and hand it over beside the caller, who may be in another thread."""
@@ -83,7 +83,7 @@ class Door:
         return task.record.duplicate_of or task_id
 
     def _start(self, task: LiveTask) -> None:
-        task.arrival = self._jobs.own(self._enter(task))
+        task.arrival = self._background.own(self._enter(task))
 
     async def _enter(self, task: LiveTask) -> None:
         await self._intake.make_known([task])

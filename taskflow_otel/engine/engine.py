@@ -91,7 +91,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._attempts = OwnedTasks(_complain_of_attempt)
-        self._jobs = OwnedTasks(_complain)
+        self._background = OwnedTasks(_complain)
         self._executors: dict[str, Executor] = {
             "async": AsyncExecutor(settings.max_concurrent_tasks),
             "thread": ThreadExecutor(settings.max_sync_threads),
@@ -135,7 +135,7 @@ class Engine:
             self._heartbeat,
             self.call_on_loop,
         )
-        self.door = Door(builder, intake, self._jobs, self.require_running, self.call_on_loop)
+        self.door = Door(builder, intake, self._background, self.require_running, self.call_on_loop)
         """How tasks are added."""
         self._control = Control(
             backend,
@@ -163,7 +163,7 @@ class Engine:
             cancel_grace=settings.cancel_grace,
         )
         attempts = Attempts(
-            self._attempts, self._jobs, intake, self._control, self._drain, lambda: self._state == "running"
+            self._attempts, self._background, intake, self._control, self._drain, lambda: self._state == "running"
         )
         runner = AttemptRunner(
             self._lifecycle,
@@ -223,7 +223,7 @@ class Engine:
             self._services.append(Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention))
         # What parts above need of those made after them is tied here, and nowhere else.
         self._heartbeat.connect(rejoin=self._control.rejoin, introduce=self._introduce)
-        self._ledger.connect(LateCommits(self._tasks, self._lifecycle, self._ledger, intake, self._jobs).applied)
+        self._ledger.connect(LateCommits(self._tasks, self._lifecycle, self._ledger, intake, self._background).applied)
         self._dispatcher.connect(attempts.starter(runner))
 
     @property
@@ -292,9 +292,9 @@ class Engine:
         self._state = "running"
         self._dispatcher.open()
         await self.schedules.start()
-        self._jobs.own(self.schedules.tick())
+        self._background.own(self.schedules.tick())
         # Not awaited: the application need not wait for what others left behind.
-        self._jobs.own(self._takeover.tick())
+        self._background.own(self._takeover.tick())
 
     def cut_short(self) -> None:
         """Wait no longer for what runs or waits; called again, also not for what was cancelled."""
@@ -312,8 +312,8 @@ class Engine:
             if task.attempt is not None and not task.attempt.done():
                 self._dispatcher.give_back(task)
             self._control.forget(task)
-        for jobs in (self._attempts, self._jobs):
-            jobs.abandon()
+        for owned in (self._attempts, self._background):
+            owned.abandon()
         self.schedules.abandon()
         self._timers.clear()
         limit = self._settings.cancel_grace
@@ -444,10 +444,10 @@ class Engine:
             return max(_TURN, deadline - reserve - loop.time())
 
         await bounded(gather_all([service.stop() for service in self._services]), left(last), "the services")
-        if self._jobs:
-            await asyncio.wait(set(self._jobs), timeout=left(last))
+        if self._background:
+            await asyncio.wait(set(self._background), timeout=left(last))
         await self._recovery.stop()
-        leftovers = [*self._jobs, *self._attempts]
+        leftovers = [*self._background, *self._attempts]
         for leftover in leftovers:
             leftover.cancel()
         if leftovers:

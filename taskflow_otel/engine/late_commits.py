@@ -17,21 +17,21 @@ from taskflow_otel.runtime.owned_tasks import OwnedTasks
 
 
 class LateCommits:
-    """Sets right what was applied late, each in an asyncio task of `jobs`."""
+    """Sets right what was applied late, each in an asyncio task of `background`."""
 
     def __init__(
-        self, tasks: LiveTasks, lifecycle: Lifecycle, ledger: Ledger, intake: Intake, jobs: OwnedTasks
+        self, tasks: LiveTasks, lifecycle: Lifecycle, ledger: Ledger, intake: Intake, background: OwnedTasks
     ) -> None:
         self._tasks = tasks
         self._lifecycle = lifecycle
         self._ledger = ledger
         self._intake = intake
-        self._jobs = jobs
+        self._background = background
 
     def applied(self, change: Change, stale: bool) -> None:
         """The ledger has applied this change late; see `correction`."""
         if (correction := self.correction(change, stale=stale)) is not None:
-            self._jobs.own(correction)
+            self._background.own(correction)
 
     def correction(self, change: Change, *, stale: bool) -> Coroutine[Any, Any, None] | None:
         """The ledger applied a change whose caller had gone, or been told that it failed: return what sets that right.

@@ -1,1 +1,6 @@
-"""Who is told of what happens to tasks: each module here is one exporter or one kind of observer."""
+"""Who hears what happens to tasks.
+
+Exporters: `stream`, `otel.tracing`, `otel.logs`, `otel.metrics`, `prometheus.exporter`. Observers: `lines.file`,
+`lines.stdout`, `memory`. The other modules serve them: `signals` is the table of all names, `signals_doc` makes a page
+of it, `telemetry` holds the user's settings.
+"""

@@ -1,4 +1,4 @@
-"""What the metrics read from the engine at each scrape, and what schedules count."""
+"""What the metrics read from the engine at each scrape, and the metrics of schedules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Samples = Iterator[tuple[tuple[str, ...], float]]
 
 
 def connect_metrics(metrics: PrometheusExporter, engine: Engine, bus: ObserverBus, registry: TaskRegistry) -> None:
-    """Let the metrics be read from the parts that know them."""
+    """Connect each metric to the part that knows its value."""
 
     def pre_initialise(definition: TaskDefinition) -> None:
         metrics.register_task(definition.name, definition.config.queue or DEFAULT_QUEUE)
@@ -69,19 +69,19 @@ def connect_metrics(metrics: PrometheusExporter, engine: Engine, bus: ObserverBu
     metrics.add_source(signals.SCHEDULE_NEXT_FIRE.name, next_fire)
 
 
-class ScheduleCounts:
-    """Counts what schedules do (a `ScheduleMeter` of the engine)."""
+class ScheduleMetrics:
+    """Counts what schedules do: the engine's `ScheduleMeter`, as Prometheus metrics."""
 
     def __init__(self, metrics: PrometheusExporter) -> None:
         self._metrics = metrics
 
     def declared(self, schedule: str) -> None:
-        """Show what never happened as zero."""
+        """Start both counters at zero, so that they are shown before anything happens."""
         self.missed(schedule, 0)
         self._metrics.count(signals.SCHEDULE_ERRORS.name, schedule, by=0)
 
     def fired(self, schedule: str, lateness: float) -> None:
-        """A firing was enqueued so many seconds after it was due."""
+        """A firing was enqueued `lateness` seconds after it was due."""
         self._metrics.observe(signals.SCHEDULE_LATENESS.name, lateness, schedule)
 
     def missed(self, schedule: str, number: int) -> None:

@@ -33,10 +33,10 @@ class OwnedTasks(Collection[asyncio.Task[None]]):
 
     async def stop(self) -> None:
         """Cancel everything, and wait for its end."""
-        jobs = list(self._tasks)
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def abandon(self) -> None:
         """Forget everything: its event loop is closed."""

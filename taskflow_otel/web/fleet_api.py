@@ -128,7 +128,7 @@ def add_fleet_routes(
     )
     async def get_health() -> Response:
         """Whether this instance takes tasks and reaches its backend."""
-        reasons = await _ailments(engine)
+        reasons = await _unready_reasons(engine)
         body = HealthOut(status="unavailable" if reasons else "ok", reasons=reasons, instance=engine.instance_id)
         return JSONResponse(body.model_dump(), 503 if reasons else 200, {"Cache-Control": "no-store"})
 
@@ -166,7 +166,7 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
         return queue_out(engine.queue_stats()[name])
 
 
-async def _ailments(engine: TaskEngine) -> list[str]:
+async def _unready_reasons(engine: TaskEngine) -> list[str]:
     if engine.state != "running":
         return [f"the task manager is {engine.state}, not running"]
     try:

@@ -61,11 +61,11 @@ class BatchConnection(sqlite3.Connection):
 
 def _log_steps(logs: Sequence[AppendLogs], stored: set[str], statements: Statements) -> list[Step]:
     """The log entries, but for those of tasks that retention has deleted: they would stay for ever."""
-    sure = [log_row(log.task_id, entry) for log in logs if log.task_id in stored for entry in log.entries]
+    known = [log_row(log.task_id, entry) for log in logs if log.task_id in stored for entry in log.entries]
     doubtful = [log_row(log.task_id, entry) for log in logs if log.task_id not in stored for entry in log.entries]
     steps: list[Step] = []
-    if sure:
-        steps.append(Step(statements.insert_log, [statements.bindable(row) for row in sure], False))
+    if known:
+        steps.append(Step(statements.insert_log, [statements.bindable(row) for row in known], False))
     if doubtful:
         rows = [(*statements.bindable(row), row[0]) for row in doubtful]
         steps.append(Step(statements.insert_log_of_stored, rows, False))

@@ -17,7 +17,7 @@ from taskflow_otel.engine.executors.process_protocol import (
     pack_call,
     revive,
 )
-from taskflow_otel.engine.executors.process_spans import SpanRelay
+from taskflow_otel.engine.executors.process_spans import SpanForwarder
 from taskflow_otel.engine.failure import ChildTraceback
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.options import seconds, whole
@@ -49,7 +49,7 @@ class ProcessExecutor:
     decides, and ends at once when the parent has died, however it died.
 
     `shutdown_timeout`: seconds that idle children get for their exit handlers at shutdown, before they are killed.
-    `relay` takes the spans of the children. Raises `ConfigurationError` for a wrong number.
+    `forwarder` takes the spans of the children. Raises `ConfigurationError` for a wrong number.
     """
 
     name = "process"
@@ -60,14 +60,14 @@ class ProcessExecutor:
         workers: int | None = None,
         *,
         shutdown_timeout: float = 30.0,
-        relay: SpanRelay | None = None,
+        forwarder: SpanForwarder | None = None,
         capture_logs: bool = False,
     ) -> None:
         if workers is not None:
             whole("max_process_workers", workers, minimum=1)
         self.capacity: int | None = workers or os.cpu_count() or 1
         self._shutdown_timeout = seconds("process_shutdown_timeout", shutdown_timeout)
-        self._relay = relay or SpanRelay()
+        self._forwarder = forwarder or SpanForwarder()
         self._capture_logs = capture_logs
         self._children: set[ChildProcess] = set()
         self._idle: list[ChildProcess] = []
@@ -138,7 +138,7 @@ class ProcessExecutor:
             return best
         root = logging.getLogger()
         setup = Setup(list(sys.argv), self._capture_logs, root.getEffectiveLevel())
-        child = ChildProcess(setup, self._relay)
+        child = ChildProcess(setup, self._forwarder)
         self._children.add(child)
         child.life.add_done_callback(lambda _: self._children.discard(child))
         return child

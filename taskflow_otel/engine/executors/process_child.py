@@ -63,7 +63,7 @@ class _Child:
         self._sending = threading.Lock()
         self._silent = False
         self._stopping = False
-        self._jobs: queue.SimpleQueue[Setup | Load | Attempt | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Setup | Load | Attempt | None] = queue.SimpleQueue()
         self._context: TaskContext | None = None
         self._functions: dict[FunctionReference, tuple[Callable[..., Any], Codec]] = {}
         self._tracing = RecordingTracerProvider(self._spanned)
@@ -79,14 +79,14 @@ class _Child:
         os.register_at_fork(after_in_child=self._forked)
         _die_with_parent()
         threading.Thread(target=self._listen, name="taskflow-parent", daemon=True).start()
-        while (job := self._jobs.get()) is not None:
-            match job:
+        while (message := self._messages.get()) is not None:
+            match message:
                 case Setup():
-                    self._set_up(job)
+                    self._set_up(message)
                 case Load():
-                    self._load_ahead(job)
+                    self._load_ahead(message)
                 case Attempt():
-                    self._run(job)
+                    self._run(message)
 
     def _listen(self) -> NoReturn:
         try:
@@ -97,9 +97,9 @@ class _Child:
                     context = self._context
                     if context is not None:
                         context.request_cancel()
-                    self._jobs.put(None)
+                    self._messages.put(None)
                 else:
-                    self._jobs.put(message)
+                    self._messages.put(message)
         finally:
             # The parent is gone and others may take the task over: it must not run here too, not for one line more.
             os._exit(1)

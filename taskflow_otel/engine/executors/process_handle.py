@@ -39,7 +39,7 @@ from taskflow_otel.engine.executors.process_protocol import (
     frame,
     unframe,
 )
-from taskflow_otel.engine.executors.process_spans import SpanRelay
+from taskflow_otel.engine.executors.process_spans import SpanForwarder
 from taskflow_otel.errors import TaskProcessError
 from taskflow_otel.exporters.otel import spans
 
@@ -53,9 +53,9 @@ _DYING_SECONDS = 1.0
 class ChildProcess:
     """One child process, from its start until it has been reaped."""
 
-    def __init__(self, setup: Setup, relay: SpanRelay) -> None:
+    def __init__(self, setup: Setup, forwarder: SpanForwarder) -> None:
         self._loop = asyncio.get_running_loop()
-        self._relay = relay
+        self._forwarder = forwarder
         self._process: subprocess.Popen[bytes] | None = None
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._exited: asyncio.Future[None] = self._loop.create_future()
@@ -233,9 +233,9 @@ class ChildProcess:
             case Said(number=number) if self._call is not None and number == self._number:
                 self._call.context.copy().run(_say, self._call.task_context, message)
             case Progressed(number=number, progress=progress) if self._call is not None and number == self._number:
-                self._call.task_context.relay_progress(progress)
+                self._call.task_context.forward_progress(progress)
             case Spanned(span=span):
-                self._relay.replay(span)
+                self._forwarder.forward(span)
             case Ended(number=number, failure=failure) if number == self._number:
                 if self._outcome is not None and not self._outcome.done():
                     self._outcome.set_result(failure)
@@ -254,7 +254,7 @@ def _say(context: TaskContext, said: Said) -> None:
     span = spans.restore(said.span, is_remote=True)
     if span is not None:
         otel_context.attach(trace.set_span_in_context(NonRecordingSpan(span)))
-    context.relay_log(said.message, said.level, said.extra, said.size)
+    context.forward_log(said.message, said.level, said.extra, said.size)
 
 
 def _how(exit_code: int) -> str:

@@ -1,6 +1,6 @@
-"""Spans that user code makes in a child process: recorded there, and told again here under the same ids.
+"""Spans that user code makes in a child process: recorded there, repeated here under the same ids.
 
-Both halves know the OpenTelemetry API alone; the SDK, with its processors and exporters, stays with the application.
+Both halves use the OpenTelemetry API only; the SDK, with its processors and exporters, stays with the application.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def reference(context: SpanContext) -> SpanRef:
 
 
 class RecordedSpan(Span):
-    """A span that is handed over as a `FinishedSpan` when it ends."""
+    """A span that becomes a `FinishedSpan` when it ends."""
 
     def __init__(
         self,
@@ -301,31 +301,31 @@ class _GivenIds:
         return True
 
 
-class SpanRelay:
-    """Tells the spans of child processes to the application's tracer provider (`None`: the global one).
+class SpanForwarder:
+    """Passes the spans of child processes to the application's tracer provider (`None`: the global one).
 
-    The span goes through that provider's sampler, processors and exporters like one made here. Its ids are those it
-    was recorded with, since logs and downstream services hold them; a provider whose tracers have no replaceable
-    `id_generator`, as the SDK's have, gives it new ones.
+    The span goes through that provider's sampler, processors and exporters like one made here. It keeps the ids that
+    it was recorded with, because logs and downstream services hold them. Where the provider's tracers have no
+    replaceable `id_generator` (the SDK's have one), the span gets new ids.
     """
 
     def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
         self._provider = tracer_provider
         self._failures = ThrottledReport()
 
-    def replay(self, finished: FinishedSpan) -> None:
-        """Tell one span. An exception of the provider or a processor is logged, once a minute, and goes no further."""
+    def forward(self, finished: FinishedSpan) -> None:
+        """Pass one span on. An exception of the provider or a processor is logged, once a minute, and not raised."""
         try:
-            self._replay(finished)
+            self._repeat(finished)
         except Exception as exc:
             self._failures.add("tracing", "could not take over a span of a child process", exc)
 
-    def _replay(self, finished: FinishedSpan) -> None:
+    def _repeat(self, finished: FinishedSpan) -> None:
         provider = self._provider or trace.get_tracer_provider()
         scope = finished.scope
         tracer = provider.get_tracer(scope.name, scope.version, scope.schema_url, scope.attributes)
         if hasattr(tracer, "id_generator"):
-            # A copy, because the SDK gives everybody who asks for this scope the same tracer.
+            # A copy, because the SDK gives the same tracer to everyone who asks for this scope.
             tracer = copy.copy(tracer)
             tracer.id_generator = _GivenIds(finished.identity)
         parent = None if finished.parent is None else spans.restore(finished.parent, is_remote=False)

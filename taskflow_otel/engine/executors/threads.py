@@ -14,7 +14,7 @@ from anyio.lowlevel import current_token
 # What came of a function is carried as a value: a future would make something else of a `StopIteration`, and
 # awaiting one that raises `GeneratorExit` closes the coroutines that wait for it.
 _Outcome = tuple[Any, BaseException | None]
-_Job = tuple[Callable[[], Any], asyncio.Future[_Outcome]]
+_WorkItem = tuple[Callable[[], Any], asyncio.Future[_Outcome]]
 
 
 class TaskThreads:
@@ -30,7 +30,7 @@ class TaskThreads:
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._token = current_token()
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._work_items: SimpleQueue[_WorkItem | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         # A permit for each thread that waits for work and is not yet promised any.
         self._idle = threading.Semaphore(0)
@@ -44,7 +44,7 @@ class TaskThreads:
         Being cancelled abandons the function: it goes on, and what becomes of it is dropped.
         """
         future: asyncio.Future[_Outcome] = self._loop.create_future()
-        self._jobs.put((function, future))
+        self._work_items.put((function, future))
         if not self._idle.acquire(blocking=False) and len(self._threads) < self._size:
             self._start_thread()
         result, exc = await future
@@ -59,7 +59,7 @@ class TaskThreads:
     async def close(self, timeout: float) -> None:
         """End the threads, waiting for those that work for at most `timeout` seconds."""
         for _ in self._threads:
-            self._jobs.put(None)
+            self._work_items.put(None)
         try:
             await asyncio.wait_for(self._empty.wait(), timeout)
         except TimeoutError:
@@ -79,10 +79,10 @@ class TaskThreads:
         # As in a worker thread of anyio's own, so that `anyio.from_thread` knows the way back.
         threadlocals.current_token = self._token
         threadlocals.current_cancel_scope = None
-        while (job := self._jobs.get()) is not None:
-            self._do(*job)
+        while (item := self._work_items.get()) is not None:
+            self._do(*item)
             # Nothing of the task stays alive while the thread waits for the next.
-            del job
+            del item
             self._idle.release()
         self._tell(self._ended)
 

@@ -78,7 +78,7 @@ class PlannedRuns:
         self._clock = clock
         self._meter = meter
         self._plans: dict[str, _Plan] = {}
-        self._jobs = OwnedTasks(_complain)
+        self._background = OwnedTasks(_complain)
         self._changes = 0
         self._unknown: set[str] = set()
         self._running = False
@@ -94,13 +94,13 @@ class PlannedRuns:
             if plan.timer is not None:
                 plan.timer.cancel()
         self._plans.clear()
-        await self._jobs.stop()
+        await self._background.stop()
 
     def abandon(self) -> None:
         """Forget a life whose event loop was closed without `stop`."""
         self._running = False
         self._plans.clear()
-        self._jobs.abandon()
+        self._background.abandon()
 
     async def plan(
         self,
@@ -194,7 +194,7 @@ class PlannedRuns:
 
     def _come(self, plan: _Plan) -> None:
         plan.timer = None
-        self._jobs.own(self._start(plan), context=Context())
+        self._background.own(self._start(plan), context=Context())
 
     async def _start(self, plan: _Plan) -> None:
         """Start a run that is due, again after an error, until it has begun or is no longer wanted."""

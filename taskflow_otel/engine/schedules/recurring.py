@@ -53,7 +53,7 @@ class Scheduler:
         self._meter = meter
         self._patience = patience
         self._entries: dict[str, Entry] = {}
-        self._jobs = OwnedTasks(_complain)
+        self._background = OwnedTasks(_complain)
         self._changes = 0
         self._running = False
 
@@ -87,14 +87,14 @@ class Scheduler:
         self._running = False
         for entry in self._entries.values():
             self._disarm(entry)
-        await self._jobs.stop()
+        await self._background.stop()
         for entry in self._entries.values():
             entry.next = entry.repeated_until = None
 
     def abandon(self) -> None:
         """Forget a life whose event loop was closed without `stop`."""
         self._running = False
-        self._jobs.abandon()
+        self._background.abandon()
         for entry in self._entries.values():
             entry.timer = entry.next = entry.repeated_until = None
             entry.working = False
@@ -141,7 +141,7 @@ class Scheduler:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         # In an empty context: a firing continues nobody's trace.
-        self._jobs.own(work, context=Context())
+        self._background.own(work, context=Context())
 
     def _apply_pause(self, entry: Entry, paused: bool) -> None:
         if entry.paused == paused:

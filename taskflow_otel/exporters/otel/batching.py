@@ -1,4 +1,4 @@
-"""The SDK's batch processors behind an `Outlet`. It imports the SDK, so only `configure_telemetry` imports it."""
+"""The SDK's batch processors with a `BoundedExport`. Imports the SDK, so only `configure_telemetry` imports it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExp
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from taskflow_otel.exporters.otel.bounded_export import Outlet
+from taskflow_otel.exporters.otel.bounded_export import BoundedExport
 
 _FLUSH_SECONDS = 30.0
 
@@ -26,11 +26,11 @@ E = TypeVar("E", bound=_SdkExporter)
 
 
 class _Guarded(Generic[E]):
-    """An exporter that is used through an outlet."""
+    """An exporter that is called through a `BoundedExport`."""
 
-    def __init__(self, exporter: E, outlet: Outlet) -> None:
+    def __init__(self, exporter: E, bounded: BoundedExport) -> None:
         self._exporter = exporter
-        self._outlet = outlet
+        self._bounded = bounded
         self._shut_down = False
 
     def shutdown(self) -> None:
@@ -42,15 +42,15 @@ class _Guarded(Generic[E]):
         return self._exporter.force_flush(timeout_millis)
 
     def give_up(self) -> None:
-        """Let nothing further in, and no attempt or retry be made if the collector is in trouble already."""
-        self._outlet.close()
-        if self._outlet.failing:
+        """Refuse further items; make no attempt or retry if the collector is failing already."""
+        self._bounded.close()
+        if self._bounded.failing:
             self.shutdown()
 
     def flush(self, flush: Callable[[], bool], timeout_millis: int | None) -> bool:
-        """Flush within the timeout, which the SDK's own processors do not heed."""
+        """Flush within the timeout, which the SDK's own processors ignore."""
         timeout = _FLUSH_SECONDS if timeout_millis is None else timeout_millis / 1000
-        if not self._outlet.retry(timeout):
+        if not self._bounded.retry(timeout):
             return False
         answers: list[bool] = []
         thread = threading.Thread(target=lambda: answers.append(flush()), name="taskflow flush", daemon=True)
@@ -61,31 +61,31 @@ class _Guarded(Generic[E]):
 
 class _SpanGuard(_Guarded[SpanExporter], SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        taken = self._outlet.send(spans, lambda batch: self._exporter.export(batch) is SpanExportResult.SUCCESS)
+        taken = self._bounded.send(spans, lambda batch: self._exporter.export(batch) is SpanExportResult.SUCCESS)
         return SpanExportResult.SUCCESS if taken else SpanExportResult.FAILURE
 
 
 class _LogGuard(_Guarded[LogRecordExporter], LogRecordExporter):
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
-        taken = self._outlet.send(batch, lambda batch: self._exporter.export(batch) is LogRecordExportResult.SUCCESS)
+        taken = self._bounded.send(batch, lambda batch: self._exporter.export(batch) is LogRecordExportResult.SUCCESS)
         return LogRecordExportResult.SUCCESS if taken else LogRecordExportResult.FAILURE
 
 
-class OutletSpanProcessor(BatchSpanProcessor):
-    """Exports spans in batches; what its outlet has no room for costs a count.
+class BoundedSpanProcessor(BatchSpanProcessor):
+    """Exports spans in batches. A span that finds the queue full is dropped and counted.
 
-    The SDK's own writes, filters and throws away a log record for each span beyond its queue.
+    The SDK's own processor makes a log record for each span that it drops, which costs more than the span.
     """
 
-    def __init__(self, exporter: SpanExporter, outlet: Outlet) -> None:
-        self._outlet = outlet
-        self._guard = _SpanGuard(exporter, outlet)
-        super().__init__(self._guard, max_queue_size=outlet.size)
+    def __init__(self, exporter: SpanExporter, bounded: BoundedExport) -> None:
+        self._bounded = bounded
+        self._guard = _SpanGuard(exporter, bounded)
+        super().__init__(self._guard, max_queue_size=bounded.size)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a sampled span, or drop and count it."""
         context = span.context
-        if context is not None and context.trace_flags.sampled and self._outlet.enter():
+        if context is not None and context.trace_flags.sampled and self._bounded.enter():
             super().on_end(span)
 
     def force_flush(self, timeout_millis: int | None = None) -> bool:
@@ -98,17 +98,17 @@ class OutletSpanProcessor(BatchSpanProcessor):
         super().shutdown()  # type: ignore[no-untyped-call]
 
 
-class OutletLogProcessor(BatchLogRecordProcessor):
-    """Exports log records in batches; what its outlet has no room for costs a count."""
+class BoundedLogProcessor(BatchLogRecordProcessor):
+    """Exports log records in batches. A record that finds the queue full is dropped and counted."""
 
-    def __init__(self, exporter: LogRecordExporter, outlet: Outlet) -> None:
-        self._outlet = outlet
-        self._guard = _LogGuard(exporter, outlet)
-        super().__init__(self._guard, max_queue_size=outlet.size)
+    def __init__(self, exporter: LogRecordExporter, bounded: BoundedExport) -> None:
+        self._bounded = bounded
+        self._guard = _LogGuard(exporter, bounded)
+        super().__init__(self._guard, max_queue_size=bounded.size)
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         """Queue a record, or drop and count it."""
-        if self._outlet.enter():
+        if self._bounded.enter():
             super().on_emit(log_record)
 
     def force_flush(self, timeout_millis: int | None = None) -> bool:

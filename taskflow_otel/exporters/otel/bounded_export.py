@@ -1,6 +1,6 @@
-"""The way out of one signal to a collector that may be slow, hung or gone: bounded, counted, and quiet about it.
+"""The export of one signal to a collector that may be slow, hung or gone: bounded, counted, rarely logged.
 
-Knows nothing of the SDK: `taskflow_otel.exporters.otel.batching` puts an outlet into the SDK's batch processors.
+Knows nothing of the SDK: `taskflow_otel.exporters.otel.batching` connects it to the SDK's batch processors.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ T = TypeVar("T")
 PAUSE = 5.0
 """Seconds between two attempts to export to a collector that has failed repeatedly."""
 _PATIENCE = 2
-"""Failures in a row from which on there are pauses; each has had the retries of the SDK's exporter."""
+"""After so many failures in a row there are pauses. The SDK's exporter has retried each of them."""
 
 
-class Outlet:
-    """Counts what waits for the collector, keeps it bounded, and stops trying hard when the collector is in trouble.
+class BoundedExport:
+    """Bounds what waits for the collector, counts what is dropped, and makes few attempts while exports fail.
 
-    `size` bounds what waits; what comes beyond it is dropped and counted at once, for next to nothing. While exports
-    fail, one batch in `pause` seconds is tried: the others are neither serialised nor sent.
+    At most `size` items wait; further ones are dropped and counted. While exports fail, one batch is tried every
+    `pause` seconds: the others are neither serialised nor sent.
 
-    A batch whose export fails is dropped and counted as well, since the SDK's exporter has retried by then.
+    A batch whose export fails is dropped and counted as well: the SDK's exporter has already retried it.
     """
 
     def __init__(self, what: str, size: int, *, pause: float = PAUSE) -> None:
@@ -39,12 +39,12 @@ class Outlet:
         self._report = ThrottledReport()
         self._renew()
         if hasattr(os, "register_at_fork"):
-            # A forked child begins anew: its lock may be held by a thread that it does not have.
+            # A forked child starts with a fresh state: a thread that the child lacks may hold the lock.
             os.register_at_fork(after_in_child=_if_alive(weakref.WeakMethod(self._renew)))
 
     def _renew(self) -> None:
         self.dropped = 0
-        """What was not exported and never will be."""
+        """How many items were lost: never exported."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiting = 0
@@ -56,11 +56,11 @@ class Outlet:
 
     @property
     def failing(self) -> bool:
-        """Whether the latest export has failed."""
+        """Whether the latest export failed."""
         return self._failures > 0
 
     def enter(self) -> bool:
-        """Take in one item if there is room; what is refused is counted as dropped. Callable from any thread."""
+        """Take one item in if there is room, else count it as dropped. Callable from any thread."""
         with self._lock:
             if self._waiting < self.size and not self._closed:
                 self._waiting += 1
@@ -69,9 +69,9 @@ class Outlet:
             return False
 
     def send(self, batch: Sequence[T], export: Callable[[Sequence[T]], bool]) -> bool:
-        """Hand a batch of what has entered over to `export`; whether that has taken it.
+        """Give a batch of entered items to `export`; return whether it succeeded.
 
-        Called by the batch processor's thread, which is held up while the collector is in trouble.
+        Called on the batch processor's thread, which waits here while the collector is failing.
         """
         with self._lock:
             self._waiting -= len(batch)
@@ -95,12 +95,12 @@ class Outlet:
         return taken
 
     def _may_try(self) -> bool:
-        """Wait until the next attempt is due; `False` when there will be none. Called with the lock held."""
+        """Wait until the next attempt is due; return `False` if there will be none. Called with the lock held."""
         if self._failures >= _PATIENCE:
             self._pausing = True
             self._changed.wait_for(lambda: self._hurried or self._closed, self._pause)
             self._pausing = self._hurried = False
-        # At the end, one attempt is worth its while unless the last one was in vain.
+        # After `close`, one attempt is worth making unless the last one failed.
         return not (self._closed and self._failures)
 
     def _note(self, number: int, *, taken: bool, tried: bool) -> None:
@@ -113,7 +113,7 @@ class Outlet:
                 self._changed.notify_all()
 
     def retry(self, timeout: float) -> bool:
-        """End a pause and wait up to `timeout` seconds for what comes of it; whether a flush makes sense now."""
+        """End a pause and wait up to `timeout` seconds for the next attempt; return whether a flush makes sense now."""
         with self._lock:
             if not self._pausing:
                 return True
@@ -123,7 +123,7 @@ class Outlet:
             return self._attempts > attempts and not self._failures
 
     def close(self) -> None:
-        """Take nothing in any more; a collector that is in trouble gets no further attempt."""
+        """Refuse further items; a failing collector gets no further attempt."""
         with self._lock:
             self._closed = True
             self._changed.notify_all()
@@ -137,34 +137,34 @@ def _if_alive(method: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], No
     return call
 
 
-_outlets: weakref.WeakKeyDictionary[object, Outlet] = weakref.WeakKeyDictionary()
+_by_provider: weakref.WeakKeyDictionary[object, BoundedExport] = weakref.WeakKeyDictionary()
 
 
-def remember(provider: object, outlet: Outlet) -> None:
-    """Note that what a provider makes goes through this outlet."""
-    _outlets[provider] = outlet
+def remember(provider: object, bounded: BoundedExport) -> None:
+    """Note which export the items of a provider pass through."""
+    _by_provider[provider] = bounded
 
 
 def dropped_by(provider: object) -> int:
-    """How much of what a provider made was dropped by its outlet; 0 for one that has none."""
-    outlet = None if provider is None else _outlets.get(provider)
-    return 0 if outlet is None else outlet.dropped
+    """How many items of a provider were dropped; 0 for a provider that is not known here."""
+    bounded = None if provider is None else _by_provider.get(provider)
+    return 0 if bounded is None else bounded.dropped
 
 
 class OncePerMinute(logging.Filter):
-    """Lets a log message pass once a minute, whatever its arguments: an exporter repeats itself at every retry."""
+    """Lets a log message pass once a minute, whatever its arguments: an exporter repeats it at every retry."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._throttle = Throttle(clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this one passes."""
+        """Whether this record passes."""
         return self._throttle.passes(str(record.msg))
 
 
 def quieten(exporter: object) -> None:
-    """Let the loggers of an exporter's modules say the same thing once a minute only."""
+    """Limit the loggers of an exporter's modules to the same message once a minute."""
     for cls in type(exporter).__mro__:
         if cls.__module__.startswith("opentelemetry.exporter."):
             log = logging.getLogger(cls.__module__)

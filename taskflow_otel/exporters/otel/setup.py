@@ -14,8 +14,8 @@ from opentelemetry import _logs, metrics, trace
 from opentelemetry import context as otel_context
 
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
-from taskflow_otel.exporters.otel import bounded_export as outlet
-from taskflow_otel.exporters.otel.bounded_export import Outlet
+from taskflow_otel.exporters.otel import bounded_export
+from taskflow_otel.exporters.otel.bounded_export import BoundedExport
 from taskflow_otel.exporters.otel.providers import is_unset_global
 from taskflow_otel.exporters.otel.tracing import TASK_ID_KEY
 
@@ -100,9 +100,9 @@ def _set_up(service_name: str, attributes: Mapping[str, str]) -> dict[str, _Prov
         return {}
     resource = _resource(service_name, attributes)
     makers: dict[str, Callable[[Resource], _Provider | None]] = {
-        "traces": _tracing,
-        "metrics": _metering,
-        "logs": _logging,
+        "traces": _tracer_provider,
+        "metrics": _meter_provider,
+        "logs": _logger_provider,
     }
     present = {
         "traces": trace.get_tracer_provider,
@@ -128,24 +128,24 @@ def _resource(service_name: str, attributes: Mapping[str, str]) -> Resource:
     return Resource.create({**given.attributes, **OTELResourceDetector().detect().attributes})
 
 
-def _tracing(resource: Resource) -> _Provider | None:
+def _tracer_provider(resource: Resource) -> _Provider | None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
-    from taskflow_otel.exporters.otel.batching import OutletSpanProcessor
+    from taskflow_otel.exporters.otel.batching import BoundedSpanProcessor
 
     exporter = _exporter("traces", "trace_exporter", "OTLPSpanExporter", ConsoleSpanExporter)
     if exporter is None:
         return None
     provider = TracerProvider(resource=resource)
-    way_out = Outlet("spans", _number("OTEL_BSP_MAX_QUEUE_SIZE", _QUEUE_SIZE))
-    provider.add_span_processor(OutletSpanProcessor(exporter, way_out))
-    outlet.remember(provider, way_out)
+    bounded = BoundedExport("spans", _number("OTEL_BSP_MAX_QUEUE_SIZE", _QUEUE_SIZE))
+    provider.add_span_processor(BoundedSpanProcessor(exporter, bounded))
+    bounded_export.remember(provider, bounded)
     trace.set_tracer_provider(provider)
     return provider
 
 
-def _metering(resource: Resource) -> _Provider | None:
+def _meter_provider(resource: Resource) -> _Provider | None:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
 
@@ -157,19 +157,19 @@ def _metering(resource: Resource) -> _Provider | None:
     return provider
 
 
-def _logging(resource: Resource) -> _Provider | None:
+def _logger_provider(resource: Resource) -> _Provider | None:
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
 
-    from taskflow_otel.exporters.otel.batching import OutletLogProcessor
+    from taskflow_otel.exporters.otel.batching import BoundedLogProcessor
 
     exporter = _exporter("logs", "_log_exporter", "OTLPLogExporter", ConsoleLogRecordExporter)
     if exporter is None:
         return None
     provider = LoggerProvider(resource=resource)
-    way_out = Outlet("log records", _number("OTEL_BLRP_MAX_QUEUE_SIZE", _QUEUE_SIZE))
-    provider.add_log_record_processor(OutletLogProcessor(exporter, way_out))
-    outlet.remember(provider, way_out)
+    bounded = BoundedExport("log records", _number("OTEL_BLRP_MAX_QUEUE_SIZE", _QUEUE_SIZE))
+    provider.add_log_record_processor(BoundedLogProcessor(exporter, bounded))
+    bounded_export.remember(provider, bounded)
     _logs.set_logger_provider(provider)
     return provider
 
@@ -189,7 +189,7 @@ def _exporter(signal: str, module: str, otlp: str, console: Callable[[], _E]) ->
     except ImportError as exc:
         raise MissingExtraError(f"OTLP export by {protocol}", "otel") from exc
     exporter: _E = getattr(imported, otlp)()
-    outlet.quieten(exporter)
+    bounded_export.quieten(exporter)
     return exporter
 
 

@@ -22,7 +22,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
-from taskflow_otel.engine.executors.process_spans import FinishedSpan, RecordingTracerProvider, SpanRelay, plain
+from taskflow_otel.engine.executors.process_spans import FinishedSpan, RecordingTracerProvider, SpanForwarder, plain
 
 PARENT = SpanContext(0xA, 0xB, True, TraceFlags(TraceFlags.SAMPLED), TraceState([("vendor", "x")]))
 
@@ -47,10 +47,10 @@ def exporter() -> InMemorySpanExporter:
 
 
 @pytest.fixture
-def relay(exporter: InMemorySpanExporter) -> SpanRelay:
+def forwarder(exporter: InMemorySpanExporter) -> SpanForwarder:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return SpanRelay(provider)
+    return SpanForwarder(provider)
 
 
 def below(context: SpanContext) -> Context:
@@ -63,7 +63,7 @@ def only(exporter: InMemorySpanExporter) -> ReadableSpan:
 
 
 def test_a_span_is_told_as_it_was_recorded(
-    tracer: trace.Tracer, finished: list[FinishedSpan], relay: SpanRelay, exporter: InMemorySpanExporter
+    tracer: trace.Tracer, finished: list[FinishedSpan], forwarder: SpanForwarder, exporter: InMemorySpanExporter
 ) -> None:
     link = SpanContext(0xC, 0xD, True)
     span = tracer.start_span(
@@ -74,7 +74,7 @@ def test_a_span_is_told_as_it_was_recorded(
     span.add_event("event", {"x": True}, 150)
     span.set_status(StatusCode.ERROR, "bad")
     span.end(200)
-    relay.replay(finished[0])
+    forwarder.forward(finished[0])
 
     told, identity = only(exporter), span.get_span_context()
     assert (told.name, told.kind, told.start_time, told.end_time) == ("second", SpanKind.CLIENT, 100, 200)
@@ -95,11 +95,11 @@ def test_a_span_is_told_as_it_was_recorded(
 
 
 def test_a_root_span_keeps_its_trace_id(
-    tracer: trace.Tracer, finished: list[FinishedSpan], relay: SpanRelay, exporter: InMemorySpanExporter
+    tracer: trace.Tracer, finished: list[FinishedSpan], forwarder: SpanForwarder, exporter: InMemorySpanExporter
 ) -> None:
     span = tracer.start_span("root", Context())
     span.end()
-    relay.replay(finished[0])
+    forwarder.forward(finished[0])
     assert only(exporter).context.trace_id == span.get_span_context().trace_id
     assert only(exporter).parent is None
 
@@ -164,7 +164,7 @@ def test_a_provider_that_fails_harms_nobody(
             raise RuntimeError("no tracer today")
 
     tracer.start_span("span").end()
-    SpanRelay(Broken()).replay(finished[0])
+    SpanForwarder(Broken()).forward(finished[0])
     assert "could not take over a span" in caplog.text
 
 
@@ -173,5 +173,5 @@ def test_a_provider_without_the_sdks_id_generator_gets_the_span_too(
 ) -> None:
     told: list[FinishedSpan] = []
     tracer.start_span("span", below(PARENT)).end(7)
-    SpanRelay(RecordingTracerProvider(told.append)).replay(finished[0])
+    SpanForwarder(RecordingTracerProvider(told.append)).forward(finished[0])
     assert [(span.name, span.end_time, span.parent) for span in told] == [("span", 7, finished[0].parent)]

@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from taskflow_otel.exporters.otel.batching import OutletLogProcessor, OutletSpanProcessor
-from taskflow_otel.exporters.otel.bounded_export import Outlet
+from taskflow_otel.exporters.otel.batching import BoundedLogProcessor, BoundedSpanProcessor
+from taskflow_otel.exporters.otel.bounded_export import BoundedExport
 from tests.waiting import wait_until
 
 BATCH = 50
@@ -76,18 +76,18 @@ class Logs(LogRecordExporter):
 
 
 class Source:
-    """A provider of either signal whose processor exports to `collector` through `outlet`."""
+    """A provider of either signal whose processor exports to `collector` through `bounded`."""
 
-    def __init__(self, signal: str, collector: Collector, outlet: Outlet) -> None:
+    def __init__(self, signal: str, collector: Collector, bounded: BoundedExport) -> None:
         self.provider: Any
         if signal == "spans":
             self.provider = TracerProvider()
-            self.provider.add_span_processor(OutletSpanProcessor(Spans(collector), outlet))
+            self.provider.add_span_processor(BoundedSpanProcessor(Spans(collector), bounded))
             tracer = self.provider.get_tracer("t")
             self.one = lambda: tracer.start_span("s").end()
         else:
             self.provider = LoggerProvider()
-            self.provider.add_log_record_processor(OutletLogProcessor(Logs(collector), outlet))
+            self.provider.add_log_record_processor(BoundedLogProcessor(Logs(collector), bounded))
             log = self.provider.get_logger("t")
             self.one = lambda: log.emit(body="b", severity_number=SeverityNumber.INFO)
 
@@ -104,11 +104,11 @@ def signal(request: pytest.FixtureRequest) -> str:
 @contextmanager
 def source(
     signal: str, collector: Collector, *, size: int = 100, pause: float = 1_000.0
-) -> Iterator[tuple[Source, Outlet]]:
-    outlet = Outlet(signal, size, pause=pause)
-    source = Source(signal, collector, outlet)
+) -> Iterator[tuple[Source, BoundedExport]]:
+    bounded = BoundedExport(signal, size, pause=pause)
+    source = Source(signal, collector, bounded)
     try:
-        yield source, outlet
+        yield source, bounded
     finally:
         collector.release.set()
         source.provider.shutdown()
@@ -116,21 +116,21 @@ def source(
 
 def test_everything_reaches_a_collector_that_is_well(signal: str) -> None:
     collector = Collector()
-    with source(signal, collector, size=10_000) as (made, outlet):
+    with source(signal, collector, size=10_000) as (made, bounded):
         made.make(120)
         assert made.provider.force_flush()
         assert collector.received == 120
         made.make(30)
-    assert (collector.received, collector.shutdowns, outlet.dropped) == (150, 1, 0)
+    assert (collector.received, collector.shutdowns, bounded.dropped) == (150, 1, 0)
 
 
 def test_a_hung_collector_costs_a_bounded_queue_and_a_count(signal: str, caplog: pytest.LogCaptureFixture) -> None:
     collector = Collector(hangs=True)
-    with source(signal, collector) as (made, outlet), caplog.at_level(logging.DEBUG):
+    with source(signal, collector) as (made, bounded), caplog.at_level(logging.DEBUG):
         made.make(BATCH)
         assert collector.entered.wait(30)
         made.make(10_000)
-        assert outlet.dropped == 10_000 - 100
+        assert bounded.dropped == 10_000 - 100
         assert caplog.records == [], "no log record for each that is dropped"
         assert not made.provider.force_flush(10), "a flush heeds its timeout"
     assert collector.received == BATCH + 100
@@ -138,44 +138,44 @@ def test_a_hung_collector_costs_a_bounded_queue_and_a_count(signal: str, caplog:
 
 def test_a_dead_collector_gets_one_attempt_in_a_pause(signal: str, caplog: pytest.LogCaptureFixture) -> None:
     collector = Collector(takes=False)
-    with source(signal, collector) as (made, outlet):
+    with source(signal, collector) as (made, bounded):
         for attempt in (1, 2):
             made.make(BATCH)
             wait_until(lambda attempt=attempt: collector.attempts == attempt, "an attempt")  # type: ignore[misc]
         made.make(BATCH)
-        wait_until(lambda: outlet._pausing, "the pause")
+        wait_until(lambda: bounded._pausing, "the pause")
         made.make(10_000)
         assert collector.attempts == 2
         assert not made.provider.force_flush(30_000), "a flush tries once more"
         assert collector.attempts == 3
     assert (collector.attempts, collector.shutdowns) == (3, 1), "the end does not"
-    assert outlet.dropped == 3 * BATCH + 10_000
+    assert bounded.dropped == 3 * BATCH + 10_000
     assert len(caplog.records) == 1
 
 
 def test_a_collector_that_is_back_gets_what_waited(signal: str) -> None:
     collector = Collector(takes=False)
-    with source(signal, collector) as (made, outlet):
+    with source(signal, collector) as (made, bounded):
         for attempt in (1, 2):
             made.make(BATCH)
             wait_until(lambda attempt=attempt: collector.attempts == attempt, "an attempt")  # type: ignore[misc]
         made.make(BATCH)
-        wait_until(lambda: outlet._pausing, "the pause")
+        wait_until(lambda: bounded._pausing, "the pause")
         made.make(1_000)
         collector.takes = True
         assert made.provider.force_flush(30_000)
         assert collector.received == BATCH + 100
         made.make(7)
-    assert (collector.received, outlet.dropped) == (BATCH + 100 + 7, 2 * BATCH + 900)
+    assert (collector.received, bounded.dropped) == (BATCH + 100 + 7, 2 * BATCH + 900)
 
 
 def test_spans_that_are_not_sampled_take_no_room() -> None:
-    outlet = Outlet("spans", BATCH)
+    bounded = BoundedExport("spans", BATCH)
     provider = TracerProvider(sampler=ALWAYS_OFF)
-    processor = OutletSpanProcessor(Spans(Collector()), outlet)
+    processor = BoundedSpanProcessor(Spans(Collector()), bounded)
     provider.add_span_processor(processor)
     for _ in range(3):
         provider.get_tracer("t").start_span("s").end()
         processor.on_end(ReadableSpan("without a context"))
-    assert outlet._waiting == 0
+    assert bounded._waiting == 0
     provider.shutdown()
