@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from taskflow_otel.model.status import Transition
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.runtime.timers import Timers
+
+logger = logging.getLogger("taskflow_otel.engine")
 
 _SLICE = 100
 """Tasks handled in one callback of the event loop before others get their turn."""
@@ -91,12 +94,15 @@ class Intake:
             except (BackendError, asyncio.CancelledError):
                 self.reject(tasks)
                 raise
+        refused = [task for task in durable if results[task.id].outcome is Outcome.DUPLICATE]
         if len(tasks) <= _SLICE:
             for task in tasks:
                 self._show(task, results)
         else:
             async for task in in_slices(tasks, _SLICE):
                 self._show(task, results)
+        if refused:
+            await self._keep(refused)
         # A shutdown that came meanwhile does not take back what is committed now.
         unwanted = [t for t in tasks if t.cancel_reason and not (t.cancel_reason == SHUTDOWN and t.record.persisted)]
         for task in unwanted:
@@ -223,7 +229,21 @@ class Intake:
         self._queues.of(task).leave_place(task)
         # The row of this id does not exist: what remains of it is history.
         task.durable = False
-        self._lifecycle.rejected(task, "duplicate", duplicate_of=holder)
+        self._lifecycle.rejected(task, "duplicate", duplicate_of=holder, history=False)
+
+    async def _keep(self, refused: Sequence[LiveTask]) -> None:
+        """Commit duplicates as history: their ids are given to clients, who find there which task was first."""
+        try:
+            await self._ledger.commit_all([Insert(task.record) for task in refused])
+        except (BackendError, asyncio.CancelledError) as exc:
+            for task in refused:
+                self._lifecycle.note(task)
+            if isinstance(exc, asyncio.CancelledError):
+                raise
+            logger.warning("%d duplicates are not in the history yet (%s); they are written later", len(refused), exc)
+        else:
+            for task in refused:
+                task.stored = True
 
     def leave_to_owner(self, task: LiveTask) -> None:
         """Forget a new task that another instance owns by now."""

@@ -69,6 +69,10 @@ class Lifecycle:
             self._ledger.note(task)
         self.show_refused(task)
 
+    def note(self, task: LiveTask) -> None:
+        """Have the history of a task written before long."""
+        self._ledger.note(task)
+
     def refuse(self, record: TaskRecord, reason: str, *, duplicate_of: str | None = None) -> None:
         """Make a record that of a task which never came to be, and tell nobody yet."""
         record.timeline.clear()

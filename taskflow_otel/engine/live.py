@@ -16,7 +16,6 @@ from taskflow_otel.engine.executors.base import Call
 from taskflow_otel.engine.phase import BEFORE_COMMIT_PHASES, UNKNOWN_PHASES, Phase, Step, next_phase
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.timers import Timer
 
 REFUSED = -1
@@ -123,7 +122,10 @@ class LiveTasks:
         self._live[task.record.task_id] = task
 
     def holder_of(self, key: str) -> str | None:
-        """The task of this process that is known to hold `key`."""
+        """The live task of this process that holds `key`.
+
+        What becomes of a finished one is decided in the ledger: any instance may delete it from the history.
+        """
         with self._key_lock:
             return self._keys.get(key)
 
@@ -142,13 +144,11 @@ class LiveTasks:
         """Move a finished task into the window; the oldest falls out of it."""
         record = task.record
         self._live.pop(record.task_id, None)
-        if record.idempotency_key is not None and record.status is not TaskStatus.SUCCESS:
+        if record.idempotency_key is not None:
             self.release_key(record.idempotency_key, record.task_id)
         self._finished[record.task_id] = record
         if len(self._finished) > self._window:
-            _, oldest = self._finished.popitem(last=False)
-            if oldest.idempotency_key is not None:
-                self.release_key(oldest.idempotency_key, oldest.task_id)
+            self._finished.popitem(last=False)
 
     def drop(self, task: LiveTask) -> None:
         """Forget a task that another instance has taken over."""

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import httpx
+from fastapi import BackgroundTasks, FastAPI
 
 from taskflow_otel import TaskManager, TaskStatus
 from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.testing.clock import FakeClock
 from tests.ledger.fleet import Fleet
+from tests.managers import finish
 from tests.waiting import eventually
 
 KEYS = 1_000
@@ -51,3 +57,65 @@ async def test_of_two_tasks_with_one_key_at_the_same_moment_exactly_one_runs(fle
     await fleet.start(later)
     assert await enqueue_all(later, range(10)) == {n: ids[n] for n in range(10)}
     assert ran == Counter(range(KEYS))
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def test_a_key_is_free_again_when_the_task_that_held_it_is_deleted_here_or_elsewhere(fleet: Fleet) -> None:
+    one, other = fleet.manager(), fleet.manager()
+    job, _ = (manager.task(name="job", persist=True)(_nothing) for manager in (one, other))
+    await fleet.start(one, other)
+    ids = [await one.enqueue(job, idempotency_key="k")]
+    for deleter in (one, other):
+        assert (await finish(one, ids[-1])).status is TaskStatus.SUCCESS
+        assert await one.enqueue(job, idempotency_key="k") == ids[-1]
+        # The original, and the duplicate that was refused.
+        assert await deleter.engine.delete_history(datetime.now(UTC)) == 2
+        ids.append(await one.enqueue(job, idempotency_key="k"))
+    assert (await finish(one, ids[-1])).status is TaskStatus.SUCCESS
+    assert len(set(ids)) == 3
+
+
+async def test_retention_frees_the_keys_of_what_it_deletes(fleet: Fleet) -> None:
+    clock = FakeClock()
+    manager = fleet.manager(retention_days=1, clock=clock)
+    job = manager.task(persist=True)(_nothing)
+    await fleet.start(manager)
+    first = await manager.enqueue(job, idempotency_key="k")
+    await finish(manager, first)
+    clock.set_wall(clock.now() + timedelta(days=2))
+
+    async def is_deleted() -> bool:
+        await clock.advance(10)
+        return await fleet.storage.get(first) is None
+
+    await eventually(is_deleted, "the end of the retention")
+    second = await manager.enqueue(job, idempotency_key="k")
+    assert second != first
+    assert (await finish(manager, second)).status is TaskStatus.SUCCESS
+
+
+async def test_the_id_of_a_duplicate_that_was_found_at_the_commit_leads_to_the_original_after_a_kill(
+    fleet: Fleet,
+) -> None:
+    app = FastAPI()
+    # History alone would be written in an hour.
+    one, other = fleet.manager(snapshot_interval=3600), fleet.manager()
+    job, _ = (manager.task(name="job", persist=True)(_nothing) for manager in (one, other))
+    one.install(app)
+
+    @app.post("/")
+    async def route(tasks: BackgroundTasks) -> list[str]:
+        return [tasks.add_task(job, idempotency_key=key) for key in ("k", "free")]  # type: ignore[func-returns-value]  # ours returns the id
+
+    await fleet.start(one, other)
+    first = await other.enqueue(job, idempotency_key="k", delay=3600)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        duplicate, new = (await client.post("/")).json()
+    await fleet.die(one)
+    refused = await other.get(duplicate)
+    assert (refused.status, refused.reason, refused.duplicate_of) == (TaskStatus.REJECTED, "duplicate", first)
+    assert await fleet.storage.holder_of("k") == first
+    assert (await other.get(new)).status is not TaskStatus.REJECTED
