@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-import asyncio
-from datetime import UTC, datetime, timedelta
-
 import httpx
 import pytest
 
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web import fleet_api
-from taskflow_otel.web.accept import prefers_json
-from taskflow_otel.web.failures import normalise
-from taskflow_otel.web.overview import Overview, percentile
 from tests.web.stand_ins import INSTANCE, FakeEngine, make_record
 
 AGGREGATE = {
@@ -51,23 +45,6 @@ async def test_metrics_are_text_unless_json_is_asked_for(client: httpx.AsyncClie
     answer = await client.get("/tasks/metrics", headers={"Accept": accept})
     assert answer.text == "taskflow_up 1\n"
     assert answer.headers["Content-Type"].startswith("text/plain")
-
-
-@pytest.mark.parametrize(
-    ("accept", "expected"),
-    [
-        ("application/json", True),
-        ("APPLICATION/JSON", True),
-        ("application/json;q=0.9, text/plain;q=0.1", True),
-        ("application/json;q=0.1, text/plain;q=0.9", False),
-        ("application/json;q=0", False),
-        ("application/json;q=x", False),
-        ("text/html,application/xhtml+xml,*/*;q=0.8", False),
-        ("", False),
-    ],
-)
-def test_json_is_preferred_only_where_it_is_named_and_not_behind_text(accept: str, expected: bool) -> None:
-    assert prefers_json(accept) is expected
 
 
 async def test_queues_show_their_load_and_limits(client: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -145,62 +122,3 @@ async def test_health_names_the_trouble_of_the_backend(client: httpx.AsyncClient
     answer = await client.get("/tasks/health")
     assert answer.status_code == 503
     assert "connection refused" in answer.json()["reasons"][0]
-
-
-async def test_the_overview_measures_the_window(client: httpx.AsyncClient, engine: FakeEngine) -> None:
-    for age in range(100, 1100, 100):
-        engine.put(make_record(age=age, wait=0.5, duration=2.0))
-    engine.put(make_record(status=TaskStatus.FAILED, age=50, wait=0.5, duration=9.0))
-    engine.put(make_record(status=TaskStatus.RUNNING, age=5))
-    engine.put(make_record(age=90_000))
-    figures = (await client.get("/tasks/overview?window=1h")).json()
-    assert sum(point[key] for point in figures["points"] for key in ("success", "failed", "other", "live")) == 12
-    assert figures["failure_share"] == pytest.approx(1 / 11)
-    assert (figures["running"], figures["pending"], figures["sample"]) == (1, 0, 11)
-    assert (figures["run_p95_seconds"], figures["wait_p95_seconds"]) == (9.0, pytest.approx(0.5))
-
-
-async def test_a_reading_of_the_overview_is_shared_and_settled_times_are_not_asked_about_again(
-    engine: FakeEngine,
-) -> None:
-    clock = 0.0
-    now = datetime(2026, 1, 1, 12, 0, 30, tzinfo=UTC)
-    overview = Overview(engine, now=lambda: now, clock=lambda: clock)
-
-    async def stretches_asked() -> int:
-        engine.queries.clear()
-        await asyncio.gather(*(overview.read("1h") for _ in range(5)))
-        return sum(query.until is not None for query in engine.queries)
-
-    assert await stretches_asked() == 30
-    assert await stretches_asked() == 0
-    clock += 5
-    assert await stretches_asked() == 1
-    live = engine.put(make_record(status=TaskStatus.RUNNING))
-    live.created_at = now - timedelta(minutes=10)
-    clock += 400
-    assert await stretches_asked() == 30, "history may have been deleted meanwhile"
-    clock += 5
-    assert await stretches_asked() == 2, "a stretch with a live task is still open"
-
-
-@pytest.mark.parametrize(("values", "expected"), [([], None), ([1.0], 1.0), ([float(n) for n in range(1, 101)], 95.0)])
-def test_a_percentile_is_one_of_the_values(values: list[float], expected: float | None) -> None:
-    assert percentile(values, 0.95) == expected
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (None, ""),
-        ("user 42 not found", "user ‹n› not found"),
-        ("can't open 'a.txt'\nsecond line", "can't open ‹value›"),
-        ("task 01a1ffe6-a28e-73e0-87a5-3c9d2ba30b21 is gone", "task ‹id› is gone"),
-        ("<object at 0x7f1a2b>", "<object at ‹address›>"),
-        ("no mailbox ada@example.com", "no mailbox ‹address›"),
-        ("commit 3f9a0c1d2e4b failed", "commit ‹id› failed"),
-        ("HTTP2 is off", "HTTP2 is off"),
-    ],
-)
-def test_errors_are_normalised_to_what_they_have_in_common(error: str | None, expected: str) -> None:
-    assert normalise(error) == expected

@@ -1,0 +1,43 @@
+"""Settings of the administration are checked where they are given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from taskflow_otel.admin import TaskAdmin
+from taskflow_otel.errors import ConfigurationError
+from tests.web.stand_ins import FakeManager
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"path": "tasks"}, "slash"),
+        ({"path": "/tasks/"}, "slash"),
+        ({"path": "/"}, "slash"),
+        ({"path": ""}, "slash"),
+        ({"path": "/{x}"}, "path"),
+        ({"title": " "}, "title"),
+        ({"poll_interval": 0}, "poll_interval"),
+        ({"trace_url": "javascript:alert('{trace_id}')"}, "trace_url"),
+        ({"trace_url": "http://localhost/trace"}, "trace_url"),
+        ({"auth": ("ada", "")}, "auth"),
+        ({"auth": []}, "auth"),
+        ({"auth": "ada:secret"}, "auth"),
+        ({"auth": [("ada", "a"), ("ada", "b")]}, "twice"),
+        ({"auth": [("ada",)]}, "auth"),
+        ({"auth": ("a:b", "c")}, "colon"),
+        ({"secret_key": "short"}, "secret_key"),
+        ({"token_expiry": 0}, "token_expiry"),
+        ({"metrics_token": ""}, "metrics_token"),
+    ],
+)
+def test_a_wrong_setting_is_an_error_at_the_call(options: dict[str, Any], says: str) -> None:
+    manager = FakeManager()
+    app = FastAPI()
+    with pytest.raises(ConfigurationError, match=says):
+        TaskAdmin(app, manager, **options)  # type: ignore[arg-type]  # a stand-in for the manager
+    assert manager.mounted_on == []
