@@ -19,6 +19,7 @@ from taskflow_otel.backends.limits import LeaseAware
 from taskflow_otel.backends.memory import MemoryBackend
 from taskflow_otel.backends.sql.sqlite import SqliteBackend
 from taskflow_otel.bus import ObserverBus, TaskObserver
+from taskflow_otel.compat.starlette import Lifespan, has_started, wrap_lifespan
 from taskflow_otel.engine.decorators import Declarations
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.executors.process import ProcessExecutor
@@ -211,28 +212,12 @@ class TaskManager(Declarations):
         """
         if app in self._mounted:
             return
-        if app.middleware_stack is not None:
+        if has_started(app):
             raise ConfigurationError("the application has started already: mount the TaskManager before that")
         hook_fastapi()
         self._mounted.append(app)
         add_task_middleware(app, self.engine, lambda: app in self._installed)
-        inner = app.router.lifespan_context
-
-        @contextlib.asynccontextmanager
-        async def lifespan(running: Any) -> AsyncIterator[Any]:
-            await self.startup()
-            try:
-                # Inside: the application's own start-up may enqueue tasks, and its shutdown still can.
-                async with inner(running) as state:
-                    yield state
-            except asyncio.CancelledError:
-                # The server did not wait for the lifespan: it was told a second time to stop.
-                self.engine.cut_short()
-                raise
-            finally:
-                await self.shutdown()
-
-        app.router.lifespan_context = lifespan
+        wrap_lifespan(app, self._running_around)
 
     def install(self, app: FastAPI) -> None:
         """Give routes of this application that ask for `BackgroundTasks` the managed ones."""
@@ -384,6 +369,23 @@ class TaskManager(Declarations):
     async def resume_queue(self, name: str) -> None:
         """Start the tasks of a queue again; raises `UnknownQueueError`."""
         await self.engine.resume_queue(name)
+
+    def _running_around(self, inner: Lifespan) -> Lifespan:
+        @contextlib.asynccontextmanager
+        async def lifespan(app: Any) -> AsyncIterator[Any]:
+            await self.startup()
+            try:
+                # Inside: the application's own start-up may enqueue tasks, and its shutdown still can.
+                async with inner(app) as state:
+                    yield state
+            except asyncio.CancelledError:
+                # The server did not wait for the lifespan: it was told a second time to stop.
+                self.engine.cut_short()
+                raise
+            finally:
+                await self.shutdown()
+
+        return lifespan
 
     def _stop_capture(self) -> None:
         if self._log_handler is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
@@ -41,13 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="taskflow-otel", description="Tools around taskflow-otel.")
     parser.add_argument("--version", action="version", version=f"taskflow-otel {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_dashboards(commands)
-    add_audit(commands)
+    _add_dashboards(commands.add_parser)
+    add_audit(commands.add_parser)
     return parser
 
 
-def _add_dashboards(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    dashboards = commands.add_parser("dashboards", help="the observability stack: dashboards, rules, configuration")
+def _add_dashboards(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    dashboards = add_command("dashboards", help="the observability stack: dashboards, rules, configuration")
     actions = dashboards.add_subparsers(metavar="ACTION", required=True)
     export = actions.add_parser(
         "export",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import urllib.request
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from taskflow_otel.reconcile.otlp_file import read_exports
 _TIMEOUT = 30.0
 
 
-def add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_audit(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser(
+    parser = add_command(
         "audit",
         help="compare the ledger with metrics, spans and logs",
         description="Compare the ledger with metrics, spans and logs while nothing runs, and name every difference. "

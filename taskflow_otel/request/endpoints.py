@@ -2,48 +2,36 @@
 
 An exception that leaves an endpoint or a dependency fails the request, also when a route class of the application's own
 catches it and answers: FastAPI's exit stacks see nothing of that. And a response may carry background tasks that the
-endpoint made by hand. FastAPI offers no hook for either, so the functions by which its routes call the
-application's code are wrapped, once per process; for requests without tasks of ours the wrappers do nothing.
+endpoint made by hand. So the functions by which FastAPI's routes call the application's code are wrapped; for requests
+without tasks of ours the wrappers do nothing.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import fastapi.routing as routing
-from fastapi.dependencies.utils import SolvedDependency
 from starlette.background import BackgroundTask, BackgroundTasks
 from starlette.responses import Response
 
+from taskflow_otel.compat.fastapi import RouteFunction, has_errors, wrap_route_functions
 from taskflow_otel.request.current import current_request
 from taskflow_otel.request.stacks import attach
 
-_WATCHED = ("solve_dependencies", "run_endpoint_function", "serialize_response")
-
-
-_wrappers: set[Callable[..., Awaitable[Any]]] = set()
-
 
 def watch_endpoints() -> None:
-    """Wrap FastAPI's functions; done once, harmless to repeat. One that this FastAPI does not have is left out."""
-    for name in _WATCHED:
-        present = getattr(routing, name, None)
-        if present is not None and present not in _wrappers:
-            wrapper = _watched(present, endpoint=name == "run_endpoint_function")
-            _wrappers.add(wrapper)
-            setattr(routing, name, wrapper)
+    """Wrap FastAPI's functions; done once, harmless to repeat."""
+    wrap_route_functions(_watched)
 
 
-def _watched(function: Callable[..., Awaitable[Any]], *, endpoint: bool) -> Callable[..., Awaitable[Any]]:
+def _watched(function: RouteFunction, calls_endpoint: bool) -> RouteFunction:
     @functools.wraps(function)
     async def watched(*args: Any, **kwargs: Any) -> Any:
         try:
             result = await function(*args, **kwargs)
-            if endpoint:
+            if calls_endpoint:
                 _adopt(result)
-            elif isinstance(result, SolvedDependency) and result.errors:
+            elif has_errors(result):
                 # The endpoint is not called; its dependencies were.
                 _withdraw()
         except BaseException:

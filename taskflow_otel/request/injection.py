@@ -1,32 +1,25 @@
 """How routes get their `BackgroundTasks`: natively annotated, explicitly annotated, or through `Depends`.
 
-FastAPI makes the object for the native annotation from the name `BackgroundTasks` in the module that solves
-dependencies, and offers no hook. That name is replaced once per process by a function which asks a context
-variable; without an answer there (every request of every other application) it does what FastAPI does.
+FastAPI asks a function of ours for the object of the native annotation. That asks a context variable; without an
+answer there (every request of every other application) it does what FastAPI does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
-from typing import Annotated, Any, get_args, get_origin
+from collections.abc import Iterator
+from typing import Any
 
-import fastapi.dependencies.utils as solving
 from fastapi import BackgroundTasks, FastAPI
-from fastapi.dependencies.models import Dependant
 from starlette.types import Scope
 
+from taskflow_otel.compat.fastapi import asks_for, function_stack, make_background_tasks_by, request_stack
 from taskflow_otel.engine.engine import Engine
-from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.request.background import ManagedBackgroundTasks
 from taskflow_otel.request.current import CurrentRequest, current_request
 from taskflow_otel.request.endpoints import watch_endpoints
 from taskflow_otel.request.outbox import Outbox, outboxes_of
 from taskflow_otel.request.stacks import at_the_end_of, attach
-
-_HOOK = "BackgroundTasks"
 
 
 @contextlib.contextmanager
@@ -47,15 +40,7 @@ def injecting(outbox: Outbox, scope: Scope, home: FastAPI, *, native: bool) -> I
 def hook_fastapi() -> None:
     """Make FastAPI ask; done once, harmless to repeat. Raises `ConfigurationError` for a FastAPI built otherwise."""
     watch_endpoints()
-    present = getattr(solving, _HOOK, None)
-    if present is _make_background_tasks:
-        return
-    if not (isinstance(present, type) and issubclass(present, BackgroundTasks)):
-        raise ConfigurationError(
-            "this version of FastAPI makes BackgroundTasks in a way that taskflow-otel does not know. "
-            "Use Depends(task_manager.get_tasks), and report the FastAPI version."
-        )
-    setattr(solving, _HOOK, _make_background_tasks)
+    make_background_tasks_by(_make_background_tasks)
 
 
 def tasks_of(engine: Engine, scope: Scope, tasks: BackgroundTasks) -> ManagedBackgroundTasks:
@@ -84,14 +69,13 @@ def _outbox_of_stacks(engine: Engine, scope: Scope) -> Outbox:
     if scope["type"] == "websocket":
         return outbox
     outbox.attached = True
-    request_stack: AsyncExitStack = scope["fastapi_inner_astack"]
     if current is None:
         current_request.set(CurrentRequest(None, outboxes, scope, None, native=False))
 
     async def before_response(*exc_info: Any) -> bool:
         await outbox.before_response(*exc_info)
         # Now that all dependencies are there, the next exit callback of the request sees what the response raises.
-        request_stack.push_async_exit(outbox.leave_response)
+        request_stack(scope).push_async_exit(outbox.leave_response)
         return False
 
     async def after_request(*exc_info: Any) -> bool:
@@ -99,8 +83,8 @@ def _outbox_of_stacks(engine: Engine, scope: Scope) -> Outbox:
             current_request.set(None)
         return await outbox.after_request(*exc_info)
 
-    at_the_end_of(scope["fastapi_function_astack"], before_response)
-    at_the_end_of(request_stack, after_request)
+    at_the_end_of(function_stack(scope), before_response)
+    at_the_end_of(request_stack(scope), after_request)
     return outbox
 
 
@@ -109,25 +93,8 @@ def _make_background_tasks() -> BackgroundTasks:
     # A mounted application shares the scope, and names itself in it: it was not installed, so it stays native.
     if request is None or request.outbox is None or request.scope.get("app") is not request.home:
         return BackgroundTasks()
-    if not request.native and not _asks_by_name(getattr(request.scope.get("route"), "dependant", None)):
+    if not request.native and not asks_for(ManagedBackgroundTasks, request.scope):
         return BackgroundTasks()
     if request.scope["type"] == "http":
         attach(request.outbox, request.scope)
     return ManagedBackgroundTasks(request.outbox)
-
-
-def _asks_by_name(dependant: Dependant | None) -> bool:
-    if dependant is None:
-        return False
-    name = dependant.background_tasks_param_name
-    if name is not None and dependant.call is not None and _is_managed(dependant.call, name):
-        return True
-    return any(_asks_by_name(one) for one in dependant.dependencies)
-
-
-@functools.lru_cache(maxsize=1024)
-def _is_managed(call: Callable[..., Any], parameter: str) -> bool:
-    annotation = solving.get_typed_signature(call).parameters[parameter].annotation
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    return isinstance(annotation, type) and issubclass(annotation, ManagedBackgroundTasks)

@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from taskflow_otel.compat.starlette import add_middlewares
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.errors import BackendError
 from taskflow_otel.request.injection import injecting
@@ -27,16 +28,11 @@ _DELIVERY = "taskflow_otel.delivery"
 
 def add_task_middleware(app: FastAPI, engine: Engine, installed: Callable[[], bool]) -> None:
     """Put the middleware into an application that has not started; `installed` tells whether it injects natively."""
-    app.user_middleware.append(Middleware(TaskMiddleware, engine=engine, home=app, installed=installed))
-    outermost = Middleware(DeliveryMiddleware)
-    build = app.build_middleware_stack
-
-    def build_with_delivery_outermost() -> ASGIApp:
-        app.user_middleware = [outermost, *(one for one in app.user_middleware if one is not outermost)]
-        return build()
-
-    # Middlewares added after this call go further out, so the outermost place is taken when the stack is built.
-    app.build_middleware_stack = build_with_delivery_outermost  # type: ignore[method-assign]  # no hook for that
+    add_middlewares(
+        app,
+        innermost=Middleware(TaskMiddleware, engine=engine, home=app, installed=installed),
+        outermost=Middleware(DeliveryMiddleware),
+    )
 
 
 class Delivery:

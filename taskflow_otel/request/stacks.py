@@ -1,6 +1,6 @@
 """FastAPI's exit stacks of a request: where it finishes dependencies, and where it shows that a request has failed.
 
-The function stack is left before the response is sent, the request stack after it. Both are in the scope.
+The function stack is left before the response is sent, the request stack after it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from types import TracebackType
 
 from starlette.types import Scope
 
+from taskflow_otel.compat.fastapi import function_stack, request_stack
 from taskflow_otel.request.outbox import Outbox
 
 ExitCallback = Callable[
@@ -23,7 +24,7 @@ def attach(outbox: Outbox, scope: Scope) -> None:
     if not outbox.attached:
         outbox.attached = True
         # The function stack is left when all dependencies have been entered, so the outbox is told before they finish.
-        scope["fastapi_function_astack"].callback(scope["fastapi_inner_astack"].push_async_exit, outbox.leave_route)
+        function_stack(scope).callback(request_stack(scope).push_async_exit, outbox.leave_route)
 
 
 def at_the_end_of(stack: AsyncExitStack, callback: ExitCallback) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from taskflow_otel.compat.uvicorn import any_stopping, running_servers, transport_of
 from taskflow_otel.exporters.stream import frame
 from taskflow_otel.web.ports import EventSource
-from taskflow_otel.web.servers import any_stopping, running_servers, transport_of
 
 RECONNECT_MS = 2_000
 HEARTBEAT = 15.0

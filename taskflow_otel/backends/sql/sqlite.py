@@ -22,8 +22,9 @@ from taskflow_otel.backends.sql.backend import SqlBackend
 from taskflow_otel.backends.sql.batch import Batch
 from taskflow_otel.backends.sql.dialects import SqliteDialect
 from taskflow_otel.backends.sql.faults import original, sqlite_fault
-from taskflow_otel.backends.sql.sqlite_batches import BatchConnection, WholeBatch
+from taskflow_otel.backends.sql.sqlite_batches import WholeBatch
 from taskflow_otel.backends.sql.writes import APPLIED, Writer
+from taskflow_otel.compat.aiosqlite import ScriptConnection, run_script
 from taskflow_otel.errors import BackendError, BackendUnavailableError, ConfigurationError
 
 Durability = Literal["full", "normal"]
@@ -88,7 +89,7 @@ class SqliteBackend(SqlBackend):
             1,
             synchronous,
             f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}",
-            factory=BatchConnection,
+            factory=ScriptConnection,
             # A rollback for each connection given back would be a hop for each batch: see `_roll_back`.
             pool_reset_on_return=None,
         )
@@ -145,7 +146,7 @@ class SqliteBackend(SqlBackend):
             raw = await connection.get_raw_connection()
             assert raw.driver_connection is not None
             try:
-                await raw.driver_connection.executescript(batch)
+                await run_script(raw.driver_connection, batch)
             except sqlite3.Error as error:
                 if _code(error) in _BROKEN:
                     await connection.invalidate(error)

@@ -49,16 +49,6 @@ class WholeBatch:
         return cursor
 
 
-class BatchConnection(sqlite3.Connection):
-    """A connection of which `executescript` takes a batch too: aiosqlite runs that, as any call, in one hop."""
-
-    def executescript(self, script: str | WholeBatch, /) -> sqlite3.Cursor:
-        """Run a script, or a batch in a transaction of its own."""
-        if isinstance(script, WholeBatch):
-            return script.execute(self)
-        return super().executescript(script)
-
-
 def _log_steps(logs: Sequence[AppendLogs], stored: set[str], statements: Statements) -> list[Step]:
     """The log entries, but for those of tasks that retention has deleted: they would stay for ever."""
     known = [log_row(log.task_id, entry) for log in logs if log.task_id in stored for entry in log.entries]

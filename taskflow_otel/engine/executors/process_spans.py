@@ -5,7 +5,6 @@ Both halves use the OpenTelemetry API only; the SDK, with its processors and exp
 
 from __future__ import annotations
 
-import copy
 import random
 import threading
 import time
@@ -30,9 +29,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util import types
 
-# What the abstract method itself is decorated with: it makes `@tracer.start_as_current_span()` right on coroutines too.
-from opentelemetry.util._decorator import _agnosticcontextmanager
-
+from taskflow_otel.compat.opentelemetry import agnosticcontextmanager, with_ids
 from taskflow_otel.exporters.lines.text import safe_text
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.model.trace import SpanRef
@@ -238,7 +235,7 @@ class RecordingTracer(Tracer):
             span.add_link(link.context, link.attributes)
         return span
 
-    @_agnosticcontextmanager
+    @agnosticcontextmanager
     def start_as_current_span(
         self,
         name: str,
@@ -323,11 +320,8 @@ class SpanForwarder:
     def _repeat(self, finished: FinishedSpan) -> None:
         provider = self._provider or trace.get_tracer_provider()
         scope = finished.scope
-        tracer = provider.get_tracer(scope.name, scope.version, scope.schema_url, scope.attributes)
-        if hasattr(tracer, "id_generator"):
-            # A copy, because the SDK gives the same tracer to everyone who asks for this scope.
-            tracer = copy.copy(tracer)
-            tracer.id_generator = _GivenIds(finished.identity)
+        own = provider.get_tracer(scope.name, scope.version, scope.schema_url, scope.attributes)
+        tracer = with_ids(own, _GivenIds(finished.identity))
         parent = None if finished.parent is None else spans.restore(finished.parent, is_remote=False)
         context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
         links = [(spans.restore(ref, is_remote=True), attributes) for ref, attributes in finished.links]

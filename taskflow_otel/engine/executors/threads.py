@@ -8,8 +8,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from anyio._core._eventloop import threadlocals  # no public name: anyio sets it in the threads of its own pool alone
 from anyio.lowlevel import current_token
+
+from taskflow_otel.compat.anyio import serve_loop
 
 # What came of a function is carried as a value: a future would make something else of a `StopIteration`, and
 # awaiting one that raises `GeneratorExit` closes the coroutines that wait for it.
@@ -76,9 +77,7 @@ class TaskThreads:
         thread.start()
 
     def _serve(self) -> None:
-        # As in a worker thread of anyio's own, so that `anyio.from_thread` knows the way back.
-        threadlocals.current_token = self._token
-        threadlocals.current_cancel_scope = None
+        serve_loop(self._token)
         while (item := self._work_items.get()) is not None:
             self._do(*item)
             # Nothing of the task stays alive while the thread waits for the next.

@@ -9,14 +9,13 @@ from typing import Generic, TypeVar
 from opentelemetry import metrics, trace
 from opentelemetry._logs import NoOpLoggerProvider
 
+from taskflow_otel.compat.opentelemetry import is_unset_global
 from taskflow_otel.exporters.otel.bounded_export import dropped_by
 
 P = TypeVar("P")
 
 _LONG_AGO, _NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
-# The API has no question for "has one been set?", and keeps two of its three stand-ins private.
-_STAND_INS = frozenset({"ProxyTracerProvider", "_ProxyMeterProvider", "ProxyLoggerProvider"})
 _LOOK_INTERVAL = timedelta(milliseconds=50)
 _NO_OPS = (trace.NoOpTracerProvider, metrics.NoOpMeterProvider, NoOpLoggerProvider)
 
@@ -24,12 +23,6 @@ _NO_OPS = (trace.NoOpTracerProvider, metrics.NoOpMeterProvider, NoOpLoggerProvid
 def is_set(provider: object) -> bool:
     """`False` for the stand-ins that the API gives out until an SDK is set up, and for those that do nothing."""
     return not is_unset_global(provider) and not isinstance(provider, _NO_OPS)
-
-
-def is_unset_global(provider: object) -> bool:
-    """Whether this is the stand-in for a global provider that nobody has set yet."""
-    kind = type(provider)
-    return kind.__name__ in _STAND_INS and kind.__module__.startswith("opentelemetry.")
 
 
 class ProviderSlot(Generic[P]):

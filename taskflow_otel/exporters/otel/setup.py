@@ -13,10 +13,10 @@ from fastapi import FastAPI
 from opentelemetry import _logs, metrics, trace
 from opentelemetry import context as otel_context
 
+from taskflow_otel.compat.opentelemetry import is_instrumented, is_unset_global
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
 from taskflow_otel.exporters.otel import bounded_export
 from taskflow_otel.exporters.otel.bounded_export import BoundedExport
-from taskflow_otel.exporters.otel.providers import is_unset_global
 from taskflow_otel.exporters.otel.tracing import TASK_ID_KEY
 
 if TYPE_CHECKING:
@@ -208,15 +208,13 @@ def _number(name: str, default: int) -> int:
 
 
 def _instrument(app: FastAPI) -> None:
-    # A FastAPI with telemetry of its own traces by the global provider, unless the app was told not to.
-    if find_spec("fastapi.telemetry") is not None:
+    if is_instrumented(app):
         return
     try:
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
     except ImportError as exc:
         raise MissingExtraError("the instrumentation of FastAPI", "otel") from exc
-    if not getattr(app, "_is_instrumented_by_opentelemetry", False):
-        FastAPIInstrumentor.instrument_app(app)
+    FastAPIInstrumentor.instrument_app(app)
 
 
 def correlate_logs() -> None:

@@ -172,8 +172,8 @@ def test_log_records_inside_a_span_and_a_task_carry_their_ids() -> None:
 
 
 LEGACY = """
-import importlib.util, taskflow_otel.exporters.otel.setup as setup
-setup.find_spec = lambda name: None if name == "fastapi.telemetry" else importlib.util.find_spec(name)
+import importlib.util, taskflow_otel.compat.opentelemetry as compat
+compat.find_spec = lambda name: None if name == "fastapi.telemetry" else importlib.util.find_spec(name)
 """
 
 

@@ -1,6 +1,6 @@
-"""What the library knows of the server that runs it: whether it is stopping, and how to cut a client off.
+"""uvicorn: whether the server that runs the application is stopping, and how to cut a client off.
 
-uvicorn ends the lifespan only after the last connection has closed, and tells the application nothing before that.
+It ends the lifespan only after the last connection has closed, and tells the application nothing before that.
 Its `Server` object knows. It is found on the event loop, by the coroutine that serves: whoever has started it, on
 whichever thread, and whoever handles the signals.
 """

@@ -1,0 +1,99 @@
+"""FastAPI: how it makes `BackgroundTasks`, how its routes call the application's functions, and its exit stacks.
+
+FastAPI offers a hook for none of them. What is replaced here is replaced once per process, for every application in it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Annotated, Any, get_args, get_origin
+
+import fastapi.dependencies.utils as solving
+import fastapi.routing as routing
+from fastapi import BackgroundTasks
+from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.utils import SolvedDependency
+from starlette.types import Scope
+
+from taskflow_otel.errors import ConfigurationError
+
+RouteFunction = Callable[..., Awaitable[Any]]
+
+_CLASS = "BackgroundTasks"
+_ENDPOINT_CALL = "run_endpoint_function"
+ROUTE_FUNCTIONS = ("solve_dependencies", _ENDPOINT_CALL, "serialize_response")
+"""By these a route calls the dependencies, the endpoint, and the validation of what the endpoint returned."""
+
+_wrappers: set[RouteFunction] = set()
+
+
+def make_background_tasks_by(make: Callable[[], BackgroundTasks]) -> None:
+    """Have FastAPI call `make` for each route and dependency that asks for `BackgroundTasks`; harmless to repeat.
+
+    FastAPI makes the object from the name `BackgroundTasks` in the module that solves dependencies. Raises
+    `ConfigurationError` for a FastAPI that does not.
+    """
+    present = getattr(solving, _CLASS, None)
+    if present is make:
+        return
+    if not (isinstance(present, type) and issubclass(present, BackgroundTasks)):
+        raise ConfigurationError(
+            "this version of FastAPI makes BackgroundTasks in a way that taskflow-otel does not know. "
+            "Use Depends(task_manager.get_tasks), and report the FastAPI version."
+        )
+    setattr(solving, _CLASS, make)
+
+
+def asks_for(kind: type[BackgroundTasks], scope: Scope) -> bool:
+    """Whether the route of a request, or one of its dependencies, annotates its background tasks with `kind`."""
+    return _asks_for(kind, getattr(scope.get("route"), "dependant", None))
+
+
+def _asks_for(kind: type[BackgroundTasks], dependant: Dependant | None) -> bool:
+    if dependant is None:
+        return False
+    name = dependant.background_tasks_param_name
+    if name is not None and dependant.call is not None:
+        annotation = _annotation(dependant.call, name)
+        if isinstance(annotation, type) and issubclass(annotation, kind):
+            return True
+    return any(_asks_for(kind, one) for one in dependant.dependencies)
+
+
+@functools.lru_cache(maxsize=1024)
+def _annotation(call: Callable[..., Any], parameter: str) -> object:
+    annotation = solving.get_typed_signature(call).parameters[parameter].annotation
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def wrap_route_functions(wrap: Callable[[RouteFunction, bool], RouteFunction]) -> None:
+    """Wrap the functions by which routes call the application's code; harmless to repeat.
+
+    `wrap` gets each function, and whether it is the one that calls the endpoint. One that this FastAPI does not have is
+    left out.
+    """
+    for name in ROUTE_FUNCTIONS:
+        present = getattr(routing, name, None)
+        if present is not None and present not in _wrappers:
+            wrapper = wrap(present, name == _ENDPOINT_CALL)
+            _wrappers.add(wrapper)
+            setattr(routing, name, wrapper)
+
+
+def has_errors(result: object) -> bool:
+    """Whether this is what `solve_dependencies` returned, and the request is not valid: no endpoint will be called."""
+    return isinstance(result, SolvedDependency) and bool(result.errors)
+
+
+def function_stack(scope: Scope) -> AsyncExitStack:
+    """The exit stack of a request that is left before the response is sent."""
+    stack: AsyncExitStack = scope["fastapi_function_astack"]
+    return stack
+
+
+def request_stack(scope: Scope) -> AsyncExitStack:
+    """The exit stack of a request that is left after the response was sent."""
+    stack: AsyncExitStack = scope["fastapi_inner_astack"]
+    return stack

@@ -1,0 +1,164 @@
+"""What `compat.fastapi` relies on. Seen in FastAPI 0.165.0."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import fastapi.dependencies.utils as solving
+import fastapi.routing as routing
+import httpx
+import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI, Request
+from starlette.types import Message, Receive, Scope, Send
+
+from taskflow_otel.compat.fastapi import (
+    ROUTE_FUNCTIONS,
+    asks_for,
+    function_stack,
+    has_errors,
+    make_background_tasks_by,
+    request_stack,
+)
+from taskflow_otel.errors import ConfigurationError
+from tests.compat.shapes import Shape
+
+SHAPE = Shape("fastapi", "0.165.0")
+
+
+class Special(BackgroundTasks):
+    """Background tasks of a kind of their own."""
+
+
+def special_tasks(tasks: Special) -> BackgroundTasks:
+    return tasks
+
+
+async def get(app: Any, path: str) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        return await client.get(path)
+
+
+async def test_fastapi_makes_background_tasks_from_the_name_that_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[BackgroundTasks] = []
+
+    def make() -> BackgroundTasks:
+        made.append(Special())
+        return made[-1]
+
+    app = FastAPI()
+    given: list[BackgroundTasks] = []
+
+    @app.get("/")
+    async def route(tasks: BackgroundTasks) -> None:
+        given.append(tasks)
+
+    monkeypatch.setattr(solving, "BackgroundTasks", BackgroundTasks)
+    make_background_tasks_by(make)
+    make_background_tasks_by(make)
+    await get(app, "/")
+    SHAPE.holds(
+        len(made) == 1 and given == made,
+        "solve_dependencies in fastapi/dependencies/utils.py no longer calls the module's name BackgroundTasks; find "
+        "where it makes the object, and replace that in make_background_tasks_by.",
+    )
+
+
+@pytest.mark.parametrize("present", [None, object, lambda: BackgroundTasks()])
+def test_a_fastapi_that_makes_background_tasks_otherwise_is_refused(
+    present: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solving, "BackgroundTasks", present)
+    with pytest.raises(ConfigurationError, match=r"Use Depends\(task_manager.get_tasks\)"):
+        make_background_tasks_by(BackgroundTasks)
+
+
+async def test_the_route_of_a_request_says_how_its_background_tasks_are_annotated() -> None:
+    app = FastAPI()
+    asked: dict[str, bool] = {}
+
+    @app.get("/plain")
+    async def plain(request: Request, tasks: BackgroundTasks) -> None:
+        asked["plain"] = asks_for(Special, request.scope)
+
+    @app.get("/special")
+    async def special(request: Request, tasks: Annotated[Special, "with metadata"]) -> None:
+        asked["special"] = asks_for(Special, request.scope)
+
+    @app.get("/nested")
+    async def nested(request: Request, tasks: Annotated[BackgroundTasks, Depends(special_tasks)]) -> None:
+        asked["nested"] = asks_for(Special, request.scope)
+
+    for path in ("/plain", "/special", "/nested"):
+        await get(app, path)
+    SHAPE.holds(
+        asked == {"plain": False, "special": True, "nested": True},
+        "asks_for reads scope['route'].dependant, its call, its dependencies and its background_tasks_param_name, and "
+        "get_typed_signature; look at Dependant in fastapi/dependencies/models.py, and at get_dependant beside it.",
+    )
+
+
+async def test_a_route_calls_the_functions_that_are_wrapped_by_the_names_in_its_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+    invalid: list[bool] = []
+
+    def recording(name: str, function: Any) -> Any:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            result = await function(*args, **kwargs)
+            if name == "solve_dependencies":
+                invalid.append(has_errors(result))
+            return result
+
+        return call
+
+    for name in ROUTE_FUNCTIONS:
+        function = getattr(routing, name, None)
+        SHAPE.holds(
+            function is not None,
+            f"fastapi/routing.py has no {name}; find what its routes call instead, and name that in ROUTE_FUNCTIONS.",
+        )
+        monkeypatch.setattr(routing, name, recording(name, function))
+    app = FastAPI()
+
+    @app.get("/")
+    async def route(number: int) -> int:
+        return number
+
+    await get(app, "/?number=1")
+    SHAPE.holds(
+        tuple(calls) == ROUTE_FUNCTIONS,
+        "get_request_handler in fastapi/routing.py calls the application's code by other functions, or not by the "
+        "names in its module; name its functions in ROUTE_FUNCTIONS, in the order of the calls.",
+    )
+    await get(app, "/?number=one")
+    SHAPE.holds(
+        invalid == [False, True],
+        "solve_dependencies in fastapi/dependencies/utils.py no longer returns a SolvedDependency with errors; look at "
+        "how get_request_handler finds out that a request is not valid, and do so in has_errors.",
+    )
+
+
+async def test_the_exit_stacks_of_a_request_end_before_and_after_its_response() -> None:
+    app = FastAPI()
+    events: list[str] = []
+
+    @app.get("/")
+    async def route(request: Request) -> None:
+        function_stack(request.scope).callback(events.append, "function")
+        request_stack(request.scope).callback(events.append, "request")
+
+    async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+        async def noted(message: Message) -> None:
+            events.append(message["type"])
+            await send(message)
+
+        await app(scope, receive, noted)
+
+    await get(noting, "/")
+    SHAPE.holds(
+        events == ["function", "http.response.start", "http.response.body", "request"],
+        "request_response in fastapi/routing.py keeps its exit stacks elsewhere than in the scope, as "
+        "fastapi_function_astack and fastapi_inner_astack, or leaves them at other moments.",
+    )

@@ -1,0 +1,115 @@
+"""What `compat.opentelemetry` relies on. Seen in OpenTelemetry 1.45.2 and its instrumentation of FastAPI 0.66b2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI
+from opentelemetry import trace
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import NoOpTracer
+
+from taskflow_otel.compat import opentelemetry as compat
+from taskflow_otel.compat.opentelemetry import agnosticcontextmanager, is_instrumented, with_ids
+from tests.compat.shapes import Shape
+
+API = Shape("opentelemetry-api", "1.45.2")
+SDK = Shape("opentelemetry-sdk", "1.45.2")
+INSTRUMENTATION = Shape("opentelemetry-instrumentation-fastapi", "0.66b2")
+
+GLOBALS = """
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.sdk.trace import TracerProvider
+from taskflow_otel.compat.opentelemetry import is_unset_global
+providers = trace.get_tracer_provider(), metrics.get_meter_provider(), _logs.get_logger_provider()
+print([is_unset_global(provider) for provider in providers])
+trace.set_tracer_provider(TracerProvider())
+print(is_unset_global(trace.get_tracer_provider()))
+"""
+
+
+class Given:
+    """Gives always the same ids."""
+
+    def generate_span_id(self) -> int:
+        return 0xB
+
+    def generate_trace_id(self) -> int:
+        return 0xA
+
+    def is_trace_id_random(self) -> bool:
+        return True
+
+
+def test_a_global_provider_that_nobody_has_set_is_known_by_its_class() -> None:
+    program = subprocess.run([sys.executable, "-c", GLOBALS], capture_output=True, text=True, check=True)
+    API.holds(
+        program.stdout.split("\n")[:2] == ["[True, True, True]", "False"],
+        "get_tracer_provider, get_meter_provider and get_logger_provider return stand-ins of other names until an SDK "
+        f"is set (is_unset_global said {program.stdout!r}); look for the classes that begin with Proxy or _Proxy.",
+    )
+
+
+async def test_the_decorator_of_a_tracer_runs_a_coroutine_inside_of_what_it_opens() -> None:
+    events: list[str] = []
+
+    @agnosticcontextmanager
+    def opened() -> Iterator[None]:
+        events.append("opened")
+        yield
+        events.append("closed")
+
+    @opened()
+    async def decorated() -> None:
+        events.append("ran")
+
+    await decorated()
+    with opened():
+        events.append("inside")
+    API.holds(
+        events == ["opened", "ran", "closed", "opened", "inside", "closed"],
+        "look at what decorates Tracer.start_as_current_span in opentelemetry/trace/__init__.py, and use that.",
+    )
+
+
+def test_a_tracer_of_the_sdk_takes_the_ids_that_it_is_given() -> None:
+    provider = TracerProvider()
+    tracer = provider.get_tracer("shop")
+    given = with_ids(tracer, Given()).start_span("given").get_span_context()
+    own = tracer.start_span("own").get_span_context()
+    provider.shutdown()
+    SDK.holds(
+        (given.trace_id, given.span_id) == (0xA, 0xB) and own.span_id != 0xB,
+        "Tracer in opentelemetry/sdk/trace/__init__.py asks something else than its attribute id_generator for ids, or "
+        "a copy of it shares that attribute; otherwise spans of child processes get new ids.",
+    )
+
+
+def test_a_tracer_without_replaceable_ids_is_used_as_it_is() -> None:
+    tracer = NoOpTracer()
+    assert with_ids(tracer, Given()) is tracer
+
+
+def test_an_application_that_was_instrumented_bears_the_mark_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat, "find_spec", lambda name: None)
+    app = FastAPI()
+    before = is_instrumented(app)
+    FastAPIInstrumentor.instrument_app(app, tracer_provider=trace.NoOpTracerProvider())
+    after = is_instrumented(app)
+    FastAPIInstrumentor.uninstrument_app(app)
+    INSTRUMENTATION.holds(
+        (before, after) == (False, True),
+        "FastAPIInstrumentor.instrument_app marks an application otherwise than by _is_instrumented_by_opentelemetry; "
+        "an application would be instrumented twice.",
+    )
+
+
+def test_a_fastapi_with_telemetry_of_its_own_is_known_by_its_module() -> None:
+    Shape("fastapi", "0.165.0").holds(
+        is_instrumented(FastAPI()),
+        "there is no module fastapi.telemetry; find out whether FastAPI still traces its requests by itself.",
+    )
