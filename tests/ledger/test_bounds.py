@@ -72,8 +72,7 @@ async def test_thousands_of_finished_tasks_leave_only_the_window_in_memory(
     engine = manager.engine
     assert (len(engine._tasks), len(engine._tasks._finished)) == (0, WINDOW)
     assert len(engine._tasks._keys) == (WINDOW if persist else 0)
-    assert not engine._ledger._notes
-    assert not engine._ledger._lines
+    assert not engine._ledger._backlog
 
 
 async def test_retention_deletes_in_batches_while_tasks_go_on(fleet: Fleet) -> None:

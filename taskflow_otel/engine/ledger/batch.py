@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -139,10 +138,3 @@ def judged(exc: Exception) -> BackendError | None:
     if isinstance(exc, BackendError):
         return exc
     return BackendError(f"{type(exc).__name__}: {exc}", transient=False) if isinstance(exc, _THEIR_FAULT) else None
-
-
-def release(barriers: Iterable[asyncio.Future[None]]) -> None:
-    """Wake those who wait for what is written now."""
-    for barrier in barriers:
-        if not barrier.done():
-            barrier.set_result(None)

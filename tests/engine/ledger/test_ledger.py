@@ -11,7 +11,7 @@ import pytest
 
 from taskflow_otel.backends.base import Applied, Change, Insert, Update
 from taskflow_otel.backends.memory import MemoryBackend
-from taskflow_otel.engine.ledger import ledger as module
+from taskflow_otel.engine.ledger import backlog
 from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.phase import Phase
@@ -129,7 +129,7 @@ async def test_each_commit_is_given_up_at_its_own_time(
 async def test_a_note_of_a_task_in_line_looks_at_no_other_note(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, number: int, failing: bool
 ) -> None:
-    monkeypatch.setattr(module, "_MAX_NOTES", 500)
+    monkeypatch.setattr(backlog, "_MAX_NOTES", 500)
     ledger.health.failing_since = 0.0 if failing else None
     looks = 0
 
@@ -139,7 +139,7 @@ async def test_a_note_of_a_task_in_line_looks_at_no_other_note(
             looks += 1
             return super().__iter__()
 
-    ledger._notes._ended = Watched()
+    ledger._backlog._notes._ended = Watched()
     for _ in range(number):
         ledger.note(noted(TaskStatus.PENDING))
     assert looks == 0
@@ -149,7 +149,7 @@ async def test_a_note_of_a_task_in_line_looks_at_no_other_note(
 async def test_of_too_many_notes_the_oldest_finished_ones_are_dropped_and_counted_while_the_backend_fails(
     ledger: Ledger, backend: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MAX_NOTES", 600)
+    monkeypatch.setattr(backlog, "_MAX_NOTES", 600)
     ledger.health.failing_since = 0.0
     live, finished = noted(TaskStatus.PENDING), [noted(TaskStatus.SUCCESS) for _ in range(700)]
     ledger.note(live)
@@ -164,7 +164,7 @@ async def test_of_too_many_notes_the_oldest_finished_ones_are_dropped_and_counte
 async def test_no_history_is_given_up_while_the_backend_answers(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MAX_NOTES", 600)
+    monkeypatch.setattr(backlog, "_MAX_NOTES", 600)
     for number in range(2_000):
         ledger.note(noted(TaskStatus.SUCCESS))
         ledger.append_log("one", LogEntry(number, BASE, "info", "said", 0, {}))
@@ -175,12 +175,12 @@ async def test_no_history_is_given_up_while_the_backend_answers(
 async def test_of_too_many_lines_those_of_the_tasks_noted_first_are_dropped_and_counted_while_the_backend_fails(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MAX_NOTES", 100)
+    monkeypatch.setattr(backlog, "_MAX_NOTES", 100)
     ledger.health.failing_since = 0.0
     for number in range(150):
         ledger.append_log(f"task {number // 10}", LogEntry(number, BASE, "info", "said", 0, {}))
     assert ledger.health.dropped_history == 50
-    assert [lines.task_id for lines in ledger._lines.take()] == [f"task {number}" for number in range(5, 15)]
+    assert [lines.task_id for lines in ledger._backlog._lines.take()] == [f"task {number}" for number in range(5, 15)]
 
 
 async def test_many_finished_tasks_are_written_without_waiting_for_the_interval_and_those_in_line_wait_for_it(

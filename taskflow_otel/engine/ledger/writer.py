@@ -1,0 +1,204 @@
+"""Writes the backlog, one transaction after the other, with retries that lose nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Outcome, Update
+from taskflow_otel.engine.ledger.backend_health import BackendHealth, Observe
+from taskflow_otel.engine.ledger.backlog import Backlog
+from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, judged, reduce
+from taskflow_otel.engine.membership import Membership
+from taskflow_otel.errors import BackendError
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.retrying import FIRST_BACKOFF, LONGEST_BACKOFF
+
+logger = logging.getLogger("taskflow_otel.ledger")
+
+
+class Writer:
+    """The one writer. `late` is called with each change that was applied after its caller had given up on it."""
+
+    def __init__(
+        self,
+        backlog: Backlog,
+        backend: Backend,
+        health: BackendHealth,
+        clock: Clock,
+        membership: Membership,
+        *,
+        observe: Observe,
+        late: Callable[[Change, Applied], None],
+    ) -> None:
+        self._backlog = backlog
+        self._backend = backend
+        self._health = health
+        self._clock = clock
+        self._membership = membership
+        self._observe = observe
+        self._late = late
+        self._closing = False
+        self._began = 0.0
+        self._apply_began = 0.0
+        self.writing = False
+        """A transaction is under way."""
+
+    def open(self) -> None:
+        """Get ready to `run` once more."""
+        self._backlog.open()
+        self._closing = self.writing = False
+
+    def close(self) -> None:
+        """Have `run` return once there is nothing to write, or the backend fails."""
+        self._closing = True
+        self._backlog.wake.set()
+
+    @property
+    def busy_for(self) -> float:
+        """Seconds for which the transaction under way has taken."""
+        return self._clock.monotonic() - self._began if self.writing else 0.0
+
+    async def run(self) -> None:
+        """Write until `close` is called."""
+        backoff = FIRST_BACKOFF
+        wake = self._backlog.wake
+        while True:
+            batch = self._backlog.next_batch()
+            if batch is None:
+                if self._closing:
+                    return
+                wake.clear()
+                await wake.wait()
+                continue
+            self.writing, self._began = True, self._clock.monotonic()
+            written = await self._write_once(batch)
+            self.writing = False
+            if written:
+                backoff = FIRST_BACKOFF
+                # A backend in memory gives nobody else a turn.
+                await asyncio.sleep(0)
+            else:
+                if self._closing:
+                    return
+                await self._clock.sleep(backoff)
+                backoff = min(backoff * 2, LONGEST_BACKOFF)
+
+    async def _write_once(self, batch: Batch) -> bool:
+        """Write one transaction; `False` when the backend failed and the same work is to be tried again."""
+        batch.items = [item for item in batch.items if not isinstance(item, Note) or item.allowed]
+        self._backlog.in_hand = [item for item in batch.items if isinstance(item, Commit)]
+        try:
+            await self._membership.ensure_lease()
+        except Exception as exc:
+            self._health.failed(exc)
+            self._backlog.put_back(batch)
+            self._backlog.in_hand = []
+            return False
+        try:
+            results = await self._apply([item.change for item in batch.items])
+        except Exception as exc:
+            written = await self._after_failure(exc, batch)
+        else:
+            self._accept(batch.items, results)
+            written = True
+        self._backlog.in_hand = []
+        if written:
+            self._backlog.written(batch)
+        return written
+
+    async def _apply(self, changes: list[Change]) -> list[Applied]:
+        if not changes:
+            return []
+        started = self._apply_began = self._clock.monotonic()
+        outcome = "error"
+        try:
+            results = await self._backend.apply(changes)
+            outcome = "ok"
+        finally:
+            self._observe(self._backend.name, "apply", outcome, self._clock.monotonic() - started)
+        self._health.answered()
+        return results
+
+    def _accept(self, items: Sequence[Item], results: Sequence[Applied]) -> None:
+        for item, result in zip(items, results, strict=True):
+            match item:
+                case Commit(future=future) if future.done():
+                    self._late(item.change, result)
+                case Commit(future=future):
+                    future.set_result(result)
+                case Note(task):
+                    task.stored = True
+                    if result.outcome is Outcome.STALE:
+                        logger.warning(
+                            "history of task %s was refused: another instance owns it now", task.record.task_id
+                        )
+
+    async def _after_failure(self, exc: Exception, batch: Batch) -> bool:
+        """Divide the batch where a part of it may succeed; `False` when all of it is to be tried again."""
+        error = judged(exc)
+        # A change whose caller has given up may have been applied all the same: it stays until its fate is known.
+        for item in batch.items:
+            if isinstance(item, Commit):
+                item.tried = True
+        if error is None or not error.divisible:
+            self._health.failed(exc)
+            self._backlog.put_back(batch)
+            return False
+        if error.transient:
+            self._health.held(error, self._apply_began)
+        if not self._backlog.divide(batch):
+            await self._one_by_one(batch, error)
+        return True
+
+    async def _one_by_one(self, batch: Batch, error: BackendError) -> None:
+        """The changes of one task, which cannot be written together: what is at fault fails alone, in its turn."""
+        items, known = deque(batch.items), error if len(batch.items) == 1 else None
+        while items:
+            item = items[0]
+            try:
+                if known is not None:
+                    raise known
+                self._accept([item], await self._apply([item.change]))
+            except Exception as exc:
+                known, verdict = None, judged(exc)
+                if verdict is None or verdict.transient:
+                    self._set_apart(batch, list(items), exc)
+                    return
+                rest = self._refused(item, verdict)
+                if rest is None:
+                    self._set_apart(batch, list(items), verdict)
+                    return
+                items.popleft()
+                items.extendleft(reversed(rest))
+            else:
+                items.popleft()
+
+    def _set_apart(self, batch: Batch, items: list[Item], exc: Exception) -> None:
+        if not batch.backoff:
+            logger.warning(
+                "what is to be stored of task %s waits, and the others do not wait for it: %s", items[0].task_id, exc
+            )
+        self._backlog.set_apart(items, batch.backoff)
+
+    def _refused(self, item: Item, error: BackendError) -> list[Item] | None:
+        """What is left to be written of a change that the backend refuses for good; `None` where that never ends."""
+        match item:
+            case Commit(Update(record)):
+                if not reduce(item, str(error)):
+                    return None
+                logger.error("what became of task %s is stored without its texts: %s", record.task_id, error)
+                return [item]
+            case Commit(future=future):
+                if not future.done():
+                    future.set_exception(error)
+            case Note(task):
+                self._health.lost(1, task.record.task_id, error)
+            case Lines(log) if len(log.entries) > 1:
+                middle = len(log.entries) // 2
+                return [Lines(AppendLogs(log.task_id, part)) for part in (log.entries[:middle], log.entries[middle:])]
+            case Lines(log):
+                self._health.lost(1, log.task_id, error)
+        return []
