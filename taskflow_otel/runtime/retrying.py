@@ -1,8 +1,9 @@
-"""An operation on a backend, tried again for as long as it takes."""
+"""The one way to try again: what is tried, how long it waits between two tries, and who decides to give up."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from taskflow_otel.errors import BackendError
@@ -10,22 +11,46 @@ from taskflow_otel.runtime.clock import Clock
 
 T = TypeVar("T")
 
-FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 1.0
-"""Seconds before the second try, and between any two."""
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """The waits between tries: `first` seconds, and twice as long after each further failure, up to `longest`."""
+
+    first: float
+    longest: float
+
+    def after(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row, at least one."""
+        return min(self.first * 2.0 ** min(failures - 1, 64), self.longest)
 
 
-async def retrying(clock: Clock, operation: Callable[[], Awaitable[T]]) -> T:
+BACKEND = Backoff(first=0.05, longest=1.0)
+"""For one operation on a backend."""
+
+
+def raise_lasting(exc: Exception, _wait: float) -> None:
+    """Raise the exception unless it is a `BackendError` that may pass."""
+    if not isinstance(exc, BackendError) or not exc.transient:
+        raise exc
+
+
+async def retrying(
+    clock: Clock,
+    operation: Callable[[], Awaitable[T]],
+    *,
+    backoff: Backoff = BACKEND,
+    judge: Callable[[Exception, float], None] = raise_lasting,
+) -> T:
     """The result of `operation`, once it succeeds.
 
-    Between two tries it waits, twice as long each time. Raises what the operation raises, unless that is a
-    `BackendError` that may pass.
+    `judge` gets each exception, and the seconds until the next try. It raises to give up; otherwise the operation is
+    tried again.
     """
-    backoff = FIRST_BACKOFF
+    failures = 0
     while True:
         try:
             return await operation()
-        except BackendError as exc:
-            if not exc.transient:
-                raise
-            await clock.sleep(backoff)
-            backoff = min(backoff * 2, LONGEST_BACKOFF)
+        except Exception as exc:
+            failures += 1
+            judge(exc, backoff.after(failures))
+        await clock.sleep(backoff.after(failures))

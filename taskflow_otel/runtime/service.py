@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 
 from taskflow_otel.errors import BackendError
 from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.retrying import Backoff
+from taskflow_otel.runtime.throttled_report import Outage
 
 logger = logging.getLogger("taskflow_otel.engine")
 
@@ -25,7 +27,8 @@ class Service(ABC):
         self.name = name
         self.failures = 0
         self._interval = interval
-        self._longest_backoff = max(interval, longest_backoff)
+        self._backoff = Backoff(2 * interval, max(interval, longest_backoff))
+        self._outage = Outage(clock)
         self._clock = clock
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -52,23 +55,21 @@ class Service(ABC):
         """Do what is left at a shutdown, once nothing runs any more and every outcome is written."""
 
     async def _rounds(self) -> None:
-        failing = 0
         # Not only until it is cancelled: a driver that a cancellation meets may turn it into an error of its own.
         while self._loop_task is not None:
-            await self._clock.sleep(min(self._interval * 2 ** min(failing, 10), self._longest_backoff))
+            failures = self._outage.failures
+            await self._clock.sleep(self._backoff.after(failures) if failures else self._interval)
             try:
                 await self.tick()
             except Exception as exc:
                 self.failures += 1
-                if failing == 0:
+                if self._outage.failed():
                     logger.error(
                         "the %s service failed and goes on trying: %s",
                         self.name,
                         exc,
                         exc_info=None if isinstance(exc, BackendError) else exc,
                     )
-                failing += 1
             else:
-                if failing:
+                if self._outage.ended() is not None:
                     logger.warning("the %s service works again", self.name)
-                failing = 0

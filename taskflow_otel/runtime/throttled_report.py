@@ -1,10 +1,12 @@
-"""A failure that recurs is logged at most once a minute, with the number of times that it happened."""
+"""How a failure that recurs is logged: once a minute with its number, once when it begins, or once for all."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
+
+from taskflow_otel.runtime.clock import Clock
 
 logger = logging.getLogger("taskflow_otel.bus")
 
@@ -26,6 +28,44 @@ class Throttle:
             return False
         self._silent_until[message] = now + REPORT_INTERVAL
         return True
+
+
+class Once:
+    """Says of each of several messages whether it may pass: the first time."""
+
+    def __init__(self) -> None:
+        self._passed: set[str] = set()
+
+    def passes(self, message: str) -> bool:
+        """Whether this message may be logged now; it may not be again."""
+        if message in self._passed:
+            return False
+        self._passed.add(message)
+        return True
+
+
+class Outage:
+    """Failures in a row: the first begins an outage and is to be logged, a success ends it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.failures = 0
+        """Failures since the last success."""
+        self.since: float | None = None
+        """Monotonic time of the first of them; `None` where there is none."""
+
+    def failed(self) -> bool:
+        """Note a failure; whether an outage begins with it."""
+        self.failures += 1
+        if self.since is not None:
+            return False
+        self.since = self._clock.monotonic()
+        return True
+
+    def ended(self) -> float | None:
+        """Note a success; the seconds that the outage lasted which it ends, `None` where there was none."""
+        since, self.since, self.failures = self.since, None, 0
+        return None if since is None else self._clock.monotonic() - since
 
 
 class ThrottledReport:

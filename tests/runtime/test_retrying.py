@@ -6,7 +6,7 @@ import pytest
 
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.runtime.clock import SystemClock
-from taskflow_otel.runtime.retrying import FIRST_BACKOFF, LONGEST_BACKOFF, retrying
+from taskflow_otel.runtime.retrying import BACKEND, Backoff, retrying
 
 
 class Patient(SystemClock):
@@ -29,8 +29,8 @@ async def test_an_error_that_may_pass_is_waited_for_longer_each_time_up_to_a_lim
         return "done"
 
     assert await retrying(clock, operation) == "done"
-    assert clock.waits[:3] == [FIRST_BACKOFF, FIRST_BACKOFF * 2, FIRST_BACKOFF * 4]
-    assert clock.waits[-1] == LONGEST_BACKOFF
+    assert clock.waits[:3] == [BACKEND.first, BACKEND.first * 2, BACKEND.first * 4]
+    assert clock.waits[-1] == BACKEND.longest
 
 
 async def test_an_error_for_good_is_raised_at_once() -> None:
@@ -42,3 +42,24 @@ async def test_an_error_for_good_is_raised_at_once() -> None:
     with pytest.raises(BackendError, match="no"):
         await retrying(clock, operation)
     assert clock.waits == []
+
+
+async def test_whoever_judges_the_errors_decides_when_to_give_up_and_knows_the_next_wait() -> None:
+    clock, waits = Patient(), list[float]()
+
+    async def operation() -> None:
+        raise OSError("gone")
+
+    def judge(exc: Exception, wait: float) -> None:
+        waits.append(wait)
+        if wait > 4.0:
+            raise exc
+
+    with pytest.raises(OSError, match="gone"):
+        await retrying(clock, operation, backoff=Backoff(first=1.0, longest=30.0), judge=judge)
+    assert waits == [1.0, 2.0, 4.0, 8.0]
+    assert clock.waits == [1.0, 2.0, 4.0]
+
+
+def test_a_backoff_stays_at_its_longest_wait_after_any_number_of_failures() -> None:
+    assert Backoff(first=1.0, longest=30.0).after(1_000_000) == 30.0

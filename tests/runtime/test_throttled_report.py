@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from taskflow_otel.runtime.throttled_report import Throttle, ThrottledReport
+from taskflow_otel.runtime.throttled_report import Once, Outage, Throttle, ThrottledReport
+from taskflow_otel.testing.clock import FakeClock
 
 
 def test_a_recurring_failure_is_logged_once_a_minute_with_its_number(caplog: pytest.LogCaptureFixture) -> None:
@@ -26,3 +27,20 @@ def test_each_message_is_throttled_by_itself() -> None:
     assert [throttle.passes("a"), throttle.passes("b"), throttle.passes("a")] == [True, True, False]
     now[0] = 60.0
     assert throttle.passes("a")
+
+
+def test_a_message_that_passes_once_never_passes_again() -> None:
+    once = Once()
+    assert [once.passes("a"), once.passes("b"), once.passes("a")] == [True, True, False]
+
+
+async def test_an_outage_begins_with_its_first_failure_and_ends_with_a_success() -> None:
+    clock = FakeClock()
+    outage = Outage(clock)
+    assert (outage.ended(), outage.since) == (None, None)
+    assert [outage.failed(), outage.failed()] == [True, False]
+    await clock.advance(3.0)
+    assert outage.failures == 2
+    assert outage.ended() == 3.0
+    assert (outage.failures, outage.ended()) == (0, None)
+    assert outage.failed()

@@ -6,7 +6,6 @@ import asyncio
 import operator
 import os
 import sqlite3
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -26,6 +25,8 @@ from taskflow_otel.backends.sql.sqlite_batches import WholeBatch
 from taskflow_otel.backends.sql.writes import APPLIED, Writer
 from taskflow_otel.compat.aiosqlite import ScriptConnection, run_script
 from taskflow_otel.errors import BackendError, BackendUnavailableError, ConfigurationError
+from taskflow_otel.runtime.clock import SystemClock
+from taskflow_otel.runtime.retrying import Backoff, retrying
 
 Durability = Literal["full", "normal"]
 T = TypeVar("T")
@@ -44,6 +45,9 @@ _LOCKING = frozenset(
 _HEADER = b"SQLite format 3\x00"
 _READERS = 3
 _CHECKPOINT_PAGES = 4_000
+_CLOCK = SystemClock()
+"""Other processes hold the locks of the file, and these go by no other clock."""
+_LOCKED = Backoff(first=0.02, longest=0.02)
 _WRITER_CACHE_KIB = 16_384
 
 
@@ -156,17 +160,15 @@ class SqliteBackend(SqlBackend):
 
     async def _prepare(self, engine: AsyncEngine, limit: asyncio.Timeout) -> None:
         _checked_path(self._path)
+        prepare, deadline = super()._prepare, _CLOCK.monotonic() + self._limits.operation
+
+        def judge(error: Exception, _wait: float) -> None:
+            locked = isinstance(error, DBAPIError) and _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not locked or _CLOCK.monotonic() > deadline:
+                raise error
+
         # Turning on the write-ahead log does not wait for other processes that are just doing the same.
-        deadline = time.monotonic() + self._limits.operation
-        while True:
-            try:
-                await super()._prepare(engine, limit)
-                break
-            except DBAPIError as error:
-                locked = _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-                if not locked or time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(0.02)
+        await retrying(_CLOCK, lambda: prepare(engine, limit), backoff=_LOCKED, judge=judge)
         async with engine.connect() as connection:
             mode = (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar()
         if mode != "wal":

@@ -15,6 +15,7 @@ from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
+from taskflow_otel.runtime.throttled_report import Once
 
 logger = logging.getLogger("taskflow_otel.recovery")
 
@@ -54,7 +55,7 @@ class Takeover(Service):
         self._seen: dict[str, tuple[datetime, float]] = {}
         self._looked_at = float("-inf")
         self._unanswered = False
-        self._reported: set[str] = set()
+        self._reported = Once()
         self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
@@ -128,8 +129,7 @@ class Takeover(Service):
         known = set(self._names())
         for name, count in (await self._backend.orphan_names(list(gone))).items():
             # Rows of a known name that stayed were locked: a later round takes them.
-            if name not in self._reported and name not in known:
-                self._reported.add(name)
+            if name not in known and self._reported.passes(name):
                 logger.error(
                     "%d stored tasks are named %r, which is not registered here: they stay stored, and run when the "
                     "name is back",

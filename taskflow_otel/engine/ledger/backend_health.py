@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from taskflow_otel.errors import BackendError
 from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.throttled_report import Outage
 
 logger = logging.getLogger("taskflow_otel.ledger")
 
@@ -22,13 +23,17 @@ class BackendHealth:
     def __init__(self, name: str, clock: Clock) -> None:
         self._name = name
         self._clock = clock
+        self._outage = Outage(clock)
         self._held_since: float | None = None
         self.answers = 0
         """Transactions that the backend has taken."""
         self.dropped_history = 0
         """Finished tasks and log lines whose history was given up because the backend was down for too long."""
-        self.failing_since: float | None = None
+
+    @property
+    def failing_since(self) -> float | None:
         """Monotonic time since which the backend has been failing; `None` while it answers."""
+        return self._outage.since
 
     def held(self, exc: Exception, began: float) -> None:
         """A write that began at this moment did not get its lock: the backend fails if that lasts."""
@@ -41,8 +46,7 @@ class BackendHealth:
         """A write failed, and will be tried again."""
         if not isinstance(exc, BackendError):
             logger.error("the %s backend raised an error of its driver", self._name, exc_info=exc)
-        if self.failing_since is None:
-            self.failing_since = self._clock.monotonic()
+        if self._outage.failed():
             logger.error("the %s backend fails: %s. Trying again, with backoff.", self._name, exc)
 
     def lost(self, count: int, task_id: str, exc: BackendError) -> None:
@@ -54,8 +58,6 @@ class BackendHealth:
         """A transaction was taken."""
         self._held_since = None
         self.answers += 1
-        if self.failing_since is not None:
-            logger.warning(
-                "the %s backend answers again, after %.1f s", self._name, self._clock.monotonic() - self.failing_since
-            )
-            self.failing_since = None
+        lasted = self._outage.ended()
+        if lasted is not None:
+            logger.warning("the %s backend answers again, after %.1f s", self._name, lasted)

@@ -12,7 +12,7 @@ from taskflow_otel.engine.ledger.notes import NotedLines, Notes
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.model.record import LogEntry
 from taskflow_otel.runtime.clock import Clock
-from taskflow_otel.runtime.retrying import FIRST_BACKOFF, LONGEST_BACKOFF
+from taskflow_otel.runtime.retrying import BACKEND
 
 MAX_BATCH = 500
 """Changes in one transaction: more would keep the event loop for too long while they are turned into rows."""
@@ -186,11 +186,11 @@ class Backlog:
         self._apart.extendleft(reversed(halves))
         return bool(halves)
 
-    def set_apart(self, items: list[Item], waited: float) -> None:
-        """Try the changes of one task again after a pause, longer than the last one of `waited` seconds."""
-        backoff = min(max(waited * 2, FIRST_BACKOFF), LONGEST_BACKOFF)
-        self._apart.append(Batch(items, True, self._clock.monotonic() + backoff, backoff))
-        self._clock.call_later(backoff, self.wake.set)
+    def set_apart(self, items: list[Item], failures: int) -> None:
+        """Try the changes of one task again after a pause, which grows with the number of their failures."""
+        wait = BACKEND.after(failures)
+        self._apart.append(Batch(items, True, self._clock.monotonic() + wait, failures))
+        self._clock.call_later(wait, self.wake.set)
 
     def _trim(self) -> None:
         # Only while the backend fails: one that answers is given everything.

@@ -81,14 +81,14 @@ Item = Commit | Note | Lines
 class Batch:
     """The changes of one transaction, in order.
 
-    `apart`: it is a part of one that failed. `due` is the monotonic time before which it is not tried again, `backoff`
-    the seconds that it waited last. `barriers` are released when it is written.
+    `apart`: it is a part of one that failed. `due` is the monotonic time before which it is not tried again, after
+    so many `failures` of it alone. `barriers` are released when it is written.
     """
 
     items: list[Item]
     apart: bool = False
     due: float = 0.0
-    backoff: float = 0.0
+    failures: int = 0
     barriers: list[asyncio.Future[None]] = field(default_factory=list)
 
     def halves(self) -> list[Batch]:

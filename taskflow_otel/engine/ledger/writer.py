@@ -14,7 +14,7 @@ from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, 
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.errors import BackendError
 from taskflow_otel.runtime.clock import Clock
-from taskflow_otel.runtime.retrying import FIRST_BACKOFF, LONGEST_BACKOFF
+from taskflow_otel.runtime.retrying import BACKEND
 
 logger = logging.getLogger("taskflow_otel.ledger")
 
@@ -63,7 +63,8 @@ class Writer:
 
     async def run(self) -> None:
         """Write until `close` is called."""
-        backoff = FIRST_BACKOFF
+        # Not by `retrying`: after a failure other work may have come, so each try writes another batch.
+        failures = 0
         wake = self._backlog.wake
         while True:
             batch = self._backlog.next_batch()
@@ -77,14 +78,14 @@ class Writer:
             written = await self._write_once(batch)
             self.writing = False
             if written:
-                backoff = FIRST_BACKOFF
+                failures = 0
                 # A backend in memory gives nobody else a turn.
                 await asyncio.sleep(0)
             else:
                 if self._closing:
                     return
-                await self._clock.sleep(backoff)
-                backoff = min(backoff * 2, LONGEST_BACKOFF)
+                failures += 1
+                await self._clock.sleep(BACKEND.after(failures))
 
     async def _write_once(self, batch: Batch) -> bool:
         """Write one transaction; `False` when the backend failed and the same work is to be tried again."""
@@ -177,11 +178,11 @@ class Writer:
                 items.popleft()
 
     def _set_apart(self, batch: Batch, items: list[Item], exc: Exception) -> None:
-        if not batch.backoff:
+        if not batch.failures:
             logger.warning(
                 "what is to be stored of task %s waits, and the others do not wait for it: %s", items[0].task_id, exc
             )
-        self._backlog.set_apart(items, batch.backoff)
+        self._backlog.set_apart(items, batch.failures + 1)
 
     def _refused(self, item: Item, error: BackendError) -> list[Item] | None:
         """What is left to be written of a change that the backend refuses for good; `None` where that never ends."""

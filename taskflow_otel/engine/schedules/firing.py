@@ -18,12 +18,17 @@ from taskflow_otel.model.enqueue import EnqueueOptions
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import Schedule, ScheduleStatus, from_micros, micros
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.retrying import Backoff
+from taskflow_otel.runtime.throttled_report import Outage
 from taskflow_otel.runtime.timers import Timer
 
 _TIDY_EVERY = 100
 _TIDY_BEHIND = timedelta(hours=1)
 _TIDY_BATCH = 1_000
 _STARTUP_BUCKET = 10_000_000
+BACKOFF = Backoff(first=1.0, longest=30.0)
+"""Between two tries to do something for a schedule."""
 RULE = "schedule-rule:"
 """Prefix of the settings that tell which rule each schedule last fired by, and since when that rule holds."""
 
@@ -56,7 +61,7 @@ class NoMeter:
 class Entry:
     """One schedule in this process."""
 
-    def __init__(self, schedule: Schedule, definition: TaskDefinition) -> None:
+    def __init__(self, schedule: Schedule, definition: TaskDefinition, clock: Clock) -> None:
         self.schedule = schedule
         self.definition = definition
         # The length keeps the names of a schedule 'a' apart from those of one named 'a:1'.
@@ -78,7 +83,7 @@ class Entry:
         self.missed = 0
         self.errors = 0
         self.last_error: str | None = None
-        self.failing = False
+        self.outage = Outage(clock)
         self._told: tuple[tuple[object, ...], ScheduleStatus] | None = None
 
     @property

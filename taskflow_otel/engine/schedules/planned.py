@@ -15,7 +15,7 @@ from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.claims import Claims
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
-from taskflow_otel.engine.schedules.firing import ScheduleMeter
+from taskflow_otel.engine.schedules.firing import BACKOFF, ScheduleMeter
 from taskflow_otel.errors import BackendError, ConfigurationError, QueueFullError, UnknownTaskError
 from taskflow_otel.model.enqueue import EnqueueOptions, checked_key, checked_moment, checked_tags
 from taskflow_otel.model.ids import new_task_id
@@ -23,6 +23,8 @@ from taskflow_otel.model.options import checked_priority
 from taskflow_otel.model.schedule import ScheduledRun, from_micros, micros
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
+from taskflow_otel.runtime.retrying import retrying
+from taskflow_otel.runtime.throttled_report import Once, Outage
 from taskflow_otel.runtime.timers import Timer, Timers
 
 logger = logging.getLogger("taskflow_otel.schedules")
@@ -32,7 +34,6 @@ LABEL = "schedule_once"
 
 _PREFIX = "run-at:"
 _ONCE = "run-at:"
-_FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
 _SLICE = 200
 _MAX_KEY = 200
 _TIDY_BEHIND = timedelta(days=1)
@@ -80,7 +81,7 @@ class PlannedRuns:
         self._plans: dict[str, _Plan] = {}
         self._background = OwnedTasks(_complain)
         self._changes = 0
-        self._unknown: set[str] = set()
+        self._unknown = Once()
         self._running = False
 
     def start(self) -> None:
@@ -198,24 +199,20 @@ class PlannedRuns:
 
     async def _start(self, plan: _Plan) -> None:
         """Start a run that is due, again after an error, until it has begun or is no longer wanted."""
-        wait, failing = _FIRST_WAIT, False
-        while True:
-            try:
-                await self._begin(plan)
-                break
-            except Exception as exc:
-                self._meter.failed(LABEL)
-                if not failing:
-                    expected = isinstance(exc, (BackendError, QueueFullError))
-                    logger.error(
-                        "the run %r could not be started: %s. Trying again.",
-                        plan.run.run_key,
-                        exc,
-                        exc_info=None if expected else exc,
-                    )
-                failing = True
-            await self._clock.sleep(wait)
-            wait = min(2 * wait, _LONGEST_WAIT)
+        outage = Outage(self._clock)
+
+        def judge(exc: Exception, _wait: float) -> None:
+            self._meter.failed(LABEL)
+            if outage.failed():
+                expected = isinstance(exc, (BackendError, QueueFullError))
+                logger.error(
+                    "the run %r could not be started: %s. Trying again.",
+                    plan.run.run_key,
+                    exc,
+                    exc_info=None if expected else exc,
+                )
+
+        await retrying(self._clock, lambda: self._begin(plan), backoff=BACKOFF, judge=judge)
 
     async def _begin(self, plan: _Plan) -> None:
         if not plan.begun and not await self._claim(plan):
@@ -229,8 +226,7 @@ class PlannedRuns:
         try:
             definition = self._registry.get(run.func_name)
         except UnknownTaskError as exc:
-            if run.func_name not in self._unknown:
-                self._unknown.add(run.func_name)
+            if self._unknown.passes(run.func_name):
                 logger.error("the run %r stays stored: %s", run.run_key, exc)
             return False
         versions = await self._versions(run.run_key)

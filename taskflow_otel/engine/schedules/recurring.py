@@ -13,18 +13,18 @@ from typing import Any
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.registry import TaskDefinition
-from taskflow_otel.engine.schedules.firing import RULE, Entry, Firing, ScheduleMeter
+from taskflow_otel.engine.schedules.firing import BACKOFF, RULE, Entry, Firing, ScheduleMeter
 from taskflow_otel.errors import BackendError, ConfigurationError, QueueFullError, UnknownScheduleError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import Every, Schedule, ScheduleStatus, due, from_micros, grace, micros
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
+from taskflow_otel.runtime.retrying import retrying
 from taskflow_otel.runtime.timers import Timers
 
 logger = logging.getLogger("taskflow_otel.schedules")
 
 PAUSED = "schedule-paused:"
-_FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
 _LONGEST_RETRY = timedelta(minutes=5)
 _AT_ONCE = 20
 
@@ -63,7 +63,7 @@ class Scheduler:
             raise ConfigurationError(
                 f"there is a schedule named {schedule.name!r} already. Give one its own name: schedule(name=...)"
             )
-        entry = self._entries[schedule.name] = Entry(schedule, definition)
+        entry = self._entries[schedule.name] = Entry(schedule, definition, self._clock)
         self._meter.declared(schedule.name)
         if self._running:
             self._spawn(self._bring_up([entry]))
@@ -216,15 +216,8 @@ class Scheduler:
 
     async def _insist(self, entry: Entry, action: Callable[[], Awaitable[None]]) -> None:
         """Do something until it succeeds."""
-        wait = _FIRST_WAIT
-        while True:
-            try:
-                await action()
-                return self._works(entry)
-            except Exception as exc:
-                self._failed(entry, exc)
-            await self._clock.sleep(wait)
-            wait = min(2 * wait, _LONGEST_WAIT)
+        await retrying(self._clock, action, backoff=BACKOFF, judge=lambda exc, _: self._failed(entry, exc))
+        self._works(entry)
 
     async def _work(self, entry: Entry) -> None:
         try:
@@ -273,25 +266,31 @@ class Scheduler:
         self, entry: Entry, action: Callable[[], Awaitable[None]], moment: datetime, following: datetime
     ) -> None:
         """Fire, again after an error; give up when the next firing is due."""
-        wait = _FIRST_WAIT
         until = min(following, moment + _LONGEST_RETRY)
-        while True:
+
+        async def fire() -> None:
             impatient = self._timers.after(
                 self._patience,
                 lambda: self._failed(entry, f"the backend has not committed a firing for {self._patience:g} s"),
             )
             try:
                 await action()
-                return self._works(entry)
-            except Exception as exc:
-                self._failed(entry, exc)
             finally:
                 impatient.cancel()
+
+        def judge(exc: Exception, wait: float) -> None:
+            self._failed(entry, exc)
             if self._clock.now() + timedelta(seconds=wait) >= until:
-                self._missed(entry, 1)
-                return logger.error("the schedule %r gave up its firing of %s", entry.schedule.name, moment.isoformat())
-            await self._clock.sleep(wait)
-            wait = min(2 * wait, _LONGEST_WAIT)
+                raise exc
+
+        try:
+            await retrying(self._clock, fire, backoff=BACKOFF, judge=judge)
+        except Exception:
+            # `judge` has logged why.
+            self._missed(entry, 1)
+            logger.error("the schedule %r gave up its firing of %s", entry.schedule.name, moment.isoformat())
+        else:
+            self._works(entry)
 
     async def _fire(self, entry: Entry, moment: datetime) -> None:
         new, blocked_by = await self._firing.fire(entry, moment)
@@ -317,16 +316,14 @@ class Scheduler:
         entry.errors += 1
         entry.last_error = str(why) or type(why).__name__
         self._meter.failed(entry.schedule.name)
-        if not entry.failing:
-            entry.failing = True
+        if entry.outage.failed():
             # Of the expected ones the message says enough.
             trace = None if isinstance(why, (str, BackendError, QueueFullError)) else why
             logger.error("the schedule %r could not fire: %s. Trying again.", entry.schedule.name, why, exc_info=trace)
 
     @staticmethod
     def _works(entry: Entry) -> None:
-        if entry.failing:
-            entry.failing = False
+        if entry.outage.ended() is not None:
             logger.warning("the schedule %r fires again", entry.schedule.name)
 
 

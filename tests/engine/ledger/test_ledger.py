@@ -130,7 +130,8 @@ async def test_a_note_of_a_task_in_line_looks_at_no_other_note(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, number: int, failing: bool
 ) -> None:
     monkeypatch.setattr(backlog, "_MAX_NOTES", 500)
-    ledger.health.failing_since = 0.0 if failing else None
+    if failing:
+        ledger.health.failed(BackendUnavailableError("down"))
     looks = 0
 
     class Watched(dict[str, None]):
@@ -150,7 +151,7 @@ async def test_of_too_many_notes_the_oldest_finished_ones_are_dropped_and_counte
     ledger: Ledger, backend: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backlog, "_MAX_NOTES", 600)
-    ledger.health.failing_since = 0.0
+    ledger.health.failed(BackendUnavailableError("down"))
     live, finished = noted(TaskStatus.PENDING), [noted(TaskStatus.SUCCESS) for _ in range(700)]
     ledger.note(live)
     for task in finished:
@@ -176,7 +177,7 @@ async def test_of_too_many_lines_those_of_the_tasks_noted_first_are_dropped_and_
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backlog, "_MAX_NOTES", 100)
-    ledger.health.failing_since = 0.0
+    ledger.health.failed(BackendUnavailableError("down"))
     for number in range(150):
         ledger.append_log(f"task {number // 10}", LogEntry(number, BASE, "info", "said", 0, {}))
     assert ledger.health.dropped_history == 50
