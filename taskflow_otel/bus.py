@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.model.events import LOG_LEVELS, LifecycleEvent, LogEvent, without_exception
+from taskflow_otel.model.events import LifecycleEvent, LogEvent, without_exception
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.vocabulary import LOG_LEVELS, LogLevel
 from taskflow_otel.runtime.throttled_report import ThrottledReport
 
 logger = logging.getLogger("taskflow_otel.bus")
@@ -87,7 +88,7 @@ class TaskObserver:
 
     name: str = ""
     """What it is called in `taskflow_events_dropped_total` and in logs; the class name when empty."""
-    min_level: str = "debug"
+    min_level: str = LogLevel.DEBUG.value
     """Log entries below this level are not delivered: debug, info, warning, error or critical."""
     wants_lifecycle: bool = True
     """Whether transitions are delivered at all."""

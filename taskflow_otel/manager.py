@@ -44,6 +44,7 @@ from taskflow_otel.model.enqueue import split_options
 from taskflow_otel.model.options import QueueConfig, checked_queue_name, flag
 from taskflow_otel.model.record import DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
+from taskflow_otel.model.vocabulary import ExecutorKind
 from taskflow_otel.request.background import ManagedBackgroundTasks
 from taskflow_otel.request.bound import refuse_request_bound
 from taskflow_otel.request.injection import hook_fastapi, tasks_of
@@ -165,7 +166,7 @@ class TaskManager(Declarations):
             clock=clock,
             cipher=cipher,
             extra_executors={
-                "process": ProcessExecutor(
+                ExecutorKind.PROCESS.value: ProcessExecutor(
                     max_process_workers,
                     shutdown_timeout=process_shutdown_timeout,
                     forwarder=SpanForwarder(telemetry.tracer_provider),

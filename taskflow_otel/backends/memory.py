@@ -14,6 +14,7 @@ from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Out
 from taskflow_otel.model.options import whole
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.vocabulary import InstanceState
 
 _APPLIED = Applied(Outcome.APPLIED)
 _STALE = Applied(Outcome.STALE)
@@ -127,7 +128,7 @@ class MemoryBackend:
     async def beat(self, instance: Instance) -> bool:
         """Write the instance's heartbeat; `False` when it was declared dead."""
         known = self._instances.get(instance.instance_id)
-        if known is not None and known.state == "dead":
+        if known is not None and known.state == InstanceState.DEAD:
             return False
         self._instances[instance.instance_id] = instance
         return True
@@ -139,9 +140,9 @@ class MemoryBackend:
     async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
         """Declare an instance dead if its heartbeat is still the one seen."""
         known = self._instances.get(instance_id)
-        if known is None or known.state != "alive" or known.heartbeat_at != seen_heartbeat:
+        if known is None or known.state != InstanceState.ALIVE or known.heartbeat_at != seen_heartbeat:
             return False
-        self._instances[instance_id] = dataclasses.replace(known, state="dead")
+        self._instances[instance_id] = dataclasses.replace(known, state=InstanceState.DEAD.value)
         return True
 
     async def take_over(
@@ -170,7 +171,7 @@ class MemoryBackend:
         """Delete dead or stopped instances that own no unfinished task any more."""
         for instance_id in ids:
             known = self._instances.get(instance_id)
-            if known is not None and known.state != "alive" and instance_id not in self._live:
+            if known is not None and known.state != InstanceState.ALIVE and instance_id not in self._live:
                 del self._instances[instance_id]
 
     async def delete_finished(self, before: datetime, limit: int) -> int:

@@ -19,7 +19,7 @@ from taskflow_otel.engine.failure import Failure, describe_failure
 from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask
-from taskflow_otel.engine.membership import SHUTDOWN, TAKEN_OVER
+from taskflow_otel.engine.membership import LEAVING, Ownership
 from taskflow_otel.engine.phase import Step
 from taskflow_otel.engine.task_output import TaskOutput
 from taskflow_otel.errors import (
@@ -30,6 +30,7 @@ from taskflow_otel.errors import (
     TaskTimeoutError,
 )
 from taskflow_otel.model.status import Transition
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.timers import Timers
 
@@ -173,7 +174,7 @@ class AttemptRunner:
 
     async def _failed(self, task: LiveTask, exc: BaseException, duration: float) -> float | None:
         stopped = isinstance(exc, (asyncio.CancelledError, TaskCancelledError))
-        if task.cancel_reason is not None and (stopped or task.cancel_reason in {SHUTDOWN, TAKEN_OVER}):
+        if task.cancel_reason is not None and (stopped or task.cancel_reason in LEAVING):
             return await self._stopped(task, duration, None if stopped else describe_failure(exc))
         failure = describe_failure(exc)
         policy = task.definition.config.retry
@@ -183,7 +184,7 @@ class AttemptRunner:
             await self._lifecycle.move(
                 task,
                 Transition.RETRY_SCHEDULED,
-                reason="retry_wait",
+                reason=Reason.RETRY_WAIT,
                 failure=failure,
                 duration=duration,
                 run_at=self._clock.now() + timedelta(seconds=wait),
@@ -191,16 +192,16 @@ class AttemptRunner:
             return wait
         if task.definition.codec is None:
             task.error = exc
-        reason = "timeout" if isinstance(exc, TaskTimeoutError) else None
+        reason = Reason.TIMEOUT if isinstance(exc, TaskTimeoutError) else None
         await self._lifecycle.move(task, Transition.FAILED, reason=reason, failure=failure, duration=duration)
         return None
 
     async def _stopped(self, task: LiveTask, duration: float, failure: Failure | None) -> float | None:
         """End an attempt that was stopped from outside: cancelled by the user, or interrupted by a shutdown."""
         reason = task.cancel_reason
-        if reason == TAKEN_OVER:
+        if reason is Ownership.LOST:
             raise StaleTokenError(task.id)
-        if reason != SHUTDOWN:
+        if reason is not Reason.SHUTDOWN:
             await self._lifecycle.move(task, Transition.CANCELLED, reason=reason, failure=failure, duration=duration)
         elif task.record.persisted and task.definition.config.requeue_on_interrupt:
             await self._lifecycle.move(task, Transition.RECOVERED, reason=reason, failure=failure, duration=duration)

@@ -10,8 +10,9 @@ from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.drain import Drain
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.live import LiveTask
-from taskflow_otel.engine.membership import SHUTDOWN, TAKEN_OVER
+from taskflow_otel.engine.membership import Ownership
 from taskflow_otel.engine.phase import Step
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
 
 
@@ -49,15 +50,16 @@ class Attempts:
     def waits(self, task: LiveTask, seconds: float) -> None:
         """A retry waits here; while draining, a persisted one stays in the ledger, for the next life."""
         reason = task.cancel_reason
-        if reason == TAKEN_OVER:
+        if reason is Ownership.LOST:
             self._control.leave_to_owner(task)
         elif reason is None and (self._accepts() or self._drain.has_time(task, seconds)):
             self._intake.line_up(task, seconds)
+        elif reason is None or reason is Reason.SHUTDOWN:
+            task.advance(Step.SET_ASIDE)
+            self._background.own(self._drain.leave(task))
         else:
             task.advance(Step.SET_ASIDE)
-            self._background.own(
-                self._drain.leave(task) if reason in {None, SHUTDOWN} else self._control.stop(task, str(reason))
-            )
+            self._background.own(self._control.stop(task, reason))
 
     def asked(self, task: LiveTask) -> None:
         """The attempt was asked to stop: report it if it does not."""

@@ -25,7 +25,11 @@ from taskflow_otel.model.options import checked_priority, flag, seconds
 from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.trace import TaskTrace
+from taskflow_otel.model.vocabulary import ExecutorKind, Source
 from taskflow_otel.runtime.clock import Clock
+
+# Names of this module, since looking a member up in its enum is a call, for each task.
+_MANUAL, _PROCESS = Source.MANUAL, ExecutorKind.PROCESS
 
 
 class TaskBuilder:
@@ -61,7 +65,7 @@ class TaskBuilder:
         kwargs: dict[str, Any],
         options: EnqueueOptions = NO_OPTIONS,
         *,
-        source: str = "manual",
+        source: Source = _MANUAL,
     ) -> LiveTask:
         """Build the task of one call; raises `TaskArgumentError`, `UnknownQueueError` or `ConfigurationError`."""
         definition, args, kwargs = self._registry.resolve(func, args, kwargs)
@@ -69,7 +73,7 @@ class TaskBuilder:
             refuse_ambiguous(func, options)
         persisted = self._persists(definition)
         payload, in_memory = self._encode(definition, args, kwargs, persisted=persisted)
-        if definition.config.executor == "process":
+        if definition.config.executor is _PROCESS:
             # What cannot be sent is refused in the hands of the caller, and not when it runs.
             args, kwargs = (pack_call(definition.func, args, kwargs, payload),), {}
             # That is a snapshot already.
@@ -100,14 +104,14 @@ class TaskBuilder:
             queue=original.queue,
         )
         persisted = self._persists(definition)
-        record = self._record(definition, options, persisted=persisted, payload=original.payload, source="retry")
+        record = self._record(definition, options, persisted=persisted, payload=original.payload, source=Source.RETRY)
         record.retry_of = original.task_id
         task = LiveTask(record, definition, None, None, contextvars.copy_context(), durable=True)
         task.link = RetryLink(original.retried_by)
         return task
 
     def build_stored(
-        self, definition: TaskDefinition, payload: str, options: EnqueueOptions, *, source: str
+        self, definition: TaskDefinition, payload: str, options: EnqueueOptions, *, source: Source
     ) -> LiveTask:
         """Build a task from stored arguments; it is kept like a persisted one wherever the backend keeps anything."""
         record = self._record(definition, options, persisted=self._durable, payload=payload, source=source)
@@ -157,11 +161,17 @@ class TaskBuilder:
         return payload, not persisted
 
     def _record(
-        self, definition: TaskDefinition, options: EnqueueOptions, *, persisted: bool, payload: str | None, source: str
+        self,
+        definition: TaskDefinition,
+        options: EnqueueOptions,
+        *,
+        persisted: bool,
+        payload: str | None,
+        source: Source,
     ) -> TaskRecord:
         config = definition.config
         priority = options.priority if options.priority is not None else config.priority
-        if options is NO_OPTIONS and source == "manual" and definition.codec is not None:
+        if options is NO_OPTIONS and source is _MANUAL and definition.codec is not None:
             return self._plain_record(definition, persisted=persisted, payload=payload)
         if options.eager is not None:
             flag("eager", options.eager)
@@ -177,9 +187,9 @@ class TaskBuilder:
             reason=first_reason(run_at, now),
             tags=checked_tags(options.tags),
             idempotency_key=checked_key(options.idempotency_key),
-            source=source,
+            source=source.value,
             priority=DEFAULT_PRIORITY if priority is None else checked_priority(priority),
-            executor=config.executor,
+            executor=config.executor.value,
             queue=queue.name,
             instance=self._membership.instance.instance_id,
             payload=payload,
@@ -190,7 +200,7 @@ class TaskBuilder:
         """The record of a task that is added without options: a copy of the first of its type, but for what differs."""
         template = self._templates.get(definition)
         if template is None:
-            template = self._record(definition, EnqueueOptions(), persisted=persisted, payload=None, source="manual")
+            template = self._record(definition, EnqueueOptions(), persisted=persisted, payload=None, source=_MANUAL)
             self._templates[definition] = template
         record = template.copy()
         record.task_id = new_task_id()

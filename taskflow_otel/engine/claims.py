@@ -15,6 +15,7 @@ from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.enqueue import EnqueueOptions
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.vocabulary import Reason, Source
 
 
 class Claimed(NamedTuple):
@@ -53,7 +54,7 @@ class Claims:
         options: EnqueueOptions,
         *,
         once: str | None,
-        source: str = "scheduled",
+        source: Source = Source.SCHEDULED,
         task_id: str | None = None,
         blocked_by: str | None = None,
     ) -> Claimed:
@@ -73,7 +74,7 @@ class Claims:
         record.task_id = task_id or record.task_id
         self._lifecycle.begin(record)
         if blocked_by is not None:
-            self._lifecycle.refuse(record, "overlap", duplicate_of=blocked_by)
+            self._lifecycle.refuse(record, Reason.OVERLAP, duplicate_of=blocked_by)
         with self._tasks.unpublished_while(record.task_id):
             try:
                 applied = await self._ledger.commit_alone(Insert(record, once))

@@ -8,9 +8,9 @@ from contextvars import ContextVar, Token
 from typing import Any
 
 from taskflow_otel.errors import ConfigurationError, TaskCancelledError
-from taskflow_otel.model.events import LOG_LEVELS
 from taskflow_otel.model.plain import MAX_PROGRESS_TEXT, plain_extra, plain_number, repr_of, text_of
 from taskflow_otel.model.record import Progress
+from taskflow_otel.model.vocabulary import LOG_LEVELS, LogLevel
 
 _outside_logger = logging.getLogger("taskflow_otel.task")
 _current: ContextVar[TaskContext | None] = ContextVar("taskflow_otel_task_context", default=None)
@@ -106,7 +106,7 @@ def leave_task_context(token: Token[TaskContext | None]) -> None:
     _current.reset(token)
 
 
-def task_log(message: str, *, level: str = "info", **extra: Any) -> None:
+def task_log(message: str, *, level: str = LogLevel.INFO.value, **extra: Any) -> None:
     """Write a line to the running task's log: stored with the task, and passed to every exporter.
 
     `level` is one of debug, info, warning, error, critical; another raises `ConfigurationError`. `extra` are

@@ -14,13 +14,14 @@ from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
-from taskflow_otel.engine.membership import SHUTDOWN, TAKEN_OVER
+from taskflow_otel.engine.membership import LEAVING, Ownership, StopCause
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.errors import BackendError, StaleTokenError, TaskNotFoundError, TaskStateError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus, Transition
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.timers import Timers
 
@@ -90,7 +91,7 @@ class Control:
         """
         live = self._tasks.live(task_id)
         if live is not None and live.phase is not Phase.GONE:
-            await self.stop(live, "cancelled")
+            await self.stop(live, Reason.CANCELLED)
             if live.durable and live.phase in {Phase.STARTING, Phase.RUNNING}:
                 await self._remember(task_id)
             return live.record.copy()
@@ -102,7 +103,7 @@ class Control:
         record.cancel_requested = True
         return record
 
-    async def stop(self, task: LiveTask, reason: str) -> None:
+    async def stop(self, task: LiveTask, reason: Reason) -> None:
         """Cancel a live task of this process."""
         match task.phase:
             case Phase.COMMITTING:
@@ -152,13 +153,13 @@ class Control:
             if not task.durable:
                 task.record.instance = instance_id
             elif task.phase in {Phase.STARTING, Phase.RUNNING}:
-                await self.stop(task, TAKEN_OVER)
+                self._ask(task, Ownership.LOST)
             elif task.phase is Phase.BUILT:
                 # The ledger does not know of it yet.
                 task.record.instance = instance_id
             elif task.phase is Phase.COMMITTING:
                 # Once its commit is known, the intake shows that, and lets go.
-                self._want(task, TAKEN_OVER)
+                self._want(task, Ownership.LOST)
             elif task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}:
                 self.leave_to_owner(task)
 
@@ -177,7 +178,7 @@ class Control:
                 task.timer.cancel()
         queue.leave_place(task)
 
-    def _ask(self, task: LiveTask, reason: str) -> None:
+    def _ask(self, task: LiveTask, reason: StopCause) -> None:
         first = task.cancel_reason is None
         self._want(task, reason)
         if task.phase is Phase.RUNNING:
@@ -191,10 +192,10 @@ class Control:
             self.watch(task)
 
     @staticmethod
-    def _want(task: LiveTask, reason: str) -> None:
-        if task.cancel_reason is None or reason == TAKEN_OVER:
+    def _want(task: LiveTask, reason: StopCause) -> None:
+        if task.cancel_reason is None or reason is Ownership.LOST:
             task.cancel_reason = reason
-        if reason not in {SHUTDOWN, TAKEN_OVER}:
+        if reason not in LEAVING:
             # The wish of a person, which holds wherever the task goes.
             task.record.cancel_requested = True
 

@@ -10,6 +10,7 @@ from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.intake import Intake, Taken
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
 
 
@@ -52,7 +53,7 @@ class Door:
         """Let known tasks start."""
         self._intake.hand_over(tasks)
 
-    def withdraw(self, tasks: Sequence[LiveTask], reason: str) -> None:
+    def withdraw(self, tasks: Sequence[LiveTask], reason: Reason) -> None:
         """End tasks whose request failed: they never run. Does not depend on the caller, who may be cancelled."""
         self._background.own(self._intake.withdraw(tasks, reason))
 

@@ -10,9 +10,9 @@ from collections.abc import Collection
 from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.live import LiveTask, LiveTasks
-from taskflow_otel.engine.membership import SHUTDOWN
 from taskflow_otel.engine.phase import WAITING_PHASES, Phase
 from taskflow_otel.engine.queues import Queues
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import in_slices
 
@@ -87,7 +87,7 @@ class Drain:
         leaving = asyncio.create_task(self._leave_waiting())
         for task in self._tasks:
             if task.phase in {Phase.STARTING, Phase.RUNNING}:
-                await self._control.stop(task, SHUTDOWN)
+                await self._control.stop(task, Reason.SHUTDOWN)
         end = self.deadline = min(self.deadline, loop.time() + self._grace)
         # What is abandoned has an outcome too, and its time to be written.
         await self._wait({leaving, *self._attempts}, end - self._grace / 5, cuts=2)
@@ -156,7 +156,7 @@ class Drain:
             self._control.set_aside(task)
         else:
             self._given_up[task.record.func_name] += 1
-            await self._control.stop(task, SHUTDOWN)
+            await self._control.stop(task, Reason.SHUTDOWN)
 
     def _say_what_was_given_up(self) -> None:
         if self._given_up:
@@ -165,7 +165,7 @@ class Drain:
             logger.warning(
                 "the shutdown gave up %d tasks that waited and are not persisted, CANCELLED with the reason %r: %s",
                 self._given_up.total(),
-                SHUTDOWN,
+                Reason.SHUTDOWN.value,
                 ", ".join(names + more),
             )
 

@@ -47,6 +47,7 @@ from taskflow_otel.errors import BackendError, BackendUnavailableError, NotStart
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.vocabulary import EngineState, ExecutorKind, Reason
 from taskflow_otel.runtime.clock import Clock, SystemClock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks, bounded, gather_all
 from taskflow_otel.runtime.service import Service
@@ -58,6 +59,10 @@ _CLEAN_INTERVAL = 60.0
 _FLUSH_BEFORE_READ = 1.0
 _TURN = 0.1
 """Seconds for what needs no more than a turn of the event loop."""
+
+# A name of this module, since looking a member up in its enum is a call, for each task.
+_RUNNING = EngineState.RUNNING
+_ACTIVE = frozenset({EngineState.RUNNING, EngineState.DRAINING})
 
 
 class Engine:
@@ -87,14 +92,14 @@ class Engine:
         self._backend = backend
         self._bus = bus
         self._settings = settings
-        self._state = "new"
+        self._state = EngineState.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._attempts = OwnedTasks(_complain_of_attempt)
         self._background = OwnedTasks(_complain)
         self._executors: dict[str, Executor] = {
-            "async": AsyncExecutor(settings.max_concurrent_tasks),
-            "thread": ThreadExecutor(settings.max_sync_threads),
+            ExecutorKind.ASYNC.value: AsyncExecutor(settings.max_concurrent_tasks),
+            ExecutorKind.THREAD.value: ThreadExecutor(settings.max_sync_threads),
             **(extra_executors or {}),
         }
         self._tasks = LiveTasks(settings.finished_window)
@@ -163,7 +168,7 @@ class Engine:
             cancel_grace=settings.cancel_grace,
         )
         attempts = Attempts(
-            self._attempts, self._background, intake, self._control, self._drain, lambda: self._state == "running"
+            self._attempts, self._background, intake, self._control, self._drain, lambda: self._state is _RUNNING
         )
         runner = AttemptRunner(
             self._lifecycle,
@@ -208,7 +213,7 @@ class Engine:
             self._clock,
             interval,
             self._queues,
-            lambda: self._state == "running",
+            lambda: self._state is _RUNNING,
             self._dispatcher.pump,
         )
         self._services: list[Service] = [
@@ -227,8 +232,8 @@ class Engine:
         self._dispatcher.connect(attempts.starter(runner))
 
     @property
-    def state(self) -> str:
-        """`new`, `running`, `draining`, `stopped`, or `abandoned` with an event loop that was closed without a stop."""
+    def state(self) -> EngineState:
+        """Where the engine stands."""
         return self._state
 
     @property
@@ -264,7 +269,7 @@ class Engine:
 
         Raises what `Backend.open` raises. After a failure everything that was started is stopped again.
         """
-        if self._state in {"running", "draining"}:
+        if self._state in _ACTIVE:
             raise TaskStateError(f"the engine is {self._state} already")
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -276,7 +281,7 @@ class Engine:
         try:
             await self._bus.start()
             self._ledger.start()
-            if self._state == "abandoned":
+            if self._state is EngineState.ABANDONED:
                 # Nobody else can see that it is gone while the process lives.
                 await self._heartbeat.leave()
             await self._heartbeat.join()
@@ -287,9 +292,9 @@ class Engine:
                 await service.start()
         except BaseException:
             await self._stop_parts(self._loop.time() + self._settings.shutdown_timeout)
-            self._state = "stopped"
+            self._state = EngineState.STOPPED
             raise
-        self._state = "running"
+        self._state = _RUNNING
         self._dispatcher.open()
         await self.schedules.start()
         self._background.own(self.schedules.tick())
@@ -303,7 +308,7 @@ class Engine:
     @property
     def lost_its_loop(self) -> bool:
         """Whether the event loop was closed without `stop`."""
-        return self._state in {"running", "draining"} and self._loop is not None and self._loop.is_closed()
+        return self._state in _ACTIVE and self._loop is not None and self._loop.is_closed()
 
     async def abandon(self) -> None:
         """Forget a life whose event loop was closed without `stop`: the next `start` takes over what it left."""
@@ -320,25 +325,25 @@ class Engine:
         parts = [executor.close(0) for executor in self._executors.values()]
         closing = [bounded(self._backend.close(), limit, f"the {self._backend.name} backend")]
         await gather_all([*parts, *closing])
-        self._state = "abandoned"
+        self._state = EngineState.ABANDONED
 
     async def stop(self) -> None:
         """Drain: take nothing new, let running attempts end, cancel the rest, write every outcome, release all."""
-        if self._state != "running":
+        if self._state is not _RUNNING:
             return
-        self._state = "draining"
+        self._state = EngineState.DRAINING
         self._drain.begin()
         # Whatever dead instances have left, and whatever is due from now on, is for those who stay.
         ending = gather_all([self.schedules.stop(), self._takeover.stop(), self._recovery.stop()])
         await bounded(ending, self._settings.cancel_grace / 5, "what watches the other instances")
         await self._drain.run()
         await self._stop_parts(self._drain.deadline)
-        self._state = "stopped"
+        self._state = EngineState.STOPPED
 
     def require_running(self) -> None:
         """Raise `NotStartedError` unless tasks can be taken."""
-        if self._state != "running":
-            raise NotStartedError({"new": "not started"}.get(self._state, self._state))
+        if self._state is not _RUNNING:
+            raise NotStartedError("not started" if self._state is EngineState.NEW else self._state.value)
 
     def call_on_loop(self, callback: Callable[..., None], *args: Any) -> None:
         """Call on the engine's loop: now when this is its thread, else as soon as it can."""
@@ -429,7 +434,7 @@ class Engine:
     async def _cancel_for_another(self, task_id: str) -> None:
         task = self._tasks.live(task_id)
         if task is not None and task.cancel_reason is None and task.phase not in {Phase.ENDING, Phase.GONE}:
-            await self._control.stop(task, "cancelled")
+            await self._control.stop(task, Reason.CANCELLED)
 
     async def _introduce(self) -> None:
         for service in self._services:

@@ -12,11 +12,12 @@ from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
-from taskflow_otel.engine.membership import SHUTDOWN, TAKEN_OVER, Membership
+from taskflow_otel.engine.membership import Membership, Ownership
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queue, Queues
 from taskflow_otel.errors import BackendError, QueueFullError, StaleTokenError
 from taskflow_otel.model.status import Transition
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.runtime.timers import Timers
@@ -104,12 +105,12 @@ class Intake:
         if refused:
             await self._keep(refused)
         # A shutdown that came meanwhile does not take back what is committed now.
-        unwanted = [t for t in tasks if t.cancel_reason and not (t.cancel_reason == SHUTDOWN and t.record.persisted)]
-        for task in unwanted:
-            if task.cancel_reason == TAKEN_OVER:
+        for task in [task for task in tasks if task.cancel_reason]:
+            cause = task.cancel_reason
+            if cause is Ownership.LOST:
                 self.leave_to_owner(task)
-            else:
-                await self.withdraw([task], task.cancel_reason or SHUTDOWN)
+            elif cause is not None and not (cause is Reason.SHUTDOWN and task.record.persisted):
+                await self.withdraw([task], cause)
 
     def _show(self, task: LiveTask, results: dict[str, Applied]) -> None:
         if task.durable:
@@ -141,7 +142,7 @@ class Intake:
         task.stored = True
         if result.outcome is Outcome.STALE:
             # Committed, without an answer, and taken over since.
-            task.cancel_reason = TAKEN_OVER
+            task.cancel_reason = Ownership.LOST
         elif task.record.idempotency_key is not None:
             # Not before: what another request is told about must not vanish with a commit that fails.
             self._tasks.hold_key(task.record.idempotency_key, task.id)
@@ -189,7 +190,7 @@ class Intake:
         elif task.record.run_at is not None:
             task.timer = self._timers.at(task.record.run_at, due)
 
-    async def withdraw(self, tasks: Iterable[LiveTask], reason: str) -> None:
+    async def withdraw(self, tasks: Iterable[LiveTask], reason: Reason) -> None:
         """End tasks that were never handed over: their request failed."""
         held = []
         for task in tasks:
@@ -201,7 +202,7 @@ class Intake:
             # Together, so that they share their transactions.
             await asyncio.gather(*(self._withdraw(task, reason) for task in held[start : start + _SLICE]))
 
-    async def _withdraw(self, task: LiveTask, reason: str) -> None:
+    async def _withdraw(self, task: LiveTask, reason: Reason) -> None:
         if task.phase not in {Phase.BUILT, Phase.HELD}:
             return
         self._queues.of(task).leave_place(task)
@@ -222,14 +223,14 @@ class Intake:
         except QueueFullError:
             self._lifecycle.created(task.record)
             task.durable = False
-            self._on_loop(self._lifecycle.rejected, task, "queue_full")
+            self._on_loop(self._lifecycle.rejected, task, Reason.QUEUE_FULL)
             raise
 
     def _duplicate(self, task: LiveTask, holder: str | None) -> None:
         self._queues.of(task).leave_place(task)
         # The row of this id does not exist: what remains of it is history.
         task.durable = False
-        self._lifecycle.rejected(task, "duplicate", duplicate_of=holder, history=False)
+        self._lifecycle.rejected(task, Reason.DUPLICATE, duplicate_of=holder, history=False)
 
     async def _keep(self, refused: Sequence[LiveTask]) -> None:
         """Commit duplicates as history: their ids are given to clients, who find there which task was first."""
@@ -256,4 +257,4 @@ class Intake:
         for task in tasks:
             if not task.known:
                 self._queues.of(task).leave_place(task)
-                self._lifecycle.rejected(task, "commit_failed", history=False)
+                self._lifecycle.rejected(task, Reason.COMMIT_FAILED, history=False)

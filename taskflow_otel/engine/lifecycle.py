@@ -16,6 +16,7 @@ from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.replay import replay
 from taskflow_otel.model.status import TaskStatus, Transition, next_status
 from taskflow_otel.model.trace import SpanRef
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
 
 
@@ -62,7 +63,9 @@ class Lifecycle:
             self._ledger.note(task)
         self._publish(task.record, Transition.ENQUEUED, None)
 
-    def rejected(self, task: LiveTask, reason: str, *, duplicate_of: str | None = None, history: bool = True) -> None:
+    def rejected(
+        self, task: LiveTask, reason: Reason, *, duplicate_of: str | None = None, history: bool = True
+    ) -> None:
         """End a task that never came to be: refused by a full queue, the ledger, or as a duplicate."""
         self.refuse(task.record, reason, duplicate_of=duplicate_of)
         if history:
@@ -73,7 +76,7 @@ class Lifecycle:
         """Have the history of a task written before long."""
         self._ledger.note(task)
 
-    def refuse(self, record: TaskRecord, reason: str, *, duplicate_of: str | None = None) -> None:
+    def refuse(self, record: TaskRecord, reason: Reason, *, duplicate_of: str | None = None) -> None:
         """Make a record that of a task which never came to be, and tell nobody yet."""
         record.timeline.clear()
         record.duplicate_of = duplicate_of
@@ -89,7 +92,7 @@ class Lifecycle:
         task: LiveTask,
         transition: Transition,
         *,
-        reason: str | None = None,
+        reason: Reason | None = None,
         failure: Failure | None = None,
         run_at: datetime | None = None,
         end_time: datetime | None = None,
@@ -182,13 +185,13 @@ class Lifecycle:
         now: datetime,
         *,
         before: TaskStatus | None,
-        reason: str | None = None,
+        reason: Reason | None = None,
         failure: Failure | None = None,
         end_time: datetime | None = None,
         duration: float | None = None,
     ) -> None:
         record.status = next_status(before, transition)
-        record.reason = reason
+        record.reason = None if reason is None else reason.value
         if transition is Transition.STARTED:
             if record.start_time is not None:
                 record.attempt += 1
@@ -207,7 +210,7 @@ class Lifecycle:
             record.error, record.error_type, record.stacktrace = failure.error, failure.error_type, failure.stacktrace
         elif transition is Transition.SUCCEEDED:
             record.error = record.error_type = record.stacktrace = None
-        record.timeline.append(TimelineEntry(transition, now, record.attempt, record.instance, reason))
+        record.timeline.append(TimelineEntry(transition, now, record.attempt, record.instance, record.reason))
 
     def _publish(
         self,
@@ -240,7 +243,7 @@ class Lifecycle:
 
 def first_reason(run_at: datetime | None, created_at: datetime) -> str | None:
     """Why a new task does not start at once."""
-    return None if run_at is None or run_at <= created_at else "delayed"
+    return None if run_at is None or run_at <= created_at else Reason.DELAYED.value
 
 
 def _wake_waiters(task: LiveTask) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from taskflow_otel.backends.base import RetryLink
 from taskflow_otel.engine.context import TaskContext
 from taskflow_otel.engine.executors.base import Call
+from taskflow_otel.engine.membership import StopCause
 from taskflow_otel.engine.phase import BEFORE_COMMIT_PHASES, UNKNOWN_PHASES, Phase, Step, next_phase
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.record import TaskRecord
@@ -84,7 +85,7 @@ class LiveTask:
         self.attempt: asyncio.Task[None] | None = None
         self.call: Call | None = None
         self.task_context: TaskContext | None = None
-        self.cancel_reason: str | None = None
+        self.cancel_reason: StopCause | None = None
         self.waiting_in_queue = False
         self.log_count = 0
         self.log_size = 0

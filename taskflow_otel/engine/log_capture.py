@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from taskflow_otel.engine.context import get_task_context
-from taskflow_otel.model.events import LOG_LEVELS
 from taskflow_otel.model.plain import class_name, text_of
+from taskflow_otel.model.vocabulary import LOG_LEVELS, LogLevel
 
 _OWN = "taskflow_otel"
 
@@ -24,7 +24,7 @@ class TaskLogHandler(logging.Handler):
         level = max(
             (name for name, number in LOG_LEVELS.items() if number <= record.levelno),
             key=LOG_LEVELS.__getitem__,
-            default="debug",
+            default=LogLevel.DEBUG.value,
         )
         try:
             message = self.format(record)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from enum import Enum, auto
+from typing import Protocol
 
 from taskflow_otel.model.query import Instance
+from taskflow_otel.model.vocabulary import Reason
 
-SHUTDOWN: Final = "shutdown"
-"""The reason of a cancellation by drain: not the user's wish, so it is an interruption."""
-TAKEN_OVER: Final = "taken_over"
-"""The reason of a cancellation because another instance owns the task now."""
+
+class Ownership(Enum):
+    """Why an attempt is stopped without an outcome."""
+
+    LOST = auto()
+    """Another instance owns the task now."""
+
+
+StopCause = Reason | Ownership
+"""Why a task is stopped: the reason that its outcome names, or that it is not this process's any more."""
+LEAVING = frozenset({Reason.SHUTDOWN, Ownership.LOST})
+"""What is not a person's wish: the attempt is interrupted, and the task may run elsewhere."""
 
 
 class Membership(Protocol):

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from taskflow_otel.engine.markers import first_marker
 from taskflow_otel.errors import ConfigurationError, DuplicateTaskNameError, UnknownTaskError
 from taskflow_otel.model.enqueue import ADD_TASK_OPTIONS, EnqueueOptions
-from taskflow_otel.model.options import ExecutorName, TaskConfig, make_task_config
+from taskflow_otel.model.options import TaskConfig, make_task_config
 from taskflow_otel.model.payload import Codec
+from taskflow_otel.model.vocabulary import ExecutorKind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,11 +56,11 @@ def _is_generator_coroutine(func: Callable[..., Any]) -> bool:
     return code is not None and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
 
 
-def infer_executor(func: Callable[..., Any]) -> ExecutorName:
+def infer_executor(func: Callable[..., Any]) -> ExecutorKind:
     """`async` for coroutine functions, `thread` for plain ones."""
     if isinstance(func, staticmethod):
         func = func.__func__
-    return "async" if is_async(func) else "thread"
+    return ExecutorKind.ASYNC if is_async(func) else ExecutorKind.THREAD
 
 
 def function_name(func: Callable[..., Any]) -> str:
@@ -214,7 +215,7 @@ class TaskRegistry:
         async def unknown(*_: object, **__: object) -> None:
             raise UnknownTaskError(name)
 
-        return TaskDefinition(make_task_config(name=name, executor="async"), unknown, None)
+        return TaskDefinition(make_task_config(name=name, executor=ExecutorKind.ASYNC), unknown, None)
 
     @staticmethod
     def _check(func: Callable[..., Any], config: TaskConfig) -> None:
@@ -231,14 +232,14 @@ class TaskRegistry:
                 "routes and nobody for tasks. Take its value in the route and pass it as an argument, or get it inside "
                 "the task."
             )
-        if config.executor == "async" and not (is_async(func) or is_async(_innermost(func))):
+        if config.executor is ExecutorKind.ASYNC and not (is_async(func) or is_async(_innermost(func))):
             raise ConfigurationError(
                 f"{describe(func)} is not an async function, so executor='async' cannot run it. "
                 "Leave executor out, or use 'thread' or 'process'."
             )
-        if config.executor != "async" and is_async(func):
+        if config.executor is not ExecutorKind.ASYNC and is_async(func):
             raise ConfigurationError(
-                f"{describe(func)} is an async function, so executor={config.executor!r} cannot run it. "
+                f"{describe(func)} is an async function, so executor={config.executor.value!r} cannot run it. "
                 "Leave executor out, or make it a plain function."
             )
         taken = _collisions(func)

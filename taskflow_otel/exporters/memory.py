@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 from taskflow_otel.bus import Event, TaskObserver
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
+from taskflow_otel.model.vocabulary import LogLevel
 
 
 class InMemoryLogger(TaskObserver):
     """Keeps every event of at least `min_level`, and lets a test wait for one."""
 
-    def __init__(self, min_level: str = "debug") -> None:
+    def __init__(self, min_level: str = LogLevel.DEBUG.value) -> None:
         self.min_level = min_level
         self.events: list[Event] = []
         """Every event, in the order in which they happened."""

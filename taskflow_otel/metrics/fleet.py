@@ -28,6 +28,7 @@ from taskflow_otel.exporters.prometheus.values import Snapshot, capped, from_jso
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.replay import replay
 from taskflow_otel.model.status import Transition
+from taskflow_otel.model.vocabulary import InstanceState
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
 
@@ -291,7 +292,7 @@ class FleetMetrics(Service):
         """Show what everyone has stored."""
         # In this order: an instance is known before it stores anything.
         stored = await self._backend.settings(COUNTS)
-        alive = {one.instance_id for one in await self._backend.instances() if one.state == "alive"}
+        alive = {one.instance_id for one in await self._backend.instances() if one.state == InstanceState.ALIVE}
         gone = stored.pop(GONE, None)
         if gone != self._gone[0]:
             self._gone = gone, await _beside(len(gone or ""), lambda: _load_sum(gone))

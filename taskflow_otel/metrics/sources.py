@@ -10,6 +10,7 @@ from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
 from taskflow_otel.model.record import DEFAULT_QUEUE
+from taskflow_otel.model.vocabulary import QueueState, SlotState
 
 Samples = Iterator[tuple[tuple[str, ...], float]]
 
@@ -24,8 +25,8 @@ def connect_metrics(metrics: PrometheusExporter, engine: Engine, bus: ObserverBu
 
     def depths() -> Samples:
         for stats in engine.queue_stats().values():
-            yield (stats.name, "ready"), stats.ready
-            yield (stats.name, "delayed"), stats.delayed
+            yield (stats.name, QueueState.READY.value), stats.ready
+            yield (stats.name, QueueState.DELAYED.value), stats.delayed
 
     def ages() -> Samples:
         for stats in engine.queue_stats().values():
@@ -33,9 +34,9 @@ def connect_metrics(metrics: PrometheusExporter, engine: Engine, bus: ObserverBu
 
     def slots() -> Samples:
         for name, (used, capacity) in engine.slots().items():
-            yield (name, "used"), used
+            yield (name, SlotState.USED.value), used
             if capacity is not None:
-                yield (name, "free"), max(0, capacity - used)
+                yield (name, SlotState.FREE.value), max(0, capacity - used)
 
     def dropped() -> Samples:
         for name, count in bus.dropped.items():

@@ -14,9 +14,6 @@ from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
 
-LOG_LEVELS: dict[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-"""The levels of `task_log`, by their numbers in the standard library's `logging`."""
-
 
 class LifecycleEvent(Struct, frozen=True, eq=False, gc=False):
     """One applied transition of one task. Times are aware, in UTC; durations are seconds."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.plain import repr_of
+from taskflow_otel.model.vocabulary import ExecutorKind
 
 ExecutorName = Literal["async", "thread", "process"]
-EXECUTOR_NAMES: tuple[str, ...] = get_args(ExecutorName)
+"""The words of `ExecutorKind`, as a type checker knows them where a person writes one."""
+_EXECUTORS: dict[str, ExecutorKind] = {kind.value: kind for kind in ExecutorKind}
 
 _MAX_NAME = 200
 _MAX_BACKOFF = 1_000_000
@@ -164,7 +166,7 @@ class TaskConfig:
     eager: bool = False
     priority: int | None = None
     queue: str | None = None
-    executor: ExecutorName = "async"
+    executor: ExecutorKind = ExecutorKind.ASYNC
 
 
 class TaskOptions(TypedDict, total=False):
@@ -183,13 +185,13 @@ class TaskOptions(TypedDict, total=False):
     eager: bool
     priority: int | None
     queue: str | None
-    executor: ExecutorName | None
+    executor: ExecutorName | ExecutorKind | None
 
 
 def make_task_config(
     *,
     name: str,
-    executor: ExecutorName | None,
+    executor: ExecutorName | ExecutorKind | None,
     retries: int = 0,
     delay: float | timedelta = 0.0,
     backoff: float = 1.0,
@@ -207,8 +209,9 @@ def make_task_config(
     """Check every option and return the frozen configuration; raises `ConfigurationError`."""
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
         raise ConfigurationError(f"a task name must be 1 to {_MAX_NAME} printable characters, not {repr_of(name)}")
-    if not isinstance(executor, str) or executor not in EXECUTOR_NAMES:
-        raise ConfigurationError(f"executor must be one of {', '.join(EXECUTOR_NAMES)}, not {repr_of(executor)}")
+    kind = _EXECUTORS.get(executor) if isinstance(executor, str) else None
+    if kind is None:
+        raise ConfigurationError(f"executor must be one of {', '.join(_EXECUTORS)}, not {repr_of(executor)}")
     grows, spread = _plain(backoff), _plain(jitter)
     if grows is None or not 0 < grows <= _MAX_BACKOFF:
         raise ConfigurationError(
@@ -234,7 +237,7 @@ def make_task_config(
         eager=flag("eager", eager),
         priority=None if priority is None else checked_priority(priority),
         queue=queue,
-        executor=executor,
+        executor=kind,
     )
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.vocabulary import InstanceState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,5 +84,5 @@ class Instance:
     heartbeat_at: datetime
     lease_seconds: float
     """Without a heartbeat for this long, the instance counts as dead."""
-    state: str = "alive"
-    """`alive`, `stopped` (left in order) or `dead` (declared so by another instance)."""
+    state: str = InstanceState.ALIVE.value
+    """One of `InstanceState`."""

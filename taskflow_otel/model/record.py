@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus, Transition
 from taskflow_otel.model.trace import TaskTrace
+from taskflow_otel.model.vocabulary import ExecutorKind, Source
 
 DEFAULT_QUEUE = "default"
 DEFAULT_PRIORITY = 5
@@ -40,6 +41,7 @@ class LogEntry(Struct, frozen=True):
     seq: int
     timestamp: datetime
     level: str
+    """One of `LogLevel`."""
     message: str
     attempt: int
     extra: dict[str, Any]
@@ -77,16 +79,17 @@ class TaskRecord(Struct, gc=False):
     stacktrace: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     idempotency_key: str | None = None
-    source: str = "manual"
-    """`manual`, `scheduled` or `retry`."""
+    source: str = Source.MANUAL.value
+    """One of `Source`."""
     priority: int = DEFAULT_PRIORITY
-    executor: str = "async"
+    executor: str = ExecutorKind.ASYNC.value
+    """One of `ExecutorKind`."""
     queue: str = DEFAULT_QUEUE
     instance: str = ""
     """The instance that owns the task."""
     progress: Progress | None = None
     reason: str | None = None
-    """Why the task is in this state, where the state alone does not say (`retry_wait`, `request_failed`, …)."""
+    """Why the task is in this state, where the state alone does not say: one of `Reason`."""
     timeline: list[TimelineEntry] = field(default_factory=list)
     retry_of: str | None = None
     retried_by: str | None = None

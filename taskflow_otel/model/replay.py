@@ -9,6 +9,7 @@ from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition, next_status
 from taskflow_otel.model.trace import SpanRef
+from taskflow_otel.model.vocabulary import DELIBERATE_WAITS
 
 _ENDS = frozenset({Transition.FAILED, Transition.RETRY_SCHEDULED})
 _UNTRACED = SpanRef()
@@ -70,7 +71,7 @@ def replay(record: TaskRecord) -> Iterator[LifecycleEvent]:
 def _wait(record: TaskRecord, before: TimelineEntry, entry: TimelineEntry) -> float | None:
     """Seconds from ready to started, as far as the record tells."""
     ready = before.timestamp
-    if before.reason in {"delayed", "retry_wait"}:
+    if before.reason in DELIBERATE_WAITS:
         if record.run_at is None or not before.timestamp <= record.run_at <= entry.timestamp:
             return None
         ready = record.run_at

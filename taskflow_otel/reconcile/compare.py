@@ -24,6 +24,7 @@ from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.replay import replay
 from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.reconcile.otlp_file import Exported, ExportedLog, ExportedSpan
 
 _PAGE = 500
@@ -184,7 +185,7 @@ def _check_spans(
     creation = record.trace.creation
     sends = [span for span in spans if span.operation == "send"]
     sampled = creation.valid and bool(creation.trace_flags & _SAMPLED)
-    refused = events[0].transition is Transition.REJECTED and events[0].reason != "duplicate"
+    refused = events[0].transition is Transition.REJECTED and events[0].reason != Reason.DUPLICATE
     if sampled:
         yield from _same("spans", f"send span of {_title(record)}", [creation.span_id], [s.span_id for s in sends])
         for span in sends:

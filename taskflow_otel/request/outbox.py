@@ -17,11 +17,10 @@ from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions, checked_eager
+from taskflow_otel.model.vocabulary import EngineState, Reason
 from taskflow_otel.request.bound import refuse_request_bound
 from taskflow_otel.request.current import without_request
 
-REQUEST_FAILED = "request_failed"
-EARLIER_FAILED = "earlier_failed"
 NOT_KEPT = (
     "The request was understood, but its background tasks could not be stored, so nothing of it was started. "
     "Try again in a moment."
@@ -163,10 +162,10 @@ class Outbox:
         if task not in self._natives:
             return
         del self._natives[task]
-        if self.engine.state == "running":
+        if self.engine.state is EngineState.RUNNING:
             self.engine.door.hand_over([task])
         else:
-            self.engine.door.withdraw([task], "shutdown")
+            self.engine.door.withdraw([task], Reason.SHUTDOWN)
         await self.engine.wait(task.id, None)
         if task.error is not None:
             self._native_error = task.error
@@ -178,7 +177,7 @@ class Outbox:
         natives, self._natives = list(self._natives), {}
         if natives:
             self._new = [task for task in self._new if task not in natives]
-            self.engine.door.withdraw(natives, EARLIER_FAILED)
+            self.engine.door.withdraw(natives, Reason.EARLIER_FAILED)
 
     def close(self) -> None:
         """The request is over: let its tasks start, and what is added from now on at once; nothing if it has failed."""
@@ -200,7 +199,7 @@ class Outbox:
         self._new, self._waiting = [], []
         self._natives.clear()
         if tasks:
-            self.engine.door.withdraw(tasks, REQUEST_FAILED)
+            self.engine.door.withdraw(tasks, Reason.REQUEST_FAILED)
 
     def fail(self) -> None:
         """The request has failed: its tasks never run, nor does what is added from now on."""
@@ -266,7 +265,7 @@ class Outbox:
     def _take_late(self) -> None:
         tasks, self._new = self._new, []
         if self._state is _State.FAILED:
-            self.engine.door.withdraw(tasks, REQUEST_FAILED)
+            self.engine.door.withdraw(tasks, Reason.REQUEST_FAILED)
             return
         for task in tasks:
             self._natives.pop(task, None)

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from taskflow_otel.errors import BackendError, UnknownQueueError
 from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.vocabulary import EngineState
 from taskflow_otel.web.accept import prefers_json
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
@@ -167,7 +168,7 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
 
 
 async def _unready_reasons(engine: TaskEngine) -> list[str]:
-    if engine.state != "running":
+    if engine.state is not EngineState.RUNNING:
         return [f"the task manager is {engine.state}, not running"]
     try:
         async with asyncio.timeout(_BACKEND_PATIENCE):

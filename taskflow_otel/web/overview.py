@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from taskflow_otel.model.query import TaskCounts, TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import LIVE_STATUSES, TaskStatus, Transition
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.schemas import OverviewOut, PointOut
 
@@ -107,7 +108,7 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 def first_wait(record: TaskRecord) -> float | None:
     """Seconds from enqueue to the first start; `None` where it never started or was delayed on purpose."""
-    if any(entry.transition is Transition.ENQUEUED and entry.reason == "delayed" for entry in record.timeline):
+    if any(entry.transition is Transition.ENQUEUED and entry.reason == Reason.DELAYED for entry in record.timeline):
         return None
     for entry in record.timeline:
         if entry.transition is Transition.STARTED:

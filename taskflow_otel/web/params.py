@@ -10,6 +10,7 @@ from fastapi import HTTPException, Query
 
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.vocabulary import Source
 
 MAX_PAGE = 1_000
 COUNT_LIMIT = 10_000  # where the number of tasks is not kept, it is counted so far for an answer
@@ -61,7 +62,7 @@ def task_filter(
     for name, value in (("func_name", func_name), ("queue", queue), ("tag", tag), ("q", q)):
         if value is not None and "\x00" in value:
             raise bad_input(f"{name} must not contain a NUL character")
-    if source is not None and source not in {"manual", "scheduled", "retry"}:
+    if source is not None and source not in frozenset(Source):
         raise bad_input(f"source must be manual, scheduled or retry, not {source!r}")
     if trace_id is not None and not _TRACE_ID.fullmatch(trace_id.lower()):
         raise bad_input(f"trace_id must be 32 hexadecimal digits, not {trace_id!r}")

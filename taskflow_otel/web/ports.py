@@ -10,6 +10,7 @@ from typing import Protocol
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
+from taskflow_otel.model.vocabulary import EngineState
 
 
 class QueueFigures(Protocol):
@@ -60,7 +61,7 @@ class TaskEngine(Protocol):
     @property
     def instance_id(self) -> str: ...
     @property
-    def state(self) -> str:
+    def state(self) -> EngineState:
         """`new`, `running`, `draining` or `stopped`."""
 
     @property

@@ -343,11 +343,11 @@ def shown_arguments(payload: str | None) -> tuple[list[Any] | None, dict[str, An
 def stats_out(counts: TaskCounts) -> StatsOut:
     """The aggregate of the counts."""
     by_status = {status.value: counts.by_status.get(status, 0) for status in TaskStatus}
-    judged = by_status["success"] + by_status["failed"]
+    judged = by_status[TaskStatus.SUCCESS] + by_status[TaskStatus.FAILED]
     return StatsOut(
         total=counts.total,
         **by_status,
-        success_rate=by_status["success"] / judged if judged else None,
+        success_rate=by_status[TaskStatus.SUCCESS] / judged if judged else None,
         avg_duration_seconds=counts.duration_sum / counts.duration_count if counts.duration_count else None,
         exact=counts.exact,
     )

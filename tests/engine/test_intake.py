@@ -15,6 +15,7 @@ from taskflow_otel.backends.base import Applied, Change, Insert, Update
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.enqueue import EnqueueOptions
 from taskflow_otel.model.query import Instance
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.testing.backends.samples import finish, make_task
 from taskflow_otel.testing.clock import FakeClock, settle
 from tests.engine.managers import HeldBackend, inserts, running
@@ -85,7 +86,7 @@ async def test_a_request_that_fails_leaves_its_key_to_the_next() -> None:
     failing = manager.engine.door.add(job, (), {}, KEY)
     second = await manager.enqueue(job, idempotency_key="k")
     assert failing.task is not None
-    manager.engine.door.withdraw([failing.task], "request_failed")
+    manager.engine.door.withdraw([failing.task], Reason.REQUEST_FAILED)
     assert second != failing.task_id
     assert (await manager.wait(second, timeout=10)).status is TaskStatus.SUCCESS
     await manager.shutdown()

@@ -17,6 +17,7 @@ from taskflow_otel.model.record import LogEntry, TaskRecord, TimelineEntry
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
+from taskflow_otel.model.vocabulary import EngineState
 
 INSTANCE = "web-1-7f3a"
 _ENDS = {
@@ -137,7 +138,7 @@ class FakeEngine:
         }
         self.schedules = FakeSchedules(self)
         self.stream = LiveStream()
-        self.state = "running"
+        self.state = EngineState.RUNNING
         self.backend_failing = False
         self.instance_id = INSTANCE
         self.failure: Exception | None = None

@@ -30,6 +30,7 @@ from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import LogEntry, Progress, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
+from taskflow_otel.model.vocabulary import LogLevel
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
@@ -302,7 +303,7 @@ def load_log(seq: int, stored: str) -> LogEntry:
         at, level, message, attempt, extra = _decode(stored)
         entry = LogEntry(seq, from_micros(at), level, message, attempt, read_extra(extra))
     except (ValueError, TypeError, OverflowError, RecursionError):
-        return LogEntry(seq, NO_TIME, "info", f"[cannot be read: {repr_of(stored, 1_000)}]", 0, {})
+        return LogEntry(seq, NO_TIME, LogLevel.INFO.value, f"[cannot be read: {repr_of(stored, 1_000)}]", 0, {})
     if type(message) is str and type(level) is str and type(attempt) is int:
         return entry
     return LogEntry(seq, entry.timestamp, text_of(level), text_of(message), 0, entry.extra)

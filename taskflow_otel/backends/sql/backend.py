@@ -34,6 +34,7 @@ from taskflow_otel.backends.sql.writes import Writer
 from taskflow_otel.errors import BackendError, BackendUnavailableError, TaskflowError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.vocabulary import InstanceState
 
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ _SAYS = {
     Fault.CHANGE: "was refused",
     Fault.SETUP: "is not possible until the database is put right",
 }
+_ALIVE, _STOPPED, _DEAD = (state.value for state in InstanceState)
 _TRANSACTION_ATTEMPTS = 5
 _OPENING_SECONDS = 30.0
 _CHUNK = 500
@@ -195,7 +197,7 @@ class SqlBackend(ABC):
         mine = instances.c.instance_id == instance.instance_id
 
         async def work(connection: AsyncConnection) -> bool:
-            alive = update(instances).where(mine, instances.c.state != "dead").values(values)
+            alive = update(instances).where(mine, instances.c.state != _DEAD).values(values)
             if (await connection.execute(alive)).rowcount:
                 return True
             first = self._dialect.insert_ignore(instances).values(values).execution_options(preserve_rowcount=True)
@@ -212,8 +214,8 @@ class SqlBackend(ABC):
     async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
         """Declare an instance dead if its heartbeat is still the one seen; exactly one caller gets `True`."""
         c = instances.c
-        seen = c.instance_id == instance_id, c.heartbeat_at == micros(seen_heartbeat), c.state == "alive"
-        return await self._update_rows(update(instances).where(*seen).values(state="dead"), "declaring dead")
+        seen = c.instance_id == instance_id, c.heartbeat_at == micros(seen_heartbeat), c.state == _ALIVE
+        return await self._update_rows(update(instances).where(*seen).values(state=_DEAD), "declaring dead")
 
     async def take_over(
         self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int
@@ -254,7 +256,7 @@ class SqlBackend(ABC):
         """Delete dead or stopped instances that own no unfinished task any more."""
         c = instances.c
         idle = ~exists().where(tasks.c.live_owner == c.instance_id)
-        gone = c.instance_id.in_(sorted(ids)), c.state.in_(("dead", "stopped")), idle
+        gone = c.instance_id.in_(sorted(ids)), c.state.in_((_DEAD, _STOPPED)), idle
         await self._update_rows(delete(instances).where(*gone), "forgetting instances")
 
     async def delete_finished(self, before: datetime, limit: int) -> int:

@@ -26,6 +26,7 @@ from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.mapping import DERIVED, ID, LONG, MICROS, NAME, STORED, WHOLE, WORD
 from taskflow_otel.backends.sql.names import unnamed
 from taskflow_otel.errors import SchemaVersionError
+from taskflow_otel.model.status import TaskStatus
 
 SCHEMA_VERSION = 2
 
@@ -132,9 +133,10 @@ def _index(
 
 
 _c = tasks.c
+_GONE_WELL = (TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.SUCCESS)
 # Compared with each by itself: a list would have SQLite build a table of it for each row that is written. As literals,
 # or a database could not know that the index holds every such row.
-GONE_WRONG = and_(*(_c.status != literal_column(f"'{status}'") for status in ("pending", "running", "success")))
+GONE_WRONG = and_(*(_c.status != literal_column(f"'{status}'") for status in _GONE_WELL))
 """Few tasks of a name go wrong, and these are looked for; the others would make each write dearer."""
 # One walk along `created_at` for each filter of a page; the ids of one microsecond are sorted on the way.
 _index("tasks_by_age", _c.created_at)

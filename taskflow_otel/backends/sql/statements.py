@@ -66,6 +66,7 @@ _NOT_NEW = _LATER | {
 _later, _untouched = attrgetter(*_LATER), tuple(_LATER.values())
 _not_new, _pristine = attrgetter(*_NOT_NEW), tuple(_NOT_NEW.values())
 _PENDING, _RUNNING, _SUCCESS = TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.SUCCESS
+_NEW, _STARTED, _SUCCEEDED = _PENDING.value, _RUNNING.value, _SUCCESS.value
 
 _OMITTED = {name for name, value in _NOT_NEW.items() if value is None} | {"active_key", "finished_at"}
 _NEW_COLUMNS = [column.name for column in tasks.columns if column.name not in _OMITTED]
@@ -188,7 +189,7 @@ def _new_row(record: TaskRecord, now: int) -> Row:
         micros(record.created_at),
         int(record.persisted),
         0,
-        "pending",
+        _NEW,
         tags_out(record.tags),
         timeline_out(record.timeline),
         trace_out(record.trace),
@@ -201,7 +202,7 @@ def _new_row(record: TaskRecord, now: int) -> Row:
 
 def _started_row(record: TaskRecord, started: datetime, now: int) -> Row:
     return (
-        "running",
+        _STARTED,
         micros(started),
         timeline_out(record.timeline),
         trace_out(record.trace),
@@ -217,7 +218,7 @@ def _succeeded_row(record: TaskRecord, started: datetime, ended: datetime, now: 
     end = micros(ended)
     return (
         record.duration,
-        "success",
+        _SUCCEEDED,
         micros(started),
         end,
         timeline_out(record.timeline),

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from taskflow_otel.engine.context import TaskContext
 from taskflow_otel.engine.executors.threads import TaskThreads
 from taskflow_otel.engine.registry import TaskDefinition
+from taskflow_otel.model.vocabulary import ExecutorKind
 
 logger = logging.getLogger("taskflow_otel.engine")
 
@@ -46,6 +47,7 @@ class Executor(Protocol):
     """
 
     name: str
+    """One of `ExecutorKind`."""
     cancellable: bool
     capacity: int | None
     """Attempts that can run at once; `None` is no limit."""
@@ -74,7 +76,7 @@ class PreparingExecutor(Executor, Protocol):
 class AsyncExecutor:
     """Coroutine functions, on the manager's event loop."""
 
-    name = "async"
+    name = ExecutorKind.ASYNC.value
     cancellable = True
 
     def __init__(self, capacity: int | None) -> None:
@@ -137,7 +139,7 @@ class ThreadExecutor:
     What they return is awaited on the event loop, if it can be. `anyio.from_thread` works in them.
     """
 
-    name = "thread"
+    name = ExecutorKind.THREAD.value
     cancellable = False
 
     def __init__(self, threads: int | None) -> None:

@@ -21,6 +21,7 @@ from taskflow_otel.engine.executors.process_spans import SpanForwarder
 from taskflow_otel.engine.failure import ChildTraceback
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.options import seconds, whole
+from taskflow_otel.model.vocabulary import ExecutorKind
 
 logger = logging.getLogger("taskflow_otel.engine")
 
@@ -52,7 +53,7 @@ class ProcessExecutor:
     `forwarder` takes the spans of the children. Raises `ConfigurationError` for a wrong number.
     """
 
-    name = "process"
+    name = ExecutorKind.PROCESS.value
     cancellable = True
 
     def __init__(

@@ -12,6 +12,7 @@ from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.fleet.identity import host_identity, new_instance_id, process_started
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.query import Instance
+from taskflow_otel.model.vocabulary import InstanceState
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.deadline import within
 from taskflow_otel.runtime.service import Service
@@ -99,7 +100,9 @@ class Heartbeat(Service):
 
     async def leave(self) -> None:
         """Write that this instance stops in order: what it leaves may be taken over at once."""
-        await self._backend.beat(replace(self.instance, heartbeat_at=self._clock.now(), state="stopped"))
+        await self._backend.beat(
+            replace(self.instance, heartbeat_at=self._clock.now(), state=InstanceState.STOPPED.value)
+        )
 
     def _renew(self) -> None:
         self.instance = make_instance(self._clock, self._lease)

@@ -17,14 +17,12 @@ from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.errors import StaleTokenError, UnknownTaskError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.deadline import within
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
 
 logger = logging.getLogger("taskflow_otel.recovery")
-
-PROCESS_DIED = "process_died"
-POISON = "poison"
 
 
 class Recovery:
@@ -95,11 +93,11 @@ class Recovery:
             if record.status is TaskStatus.RUNNING:
                 await self._was_running(task, last_heartbeat)
             elif record.cancel_requested:
-                await self._lifecycle.move(task, Transition.CANCELLED, reason="cancelled")
+                await self._lifecycle.move(task, Transition.CANCELLED, reason=Reason.CANCELLED)
             elif not record.persisted:
-                await self._lifecycle.move(task, Transition.CANCELLED, reason=PROCESS_DIED)
+                await self._lifecycle.move(task, Transition.CANCELLED, reason=Reason.PROCESS_DIED)
             else:
-                await self._lifecycle.move(task, Transition.RECOVERED, reason="takeover")
+                await self._lifecycle.move(task, Transition.RECOVERED, reason=Reason.TAKEOVER)
         except StaleTokenError:
             # While this was being decided, this instance has itself been taken for dead.
             self._lifecycle.refused(task)
@@ -115,16 +113,16 @@ class Recovery:
         duration = (last_heartbeat - record.start_time).total_seconds() if record.start_time else None
         again = record.persisted and task.definition.config.requeue_on_interrupt and not record.cancel_requested
         if again and record.crashes + 1 >= self._max_crashes:
-            transition, reason = Transition.FAILED, POISON
+            transition, reason = Transition.FAILED, Reason.POISON
             failure = Failure(
                 f"this task was running in {record.crashes + 1} processes that died; it is not started again",
                 "PoisonTask",
                 None,
             )
         elif again:
-            transition, reason = Transition.RECOVERED, PROCESS_DIED
+            transition, reason = Transition.RECOVERED, Reason.PROCESS_DIED
         else:
-            transition, reason = Transition.INTERRUPTED, PROCESS_DIED
+            transition, reason = Transition.INTERRUPTED, Reason.PROCESS_DIED
         await self._lifecycle.move(
             task, transition, reason=reason, failure=failure, end_time=last_heartbeat, duration=duration, crashed=True
         )

@@ -13,6 +13,7 @@ from taskflow_otel.engine.membership import Membership
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.vocabulary import InstanceState
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
 from taskflow_otel.runtime.throttled_report import Once
@@ -83,7 +84,7 @@ class Takeover(Service):
             if instance.instance_id == own.instance_id:
                 continue
             try:
-                if instance.state == "alive" and not await self._declare_dead(instance, own):
+                if instance.state == InstanceState.ALIVE and not await self._declare_dead(instance, own):
                     continue
             except BackendError as exc:
                 # A lock on the row of one dead instance does not keep the tasks of the others waiting.
@@ -142,7 +143,7 @@ class Takeover(Service):
 
     def _over(self, instance: Instance, own: Instance) -> bool:
         """Whether nothing can be heard any more of an instance that was declared dead."""
-        if instance.state == "stopped" or self._clock.now() - instance.heartbeat_at > _MEMORY:
+        if instance.state == InstanceState.STOPPED or self._clock.now() - instance.heartbeat_at > _MEMORY:
             return True
         return process_gone(instance, own.host)
 

@@ -13,10 +13,13 @@ from taskflow_otel.engine.ledger.backlog import Backlog
 from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, judged, reduce
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.errors import BackendError
+from taskflow_otel.model.vocabulary import OperationOutcome
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.retrying import BACKEND
 
 logger = logging.getLogger("taskflow_otel.ledger")
+
+_OK, _ERROR = (outcome.value for outcome in OperationOutcome)
 
 
 class Writer:
@@ -114,10 +117,10 @@ class Writer:
         if not changes:
             return []
         started = self._apply_began = self._clock.monotonic()
-        outcome = "error"
+        outcome = _ERROR
         try:
             results = await self._backend.apply(changes)
-            outcome = "ok"
+            outcome = _OK
         finally:
             self._observe(self._backend.name, "apply", outcome, self._clock.monotonic() - started)
         self._health.answered()

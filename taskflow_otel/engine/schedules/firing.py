@@ -18,6 +18,7 @@ from taskflow_otel.model.enqueue import EnqueueOptions
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import Schedule, ScheduleStatus, from_micros, micros
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.vocabulary import InstanceState, Source
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.retrying import Backoff
 from taskflow_otel.runtime.throttled_report import Outage
@@ -197,7 +198,7 @@ class Firing:
         """Run now, beside the rule."""
         options = EnqueueOptions(tags={"schedule": entry.schedule.name})
         payload = self._payload(entry)
-        claimed = await self._claims.claim(entry.definition, payload, options, once=None, source="manual")
+        claimed = await self._claims.claim(entry.definition, payload, options, once=None, source=Source.MANUAL)
         return claimed.record.copy()
 
     async def _claim(self, entry: Entry, name: str, moment: datetime | None, blocked_by: str | None) -> Claimed:
@@ -221,7 +222,9 @@ class Firing:
         own = self._membership.instance
         maker = record.timeline[0].instance if record is not None and record.timeline else own.instance_id
         return maker != own.instance_id and any(
-            instance.instance_id == maker and instance.state == "alive" and not process_gone(instance, own.host)
+            instance.instance_id == maker
+            and instance.state == InstanceState.ALIVE
+            and not process_gone(instance, own.host)
             for instance in await self._backend.instances()
         )
 

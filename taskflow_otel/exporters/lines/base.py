@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from taskflow_otel.bus import Event, TaskObserver
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.lines import text
-from taskflow_otel.model.events import LOG_LEVELS, LogEvent
+from taskflow_otel.model.events import LogEvent
+from taskflow_otel.model.vocabulary import LOG_LEVELS
 
 
 class LineLogger(TaskObserver, ABC):

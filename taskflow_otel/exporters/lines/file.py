@@ -11,6 +11,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.lines.base import LineLogger
 from taskflow_otel.exporters.lines.text import Format
 from taskflow_otel.model.options import whole
+from taskflow_otel.model.vocabulary import LogLevel
 
 FileMode = Literal["rotate", "watched"]
 MODES: tuple[str, ...] = get_args(FileMode)
@@ -35,7 +36,7 @@ class FileLogger(LineLogger):
         backup_count: int = 5,
         mode: FileMode = "rotate",
         log_lifecycle: bool = False,
-        min_level: str = "info",
+        min_level: str = LogLevel.INFO.value,
         format: Format = "text",
     ) -> None:
         super().__init__(log_lifecycle=log_lifecycle, min_level=min_level, format=format)

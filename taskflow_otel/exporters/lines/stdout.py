@@ -7,6 +7,7 @@ from typing import TextIO
 
 from taskflow_otel.exporters.lines.base import LineLogger
 from taskflow_otel.exporters.lines.text import Format
+from taskflow_otel.model.vocabulary import LogLevel
 
 
 class StdoutLogger(LineLogger):
@@ -20,7 +21,7 @@ class StdoutLogger(LineLogger):
         self,
         *,
         log_lifecycle: bool = False,
-        min_level: str = "info",
+        min_level: str = LogLevel.INFO.value,
         format: Format = "text",
         stream: TextIO | None = None,
     ) -> None:

@@ -17,6 +17,7 @@ from taskflow_otel.exporters.otel.providers import ProviderSlot
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.trace import SpanRef
+from taskflow_otel.model.vocabulary import LogLevel
 from taskflow_otel.version import __version__
 
 _SEVERITY = {
@@ -26,7 +27,13 @@ _SEVERITY = {
     "ERROR": SeverityNumber.ERROR,
     "FATAL": SeverityNumber.FATAL,
 }
-_LEVELS = {"debug": "DEBUG", "info": "INFO", "warning": "WARN", "error": "ERROR", "critical": "FATAL"}
+_LEVELS: dict[str, str] = {
+    LogLevel.DEBUG.value: "DEBUG",
+    LogLevel.INFO.value: "INFO",
+    LogLevel.WARNING.value: "WARN",
+    LogLevel.ERROR.value: "ERROR",
+    LogLevel.CRITICAL.value: "FATAL",
+}
 
 
 class LogsExporter(Exporter):

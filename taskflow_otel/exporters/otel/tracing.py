@@ -21,6 +21,7 @@ from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef
+from taskflow_otel.model.vocabulary import PROCESS_DEATHS, Reason, Source
 from taskflow_otel.version import __version__
 
 Propagation = Literal["auto", "parent", "link"]
@@ -33,7 +34,8 @@ EXCEPTION_SIGNAL_OPT_IN = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
 TASK_ID_KEY = otel_context.create_key("taskflow.task_id")
 """Where the context of an attempt holds the task id, for log correlation."""
 
-_DIED = frozenset({"process_died", "poison"})
+# A name of this module, since looking a member up in its enum is a call, for each attempt.
+_MANUAL = Source.MANUAL
 _NOT_AN_ERROR = frozenset({Transition.SUCCEEDED, Transition.CANCELLED})
 _CRASHES = frozenset({Transition.INTERRUPTED, Transition.RECOVERED})
 
@@ -118,7 +120,7 @@ class TracingExporter(Exporter):
             if span is not None and entry is not None:
                 entry.attempt = None
                 self._end_attempt(span, event)
-            elif event.reason in _DIED:
+            elif event.reason in PROCESS_DEATHS:
                 self._emit_dead_attempt(event)
         if entry is not None and (event.status.finished or transition is Transition.RECOVERED):
             # Taken over again by its own process, a task is no longer part of the request that it came from.
@@ -179,7 +181,7 @@ class TracingExporter(Exporter):
         """Whether the attempt is a child of the `send` span."""
         if self._propagation != "auto":
             return self._propagation == "parent"
-        if not local or event.source != "manual" or (started - event.created_at).total_seconds() > SOON:
+        if not local or event.source != _MANUAL or (started - event.created_at).total_seconds() > SOON:
             return False
         if event.attempt == 0:
             return event.run_at is None
@@ -258,8 +260,8 @@ def _links(creation: SpanContext | None, previous: SpanRef | None) -> list[Link]
 
 
 def _end_send(span: Span, event: LifecycleEvent) -> None:
-    if event.transition is Transition.REJECTED and event.reason != "duplicate" and span.is_recording():
-        span.set_attribute(signals.ERROR_TYPE, event.error_type or event.reason or "rejected")
+    if event.transition is Transition.REJECTED and event.reason != Reason.DUPLICATE and span.is_recording():
+        span.set_attribute(signals.ERROR_TYPE, event.error_type or event.reason or TaskStatus.REJECTED.value)
         span.set_status(Status(StatusCode.ERROR, event.error or event.reason))
     span.end()
 
@@ -271,8 +273,8 @@ def _describe_end(span: Span, event: LifecycleEvent) -> None:
     if event.transition in _NOT_AN_ERROR:
         return
     # After an interruption by shutdown, the event's error is that of an earlier attempt.
-    own_error = event.transition not in _CRASHES or event.reason in _DIED
-    error_type, error = (event.error_type, event.error) if own_error else ("interrupted", None)
+    own_error = event.transition not in _CRASHES or event.reason in PROCESS_DEATHS
+    error_type, error = (event.error_type, event.error) if own_error else (TaskStatus.INTERRUPTED.value, None)
     span.set_attribute(signals.ERROR_TYPE, error_type or "_OTHER")
     if event.transition in _CRASHES:
         span.set_attribute(signals.INTERRUPTED, True)

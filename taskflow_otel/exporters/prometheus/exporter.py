@@ -21,6 +21,7 @@ from taskflow_otel.exporters.signals import METRICS_BY_NAME, MetricSpec, MetricT
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.vocabulary import PROCESS_DEATHS, AttemptOutcome, Reason, RecoveryOutcome, Source
 from taskflow_otel.runtime.throttled_report import ThrottledReport
 from taskflow_otel.version import __version__
 
@@ -30,22 +31,24 @@ DEFAULT_MAX_LABEL_VALUES = 200
 
 Samples = Iterable[tuple[LabelValues, float]]
 _View = tuple[tuple[Snapshot, ...], Snapshot | None]
-SOURCES = ("manual", "scheduled", "retry")
-ATTEMPT_OUTCOMES = ("success", "failed", "cancelled", "interrupted")
-FINISH_OUTCOMES = (*ATTEMPT_OUTCOMES, "rejected")
-RECOVERY_REASONS = ("waiting", "rerun", "interrupted", "poison")
+# Plain text, as labels are; and names of this module, since looking a member up in its enum is a call, for each event.
+SOURCES = tuple(source.value for source in Source)
+ATTEMPT_OUTCOMES = tuple(outcome.value for outcome in AttemptOutcome)
+_SUCCESS, _FAILED, _CANCELLED, _INTERRUPTED = ATTEMPT_OUTCOMES
+_REFUSED = TaskStatus.REJECTED.value
+FINISH_OUTCOMES = (*ATTEMPT_OUTCOMES, _REFUSED)
+RECOVERY_OUTCOMES = tuple(outcome.value for outcome in RecoveryOutcome)
+_WAITING, _RERUN, _ENDED, _POISON = RECOVERY_OUTCOMES
 
 _CACHE_SECONDS = 1.0
 _ATTEMPT_OUTCOME = {
-    Transition.SUCCEEDED: "success",
-    Transition.FAILED: "failed",
-    Transition.RETRY_SCHEDULED: "failed",
-    Transition.CANCELLED: "cancelled",
-    Transition.INTERRUPTED: "interrupted",
-    Transition.RECOVERED: "interrupted",
+    Transition.SUCCEEDED: _SUCCESS,
+    Transition.FAILED: _FAILED,
+    Transition.RETRY_SCHEDULED: _FAILED,
+    Transition.CANCELLED: _CANCELLED,
+    Transition.INTERRUPTED: _INTERRUPTED,
+    Transition.RECOVERED: _INTERRUPTED,
 }
-_DIED = frozenset({"process_died", "poison"})
-# Names of this module, since looking a member up in its enum is a call, for each event.
 _ENQUEUED, _STARTED, _SUCCEEDED = Transition.ENQUEUED, Transition.STARTED, Transition.SUCCEEDED
 _REJECTED = Transition.REJECTED
 _PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
@@ -107,7 +110,7 @@ class PrometheusExporter(Exporter):
         self._error_types: set[str] = set()
         self._running: dict[str, _Cell] = {}
         self._exceptions: dict[LabelValues, int] = {}
-        self._recovered = dict.fromkeys(RECOVERY_REASONS, 0)
+        self._recovered = dict.fromkeys(RECOVERY_OUTCOMES, 0)
         self._fenced = 0
         self._overflow = {"task": 0, "queue": 0, "error_type": 0}
         self._counts: dict[str, dict[LabelValues, float]] = {}
@@ -159,7 +162,7 @@ class PrometheusExporter(Exporter):
         elif transition is _ENQUEUED:
             cell.enqueued[event.source] += 1
         elif transition is _REJECTED:
-            cell.finished["rejected"] += 1
+            cell.finished[_REFUSED] += 1
         elif event.previous is _RUNNING:
             self._count_attempt(cell, event)
         else:
@@ -175,7 +178,7 @@ class PrometheusExporter(Exporter):
         self._leave(event.task_id)
         transition = event.transition
         if transition is _SUCCEEDED:
-            outcome = "success"
+            outcome = _SUCCESS
             cell.last_success = event.end_time or event.timestamp
         else:
             outcome = _ATTEMPT_OUTCOME[transition]
@@ -189,19 +192,19 @@ class PrometheusExporter(Exporter):
             cell.finished[outcome] += 1
             elapsed = ((event.end_time or event.timestamp) - event.created_at).total_seconds()
             cell.end_to_end.observe_in(max(elapsed, 0.0), event.span, event.timestamp)
-        if outcome == "failed":
+        if outcome == _FAILED:
             self._count_exception(event)
             if transition is Transition.RETRY_SCHEDULED:
                 cell.retries += 1
-            elif event.reason == "poison":
-                self._recovered["poison"] += 1
-        elif outcome == "interrupted" and event.reason in _DIED:
-            self._recovered["rerun" if event.status is _PENDING else "interrupted"] += 1
+            elif event.reason == Reason.POISON:
+                self._recovered[_POISON] += 1
+        elif outcome == _INTERRUPTED and event.reason in PROCESS_DEATHS:
+            self._recovered[_RERUN if event.status is _PENDING else _ENDED] += 1
 
     def _count_waiting(self, cell: _Cell, event: LifecycleEvent) -> None:
         """A task that was not running has ended, or was taken over."""
         if event.transition is Transition.RECOVERED:
-            self._recovered["waiting"] += 1
+            self._recovered[_WAITING] += 1
         else:
             cell.finished[_ATTEMPT_OUTCOME[event.transition]] += 1
 

@@ -13,6 +13,7 @@ from taskflow_otel.model.query import Instance, TaskQuery
 from taskflow_otel.model.record import Progress, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
+from taskflow_otel.model.vocabulary import ExecutorKind, Source
 
 BASE = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 TEXT = "naïve “quoted” \\ 100% _under_ 日本語 🎉 \n\t end"
@@ -59,9 +60,9 @@ def full_task() -> TaskRecord:
         stacktrace=TEXT * 100,
         tags={"tenant": TEXT, 'a"b': "", "": "x"},
         idempotency_key=TEXT + "x" * 1_000,
-        source="scheduled",
+        source=Source.SCHEDULED.value,
         priority=-7,
-        executor="thread",
+        executor=ExecutorKind.THREAD.value,
         queue="mails 🎉",
         progress=Progress(0.5, 3.0, TEXT),
         reason=TEXT,
@@ -102,7 +103,7 @@ def population() -> list[TaskRecord]:
             func_name=draw.choice(["send_email", "send_sms", "resize%image"]),
             status=draw.choice(sorted(TaskStatus)),
             queue=draw.choice(["default", "mails"]),
-            source=draw.choice(["manual", "scheduled", "retry"]),
+            source=draw.choice([source.value for source in Source]),
             tags=draw.choice([{}, {"tenant": "a"}, {"tenant": "b", 'q"x': "a"}, {"tenant": "a ", "n": TEXT}]),
             error=draw.choice([None, None, TEXT, "timed out after 5 s"]),
             trace=TaskTrace(SpanRef(draw.choice("abc") * 32, "1" * 16)),
@@ -122,7 +123,7 @@ def queries(tasks: list[TaskRecord]) -> list[TaskQuery]:
         {"func_name": "send_sms"},
         {"func_name": "nothing"},
         {"queue": "mails"},
-        {"source": "retry"},
+        {"source": Source.RETRY.value},
         {"tag": ("tenant", "a")},
         {"tag": ("tenant", None)},
         {"tag": ("n", TEXT)},
@@ -138,7 +139,7 @@ def queries(tasks: list[TaskRecord]) -> list[TaskQuery]:
         {"q": "timed out", "status": TaskStatus.FAILED},
         {"func_name": "send_email", "status": TaskStatus.SUCCESS, "queue": "default"},
         {"tag": ("tenant", "a"), "since": early, "status": TaskStatus.SUCCESS},
-        {"trace_id": "b" * 32, "source": "manual", "until": late},
+        {"trace_id": "b" * 32, "source": Source.MANUAL.value, "until": late},
     ]
     return [TaskQuery(**condition) for condition in conditions]
 

@@ -1,0 +1,143 @@
+"""The words that the ledger, the telemetry, the API and the page share, each with its meaning.
+
+Code names a word by its member. Records, rows, JSON and labels hold the plain text: a row that a later version has
+written may hold a word that is not known here. The states of a task and its transitions are in `status`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+
+class Word(StrEnum):
+    """One word of a closed set."""
+
+    _value_: str
+    meaning: str
+    """One sentence, as the documentation shows it."""
+
+    def __new__(cls, value: str, meaning: str) -> Self:
+        """A member is written as its text and its meaning."""
+        word = str.__new__(cls, value)
+        word._value_ = value
+        word.meaning = meaning
+        return word
+
+
+class Reason(Word):
+    """Why a task is in its state, where the state alone does not say."""
+
+    RETRY_WAIT = "retry_wait", "An attempt failed, and the next one waits for its moment."
+    DELAYED = "delayed", "The task was added with a delay or a `run_at`, and waits for it."
+    REQUEST_FAILED = "request_failed", "An exception left the route or one of its dependencies, so the task never runs."
+    EARLIER_FAILED = "earlier_failed", "An earlier undecorated function of the same request failed."
+    COMMIT_FAILED = "commit_failed", "The task could not be stored, so it never runs."
+    QUEUE_FULL = "queue_full", "The queue held `max_size` tasks already."
+    DUPLICATE = "duplicate", "Another task holds the idempotency key, or was first to use the name or to be the retry."
+    OVERLAP = "overlap", 'An earlier run of the schedule has not ended, and its policy is `overlap="skip"`.'
+    SHUTDOWN = "shutdown", "The process stopped before the task had ended."
+    PROCESS_DIED = "process_died", "The process died while the task was in it."
+    TAKEOVER = "takeover", "Another instance took the task over before it had started."
+    CANCELLED = "cancelled", "Somebody asked for the cancellation."
+    TIMEOUT = "timeout", "The attempt took longer than its `timeout`."
+    POISON = "poison", "The task was running in several processes that died, and is not started again."
+
+
+PROCESS_DEATHS = frozenset({Reason.PROCESS_DIED, Reason.POISON})
+"""The reasons of an attempt that ended with its process."""
+DELIBERATE_WAITS = frozenset({Reason.DELAYED, Reason.RETRY_WAIT})
+"""The reasons of a task that waits for a moment and not for a slot."""
+
+
+class Source(Word):
+    """What made a task."""
+
+    MANUAL = "manual", "Code added it, in a request or elsewhere."
+    SCHEDULED = "scheduled", "A schedule or a planned run was due."
+    RETRY = "retry", "Somebody retried a finished task."
+
+
+class ExecutorKind(Word):
+    """How a task's function is run."""
+
+    ASYNC = "async", "On the event loop of the manager."
+    THREAD = "thread", "In a thread."
+    PROCESS = "process", "In a child process, which can be ended for good."
+
+
+class AttemptOutcome(Word):
+    """How an attempt ended."""
+
+    SUCCESS = "success", "The function returned."
+    FAILED = "failed", "The function raised an exception, or took longer than its timeout."
+    CANCELLED = "cancelled", "The attempt was stopped by a cancellation."
+    INTERRUPTED = "interrupted", "The attempt ended with its process."
+
+
+class RecoveryOutcome(Word):
+    """What became of a task that was taken over from a dead process."""
+
+    WAITING = "waiting", "It had not started, and waits again."
+    RERUN = "rerun", "It was running, and waits to run again."
+    INTERRUPTED = "interrupted", "It was running, and has ended with its process."
+    POISON = "poison", "It was running in several processes that died, and is not started again."
+
+
+class OperationOutcome(Word):
+    """How one operation of a backend ended."""
+
+    OK = "ok", "The backend answered."
+    ERROR = "error", "The backend refused, or did not answer."
+
+
+class QueueState(Word):
+    """Where a task of a queue waits."""
+
+    READY = "ready", "For a slot."
+    DELAYED = "delayed", "For its moment."
+
+
+class SlotState(Word):
+    """What a slot of an executor does."""
+
+    USED = "used", "An attempt has it."
+    FREE = "free", "Nothing has it."
+
+
+class InstanceState(Word):
+    """Where an instance stands, as the ledger knows it."""
+
+    ALIVE = "alive", "It writes heartbeats."
+    STOPPED = "stopped", "It left in order."
+    DEAD = "dead", "Another instance declared it dead."
+
+
+class EngineState(Word):
+    """Where the engine of this process stands."""
+
+    NEW = "new", "It has not been started."
+    RUNNING = "running", "It takes tasks and runs them."
+    DRAINING = "draining", "It takes no task, and lets the running ones end."
+    STOPPED = "stopped", "It has been stopped."
+    ABANDONED = "abandoned", "Its event loop was closed without a stop."
+
+
+class LogLevel(Word):
+    """How serious a log entry of a task is."""
+
+    DEBUG = "debug", "For whoever looks for an error."
+    INFO = "info", "What happened, as expected."
+    WARNING = "warning", "Unexpected, and the task goes on."
+    ERROR = "error", "A part of the task did not succeed."
+    CRITICAL = "critical", "The program itself may be unable to go on."
+
+
+LOG_LEVELS: dict[str, int] = {
+    LogLevel.DEBUG.value: 10,
+    LogLevel.INFO.value: 20,
+    LogLevel.WARNING.value: 30,
+    LogLevel.ERROR.value: 40,
+    LogLevel.CRITICAL.value: 50,
+}
+"""The levels of `task_log`, by their numbers in the standard library's `logging`."""
