@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,12 +12,12 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect as EngineDialect
 
 from taskflow_otel.backends import SqliteBackend
-from taskflow_otel.backends.base import AppendLogs, Applied, Insert, Outcome, Update
+from taskflow_otel.backends.base import Applied, Insert, Outcome, Update
 from taskflow_otel.backends.sql.dialects import Dialect, MySQLDialect, PostgresDialect, SqliteDialect
 from taskflow_otel.backends.sql.schema import tasks
 from taskflow_otel.backends.sql.statements import Statements
 from taskflow_otel.model.plain import plain_text
-from taskflow_otel.model.record import LogEntry, Progress, TaskRecord, TimelineEntry
+from taskflow_otel.model.record import Progress, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.testing.backends.samples import BASE, make_task
@@ -55,14 +53,6 @@ def succeeded(record: TaskRecord) -> TaskRecord:
 @pytest.fixture
 def statements() -> Statements:
     return Statements(sqlite.dialect(), SqliteDialect())
-
-
-@pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[SqliteBackend]:
-    backend = SqliteBackend(tmp_path / "tasks.db")
-    await backend.open()
-    yield backend
-    await backend.close()
 
 
 def test_a_task_that_is_new_starts_and_succeeds_takes_the_narrow_statements(statements: Statements) -> None:
@@ -158,22 +148,3 @@ async def test_the_row_is_that_of_the_record_after_each_change(
     last = stages[-1]
     assert (row[0] is None, row[1] is None) == (last.status.finished, not last.status.finished)
     assert row[2:] == (last.trace_id, None)
-
-
-async def test_a_batch_of_sqlite_is_applied_whole_or_not_at_all(backend: SqliteBackend) -> None:
-    one, other = make_task(), make_task(instance="two")
-    await backend.apply([Insert(one), Insert(other)])
-    stale = started(other)
-    stale.token = 2
-    log = AppendLogs(one.task_id, (LogEntry(0, BASE, "info", "hello", 0, {}),))
-    gone = AppendLogs("gone", (LogEntry(0, BASE, "info", "hello", 0, {}),))
-    assert await backend.apply([Update(started(one)), Update(stale), log, gone]) == [
-        APPLIED,
-        Applied(Outcome.STALE),
-        APPLIED,
-        APPLIED,
-    ]
-    assert await backend.get(one.task_id) == started(one)
-    assert await backend.get(other.task_id) == other
-    assert (await backend.logs(one.task_id), await backend.logs("gone")) == (list(log.entries), [])
-    assert backend.connections_in_use() == 0
