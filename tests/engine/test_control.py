@@ -23,7 +23,7 @@ from taskflow_otel import (
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.model.status import Transition
 from taskflow_otel.testing.clock import FakeClock, settle
-from tests.engine.managers import HeldBackend, inserts, running, stuck, updates_to
+from tests.managers import HeldBackend, inserts, started, stuck, updates_to
 from tests.waiting import eventually
 
 
@@ -47,7 +47,7 @@ async def test_cancelling_one_task_of_a_request_leaves_its_siblings_running() ->
     async def three(tasks: ManagedBackgroundTasks) -> list[str]:
         return [tasks.add_task(sibling) for _ in range(3)]
 
-    async with running(manager), AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+    async with started(manager), AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
         first, second, third = (await client.post("/three")).json()
         await eventually(lambda: len(inside) == 3, "three siblings to run")
         await manager.cancel(second)
@@ -73,7 +73,7 @@ async def test_a_pending_task_that_is_cancelled_never_runs(
     async def write(path: str) -> None:
         Path(path).touch()
 
-    async with running(manager):
+    async with started(manager):
         await manager.pause_queue("default")
         task_id = await manager.enqueue(write, str(written), **options)
         record = await manager.cancel(task_id)
@@ -88,7 +88,7 @@ async def test_a_pending_task_that_is_cancelled_never_runs(
 
 
 async def test_what_has_finished_cannot_be_cancelled() -> None:
-    async with running(TaskManager()) as manager:
+    async with started(TaskManager()) as manager:
         task_id = await manager.enqueue(lambda: None)
         await manager.wait(task_id, timeout=5)
         with pytest.raises(TaskStateError, match="is success already"):
@@ -105,7 +105,7 @@ async def test_a_task_is_cancelled_while_its_insert_is_being_committed() -> None
         nonlocal ran
         ran = True
 
-    async with running(manager):
+    async with started(manager):
         backend.hold = inserts
         adding = asyncio.create_task(manager.enqueue(job))
         await backend.holding.wait()
@@ -131,7 +131,7 @@ async def test_a_task_that_is_cancelled_while_its_start_is_being_committed_is_ne
         nonlocal ran
         ran = True
 
-    async with running(manager):
+    async with started(manager):
         backend.hold = updates_to("running")
         task_id = await manager.enqueue(job)
         await backend.holding.wait()
@@ -155,7 +155,7 @@ async def test_a_cancel_during_the_commit_of_a_failure_prevents_the_retry() -> N
         attempts += 1
         raise ValueError
 
-    async with running(manager):
+    async with started(manager):
         await manager.pause_queue("default")
         task_id = await manager.enqueue(job)
 
@@ -181,7 +181,7 @@ async def test_a_cancel_during_the_commit_of_a_success_is_refused() -> None:
     @manager.task(persist=True)
     async def job() -> None: ...
 
-    async with running(manager):
+    async with started(manager):
         backend.hold = updates_to("success")
         task_id = await manager.enqueue(job)
         await backend.holding.wait()
@@ -204,7 +204,7 @@ async def test_cancelling_during_a_retry_wait_cancels() -> None:
         attempts += 1
         raise ValueError
 
-    async with running(manager):
+    async with started(manager):
         task_id = await manager.enqueue(job)
         await settle()
         waiting = await manager.get(task_id)
@@ -230,7 +230,7 @@ async def test_a_timeout_cancels_an_async_task_and_a_retry_gets_its_full_time() 
             told.append(get_task_context().cancelled)
             raise
 
-    async with running(manager):
+    async with started(manager):
         task_id = await manager.enqueue(slow)
         await clock.advance(10)
         assert (await manager.get(task_id)).status is TaskStatus.PENDING
@@ -251,7 +251,7 @@ async def test_a_cancel_wins_over_a_timeout_of_the_same_moment() -> None:
     async def slow() -> None:
         await asyncio.Event().wait()
 
-    async with running(manager):
+    async with started(manager):
         task_id = await manager.enqueue(slow)
         await settle()
         cancelling = asyncio.create_task(manager.cancel(task_id))
@@ -275,7 +275,7 @@ async def test_an_async_task_that_swallows_its_cancellation_is_reported_and_may_
             except asyncio.CancelledError:
                 continue
 
-    async with running(manager):
+    async with started(manager):
         task_id = await manager.enqueue(stubborn)
         await settle()
         await manager.cancel(task_id)
@@ -308,7 +308,7 @@ async def test_a_drain_does_not_wait_for_a_task_that_swallows_its_cancellation(
         finally:
             closed = True
 
-    async with running(manager):
+    async with started(manager):
         task_id = await manager.enqueue(stubborn)
         await eventually(lambda: rounds > 0, "the task to run")
     assert closed, "the coroutine is left suspended"
@@ -332,7 +332,7 @@ async def test_a_drain_leaves_a_deaf_thread_behind_and_says_so(caplog: pytest.Lo
         entered.set()
         release.wait()
 
-    async with running(manager):
+    async with started(manager):
         task_id = await manager.enqueue(deaf)
         await eventually(entered.is_set, "the thread to run")
     record = await backend.get(task_id)
@@ -365,13 +365,13 @@ async def test_a_task_that_was_being_cancelled_when_its_process_died_is_not_run_
     )
     for manager in (first, second):
         manager.task(name="deaf", persist=True, requeue_on_interrupt=True)(deaf)
-    async with running(first):
+    async with started(first):
         task_id = await first.enqueue(deaf)
         await eventually(entered.is_set, "the thread to run")
         await first.cancel(task_id)
         (instance,) = await backend.instances()
         assert await backend.declare_dead(instance.instance_id, instance.heartbeat_at)
-        async with running(second):
+        async with started(second):
             await settle()
             assert (await second.get(task_id)).status is TaskStatus.INTERRUPTED
         release.set()
@@ -384,7 +384,7 @@ async def test_an_idempotency_key_is_free_again_after_a_cancel() -> None:
     @manager.task(persist=True, queue="q")
     async def job() -> None: ...
 
-    async with running(manager):
+    async with started(manager):
         await manager.pause_queue("q")
         first = await manager.enqueue(job, idempotency_key="k")
         assert await manager.enqueue(job, idempotency_key="k") == first

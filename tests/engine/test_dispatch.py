@@ -17,7 +17,7 @@ from httpx import ASGITransport, AsyncClient
 from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, TaskStatus
 from taskflow_otel.backends import Backend, MemoryBackend, SqliteBackend
 from taskflow_otel.model.query import TaskQuery
-from tests.engine.managers import running
+from tests.managers import started
 from tests.waiting import eventually
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ async def test_ten_thousand_tasks_of_one_request_all_run_in_many_small_steps(kin
     def many(tasks: ManagedBackgroundTasks) -> int:
         return len([tasks.add_task(job, number) for number in range(MANY)])
 
-    async with running(manager), AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+    async with started(manager), AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
         callbacks = Callbacks(lambda: done + sum(q.ready + q.running for q in manager.queue_stats().values()))
         with callbacks.watched():
             assert (await client.post("/many", timeout=60)).json() == MANY
@@ -91,7 +91,7 @@ async def test_a_resumed_queue_of_ten_thousand_is_started_in_slices() -> None:
         nonlocal done
         done += 1
 
-    async with running(manager):
+    async with started(manager):
         await manager.pause_queue("default")
         for _ in range(MANY):
             await manager.enqueue(job)
@@ -121,7 +121,7 @@ async def test_blocked_task_threads_leave_the_threads_of_sync_routes_alone() -> 
     def sync() -> str:
         return threading.current_thread().name
 
-    async with running(manager), AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+    async with started(manager), AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
         await client.post("/storm", timeout=60)
         _, capacity = manager.engine.slots()["thread"]
         assert capacity is not None

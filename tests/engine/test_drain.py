@@ -4,50 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
-import subprocess
-import sys
 import threading
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 
 from taskflow_otel import (
     InMemoryLogger,
-    ManagedBackgroundTasks,
     NotStartedError,
     QueueConfig,
-    TaskAdmin,
     TaskManager,
-    TaskObserver,
     TaskRecord,
     TaskStatus,
     get_task_context,
 )
-from taskflow_otel.backends import MemoryBackend, SqliteBackend
+from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Applied, Change
-from taskflow_otel.errors import BackendError, SchemaVersionError
 from taskflow_otel.model.query import Instance, TaskQuery
 from taskflow_otel.testing.clock import FakeClock, settle
-from tests.engine.managers import HeldBackend, inserts, running, updates_to
-from tests.managers import WAIT, Gate, finish, status_of
-from tests.waiting import eventually, wait_until
-
-with warnings.catch_warnings():
-    # Starlette prefers another client library than the one that is installed.
-    warnings.simplefilter("ignore")
-    from starlette.testclient import TestClient
+from tests.managers import WAIT, Gate, HeldBackend, finish, inserts, started, status_of, updates_to
+from tests.waiting import eventually
 
 FAST_DRAIN: dict[str, Any] = {"shutdown_timeout": 0.05}
-
-
-def own_threads() -> set[str]:
-    """Names of the threads of this library that are alive."""
-    return {thread.name for thread in threading.enumerate() if "taskflow" in thread.name}
 
 
 async def stored(backend: MemoryBackend, ids: Iterable[str]) -> list[TaskRecord]:
@@ -55,30 +35,6 @@ async def stored(backend: MemoryBackend, ids: Iterable[str]) -> list[TaskRecord]
     records = [await backend.get(task_id) for task_id in ids]
     assert None not in records
     return [record for record in records if record is not None]
-
-
-async def test_running_tasks_finish_within_the_timeout_and_nothing_new_is_taken() -> None:
-    manager = TaskManager()
-    hold, inside = asyncio.Event(), asyncio.Event()
-
-    @manager.task()
-    async def job() -> None:
-        inside.set()
-        await hold.wait()
-
-    await manager.startup()
-    task_id = await manager.enqueue(job)
-    await inside.wait()
-    stopping = asyncio.create_task(manager.shutdown())
-    await eventually(lambda: manager.engine.state == "draining", "the drain to begin")
-    with pytest.raises(NotStartedError, match="draining"):
-        await manager.enqueue(job)
-    assert not stopping.done()
-    hold.set()
-    await stopping
-    record = manager.store.get(task_id)
-    assert record is not None
-    assert record.status is TaskStatus.SUCCESS
 
 
 @pytest.mark.parametrize("executor", ["async", "thread"])
@@ -133,7 +89,7 @@ async def test_an_interruption_by_a_deploy_costs_no_retry_and_what_was_promised_
 
     lives = 2
     second, _ = life()
-    async with running(second):
+    async with started(second):
         await eventually(lambda: len(ran) == 3 + 22, "everything promised but the retry to run")
         assert "retry in life 2" not in ran
         await clock.advance(60)
@@ -143,6 +99,7 @@ async def test_an_interruption_by_a_deploy_costs_no_retry_and_what_was_promised_
     records = await stored(backend, everything)
     assert {record.status for record in records} == {TaskStatus.SUCCESS}
     assert [record.retries_used for record in records] == [1] + [0] * 22
+    assert {record.crashes for record in records} == {0}
 
 
 async def test_tasks_that_nobody_promised_to_keep_end_cancelled_by_the_shutdown() -> None:
@@ -180,7 +137,7 @@ async def test_a_task_that_is_being_committed_when_the_shutdown_comes_is_kept() 
     await stopping
     (record,) = await stored(backend, [task_id])
     assert record.status is TaskStatus.PENDING
-    async with running(manager):
+    async with started(manager):
         await manager.wait(task_id, timeout=5)
     (record,) = await stored(backend, [task_id])
     assert record.status is TaskStatus.SUCCESS
@@ -215,131 +172,6 @@ async def test_a_backend_that_does_not_answer_does_not_hold_the_shutdown_up() ->
 async def _nothing() -> None: ...
 
 
-async def test_no_task_of_the_event_loop_and_no_thread_outlives_the_shutdown(tmp_path: Path) -> None:
-    class Observer(TaskObserver):
-        """Takes everything."""
-
-    manager = TaskManager(
-        snapshot_db=tmp_path / "tasks.db", loggers=[Observer()], log_file=tmp_path / "log", retention_days=1
-    )
-
-    @manager.task(persist=True)
-    def in_thread() -> None: ...
-
-    @manager.task(persist=True)
-    async def in_loop() -> None: ...
-
-    before = own_threads()
-    async with running(manager):
-        ids = [await manager.enqueue(function) for function in (in_thread, in_loop) for _ in range(20)]
-        for task_id in ids:
-            await manager.wait(task_id, timeout=10)
-        assert own_threads() - before
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-    # One of an earlier test may end while this one runs.
-    await eventually(lambda: own_threads() <= before, "every thread to end")
-
-
-async def test_a_start_up_that_fails_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
-    class Backend(MemoryBackend):
-        async def beat(self, instance: Any) -> bool:
-            raise BackendError("no heart")
-
-    manager = TaskManager(snapshot_backend=Backend(durable=True), log_file=tmp_path / "log", cancel_grace=0.05)
-    before = own_threads()
-    with pytest.raises(BackendError, match="no heart"):
-        await manager.startup()
-    assert manager.engine.state == "stopped"
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-    # One of an earlier test may end while this one runs.
-    await eventually(lambda: own_threads() <= before, "every thread to end")
-
-
-async def test_a_database_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> None:
-    backend = SqliteBackend(tmp_path / "tasks.db")
-    await backend.open()
-    await backend.close()
-    with contextlib.closing(sqlite3.connect(tmp_path / "tasks.db")) as database, database:
-        database.execute("UPDATE taskflow_meta SET value = '999' WHERE name = 'schema_version'")
-    manager = TaskManager(snapshot_backend=backend)
-    before = threading.active_count()
-    for _ in range(3):
-        with pytest.raises(SchemaVersionError):
-            await manager.startup()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-    # The driver's threads have been told to end, and do so by themselves.
-    await eventually(lambda: threading.active_count() <= before, "the threads to end")
-
-
-def test_one_manager_serves_many_lives_on_as_many_event_loops(tmp_path: Path) -> None:
-    app = FastAPI()
-    manager = TaskManager(snapshot_db=tmp_path / "tasks.db", snapshot_interval=0.01)
-    TaskAdmin(app, manager, auto_install=True)
-    lock = threading.Lock()
-    done: list[str] = []
-
-    @manager.task(persist=True)
-    async def in_loop(name: str) -> None:
-        done.append(name)
-
-    @manager.task(persist=True)
-    def in_thread(name: str) -> None:
-        with lock:
-            done.append(name)
-
-    @manager.task()
-    async def light(name: str) -> None:
-        done.append(name)
-
-    @app.post("/add/{name}")
-    def add(name: str, tasks: ManagedBackgroundTasks) -> None:
-        for function in (in_loop, in_thread, light):
-            tasks.add_task(function, f"{name} {function.__name__}")
-        tasks.add_task(in_loop, f"{name} later", delay=3600)
-
-    before = own_threads()
-    lives = 8
-    for life in range(lives):
-        with TestClient(app) as client:
-            assert client.post(f"/add/{life}").status_code == 200
-            wait_until(lambda: len(done) == 3 * (life + 1), "the tasks of this life to run")  # noqa: B023
-            # What the lives before have left waits here again, and nothing runs twice.
-            wait_until(
-                lambda: manager.queue_stats()["default"].delayed == life + 1,  # noqa: B023
-                "what was delayed to be taken over",
-            )
-            counts = client.get("/tasks/stats").json()
-            assert (counts["success"], counts["pending"]) == (3 * (life + 1), life + 1)
-        wait_until(lambda: own_threads() == before, "every thread to end")
-    assert len(set(done)) == len(done) == 3 * lives
-
-
-async def test_two_managers_in_one_process_do_not_share_an_end() -> None:
-    first, second = TaskManager(), TaskManager()
-    ran = asyncio.Event()
-
-    @second.task()
-    async def job() -> None:
-        ran.set()
-
-    await first.startup()
-    async with running(second):
-        await first.shutdown()
-        await second.wait(await second.enqueue(job), timeout=5)
-    assert ran.is_set()
-
-
-async def test_a_second_user_of_the_manager_keeps_it_running() -> None:
-    manager = TaskManager()
-    await manager.startup()
-    await manager.startup()
-    await manager.shutdown()
-    assert manager.engine.state == "running"
-    await manager.shutdown()
-    assert manager.engine.state == "stopped"
-    await manager.shutdown()
-
-
 async def test_history_is_complete_after_the_shutdown() -> None:
     backend = MemoryBackend()
     manager = TaskManager(snapshot_backend=backend, snapshot_interval=3600)
@@ -347,7 +179,7 @@ async def test_history_is_complete_after_the_shutdown() -> None:
     @manager.task()
     async def job() -> None: ...
 
-    async with running(manager):
+    async with started(manager):
         for _ in range(50):
             await manager.enqueue(job)
         await eventually(lambda: manager.store.list() == [], "the tasks to end")
@@ -387,18 +219,20 @@ class Life:
         self.kept, self.long, self.again, self.passing = kept, long, again, passing
 
 
-async def test_the_drain_lets_running_tasks_end(tmp_path: Path) -> None:
+async def test_the_drain_lets_running_tasks_end_and_takes_nothing_new(tmp_path: Path) -> None:
     life = Life(tmp_path / "tasks.db")
     await life.manager.startup()
     task_id = await life.manager.enqueue(life.long)
     await life.gate.entered.wait()
     stopping = asyncio.create_task(life.manager.shutdown())
-    await settle()
+    await eventually(lambda: life.manager.engine.state == "draining", "the drain to begin")
+    with pytest.raises(NotStartedError, match="draining"):
+        await life.manager.enqueue(life.long)
     assert not stopping.done()
     life.gate.opened.set()
     await stopping
     assert life.log == ["long began", "long ended"]
-    async with running(Life(tmp_path / "tasks.db").manager) as later:
+    async with started(Life(tmp_path / "tasks.db").manager) as later:
         assert await status_of(later, task_id) is TaskStatus.SUCCESS
 
 
@@ -413,7 +247,7 @@ async def test_persisted_tasks_that_wait_survive_the_drain_and_others_say_that_t
     assert life.log == []
 
     again = Life(tmp_path / "tasks.db")
-    async with running(again.manager) as manager:
+    async with started(again.manager) as manager:
         await manager.resume_queue("one")
         for task_id in (kept, delayed):
             record = await finish(manager, task_id)
@@ -421,25 +255,6 @@ async def test_persisted_tasks_that_wait_survive_the_drain_and_others_say_that_t
         record = await manager.get(passing)
         assert (record.status, record.reason) == (TaskStatus.CANCELLED, "shutdown")
     assert sorted(again.log) == ["delayed", "kept"]
-
-
-async def test_an_interruption_by_the_drain_runs_again_where_that_was_allowed_and_costs_no_retry(
-    tmp_path: Path,
-) -> None:
-    life = Life(tmp_path / "tasks.db", **FAST_DRAIN)
-    await life.manager.startup()
-    task_id = await life.manager.enqueue(life.again)
-    await life.gate.entered.wait()
-    await life.manager.shutdown()
-    assert life.gate.cancelled
-    assert life.log == ["again began"]
-
-    next_life = Life(tmp_path / "tasks.db")
-    next_life.gate.opened.set()
-    async with running(next_life.manager) as manager:
-        record = await finish(manager, task_id)
-    assert (record.status, record.retries_used, record.crashes) == (TaskStatus.SUCCESS, 0, 0)
-    assert next_life.log == ["again began", "again ended"]
 
 
 async def test_an_interruption_by_the_drain_is_visible_and_can_be_retried_where_it_was_not_allowed(
@@ -450,10 +265,11 @@ async def test_an_interruption_by_the_drain_is_visible_and_can_be_retried_where_
     task_id = await life.manager.enqueue(life.long)
     await life.gate.entered.wait()
     await life.manager.shutdown()
+    assert life.gate.cancelled
 
     next_life = Life(tmp_path / "tasks.db")
     next_life.gate.opened.set()
-    async with running(next_life.manager) as manager:
+    async with started(next_life.manager) as manager:
         record = await manager.get(task_id)
         assert (record.status, record.reason) == (TaskStatus.INTERRUPTED, "shutdown")
         assert next_life.log == []
@@ -478,7 +294,7 @@ async def test_threads_are_asked_to_stop_by_the_drain(tmp_path: Path) -> None:
     task_id = await manager.enqueue(work)
     await asyncio.to_thread(entered.wait, WAIT)
     await manager.shutdown()
-    async with running(TaskManager(snapshot_db=tmp_path / "tasks.db")) as later:
+    async with started(TaskManager(snapshot_db=tmp_path / "tasks.db")) as later:
         record = await later.get(task_id)
     assert (record.status, record.reason) == (TaskStatus.INTERRUPTED, "shutdown")
 
@@ -491,15 +307,6 @@ async def test_every_outcome_reaches_the_observers_before_the_shutdown_returns()
     await manager.shutdown()
     ended = {event.task_id for event in observer.lifecycle_events if event.status.finished}
     assert ended == set(ids)
-
-
-async def test_a_manager_can_be_started_again_after_its_end() -> None:
-    manager = TaskManager()
-    for _ in range(2):
-        async with running(manager):
-            assert (await finish(manager, await manager.enqueue(lambda: None))).status is TaskStatus.SUCCESS
-    await manager.shutdown()
-    assert manager.engine.state == "stopped"
 
 
 async def test_what_waits_and_is_not_persisted_runs_within_the_timeout_and_only_that() -> None:
@@ -607,59 +414,3 @@ async def test_a_hung_backend_holds_the_shutdown_up_for_its_timeout_and_grace_an
     assert asyncio.get_running_loop().time() - began < 6.0
     backend.end.set()
     await eventually(lambda: len(asyncio.all_tasks()) == 1, "what was left behind to end")
-
-
-SCRIPT = """
-import asyncio, sys
-from taskflow_otel import TaskManager
-
-manager = TaskManager(snapshot_db=sys.argv[1], lease_seconds=600)
-entered = 0
-
-@manager.task(persist=True, requeue_on_interrupt=True)
-async def job() -> None:
-    global entered
-    entered += 1
-    if entered == 1:
-        await asyncio.sleep(3_600)
-    print("ran", flush=True)
-
-async def first() -> None:
-    await manager.startup()
-    await manager.enqueue(job)
-    while not entered:
-        await asyncio.sleep(0.01)
-    # And no shutdown.
-
-async def second() -> None:
-    await manager.startup()
-    while entered < 2 or manager.store.list():
-        await asyncio.sleep(0.01)
-    await manager.shutdown()
-
-{how}
-"""
-TORN_DOWN = "asyncio.run(first())"
-CLOSED = "loop = asyncio.new_event_loop(); loop.run_until_complete(first()); loop.close()"
-
-
-@pytest.mark.parametrize("how", [TORN_DOWN, CLOSED], ids=["torn down", "closed"])
-def test_a_script_that_forgets_the_shutdown_ends_and_a_next_start_up_says_so_and_takes_over(
-    tmp_path: Path, how: str
-) -> None:
-    """The lease is ten minutes: only the manager itself can know that its former life is over."""
-    program = SCRIPT.replace("{how}", f"{how}\nprint('over', flush=True)\nasyncio.run(second())")
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "tasks.db")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.split() == ["over", "ran"]
-    assert done.stderr.count("was closed without shutdown()") == 1
-
-
-def test_a_script_that_forgets_the_shutdown_does_not_hang(tmp_path: Path) -> None:
-    program = SCRIPT.replace("{how}", TORN_DOWN)
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "tasks.db")], timeout=60, check=True)

@@ -14,7 +14,7 @@ from httpx import ASGITransport, AsyncClient, Response
 from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, TaskStatus
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.model.query import TaskQuery
-from tests.engine.managers import HeldBackend, inserts, running
+from tests.managers import HeldBackend, inserts, started
 from tests.waiting import eventually
 
 
@@ -74,7 +74,7 @@ async def test_an_eager_task_runs_before_its_route_returns_and_outlives_the_resp
 ) -> None:
     manager = TaskManager(snapshot_backend=MemoryBackend(durable=durable))
     site = Site(manager, executor, persist=durable)
-    async with running(manager):
+    async with started(manager):
         answer = await site.post(route)
         assert answer.status_code == 200
         task_id = answer.json()
@@ -89,7 +89,7 @@ async def test_the_response_waits_for_the_commit_of_a_persisted_eager_task(route
     manager = TaskManager(snapshot_backend=backend)
     site = Site(manager, "async", persist=True)
     site.hold.set()
-    async with running(manager):
+    async with started(manager):
         backend.hold = inserts
         asking = asyncio.create_task(site.post(route, wait=False))
         await backend.holding.wait()
@@ -106,7 +106,7 @@ async def test_a_persisted_eager_task_that_cannot_be_kept_is_answered_with_503_a
     backend = HeldBackend()
     manager = TaskManager(snapshot_backend=backend, commit_timeout=0.05)
     site = Site(manager, "async", persist=True)
-    async with running(manager):
+    async with started(manager):
         backend.hold = inserts
         answer = await site.post(route, wait=False)
         assert answer.status_code == 503
@@ -119,7 +119,7 @@ async def test_a_persisted_eager_task_that_cannot_be_kept_is_answered_with_503_a
 async def test_an_eager_task_of_a_request_that_fails_has_started_and_goes_on() -> None:
     manager = TaskManager()
     site = Site(manager, "async")
-    async with running(manager):
+    async with started(manager):
         assert (await site.post("/fail")).status_code == 500
         (record,) = manager.store.list()
         site.hold.set()

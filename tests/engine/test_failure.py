@@ -13,7 +13,7 @@ import pytest
 from taskflow_otel import TaskManager, TaskRecord, TaskStatus, task_log
 from taskflow_otel.backends import Backend, MemoryBackend, SqliteBackend
 from taskflow_otel.model.record import MAX_TEXT
-from tests.engine.managers import running
+from tests.managers import started
 from tests.waiting import eventually
 
 
@@ -124,7 +124,7 @@ async def run_one(manager: TaskManager, body: Callable[[], None], executor: str,
     @manager.task(name="harmless", persist=True)
     async def harmless() -> None: ...
 
-    async with running(manager):
+    async with started(manager):
         task_id = await manager.enqueue(failing)
         await manager.wait(task_id, timeout=20)
         after = await manager.enqueue(harmless)
@@ -187,7 +187,7 @@ async def test_a_task_that_cancels_itself_and_returns_has_succeeded(durable: boo
         assert task is not None
         task.cancel()
 
-    async with running(manager):
+    async with started(manager):
         task_id = await manager.enqueue(job)
         assert (await manager.wait(task_id, timeout=5)).status is TaskStatus.SUCCESS
 
@@ -200,7 +200,7 @@ async def test_a_timeout_of_the_users_own_is_an_ordinary_failure() -> None:
         async with asyncio.timeout(0):
             await asyncio.Event().wait()
 
-    async with running(manager):
+    async with started(manager):
         record = await manager.wait(await manager.enqueue(job), timeout=5)
     assert (record.status, record.error_type, record.attempt) == (TaskStatus.FAILED, "TimeoutError", 1)
     assert record.reason is None
@@ -213,7 +213,7 @@ async def test_log_entries_of_any_text_are_kept(backend: Backend) -> None:
     async def job() -> None:
         task_log("nul \x00 and surrogate \udc80")
 
-    async with running(manager):
+    async with started(manager):
         task_id = await manager.enqueue(job)
         assert (await manager.wait(task_id, timeout=5)).status is TaskStatus.SUCCESS
         (entry,) = await manager.engine.logs(task_id)
@@ -229,7 +229,7 @@ async def test_a_storm_of_failures_in_threads_leaves_every_thread_usable() -> No
         seen.add(threading.get_ident())
         raise SystemExit
 
-    async with running(manager):
+    async with started(manager):
         for _ in range(50):
             await manager.enqueue(exit_thread)
         await eventually(lambda: manager.store.list() == [], "the storm to pass")

@@ -18,7 +18,7 @@ from taskflow_otel.model.query import Instance
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.testing.backends.samples import finish, make_task
 from taskflow_otel.testing.clock import FakeClock, settle
-from tests.engine.managers import HeldBackend, inserts, running
+from tests.managers import HeldBackend, inserts, started
 
 KEY = EnqueueOptions(idempotency_key="k")
 
@@ -168,7 +168,7 @@ async def test_a_delay_is_a_length_of_time_whatever_is_done_to_the_clock(hours: 
     async def job() -> None:
         ran.append(clock.monotonic())
 
-    async with running(manager):
+    async with started(manager):
         await manager.enqueue(job, delay=60)
         clock.set_wall(clock.now() + timedelta(hours=hours))
         await clock.advance(59)
@@ -184,7 +184,7 @@ async def test_a_backend_that_keeps_commits_waiting_counts_as_failing_before_the
     @manager.task(persist=True)
     async def job() -> None: ...
 
-    async with running(manager):
+    async with started(manager):
         backend.hold = inserts
         waiting = asyncio.create_task(manager.enqueue(job))
         await backend.holding.wait()

@@ -12,7 +12,7 @@ import pytest
 from taskflow_otel import QueueConfig, TaskManager, TaskStatus
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.model.query import TaskQuery
-from tests.engine.managers import running
+from tests.managers import started
 from tests.waiting import eventually
 
 
@@ -58,7 +58,7 @@ async def test_a_full_queue_that_is_lowered_lets_its_tasks_end_and_starts_none_a
     backend: MemoryBackend,
 ) -> None:
     yard = Yard()
-    async with running(TaskManager(snapshot_backend=backend, queues={"q": QueueConfig(concurrency=8)})) as manager:
+    async with started(TaskManager(snapshot_backend=backend, queues={"q": QueueConfig(concurrency=8)})) as manager:
         job = manager.task(persist=backend.durable, queue="q")(yard.job)
         for _ in range(20):
             await manager.enqueue(job)
@@ -96,7 +96,7 @@ async def test_a_limit_that_goes_to_one_and_back_a_hundred_times_never_sticks_an
             await asyncio.sleep(0)
         inside -= 1
 
-    async with running(TaskManager(snapshot_backend=backend, queues={"q": QueueConfig(concurrency=4)})) as manager:
+    async with started(TaskManager(snapshot_backend=backend, queues={"q": QueueConfig(concurrency=4)})) as manager:
         function = manager.task(persist=backend.durable, queue="q", retries=1)(job)
         ids = []
         for _ in range(100):
@@ -119,7 +119,7 @@ async def test_a_limit_that_goes_to_one_and_back_a_hundred_times_never_sticks_an
 async def test_at_most_max_concurrent_tasks_run_over_all_queues() -> None:
     yard = Yard()
     queues = {name: QueueConfig(concurrency=4) for name in "abc"}
-    async with running(TaskManager(queues=queues, max_concurrent_tasks=5)) as manager:
+    async with started(TaskManager(queues=queues, max_concurrent_tasks=5)) as manager:
         job = manager.task()(yard.job)
         for number in range(30):
             await manager.enqueue(job, queue="abc"[number % 3])
@@ -136,7 +136,7 @@ async def test_queues_that_compete_for_slots_take_turns() -> None:
     async def job(name: str) -> None:
         order.append(name)
 
-    async with running(TaskManager(queues={"a": QueueConfig(), "b": QueueConfig()}, max_concurrent_tasks=1)) as manager:
+    async with started(TaskManager(queues={"a": QueueConfig(), "b": QueueConfig()}, max_concurrent_tasks=1)) as manager:
         manager.task(name="job")(job)
         await manager.pause_queue("a")
         await manager.pause_queue("b")
@@ -162,7 +162,7 @@ async def test_at_most_max_sync_threads_functions_run_in_threads() -> None:
         with lock:
             inside -= 1
 
-    async with running(TaskManager(max_sync_threads=3)) as manager:
+    async with started(TaskManager(max_sync_threads=3)) as manager:
         function = manager.task()(job)
         ids = [await manager.enqueue(function) for _ in range(12)]
         await eventually(lambda: inside == 3, "three threads to be busy")
@@ -183,7 +183,7 @@ async def test_a_saturated_queue_lets_a_later_task_of_higher_priority_overtake()
         order.append(name)
         await hold.wait()
 
-    async with running(TaskManager(queues={"q": QueueConfig(concurrency=1)})) as manager:
+    async with started(TaskManager(queues={"q": QueueConfig(concurrency=1)})) as manager:
         manager.task(name="job", queue="q")(job)
         for name, priority in [("first", None), ("low", 1), ("five", 5), ("none", None), ("high", 9), ("high2", 9)]:
             await manager.enqueue(job, name, priority=priority)
@@ -203,7 +203,7 @@ async def test_a_retry_waits_in_line_like_everybody_else() -> None:
         if attempts == 1:
             raise ValueError
 
-    async with running(TaskManager(queues={"q": QueueConfig(concurrency=1)})) as manager:
+    async with started(TaskManager(queues={"q": QueueConfig(concurrency=1)})) as manager:
         failing = manager.task(queue="q", retries=1)(flaky)
         job = manager.task(queue="q")(yard.job)
         await manager.pause_queue("q")
@@ -227,14 +227,14 @@ async def test_what_comes_back_after_a_restart_obeys_the_limits() -> None:
         return manager, manager.task(name="job", queue="q", persist=True, requeue_on_interrupt=True)(yard.job)
 
     first, job = new_manager()
-    async with running(first):
+    async with started(first):
         for _ in range(30):
             await first.enqueue(job)
         await yard.holds(2)
     yard.inside.clear()
 
     second, _ = new_manager()
-    async with running(second):
+    async with started(second):
         for _ in range(30):
             await yard.let_one_go()
             await yard.holds(min(2, 30 - yard.done))
@@ -247,7 +247,7 @@ async def test_what_comes_back_after_a_restart_obeys_the_limits() -> None:
 async def test_a_cancelled_crowd_of_waiting_tasks_leaves_nothing_in_the_queue() -> None:
     async def job() -> None: ...
 
-    async with running(TaskManager(queues={"q": QueueConfig(max_size=500)})) as manager:
+    async with started(TaskManager(queues={"q": QueueConfig(max_size=500)})) as manager:
         function = manager.task(queue="q")(job)
         await manager.pause_queue("q")
         for _ in range(3):

@@ -12,7 +12,7 @@ from taskflow_otel import (
     get_task_context,
 )
 from taskflow_otel.testing.clock import FakeClock, settle
-from tests.engine.managers import running, stuck
+from tests.managers import started, stuck
 from tests.waiting import eventually
 
 
@@ -28,7 +28,7 @@ async def test_a_thread_is_asked_stays_running_and_is_reported_as_stuck_until_it
         entered.set()
         release.wait()
 
-    async with running(manager):
+    async with started(manager):
         task_id = await manager.enqueue(deaf)
         await eventually(entered.is_set, "the thread to run")
         record = await manager.cancel(task_id)
@@ -58,7 +58,7 @@ async def test_a_thread_that_looks_at_its_context_ends_cancelled() -> None:
         while True:
             context.raise_if_cancelled()
 
-    async with running(manager):
+    async with started(manager):
         task_id = await manager.enqueue(attentive)
         await eventually(entered.is_set, "the thread to run")
         await manager.cancel(task_id)
@@ -79,7 +79,7 @@ async def test_a_thread_past_its_timeout_is_asked_and_counts_as_failed_once_it_e
             if not deaf:
                 get_task_context().raise_if_cancelled()
 
-    async with running(manager):
+    async with started(manager):
         task_id = await manager.enqueue(slow)
         await eventually(entered.is_set, "the thread to run")
         await clock.advance(10)

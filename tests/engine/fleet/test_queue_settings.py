@@ -11,7 +11,7 @@ from taskflow_otel import ConfigurationError, QueueConfig, QueueFullError, TaskM
 from taskflow_otel.backends import Backend, MemoryBackend, SqliteBackend
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.testing.clock import FakeClock
-from tests.engine.managers import running
+from tests.managers import started
 from tests.waiting import eventually
 
 NewBackend = Callable[[], Backend]
@@ -36,15 +36,15 @@ def limits(manager: TaskManager) -> tuple[int | None, int | None, bool]:
 
 
 async def test_limits_and_pauses_survive_a_restart(new_backend: NewBackend) -> None:
-    async with running(new_manager(new_backend())) as manager:
+    async with started(new_manager(new_backend())) as manager:
         assert limits(manager) == (4, 100, False)
         await manager.update_queue_config("q", concurrency=2)
         await manager.pause_queue("q")
-    async with running(new_manager(new_backend())) as manager:
+    async with started(new_manager(new_backend())) as manager:
         assert limits(manager) == (2, 100, True)
         await manager.update_queue_config("q", concurrency=None, max_size=7)
         await manager.resume_queue("q")
-    async with running(new_manager(new_backend())) as manager:
+    async with started(new_manager(new_backend())) as manager:
         assert limits(manager) == (None, 7, False)
 
 
@@ -54,7 +54,7 @@ async def test_limits_and_pauses_reach_the_other_instances(new_backend: NewBacke
     async def job() -> None: ...
 
     one, other = new_manager(new_backend(), clock), new_manager(new_backend(), clock)
-    async with running(one), running(other):
+    async with started(one), started(other):
         function = other.task(queue="q")(job)
         await one.pause_queue("q")
         await one.update_queue_config("q", max_size=3)
@@ -82,9 +82,9 @@ async def test_a_change_before_the_start_is_one_of_the_configuration(new_backend
     manager = new_manager(new_backend())
     await manager.pause_queue("q")
     await manager.update_queue_config("q", concurrency=9)
-    async with running(manager):
+    async with started(manager):
         assert limits(manager) == (9, 100, True)
-    async with running(new_manager(new_backend())) as successor:
+    async with started(new_manager(new_backend())) as successor:
         assert limits(successor) == (4, 100, False)
 
 
@@ -98,7 +98,7 @@ async def test_a_change_that_cannot_be_kept_is_refused() -> None:
             await super().put_setting(key, value)
 
     backend = Backend(durable=True)
-    async with running(new_manager(backend)) as manager:
+    async with started(new_manager(backend)) as manager:
         backend.down = True
         with pytest.raises(BackendError, match="down"):
             await manager.pause_queue("q")
@@ -107,7 +107,7 @@ async def test_a_change_that_cannot_be_kept_is_refused() -> None:
 
 
 async def test_a_wrong_limit_or_name_is_an_error_at_the_call() -> None:
-    async with running(new_manager(MemoryBackend())) as manager:
+    async with started(new_manager(MemoryBackend())) as manager:
         with pytest.raises(ConfigurationError, match=r"concurrency must be a whole number of at least 1"):
             await manager.update_queue_config("q", concurrency=0)
         with pytest.raises(UnknownQueueError, match="known: default, q"):
@@ -122,6 +122,6 @@ async def test_stored_limits_that_cannot_be_used_are_reported_and_leave_the_queu
     backend = MemoryBackend(durable=True)
     await backend.put_setting("queue:concurrency:q", stored)
     await backend.put_setting("queue:concurrency:of another version", "3")
-    async with running(new_manager(backend)) as manager:
+    async with started(new_manager(backend)) as manager:
         assert limits(manager) == (4, 100, False)
     assert "the stored limits of the queue 'q' cannot be used" in caplog.text

@@ -8,8 +8,7 @@ from taskflow_otel import TaskManager, TaskStatus
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Applied, Change, Update
 from taskflow_otel.errors import BackendUnavailableError
-from tests.engine.managers import running
-from tests.managers import WAIT, status_of
+from tests.managers import WAIT, started, status_of
 
 
 class Locked(MemoryBackend):
@@ -35,12 +34,12 @@ async def test_a_task_whose_row_is_locked_keeps_no_other_task_of_its_takeover_wa
         return manager
 
     first = make_manager()
-    async with running(first):
+    async with started(first):
         await first.pause_queue("default")
         locked, *others = [await first.enqueue(_nothing) for _ in range(5)]
     backend.locked = {locked}
     second = make_manager()
-    async with running(second):
+    async with started(second):
         await second.resume_queue("default")
         for task_id in others:
             assert (await second.wait(task_id, WAIT)).status is TaskStatus.SUCCESS

@@ -14,7 +14,7 @@ from taskflow_otel import (
 )
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.testing.clock import FakeClock
-from tests.engine.managers import running
+from tests.managers import started
 from tests.waiting import eventually
 
 
@@ -37,7 +37,7 @@ async def test_a_cancel_on_another_instance_reaches_the_owner(executor: str) -> 
     function = wait if executor == "async" else spin
     for manager in (owner, other):
         manager.task(name="job", persist=True)(function)
-    async with running(owner), running(other):
+    async with started(owner), started(other):
         task_id = await owner.enqueue(function)
         await eventually(entered.is_set, "the task to run")
         asked = await other.cancel(task_id)
@@ -58,7 +58,7 @@ async def test_a_pending_task_is_cancelled_from_another_instance() -> None:
 
     for manager in (owner, other):
         manager.task(name="job", persist=True)(job)
-    async with running(owner), running(other):
+    async with started(owner), started(other):
         task_id = await owner.enqueue(job, delay=60)
         await other.cancel(task_id)
         await clock.advance(1)

@@ -20,8 +20,8 @@ from taskflow_otel import (
 )
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.testing.clock import FakeClock
-from tests.engine.managers import HeldBackend, inserts
 from tests.engine.schedules.plant import START, Plant, every, nothing
+from tests.managers import HeldBackend, inserts
 from tests.waiting import eventually
 
 
