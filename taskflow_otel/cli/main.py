@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
 from taskflow_otel.errors import BackendError, ConfigurationError
-from taskflow_otel.reconcile.command import add_audit
+from taskflow_otel.reconcile.command import add_reconcile
 from taskflow_otel.version import __version__
 
 COMPOSE = "docker-compose.observability.yml"
@@ -23,7 +23,7 @@ STACK = (
     "dashboards/otel-collector.yaml",
     RUNBOOKS,
 )
-"""What `dashboards export` writes, relative to the checkout; the wheel carries it below `taskflow_otel/stack`."""
+"""What `dashboards export` writes, relative to the checkout; the wheel has it in `taskflow_otel/stack`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"taskflow-otel {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_dashboards(commands.add_parser)
-    add_audit(commands.add_parser)
+    add_reconcile(commands.add_parser)
     return parser
 
 
@@ -53,30 +53,30 @@ def _add_dashboards(add_command: Callable[..., argparse.ArgumentParser]) -> None
         "export",
         help="write the stack's files into a directory",
         description=f"Write Grafana dashboards, Prometheus rules, the configuration of the stack and {COMPOSE} "
-        "into a directory, which is made if need be.",
+        "into a directory, which is created if it does not exist.",
     )
     export.add_argument("directory", type=Path, metavar="DIR")
-    export.add_argument("--force", action="store_true", help="overwrite files that are there already")
+    export.add_argument("--force", action="store_true", help="overwrite existing files")
     export.add_argument(
         "--runbooks",
         metavar="URL",
         default=RUNBOOKS,
-        help=f"where the alerts say that the runbooks are (default: {RUNBOOKS}, relative to DIR)",
+        help=f"the address of the runbooks that the alerts link to (default: {RUNBOOKS}, relative to DIR)",
     )
     export.set_defaults(run=_export)
 
 
 def _export(options: argparse.Namespace) -> int:
     written = export_dashboards(options.directory, force=options.force, runbooks=options.runbooks)
-    print(f"wrote {len(written)} files to {options.directory}; {RUNBOOKS} there says what each alert asks for")
+    print(f"wrote {len(written)} files to {options.directory}; {RUNBOOKS} there explains each alert")
     return 0
 
 
 def export_dashboards(directory: Path, *, force: bool = False, runbooks: str = RUNBOOKS) -> list[Path]:
     """Write the observability stack into a directory; return the files.
 
-    `force`: overwrite files that are there. `runbooks`: the URL of the runbooks in the alerts. Raises
-    `ConfigurationError`, and writes nothing, when files are in the way; also when the directory cannot be written.
+    `force`: overwrite existing files. `runbooks`: the URL of the runbooks in the alerts. Raises `ConfigurationError`
+    if files exist, and then writes nothing; also if the directory cannot be written.
     """
     contents = {directory / path: source for path, source in _stack()}
     in_the_way = sorted(path for path in contents if path.exists())
@@ -102,7 +102,7 @@ def _stack() -> Iterator[tuple[PurePosixPath, Traversable]]:
     package = files("taskflow_otel")
     root = package / "stack"
     if not root.is_dir():
-        # A checkout, where they are beside the package.
+        # A checkout: the files are beside the package.
         root = Path(str(package)).parent
     for part in STACK:
         found = root / part

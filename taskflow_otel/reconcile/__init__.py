@@ -1,1 +1,1 @@
-"""Telemetry held against the ledger."""
+"""Compares the telemetry with the ledger."""

@@ -1,4 +1,4 @@
-"""The command `taskflow-otel audit`."""
+"""The command `taskflow-otel reconcile`; its former name `audit` still works."""
 
 from __future__ import annotations
 
@@ -11,34 +11,37 @@ from pathlib import Path
 
 from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.reconcile.compare import Difference, audit
+from taskflow_otel.reconcile.compare import Difference, reconcile
 from taskflow_otel.reconcile.otlp_file import read_exports
 
 _TIMEOUT = 30.0
 
 
-def add_audit(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+def add_reconcile(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = add_command(
-        "audit",
+        "reconcile",
+        aliases=["audit"],
         help="compare the ledger with metrics, spans and logs",
-        description="Compare the ledger with metrics, spans and logs while nothing runs, and name every difference. "
-        "Ends with 1 when there is one.",
+        description="Compare the ledger with metrics, spans and logs, and print every difference. Run it while no task "
+        "runs. The exit status is 1 if there is a difference.",
     )
     parser.add_argument(
         "--backend",
         required=True,
         metavar="URL|PATH",
-        help="where the tasks are: postgresql://…, mysql://…, redis://… or the path of a SQLite database",
+        help="where the tasks are stored: postgresql://…, mysql://…, redis://… or the path of a SQLite database",
     )
-    parser.add_argument("--since", type=_moment, metavar="TIME", help="only tasks created at or after (ISO 8601; UTC)")
-    parser.add_argument("--until", type=_moment, metavar="TIME", help="only tasks created before")
+    parser.add_argument(
+        "--since", type=_moment, metavar="TIME", help="only tasks created at or after TIME (ISO 8601; UTC)"
+    )
+    parser.add_argument("--until", type=_moment, metavar="TIME", help="only tasks created before TIME")
     parser.add_argument(
         "--metrics",
         action="append",
         default=[],
         metavar="URL|FILE",
-        help="a metrics page, such as http://localhost:8000/tasks/metrics; may be repeated",
+        help="a metrics page, such as http://localhost:8000/tasks/metrics; may be given several times",
     )
     parser.add_argument("--metrics-token", metavar="TOKEN", help="the bearer token of the metrics pages")
     parser.add_argument(
@@ -53,16 +56,16 @@ def add_audit(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="spans or logs as the collector's file exporter writes them (OTLP/JSON, one export in each line)",
+        help="spans or logs as the collector's file exporter writes them (OTLP/JSON, one export per line)",
     )
-    parser.set_defaults(run=run_audit)
+    parser.set_defaults(run=run_reconcile)
 
 
-def run_audit(options: argparse.Namespace) -> int:
-    """Print every difference; 1 when there is one."""
+def run_reconcile(options: argparse.Namespace) -> int:
+    """Print every difference; return 1 if there is one."""
     if options.metrics and options.since is not None and options.baseline is None:
         raise ConfigurationError(
-            "counters count from the beginning: with --since, give the page of that moment as --baseline"
+            "counters count from the start of the service: with --since, give the page of that moment as --baseline"
         )
     differences = asyncio.run(_compare(options))
     for difference in differences:
@@ -78,7 +81,7 @@ async def _compare(options: argparse.Namespace) -> list[Difference]:
     backend = open_backend(options.backend)
     await backend.open()
     try:
-        return await audit(
+        return await reconcile(
             backend, since=options.since, until=options.until, metrics=pages, baseline=baseline, exported=exported
         )
     finally:
@@ -86,7 +89,7 @@ async def _compare(options: argparse.Namespace) -> list[Difference]:
 
 
 def open_backend(where: str) -> Backend:
-    """The backend that a URL or path means; raises `ConfigurationError` when there is none."""
+    """The backend that a URL or path names; raises `ConfigurationError` if it names no backend."""
     scheme = where.partition("://")[0].partition("+")[0] if "://" in where else ""
     match scheme:
         case "postgresql" | "postgres":

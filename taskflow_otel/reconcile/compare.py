@@ -1,8 +1,7 @@
-"""Compares what the ledger holds with what the telemetry has said, and names every difference.
+"""Compares the ledger with the telemetry, and lists every difference.
 
-The ledger is the truth: each line of a task's timeline is one transition, which is one step of the counters, one log
-record, and the start or the end of a span. Meant for a moment at which nothing runs: what happens during the
-comparison is a difference.
+The ledger is the truth. Each line of a task's timeline is one transition: one step of the counters, one log record,
+and the start or the end of a span. Compare while no task runs: a change during the comparison is a difference.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _UNLIMITED = 10**9
 _COUNTERS = (signals.TASKS_ENQUEUED, signals.TASK_ATTEMPTS, signals.TASKS_FINISHED, signals.TASK_RETRIES)
 _HISTOGRAMS = (signals.RUN_DURATION, signals.END_TO_END)
 COMPARED = frozenset({spec.name for spec in _COUNTERS} | {f"{spec.name}_count" for spec in _HISTOGRAMS})
-"""The samples that the ledger can vouch for."""
+"""The samples that can be computed from the ledger."""
 
 _FAILED = frozenset({Transition.FAILED, Transition.RETRY_SCHEDULED, Transition.INTERRUPTED, Transition.RECOVERED})
 _STALE = "StaleTokenError"
@@ -46,20 +45,20 @@ Totals = dict[tuple[str, Labels], float]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that the ledger and another witness see differently."""
+    """One disagreement between the ledger and a witness."""
 
     witness: str
-    """`ledger` where it contradicts itself, `spans`, `logs`, or the name of a metrics page."""
+    """`spans`, `logs`, the name of a metrics page, or `ledger` if the ledger contradicts itself."""
     what: str
     expected: str
-    """By the ledger."""
+    """What the ledger says."""
     found: str
 
     def __str__(self) -> str:
         return f"{self.witness}: {self.what}: expected {self.expected}, found {self.found}"
 
 
-async def audit(
+async def reconcile(
     backend: Backend,
     *,
     since: datetime | None = None,
@@ -70,12 +69,12 @@ async def audit(
 ) -> list[Difference]:
     """Compare the tasks created in a range of time with metrics, spans and logs; return every difference.
 
-    `backend` is open. `metrics`: pages in the Prometheus text format, by what they are to be called; instances that
-    share the backend report together, so that each page is compared on its own. Counters count from the beginning: for
-    a range with `since`, give the page of that moment as `baseline`. `exported`: what a collector has written, from
-    `read_exports`. A `_other` among the tasks of a page makes the comparison one of totals.
+    `backend` must be open. `metrics`: pages in the Prometheus text format, by name. Instances that share the backend
+    report together, so each page is compared on its own. Counters count from the start of the service: for a range
+    with `since`, give the page of that moment as `baseline`. `exported`: what a collector wrote, from `read_exports`.
+    If a page counts some tasks as `_other`, only totals are compared.
 
-    Raises `ConfigurationError` for a page that is none, and what the backend raises.
+    Raises `ConfigurationError` for text that is not a metrics page, and the errors of the backend.
     """
     counted = PrometheusExporter(max_label_values=_UNLIMITED)
     differences: list[Difference] = []
@@ -121,7 +120,7 @@ def _title(record: TaskRecord) -> str:
 
 
 def _check_record(record: TaskRecord, events: Sequence[LifecycleEvent]) -> Iterator[Difference]:
-    """The record against its own timeline."""
+    """Compare the record with its own timeline."""
     title = _title(record)
     if not events:
         yield Difference("ledger", f"timeline of {title}", "at least one line", "none")
@@ -144,7 +143,7 @@ def _totals(page: str, name: str) -> Totals:
     try:
         samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
     except (ValueError, KeyError, IndexError) as exc:
-        raise ConfigurationError(f"{name} is no metrics page in the Prometheus text format: {exc}") from exc
+        raise ConfigurationError(f"{name} is not a metrics page in the Prometheus text format: {exc}") from exc
     return {
         (sample.name, _in_order(sample.name, sample.labels)): sample.value
         for sample in samples
@@ -166,7 +165,7 @@ def _check_metrics(name: str, expected: Totals, found: Totals, before: Totals) -
         sample, labels = key
         want, have = expected.get(key, 0.0), moved.get(key, 0.0)
         if want == have or (labels[-1:] == ("rejected",) and have > want):
-            # A task that was refused because its commit failed is in no ledger.
+            # A task that was refused because its commit failed is not in the ledger.
             continue
         yield Difference(name, f"{sample}{{{', '.join(labels)}}}", f"{want:g}", f"{have:g}")
 
@@ -192,9 +191,9 @@ def _check_spans(
             yield from _same_error(record, span, refused)
     latest = record.trace.attempt
     if not sampled or (latest is not None and not latest.trace_flags & _SAMPLED):
-        # Which of the attempts were sampled is not known.
+        # The ledger does not know which of the earlier attempts were sampled.
         return
-    # What a process reports whose task was taken over while it was paused comes on top.
+    # A process that was paused, and lost its task to another one, exports a span that the ledger does not know.
     found = [s for s in spans if s.operation == "process" and s.attributes.get(signals.ERROR_TYPE) != _STALE]
     ends = [(event.attempt, event) for event in events if event.previous is TaskStatus.RUNNING]
     yield from _same(
@@ -245,13 +244,13 @@ def _same(witness: str, what: str, expected: Iterable[str], found: Iterable[str]
 async def _unknown(
     backend: Backend, exported: Exported, ids: set[str], since: datetime | None, until: datetime | None
 ) -> AsyncIterator[Difference]:
-    """What was exported in the range about tasks that the ledger does not hold."""
+    """Find exported tasks of the range that the ledger does not hold."""
     moments = {task_id: spans[0].started_at for task_id, spans in exported.spans.items()}
     moments |= {task_id: logs[0].logged_at for task_id, logs in exported.logs.items()}
     for task_id in sorted(moments.keys() - ids):
         if (since is not None and moments[task_id] < since) or (until is not None and moments[task_id] >= until):
             continue
-        # It may be in the ledger, and older or younger than the range.
+        # The ledger may hold it, with a creation time outside the range.
         if await backend.get(task_id) is not None:
             continue
         spans, logs = exported.spans.get(task_id, []), exported.logs.get(task_id, [])
@@ -262,6 +261,6 @@ async def _unknown(
 
 
 def _never_stored(spans: Sequence[ExportedSpan], logs: Sequence[ExportedLog]) -> bool:
-    """Whether all that is said is that the task was refused because it could not be committed."""
+    """Whether the telemetry says only that the task was refused because its commit failed."""
     refused = {"taskflow.task.rejected"}
     return {log.event_name for log in logs} <= refused and all(s.operation == "send" and s.error for s in spans)

@@ -47,16 +47,16 @@ class ExportedLog:
 
 @dataclass(slots=True)
 class Exported:
-    """What was exported about tasks, by task id."""
+    """Exported spans and log records, by task id."""
 
     spans: dict[str, list[ExportedSpan]] = field(default_factory=dict)
     logs: dict[str, list[ExportedLog]] = field(default_factory=dict)
     has_spans: bool = False
-    """Whether there was any span at all, so that a missing one means something; `has_logs` is the same of records."""
+    """Whether any span was exported: only then is a missing span a difference. `has_logs`: the same for log records."""
     has_logs: bool = False
 
     def add(self, message: Mapping[str, Any]) -> None:
-        """Take in one export request: `resourceSpans`, `resourceLogs`, or both."""
+        """Add one export request: `resourceSpans`, `resourceLogs`, or both."""
         for resource in message.get("resourceSpans", ()):
             for scope in resource.get("scopeSpans", ()):
                 if scope.get("scope", {}).get("name") == signals.SCOPE:
@@ -97,9 +97,9 @@ class Exported:
 
 
 def read_exports(paths: Iterable[Path]) -> Exported:
-    """Read files that hold one export request in each line.
+    """Read files with one export request per line.
 
-    Raises `ConfigurationError` for a file that cannot be read, or is none of that kind.
+    Raises `ConfigurationError` for a file that cannot be read, or that holds something else.
     """
     exported = Exported()
     for path in paths:
@@ -107,7 +107,7 @@ def read_exports(paths: Iterable[Path]) -> Exported:
             try:
                 exported.add(message)
             except (KeyError, TypeError, AttributeError, ValueError) as exc:
-                raise ConfigurationError(f"{path}, line {number}, is no OTLP export in JSON: {exc!r}") from exc
+                raise ConfigurationError(f"{path}, line {number}, is not an OTLP export in JSON: {exc!r}") from exc
     return exported
 
 
@@ -118,7 +118,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
                 if line.strip():
                     yield number, json.loads(line)
     except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"{path} cannot be read as OTLP in JSON, one export in each line: {exc}") from exc
+        raise ConfigurationError(f"{path} cannot be read as OTLP in JSON, one export per line: {exc}") from exc
 
 
 def _moment(nanoseconds: str | int) -> datetime:
@@ -131,6 +131,6 @@ def _attributes(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _value(value: Mapping[str, Any]) -> Any:
     for kind, content in value.items():
-        # 64-bit integers are strings in JSON (protobuf's mapping).
+        # Protobuf's JSON mapping writes 64-bit integers as strings.
         return int(content) if kind == "intValue" else content
     return None

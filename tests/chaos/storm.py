@@ -22,7 +22,7 @@ from taskflow_otel.errors import BackendError
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.reconcile.compare import audit
+from taskflow_otel.reconcile.compare import reconcile
 from tests.chaos.backends import make_backend
 from tests.chaos.books import Acknowledgement, Answers, Refusal, read_notes
 from tests.chaos.check import Check
@@ -360,7 +360,7 @@ class Storm:
         async with httpx.AsyncClient(headers=headers, timeout=30) as client:
             while True:
                 page = (await client.get(f"{survivor.url}/tasks/metrics")).raise_for_status().text
-                found = [str(one) for one in await audit(backend, metrics={"fleet": page})]
+                found = [str(one) for one in await reconcile(backend, metrics={"fleet": page})]
                 differences = [one for one in found if not any(name in one for name in history)]
                 if not differences or time.monotonic() > deadline:
                     return differences

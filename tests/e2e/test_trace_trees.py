@@ -13,7 +13,7 @@ import pytest
 
 from taskflow_otel.backends import SqliteBackend
 from taskflow_otel.cli.main import main
-from taskflow_otel.reconcile.compare import Difference, audit
+from taskflow_otel.reconcile.compare import Difference, reconcile
 from taskflow_otel.reconcile.otlp_file import read_exports
 from tests.otlp import OtlpReceiver, Received, ReceivedSpan
 from tests.otlp_grpc import OtlpGrpcReceiver
@@ -215,7 +215,7 @@ def test_the_story_of_a_task_is_this_tree(story: Story, name: str, tree: list[st
 def test_ledger_metrics_spans_and_logs_agree(story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "metrics.txt"
     page.write_text(story.metrics)
-    command = ["audit", "--backend", str(story.database), "--metrics", str(page), "--export", str(story.exports)]
+    command = ["reconcile", "--backend", str(story.database), "--metrics", str(page), "--export", str(story.exports)]
     assert (main(command), capsys.readouterr().out) == (0, "0 differences\n")
 
 
@@ -253,10 +253,10 @@ def test_a_crash_and_the_takeover_by_another_instance_are_one_story(protocol: st
 
 
 async def differences(story: Story) -> list[Difference]:
-    """What an audit of the exported spans and logs finds."""
+    """What differs between the ledger and the exported spans and logs."""
     backend = SqliteBackend(story.database)
     await backend.open()
     try:
-        return await audit(backend, exported=read_exports([story.exports]))
+        return await reconcile(backend, exported=read_exports([story.exports]))
     finally:
         await backend.close()

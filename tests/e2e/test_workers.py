@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from taskflow_otel.backends import SqliteBackend
-from taskflow_otel.reconcile.compare import Difference, audit
+from taskflow_otel.reconcile.compare import Difference, reconcile
 from tests.procs import AppProcess
 from tests.waiting import wait_until
 
@@ -119,11 +119,11 @@ def test_totals_are_those_of_the_ledger_though_a_worker_is_killed_and_replaced(a
 
 
 async def compare(path: Path, pages: Sequence[str]) -> list[Difference]:
-    """What an audit of these metrics pages finds."""
+    """What differs between the ledger and these metrics pages."""
     backend = SqliteBackend(path)
     await backend.open()
     try:
-        return await audit(backend, metrics={f"scrape {number}": page for number, page in enumerate(pages)})
+        return await reconcile(backend, metrics={f"scrape {number}": page for number, page in enumerate(pages)})
     finally:
         await backend.close()
 

@@ -12,7 +12,7 @@ from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import Transition
-from taskflow_otel.reconcile.compare import audit
+from taskflow_otel.reconcile.compare import reconcile
 from tests.ledger.fleet import Fleet
 from tests.managers import WAIT, finish
 from tests.waiting import eventually
@@ -61,7 +61,7 @@ class Scene:
         async def agreed() -> bool:
             await page_of.metrics_page.refresh()
             page = page_of.metrics_page.render("text/plain")[0].decode()
-            found[:] = map(str, await audit(self.fleet.storage, metrics={"page": page}))
+            found[:] = map(str, await reconcile(self.fleet.storage, metrics={"page": page}))
             return not found
 
         try:

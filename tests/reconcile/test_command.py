@@ -1,4 +1,4 @@
-"""`taskflow-otel audit`: its answer, its exit status, and what it says of what it cannot read."""
+"""`taskflow-otel reconcile`: its output, its exit status, and its errors for input that it cannot read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from tests.managers import started
 from tests.reconcile.conftest import Watched
 
 
-def test_the_command_names_each_difference_and_ends_with_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", ["reconcile", "audit"])
+def test_the_command_and_its_former_name_print_each_difference_and_exit_with_one(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asyncio.run(run_once(tmp_path / "tasks.db"))
     page = tmp_path / "page"
     page.write_text('taskflow_tasks_finished_total{task="good",queue="default",outcome="success"} 3\n')
-    status = main(["audit", "--backend", str(tmp_path / "tasks.db"), "--metrics", str(page)])
+    status = main([command, "--backend", str(tmp_path / "tasks.db"), "--metrics", str(page)])
     lines = capsys.readouterr().out.splitlines()
     assert (status, lines[-1]) == (1, f"{len(lines) - 1} differences")
     assert f"{page}: taskflow_tasks_finished_total{{bad, default, failed}}: expected 1, found 0" in lines
@@ -44,5 +45,5 @@ async def run_once(path: Path) -> None:
 def test_the_command_says_what_it_cannot_read(
     arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["audit", *arguments]) == 1
+    assert main(["reconcile", *arguments]) == 1
     assert complaint in capsys.readouterr().err

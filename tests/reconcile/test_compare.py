@@ -1,4 +1,4 @@
-"""The audit finds every difference between the ledger and the telemetry, and none where there is none."""
+"""The comparison finds every difference between the ledger and the telemetry, and invents none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
-from taskflow_otel.reconcile.compare import audit
+from taskflow_otel.reconcile.compare import reconcile
 from taskflow_otel.reconcile.otlp_file import Exported
 from tests.reconcile.conftest import Watched
 
@@ -45,7 +45,7 @@ def taken(exports: list[dict[str, Any]]) -> Exported:
 
 
 async def test_where_all_agree_there_is_no_difference(watched: Watched) -> None:
-    assert await audit(watched.backend, metrics={"page": watched.page}, exported=taken(watched.exported())) == []
+    assert await reconcile(watched.backend, metrics={"page": watched.page}, exported=taken(watched.exported())) == []
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ async def test_a_counter_that_says_something_else_is_named(
 ) -> None:
     lines = [f"{sample} {value}" if line.startswith(f"{sample} ") else line for line in watched.page.splitlines()]
     assert "\n".join(lines) != watched.page.rstrip("\n")
-    [difference] = await audit(watched.backend, metrics={"page": "\n".join(lines) + "\n"})
+    [difference] = await reconcile(watched.backend, metrics={"page": "\n".join(lines) + "\n"})
     name = sample.partition("{")[0]
     assert (difference.witness, difference.found) == ("page", str(value))
     assert difference.what == f"{name}{{{expected[1:-1]}}}"
@@ -72,18 +72,18 @@ async def test_only_what_came_after_the_baseline_counts(watched: Watched) -> Non
     good = next(record for record in (await watched.manager.engine.page(TaskQuery())).records)
     since = good.created_at + timedelta(microseconds=1)
     before = watched.page
-    assert await audit(watched.backend, since=since, metrics={"page": before}, baseline=before) == []
-    assert await audit(watched.backend, since=since, metrics={"page": before}) != []
+    assert await reconcile(watched.backend, since=since, metrics={"page": before}, baseline=before) == []
+    assert await reconcile(watched.backend, since=since, metrics={"page": before}) != []
 
 
 async def test_names_beyond_the_cap_make_it_a_comparison_of_totals(watched: Watched) -> None:
     page = watched.page.replace('task="good"', 'task="_other"')
-    assert await audit(watched.backend, metrics={"page": page}) == []
+    assert await reconcile(watched.backend, metrics={"page": page}) == []
 
 
 async def test_a_page_that_is_none_is_refused(watched: Watched) -> None:
-    with pytest.raises(ConfigurationError, match="page is no metrics page"):
-        await audit(watched.backend, metrics={"page": "<html>{"})
+    with pytest.raises(ConfigurationError, match="page is not a metrics page"):
+        await reconcile(watched.backend, metrics={"page": "<html>{"})
 
 
 def drop_send(exports: list[dict[str, Any]]) -> None:
@@ -134,7 +134,7 @@ def double_log(exports: list[dict[str, Any]]) -> None:
 async def test_what_was_exported_wrongly_is_named(watched: Watched, damage: Any, witness: str, what: str) -> None:
     exports = watched.exported()
     damage(exports)
-    [difference] = await audit(watched.backend, exported=taken(exports))
+    [difference] = await reconcile(watched.backend, exported=taken(exports))
     assert difference.witness == witness
     assert difference.what.startswith(what)
 
@@ -142,9 +142,9 @@ async def test_what_was_exported_wrongly_is_named(watched: Watched, damage: Any,
 async def test_what_was_exported_of_unknown_tasks_is_named(watched: Watched) -> None:
     exports = watched.exported()
     await watched.backend.delete_finished(FAR_AWAY, 100)
-    differences = await audit(watched.backend, exported=taken(exports))
+    differences = await reconcile(watched.backend, exported=taken(exports))
     assert [difference.witness for difference in differences] == ["ledger"] * 4
-    assert await audit(watched.backend, since=FAR_AWAY, exported=taken(exports)) == []
+    assert await reconcile(watched.backend, since=FAR_AWAY, exported=taken(exports)) == []
 
 
 def live(record: TaskRecord) -> None:
@@ -179,5 +179,5 @@ async def test_a_record_that_contradicts_itself_is_named(damage: Callable[[TaskR
         record.timeline.append(TimelineEntry(transition, now, 0, "one"))
     damage(record)
     await backend.apply([Insert(record)])
-    [difference] = await audit(backend)
+    [difference] = await reconcile(backend)
     assert (difference.witness, difference.what) == ("ledger", f"{what} of send id")
