@@ -41,17 +41,17 @@ _START_RETRY = 1.0
 
 
 class AttemptOwner(Protocol):
-    """Who started an attempt, and decides what follows it."""
+    """The part that starts attempts and decides what follows them."""
 
     def waits(self, task: LiveTask, seconds: float) -> None:
-        """The task is to run again, after so many seconds."""
+        """The task will run again after `seconds`."""
 
     def asked(self, task: LiveTask) -> None:
         """The attempt was asked to stop."""
 
 
 class AttemptRunner:
-    """Runs attempts. Each attempt is one asyncio task, owned by the engine, in the context of who enqueued it."""
+    """Runs attempts. Each one is an asyncio task, owned by the engine, in the context of the code that enqueued it."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class AttemptRunner:
         self._draw = draw
 
     async def run(self, task: LiveTask) -> None:
-        """Run one attempt of a task that holds its slot, and give the slot back."""
+        """Run one attempt of a task that has a slot, and give the slot back."""
         executor = self._executors[task.record.executor]
         preparing = self._preparing.get(task.record.executor)
         wait: float | None = None
@@ -107,7 +107,7 @@ class AttemptRunner:
                 self._owner.waits(task, wait)
 
     async def _attempt(self, task: LiveTask, executor: Executor) -> float | None:
-        """Run the function and apply the outcome; the seconds to wait when the task is to run again here."""
+        """Run the function and apply the outcome; return the seconds to wait if the task runs again here."""
         if task.cancel_reason is not None:
             # Cancelled while the start was being committed: the function is never entered.
             task.advance(Step.END)
@@ -115,7 +115,7 @@ class AttemptRunner:
         began = self._clock.monotonic()
         try:
             await self._call(task, executor)
-        except BaseException as exc:  # every shape of user failure ends in a state
+        except BaseException as exc:  # whatever user code raises, the task gets a state
             task.advance(Step.END)
             if _is_cancelling(task):
                 await _absorb_cancellation()
@@ -133,7 +133,7 @@ class AttemptRunner:
         enter_task_context(context)
         task.advance(Step.ENTER)
         if task.durable and task.record.trace_id is not None:
-            # The ids of this attempt's span are worth having if the process dies.
+            # If the process dies, recovery needs the ids of this attempt's span.
             self._ledger.note(task)
         call = task.call = Call(
             definition=task.definition,
@@ -149,7 +149,7 @@ class AttemptRunner:
             await self._run_within(task.definition.config.timeout, task, executor, call)
 
     async def _run_within(self, timeout: float, task: LiveTask, executor: Executor, call: Call) -> None:
-        """Ask the function to stop once the time is up: by cancellation where that ends it, else by its context."""
+        """Stop the function after `timeout`: by cancellation where that works, else through its task context."""
         expired = False
 
         def expire() -> None:
@@ -212,14 +212,14 @@ class AttemptRunner:
 
 
 def _is_cancelling(task: LiveTask) -> bool:
-    """Whether the function has left a cancellation behind."""
+    """Whether the function left a pending cancellation."""
     return task.attempt is None or task.attempt.cancelling() > 0
 
 
 async def _absorb_cancellation() -> None:
-    """Take in a cancellation that the function has left behind: it would hit the commit of the outcome.
+    """Consume a cancellation that the function left pending: it would hit the commit of the outcome.
 
-    A function may cancel its own task, or return without having awaited anything since it was cancelled.
+    A function may cancel its own task, or return without awaiting anything after it was cancelled.
     """
     current = asyncio.current_task()
     if current is None or not current.cancelling():

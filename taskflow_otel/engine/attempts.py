@@ -1,4 +1,4 @@
-"""The attempts that run now: who starts each, and what becomes of a task that is to run again."""
+"""The attempts that run now: how they start, and what happens to a task that will run again."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from taskflow_otel.runtime.owned_tasks import OwnedTasks
 
 
 class Attempts:
-    """Starts attempts, each an asyncio task of `owned` (an `AttemptOwner`).
+    """Starts attempts, each as an asyncio task of `owned`. It is an `AttemptOwner`.
 
-    `accepts`: whether tasks may still be put in line. `background` owns what has to be done for a task that may not.
+    `accepts`: whether tasks may still wait for another attempt. `background` owns the work for those that may not.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Attempts:
         self._accepts = accepts
 
     def starter(self, runner: AttemptRunner) -> Callable[[LiveTask], None]:
-        """What starts an attempt of a task that has its slot, in the context of the code that enqueued it."""
+        """Return a function that starts an attempt of a task, in the context of the code that enqueued the task."""
 
         def start(task: LiveTask) -> None:
             context = task.context.copy() if task.context is not None else Context()
@@ -48,7 +48,7 @@ class Attempts:
         return start
 
     def waits(self, task: LiveTask, seconds: float) -> None:
-        """A retry waits here; while draining, a persisted one stays in the ledger, for the next life."""
+        """Let a retry wait here; while draining, a persisted task stays in the ledger for the next start."""
         reason = task.cancel_reason
         if reason is Ownership.LOST:
             self._control.leave_to_owner(task)
@@ -62,5 +62,5 @@ class Attempts:
             self._background.own(self._control.stop(task, reason))
 
     def asked(self, task: LiveTask) -> None:
-        """The attempt was asked to stop: report it if it does not."""
+        """The attempt was asked to stop; report it if it does not."""
         self._control.watch(task)

@@ -1,6 +1,6 @@
 """Builds tasks: from a call, from a finished task that is retried, from stored arguments. Callable from any thread.
 
-Nothing here knows of a queue's length, the ledger or an exporter: what is built is known to its caller alone.
+Nothing here reads queues, the ledger or exporters: only the caller knows the task that was built.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _MANUAL, _PROCESS = Source.MANUAL, ExecutorKind.PROCESS
 
 
 class TaskBuilder:
-    """Turns what callers say into tasks.
+    """Turns calls into tasks.
 
-    `durable`: the backend keeps tasks beyond this process; `persist_all`: every declared task is persisted there.
+    `durable`: the backend keeps tasks after this process has ended. `persist_all`: every declared task is persisted.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TaskBuilder:
         if definition.config.executor is _PROCESS:
             # What cannot be sent is refused in the hands of the caller, and not when it runs.
             args, kwargs = (pack_call(definition.func, args, kwargs, payload),), {}
-            # That is a snapshot already.
+            # The packed call is a snapshot already.
             in_memory = in_memory or self._cipher is None
         record = self._record(definition, options, persisted=persisted, payload=payload, source=source)
         task = LiveTask(
@@ -88,14 +88,14 @@ class TaskBuilder:
             durable=persisted or record.idempotency_key is not None,
         )
         if record.run_at is not None and options.delay is not None:
-            # A delay is a length of time: a clock that is set moves `run_at` alone, which is for the next process.
+            # A delay is a duration: setting the wall clock changes only `run_at`, which the next process uses.
             task.ready_at = self._clock.monotonic() + seconds("delay", options.delay)
         return task
 
     def rebuild(self, original: TaskRecord, definition: TaskDefinition, *, keep_key: bool) -> LiveTask:
         """Build the task that retries a finished one, from its stored arguments.
 
-        It is committed before it runs, whatever its type: of several retries of one task the backend takes the first.
+        It is committed before it runs, even if its type is not persisted: the backend accepts only one retry of a task.
         """
         options = EnqueueOptions(
             idempotency_key=original.idempotency_key if keep_key else None,
@@ -113,25 +113,25 @@ class TaskBuilder:
     def build_stored(
         self, definition: TaskDefinition, payload: str, options: EnqueueOptions, *, source: Source
     ) -> LiveTask:
-        """Build a task from stored arguments; it is kept like a persisted one wherever the backend keeps anything."""
+        """Build a task from stored arguments; on a durable backend it is stored like a persisted one."""
         record = self._record(definition, options, persisted=self._durable, payload=payload, source=source)
         return LiveTask(record, definition, None, None, None, durable=True)
 
     def encode(self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """The payload of arguments that are to be stored, ciphertext where encryption is on.
+        """The payload for arguments that will be stored, as ciphertext if encryption is on.
 
         Raises `TaskArgumentError`, and `PersistenceError` for an undecorated function.
         """
         if definition.codec is None:
             raise PersistenceError(
-                f"{definition.name} cannot be scheduled: only a declared task can be found again when it is due. "
+                f"{definition.name} cannot be scheduled: only a declared task can be found again at its time. "
                 "Decorate it with @task_manager.task()."
             )
         payload = definition.codec.encode(args, kwargs)
         return payload if self._cipher is None else self._cipher.encrypt(payload)
 
     def decode(self, task: LiveTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a task that are stored as its payload."""
+        """The arguments of a task, from its payload."""
         payload, codec = task.record.payload, task.definition.codec
         if payload is None or codec is None:
             return (), {}
@@ -143,21 +143,21 @@ class TaskBuilder:
     def _encode(
         self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any], *, persisted: bool
     ) -> tuple[str | None, bool]:
-        """Return the payload, and whether the arguments also stay in memory as they are."""
+        """Return the payload, and whether the argument objects also stay in memory."""
         if definition.codec is None:
             return None, True
         definition.codec.check(args, kwargs)
         try:
             payload = definition.codec.encode_checked(args, kwargs)
         except TaskArgumentError:
-            # Without a promise to keep them the arguments may be anything, as natively; a retry will say why not.
+            # A task that is not persisted accepts any arguments, as FastAPI does; a manual retry explains the refusal.
             if persisted or self._cipher is not None:
                 raise
             return None, True
         if self._cipher is not None:
             return self._cipher.encrypt(payload), False
-        # What is promised to survive is run from what was stored, now as after a restart: no attempt sees what became
-        # of the caller's objects, or what an earlier attempt did to its arguments.
+        # A persisted task always runs from its stored arguments, as it would after a restart. No attempt sees later
+        # changes to the caller's objects, or changes that an earlier attempt made.
         return payload, not persisted
 
     def _record(
@@ -197,7 +197,7 @@ class TaskBuilder:
         )
 
     def _plain_record(self, definition: TaskDefinition, *, persisted: bool, payload: str | None) -> TaskRecord:
-        """The record of a task that is added without options: a copy of the first of its type, but for what differs."""
+        """The record of a task without options: a copy of the first record of its type, with the differences."""
         template = self._templates.get(definition)
         if template is None:
             template = self._record(definition, EnqueueOptions(), persisted=persisted, payload=None, source=_MANUAL)

@@ -1,4 +1,4 @@
-"""Tasks that are made once ever, by whichever instance is first: firings of schedules and planned runs."""
+"""Tasks that only one instance may make, and only once: firings of schedules and planned runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from taskflow_otel.model.vocabulary import Reason, Source
 
 
 class Claimed(NamedTuple):
-    """The result of `Claims.claim`: the record as it is now, and whether it is new; if not, who was first."""
+    """The result of `Claims.claim`: the current record, whether this call made it, and if not, the id of the first."""
 
     record: TaskRecord
     new: bool
@@ -27,7 +27,7 @@ class Claimed(NamedTuple):
 
 
 class Claims:
-    """Makes tasks under names that can be used once."""
+    """Makes tasks under names that can be used only once."""
 
     def __init__(
         self,
@@ -58,19 +58,19 @@ class Claims:
         task_id: str | None = None,
         blocked_by: str | None = None,
     ) -> Claimed:
-        """Make a task from stored arguments, unless the name `once` has been used: commit it, then let it start.
+        """Make a task from stored arguments, unless the name `once` was used before: commit it, then let it start.
 
-        It is kept like a persisted task wherever the backend keeps anything, and shown only once it is known to be the
-        first of its name. The commit waits for the backend for as long as it takes. With `blocked_by`, the id of a
-        task, it is stored as `REJECTED` (`overlap`). Raises `QueueFullError`, `UnknownQueueError`, and `BackendError`
-        when the backend refuses the task for good.
+        On a durable backend it is stored like a persisted task. It is published after the backend has confirmed that
+        it is the first of its name. The commit has no timeout. With `blocked_by`, the id of a task, it is stored as
+        `REJECTED` (`overlap`). Raises `QueueFullError`, `UnknownQueueError`, and `BackendError` if the backend refuses
+        the task for good.
         """
         task = self._builder.build_stored(definition, payload, options, source=source)
         record = task.record
         queue = self._queues.get(record.queue)
         if blocked_by is None:
             self._intake.take_place(queue, task, enforce=True)
-        # Not before: what a full queue refuses is a task of its own in the history.
+        # Only now: a task that a full queue refuses has a history entry of its own.
         record.task_id = task_id or record.task_id
         self._lifecycle.begin(record)
         if blocked_by is not None:
@@ -87,7 +87,7 @@ class Claims:
                 queue.leave_place(task)
                 return Claimed(record, False, applied.duplicate_of)
             self._show_claimed(task)
-        # Declared dead meanwhile, this process leaves it to whoever takes over the tasks of its former self.
+        # If this process was declared dead since, the instance that takes over its tasks runs this one.
         if stale or record.instance != self._membership.instance.instance_id:
             self._intake.leave_to_owner(task)
         else:

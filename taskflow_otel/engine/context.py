@@ -1,4 +1,4 @@
-"""What a task function can see and say of itself: `get_task_context()` and `task_log()`."""
+"""What a task function can read and report about itself: `get_task_context()` and `task_log()`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _current: ContextVar[TaskContext | None] = ContextVar("taskflow_otel_task_contex
 class TaskContext:
     """The running attempt, as its own function sees it.
 
-    What the function says is made plain here, before it reaches anyone: `on_log` and `on_progress` get finite, valid
-    and bounded data, `on_log` also the number of its characters. No value makes `log` or `progress` raise.
+    Values from the function are converted here, before anyone else sees them: `on_log` and `on_progress` get finite,
+    valid and bounded data, `on_log` also the number of its characters. No value makes `log` or `progress` raise.
     """
 
     __slots__ = ("_cancelled", "_on_log", "_on_progress", "attempt", "func_name", "tags", "task_id")
@@ -41,7 +41,7 @@ class TaskContext:
         self.tags = tags
         self._on_log = on_log
         self._on_progress = on_progress
-        # A plain attribute is enough between threads: it only ever turns true.
+        # A plain attribute is safe across threads: it only changes from false to true.
         self._cancelled = False
 
     @property
@@ -59,9 +59,9 @@ class TaskContext:
         self._cancelled = True
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Say how far the task is: `done` of `total` units, and what it is at. Shown live; callable from any thread.
+        """Report progress: `done` of `total` units, with an optional message. Shown live; callable from any thread.
 
-        What is no finite number counts as 0, or as an unknown total, and the message says so.
+        A `done` that is not a finite number counts as 0, such a `total` as unknown; the message then says so.
         """
         text = None if message is None else text_of(message, MAX_PROGRESS_TEXT)
         plain_done, plain_total = plain_number(done), None if total is None else plain_number(total)
@@ -78,39 +78,39 @@ class TaskContext:
         self._on_log(self, text, level, plain, len(text) + size)
 
     def forward_log(self, message: str, level: str, extra: dict[str, Any], size: int) -> None:
-        """Write a log entry that was made plain in another process."""
+        """Write a log entry that another process has converted."""
         self._on_log(self, message, level, extra, size)
 
     def forward_progress(self, progress: Progress) -> None:
-        """Report progress that was made plain in another process."""
+        """Report progress that another process has converted."""
         self._on_progress(self, progress)
 
 
 def _noted(text: str | None, name: str, value: object) -> str:
-    note = f"[{name} was {repr_of(value)}, which is no finite number]"
+    note = f"[{name} was {repr_of(value)}, which is not a finite number]"
     return note if text is None else f"{text} {note}"
 
 
 def get_task_context() -> TaskContext | None:
-    """Return the context of the running task, or `None` outside one: the function was called directly."""
+    """Return the context of the running task, or `None` outside one, as when the function was called directly."""
     return _current.get()
 
 
 def enter_task_context(context: TaskContext) -> Token[TaskContext | None]:
-    """Make `context` the current one in this context-variable context; the token is for `leave_task_context`."""
+    """Make `context` the current task context; pass the returned token to `leave_task_context`."""
     return _current.set(context)
 
 
 def leave_task_context(token: Token[TaskContext | None]) -> None:
-    """Make the context before `enter_task_context` the current one again."""
+    """Restore the task context from before `enter_task_context`."""
     _current.reset(token)
 
 
 def task_log(message: str, *, level: str = LogLevel.INFO.value, **extra: Any) -> None:
     """Write a line to the running task's log: stored with the task, and passed to every exporter.
 
-    `level` is one of debug, info, warning, error, critical; another raises `ConfigurationError`. `extra` are
-    structured values for shippers: any object, kept as JSON data of bounded size (`taskflow_otel.model.plain`).
+    `level` is one of debug, info, warning, error, critical; any other raises `ConfigurationError`. `extra` holds
+    structured values: any object, stored as JSON data of bounded size (`taskflow_otel.model.plain`).
     Outside a task the line goes to the standard logger `taskflow_otel.task`.
     """
     if not isinstance(level, str) or (level := str.__str__(level)) not in LOG_LEVELS:

@@ -1,4 +1,4 @@
-"""What can be asked of tasks from outside: cancel, retry, wait."""
+"""Actions on tasks from outside: cancel, retry, wait."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from taskflow_otel.runtime.timers import Timers
 logger = logging.getLogger("taskflow_otel.engine")
 
 _FLUSH_BEFORE_LINK = 1.0
-"""Seconds that history may take to be written before a retry is committed."""
+"""Seconds to wait for pending history before a retry is committed."""
 _POLL = 0.2
 """Seconds between two looks at a task that another instance runs."""
 
@@ -67,7 +67,7 @@ class Control:
         self._clock = clock
         self._grace = cancel_grace
         self.stuck: dict[str, str] = {}
-        """The executor of each attempt, by task id, that was asked to stop and goes on regardless."""
+        """The executors, by task id, of attempts that were asked to stop and still run."""
 
     async def get(self, task_id: str) -> TaskRecord:
         """A snapshot of one task; raises `TaskNotFoundError`."""
@@ -76,7 +76,7 @@ class Control:
             return live.record.copy()
         stored = await self._backend.get(task_id)
         if stored is None or not stored.status.finished:
-            # Finished here a moment ago, and not written yet?
+            # It may have finished here, with its history not written yet.
             record = self._tasks.record(task_id)
             if record is not None:
                 return record.copy()
@@ -85,9 +85,9 @@ class Control:
         return stored
 
     async def cancel(self, task_id: str) -> TaskRecord:
-        """Cancel a task: a pending one never runs, a running one is stopped or, in a thread, asked.
+        """Cancel a task. A pending one never runs; a running one is stopped or, in a thread, asked to stop.
 
-        Raises `TaskNotFoundError`, and `TaskStateError` when it has finished.
+        Raises `TaskNotFoundError`, and `TaskStateError` if it has finished.
         """
         live = self._tasks.live(task_id)
         if live is not None and live.phase is not Phase.GONE:
@@ -107,7 +107,7 @@ class Control:
         """Cancel a live task of this process."""
         match task.phase:
             case Phase.COMMITTING:
-                # Nothing may be said of it before its commit is known: the intake carries the wish out then.
+                # Nothing may be published before its commit is known. The intake cancels it then.
                 self._want(task, reason)
             case Phase.BUILT:
                 await self._intake.withdraw([task], reason)
@@ -121,14 +121,14 @@ class Control:
             case Phase.STARTING | Phase.RUNNING:
                 self._ask(task, reason)
             case Phase.ENDING if task.attempt is not None and not task.attempt.done():
-                # Only once its outcome is committed does it turn out whether it goes on, to a retry.
+                # Whether it will retry is known only after its outcome is committed.
                 await asyncio.wait({task.attempt})
                 await self.stop(task, reason)
             case Phase.ENDING | Phase.GONE:
                 raise TaskStateError(f"task {task.id} has just ended and cannot be cancelled")
 
     async def _remember(self, task_id: str) -> None:
-        """Write the wish down, so that the task is not run again if the process dies before it has stopped."""
+        """Store the request, so that the task does not run again if the process dies before it stops."""
         try:
             await self._backend.request_cancel(task_id)
         except BackendError as exc:
@@ -140,22 +140,22 @@ class Control:
         task.advance(Step.SET_ASIDE)
 
     def forget(self, task: LiveTask) -> None:
-        """Let a task of a stopped engine go."""
+        """Forget a task of a stopped engine."""
         self._stop_waiting(task)
         self._lifecycle.forgotten(task)
 
     async def rejoin(self, instance_id: str) -> None:
-        """Let go of what others have taken over from this process, and own the rest under a new id."""
+        """Forget the tasks that others have taken over from this process, and own the rest under a new id."""
         for task in self._tasks:
             if task.record.idempotency_key is not None:
-                # What becomes of the key is decided where the task is now.
+                # The new owner decides what happens to the key.
                 self._tasks.release_key(task.record.idempotency_key, task.id)
             if not task.durable:
                 task.record.instance = instance_id
             elif task.phase in {Phase.STARTING, Phase.RUNNING}:
                 self._ask(task, Ownership.LOST)
             elif task.phase is Phase.BUILT:
-                # The ledger does not know of it yet.
+                # The ledger does not hold it yet.
                 task.record.instance = instance_id
             elif task.phase is Phase.COMMITTING:
                 # Once its commit is known, the intake shows that, and lets go.
@@ -200,14 +200,14 @@ class Control:
             task.record.cancel_requested = True
 
     def watch(self, task: LiveTask) -> None:
-        """Report the running attempt, which was asked to stop, if it goes on for too long."""
+        """Report the running attempt if it does not stop in time."""
         attempt = task.attempt
         self._timers.after(self._grace, lambda: self._report_stuck(task, attempt))
 
     def abandon(self, task: LiveTask) -> None:
         """End an attempt that ignores its cancellation, whatever its function does.
 
-        A coroutine is closed where it waits. A thread cannot be ended: it is left to the end of the process.
+        A coroutine is closed where it waits. A thread cannot be ended: it runs on until the process ends.
         """
         if task.call is not None and task.attempt is not None:
             task.call.abandoned = True
@@ -219,7 +219,7 @@ class Control:
         self.stuck[task.id] = task.record.executor
         attempt.add_done_callback(lambda _: self.stuck.pop(task.id, None))
         logger.warning(
-            "task %s (%s) was asked to stop %g s ago and goes on; check context.cancelled in its loop, and do not "
+            "task %s (%s) was asked to stop %g s ago and still runs; check context.cancelled in its loop, and do not "
             "swallow CancelledError",
             task.id,
             task.record.func_name,
@@ -227,19 +227,19 @@ class Control:
         )
 
     async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
-        """Make a new task from a finished one and return it; from a successful one only with `rerun`.
+        """Make a new task from a finished one and return it; a successful one needs `rerun`.
 
-        Raises `TaskNotFoundError`, `UnknownTaskError` when its name is not registered here, and `TaskStateError`
-        when it has not finished, has succeeded, is being retried already, or its arguments were not stored. Of several
-        retries at once, on any instances, one succeeds and the others name it.
+        Raises `TaskNotFoundError`, `UnknownTaskError` if its name is not registered here, and `TaskStateError` if it
+        has not finished, has succeeded, is being retried already, or its arguments were not stored. If several
+        instances retry it at once, one succeeds, and the errors of the others name the new task.
         """
-        # What finished here a moment ago must be stored before it can be linked.
+        # The original may have finished here a moment ago: it must be stored before a retry can link to it.
         await self._ledger.flush(_FLUSH_BEFORE_LINK)
         original = await self.get(task_id)
         if not original.status.finished:
             raise TaskStateError(f"task {task_id} is {original.status}; only a finished task can be retried")
         if original.status is TaskStatus.SUCCESS and not rerun:
-            raise TaskStateError(f"task {task_id} succeeded; say rerun=true to run it once more")
+            raise TaskStateError(f"task {task_id} succeeded; use rerun=true to run it once more")
         definition = self._registry.get(original.func_name)
         if original.payload is None:
             raise TaskStateError(
@@ -286,7 +286,7 @@ class Control:
                 live = self._tasks.live(task_id)
                 if live is not None:
                     await self.finished(live)
-                # What finished here is final: the backend need not be asked.
+                # A task that finished here needs no look at the backend.
                 record = self._tasks.record(task_id) or await self.get(task_id)
                 if record.status.finished:
                     return record.copy()
@@ -295,7 +295,7 @@ class Control:
 
     @staticmethod
     async def finished(task: LiveTask) -> None:
-        """Return once a task of this process has finished, or is no longer its own."""
+        """Return once a task of this process has finished, or belongs to another instance."""
         if task.phase is Phase.GONE:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

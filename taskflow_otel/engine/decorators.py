@@ -1,4 +1,4 @@
-"""How functions are declared: as task types, and as schedules of them."""
+"""The decorators that declare task types and schedules."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ class Declarations:
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Declare a function as a task type. The function itself is returned unchanged.
 
-        `retries`: further attempts after a failed one; `delay`: seconds before the first of them, multiplied by
-        `backoff` for each next, capped at `max_delay`, spread by `jitter` (0.1 = ±10 %); `retry_on`, `no_retry_on`:
-        exceptions that are, or are not, worth another attempt; a group of exceptions is worth one if each exception in
-        it is, or if `retry_on` names a class of groups. `timeout`: seconds for one attempt. `persist`: keep the
-        task across a crash; `requeue_on_interrupt`: run it again even if the crash came while it was running. `name`:
-        its identity (default: the function's name). `eager`: start at `add_task()`. `priority`: higher first (5
-        without). `queue`: a named queue. `executor`: `async`, `thread` or `process`, inferred from the function.
+        `retries`: further attempts after a failed one. `delay`: seconds before the first retry, multiplied by
+        `backoff` for each further one, capped at `max_delay`, spread by `jitter` (0.1 = ±10 %). `retry_on`,
+        `no_retry_on`: exceptions that are, or are not, retried; an exception group is retried if each exception in
+        it is, or if `retry_on` names a class of groups. `timeout`: seconds for one attempt. `persist`: keep the task
+        across a crash. `requeue_on_interrupt`: run it again even if it was running at the crash. `name`: its identity
+        (default: the function's name). `eager`: start at `add_task()`. `priority`: higher runs first (default 5).
+        `queue`: a named queue. `executor`: `async`, `thread` or `process`, inferred from the function.
 
-        Methods, `functools.partial` and decorators around the function lead to it and have its options. What runs is
-        the function itself: for a decorator to be part of the task, write `task` above it.
+        Methods, `functools.partial` and decorators around the function lead to it and have its options. The task runs
+        the function itself: to make a decorator part of the task, write `task` above it.
 
         Raises `ConfigurationError`, `DuplicateTaskNameError` or `UnknownQueueError`.
         """
@@ -103,12 +103,12 @@ class Declarations:
 
         `every`: seconds or a `timedelta`, counted from 1970 in UTC, so that a restart shifts nothing. `cron`: five
         fields, six with the seconds last, or an alias such as `@daily`, on the wall clock of `timezone` (IANA name;
-        extra `scheduler`). `run_on_startup`: also once when the first of the instances starts. `catch_up`: what
-        becomes of firings that were due while nothing ran, or that are late by more than a quarter of the interval (at
-        least 1 s, at most 1 min): none, the latest, or all (up to 1,000). `overlap`: with `skip`, a firing does not run
-        while an earlier run of this schedule has not ended. `name` is the name of the schedule, and of the task type
-        where the function is not one yet; the other options are those of `task`. May be given several times, and above
-        `task`.
+        extra `scheduler`). `run_on_startup`: also once when the first instance starts. `catch_up`: which missed
+        firings run later: none, the latest, or all (up to 1,000). A firing is missed if no instance ran at its time,
+        or if it is late by more than a quarter of the interval (at least 1 s, at most 1 min). `overlap`: with `skip`,
+        a firing does not run while an earlier run of this schedule has not ended. `name`: the name of the schedule,
+        and of the task type if the function is not a task yet. The other options are those of `task`. The decorator
+        may be used several times, and above `task`.
 
         Raises `ConfigurationError`, `DuplicateTaskNameError`, `UnknownQueueError` or `MissingExtraError`.
         """
@@ -129,7 +129,7 @@ class Declarations:
             elif options:
                 raise ConfigurationError(
                     f"{definition.name} is a task already, so schedule() cannot give it {', '.join(sorted(options))}. "
-                    "Say it where the function is first decorated: the decorator that stands nearest to it."
+                    "Give it to the decorator that is nearest to the function."
                 )
             schedules.add(schedule, definition)
             return func

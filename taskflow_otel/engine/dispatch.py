@@ -1,4 +1,4 @@
-"""Who runs next: slots, and the one place that hands ready tasks to them."""
+"""Which task runs next: the slots, and the one place that gives them to ready tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taskflow_otel.runtime.clock import Clock
 _SLICE = 200
 """Attempts started in one callback of the event loop before others get their turn."""
 _MAX_STARTING = 1_000
-"""Attempts whose start may be waiting for its commit: more would only wait longer, and could be overtaken no more."""
+"""How many starts may wait for their commit. More would only wait longer, and tasks of higher priority behind them."""
 
 
 class Slots:
@@ -34,8 +34,8 @@ class Slots:
 class Dispatcher:
     """Starts ready tasks while their queue has room and their executor a free slot.
 
-    Within a queue the highest priority goes first and equals in order of arrival; among queues that compete for
-    the same executor's slots they take turns. Every way in (request, retry, requeue, schedule) ends in `ready`.
+    Within a queue, higher priority goes first, then order of arrival. Queues that share an executor take turns.
+    Every task (from a request, retry, requeue or schedule) arrives through `ready`.
     """
 
     def __init__(self, queues: Queues, executors: Mapping[str, Executor], clock: Clock) -> None:
@@ -51,7 +51,7 @@ class Dispatcher:
         self.slots = {name: Slots(executor.capacity) for name, executor in executors.items()}
 
     def connect(self, start: Callable[[LiveTask], None]) -> None:
-        """Tie it to what starts an attempt."""
+        """Set the function that starts an attempt."""
         self._start = start
 
     def open(self) -> None:
@@ -62,7 +62,7 @@ class Dispatcher:
         self.pump()
 
     def close(self) -> None:
-        """Start nothing from now on; what is ready stays in its queue."""
+        """Start nothing from now on; ready tasks stay in their queues."""
         self._open = False
 
     def drain(self, set_aside: Callable[[LiveTask], None]) -> None:
@@ -75,7 +75,7 @@ class Dispatcher:
         return self._open and self._set_aside is not None
 
     def ready(self, task: LiveTask) -> None:
-        """Put a task in line."""
+        """Add a ready task to its queue."""
         task.advance(Step.LINE_UP)
         task.ready_at = self._clock.monotonic()
         queue = self._queues.of(task)
@@ -93,7 +93,7 @@ class Dispatcher:
     def _may_go_at_once(self, queue: Queue, task: LiveTask) -> bool:
         """Whether a task would be the next to start anyway: nothing waits before it, and there is room for it.
 
-        What is ready in another queue waits for room in that queue: a free slot would have been its own.
+        Ready tasks of other queues wait for room in their own queue: otherwise they would have the free slot.
         """
         return (
             not queue.ready
@@ -107,7 +107,7 @@ class Dispatcher:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Put several tasks in line before the first of them starts, so that their priorities decide."""
+        """Add several tasks before the first of them starts, so that their priorities decide the order."""
         outer, self._pumping = self._pumping, True
         try:
             yield
@@ -116,7 +116,7 @@ class Dispatcher:
             self.pump()
 
     def remove(self, task: LiveTask) -> None:
-        """Take a ready task out of the line."""
+        """Take a ready task out of its queue."""
         self._queues.of(task).remove(task)
 
     def entered(self, task: LiveTask) -> None:
@@ -134,7 +134,7 @@ class Dispatcher:
         self.pump()
 
     def pump(self) -> None:
-        """Start whatever may start; of very many, the rest in the next turns of the event loop."""
+        """Start all tasks that may start; if they are many, the rest in later turns of the event loop."""
         if not self._open or self._pumping or self._pump_due or len(self._starting) >= _MAX_STARTING:
             return
         self._pumping = True
@@ -147,7 +147,7 @@ class Dispatcher:
                     if queue.ready and self._start_one(queue):
                         progress = True
                         budget -= 1
-                        # Whoever had a slot stands last for the next.
+                        # The queue that got a slot is the last in turn for the next one.
                         if len(self._turns) > 1:
                             self._turns.remove(queue)
                             self._turns.append(queue)
@@ -184,4 +184,4 @@ class Dispatcher:
 
 
 def _nobody(task: LiveTask) -> None:
-    raise RuntimeError(f"nobody starts attempts yet; {task.id} was handed out too early")
+    raise RuntimeError(f"task {task.id} was dispatched before the dispatcher was connected")

@@ -1,4 +1,4 @@
-"""How tasks are added, from requests and from anywhere else: the way in that the rooms above use."""
+"""How tasks are added, from requests and from anywhere else. The rooms above use this."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Door:
         self._background.own(self._intake.withdraw(tasks, reason))
 
     def start_soon(self, task: LiveTask) -> None:
-        """Make a task known and hand it over beside the caller, who may be in another thread."""
+        """Make a task known and hand it over in the background. Callable from any thread."""
         self._on_loop(self._start, task)
 
     async def arrived(self, tasks: Sequence[LiveTask]) -> None:
@@ -76,7 +76,7 @@ class Door:
         kwargs: dict[str, Any],
         options: EnqueueOptions = NO_OPTIONS,
     ) -> str:
-        """Add a task, and return its id once it is known, or that of the task which holds its idempotency key."""
+        """Add a task and return its id once it is known; if another task holds its idempotency key, return that id."""
         task_id, task = self.add(func, args, kwargs, options)
         if task is None:
             return task_id

@@ -1,4 +1,4 @@
-"""The end of a life: let running attempts finish, cancel the rest, and leave what is promised in the ledger."""
+"""Shutdown: let running attempts finish, cancel the rest, and leave persisted tasks in the ledger."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _SLICE = 200
 """Tasks handled in one callback of the event loop before others get their turn."""
 _NAMED = 20
 _TURN = 0.1
-"""Seconds for what needs no more than a turn of the event loop."""
+"""Seconds for work that needs only a turn of the event loop."""
 
 
 class Drain:
     """Empties the engine.
 
-    `shutdown_timeout`: seconds that running attempts get to end by themselves, and in which what waits and is not
-    persisted still runs, because nobody else could run it. `cancel_grace`: seconds for everything behind that:
-    cancelled attempts end or are abandoned, outcomes are written.
+    `shutdown_timeout`: seconds in which running attempts may end by themselves. Waiting tasks that are not persisted
+    still run in this time, because no other instance can run them. `cancel_grace`: seconds for the rest: cancelled
+    attempts end or are abandoned, and outcomes are written.
     """
 
     def __init__(
@@ -58,27 +58,27 @@ class Drain:
         self._cut = asyncio.Event()
         self._given_up: Counter[str] = Counter()
         self.deadline = 0.0
-        """Time of the event loop at which the shutdown is to be over."""
+        """Event-loop time at which the shutdown must be over."""
 
     def begin(self) -> None:
-        """Start to count the time, for one shutdown."""
+        """Start the time of one shutdown."""
         self._began = asyncio.get_running_loop().time()
         self.deadline = self._began + self._timeout + self._grace
         self._given_up.clear()
 
     def cut_short(self) -> None:
-        """Wait no longer for what runs or waits; the second time, also not for what was cancelled."""
+        """Stop waiting for running and waiting tasks; at the second call, also for cancelled ones."""
         self._cuts += 1
         self._cut.set()
         self._cut = asyncio.Event()
 
     def has_time(self, task: LiveTask, wait: float) -> bool:
-        """Whether a task may still wait for so many seconds: only one that nobody else could run."""
+        """Whether a task may still wait for `wait` seconds: only if no other instance can run it."""
         left = self._began + self._timeout - asyncio.get_running_loop().time()
         return self._dispatcher.draining and not self._cuts and not task.record.persisted and wait < left
 
     async def run(self) -> None:
-        """Take every live task to where it may be left; `begin` has been called."""
+        """End every live task or leave it in the ledger. Call `begin` first."""
         loop = asyncio.get_running_loop()
         self._dispatcher.drain(self._control.set_aside)
         expected = await self._part_waiting()
@@ -89,21 +89,21 @@ class Drain:
             if task.phase in {Phase.STARTING, Phase.RUNNING}:
                 await self._control.stop(task, Reason.SHUTDOWN)
         end = self.deadline = min(self.deadline, loop.time() + self._grace)
-        # What is abandoned has an outcome too, and its time to be written.
+        # Abandoned attempts have an outcome too, which needs time to be written.
         await self._wait({leaving, *self._attempts}, end - self._grace / 5, cuts=2)
         for task in self._tasks:
             if task.phase is Phase.RUNNING:
                 logger.error("task %s (%s) ignored its cancellation and is abandoned", task.id, task.record.func_name)
                 self._control.abandon(task)
         await self._wait({leaving, *self._attempts}, max(end, loop.time() + _TURN), cuts=3)
-        # Where the backend does not answer, what it still shows as waiting is settled in the next life.
+        # If the backend does not answer, the next start settles what it still shows as waiting.
         leaving.cancel()
         await asyncio.wait({leaving})
         self._say_what_was_given_up()
         self._cuts = 0
 
     async def _part_waiting(self) -> list[asyncio.Future[None]]:
-        """Leave what is persisted to the next life; return what resolves when the rest has ended."""
+        """Leave persisted tasks to the next start; return futures that resolve when the others have ended."""
         loop = asyncio.get_running_loop()
         expected = []
         async for task in in_slices(self._tasks, _SLICE):
@@ -118,7 +118,7 @@ class Drain:
         return expected
 
     def _can_run(self, task: LiveTask) -> bool:
-        """Whether a waiting task starts by itself before the time is up. One that is held waits for its request."""
+        """Whether a waiting task starts by itself before the time is up. A held task waits for its request."""
         if self._queues.of(task).paused:
             return False
         if task.phase is Phase.READY:
@@ -131,7 +131,7 @@ class Drain:
         return self.has_time(task, left)
 
     async def _wait(self, work: set[asyncio.Future[None]], until: float, *, cuts: int) -> None:
-        """Wait for work until a time of the event loop, or until the drain was cut short `cuts` times."""
+        """Wait for work until an event-loop time, or until the drain was cut short `cuts` times."""
         loop = asyncio.get_running_loop()
         ended = asyncio.ensure_future(_all(work))
         try:
@@ -145,11 +145,11 @@ class Drain:
     async def _leave_waiting(self) -> None:
         waiting = list(self._tasks)
         for start in range(0, len(waiting), _SLICE):
-            # Together, so that they share their transactions.
+            # All at once, so that they share transactions.
             await asyncio.gather(*(self.leave(task) for task in waiting[start : start + _SLICE]))
 
     async def leave(self, task: LiveTask) -> None:
-        """A persisted task that waits stays in the ledger, for the next life; another never runs, and says so."""
+        """Leave a waiting task: a persisted one stays in the ledger for the next start, any other is cancelled."""
         if task.phase not in WAITING_PHASES:
             return
         if task.record.persisted and task.known:
@@ -163,7 +163,7 @@ class Drain:
             names = [f"{name} ({number})" for name, number in self._given_up.most_common(_NAMED)]
             more = [] if len(self._given_up) <= _NAMED else [f"{len(self._given_up) - _NAMED} further names"]
             logger.warning(
-                "the shutdown gave up %d tasks that waited and are not persisted, CANCELLED with the reason %r: %s",
+                "the shutdown gave up %d waiting tasks that are not persisted; they are CANCELLED, reason %r: %s",
                 self._given_up.total(),
                 Reason.SHUTDOWN.value,
                 ", ".join(names + more),

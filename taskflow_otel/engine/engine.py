@@ -1,4 +1,4 @@
-"""The engine: its parts put together, started and drained in order, and what the rooms above ask of it."""
+"""The engine: builds its parts, starts and drains them in order, and answers the rooms above."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ logger = logging.getLogger("taskflow_otel.engine")
 _CLEAN_INTERVAL = 60.0
 _FLUSH_BEFORE_READ = 1.0
 _TURN = 0.1
-"""Seconds for what needs no more than a turn of the event loop."""
+"""Seconds for work that needs only a turn of the event loop."""
 
 # A name of this module, since looking a member up in its enum is a call, for each task.
 _RUNNING = EngineState.RUNNING
@@ -68,9 +68,9 @@ _ACTIVE = frozenset({EngineState.RUNNING, EngineState.DRAINING})
 class Engine:
     """Runs tasks.
 
-    Everything here happens on one event loop, the one that `start` was called on; `door.add` alone may be called
-    from any thread. `fleet_watched` tells whether somebody follows the live stream, `tell_fleet` hands it a
-    task of another instance, `observe` takes the duration of each backend operation.
+    Everything here happens on one event loop, the one that `start` was called on. Only `door.add` may be called from
+    any thread. `fleet_watched` returns whether someone follows the live stream; `tell_fleet` gives the stream a task
+    of another instance; `observe` receives the duration of each backend operation.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class Engine:
         if settings.retention_days is not None:
             retention = timedelta(days=settings.retention_days)
             self._services.append(Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention))
-        # What parts above need of those made after them is tied here, and nowhere else.
+        # Connections to parts that were built later are made here, and nowhere else.
         self._heartbeat.connect(rejoin=self._control.rejoin, introduce=self._introduce)
         self._ledger.connect(LateCommits(self._tasks, self._lifecycle, self._ledger, intake, self._background).applied)
         self._dispatcher.connect(attempts.starter(runner))
@@ -248,26 +248,26 @@ class Engine:
 
     @property
     def history_dropped(self) -> int:
-        """Finished tasks and log lines that were never written because the backend was down for too long."""
+        """How many finished tasks and log lines were never written, because the backend failed for too long."""
         return self._ledger.health.dropped_history
 
     def stuck(self) -> dict[str, int]:
-        """How many attempts of each executor were asked to stop and go on regardless."""
+        """How many attempts of each executor were asked to stop and still run."""
         counts = Counter(self._control.stuck.values())
         return {name: counts[name] for name in self._executors}
 
     def add_service(self, service: Service) -> None:
-        """Have a further service started and stopped with the engine."""
+        """Start and stop a further service with the engine."""
         self._services.append(service)
 
     def unpublished(self) -> dict[str, int]:
-        """The tasks of which more may be in the ledger than has been told of; see `LiveTasks.unpublished`."""
+        """The tasks for which the ledger may hold more than was published; see `LiveTasks.unpublished`."""
         return self._ledger.doubtful() | self._tasks.unpublished()
 
     async def start(self) -> None:
-        """Open the backend, register this instance, take over what dead ones left, and start running tasks.
+        """Open the backend, register this instance, take over the tasks of dead ones, and start running tasks.
 
-        Raises what `Backend.open` raises. After a failure everything that was started is stopped again.
+        Raises the errors of `Backend.open`. After an error, all parts that were started are stopped again.
         """
         if self._state in _ACTIVE:
             raise TaskStateError(f"the engine is {self._state} already")
@@ -298,11 +298,11 @@ class Engine:
         self._dispatcher.open()
         await self.schedules.start()
         self._background.own(self.schedules.tick())
-        # Not awaited: the application need not wait for what others left behind.
+        # Not awaited: the application need not wait for the tasks of dead instances.
         self._background.own(self._takeover.tick())
 
     def cut_short(self) -> None:
-        """Wait no longer for what runs or waits; called again, also not for what was cancelled."""
+        """Stop waiting for running and waiting tasks; at the second call, also for cancelled ones."""
         self._drain.cut_short()
 
     @property
@@ -311,7 +311,7 @@ class Engine:
         return self._state in _ACTIVE and self._loop is not None and self._loop.is_closed()
 
     async def abandon(self) -> None:
-        """Forget a life whose event loop was closed without `stop`: the next `start` takes over what it left."""
+        """Forget everything after the event loop was closed without `stop`; the next `start` takes the tasks over."""
         self._dispatcher.close()
         for task in self._tasks:
             if task.attempt is not None and not task.attempt.done():
@@ -333,9 +333,9 @@ class Engine:
             return
         self._state = EngineState.DRAINING
         self._drain.begin()
-        # Whatever dead instances have left, and whatever is due from now on, is for those who stay.
+        # The tasks of dead instances, and all firings from now on, are for the instances that stay.
         ending = gather_all([self.schedules.stop(), self._takeover.stop(), self._recovery.stop()])
-        await bounded(ending, self._settings.cancel_grace / 5, "what watches the other instances")
+        await bounded(ending, self._settings.cancel_grace / 5, "the watch over the other instances")
         await self._drain.run()
         await self._stop_parts(self._drain.deadline)
         self._state = EngineState.STOPPED
@@ -346,7 +346,7 @@ class Engine:
             raise NotStartedError("not started" if self._state is EngineState.NEW else self._state.value)
 
     def call_on_loop(self, callback: Callable[..., None], *args: Any) -> None:
-        """Call on the engine's loop: now when this is its thread, else as soon as it can."""
+        """Call on the engine's event loop: at once on its thread, else as soon as possible."""
         if threading.get_ident() == self._thread:
             callback(*args)
         elif self._loop is not None and not self._loop.is_closed():
@@ -372,7 +372,7 @@ class Engine:
         return await self._backend.counts(query)
 
     async def cancel(self, task_id: str) -> TaskRecord:
-        """Cancel a task on whichever instance; raises `TaskNotFoundError` or `TaskStateError`."""
+        """Cancel a task of any instance; raises `TaskNotFoundError` or `TaskStateError`."""
         return await self._control.cancel(task_id)
 
     async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
@@ -393,12 +393,12 @@ class Engine:
         return await self._backend.instances()
 
     def queue_stats(self) -> dict[str, QueueStats]:
-        """The queues of this process at this moment."""
+        """The queues of this process now."""
         now = self._clock.monotonic()
         return {queue.name: queue.stats(now) for queue in self._queues.all()}
 
     def slots(self) -> dict[str, tuple[int, int | None]]:
-        """Attempts that each executor runs, and the most that it may."""
+        """How many attempts each executor runs, and its limit."""
         return {name: (slots.used, slots.capacity) for name, slots in self._dispatcher.slots.items()}
 
     async def update_queue_config(
@@ -408,9 +408,9 @@ class Engine:
         concurrency: int | EllipsisType | None = ...,
         max_size: int | EllipsisType | None = ...,
     ) -> None:
-        """Change the limits of a queue on all instances and for good: `...` leaves one as it is, `None` lifts it.
+        """Change the limits of a queue on all instances, permanently: `...` keeps a limit, `None` removes it.
 
-        Raises `UnknownQueueError`, `ConfigurationError`, and `BackendError` when the change could not be stored.
+        Raises `UnknownQueueError`, `ConfigurationError`, and `BackendError` if the change could not be stored.
         """
         fields: dict[str, int | None] = {}
         if not isinstance(concurrency, EllipsisType):
@@ -420,7 +420,7 @@ class Engine:
         await self._queue_settings.change(name, fields)
 
     async def pause_queue(self, name: str) -> None:
-        """Start no further task of a queue, on all instances and after a restart too; what runs goes on."""
+        """Start no further task of a queue, on all instances, also after a restart; running tasks continue."""
         await self._queue_settings.change(name, {"paused": True})
 
     async def resume_queue(self, name: str) -> None:
@@ -441,7 +441,7 @@ class Engine:
             await service.introduce()
 
     async def _stop_parts(self, deadline: float) -> None:
-        """Release everything by `deadline`, a time of the event loop; later only where the backend still answers."""
+        """Close all parts by `deadline`, an event-loop time; later only while the backend still answers."""
         grace, loop = self._settings.cancel_grace, asyncio.get_running_loop()
         last = grace / 5
 
@@ -468,14 +468,14 @@ class Engine:
         closing = bounded(self._backend.close(), limit, f"the {self._backend.name} backend")
         await gather_all([self._bus.close(limit), closing])
         for task in self._tasks:
-            # The ledger has it; if this engine is started again, it takes it over as any other would.
+            # The ledger holds the task. If this engine starts again, it takes the task over like any instance.
             self._control.forget(task)
 
     async def _sign_off(self, limit: float) -> None:
         try:
             await asyncio.wait_for(self._heartbeat.leave(), limit)
         except (BackendError, TimeoutError) as exc:
-            logger.error("this instance could not sign off (%s); its lease has to run out", str(exc) or "no answer")
+            logger.error("this instance could not sign off (%s); its lease must run out", str(exc) or "no answer")
 
 
 def _complain(exc: BaseException) -> None:
@@ -484,7 +484,7 @@ def _complain(exc: BaseException) -> None:
 
 def _complain_of_attempt(exc: BaseException) -> None:
     if isinstance(exc, BackendUnavailableError):
-        # The event loop is torn down under it.
+        # The event loop is being closed during the attempt.
         logger.error("the outcome of an attempt could not be written: %s", exc)
         return
-    logger.critical("an attempt ended with an error of the engine itself: %s", exc, exc_info=exc)
+    logger.critical("an attempt ended with an error of the engine: %s", exc, exc_info=exc)

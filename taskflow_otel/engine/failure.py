@@ -1,4 +1,4 @@
-"""What an exception of user code leaves in the record: texts that are capped, and cannot fail themselves."""
+"""What the record keeps of an exception of user code: capped texts, made without raising."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Failure:
 
 
 _CAUSE: Any = BaseException.__dict__["__cause__"]
-"""The cause itself, also where a class hides it behind a property of its own."""
+"""The cause itself, even if the exception's class overrides `__cause__` with a property."""
 
 
 class ChildTraceback(Exception):
-    """The cause of an exception that came from another process: how that process described it."""
+    """The cause of an exception from another process: that process's description of it."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.stacktrace)
@@ -33,13 +33,13 @@ class ChildTraceback(Exception):
 
 
 def describe_failure(exc: BaseException) -> Failure:
-    """Describe an exception, whatever its `str()` and its traceback do."""
+    """Describe an exception, even if its `str()` or its traceback fails."""
     cause = _CAUSE.__get__(exc)
     if isinstance(cause, ChildTraceback):
         return replace(cause.failure, exception=exc)
     name = class_name(type(exc))
     try:
-        # The frames of the engine and of the executor above the user's function say nothing to the user.
+        # The frames of the engine and the executor above the user's function do not help the user.
         stack = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
     except BaseException as broken:  # SystemExit from a `__str__` would end the event loop
         stack = f"<the traceback of {name} could not be formatted: {class_name(type(broken))}>"
@@ -47,7 +47,7 @@ def describe_failure(exc: BaseException) -> Failure:
 
 
 def _cut_in_the_middle(text: str) -> str:
-    """Cut a stack trace in its middle: both the entry and the raise are worth reading."""
+    """Cut a stack trace in its middle: its start and its end are the useful parts."""
     if len(text) <= MAX_TEXT:
         return plain_text(text)
     half = MAX_TEXT // 2

@@ -1,4 +1,4 @@
-"""The one door: every new task, whatever made it, gets its place, is made known and is handed over here."""
+"""The intake of every new task, whatever made it: it gets a place, becomes known, and may start."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Taken(NamedTuple):
 class Intake:
     """Takes new tasks in.
 
-    In three steps, because a request stands between them: `take` when a route adds the task, `make_known` before the
-    response's first byte, `hand_over` when the request is over. `enqueue` and retries take them in one go.
+    In three steps, because a request needs them at different times: `take` when a route adds the task, `make_known`
+    before the response's first byte, `hand_over` when the request is over. `enqueue` and retries do all three at once.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Intake:
         self._on_loop = on_loop
 
     def take(self, task: LiveTask) -> Taken:
-        """Give a built task its place in its queue and its trace context. Callable from any thread.
+        """Give a built task a place in its queue and a trace context. Callable from any thread.
 
-        Raises `QueueFullError`; the task is `REJECTED` then.
+        Raises `QueueFullError`; then the task is `REJECTED`.
         """
         record = task.record
         key = record.idempotency_key
@@ -79,9 +79,9 @@ class Intake:
         return Taken(record.task_id, task)
 
     async def make_known(self, tasks: Sequence[LiveTask]) -> None:
-        """Make new tasks known: durable ones are committed first.
+        """Commit new durable tasks, then publish all of them.
 
-        Raises `BackendError` when that fails; then none of the tasks runs, and each is `REJECTED`
+        Raises `BackendError` if the commit fails; then none of the tasks runs, and each is `REJECTED`
         (`commit_failed`).
         """
         if len(tasks) == 1 and not tasks[0].durable and tasks[0].cancel_reason is None:
@@ -144,11 +144,11 @@ class Intake:
             # Committed, without an answer, and taken over since.
             task.cancel_reason = Ownership.LOST
         elif task.record.idempotency_key is not None:
-            # Not before: what another request is told about must not vanish with a commit that fails.
+            # Only now: another request must not get the id of a task whose commit then fails.
             self._tasks.hold_key(task.record.idempotency_key, task.id)
 
     def hand_over(self, tasks: Sequence[LiveTask]) -> None:
-        """Hand committed tasks over: their request has ended, they may start."""
+        """Let committed tasks start: their request has ended."""
         if len(tasks) == 1:
             if tasks[0].phase is Phase.HELD:
                 self.line_up(tasks[0])
@@ -161,7 +161,7 @@ class Intake:
             asyncio.get_running_loop().call_soon(self.hand_over, tasks[_SLICE:])
 
     def line_up(self, task: LiveTask, wait: float | None = None) -> None:
-        """Put a task in line: after `wait` seconds or its own delay, at its `run_at`, or at once."""
+        """Make a task ready: after `wait` seconds or its own delay, at its `run_at`, or at once."""
         queue = self._queues.of(task)
         if wait is not None:
             at_once = False
@@ -199,7 +199,7 @@ class Intake:
             elif task.phase in {Phase.BUILT, Phase.HELD}:
                 held.append(task)
         for start in range(0, len(held), _SLICE):
-            # Together, so that they share their transactions.
+            # All at once, so that they share transactions.
             await asyncio.gather(*(self._withdraw(task, reason) for task in held[start : start + _SLICE]))
 
     async def _withdraw(self, task: LiveTask, reason: Reason) -> None:
@@ -207,7 +207,7 @@ class Intake:
             return
         self._queues.of(task).leave_place(task)
         if not task.known:
-            # Nothing of it is in the ledger: it goes there as history only.
+            # The ledger does not hold it; it is written there as history only.
             task.durable = False
             self._lifecycle.enqueued(task)
         task.advance(Step.END)
@@ -217,7 +217,7 @@ class Intake:
             self._lifecycle.refused(task)
 
     def take_place(self, queue: Queue, task: LiveTask, *, enforce: bool) -> None:
-        """Count a task as waiting in a queue; raises `QueueFullError`, and the task is `REJECTED` then."""
+        """Count a task as waiting in a queue; raises `QueueFullError`, and then the task is `REJECTED`."""
         try:
             queue.take_place(task, enforce=enforce)
         except QueueFullError:
@@ -228,7 +228,7 @@ class Intake:
 
     def _duplicate(self, task: LiveTask, holder: str | None) -> None:
         self._queues.of(task).leave_place(task)
-        # The row of this id does not exist: what remains of it is history.
+        # The ledger has no row of this id; the record is written as history.
         task.durable = False
         self._lifecycle.rejected(task, Reason.DUPLICATE, duplicate_of=holder, history=False)
 
@@ -247,7 +247,7 @@ class Intake:
                 task.stored = True
 
     def leave_to_owner(self, task: LiveTask) -> None:
-        """Forget a new task that another instance owns by now."""
+        """Forget a new task that another instance owns now."""
         self._queues.of(task).leave_place(task)
         if task.phase is not Phase.GONE:
             self._lifecycle.refused(task)

@@ -1,4 +1,4 @@
-"""Commits that the ledger applied after their caller had given up: the ledger and what is published agree again."""
+"""Commits that the ledger applied after their caller gave up: makes the ledger and the published events agree."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from taskflow_otel.runtime.owned_tasks import OwnedTasks
 
 
 class LateCommits:
-    """Sets right what was applied late, each in an asyncio task of `background`."""
+    """Corrects late commits, each in an asyncio task of `background`."""
 
     def __init__(
         self, tasks: LiveTasks, lifecycle: Lifecycle, ledger: Ledger, intake: Intake, background: OwnedTasks
@@ -34,10 +34,10 @@ class LateCommits:
             self._background.own(correction)
 
     def correction(self, change: Change, *, stale: bool) -> Coroutine[Any, Any, None] | None:
-        """The ledger applied a change whose caller had gone, or been told that it failed: return what sets that right.
+        """Return what corrects a change that the ledger applied after its caller had gone or had got an error.
 
-        Until that has run, the task counts among the unpublished. `stale`: another instance owns the task by now; if
-        the change had been applied before that, it is shown, and the task goes on there.
+        Until the correction has run, the task counts as unpublished. `stale`: another instance owns the task now. If
+        the change was applied before that, it is published, and the task continues there.
         """
         if isinstance(change, AppendLogs):
             return None
@@ -54,7 +54,7 @@ class LateCommits:
         if task.phase in {Phase.READY, Phase.DELAYED}:
             return self._correct(doubt, late, task.record)
         if task.phase in {Phase.HELD, Phase.ENDING}:
-            # Whoever was carrying it out has been cancelled, in a shutdown.
+            # A shutdown has cancelled the code that made this change.
             self._lifecycle.adopt(task, late)
         doubt.close()
         return None
@@ -71,7 +71,7 @@ class LateCommits:
         truth: TaskRecord | None,
         as_applied: Callable[[TaskRecord], TaskRecord] = lambda record: record,
     ) -> None:
-        """Write the truth over what was applied late; where that is too late too, show what was applied."""
+        """Overwrite the late change with the true state; if that is too late as well, publish what was applied."""
         with doubt:
             if truth is not None:
                 applied = await self._ledger.commit(Update(truth), timeout=float("inf"))

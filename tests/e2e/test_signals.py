@@ -49,7 +49,7 @@ def test_a_second_interrupt_cuts_the_drain_short_and_a_third_the_grace(
         if deaf:
             wait_until(lambda: interrupted(server), "the server to end", interval=0.2)
         wait_until(lambda: not alive(server.pid), "the server to end")
-    assert f"gave up {PLAIN} tasks that waited and are not persisted" in server.output
+    assert f"gave up {PLAIN} waiting tasks that are not persisted" in server.output
     assert f"plain ({PLAIN})" in server.output
     assert not (tmp_path / "ran").exists()
 

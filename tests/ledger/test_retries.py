@@ -132,7 +132,7 @@ async def test_what_has_succeeded_is_run_once_more_only_when_that_is_said() -> N
     ):
         task_id = await manager.enqueue(work.task, 1)
         await finish(manager, task_id)
-        with pytest.raises(TaskStateError, match="say rerun=true"):
+        with pytest.raises(TaskStateError, match="use rerun=true"):
             await manager.retry(task_id)
         refused = await client.post(f"/tasks/{task_id}/retry")
         assert (refused.status_code, "rerun=true" in refused.json()["detail"]) == (409, True)

@@ -1,4 +1,4 @@
-"""How one attempt's function is run: the contract, and the two that stay inside this process."""
+"""How the function of one attempt is run: the contract, and the two executors inside this process."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Call:
     task_context: TaskContext
     payload: str | None
     on_loop: bool = False
-    """The function returned an awaitable, which is awaited on the event loop, where it can be cancelled."""
+    """The function returned an awaitable. It is awaited on the event loop, where it can be cancelled."""
     abandoned: bool = False
-    """Nobody waits for the function any more; set before the awaiting task is cancelled for the last time."""
+    """No one waits for the function any more; set before the awaiting task is cancelled for the last time."""
 
 
 class Executor(Protocol):
     """Runs the functions of attempts.
 
-    `run` returns what the function returned and raises what it raised. Cancelling the awaiting task must end the
-    function where that is possible (async, process). Where it is not (`cancellable` is false: threads), the engine
-    asks through the task context and waits.
+    `run` returns the function's result and raises its exception. Cancelling the awaiting task must end the function
+    if that is possible (async, process). If not (`cancellable` is false: threads), the engine asks through the task
+    context and waits.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Executor(Protocol):
     """Attempts that can run at once; `None` is no limit."""
 
     async def start(self) -> None:
-        """Make ready what attempts need."""
+        """Prepare what attempts need."""
 
     async def run(self, call: Call) -> Any:
         """Run one attempt."""
@@ -64,13 +64,13 @@ class Executor(Protocol):
 
 @runtime_checkable
 class PreparingExecutor(Executor, Protocol):
-    """An executor that needs time before it can enter a function: time that is not the attempt's."""
+    """An executor that needs time before it can enter a function; this time is not part of the attempt."""
 
     async def prepare(self, task_id: str, definition: TaskDefinition) -> None:
-        """Make ready what the attempt needs, before it counts as started. A failure shows in `run`."""
+        """Prepare what the attempt needs, before it counts as started. `run` raises a failure."""
 
     def dismiss(self, task_id: str) -> None:
-        """Take back what was prepared, if the attempt did not run after all."""
+        """Release what was prepared, if the attempt did not run."""
 
 
 class AsyncExecutor:
@@ -83,10 +83,10 @@ class AsyncExecutor:
         self.capacity = capacity
 
     async def start(self) -> None:
-        """Nothing to make ready."""
+        """Nothing to prepare."""
 
     async def run(self, call: Call) -> Any:
-        """Await the function within the attempt's context, which is the awaiting task's own."""
+        """Await the function in the attempt's context, which is that of the awaiting task."""
         return await _awaited(call.definition.func(*call.args, **call.kwargs), call)
 
     async def close(self, timeout: float) -> None:
@@ -94,9 +94,9 @@ class AsyncExecutor:
 
 
 async def _awaited(result: Any, call: Call) -> Any:
-    """Await what a function returned, for as long as that is something to await."""
+    """Await the result of a function, and again as long as the result is an awaitable."""
     if type(result) is types.CoroutineType:
-        # What an async function returns; to ask whether anything else can be awaited takes longer than to await it.
+        # The result of an async function. The check for other awaitables costs more than the await.
         result = await _leashed(result, call)
     while result is not None and inspect.isawaitable(result):
         result = await (_leashed(result, call) if inspect.iscoroutine(result) else result)
@@ -105,7 +105,7 @@ async def _awaited(result: Any, call: Call) -> Any:
 
 @types.coroutine
 def _leashed(coroutine: Coroutine[Any, Any, Any], call: Call) -> Generator[Any, Any, Any]:
-    """Await a coroutine that can be ended even if it swallows its cancellation.
+    """Await a coroutine in a way that can end it even if it swallows its cancellation.
 
     Once the call is abandoned, a cancellation is no longer passed on: the coroutine is closed where it waits.
     """
@@ -129,14 +129,14 @@ def _leashed(coroutine: Coroutine[Any, Any, Any], call: Call) -> Generator[Any, 
 def _close(coroutine: Coroutine[Any, Any, Any], call: Call) -> None:
     try:
         coroutine.close()
-    except BaseException as exc:  # the user's clean-up code may raise anything, and nobody waits for it any more
+    except BaseException as exc:  # the user's clean-up code may raise anything, and no one waits for it any more
         logger.error("%s could not be closed: %r", call.definition.name, exc)
 
 
 class ThreadExecutor:
-    """Plain functions, in threads of the manager's own: never those that serve sync routes.
+    """Plain functions, in the manager's own threads: never in those that serve sync routes.
 
-    What they return is awaited on the event loop, if it can be. `anyio.from_thread` works in them.
+    An awaitable result is awaited on the event loop. `anyio.from_thread` works in the functions.
     """
 
     name = ExecutorKind.THREAD.value
@@ -148,7 +148,7 @@ class ThreadExecutor:
         self._threads: TaskThreads | None = None
 
     async def start(self) -> None:
-        """Make the pool; its threads start when they are needed."""
+        """Create the pool; its threads start when they are needed."""
         self._threads = TaskThreads(self._size, "taskflow-task")
 
     async def run(self, call: Call) -> Any:
@@ -158,17 +158,17 @@ class ThreadExecutor:
         result = await self._threads.run(functools.partial(call.context.run, function))
         if not inspect.isawaitable(result):
             return result
-        # A plain function around an async one: the work is still to be done, and belongs to the event loop.
+        # A plain function around an async one: the work itself is still to come, on the event loop.
         call.on_loop = True
         if call.task_context.cancelled:
-            # It was asked to stop while it could not be cancelled.
+            # It was asked to stop while it was in the thread, where it could not be cancelled.
             if inspect.iscoroutine(result):
                 result.close()
             raise asyncio.CancelledError
         return await _awaited(result, call)
 
     async def close(self, timeout: float) -> None:
-        """Wait for the threads, which have been asked to stop, for at most `timeout` seconds; leave the rest behind."""
+        """Wait up to `timeout` seconds for the threads, which were asked to stop; abandon the rest."""
         threads, self._threads = self._threads, None
         if threads is not None:
             await threads.close(timeout)

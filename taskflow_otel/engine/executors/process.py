@@ -1,4 +1,4 @@
-"""`executor="process"`: each attempt in a child process of the manager's own, which can be ended for good."""
+"""`executor="process"`: each attempt runs in a child process of the manager, which can be killed."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from taskflow_otel.model.vocabulary import ExecutorKind
 logger = logging.getLogger("taskflow_otel.engine")
 
 ASK_SECONDS = 0.5
-"""How long a cancelled function that watches `context.cancelled` may take to end by itself."""
+"""Seconds that a cancelled function gets to see `context.cancelled` and end by itself."""
 PREPARE_SECONDS = 30.0
-"""How long the start of a process and the import of the task's module stay outside the attempt."""
+"""Seconds for the start of a process and the import of the task's module; more counts as part of the attempt."""
 
 
 class ProcessExecutor:
     """Plain functions, in child processes: one attempt at a time in each, at most `workers` of them (default: CPUs).
 
-    Children start when they are first needed, as fresh interpreters (never by a bare fork, which threads make
-    unsafe), and are used again. The function is found there by importing its module; arguments travel as the codec
-    writes them. Functions of `__main__`, lambdas and closures, and arguments that the codec cannot write, travel by
-    cloudpickle. What the function returns is discarded.
+    Children start when they are first needed, as fresh interpreters (never by a bare fork, which is unsafe with
+    threads), and are used again. A child imports the function's module to find the function. Arguments travel as the
+    codec writes them. Functions of `__main__`, lambdas and closures, and arguments that the codec cannot write,
+    travel by cloudpickle. The function's result is discarded.
 
-    Promised: `task_log`, progress, `context.cancelled`, the attempt's trace context and baggage work in the child as
-    they do elsewhere, and log entries and progress arrive while it runs. Spans that user code makes there are told
-    to the manager's tracer provider, under their own ids, unless the imported modules set up an SDK: then that one
-    exports them and is flushed after each attempt. Not carried over: other context variables, metrics, and the
-    configuration of `logging` (with `capture_logs`: the root logger's level).
+    `task_log`, progress, `context.cancelled`, the attempt's trace context and baggage work in the child as they do
+    elsewhere; log entries and progress arrive while the function runs. Spans that user code makes there go to the
+    manager's tracer provider, under their own ids. If the imported modules set up an SDK, that SDK exports them
+    instead, and is flushed after each attempt. Not carried over: other context variables, metrics, and the
+    configuration of `logging` (except the root logger's level, with `capture_logs`).
 
     A cancelled or timed-out attempt is asked to stop, then gets SIGTERM (a `SystemExit` inside the function), then
-    SIGKILL; its process alone is replaced. A child ignores SIGINT and SIGTERM from others, since the parent
-    decides, and ends at once when the parent has died, however it died.
+    SIGKILL; only its process is replaced. A child ignores SIGINT and SIGTERM from others, because the parent decides
+    what ends. It ends at once when the parent has died, for whatever reason.
 
     `shutdown_timeout`: seconds that idle children get for their exit handlers at shutdown, before they are killed.
-    `forwarder` takes the spans of the children. Raises `ConfigurationError` for a wrong number.
+    `forwarder` receives the spans of the children. Raises `ConfigurationError` for an invalid number.
     """
 
     name = ExecutorKind.PROCESS.value
@@ -75,10 +75,10 @@ class ProcessExecutor:
         self._prepared: dict[str, ChildProcess] = {}
 
     async def start(self) -> None:
-        """Nothing to make ready: children start when they are needed."""
+        """Nothing to prepare: children start when they are needed."""
 
     async def prepare(self, task_id: str, definition: TaskDefinition) -> None:
-        """Have a child that has loaded the function: neither is part of the attempt, nor of its timeout."""
+        """Start a child and load the function there. Neither counts as part of the attempt or its timeout."""
         function = importable(definition.func)
         child = self._prepared[task_id] = self._take(function)
         try:
@@ -86,13 +86,13 @@ class ProcessExecutor:
                 await child.load(function)
         except TimeoutError:
             logger.warning(
-                "the module of %s is not imported in its process after %g s; waiting goes on within the attempt",
+                "the module of %s is not imported in its process after %g s; further waiting counts as its run time",
                 definition.name,
                 PREPARE_SECONDS,
             )
 
     def dismiss(self, task_id: str) -> None:
-        """Take back what was prepared for an attempt, unless it ran."""
+        """Release what was prepared for an attempt, if it did not run."""
         child = self._prepared.pop(task_id, None)
         if child is not None:
             self._put_back(child)
@@ -100,8 +100,8 @@ class ProcessExecutor:
     async def run(self, call: Call) -> None:
         """Run one attempt in a child.
 
-        Raises what the function raised (an instance of the same class, where this process knows it) or
-        `TaskProcessError` when the child ended instead.
+        Raises the function's exception (an instance of the same class, if this process knows the class), or
+        `TaskProcessError` if the child ended instead.
         """
         packed = _packed(call)
         child = self._prepared.pop(call.task_context.task_id, None)
@@ -118,7 +118,7 @@ class ProcessExecutor:
             raise revive(failure) from ChildTraceback(failure.description)
 
     async def close(self, timeout: float) -> None:
-        """End all children. Their `shutdown_timeout` counts and not `timeout`: exit handlers may flush telemetry."""
+        """End all children, within their `shutdown_timeout` and not `timeout`: exit handlers may flush telemetry."""
         children = list(self._children)
         self._idle.clear()
         self._prepared.clear()
@@ -156,14 +156,14 @@ class ProcessExecutor:
             try:
                 await asyncio.shield(ending)
             except asyncio.CancelledError:
-                # Asked again while the child still had time: now it has none.
+                # Cancelled again while the child still had time: it gets no more.
                 child.kill()
 
 
 def _packed(call: Call) -> PackedCall:
     if len(call.args) == 1 and isinstance(call.args[0], PackedCall):
         return call.args[0]
-    # Read from the ledger, or decrypted just now.
+    # The arguments were read from the ledger, or decrypted just now.
     codec = call.definition.codec
     payload = None if codec is None else codec.encode(call.args, call.kwargs)
     return pack_call(call.definition.func, call.args, call.kwargs, payload)

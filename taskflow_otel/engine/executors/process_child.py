@@ -71,9 +71,9 @@ class _Child:
         self._flusher: threading.Thread | None = None
 
     def serve(self) -> None:
-        """Run what arrives, one after the other."""
-        # Ctrl-C and a service manager's SIGTERM reach the whole group, but it is the parent that decides what ends.
-        # Handlers and not SIG_IGN, which the programs that a task starts would inherit.
+        """Run the attempts that arrive, one after the other."""
+        # Ctrl-C and a service manager's SIGTERM reach the whole process group, but the parent decides what ends.
+        # Handlers and not SIG_IGN: the programs that a task starts would inherit SIG_IGN.
         signal.signal(signal.SIGINT, _ignore)
         signal.signal(signal.SIGTERM, self._terminate)
         os.register_at_fork(after_in_child=self._forked)
@@ -101,7 +101,7 @@ class _Child:
                 else:
                     self._messages.put(message)
         finally:
-            # The parent is gone and others may take the task over: it must not run here too, not for one line more.
+            # The parent is gone, and another instance may take the task over: it must not run on here.
             os._exit(1)
 
     def _receive(self, size: int) -> bytes:
@@ -117,7 +117,7 @@ class _Child:
     def _send(self, message: object) -> None:
         data = frame(message)
         if self._silent:
-            # In a process that was forked, nobody may be left to release the lock.
+            # In a forked process, the thread that holds the lock may not exist.
             return
         with self._sending:
             self._write(data)
@@ -133,12 +133,12 @@ class _Child:
 
     def _terminate(self, signum: int, stack: object) -> None:
         if self._stopping and not self._silent:
-            # Whatever was being written stays half written; nothing may follow it.
+            # A message may be half written; nothing may follow it.
             self._silent = True
             raise SystemExit(128 + signum)
 
     def _forked(self) -> None:
-        """In a process that the task forked: it is none of ours."""
+        """The task forked this process: it must not talk to the parent."""
         self._silent = True
         self._parent.close()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -158,7 +158,7 @@ class _Child:
             except BaseException as exc:  # a module may call sys.exit
                 if self._silent:
                     raise
-                # It will fail again when the attempt asks for it, and then the attempt tells.
+                # It fails again in the attempt, which then reports it.
                 logging.getLogger("taskflow_otel.engine").debug("loading ahead failed: %s", exc)
         self._send(Loaded())
 
@@ -175,7 +175,7 @@ class _Child:
         try:
             # An empty context each time: an attempt inherits nothing from the one before.
             contextvars.Context().run(self._enter, job)
-        except BaseException as exc:  # every shape of user failure is told to the parent
+        except BaseException as exc:  # whatever user code raises goes to the parent
             if self._silent:
                 raise
             exc.__traceback__ = _below(exc.__traceback__)
@@ -193,13 +193,13 @@ class _Child:
         arguments = job.call.arguments
         args, kwargs = codec.decode(arguments) if isinstance(arguments, str) else unframe(arguments)
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            # Only where the user's modules have set none: an SDK of the application's own exports by itself.
+            # Only if the user's modules set none: an SDK of the application exports by itself.
             trace.set_tracer_provider(self._tracing)
         carried = TraceContextTextMapPropagator().extract(job.carrier)
         carried = W3CBaggagePropagator().extract(job.carrier, carried)
         otel_context.attach(otel_context.set_value(TASK_ID_KEY, job.task_id, carried))
 
-        # Both get plain data from the context: any process can read it.
+        # Both receive plain data from the context, which any process can read.
         def say(_: TaskContext, message: str, level: str, extra: dict[str, Any], size: int) -> None:
             span = reference(trace.get_current_span().get_span_context())
             self._send(Said(job.number, message, level, extra, size, span))
@@ -225,7 +225,7 @@ class _Child:
         self._send(Spanned(span))
 
     def _flush(self) -> None:
-        """Have an SDK that the user's modules set up here export now, beside the next attempt: a kill would lose it."""
+        """Let an SDK that the user's modules set up here export now: a later kill would lose its data."""
         if not _flushes():
             return
         if self._flusher is None:
@@ -255,7 +255,7 @@ def _flushes() -> list[Callable[[int], Any]]:
 
 
 def _below(tb: TracebackType | None) -> TracebackType | None:
-    """The traceback without this module's own frames, which say nothing to the user."""
+    """The traceback without the frames of this module, which do not help the user."""
     inner = tb
     while inner is not None and inner.tb_frame.f_code.co_filename == __file__:
         inner = inner.tb_next

@@ -46,7 +46,7 @@ from taskflow_otel.exporters.otel import spans
 logger = logging.getLogger("taskflow_otel.engine")
 
 TERMINATE_SECONDS = 2.0
-"""How long the `finally` blocks of a cancelled function may take after SIGTERM, before SIGKILL."""
+"""Seconds for the `finally` blocks of a cancelled function, between SIGTERM and SIGKILL."""
 _DYING_SECONDS = 1.0
 
 
@@ -69,16 +69,16 @@ class ChildProcess:
         self._loading: asyncio.Future[None] | None = None
         self._loaded: set[FunctionReference | None] = set()
         self.usable = True
-        """Whether another attempt can be given to it."""
+        """Whether it can run another attempt."""
         self.life = self._loop.create_task(self._live())
-        """Ends when the process has been reaped and everything that it had said has been read."""
+        """Ends when the process has been reaped and all its messages have been read."""
 
     def has_loaded(self, function: FunctionReference | None) -> bool:
         """Whether the function can be entered without an import."""
         return function in self._loaded
 
     async def load(self, function: FunctionReference | None) -> None:
-        """Return when the process runs and has imported the function, or has failed to."""
+        """Return when the process runs and has imported the function, or has failed to do so."""
         if function in self._loaded or not self.usable:
             return
         loading = self._loading = self._loop.create_future()
@@ -87,7 +87,7 @@ class ChildProcess:
         self._loaded.add(function)
 
     async def run(self, call: Call, packed: PackedCall) -> ChildFailure | None:
-        """Run an attempt; raises `TaskProcessError` when the process ends before it."""
+        """Run an attempt; raises `TaskProcessError` if the process ends first."""
         carrier: dict[str, str] = {}
         call.context.copy().run(_inject, carrier)
         self._number += 1
@@ -152,7 +152,7 @@ class ChildProcess:
             return
         guardian = threading.Thread(target=self._guard, args=(theirs,), name="taskflow-child", daemon=True)
         guardian.start()
-        # A process that the task left behind may hold the other end open: the death of the child ends the reading too.
+        # A process that the task started may keep the other end open, so the death of the child ends the reading too.
         self._exited.add_done_callback(lambda _: _shut(ours))
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         for data in self._unsent:
@@ -164,7 +164,7 @@ class ChildProcess:
             self.usable = False
             await asyncio.wait({self._exited}, timeout=_DYING_SECONDS)
             if not self._exited.done():
-                # It has closed its end and lives on: nothing can be told to it any more.
+                # It has closed its end but still lives: it can receive no more messages.
                 self.kill()
                 await asyncio.wait({self._exited})
         except asyncio.CancelledError:
@@ -180,9 +180,9 @@ class ChildProcess:
             return
 
     def _guard(self, theirs: socket.socket) -> None:
-        """Start the process and wait for its end, in a thread that lives as long as it.
+        """Start the process and wait for its end, in a thread that lives as long as the process.
 
-        Not a thread of a pool: Linux ties the child's life (`PR_SET_PDEATHSIG`) to the thread that started it.
+        Not a pool thread: Linux ties the child's life (`PR_SET_PDEATHSIG`) to the thread that started it.
         """
         with theirs:
             fd = theirs.fileno()
@@ -209,7 +209,7 @@ class ChildProcess:
         try:
             self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:
-            # The loop is closed: nobody waits for this any more.
+            # The loop is closed: no one waits for this any more.
             return
 
     def _gone(self, exit_code: int | None, how: str) -> None:
@@ -226,7 +226,7 @@ class ChildProcess:
         except (asyncio.IncompleteReadError, OSError):
             return
         except Exception as exc:  # a broken message must end this child and nothing else
-            logger.error("a child process sent what cannot be read: %s", exc)
+            logger.error("a child process sent a message that cannot be read: %s", exc)
 
     def _take(self, message: object) -> None:
         match message:
@@ -245,7 +245,7 @@ class ChildProcess:
 
 
 def _inject(carrier: dict[str, str]) -> None:
-    """Write the W3C headers of the current context; not by the global propagator, which may speak another language."""
+    """Write the W3C headers of the current context; the global propagator may write another format."""
     TraceContextTextMapPropagator().inject(carrier)
     W3CBaggagePropagator().inject(carrier)
 
@@ -269,7 +269,7 @@ def _how(exit_code: int) -> str:
 
 
 def _interpreter_options() -> list[str]:
-    """What the children's interpreter has to share with this one for code to mean the same."""
+    """The options that the children's interpreter must share with this one, so that code behaves the same."""
     optimize = [f"-{'O' * sys.flags.optimize}"] if sys.flags.optimize else []
     return [*optimize, *(f"-W{item}" for item in sys.warnoptions)]
 

@@ -1,6 +1,6 @@
-"""What goes over the pipe between the process executor and its children: calls one way, what they say the other.
+"""The messages between the process executor and its children: calls one way, reports the other.
 
-The pipe is private to the two, who are one user's program, so it carries pickle.
+The pipe is private to two processes of one program, so it carries pickle.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ MAX_EXCEPTION_BYTES = 262_144
 
 @dataclass(frozen=True, slots=True)
 class FunctionReference:
-    """How a child finds a function: by import, or else the function itself, pickled by value."""
+    """How a child finds a function: by import, or as the function itself, pickled by value."""
 
     module: str = ""
     qualname: str = ""
     unwrap: int = 0
-    """How many decorators, applied on top of `task`, stand between that name and the function."""
+    """How many decorators above `task` are between that name and the function."""
     file: str | None = None
-    """Where the module was loaded from; for modules that no path leads to (some test runners make such)."""
+    """The file of the module, if it cannot be imported by name (some test runners make such modules)."""
     value: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PackedCall:
-    """A function and its arguments, ready to be sent: arguments as the codec's text, or pickled."""
+    """A function and its arguments, ready to send: arguments as the codec's text, or pickled."""
 
     function: FunctionReference
     arguments: str | bytes
@@ -53,7 +53,7 @@ class PackedCall:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """To the child: what its process is to look like. Sent once, first."""
+    """To the child: the settings of its process. Sent once, first."""
 
     argv: list[str]
     capture_logs: bool
@@ -63,7 +63,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """To the child: make ready to run a function; answered by `Loaded`, also when that failed."""
+    """To the child: import a function; answered by `Loaded`, also after a failure."""
 
     function: FunctionReference | None
 
@@ -73,7 +73,7 @@ class Attempt:
     """To the child: run an attempt."""
 
     number: int
-    """Of this child's attempts; what it says carries the number back."""
+    """Number of the attempt in this child; the child's messages carry it back."""
     call: PackedCall
     task_id: str
     func_name: str
@@ -123,12 +123,12 @@ class Spanned:
 
 @dataclass(frozen=True, slots=True)
 class ChildFailure:
-    """An exception as it is sent: described, and as much of the object as can travel."""
+    """An exception as it is sent: its description, and the object itself if it can travel."""
 
     description: Failure
     pickled: bytes | None
     ancestry: tuple[tuple[str, str], ...]
-    """Module and qualified name of its class and of that one's bases, nearest first."""
+    """Module and qualified name of its class and the bases, nearest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +153,10 @@ def unframe(body: bytes) -> Any:
 def pack_call(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], payload: str | None
 ) -> PackedCall:
-    """Make a call ready to be sent; `payload` is the codec's text of the arguments, where it could write them.
+    """Prepare a call to be sent; `payload` is the codec's text of the arguments, if the codec could write them.
 
-    Raises `TaskArgumentError` for what cannot be sent to another process, and `MissingExtraError` for what only
-    cloudpickle can send: lambdas, closures, and whatever `__main__` defines.
+    Raises `TaskArgumentError` for arguments that cannot be sent to another process, and `MissingExtraError` for
+    what only cloudpickle can send: lambdas, closures, and definitions of `__main__`.
     """
     function = importable(func)
     if function is not None:
@@ -164,12 +164,12 @@ def pack_call(
             return PackedCall(function, payload)
     else:
         function = FunctionReference(value=_pickled(func, f"the function {describe(func)}"))
-    # The annotations of a function that travels by value may name what its new globals lack, so no codec there.
+    # A function that travels by value may lose the names in its annotations, so the codec cannot be used.
     return PackedCall(function, _pickled((args, dict(kwargs)), f"the arguments of {describe(func)}"))
 
 
 def importable(func: Callable[..., Any]) -> FunctionReference | None:
-    """How to import a function; `None` for one that cannot be (or must not: `__main__` would run again)."""
+    """How to import a function; `None` if it cannot be imported, or must not (`__main__` would run again)."""
     module, qualname = getattr(func, "__module__", None), getattr(func, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(qualname, str) or module == "__main__":
         return None
@@ -187,7 +187,7 @@ def importable(func: Callable[..., Any]) -> FunctionReference | None:
 
 
 def load_function(reference: FunctionReference) -> Callable[..., Any]:
-    """The function of a reference, in the child; raises what importing its module raises."""
+    """The function of a reference, in the child; raises the errors of importing its module."""
     if reference.value is not None:
         return unframe(reference.value)  # type: ignore[no-any-return]  # pickle gives back the function that it was given
     try:
@@ -218,7 +218,7 @@ def _module_from_file(name: str, file: str) -> ModuleType:
 
 
 class _Pickler(pickle.Pickler):
-    """Refuses what it would write as a name in `__main__`, which is another module in the child."""
+    """Refuses objects of `__main__`, which is another module in the child."""
 
     latest: object = None
 
@@ -234,7 +234,7 @@ def _pickled(value: object, what: str) -> bytes:
     pickler = _Pickler(buffer, pickle.HIGHEST_PROTOCOL)
     try:
         pickler.dump(value)
-    except Exception as exc:  # pickling calls user code, which raises what it likes
+    except Exception as exc:  # pickling calls user code, which may raise anything
         reason = exc
     else:
         return buffer.getvalue()
@@ -259,10 +259,10 @@ def _unsendable(what: str, reason: Exception) -> TaskArgumentError:
 
 
 def pack_failure(exc: BaseException, description: Failure) -> ChildFailure:
-    """Make an exception ready to be sent back."""
+    """Prepare an exception to be sent back."""
     try:
         pickled = pickle.dumps(exc, pickle.HIGHEST_PROTOCOL)
-    except BaseException:  # an exception with a socket in it, of a class local to a function, or with its own ideas
+    except BaseException:  # it may hold a socket, be of a local class, or pickle itself wrongly
         pickled = b""
     ancestry = tuple((cls.__module__, cls.__qualname__) for cls in type(exc).__mro__ if issubclass(cls, BaseException))
     return ChildFailure(
@@ -271,7 +271,7 @@ def pack_failure(exc: BaseException, description: Failure) -> ChildFailure:
 
 
 class _KnownOnly(pickle.Unpickler):
-    """Imports nothing: nobody here can ask for a class that has not been imported, and importing takes time."""
+    """Imports nothing: code here cannot name a class that was not imported, and an import takes time."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module not in sys.modules:
@@ -280,9 +280,9 @@ class _KnownOnly(pickle.Unpickler):
 
 
 def revive(failure: ChildFailure) -> BaseException:
-    """The exception of the child: itself, else one of its class, else of the nearest base that is known here.
+    """The exception of the child: the object itself, or one of its class, or of the nearest base known here.
 
-    So `retry_on` and `no_retry_on` see the real class also where the object could not travel.
+    So `retry_on` and `no_retry_on` see the real class even if the object could not travel.
     """
     if failure.pickled is not None:
         try:
@@ -303,7 +303,7 @@ def revive(failure: ChildFailure) -> BaseException:
 
 
 def _without_init(cls: type[BaseException], message: str) -> BaseException | None:
-    """An instance whose `__init__` was not called, since nobody knows its arguments; `None` where that is refused."""
+    """An instance made without `__init__`, whose arguments are unknown; `None` if the class refuses that."""
     try:
         instance = cls.__new__(cls)
         instance.args = (message,)

@@ -42,7 +42,7 @@ _DEEPEST = 8
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """`value` as built-in types, which any process can read; anything else becomes text."""
+    """`value` as built-in types, which any process can read; other objects become text."""
     if value is None or type(value) in _PLAIN:
         return value
     if depth < _DEEPEST:
@@ -118,7 +118,7 @@ class RecordedSpan(Span):
         self._lock = threading.Lock()
 
     def end(self, end_time: int | None = None) -> None:
-        """End the span and hand it over; only the first call counts."""
+        """End the span and pass it to `on_end`; only the first call counts."""
         with self._lock:
             if self._ended:
                 return
@@ -200,7 +200,7 @@ class RecordedSpan(Span):
 
 
 class RecordingTracer(Tracer):
-    """Makes `RecordedSpan`s: below a sampled parent, or without a parent."""
+    """Makes a `RecordedSpan` if the parent is sampled or there is no parent."""
 
     def __init__(self, scope: Scope, on_end: Callable[[FinishedSpan], None]) -> None:
         self._scope = scope
@@ -260,7 +260,7 @@ class RecordingTracer(Tracer):
 
 
 class RecordingTracerProvider(TracerProvider):
-    """The tracer provider of a process that has no SDK of its own: every span goes to `on_end` once it has ended."""
+    """The tracer provider of a process without an SDK: every span goes to `on_end` when it has ended."""
 
     def __init__(self, on_end: Callable[[FinishedSpan], None]) -> None:
         self._on_end = on_end
@@ -283,7 +283,7 @@ class RecordingTracerProvider(TracerProvider):
 
 
 class _GivenIds:
-    """An id generator, as the SDK's tracer wants one, that gives the ids a span was recorded with."""
+    """An id generator for the SDK's tracer that returns the ids a span was recorded with."""
 
     def __init__(self, identity: SpanRef) -> None:
         self._identity = identity
@@ -315,7 +315,7 @@ class SpanForwarder:
         try:
             self._repeat(finished)
         except Exception as exc:
-            self._failures.add("tracing", "could not take over a span of a child process", exc)
+            self._failures.add("tracing", "could not export a span of a child process", exc)
 
     def _repeat(self, finished: FinishedSpan) -> None:
         provider = self._provider or trace.get_tracer_provider()

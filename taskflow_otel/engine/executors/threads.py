@@ -1,4 +1,4 @@
-"""The threads that run plain functions: a pool whose threads can be left behind."""
+"""The threads that run plain functions: a pool whose threads can be abandoned."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _WorkItem = tuple[Callable[[], Any], asyncio.Future[_Outcome]]
 
 
 class TaskThreads:
-    """Up to `size` threads, started when they are needed; all methods belong to the event loop's thread.
+    """Up to `size` threads, started when they are needed. Call all methods on the event loop's thread.
 
-    Not a `ThreadPoolExecutor`: the interpreter joins the threads of one when it exits, so that a single task which
-    ignores its cancellation would keep the process from ending. These are daemon threads, joined where they end
-    in time and abandoned where they do not.
+    Not a `ThreadPoolExecutor`: the interpreter joins its threads at exit, so one task that ignores its cancellation
+    would keep the process alive. These are daemon threads: joined if they end in time, else abandoned.
     """
 
     def __init__(self, size: int, name: str) -> None:
@@ -33,16 +32,16 @@ class TaskThreads:
         self._token = current_token()
         self._work_items: SimpleQueue[_WorkItem | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        # A permit for each thread that waits for work and is not yet promised any.
+        # One permit for each idle thread that has no work assigned yet.
         self._idle = threading.Semaphore(0)
         self._running = 0
         self._empty = asyncio.Event()
         self._empty.set()
 
     async def run(self, function: Callable[[], Any]) -> Any:
-        """Return what `function` returns in one of the threads, or raise what it raises.
+        """Call `function` in one of the threads; return its result or raise its exception.
 
-        Being cancelled abandons the function: it goes on, and what becomes of it is dropped.
+        If this is cancelled, the function runs on, and its outcome is dropped.
         """
         future: asyncio.Future[_Outcome] = self._loop.create_future()
         self._work_items.put((function, future))
@@ -58,7 +57,7 @@ class TaskThreads:
             del exc
 
     async def close(self, timeout: float) -> None:
-        """End the threads, waiting for those that work for at most `timeout` seconds."""
+        """End the threads; wait up to `timeout` seconds for those that work."""
         for _ in self._threads:
             self._work_items.put(None)
         try:
@@ -66,7 +65,7 @@ class TaskThreads:
         except TimeoutError:
             return
         for thread in self._threads:
-            # It has said that it ends, so this takes no time.
+            # The thread has reported its end, so this returns at once.
             thread.join()
 
     def _start_thread(self) -> None:
@@ -80,7 +79,7 @@ class TaskThreads:
         serve_loop(self._token)
         while (item := self._work_items.get()) is not None:
             self._do(*item)
-            # Nothing of the task stays alive while the thread waits for the next.
+            # No object of the task may stay alive while the thread waits for the next one.
             del item
             self._idle.release()
         self._tell(self._ended)
@@ -89,7 +88,7 @@ class TaskThreads:
         outcome: _Outcome
         try:
             outcome = function(), None
-        except BaseException as exc:  # whatever the user's function raises is the attempt's to judge
+        except BaseException as exc:  # whatever the user's function raises, the attempt decides about it
             outcome = None, exc
         self._tell(_settle, future, outcome)
 
@@ -97,7 +96,7 @@ class TaskThreads:
         try:
             self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:
-            # The loop was closed, after this thread had been left behind: there is nobody to tell.
+            # The loop was closed after this thread was abandoned: no one waits for the outcome.
             return
 
     def _ended(self) -> None:

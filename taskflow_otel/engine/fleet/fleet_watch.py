@@ -1,4 +1,4 @@
-"""What the tasks of the other instances do, for the live stream of this one."""
+"""Changes of the other instances' tasks, for the live stream of this one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from taskflow_otel.runtime.service import Service
 
 
 class FleetWatch(Service):
-    """Passes on what the tasks of the other instances do, while somebody watches."""
+    """Passes on the changes of other instances' tasks, while someone watches."""
 
     _PAGE = 500
     _OVERLAP = timedelta(seconds=2)
-    """Looked at again each time: another host's clock, or a slow commit, may place a change a little in the past."""
+    """Each look overlaps the last one: another host's clock, or a slow commit, may date a change into the past."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class FleetWatch(Service):
         self._told: dict[str, int] = {}
 
     async def tick(self) -> None:
-        """Tell of each change since the last look once."""
+        """Pass on each change since the last look, once."""
         if not self._watched():
             self._since, self._told = None, {}
             return
@@ -49,7 +49,7 @@ class FleetWatch(Service):
         )
         told: dict[str, int] = {}
         for record in records:
-            # The length of the timeline tells one state of a task from the next.
+            # The length of the timeline distinguishes the states of a task.
             mark = len(record.timeline) * 2 + record.cancel_requested
             told[record.task_id] = mark
             if self._told.get(record.task_id) != mark or record.progress is not None:

@@ -1,4 +1,4 @@
-"""Who this process is among the instances, and its heartbeat."""
+"""The identity of this process among the instances, and its heartbeat."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def make_instance(clock: Clock, lease_seconds: float) -> Instance:
 
 
 class Heartbeat(Service):
-    """Who this process is among the instances: says that it lives, and goes on as another one if declared dead.
+    """Holds the identity of this process and writes its heartbeat; takes a new identity if it was declared dead.
 
-    One heartbeat may take a third of the lease: after a dead connection there is time for another one.
+    One heartbeat may take a third of the lease, so that there is time to try again after a dead connection.
     """
 
     def __init__(self, backend: Backend, clock: Clock, interval: float, lease_seconds: float) -> None:
-        # A backend that is back must hear of this instance before the others can take it for dead.
+        # When the backend is back, this instance must write a heartbeat before the others can declare it dead.
         super().__init__("heartbeat", interval, clock, longest_backoff=interval)
         self._backend = backend
         self._clock = clock
@@ -54,17 +54,17 @@ class Heartbeat(Service):
         self.instance = make_instance(clock, lease_seconds)
 
     def connect(self, *, rejoin: Callable[[str], Awaitable[None]], introduce: Callable[[], Awaitable[None]]) -> None:
-        """Tie it to the parts that are built upon it.
+        """Connect the parts that are built upon it.
 
-        `rejoin`: gives up what others own now; called with the new id. `introduce`: makes known whatever must be known
-        of an instance before it changes anything in the ledger.
+        `rejoin` gives up the tasks that others own now; it is called with the new id. `introduce` stores what must be
+        known of an instance before it changes anything in the ledger.
         """
         self._rejoin = rejoin
         self._introduce = introduce
 
     @property
     def lease_holds(self) -> bool:
-        """Whether nobody can have taken this instance's tasks over: its last heartbeat is not older than its lease."""
+        """Whether no other instance can own its tasks: the last heartbeat is not older than the lease."""
         return self._clock.monotonic() - self._heard_at < self._lease
 
     async def join(self) -> None:
@@ -74,12 +74,12 @@ class Heartbeat(Service):
         await self.ensure_lease()
 
     async def tick(self) -> None:
-        """Write one heartbeat; learn that this instance was declared dead, and go on under a new id."""
+        """Write one heartbeat. If this instance was declared dead, join again under a new id."""
         async with self._beating:
             if not await self._beat():
                 logger.error(
-                    "instance %s was declared dead (it was paused or cut off for longer than its lease of %g s); its "
-                    "tasks belong to others now",
+                    "instance %s was declared dead (it was paused or disconnected for longer than its lease of %g s); "
+                    "its tasks belong to others now",
                     self.instance.instance_id,
                     self._lease,
                 )
@@ -91,9 +91,9 @@ class Heartbeat(Service):
                 self._introduced = True
 
     async def ensure_lease(self) -> None:
-        """Return once it is sure that this instance has not been declared dead, or goes on as another one.
+        """Return once this instance is certainly not declared dead, or has a new id.
 
-        Whoever writes after a pause would otherwise write in the name of one whose accounts are closed.
+        Without this, a process could write after a pause under the id of a dead instance, whose counts are final.
         """
         if not (self.lease_holds and self._introduced):
             await self.tick()
@@ -124,4 +124,4 @@ class Heartbeat(Service):
 
 
 async def _nothing(*_: object) -> None:
-    """Before anything is tied to the heartbeat, there is nothing to give up or to make known."""
+    """The default before `connect`: there is nothing to give up or to store."""

@@ -1,4 +1,4 @@
-"""Who this process is, and whether another process of the same host still lives."""
+"""The id of this process, and whether another process of the same host still lives."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ _ENDED = frozenset({"Z", "X"})
 
 
 def new_instance_id() -> str:
-    """A readable id that no other instance, past or future, has."""
+    """A readable id that is unique for ever."""
     return f"{socket.gethostname()}-{os.getpid()}-{new_task_id()[-8:]}"
 
 
 def host_identity() -> str:
-    """The machine, its boot and its process-id namespace: where equal, process ids mean the same processes.
+    """The machine, its boot and its process-id namespace: if equal, the same process id means the same process.
 
-    Empty where boot or namespace cannot be read: containers may share a host name and number their processes alike.
+    Empty if boot or namespace cannot be read: containers may share a host name and use the same process ids.
     """
     boot, namespace = _read("/proc/sys/kernel/random/boot_id"), _link("/proc/self/ns/pid")
     if not (boot and namespace):
         return ""
-    # Copies of a running machine share the boot. Many containers have no machine id, and need none.
+    # Copies of a running machine share the boot id. Many containers have no machine id, and need none.
     return "|".join((socket.gethostname(), _read("/etc/machine-id"), boot, namespace))
 
 
 def process_started(pid: int) -> str:
-    """A mark of when this process started (clock ticks since boot); empty where that cannot be read."""
+    """The start time of a process (clock ticks since boot) as text; empty if it cannot be read."""
     fields = _stat(pid)
     return fields[19] if fields else ""
 
 
 def process_gone(instance: Instance, own_host: str) -> bool:
-    """Whether it can be seen from here that the process of an instance has ended.
+    """Whether this process can see that the process of an instance has ended.
 
-    What cannot be seen is not gone: processes of other hosts and namespaces, and those that `/proc` hides.
+    `False` for processes that cannot be seen: those of other hosts and namespaces, and those that `/proc` hides.
     """
     if not own_host or instance.host != own_host:
         return False
@@ -56,8 +56,8 @@ def process_gone(instance: Instance, own_host: str) -> bool:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of a process's status behind its name, from its state on; none where they cannot be read."""
-    # The command name, in parentheses, may itself hold spaces and parentheses.
+    """The fields of `/proc/PID/stat` from the state on; empty if they cannot be read."""
+    # The command name is in parentheses, and may contain spaces and parentheses.
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return fields if len(fields) > 19 else []
 

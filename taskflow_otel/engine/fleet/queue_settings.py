@@ -1,4 +1,4 @@
-"""Limits of queues that were changed while they run: kept in the backend, and the same on every instance."""
+"""Queue limits changed at run time: stored in the backend, the same on every instance."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PREFIX = "queue:"
 
 
 class QueueSettings(Service):
-    """Applies what was changed at run time over what the queues were configured with.
+    """Applies the changes of run time on top of the configuration of the queues.
 
-    A change is written first, one setting for each field, and applied here at once; the other instances see it
-    with their next round, this one's successors when they start. Before the engine starts there is nowhere to
-    write to: a change then is one of the configuration.
+    A change is written first, one setting for each field, and then applied here. The other instances see it in their
+    next round, later processes when they start. Before the engine starts, a change is only a change of the
+    configuration, because there is no backend to write to.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class QueueSettings(Service):
         seen = self._changes
         stored = await self._backend.settings(_PREFIX)
         if seen != self._changes:
-            # Read before a change that has been applied here meanwhile.
+            # The stored values were read before a change that was applied here since.
             return
         states = {name: dict(state) for name, state in self._configured.items()}
         for key, text in stored.items():
@@ -60,16 +60,16 @@ class QueueSettings(Service):
             self._apply(name, state)
 
     async def change(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Change fields (`concurrency`, `max_size`, `paused`) of one queue, everywhere and for good.
+        """Change fields (`concurrency`, `max_size`, `paused`) of one queue, on all instances, permanently.
 
-        Raises `UnknownQueueError`, `ConfigurationError` for a limit that is none, and `BackendError` when the change
-        could not be written: then nothing is changed here.
+        Raises `UnknownQueueError`, `ConfigurationError` for an invalid limit, and `BackendError` if the change could
+        not be written; nothing is changed then.
         """
         state = {**_state(self._queues.get(name)), **fields}
         QueueConfig(concurrency=state["concurrency"], max_size=state["max_size"])
         if self._running():
             for field, value in fields.items():
-                # "Not paused" is what every queue is without a word about it.
+                # A queue without a setting is not paused.
                 text = None if field == "paused" and not value else json.dumps(value)
                 await self._backend.put_setting(f"{_PREFIX}{field}:{name}", text)
         else:
@@ -99,6 +99,6 @@ def _read(key: str, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        # Refused below, like any other value that is no limit.
-        logger.error("the setting %s is no JSON: %.80r", key, text)
+        # Refused below, like any other invalid limit.
+        logger.error("the setting %s is not JSON: %.80r", key, text)
         return text

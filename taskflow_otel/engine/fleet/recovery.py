@@ -1,4 +1,4 @@
-"""What becomes of one task that a dead instance left behind (SPEC G2, G4)."""
+"""What happens to one task of a dead instance (`docs/guarantees.md`)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ logger = logging.getLogger("taskflow_otel.recovery")
 
 
 class Recovery:
-    """Not started: runs. Mid-run: runs again if its type allows that, else is `INTERRUPTED`. Not persisted: ends.
+    """Decides about the tasks of dead instances.
 
-    `patience`: seconds after which a takeover no longer waits for what is undecided.
+    A pending task runs. A running one runs again if its type allows that, else it becomes `INTERRUPTED`. A task that
+    is not persisted ends. `patience`: seconds after which a takeover no longer waits for open decisions.
     """
 
     def __init__(
@@ -52,18 +53,18 @@ class Recovery:
         self._decisions = OwnedTasks(_complain)
 
     async def recover(self, taken: Sequence[tuple[TaskRecord, datetime]]) -> None:
-        """Decide on tasks that this instance has just taken over, and hand over those that are to run.
+        """Decide about tasks that this instance has just taken over, and start those that may run.
 
-        With each comes the last heartbeat of its dead owner. What takes long goes on after this has returned.
+        Each task comes with the last heartbeat of its dead owner. Slow decisions continue after this returns.
         """
         decisions = self._decisions.own(self._recover_all(taken))
-        # A row that somebody has locked keeps neither the other tasks nor the next takeover waiting.
+        # A locked row must not delay the other tasks or the next takeover.
         with contextlib.suppress(TimeoutError):
             async with within(self._clock, self._patience):
                 await asyncio.shield(decisions)
 
     async def stop(self) -> None:
-        """Decide nothing more; what is undecided stays with this instance in the ledger."""
+        """Stop deciding; in the ledger, undecided tasks stay with this instance."""
         await self._decisions.stop()
 
     async def _recover_all(self, taken: Sequence[tuple[TaskRecord, datetime]]) -> None:
@@ -72,7 +73,7 @@ class Recovery:
         try:
             while pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                # What one transaction has committed is handed over together, so that priorities decide.
+                # Tasks of one transaction are handed over together, so that their priorities decide the order.
                 self._intake.hand_over([d.result() for d in decisions if d in done and _decided(d, decisions[d])])
         finally:
             for decision in pending:
@@ -81,7 +82,7 @@ class Recovery:
 
     async def _decide(self, record: TaskRecord, last_heartbeat: datetime) -> LiveTask:
         definition = self._definition(record)
-        # The function may have changed its kind since the task was stored.
+        # The function may have become async or plain since the task was stored.
         record.executor = definition.config.executor
         task = LiveTask(record, definition, None, None, None, durable=True)
         task.stored = True
@@ -99,7 +100,7 @@ class Recovery:
             else:
                 await self._lifecycle.move(task, Transition.RECOVERED, reason=Reason.TAKEOVER)
         except StaleTokenError:
-            # While this was being decided, this instance has itself been taken for dead.
+            # During this decision, the instance itself was declared dead.
             self._lifecycle.refused(task)
         return task
 
@@ -131,7 +132,7 @@ class Recovery:
         try:
             return self._registry.get(record.func_name)
         except UnknownTaskError:
-            # Only tasks that are not persisted are taken over under an unknown name, to be ended.
+            # Under an unknown name, only tasks that are not persisted are taken over, in order to end them.
             return self._registry.placeholder(record.func_name)
 
 
@@ -145,4 +146,4 @@ def _decided(decision: asyncio.Task[LiveTask], record: TaskRecord) -> bool:
 
 
 def _complain(exc: BaseException) -> None:
-    logger.critical("a recovery ended with an error of the engine itself: %s", exc, exc_info=exc)
+    logger.critical("a recovery ended with an error of the engine: %s", exc, exc_info=exc)

@@ -27,6 +27,6 @@ class RemoteCancels(Service):
         self._cancel = cancel
 
     async def tick(self) -> None:
-        """Look once, and cancel what was asked for."""
+        """Look once, and cancel the tasks that others asked to cancel."""
         for task_id in await self._backend.cancel_requests(self._membership.instance.instance_id):
             await self._cancel(task_id)

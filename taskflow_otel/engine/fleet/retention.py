@@ -13,7 +13,7 @@ _DELETE_PAUSE = 0.05
 
 
 class Cleaner(Service):
-    """Deletes finished tasks older than the retention, in small batches, pausing between them."""
+    """Deletes finished tasks older than the retention, in small batches with pauses between them."""
 
     def __init__(self, backend: Backend, clock: Clock, interval: float, retention: timedelta) -> None:
         super().__init__("cleaner", interval, clock)
@@ -22,12 +22,12 @@ class Cleaner(Service):
         self._retention = retention
 
     async def tick(self) -> None:
-        """Delete what has become too old."""
+        """Delete the tasks that are too old."""
         await delete_history(self._backend, self._clock, self._clock.now() - self._retention)
 
 
 async def delete_history(backend: Backend, clock: Clock, before: datetime) -> int:
-    """Delete finished tasks that ended before a moment, in batches that leave room for others; return how many."""
+    """Delete finished tasks that ended before a moment, in small batches; return how many."""
     deleted = 0
     while True:
         count = await backend.delete_finished(before, _DELETE_BATCH)

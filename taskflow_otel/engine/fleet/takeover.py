@@ -1,4 +1,4 @@
-"""Which instances are dead, and the takeover of the tasks that they leave behind."""
+"""Which instances are dead, and the takeover of their tasks."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ logger = logging.getLogger("taskflow_otel.recovery")
 
 _BATCH = 100
 _MEMORY = timedelta(hours=1)
-"""How long an instance that was declared dead stays known, so that it is told if it was only paused or cut off."""
+"""How long a dead instance stays known: if it was only paused or disconnected, it learns that it was declared dead."""
 
 Recover = Callable[[Sequence[tuple[TaskRecord, datetime]]], Awaitable[None]]
-"""Decides what becomes of tasks taken over; the moment is the last heartbeat of the dead owner."""
+"""Decides about tasks taken over; the moment is the last heartbeat of the dead owner."""
 
 
 class Takeover(Service):
     """Declares instances dead and takes their unfinished tasks over, at start and while running.
 
-    An instance is dead at once when this host can see that its process is gone; otherwise when its heartbeat has
-    not changed for its whole lease, measured on this process's monotonic clock, so that differing wall clocks
-    of hosts cannot declare a living instance dead. Only time in which this process could look counts: after a
-    backend's absence, or a pause of its own, everyone has a whole lease to give a sign of life.
+    An instance is dead at once if this host can see that its process is gone. Otherwise it is dead if its heartbeat
+    has not changed for its whole lease. This process measures that on its monotonic clock, so wall clocks that differ
+    cannot declare a living instance dead. Only time in which this process could look counts: after an outage of the
+    backend, or a pause of this process, each instance has a whole lease for its next heartbeat.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Takeover(Service):
         names: Callable[[], Iterable[str]],
         recover: Recover,
     ) -> None:
-        # Slower looks would begin to count everyone's silence anew.
+        # With longer pauses between looks, the time without a heartbeat would be counted from zero each time.
         super().__init__("takeover", interval, clock, longest_backoff=membership.instance.lease_seconds / 4)
         self._backend = backend
         self._clock = clock
@@ -65,7 +65,7 @@ class Takeover(Service):
         await super().start()
 
     async def tick(self) -> None:
-        """Bury who is dead, take over what they left."""
+        """Declare silent instances dead, and take their tasks over."""
         async with self._one_at_a_time:
             await self._look()
 
@@ -87,12 +87,12 @@ class Takeover(Service):
                 if instance.state == InstanceState.ALIVE and not await self._declare_dead(instance, own):
                     continue
             except BackendError as exc:
-                # A lock on the row of one dead instance does not keep the tasks of the others waiting.
+                # A lock on the row of one dead instance must not delay the tasks of the others.
                 held = exc
                 continue
             gone[instance.instance_id] = instance
         if gone or self._unanswered:
-            # What was taken over without an answer is this instance's already, and only it can ask for it again.
+            # A takeover whose answer was lost may have made these tasks its own; only this instance can ask for them.
             self._unanswered = True
             await self._take_over(gone, own)
             self._unanswered = False
@@ -107,7 +107,7 @@ class Takeover(Service):
         else:
             return False
         if not await self._backend.declare_dead(instance.instance_id, instance.heartbeat_at):
-            # Another rescuer was faster, or it has given a sign of life after all: the next round shows which.
+            # Another instance was faster, or there was a heartbeat after all: the next round shows which.
             return False
         logger.warning("instance %s is dead (%s); its tasks are taken over", instance.instance_id, why)
         self._seen.pop(instance.instance_id, None)
@@ -133,7 +133,7 @@ class Takeover(Service):
             if name not in known and self._reported.passes(name):
                 logger.error(
                     "%d stored tasks are named %r, which is not registered here: they stay stored, and run when the "
-                    "name is back",
+                    "name is registered again",
                     count,
                     name,
                 )
@@ -149,7 +149,7 @@ class Takeover(Service):
 
 
 def _last_heartbeat(record: TaskRecord, gone: dict[str, Instance]) -> datetime:
-    # The record names its new owner already; its last timeline entry names the instance that wrote it.
+    # The record already names its new owner; its last timeline entry names the instance that wrote it.
     previous = record.timeline[-1].instance if record.timeline else ""
     found = gone.get(previous)
     if found is None and not gone:

@@ -1,1 +1,1 @@
-"""The one writer of this process: what waits to be written, and the transactions that it becomes."""
+"""The one writer of this process: pending changes, and the transactions that write them."""

@@ -1,4 +1,4 @@
-"""How the backend takes what is written: since when it fails, what was given up, and what is logged about it."""
+"""Whether writes to the backend succeed: since when they fail, what was lost, and what is logged about it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ logger = logging.getLogger("taskflow_otel.ledger")
 Observe = Callable[[str, str, str, float], None]
 """`(backend, operation, outcome, seconds)` of each operation."""
 PATIENCE = 1.5
-"""Seconds without any write that succeeds, after which changes that wait for a lock count as a backend that fails."""
+"""Seconds without a successful write, after which changes that wait for a lock count as a failing backend."""
 
 
 class BackendHealth:
-    """The health of the backend `name`, as its one writer in this process sees it."""
+    """The health of the backend `name`, as the writer of this process sees it."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         self._name = name
@@ -26,7 +26,7 @@ class BackendHealth:
         self._outage = Outage(clock)
         self._held_since: float | None = None
         self.answers = 0
-        """Transactions that the backend has taken."""
+        """How many transactions the backend has committed."""
         self.dropped_history = 0
         """Finished tasks and log lines whose history was given up because the backend was down for too long."""
 
@@ -36,26 +36,26 @@ class BackendHealth:
         return self._outage.since
 
     def held(self, exc: Exception, began: float) -> None:
-        """A write that began at this moment did not get its lock: the backend fails if that lasts."""
+        """A write that began at `began` did not get its lock; if that lasts, the backend counts as failing."""
         if self._held_since is None:
             self._held_since = began
         elif self._clock.monotonic() - self._held_since > PATIENCE:
             self.failed(exc)
 
     def failed(self, exc: Exception) -> None:
-        """A write failed, and will be tried again."""
+        """A write failed and will be tried again."""
         if not isinstance(exc, BackendError):
             logger.error("the %s backend raised an error of its driver", self._name, exc_info=exc)
         if self._outage.failed():
             logger.error("the %s backend fails: %s. Trying again, with backoff.", self._name, exc)
 
     def lost(self, count: int, task_id: str, exc: BackendError) -> None:
-        """So much history of a task was refused for good."""
+        """`count` history items of a task were refused for good."""
         self.dropped_history += count
         logger.error("history of task %s could not be written and is dropped: %s", task_id, exc)
 
     def answered(self) -> None:
-        """A transaction was taken."""
+        """A transaction was committed."""
         self._held_since = None
         self.answers += 1
         lasted = self._outage.ended()

@@ -1,4 +1,4 @@
-"""What one transaction of the ledger carries, and how it is divided when the backend refuses it as a whole."""
+"""The changes of one ledger transaction, and how they are divided if the backend refuses the whole."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from taskflow_otel.engine.phase import Phase
 from taskflow_otel.errors import BackendError
 
 _THEIR_FAULT = (TypeError, ValueError, ArithmeticError, RecursionError)
-"""What a change that cannot be written down raises in a backend that does not translate it."""
+"""Errors that an unwritable change raises in a backend that does not translate them."""
 _REDUCED_TEXT = 500
 _NOT_STORED = "[the database refused this text]"
 
 
 @dataclass(slots=True, eq=False)
 class Commit:
-    """A change that somebody waits for."""
+    """A change with a waiting caller."""
 
     change: Change
     future: asyncio.Future[Applied]
     deadline: float
-    """Monotonic; infinite for whoever waits as long as it takes."""
+    """Monotonic time; infinite for a caller without a timeout."""
     tried: bool = False
-    """It was part of a transaction that failed, and may have been applied all the same."""
+    """It was part of a transaction that failed, but may have been applied nevertheless."""
     reductions: int = 0
-    """How often something was left out of it because the backend refused it."""
+    """How often something was removed from it because the backend refused it."""
 
     @property
     def task_id(self) -> str:
@@ -39,7 +39,7 @@ class Commit:
 
 @dataclass(slots=True, eq=False)
 class Note:
-    """The present state of a task, as it is when it is written."""
+    """A task whose current state will be written, as it is at that time."""
 
     task: LiveTask
 
@@ -50,15 +50,18 @@ class Note:
 
     @property
     def change(self) -> Change:
-        """What writes the state of the task as it is now. It may change while that is written: a backend that found
-        it finished then, and has dropped it from its history since, would refuse what is noted of its end."""
+        """The change that writes the current state of the task.
+
+        It holds a copy, because the task may change during the write. A backend that saw the finished state early, and
+        has deleted the task since, would refuse the note of its end.
+        """
         task = self.task
         record = task.record if task.phase is Phase.GONE else task.record.copy()
         return Update(record) if task.stored else Insert(record)
 
     @property
     def allowed(self) -> bool:
-        """Whether it may be written: never beside a durable task's own commit, which would be overwritten by it."""
+        """Whether it may be written: never during a durable task's own commit, which it would overwrite."""
         return not self.task.durable or self.task.phase is Phase.RUNNING
 
 
@@ -92,7 +95,7 @@ class Batch:
     barriers: list[asyncio.Future[None]] = field(default_factory=list)
 
     def halves(self) -> list[Batch]:
-        """Two parts, or none where all changes are of one task: these stay together, in their order."""
+        """Two parts, or none if all changes are of one task: those stay together, in their order."""
         groups: dict[str, list[Item]] = {}
         for item in self.items:
             groups.setdefault(item.task_id, []).append(item)
@@ -104,9 +107,9 @@ class Batch:
 
 
 def reduce(commit: Commit, why: str) -> bool:
-    """Leave out of an update what its state does not need: first texts and progress, then the reasons of its timeline.
+    """Remove from an update what its state does not need: first texts and progress, then the reasons of its timeline.
 
-    Returns `False` when there is nothing left to leave out.
+    Returns `False` if there is nothing left to remove.
     """
     if not isinstance(commit.change, Update) or commit.reductions == 2:
         return False
@@ -134,7 +137,7 @@ def _reduced(text: str | None, why: str) -> str | None:
 
 
 def judged(exc: Exception) -> BackendError | None:
-    """The error as one of the library; `None` for one of a driver that says nothing about the changes."""
+    """The error as one of the library; `None` for a driver's error that says nothing about the changes."""
     if isinstance(exc, BackendError):
         return exc
     return BackendError(f"{type(exc).__name__}: {exc}", transient=False) if isinstance(exc, _THEIR_FAULT) else None

@@ -1,4 +1,4 @@
-"""When commits are given up: one timer, however many of them wait."""
+"""When commits time out: one timer for all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FOREVER = float("inf")
 
 
 class Deadlines:
-    """Calls `give_up` with the commits whose time is over; `pending` yields all that there are."""
+    """Calls `give_up` with the commits whose time is over; `pending` returns all commits."""
 
     def __init__(
         self, clock: Clock, pending: Callable[[], Iterable[Commit]], give_up: Callable[[list[Commit]], None]
@@ -21,10 +21,10 @@ class Deadlines:
         self._give_up = give_up
         self._timer: TimerHandle | None = None
         self._due = FOREVER
-        """When the timer rings: at the earliest deadline, or before it."""
+        """When the timer fires: at the earliest deadline, or before it."""
 
     def after(self, limit: float) -> float:
-        """The deadline of a commit that begins now and may take `limit` seconds."""
+        """The deadline of a commit that starts now and may take `limit` seconds."""
         if limit == FOREVER:
             return FOREVER
         deadline = self._clock.monotonic() + limit
@@ -33,7 +33,7 @@ class Deadlines:
         return deadline
 
     def stop(self) -> None:
-        """Take the timer back."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._due = None, FOREVER

@@ -165,7 +165,7 @@ def test_a_provider_that_fails_harms_nobody(
 
     tracer.start_span("span").end()
     SpanForwarder(Broken()).forward(finished[0])
-    assert "could not take over a span" in caplog.text
+    assert "could not export a span" in caplog.text
 
 
 def test_a_provider_without_the_sdks_id_generator_gets_the_span_too(

@@ -37,7 +37,7 @@ async def test_a_thread_is_asked_stays_running_and_is_reported_as_stuck_until_it
         assert stuck(manager) == 0
         await clock.advance(2)
         assert stuck(manager) == 1
-        assert f"task {task_id} (deaf) was asked to stop 5 s ago and goes on" in caplog.text
+        assert f"task {task_id} (deaf) was asked to stop 5 s ago and still runs" in caplog.text
         assert (await manager.get(task_id)).status is TaskStatus.RUNNING
         release.set()
         # It did what it was to do: the outcome says so.
