@@ -233,7 +233,7 @@ class Intake:
         self._lifecycle.rejected(task, Reason.DUPLICATE, duplicate_of=holder, history=False)
 
     async def _keep(self, refused: Sequence[LiveTask]) -> None:
-        """Commit duplicates as history: their ids are given to clients, who find there which task was first."""
+        """Commit duplicates as history: clients got their ids, and find there which task was first."""
         try:
             await self._ledger.commit_all([Insert(task.record) for task in refused])
         except (BackendError, asyncio.CancelledError) as exc:

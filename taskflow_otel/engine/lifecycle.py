@@ -23,8 +23,8 @@ from taskflow_otel.runtime.clock import Clock
 class Lifecycle:
     """Applies transitions.
 
-    A durable task's transition is committed first and shown afterwards, so that neither the engine nor any
-    exporter ever claims what the ledger does not hold. Every other task's is applied at once, and noted as history.
+    The transition of a durable task is committed first and published afterwards, so that no exporter ever reports
+    what the ledger does not hold. The transition of any other task is applied at once, and noted as history.
     """
 
     def __init__(self, bus: ObserverBus, ledger: Ledger, tasks: LiveTasks, clock: Clock) -> None:
@@ -44,7 +44,7 @@ class Lifecycle:
         record.timeline.append(TimelineEntry(Transition.ENQUEUED, record.created_at, 0, record.instance, record.reason))
 
     def as_enqueued(self, refused: TaskRecord) -> TaskRecord:
-        """A refused record as it was before it was refused."""
+        """A refused record in its state before the refusal."""
         record = refused.copy()
         record.timeline.clear()
         record.duplicate_of = record.end_time = None
@@ -57,7 +57,7 @@ class Lifecycle:
         self._bus.created(record)
 
     def enqueued(self, task: LiveTask) -> None:
-        """Tell the world of a new task: committed, if it is durable."""
+        """Publish a new task; a durable one must be committed."""
         task.advance(Step.KNOWN)
         if not task.durable:
             self._ledger.note(task)
@@ -83,7 +83,7 @@ class Lifecycle:
         self._advance(record, Transition.REJECTED, self._clock.now(), reason=reason, before=None)
 
     def show_refused(self, task: LiveTask) -> None:
-        """Tell the world of a task that was refused."""
+        """Publish a refused task."""
         self._publish(task.record, Transition.REJECTED, None)
         self._end(task)
 
@@ -103,12 +103,12 @@ class Lifecycle:
     ) -> None:
         """Apply one transition.
 
-        Raises `IllegalTransitionError` outside the table, `StaleTokenError` when another instance has taken the task
-        over, and `BackendUnavailableError` when a durable task's commit took longer than `timeout` seconds. A
-        transition that the ledger took before the task was taken over has happened, and is shown.
+        Raises `IllegalTransitionError` outside the table, `StaleTokenError` if another instance has taken the task
+        over, and `BackendUnavailableError` if the commit of a durable task took longer than `timeout` seconds. A
+        transition that the ledger applied before the takeover is published.
         """
         previous = task.record.status
-        # A durable task is as it was for everybody until the change is committed.
+        # Until the commit, everyone sees the old state of a durable task.
         record = task.record.copy() if task.durable else task.record
         now = self._clock.now()
         if run_at is not None:
@@ -129,7 +129,7 @@ class Lifecycle:
         if task.durable:
             mine = await self._commit(task, record, timeout)
             if transition is Transition.STARTED:
-                # The function is entered now, not when the commit was asked for.
+                # The function is entered now, not when the commit was requested.
                 record.start_time = self._clock.now()
         else:
             self._ledger.note(task)
@@ -140,7 +140,7 @@ class Lifecycle:
             raise StaleTokenError(record.task_id)
 
     async def _commit(self, task: LiveTask, record: TaskRecord, timeout: float) -> bool:
-        """Whether the task is still this instance's, its new record committed; raises as `move` does."""
+        """Commit the new record; return whether the task still belongs to this instance. Raises as `move` does."""
         applied = await self._ledger.commit(Update(record), timeout=timeout)
         mine = applied.outcome is not Outcome.STALE
         if not mine and not await self._ledger.holds(record):
@@ -150,7 +150,7 @@ class Lifecycle:
         return mine
 
     def adopt(self, task: LiveTask, record: TaskRecord) -> None:
-        """Show a transition that the ledger has applied after its caller had gone."""
+        """Publish a transition that the ledger applied after its caller had gone."""
         previous = task.record.status
         if task.record.timeline != record.timeline[:-1]:
             return
@@ -160,19 +160,19 @@ class Lifecycle:
         self._publish(record, record.timeline[-1].transition, previous)
 
     async def show_if_held(self, record: TaskRecord) -> None:
-        """Show the last transition of a record if the ledger turns out to hold it; its task went on elsewhere."""
+        """Publish the last transition of a record if the ledger holds it; the task continues on another instance."""
         if await self._ledger.holds(record):
             *_, last = replay(record)
             self._publish(record, last.transition, last.previous)
             self._bus.refused(record)
 
     def refused(self, task: LiveTask) -> None:
-        """Let go of a task whose write the ledger refused: it belongs to another instance now."""
+        """Forget a task whose write the ledger refused: it belongs to another instance now."""
         self.forgotten(task)
         self._bus.refused(task.record)
 
     def forgotten(self, task: LiveTask) -> None:
-        """Let go of a task that lives on in the ledger alone."""
+        """Forget a task that is now only in the ledger."""
         if task.phase is not Phase.GONE:
             task.advance(Step.LEAVE)
         self._tasks.drop(task)
@@ -235,7 +235,7 @@ class Lifecycle:
 
     def _end(self, task: LiveTask) -> None:
         task.advance(Step.LEAVE)
-        # Nothing of a finished task keeps the user's objects alive.
+        # A finished task must not keep the user's objects alive.
         task.args = task.kwargs = task.context = task.task_context = task.call = None
         self._tasks.finish(task)
         _wake_waiters(task)

@@ -1,4 +1,4 @@
-"""The engine's own view of the tasks of this process: the live ones, and a bounded window of finished ones."""
+"""The tasks of this process as the engine sees them: the live ones, and a bounded window of finished ones."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.runtime.timers import Timer
 
 REFUSED = -1
-"""Instead of the number of lines told of: the task was told of as refused, which may stand in the ledger or not."""
+"""In place of the number of published lines: the refusal of the task is published, and its row may exist."""
 
 
 class LiveTask:
-    """One task in this process, with everything that is not data: function, arguments, context, timers, waiters."""
+    """One task in this process, with all that is not stored: function, arguments, context, timers, waiters."""
 
     __slots__ = (
         "args",
@@ -63,25 +63,25 @@ class LiveTask:
         self.record = record
         self.definition = definition
         self.args = args
-        """`None`: the arguments exist only as the record's payload, and are decoded for each attempt."""
+        """`None`: the arguments exist only in the record's payload, and are decoded for each attempt."""
         self.kwargs = kwargs
         self.context = context
         """The context variables of the code that enqueued the task; `None` after a restart."""
         self.durable = durable
-        """Each transition is committed before it is published and acted upon."""
+        """Each transition is committed before it is published and takes effect."""
         self.link: RetryLink | None = None
-        """What its insert says of the task that it retries."""
+        """The link to the task that it retries, written with its insert."""
         self.stored = False
-        """The ledger has a row of this task."""
+        """The ledger has a row for this task."""
         self.error: BaseException | None = None
-        """By which an undecorated function failed: inside a request its response raises it."""
+        """The exception of an undecorated function: inside a request, the response raises it."""
         self.phase = Phase.BUILT
-        """Written by `advance` alone."""
+        """Written only by `advance`."""
         self.ready_at = 0.0
-        """Monotonic time at which it was, or after a delay will be, ready to run; 0 until that is known."""
+        """Monotonic time at which it became ready to run, or will after a delay; 0 until that is known."""
         self.timer: Timer | None = None
         self.arrival: asyncio.Task[None] | None = None
-        """Commits and releases a task that does not wait for its request."""
+        """The asyncio task that commits it and lets it start, if it does not wait for its request."""
         self.attempt: asyncio.Task[None] | None = None
         self.call: Call | None = None
         self.task_context: TaskContext | None = None
@@ -107,19 +107,19 @@ class LiveTask:
 
 
 class LiveTasks:
-    """Tasks of this process by id, bounded on the finished side (SPEC G6), and the idempotency keys they hold."""
+    """Tasks of this process by id, with a bounded number of finished ones, and the idempotency keys they hold."""
 
     def __init__(self, finished_window: int) -> None:
         self._live: dict[str, LiveTask] = {}
         self._finished: OrderedDict[str, TaskRecord] = OrderedDict()
         self._window = finished_window
-        self._untold: dict[str, int] = {}
+        self._unpublished: dict[str, int] = {}
         self._keys: dict[str, str] = {}
-        # add_task runs in request threads too.
+        # `add_task` runs in request threads too.
         self._key_lock = threading.Lock()
 
     def add(self, task: LiveTask) -> None:
-        """Take a live task in."""
+        """Add a live task."""
         self._live[task.record.task_id] = task
 
     def holder_of(self, key: str) -> str | None:
@@ -136,13 +136,13 @@ class LiveTasks:
             self._keys[key] = task_id
 
     def release_key(self, key: str, task_id: str) -> None:
-        """Let go of a key if this task holds it."""
+        """Release a key if this task holds it."""
         with self._key_lock:
             if self._keys.get(key) == task_id:
                 del self._keys[key]
 
     def finish(self, task: LiveTask) -> None:
-        """Move a finished task into the window; the oldest falls out of it."""
+        """Move a finished task into the window, which may drop the oldest one."""
         record = task.record
         self._live.pop(record.task_id, None)
         if record.idempotency_key is not None:
@@ -168,25 +168,25 @@ class LiveTasks:
         return task.record if task is not None else self._finished.get(task_id)
 
     @contextmanager
-    def unpublished_while(self, task_id: str, told: int = 0) -> Iterator[None]:
-        """Count a task among the unpublished meanwhile, with so many lines told of; it need not be live."""
-        self._untold[task_id] = told
+    def unpublished_while(self, task_id: str, published: int = 0) -> Iterator[None]:
+        """Count a task as unpublished inside the `with` block, with `published` lines; it need not be live."""
+        self._unpublished[task_id] = published
         try:
             yield
         finally:
-            self._untold.pop(task_id, None)
+            self._unpublished.pop(task_id, None)
 
     def unpublished(self) -> dict[str, int]:
-        """How many lines of its timeline have been told of, for each durable task that may have another by now.
+        """The number of published timeline lines, for each durable task that may have a further line now.
 
-        Of all others every line has been told of that is older than this moment.
+        For every other task, all earlier lines have been published.
         """
         moving = {
             task_id: len(task.record.timeline) if task.known else 0
             for task_id, task in list(self._live.items())
             if task.durable and task.phase in BEFORE_COMMIT_PHASES
         }
-        return moving | self._untold
+        return moving | self._unpublished
 
     def __iter__(self) -> Iterator[LiveTask]:
         return iter(list(self._live.values()))

@@ -12,7 +12,7 @@ _OWN = "taskflow_otel"
 
 
 class TaskLogHandler(logging.Handler):
-    """Passes each record to the log of the task in whose context it was emitted; ignores the library's own."""
+    """Adds each record to the log of the task in whose context it was emitted; ignores the library's own records."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take one record."""

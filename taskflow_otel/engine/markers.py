@@ -1,4 +1,4 @@
-"""Parameters that FastAPI would fill in for a route: `Depends`, `Query`, `Header`, `Body` and their kin."""
+"""Parameters that FastAPI fills in for routes: `Depends`, `Query`, `Header`, `Body` and similar markers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MARKERS = (params.Param, params.Body, params.Depends)
 
 
 def first_marker(func: Callable[..., Any]) -> tuple[str, str] | None:
-    """The first parameter with such a marker, as its default or in `Annotated`, and the name of the marker."""
+    """The first parameter with such a marker (as its default or in `Annotated`), and the marker's name."""
     try:
         parameters = inspect.signature(func).parameters
-    except ValueError:  # some functions written in C do not tell
+    except ValueError:  # some functions written in C have no signature
         return None
     hints: dict[str, Any] | None = None
     for name, parameter in parameters.items():
@@ -40,5 +40,5 @@ def _marker_in(value: object) -> str | None:
 def _hints(func: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(inspect.unwrap(func), include_extras=True)
-    except Exception:  # names that are defined later, or for the type checker only: such an argument must be given
+    except Exception:  # names that are defined later, or for the type checker only
         return {}

@@ -1,4 +1,4 @@
-"""What the engine needs to know of its own place among the instances, and why an attempt is stopped for it."""
+"""What the engine needs to know of this process as an instance, and the reasons for which it stops attempts."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Membership(Protocol):
 
     @property
     def instance(self) -> Instance:
-        """As whom it owns tasks at the moment."""
+        """The instance under whose id it owns tasks now."""
 
     @property
     def lease_holds(self) -> bool:
-        """Whether nobody can have taken its tasks over."""
+        """Whether no other instance can have taken its tasks over."""
 
     async def ensure_lease(self) -> None:
-        """Return once it is certain that this instance is alive to the others; raises `BackendError`."""
+        """Return once this instance is certainly not declared dead; raises `BackendError`."""

@@ -1,7 +1,7 @@
-"""Where inside this process a task stands: its phases, the steps between them, and the one table of legal steps.
+"""The phases of a task inside this process, the steps between them, and the table of legal steps.
 
-The status is what the world sees (`taskflow_otel.model.status`); the phase is what the engine may do next.
-`docs/architecture.md` has the picture, and a test that it agrees with this table.
+The status is public (`taskflow_otel.model.status`); the phase says what the engine may do next. The picture is in
+`docs/architecture.md`; a test compares it with this table.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Final
 from taskflow_otel.errors import IllegalTransitionError
 
 
-# Integers, because both index the table: a step is taken for every task several times.
+# Integers, because both index the table, and each task takes several steps.
 class Phase(IntEnum):
-    """Where inside this process a task stands."""
+    """The phase of a task inside this process."""
 
     BUILT = 0
-    """Built, and known to nobody: its request has not asked for the commit yet."""
+    """Built, and not visible to anyone: its request has not asked for the commit yet."""
     COMMITTING = auto()
-    """Its insert is being committed. Who wants to cancel it leaves the wish, which the intake carries out."""
+    """Its insert is being committed. A cancellation is noted now, and the intake carries it out later."""
     HELD = auto()
-    """Known, and kept back: until its request ends, or because this process is shutting down."""
+    """Known, and held back: until its request ends, or because this process is shutting down."""
     DELAYED = auto()
     """Waiting for a time: a delay, `run_at`, a retry."""
     READY = auto()
@@ -37,16 +37,16 @@ class Phase(IntEnum):
 
 
 class Step(IntEnum):
-    """What takes a task from one phase to the next."""
+    """A step that takes a task from one phase to the next."""
 
     COMMIT = 0
-    """The insert is handed to the ledger."""
+    """The insert goes to the ledger."""
     COMMIT_FAILED = auto()
-    """The ledger did not take the insert."""
+    """The commit of the insert failed."""
     KNOWN = auto()
-    """The insert is committed where the task is durable, and `ENQUEUED` is published."""
+    """`ENQUEUED` is published; the insert of a durable task is committed."""
     TAKEN_OVER = auto()
-    """This instance has taken a stored task over from a dead one."""
+    """This instance has taken the task over from a dead one."""
     WAIT = auto()
     """A timer is set."""
     LINE_UP = auto()
@@ -56,9 +56,9 @@ class Step(IntEnum):
     ENTER = auto()
     """Its function is entered."""
     END = auto()
-    """Nothing of it runs from here on; its outcome is decided."""
+    """Its function no longer runs; its outcome is decided."""
     SET_ASIDE = auto()
-    """It is taken out of everything that could start it."""
+    """It is removed from its queue and its timer."""
     LEAVE = auto()
     """It has an outcome, or belongs to another instance."""
 
@@ -70,7 +70,7 @@ TABLE: Final[dict[Step, dict[Phase, Phase]]] = {
     Step.COMMIT_FAILED: {Phase.COMMITTING: Phase.BUILT},
     Step.KNOWN: {Phase.BUILT: Phase.HELD, Phase.COMMITTING: Phase.HELD},
     Step.TAKEN_OVER: {Phase.BUILT: Phase.HELD},
-    # From STARTING when the start could not be committed, from ENDING for a retry.
+    # From STARTING if the start could not be committed, from ENDING for a retry.
     Step.WAIT: dict.fromkeys((Phase.HELD, Phase.STARTING, Phase.ENDING), Phase.DELAYED),
     Step.LINE_UP: dict.fromkeys((Phase.HELD, Phase.DELAYED), Phase.READY),
     Step.GET_SLOT: {Phase.READY: Phase.STARTING},
@@ -79,14 +79,14 @@ TABLE: Final[dict[Step, dict[Phase, Phase]]] = {
     Step.SET_ASIDE: dict.fromkeys((Phase.HELD, Phase.DELAYED, Phase.READY, Phase.STARTING, Phase.ENDING), Phase.HELD),
     Step.LEAVE: dict.fromkeys(_ALIVE, Phase.GONE),
 }
-"""The legal steps, each with the phases that it leads from and to."""
+"""The legal steps, with their source phases and their target phase."""
 
 UNKNOWN_PHASES: Final = frozenset({Phase.BUILT, Phase.COMMITTING})
-"""Nobody outside this process can know of the task."""
+"""Only this process knows the task."""
 WAITING_PHASES: Final = frozenset({Phase.BUILT, Phase.COMMITTING, Phase.HELD, Phase.DELAYED, Phase.READY})
 """The task holds no slot."""
 BEFORE_COMMIT_PHASES: Final = frozenset({Phase.BUILT, Phase.COMMITTING, Phase.HELD, Phase.STARTING, Phase.ENDING})
-"""The ledger of a durable task may be ahead of what is published."""
+"""The ledger may hold a line of a durable task that is not published yet."""
 
 _NEXT = tuple(tuple(TABLE[step].get(phase) for phase in Phase) for step in Step)
 

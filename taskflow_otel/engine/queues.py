@@ -1,4 +1,4 @@
-"""Named queues: what waits in them, in which order, and within which limits."""
+"""Named queues: their waiting tasks, the order, and the limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from taskflow_otel.model.options import QueueConfig
 from taskflow_otel.model.record import DEFAULT_QUEUE
 
 _FEW = 64
-"""Entries of withdrawn tasks that may stay in a heap in any case."""
+"""Entries of removed tasks that may always stay in a heap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ class Queue:
         self.delayed = 0
         self.ready = 0
         self._waiting = 0
-        # Places are taken by add_task, which runs in request threads too.
+        # `add_task` takes places, and runs in request threads too.
         self._waiting_lock = threading.Lock()
         self._heaps: dict[str, list[tuple[int, int, LiveTask]]] = {}
-        # In order of arrival, each with the time at which it came; those that left are dropped once they are first.
+        # In order of arrival, with the time of each; tasks that left are dropped when they are first.
         self._arrivals: deque[tuple[float, LiveTask]] = deque()
         self._order = itertools.count()
 
@@ -60,11 +60,11 @@ class Queue:
 
     @property
     def executors(self) -> Collection[str]:
-        """The executors that tasks of this queue have waited for."""
+        """The executors for which tasks of this queue have waited."""
         return self._heaps.keys()
 
     def take_place(self, task: LiveTask, *, enforce: bool) -> None:
-        """Count a task as waiting; raises `QueueFullError` when `enforce` and the queue is at its `max_size`."""
+        """Count a task as waiting; with `enforce`, raises `QueueFullError` if the queue is at its `max_size`."""
         with self._waiting_lock:
             if enforce and self.max_size is not None and self._waiting >= self.max_size:
                 raise QueueFullError(self.name, self.max_size)
@@ -79,14 +79,14 @@ class Queue:
                 self._waiting -= 1
 
     def push(self, task: LiveTask) -> None:
-        """Put a task in line."""
+        """Add a ready task."""
         heap = self._heaps.setdefault(task.record.executor, [])
         heapq.heappush(heap, (-task.record.priority, next(self._order), task))
         self._arrivals.append((task.ready_at, task))
         self.ready += 1
 
     def head(self, executor: str) -> tuple[int, int, LiveTask] | None:
-        """The next task for this executor, skipping those that were cancelled while they waited."""
+        """The next task for this executor; tasks that were cancelled while they waited are skipped."""
         heap = self._heaps.get(executor)
         while heap:
             if heap[0][2].phase is Phase.READY:
@@ -95,14 +95,14 @@ class Queue:
         return None
 
     def pop(self, executor: str) -> LiveTask:
-        """Take the head of this executor out of the line; its phase says so from now on."""
+        """Remove and return the head for this executor; it moves to its next phase."""
         task = heapq.heappop(self._heaps[executor])[2]
         task.advance(Step.GET_SLOT)
         self._left()
         return task
 
     def remove(self, task: LiveTask) -> None:
-        """Take a ready task out of the line; its entry in the heap is skipped when it comes up."""
+        """Remove a ready task; its entry in the heap is skipped later."""
         task.advance(Step.SET_ASIDE)
         self._left()
         heap = self._heaps[task.record.executor]
@@ -116,14 +116,14 @@ class Queue:
             self._arrivals.popleft()
 
     def oldest_ready(self) -> float | None:
-        """The monotonic time since which the longest-waiting ready task has waited. Callable from any thread."""
+        """The monotonic time at which the longest-waiting ready task became ready. Callable from any thread."""
         try:
             return self._arrivals[0][0]
         except IndexError:
             return None
 
     def stats(self, monotonic_now: float) -> QueueStats:
-        """The numbers of this moment."""
+        """The current numbers."""
         oldest = self.oldest_ready()
         return QueueStats(
             name=self.name,
@@ -158,7 +158,7 @@ class Queues:
             raise UnknownQueueError(name, self._queues) from None
 
     def of(self, task: LiveTask) -> Queue:
-        """The queue of a task; one taken over from an instance with other queues waits in `default`."""
+        """The queue of a task. A task from an instance with other queues waits in `default`."""
         return self._queues.get(task.record.queue) or self._queues[DEFAULT_QUEUE]
 
     def all(self) -> list[Queue]:

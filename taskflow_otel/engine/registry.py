@@ -28,7 +28,7 @@ class TaskDefinition:
 
     @property
     def name(self) -> str:
-        """The one identity of the task type."""
+        """The identity of the task type."""
         return self.config.name
 
 
@@ -43,7 +43,7 @@ class Resolved(NamedTuple):
 def is_async(func: Callable[..., Any]) -> bool:
     """Whether calling `func` only makes an awaitable: coroutine functions, partials of them, async `__call__`.
 
-    Others may return an awaitable too, after work of their own; that work belongs in a thread.
+    Other functions may also return an awaitable, but after work that belongs in a thread.
     """
     while isinstance(func, functools.partial):
         func = func.func
@@ -51,7 +51,7 @@ def is_async(func: Callable[..., Any]) -> bool:
 
 
 def _is_generator_coroutine(func: Callable[..., Any]) -> bool:
-    """Whether `types.coroutine` made this function: its code is a generator's, and what it returns can be awaited."""
+    """Whether `types.coroutine` made this function: a generator whose result can be awaited."""
     code = getattr(getattr(func, "__func__", func), "__code__", None)
     return code is not None and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
 
@@ -64,35 +64,35 @@ def infer_executor(func: Callable[..., Any]) -> ExecutorKind:
 
 
 def function_name(func: Callable[..., Any]) -> str:
-    """The name a function goes by when none was given."""
+    """The default name of a function."""
     while isinstance(func, functools.partial):
         func = func.func
     return getattr(func, "__name__", None) or type(func).__name__
 
 
 def describe(func: Callable[..., Any]) -> str:
-    """Where a function lives, for messages."""
+    """Module and name of a function, for messages."""
     while isinstance(func, functools.partial):
         func = func.func
     return f"{getattr(func, '__module__', '?')}.{getattr(func, '__qualname__', type(func).__name__)}"
 
 
 def _identity(func: Callable[..., Any]) -> Hashable:
-    """What tells one function from another; a bound method is a new object each time it is looked up."""
+    """The identity of a function. A bound method needs this, because each lookup makes a new object."""
     if isinstance(func, MethodType):
         return id(func.__self__), id(func.__func__)
     return id(func)
 
 
 _in_use: set[TaskRegistry] = set()
-"""The registries of all running managers: a task that another one declared is not a plain function."""
+"""The registries of all running managers: the task of another manager is not a plain function."""
 
 _MAX_HANDLES = 50
-"""Objects between a handle and its declaration; an object may claim to wrap itself."""
+"""The most objects between a handle and its declaration; an object may claim to wrap itself."""
 
 
 class TaskRegistry:
-    """Task definitions by name, and by the function that users hold in their hands."""
+    """Task definitions by name, and by the function object that users have."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, TaskDefinition] = {}
@@ -101,15 +101,15 @@ class TaskRegistry:
         self._on_added: list[Callable[[TaskDefinition], None]] = []
 
     def open(self) -> None:
-        """Tell the other registries of this process that the tasks of this one run."""
+        """Make the tasks of this registry known to the other registries of the process."""
         _in_use.add(self)
 
     def close(self) -> None:
-        """Take that back."""
+        """Undo `open`."""
         _in_use.discard(self)
 
     def on_added(self, listener: Callable[[TaskDefinition], None]) -> None:
-        """Call `listener` with every definition, those already there included."""
+        """Call `listener` with every definition, including existing ones."""
         self._on_added.append(listener)
         for definition in self._by_name.values():
             listener(definition)
@@ -117,12 +117,12 @@ class TaskRegistry:
     def add(self, func: Callable[..., Any], config: TaskConfig) -> TaskDefinition:
         """Register a task type.
 
-        Raises `DuplicateTaskNameError` when the name is taken, `ConfigurationError` when the function cannot be
-        run by the executor or a parameter collides with an option of `add_task`.
+        Raises `DuplicateTaskNameError` if the name is taken, and `ConfigurationError` if the executor cannot run the
+        function or a parameter has the name of an option of `add_task`.
         """
         handle = func
         if isinstance(func, staticmethod):
-            # Callers reach the function in it, by the class or by an instance.
+            # Callers get the inner function, through the class or an instance.
             func = func.__func__
         self._check(func, config)
         taken = self._by_name.get(config.name)
@@ -133,7 +133,7 @@ class TaskRegistry:
         self._by_func.setdefault(_identity(func), definition)
         if handle is not func:
             self._by_func.setdefault(_identity(handle), definition)
-            # The identity of an object holds as long as the object lives.
+            # An object's id is valid only while the object lives.
             self._handles.append(handle)
         for listener in self._on_added:
             listener(definition)
@@ -155,21 +155,21 @@ class TaskRegistry:
         return list(self._by_name.values())
 
     def find(self, func: Callable[..., Any]) -> TaskDefinition | None:
-        """The definition of a declared function, or of a handle that leads to one and carries no arguments."""
+        """The definition of a declared function, or of a handle that leads to it without arguments of its own."""
         found, args, kwargs = self._look_through(func, (), {})
         return None if args or kwargs else found
 
     def leads_to(self, func: Callable[..., Any]) -> TaskDefinition | None:
-        """The definition that a handle leads to, whatever arguments it carries."""
+        """The definition that a handle leads to, with or without arguments of its own."""
         return self._look_through(func, (), {})[0]
 
     def resolve(
         self, func: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Resolved:
-        """The task type of a call, else one made for this call with default options.
+        """The task type of a call; for an undeclared function, one with default options.
 
-        Looks through bound methods, partials and decorators to the declared function, and adds to the arguments
-        what they carry. Raises `ConfigurationError` for a task of another manager, and for what cannot be called.
+        Looks through bound methods, partials and decorators to the declared function, and adds their arguments to
+        the call. Raises `ConfigurationError` for a task of another manager, and for an object that cannot be called.
         """
         kwargs = {} if kwargs is None else kwargs
         found = self._by_func.get(_identity(func))
@@ -184,7 +184,7 @@ class TaskRegistry:
             if other is not self and (declared := other.leads_to(func)):
                 raise ConfigurationError(
                     f"{declared.name} is a task of another TaskManager, which has its options and its store. Add it to "
-                    "the tasks of that manager: Depends(its_manager.get_tasks), or await its_manager.enqueue(...)."
+                    "the tasks of that manager: Depends(that_manager.get_tasks), or await that_manager.enqueue(...)."
                 )
         _refuse_generator(func)
         config = make_task_config(name=function_name(func), executor=infer_executor(func))
@@ -229,7 +229,7 @@ class TaskRegistry:
         if marker is not None:
             raise ConfigurationError(
                 f"the parameter {marker[0]!r} of {describe(func)} is a {marker[1]}(...), which FastAPI fills in for "
-                "routes and nobody for tasks. Take its value in the route and pass it as an argument, or get it inside "
+                "routes but not for tasks. Take its value in the route and pass it as an argument, or get it inside "
                 "the task."
             )
         if config.executor is ExecutorKind.ASYNC and not (is_async(func) or is_async(_innermost(func))):
@@ -245,7 +245,7 @@ class TaskRegistry:
         taken = _collisions(func)
         if taken:
             raise ConfigurationError(
-                f"{describe(func)} has a parameter {taken[0]!r}, which add_task takes for itself. Rename the parameter."
+                f"{describe(func)} has a parameter {taken[0]!r}, which is an option of add_task. Rename the parameter."
             )
 
 
@@ -271,14 +271,14 @@ def require_no_arguments(func: Callable[..., Any]) -> None:
 
 
 def refuse_ambiguous(func: Callable[..., Any], options: EnqueueOptions) -> None:
-    """Raise `ConfigurationError` where an undecorated function has a parameter of an option's name, and it was given.
+    """Raise `ConfigurationError` if an option was given that is also a parameter of an undecorated function.
 
-    Natively the value went to the function; here `add_task` takes it. Nobody would notice.
+    FastAPI gives the value to the function; here `add_task` takes it, which no one would notice.
     """
     for name in _collisions(func):
         if getattr(options, name) is not None:
             raise ConfigurationError(
-                f"{describe(func)} has a parameter {name!r}, which add_task takes for itself. Rename the parameter, "
+                f"{describe(func)} has a parameter {name!r}, which is an option of add_task. Rename the parameter, "
                 "or give its value by position."
             )
 

@@ -1,4 +1,4 @@
-"""Every number of the engine that someone may want to turn."""
+"""The settings of the engine."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ class EngineSettings:
     max_concurrent_tasks: int | None = None
     max_sync_threads: int | None = None
     snapshot_interval: float = 1.0
-    """Longest that a transition of a task that is not persisted may wait before it is written."""
+    """Longest time before a transition of a task that is not persisted is written."""
     retention_days: float | None = None
     shutdown_timeout: float = 10.0
     """How long a drain waits for running tasks before it cancels them."""
     commit_timeout: float = 5.0
-    """How long an acknowledgement may wait for its commit before the client gets 503."""
+    """How long a response may wait for the commit of its tasks before the client gets 503."""
     heartbeat_interval: float = 1.0
     lease_seconds: float = 15.0
-    """An instance that is silent for this long is dead. Longer survives longer pauses, shorter takes over sooner."""
+    """An instance without a heartbeat for this long is dead. A longer lease survives longer pauses; a shorter one lets
+    others take over sooner."""
     max_crashes: int = 3
-    """A task that was running in this many crashes becomes `FAILED` (SPEC G4)."""
+    """A task that was running in this many crashes becomes `FAILED` with the reason `poison` (`docs/guarantees.md`)."""
     finished_window: int = 1_000
     """Finished tasks kept in memory."""
     cancel_grace: float = 5.0
-    """How long a cancelled attempt may go on before it is reported as stuck."""
+    """How long a cancelled attempt may run on before it is reported as stuck."""
 
     def __post_init__(self) -> None:
         flag("requeue_pending", self.persist_all)

@@ -1,4 +1,4 @@
-"""What running tasks say of themselves: log entries and progress, from any thread to the bus and the ledger."""
+"""The output of running tasks: log entries and progress, from any thread to the bus and the ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SEQUENCES_PER_ATTEMPT = 100_000
 
 
 class TaskOutput:
-    """Gives each attempt its `TaskContext`, and carries what it says to the loop in the order it was said."""
+    """Gives each attempt its `TaskContext`, and passes its output to the event loop in order."""
 
     def __init__(
         self,
@@ -63,12 +63,12 @@ class TaskOutput:
     def _take_log(self, event: LogEvent, size: int) -> None:
         task = self._tasks.live(event.task_id)
         if task is None:
-            # Said after the end, by a thread that the task left behind: published, but no longer stored.
+            # A thread that outlived its task wrote it: it is published, but no longer stored.
             self._bus.log(event)
             return
         count = task.log_count
         task.log_count += 1
-        # A task taken over goes on with a later attempt, and so never reuses a sequence number.
+        # After a takeover the task has a later attempt, so no sequence number is used twice.
         sequence = event.attempt * _SEQUENCES_PER_ATTEMPT + count
         event = replace(event, seq=sequence, queue=task.record.queue)
         self._bus.log(event)

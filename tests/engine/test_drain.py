@@ -358,7 +358,7 @@ async def test_what_the_shutdown_gives_up_is_named_in_one_line_and_counted(caplo
     await manager.shutdown()
     assert {(r.status, r.reason) for r in await stored(backend, ids)} == {(TaskStatus.CANCELLED, "shutdown")}
     [line] = [record.getMessage() for record in caplog.records if "gave up" in record.getMessage()]
-    assert "gave up 4 tasks" in line
+    assert "gave up 4 waiting tasks" in line
     assert "mail (2), bill (2)" in line
 
 

@@ -12,8 +12,8 @@ from anyio.lowlevel import current_token
 
 from taskflow_otel.compat.anyio import serve_loop
 
-# What came of a function is carried as a value: a future would make something else of a `StopIteration`, and
-# awaiting one that raises `GeneratorExit` closes the coroutines that wait for it.
+# The outcome of a function is passed as a value: a future would change a `StopIteration`, and awaiting a future
+# that raises `GeneratorExit` closes the waiting coroutines.
 _Outcome = tuple[Any, BaseException | None]
 _WorkItem = tuple[Callable[[], Any], asyncio.Future[_Outcome]]
 

@@ -1,8 +1,8 @@
-"""The one writer of this process: group commit towards the backend, with retries that lose nothing.
+"""The one writer of this process: group commit to the backend, with retries that lose nothing.
 
-Whoever needs a change to be durable awaits `commit`; changes that arrive while a transaction is under way go
-into the next one together. History of tasks that are not persisted is noted, and written with the
-next transaction or after `snapshot_interval`, whichever comes first.
+A caller that needs a durable change awaits `commit`. Changes that arrive during a transaction go into the next one
+together. The history of tasks that are not persisted is noted. It is written with the next transaction or after
+`snapshot_interval`, whichever comes first.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from taskflow_otel.runtime.retrying import retrying
 
 _TORN_DOWN = "the event loop is being closed without shutdown() of its TaskManager"
 _TURN = 0.1
-"""Seconds that the writer has to take its cancellation in."""
+"""Seconds that the writer gets to end after its cancellation."""
 
 
 class Ledger:
-    """Group commit over one backend. Before each transaction it makes sure that others know this instance as alive."""
+    """Group commit to one backend. Before each transaction it ensures that this instance was not declared dead."""
 
     def __init__(
         self,
@@ -59,8 +59,10 @@ class Ledger:
         return self.health.failing_since is not None or self._writer.busy_for > min(PATIENCE, self._commit_timeout)
 
     def connect(self, on_late: Callable[[Change, bool], None]) -> None:
-        """Have `on_late` called with the change of a commit whose caller had given up on it, when it was applied after
-        all, and with whether that has been overtaken by another instance since."""
+        """Set the function that is called when a change was applied after its caller gave up.
+
+        Its arguments: the change, and whether another instance has taken the task over since.
+        """
         self._on_late = on_late
 
     def start(self) -> None:
@@ -75,8 +77,8 @@ class Ledger:
     async def commit(self, change: Change, *, timeout: float | None = None) -> Applied:
         """Return once `change` is durable.
 
-        Raises `BackendUnavailableError` when that takes longer than `timeout` (default: the commit timeout) and
-        `BackendError` when the backend refuses the change for good. `float("inf")` waits for as long as it takes.
+        Raises `BackendUnavailableError` if that takes longer than `timeout` (default: the commit timeout), and
+        `BackendError` if the backend refuses the change for good. `float("inf")` means no timeout.
         """
         entry = self._new(change, self._deadline(timeout))
         self._backlog.add(entry)
@@ -87,7 +89,7 @@ class Ledger:
             raise
 
     async def commit_all(self, changes: Sequence[Change], *, timeout: float | None = None) -> list[Applied]:
-        """Return once all changes are durable; see `commit`. After an error, some of them may be."""
+        """Return once all changes are durable; see `commit`. After an error, some of them may be durable."""
         deadline = self._deadline(timeout)
         entries: list[Commit] = []
         try:
@@ -103,11 +105,11 @@ class Ledger:
             raise
 
     def _deadline(self, timeout: float | None) -> float:
-        """When a commit that begins now is given up."""
+        """The monotonic time at which a commit that starts now times out."""
         return self._deadlines.after(self._commit_timeout if timeout is None else timeout)
 
     async def commit_alone(self, change: Change) -> Applied:
-        """Return once `change` is durable, in a transaction of its own: whatever it waits for, it waits for alone."""
+        """Return once `change` is durable, in its own transaction: if it must wait for a lock, no other change does."""
         entry = self._new(change, FOREVER)
         self._backlog.add_apart(entry)
         try:
@@ -122,16 +124,16 @@ class Ledger:
         return Commit(change, asyncio.get_running_loop().create_future(), deadline)
 
     def _abandon(self, entries: list[Commit]) -> None:
-        """Nobody awaits these any more: what was applied is to be set right."""
+        """The callers of these are gone: report the changes that were applied as late."""
         self._give_up(entries)
         for entry in entries:
             if not entry.future.cancelled() and entry.future.exception() is None:
                 self._late(entry.change, entry.future.result())
 
     def doubtful(self) -> dict[str, int]:
-        """How many lines of its timeline are published, for each task whose last commit was given up on.
+        """The number of published timeline lines, for each task whose last commit timed out.
 
-        It was published as failed; only the backend knows whether it was. See `LiveTasks.unpublished`.
+        The commit was published as failed; only the backend knows whether it failed. See `LiveTasks.unpublished`.
         """
         doubts: dict[str, int] = {}
         for entry in self._backlog.pending():
@@ -143,7 +145,7 @@ class Ledger:
     async def holds(self, record: TaskRecord) -> bool:
         """Whether the last line of a record's timeline is in the ledger, whoever owns the task now.
 
-        Waits for the backend for as long as it takes.
+        Waits for the backend without a timeout.
         """
         stored = await retrying(self._clock, lambda: self._backend.get(record.task_id))
         place = len(record.timeline) - 1
@@ -169,9 +171,9 @@ class Ledger:
         return True
 
     async def close(self, timeout: float, *, while_answering: float = 0.0) -> bool:
-        """Flush and stop the writer; `False` when something could not be written in time.
+        """Flush and stop the writer; return `False` if something could not be written in time.
 
-        A backend that has answered within `timeout` gets `while_answering` seconds more.
+        A backend that answered within `timeout` gets `while_answering` more seconds.
         """
         if self._writing is None:
             return True

@@ -1,4 +1,4 @@
-"""One firing of a schedule: a task under a name that can be used once ever, so that one instance of all makes it."""
+"""One firing of a schedule: a task under a name that can be used only once, so that only one instance makes it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _STARTUP_BUCKET = 10_000_000
 BACKOFF = Backoff(first=1.0, longest=30.0)
 """Between two tries to do something for a schedule."""
 RULE = "schedule-rule:"
-"""Prefix of the settings that tell which rule each schedule last fired by, and since when that rule holds."""
+"""Prefix of the settings that hold the last rule of each schedule, and since when it is valid."""
 
 
 class ScheduleMeter(Protocol):
-    """Who counts what schedules do. Lateness is seconds."""
+    """Counts what schedules do. Lateness is in seconds."""
 
     def declared(self, schedule: str) -> None: ...
     def fired(self, schedule: str, lateness: float) -> None: ...
@@ -65,21 +65,21 @@ class Entry:
     def __init__(self, schedule: Schedule, definition: TaskDefinition, clock: Clock) -> None:
         self.schedule = schedule
         self.definition = definition
-        # The length keeps the names of a schedule 'a' apart from those of one named 'a:1'.
+        # The length distinguishes the names of a schedule 'a' from those of a schedule 'a:1'.
         tail = f"{len(schedule.name)}:{schedule.name}:"
         self.prefix, self.startup_prefix = f"schedule:{tail}", f"startup:{tail}"
         self.payload: str | None = None
         self.next: datetime | None = None
-        """The first firing time that is still to be dealt with; `None` until the past is known."""
+        """The first firing time that is not handled yet; `None` until the past firings are known."""
         self.timer: Timer | None = None
         self.working = False
         self.paused = False
         self.rule_kept = False
-        """The backend knows the present rule."""
+        """The backend holds the current rule."""
         self.last: datetime | None = None
         self.last_task_id: str | None = None
         self.repeated_until: datetime | None = None
-        """Firing times up to here may come a second time, because the clock was set back."""
+        """Firing times up to this one may occur a second time, because the clock was set back."""
         self.fired = 0
         self.missed = 0
         self.errors = 0
@@ -93,18 +93,18 @@ class Entry:
         return f"{self.schedule.rule.text} {self.schedule.rule.timezone}"
 
     def name_of(self, moment: datetime) -> str:
-        """The name that the firing at a moment uses once."""
+        """The name of the firing at a moment; it can be used only once."""
         return f"{self.prefix}{micros(moment):020d}"
 
     def moment_of(self, name: str) -> datetime:
-        """The firing time that a name stands for."""
+        """The firing time of a name."""
         return from_micros(int(name.removeprefix(self.prefix)[:20]))
 
     def status(self) -> ScheduleStatus:
-        """The schedule as it stands."""
+        """The current status of the schedule."""
         next_run = None if self.paused else self.next
         stand = (next_run, self.last, self.last_task_id, self.paused, self.missed, self.errors, self.last_error)
-        # Metrics read every schedule each second, and hardly any has changed.
+        # Metrics read every schedule each second, and few have changed.
         told = self._told
         if told is not None and told[0] == stand:
             return told[1]
@@ -128,7 +128,7 @@ class Entry:
 
 
 class Firing:
-    """Makes the tasks of schedules. The greatest of the names that a schedule has used tells when it fired last."""
+    """Makes the tasks of schedules. The greatest used name of a schedule holds the time of its last firing."""
 
     def __init__(
         self, backend: Backend, builder: TaskBuilder, claims: Claims, tasks: LiveTasks, membership: Membership
@@ -140,9 +140,9 @@ class Firing:
         self._membership = membership
 
     async def fire(self, entry: Entry, moment: datetime) -> tuple[bool, str | None]:
-        """Fire for one firing time. Return whether this instance did it, and the unfinished run that stood in the way.
+        """Fire for one firing time. Return whether this instance did it, and the unfinished run that prevented it.
 
-        Raises what `Claims.claim` raises, and `BackendError`.
+        Raises the errors of `Claims.claim`, and `BackendError`.
         """
         blocked_by = await self._unfinished(entry) if entry.schedule.overlap == "skip" else None
         name = entry.name_of(moment)
@@ -166,14 +166,14 @@ class Firing:
         return claimed.new, blocked_by
 
     async def keep_rule(self, entry: Entry, since: datetime) -> None:
-        """Store the rule of a schedule, and since when it holds: no time before that is ever made up for by it."""
+        """Store the rule of a schedule, and since when it is valid: no earlier time is ever caught up by it."""
         await self._backend.put_setting(
             RULE + entry.schedule.name, json.dumps({"rule": entry.rule_text, "since": micros(since)})
         )
         entry.rule_kept = True
 
     async def tidy(self, entry: Entry) -> None:
-        """Store the rule after its first firing; now and then forget names so old that no instance needs them."""
+        """Store the rule after its first firing; from time to time delete names that no instance needs any more."""
         if entry.fired and not entry.rule_kept and entry.last is not None:
             await self.keep_rule(entry, entry.last)
         if entry.fired >= _TIDY_EVERY and entry.last is not None:
@@ -181,9 +181,9 @@ class Firing:
             await self._backend.forget_once(entry.prefix, entry.name_of(entry.last - _TIDY_BEHIND), _TIDY_BATCH)
 
     async def fire_at_startup(self, entry: Entry, moment: datetime) -> str | None:
-        """Run once for the instances that start together: not while one lives that has.
+        """Run once for instances that start together: not if an instance that has done so is alive.
 
-        Returns the unfinished run that stood in the way.
+        Return the unfinished run that prevented it.
         """
         latest = await self._backend.latest_once(entry.startup_prefix)
         if latest is not None and await self._lives_elsewhere(latest[1]):
@@ -195,7 +195,7 @@ class Firing:
         return blocked_by if claimed.new else None
 
     async def fire_by_hand(self, entry: Entry) -> TaskRecord:
-        """Run now, beside the rule."""
+        """Run now, independently of the rule."""
         options = EnqueueOptions(tags={"schedule": entry.schedule.name})
         payload = self._payload(entry)
         claimed = await self._claims.claim(entry.definition, payload, options, once=None, source=Source.MANUAL)
@@ -209,7 +209,7 @@ class Firing:
     async def _claim_again(
         self, entry: Entry, name: str, moment: datetime | None, blocked_by: str | None, claimed: Claimed
     ) -> Claimed:
-        """Use a name that was used in an earlier life, or before the clock was set back, under a number."""
+        """Use a name again, with a number: it was used before a restart, or before the clock was set back."""
         number = 0
         while not claimed.new and claimed.first is not None and not await self._lives_elsewhere(claimed.first):
             number += 1
@@ -217,7 +217,7 @@ class Firing:
         return claimed
 
     async def _lives_elsewhere(self, task_id: str) -> bool:
-        """Whether the instance that made a task is another one, and alive."""
+        """Whether another instance made a task and is alive."""
         record = await self._record(task_id)
         own = self._membership.instance
         maker = record.timeline[0].instance if record is not None and record.timeline else own.instance_id
@@ -232,7 +232,7 @@ class Firing:
         """The id of a run of this schedule that has not ended."""
         prefixes = [entry.prefix, entry.startup_prefix] if entry.schedule.run_on_startup else [entry.prefix]
         latest = [await self._backend.latest_once(prefix) for prefix in prefixes]
-        # Where the clock was set back, the latest by its name is not the latest.
+        # If the clock was set back, the greatest name is not the latest run.
         for task_id in {entry.last_task_id, *(found[1] for found in latest if found is not None)} - {None}:
             record = await self._record(str(task_id))
             if record is not None and record.status is TaskStatus.REJECTED and record.duplicate_of is not None:

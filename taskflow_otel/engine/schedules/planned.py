@@ -1,4 +1,4 @@
-"""Runs planned for one moment: settings of the backend until they are due, so that any instance can change them."""
+"""Runs planned for one moment: stored as settings until they are due, so that any instance can change them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from taskflow_otel.runtime.timers import Timer, Timers
 logger = logging.getLogger("taskflow_otel.schedules")
 
 LABEL = "schedule_once"
-"""The `schedule` label of all planned runs: their keys would be too many."""
+"""The `schedule` label of all planned runs: their keys would be too many label values."""
 
 _PREFIX = "run-at:"
 _ONCE = "run-at:"
@@ -42,7 +42,7 @@ _TIDY_BATCH = 500
 
 @dataclass(slots=True)
 class _Plan:
-    """One stored run as this process knows it."""
+    """One stored run, as this process knows it."""
 
     key: str
     text: str
@@ -54,9 +54,9 @@ class _Plan:
 class PlannedRuns:
     """Plans, moves, cancels and starts single runs.
 
-    Each is one setting, `run-at:<run key>:<version>`. A later version replaces an earlier one, so that there is no
-    moment at which both or neither count. What is due is read again before it starts, and started under a name that
-    can be used once.
+    Each run is one setting, `run-at:<run key>:<version>`. A later version replaces an earlier one, so there is no
+    moment at which both or neither count. A run that is due is read again, and starts under a name that can be used
+    only once.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class PlannedRuns:
         self._running = False
 
     def start(self) -> None:
-        """Start what is due from now on, as soon as `refresh` has read it."""
+        """Start runs that are due, as soon as `refresh` has read them."""
         self._running = True
 
     async def stop(self) -> None:
-        """Start nothing more."""
+        """Start no more runs."""
         self._running = False
         for plan in self._plans.values():
             if plan.timer is not None:
@@ -98,7 +98,7 @@ class PlannedRuns:
         await self._background.stop()
 
     def abandon(self) -> None:
-        """Forget a life whose event loop was closed without `stop`."""
+        """Forget everything after the event loop was closed without `stop`."""
         self._running = False
         self._plans.clear()
         self._background.abandon()
@@ -113,12 +113,12 @@ class PlannedRuns:
         run_key: str | None,
         options: EnqueueOptions,
     ) -> ScheduledRun:
-        """Store a run for a moment, in place of the one planned under the same key.
+        """Store a run for a moment; it replaces a run planned under the same key.
 
         Raises `ConfigurationError`, `UnknownQueueError`, `TaskArgumentError`, `PersistenceError` and `BackendError`.
         """
         if options.delay is not None or options.eager is not None:
-            raise ConfigurationError("schedule_once takes run_at; delay and eager have no meaning beside it")
+            raise ConfigurationError("schedule_once takes run_at; delay and eager have no meaning with it")
         if options.queue is not None:
             self._queues.get(options.queue)
         task_id = new_task_id()
@@ -144,7 +144,7 @@ class PlannedRuns:
         return run
 
     async def cancel(self, run_key: str) -> bool:
-        """Drop a planned run; `False` when there is none, or it has begun."""
+        """Drop a planned run; return `False` if it does not exist or has begun."""
         versions = await self._versions(run_key)
         for _, (key, _text) in sorted(versions.items()):
             await self._backend.put_setting(key, None)
@@ -162,11 +162,11 @@ class PlannedRuns:
         )
 
     async def refresh(self) -> None:
-        """Learn what other instances have planned, moved and cancelled."""
+        """Read what other instances have planned, moved and cancelled."""
         changes = self._changes
         stored = await self._backend.settings(_PREFIX)
         if changes != self._changes:
-            # Read before a change made here, which has everything read again.
+            # This was read before a change made here, which triggers another read.
             return
         for key in [key for key, plan in self._plans.items() if stored.get(key) != plan.text]:
             self._drop(key)
@@ -177,7 +177,7 @@ class PlannedRuns:
                 await asyncio.sleep(0)
 
     async def tidy(self) -> None:
-        """Forget the names of runs that began long ago."""
+        """Delete the names of runs that began long ago."""
         before = micros(self._clock.now() - _TIDY_BEHIND)
         await self._backend.forget_once(_ONCE, f"{_ONCE}{before:020d}", _TIDY_BATCH)
 
@@ -221,7 +221,7 @@ class PlannedRuns:
         self._drop(plan.key)
 
     async def _claim(self, plan: _Plan) -> bool:
-        """Make the task of a run that is due; `False` where this process cannot, or it is no longer wanted."""
+        """Make the task of a run that is due; return `False` if this process cannot, or the run was cancelled."""
         run = plan.run
         try:
             definition = self._registry.get(run.func_name)
@@ -248,7 +248,7 @@ class PlannedRuns:
         return True
 
     async def _versions(self, run_key: str) -> dict[int, tuple[str, str]]:
-        """What is stored under a run key, by version: setting and text."""
+        """The stored settings of a run key, by version: key and text."""
         found = {}
         for key, text in (await self._backend.settings(f"{_PREFIX}{run_key}:")).items():
             whose, number = _parse(key)
@@ -258,7 +258,7 @@ class PlannedRuns:
 
 
 def _complain(exc: BaseException) -> None:
-    logger.critical("a planned run ended with an error of the scheduler itself: %s", exc, exc_info=exc)
+    logger.critical("a planned run ended with an error of the scheduler: %s", exc, exc_info=exc)
 
 
 def _parse(key: str) -> tuple[str, int]:

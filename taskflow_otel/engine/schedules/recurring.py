@@ -1,4 +1,4 @@
-"""Recurring schedules: when each fires next, what becomes of what was missed, and going on after every error."""
+"""Recurring schedules: when each fires next, what happens to missed firings, and how errors are repeated."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _AT_ONCE = 20
 
 
 class Scheduler:
-    """Fires schedules on every instance at the same times; which of them makes the task is decided in the backend.
+    """Fires schedules on every instance at the same times; the backend decides which instance makes the task.
 
-    A wait is one entry in the engine's timers. `patience`: seconds after which a firing that is still not committed
-    counts as an error, while it goes on being waited for.
+    A wait is one entry in the engine's timers. `patience`: seconds after which a firing that is not committed counts
+    as an error; the wait for it continues.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Scheduler:
         self._running = False
 
     def add(self, schedule: Schedule, definition: TaskDefinition) -> None:
-        """Take a schedule in; raises `ConfigurationError` when its name is taken."""
+        """Add a schedule; raises `ConfigurationError` if its name is taken."""
         if schedule.name in self._entries:
             raise ConfigurationError(
-                f"there is a schedule named {schedule.name!r} already. Give one its own name: schedule(name=...)"
+                f"there is already a schedule named {schedule.name!r}. Give one another name: schedule(name=...)"
             )
         entry = self._entries[schedule.name] = Entry(schedule, definition, self._clock)
         self._meter.declared(schedule.name)
@@ -78,12 +78,12 @@ class Scheduler:
         return [entries[name].status() for name in sorted(entries)]
 
     def start(self) -> None:
-        """Start to fire; what the backend knows is read in the background."""
+        """Start to fire; the state in the backend is read in the background."""
         self._running = True
         self._spawn(self._bring_up(list(self._entries.values())))
 
     async def stop(self) -> None:
-        """Fire nothing more."""
+        """Fire no more."""
         self._running = False
         for entry in self._entries.values():
             self._disarm(entry)
@@ -92,7 +92,7 @@ class Scheduler:
             entry.next = entry.repeated_until = None
 
     def abandon(self) -> None:
-        """Forget a life whose event loop was closed without `stop`."""
+        """Forget everything after the event loop was closed without `stop`."""
         self._running = False
         self._background.abandon()
         for entry in self._entries.values():
@@ -100,11 +100,11 @@ class Scheduler:
             entry.working = False
 
     async def run(self, name: str) -> TaskRecord:
-        """Make one run at once, beside the rule; raises `UnknownScheduleError` and what enqueueing raises."""
+        """Make one run now, independently of the rule; raises `UnknownScheduleError` and the errors of enqueueing."""
         return await self._firing.fire_by_hand(self._entry(name))
 
     async def set_paused(self, name: str, paused: bool) -> ScheduleStatus:
-        """Pause or resume a schedule on all instances, for good; raises `UnknownScheduleError`."""
+        """Pause or resume a schedule on all instances, permanently; raises `UnknownScheduleError`."""
         entry = self._entry(name)
         stored = {"paused": paused, "since": micros(self._clock.now())}
         await self._backend.put_setting(PAUSED + name, json.dumps(stored))
@@ -113,22 +113,22 @@ class Scheduler:
         return entry.status()
 
     async def refresh(self) -> None:
-        """Learn which schedules other instances have paused or resumed."""
+        """Read which schedules other instances have paused or resumed."""
         changes = self._changes
         stored = await self._backend.settings(PAUSED)
         for entry in self._entries.values():
-            # What was read before a change made here is out of date.
+            # A state that was read before a change made here is out of date.
             if entry.next is not None and changes == self._changes:
                 self._apply_pause(entry, _pause(stored, entry)[0])
 
     def clock_was_set(self) -> None:
-        """The wall clock has jumped: wait anew, and if it went back far, let times that have been fire again.
+        """React to a jump of the wall clock: set all waits again; after a large step back, let past times fire again.
 
-        Small steps back are waited out, so that a firing is not repeated for the sake of a correction.
+        After a small step back, the schedules wait, so that a small correction does not repeat a firing.
         """
         now = self._clock.now()
         for entry in self._entries.values():
-            # Of one that fires at this moment the next time is decided behind that.
+            # A schedule that is firing now sets its next time afterwards.
             if entry.next is not None and not entry.working:
                 _follow_clock(entry, now)
                 self._arm(entry)
@@ -140,7 +140,7 @@ class Scheduler:
             raise UnknownScheduleError(name) from None
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        # In an empty context: a firing continues nobody's trace.
+        # In an empty context: a firing starts its own trace.
         self._background.own(work, context=Context())
 
     def _apply_pause(self, entry: Entry, paused: bool) -> None:
@@ -168,7 +168,7 @@ class Scheduler:
         self._spawn(self._work(entry))
 
     async def _bring_up(self, entries: list[Entry]) -> None:
-        """Find out when schedules last fired, and go on from there."""
+        """Find out when the schedules last fired, and continue from there."""
         stored: dict[str, str] = {}
 
         async def read_settings() -> None:
@@ -203,7 +203,7 @@ class Scheduler:
             await self._attempt(entry, partial(self._fire_at_startup, entry, now), now, rule.after(now))
 
     async def _rule_since(self, entry: Entry, stored: dict[str, str], now: datetime) -> datetime | None:
-        """Since when the rule holds; from now on, where the schedule last fired by another one."""
+        """Since when the rule is valid; from now on, if the schedule last fired by another rule."""
         text = stored.get(RULE + entry.schedule.name)
         if text is None:
             return None
@@ -229,7 +229,7 @@ class Scheduler:
             self._arm(entry)
 
     async def _catch_up(self, entry: Entry, first: datetime) -> None:
-        """Deal with the firing times from `first`, which is one, to now; usually that is one."""
+        """Handle the firing times from `first` to now; usually this is only one."""
         rule, now = entry.schedule.rule, self._clock.now()
         following = rule.after(first)
         moments, missed = [first], 0
@@ -250,7 +250,7 @@ class Scheduler:
     async def _due(self, entry: Entry, first: datetime, now: datetime) -> tuple[list[datetime], int]:
         rule, catch_up = entry.schedule.rule, entry.schedule.catch_up
         try:
-            # This process may have slept while others went on.
+            # This process may have been paused while others continued.
             if (latest := await self._backend.latest_once(entry.prefix)) is not None and entry.repeated_until is None:
                 moment = entry.moment_of(latest[0])
                 if first <= moment <= now:
@@ -259,7 +259,7 @@ class Scheduler:
             self._failed(entry, exc)
         if isinstance(rule, Every):
             return due(rule, catch_up, first, now)
-        # Finding many dates takes its time.
+        # Computing many dates takes long.
         return await asyncio.to_thread(due, rule, catch_up, first, now)
 
     async def _attempt(
@@ -328,25 +328,25 @@ class Scheduler:
 
 
 def _complain(exc: BaseException) -> None:
-    logger.critical("a schedule ended with an error of the scheduler itself: %s", exc, exc_info=exc)
+    logger.critical("a schedule ended with an error of the scheduler: %s", exc, exc_info=exc)
 
 
 def _lies_ahead(entry: Entry, moment: datetime, now: datetime) -> bool:
-    """Whether a moment that was near is several firings ahead, so that the clock must have been set back."""
+    """Whether a moment that was near is now several firings ahead: the clock must have been set back."""
     rule = entry.schedule.rule
     gap = max(rule.after(now) - now, rule.after(moment) - moment)
     return moment - now > 2 * gap + timedelta(seconds=1)
 
 
 def _follow_clock(entry: Entry, now: datetime) -> None:
-    """Where the clock was set back far, let the times that it shows again fire again."""
+    """After a large step back of the clock, let the times that occur again fire again."""
     if entry.next is not None and _lies_ahead(entry, entry.next, now):
         entry.repeated_until = max(entry.repeated_until or now, entry.last or now)
         entry.next = entry.schedule.rule.after(now)
 
 
 def _pause(stored: dict[str, str], entry: Entry) -> tuple[bool, datetime | None]:
-    """Whether a schedule is paused, and when that was last decided."""
+    """Whether a schedule is paused, and when that was last changed."""
     text = stored.get(PAUSED + entry.schedule.name)
     if text is None:
         return False, None

@@ -1,4 +1,4 @@
-"""Everything about schedules in one place: what the rooms above ask, and the watch for what others change."""
+"""Recurring schedules and planned runs together: the interface for the rooms above, and the watch for changes."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _TIDY_ROUNDS = 600
 
 
 class Schedules(Service):
-    """Recurring schedules and planned runs of this process, in step with the other instances.
+    """Recurring schedules and planned runs of this process, synchronised with the other instances.
 
-    One setting says that something was changed; it alone is looked at in each round, so that a thousand
-    schedules that nobody touches cost nothing.
+    Each round reads only one setting, which marks that something was changed. So a thousand unchanged schedules cost
+    nothing.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Schedules(Service):
         self._rounds_done = 0
 
     async def start(self) -> None:
-        """Start to fire, and to watch."""
+        """Start to fire, and to watch for changes."""
         self._running, self._read, self._seen = True, False, None
         self._offset = self._wall_offset()
         self._meter.declared(LABEL)
@@ -78,20 +78,20 @@ class Schedules(Service):
         await super().start()
 
     async def stop(self) -> None:
-        """Fire nothing more."""
+        """Fire no more."""
         self._running = False
         await super().stop()
         await self._once.stop()
         await self._scheduler.stop()
 
     def abandon(self) -> None:
-        """Forget a life whose event loop was closed without `stop`."""
+        """Forget everything after the event loop was closed without `stop`."""
         self._running = False
         self._once.abandon()
         self._scheduler.abandon()
 
     async def tick(self) -> None:
-        """Notice a clock that was set, and what other instances have changed."""
+        """Notice a jump of the wall clock, and changes by other instances."""
         offset = self._wall_offset()
         if abs(offset - self._offset) > _JUMP:
             self._offset = offset
@@ -106,7 +106,7 @@ class Schedules(Service):
             await self._once.tidy()
 
     def add(self, schedule: Schedule, definition: TaskDefinition) -> None:
-        """Take a schedule in; raises `ConfigurationError` when its name is taken."""
+        """Add a schedule; raises `ConfigurationError` if its name is taken."""
         self._scheduler.add(schedule, definition)
 
     def names(self) -> frozenset[str]:
@@ -114,20 +114,20 @@ class Schedules(Service):
         return self._scheduler.names()
 
     def statuses(self) -> list[ScheduleStatus]:
-        """The recurring schedules as they stand, by name. Callable from any thread."""
+        """The current status of the recurring schedules, by name. Callable from any thread."""
         return self._scheduler.statuses()
 
     async def run(self, name: str) -> TaskRecord:
-        """Make one run now; raises `UnknownScheduleError`, `NotStartedError` and what enqueueing raises."""
+        """Make one run now; raises `UnknownScheduleError`, `NotStartedError` and the errors of enqueueing."""
         self._require_running()
         return await self._scheduler.run(name)
 
     async def pause(self, name: str) -> ScheduleStatus:
-        """Fire no more, on any instance, until it is resumed; raises `UnknownScheduleError`."""
+        """Stop firing on all instances until `resume`; raises `UnknownScheduleError`."""
         return await self._set_paused(name, True)
 
     async def resume(self, name: str) -> ScheduleStatus:
-        """Fire again; what would have fired meanwhile is not caught up. Raises `UnknownScheduleError`."""
+        """Fire again; firings during the pause are not caught up. Raises `UnknownScheduleError`."""
         return await self._set_paused(name, False)
 
     async def once(
@@ -148,7 +148,7 @@ class Schedules(Service):
         return run
 
     async def cancel_once(self, run_key: str) -> bool:
-        """Drop a planned run; `False` when there is none, or it has begun."""
+        """Drop a planned run; return `False` if it does not exist or has begun."""
         self._require_running()
         cancelled = await self._once.cancel(run_key)
         if cancelled:
@@ -174,5 +174,5 @@ class Schedules(Service):
             raise NotStartedError
 
     def _wall_offset(self) -> timedelta:
-        """How far the wall clock is ahead of the monotonic one; it changes when the clock is set."""
+        """How far the wall clock is ahead of the monotonic clock; this changes when the wall clock is set."""
         return (self._clock.now() - EPOCH) - timedelta(seconds=self._clock.monotonic())
