@@ -252,6 +252,7 @@ class LiveStream(Exporter):
         return position if self._first <= position <= self._end else None
 
 
+# Not by `fastapi.sse`, which the oldest FastAPI that is supported does not have, and which encodes for each watcher.
 def frame(event_id: str, event: str, data: dict[str, Any]) -> bytes:
     """One server-sent event. JSON escapes every line break, so that data cannot forge a field of the stream."""
     try:

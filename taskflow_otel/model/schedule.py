@@ -91,6 +91,7 @@ class Cron:
             import croniter
         except ImportError as exc:
             raise MissingExtraError("cron=", "scheduler") from exc
+        # It walks over naive wall times: given a zone, it would fire twice at a wall time that happens twice.
         self._iterator: Any = croniter.croniter
         self._no_date: Any = croniter.CroniterBadDateError
         self._zone = checked_zone(timezone)

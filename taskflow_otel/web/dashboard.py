@@ -38,6 +38,8 @@ SECURITY_HEADERS = {
 }
 
 
+# Not Starlette's StaticFiles: it reads the disk for each request, and is a mount, which `include_router` of the oldest
+# FastAPI that is supported leaves behind.
 class Assets:
     """The static files, read once; answered from memory with an `ETag`."""
 

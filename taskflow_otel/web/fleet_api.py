@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from taskflow_otel.errors import BackendError, UnknownQueueError
+from taskflow_otel.exporters.prometheus.exposition import MetricsFormat, negotiate
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.vocabulary import EngineState
-from taskflow_otel.web.accept import prefers_json
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.guard import Guard
@@ -64,7 +64,7 @@ def add_fleet_routes(
     )
     async def get_metrics(accept: Annotated[str, Header()] = "") -> Response:
         """OpenMetrics, Prometheus text, or for `Accept: application/json` the aggregate."""
-        if prefers_json(accept):
+        if negotiate(accept) is MetricsFormat.JSON:
             stats = stats_out(await engine.counts(TaskQuery()))
             return JSONResponse(stats.model_dump(mode="json"), headers={"Vary": "Accept"})
         await metrics.refresh()

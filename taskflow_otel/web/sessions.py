@@ -16,6 +16,8 @@ from taskflow_otel.model.options import seconds
 from taskflow_otel.web.auth import Actor, Role
 from taskflow_otel.web.settings import is_text
 
+# Not by itsdangerous: every installation would depend on it for the sake of twenty lines, and its tokens carry the time
+# of their signing, while these carry their end.
 COOKIE = "taskflow_session"
 
 

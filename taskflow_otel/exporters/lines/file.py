@@ -17,6 +17,7 @@ FileMode = Literal["rotate", "watched"]
 MODES: tuple[str, ...] = get_args(FileMode)
 
 
+# Not by `logging.handlers`: these print a full disk to stderr instead of raising it, and write each record by itself.
 class FileLogger(LineLogger):
     """Appends task logs to a file: `[task_id] [func_name] 2026-01-01T12:00:00 message`, or JSON lines.
 

@@ -41,17 +41,25 @@ _ENCODERS: dict[MetricsFormat, Callable[[CollectorRegistry], bytes]] = {
 }
 
 
+_BY_PREFERENCE = (MetricsFormat.JSON, MetricsFormat.TEXT, MetricsFormat.OPENMETRICS)
+_NAMED = 2
+"""How specific a media range is that names its type."""
+
+
+# Not by prometheus_client: its `choose_encoder` takes OpenMetrics wherever that is named, whatever else is preferred.
 def negotiate(accept: str | None) -> MetricsFormat:
     """The format that an `Accept` header prefers; text where it says nothing that could be served.
 
-    Of equally preferred formats, the one that is named goes before those that a wildcard covers, then text. A media
-    range that names another major version of OpenMetrics than 1 is not served by it.
+    JSON is only for those that name it. Of equally preferred formats, the one that is named goes before those that a
+    wildcard covers, then JSON, then text. A media range that names another major version of OpenMetrics than 1 is not
+    served by it.
     """
     ranges = list(_media_ranges(accept or "*/*"))
     best, best_rank = MetricsFormat.TEXT, (0.0, -1)
-    for candidate in MetricsFormat:
+    for candidate in _BY_PREFERENCE:
         rank = _rank(candidate, ranges)
-        if rank[0] > 0 and rank > best_rank:
+        named = rank[1] == _NAMED
+        if rank[0] > 0 and rank > best_rank and (named or candidate is not MetricsFormat.JSON):
             best, best_rank = candidate, rank
     return best
 
@@ -79,7 +87,7 @@ def _rank(candidate: MetricsFormat, ranges: list[tuple[str, dict[str, str], floa
             version = parameters.get("version", "")
             if candidate is MetricsFormat.OPENMETRICS and version and version.partition(".")[0] != "1":
                 continue
-            found = max(found, (2, quality))
+            found = max(found, (_NAMED, quality))
         elif media == f"{main}/*":
             found = max(found, (1, quality))
         elif media == "*/*":
