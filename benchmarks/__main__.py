@@ -1,6 +1,6 @@
 """Every figure beside its reference, in one run: `python -m benchmarks` (`make bench`).
 
-    python -m benchmarks [--only ROW ...] [--rounds 7] [--quick] [--json FILE]
+    python -m benchmarks [--only ROW ...] [--rounds 7] [--quick] [--json FILE] [--package DIR]
     python -m benchmarks --list
 
 The cases of a row take turns, each in a fresh process, so that what slows the machine slows both. A row shows the
@@ -11,6 +11,7 @@ few operations once: it shows that the rows work, and its figures mean nothing.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 from pathlib import Path
@@ -29,6 +30,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=None, help=f"of each row (default: {runner.ROUNDS})")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was found")
+    parser.add_argument(
+        "--package",
+        type=Path,
+        default=runner.ROOT,
+        metavar="DIR",
+        help="measure the library of another checkout: its taskflow_otel alone is taken from there",
+    )
     parser.add_argument("--list", action="store_true", help="name the rows")
     given = parser.parse_args()
     if given.list:
@@ -46,7 +54,8 @@ def main() -> None:
     for kind in ("versions", "peers"):
         print(", ".join(f"{name} {number}" for name, number in found[kind].items()))
     print()
-    for row, result in runner.measure(rows, rounds=rounds, quick=given.quick):
+    answer = functools.partial(runner.run, package=given.package.resolve())
+    for row, result in runner.measure(rows, rounds=rounds, quick=given.quick, answer=answer):
         found["rows"][row.name] = result
         print(report.line(row.name, result), flush=True)
         if given.json:

@@ -37,8 +37,15 @@ async def workload(name: str, size: int, directory: Path) -> dict[str, Any]:
 _PROBES = {
     "workload": "benchmarks.measure",
     "http": "benchmarks.served",
+    "unrelated": "benchmarks.served",
     "in-line": "benchmarks.probes",
     "stall": "benchmarks.probes",
+    "memory-growth": "benchmarks.probes_process",
+    "watched": "benchmarks.probes_process",
+    "scrape": "benchmarks.probes_process",
+    "imports": "benchmarks.probes_process",
+    "lateness": "benchmarks.probes_schedules",
+    "idle-schedules": "benchmarks.probes_schedules",
 }
 
 

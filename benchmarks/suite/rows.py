@@ -49,6 +49,19 @@ BUDGETS: dict[str, Budget] = {
     "http-memory-p99": at_most(2),
     "http-sqlite": at_least(0.6),
     "http-sqlite-p99": at_most(2),
+    "sqlite-peers": at_least(1),
+    "postgres": at_least(2),
+    "mysql": at_least(2),
+    "redis": at_least(2),
+    "http-memory-flow": at_least(1),
+    "http-sqlite-flow": at_least(1),
+    "list": at_most(50),
+    "list-start": at_most(1),
+    "memory-growth": at_most(50),
+    "watcher": at_most(1.05),
+    "scrape": at_most(200),
+    "collector": at_least(0.95),
+    "observer": at_least(0.95),
     "in-line-10000": at_most(1.2),
     "in-line-100000": at_most(1.2),
     "in-line-500000": at_most(1.2),
@@ -97,11 +110,6 @@ class Row:
         return BUDGETS.get(self.name)
 
 
-def figure(name: str) -> Callable[[Any], float]:
-    """Reads one number of the object."""
-    return lambda found: float(found[name])
-
-
 def to_reference(values: Values) -> float:
     """Ours in parts of the only reference."""
     ours, reference = values.values()
@@ -112,6 +120,26 @@ def to_best(values: Values) -> float:
     """Ours in parts of the reference that does most."""
     ours, *references = values.values()
     return ours / max(references)
+
+
+def read(*path: str) -> Callable[[Any], float]:
+    """Reads one number that lies deeper."""
+
+    def find(found: Any) -> float:
+        for name in path:
+            found = found[name]
+        return float(found)
+
+    return find
+
+
+def least_against(baseline: str, *cases: str) -> Callable[[Any], float]:
+    """Of the throughputs of these cases in parts of the baseline's, the least."""
+
+    def find(found: Any) -> float:
+        return min(float(found["cases"][case][f"against_{baseline}"]["tasks_per_second"]["median"]) for case in cases)
+
+    return find
 
 
 def added(values: Values) -> float:
@@ -139,8 +167,8 @@ def probe(
     return Case(label, command(size), command(quick), peer, server, tool)
 
 
-_RATE = figure("tasks_per_second")
-_CPU = figure("cpu_us_per_task")
+_RATE = read("tasks_per_second")
+_CPU = read("cpu_us_per_task")
 _WRK = "wrk"
 
 
@@ -148,7 +176,7 @@ def _workload(label: str, name: str, size: int, *, peer: bool = False, server: S
     return probe(label, "workload", name, size, 60, peer=peer, server=server)
 
 
-def _http(name: str, what: str, unit: str, read: str, case: str) -> Row:
+def _http(name: str, what: str, unit: str, found: str, case: str) -> Row:
     return Row(
         name=name,
         what=what,
@@ -156,9 +184,79 @@ def _http(name: str, what: str, unit: str, read: str, case: str) -> Row:
         cases=tuple(
             probe(label, "http", kind, 8, 1, tool=_WRK) for label, kind in ((OURS, case), ("native", "native"))
         ),
-        figure=figure(read),
+        figure=read(found),
         ratio=to_reference,
     )
+
+
+def _flow(kind: str) -> Row:
+    return Row(
+        name=f"http-{kind}-flow",
+        what=f"a route that enqueues a task in {kind}, beside fastapi-taskflow",
+        unit="requests/s",
+        cases=(
+            probe(OURS, "http", kind, 8, 1, tool=_WRK),
+            probe("fastapi-taskflow", "http", f"flow-{kind}", 8, 1, tool=_WRK, peer=True),
+        ),
+        figure=read("rate"),
+        ratio=to_reference,
+        note="" if kind == "memory" else "fastapi-taskflow answers before the task is on the disk",
+    )
+
+
+def _unrelated(kind: str) -> Row:
+    return Row(
+        name=f"unrelated-{kind}",
+        what=f"p99 of a route that adds nothing while others add tasks in {kind}, beside native tasks",
+        unit="ms",
+        cases=tuple(
+            probe(label, "unrelated", case, 6, 1, tool=_WRK) for label, case in ((OURS, kind), ("native", "native"))
+        ),
+        figure=read("p99_ms"),
+        ratio=to_reference,
+    )
+
+
+def _server(server: Server, *peers: str) -> Row:
+    return Row(
+        name=server,
+        what=f"the same persisted on {_SERVERS[server]}, beside what is used there",
+        unit="tasks/s",
+        cases=(
+            _workload(OURS, server, 6_000, server=server),
+            *(_workload(peer, f"{peer}-{server}", 3_000, peer=True, server=server) for peer in peers),
+        ),
+        figure=_RATE,
+        ratio=to_best,
+    )
+
+
+def _schedules(kind: str) -> Row:
+    return Row(
+        name=f"schedules-due-{kind}",
+        what=f"lateness of 100 schedules that are due at once each second, {kind}: due to enqueued, p99",
+        unit="ms",
+        cases=(probe(OURS, "lateness", kind, 100, 3), probe("bare sleep", "lateness", "bare", 100, 3)),
+        figure=read("enqueued", "p99"),
+        rounds=1,
+    )
+
+
+def _idle(kind: str) -> Row:
+    return Row(
+        name=f"schedules-idle-{kind}",
+        what=f"CPU time of each second of waiting with 1,000 schedules, {kind}, beside a manager with none",
+        unit="ms",
+        cases=(probe(OURS, "idle-schedules", kind, 1_000, 20), probe("none", "idle-schedules", "none", 1_000, 20)),
+        figure=read("cpu_ms_per_second"),
+    )
+
+
+_SERVERS = {"postgres": "PostgreSQL", "mysql": "MariaDB", "redis": "Redis"}
+_TROUBLES = ("absent", "refusing", "slow", "hung")
+_MILLION = Case(
+    OURS, ("benchmarks.million",), ("benchmarks.million", "--tasks", "500", "--repeats", "2")
+)  # fmt: skip
 
 
 def _in_line(number: int) -> Row:
@@ -205,10 +303,37 @@ ROWS: tuple[Row, ...] = (
         ratio=added,
         note="ratio: (ours − without) / SDK calls",
     ),
+    Row(
+        name="memory-flow",
+        what="the same in memory, beside fastapi-taskflow",
+        unit="tasks/s",
+        cases=(_workload(OURS, "memory", 20_000), _workload("fastapi-taskflow", "flow-memory", 10_000, peer=True)),
+        figure=_RATE,
+        ratio=to_reference,
+    ),
+    Row(
+        name="sqlite-peers",
+        what="the same persisted in SQLite, beside libraries that keep tasks there, synchronised with the disk",
+        unit="tasks/s",
+        cases=(
+            _workload(OURS, "sqlite", 8_000),
+            _workload("huey", "huey-sqlite", 2_000, peer=True),
+            _workload("DBOS", "dbos-sqlite", 300, peer=True),
+        ),
+        figure=_RATE,
+        ratio=to_best,
+    ),
     _http("http-memory", "a route that enqueues a task in memory, beside native", "requests/s", "rate", "memory"),
     _http("http-memory-p99", "its p99, beside native's", "ms", "p99_ms", "memory"),
     _http("http-sqlite", "a route that enqueues a task in SQLite, beside native", "requests/s", "rate", "sqlite"),
     _http("http-sqlite-p99", "its p99, beside native's", "ms", "p99_ms", "sqlite"),
+    _flow("memory"),
+    _flow("sqlite"),
+    _unrelated("memory"),
+    _unrelated("sqlite"),
+    _server("postgres", "procrastinate", "pgqueuer"),
+    _server("mysql", "huey"),
+    _server("redis", "saq", "arq", "taskiq"),
     _in_line(10_000),
     _in_line(100_000),
     _in_line(500_000),
@@ -217,7 +342,125 @@ ROWS: tuple[Row, ...] = (
         what="longest stall of the loop while tasks come and go beside 10,000 live ones, collections included",
         unit="ms",
         cases=(probe(OURS, "stall", "memory", 10_000, 200), probe("bare asyncio", "stall", "bare", 10_000, 200)),
-        figure=figure("longest_stall_ms"),
+        figure=read("longest_stall_ms"),
+    ),
+    Row(
+        name="memory-growth",
+        what="growth of the process from 100,000 tasks in memory to 1,000,000",
+        unit="MB",
+        cases=(probe(OURS, "memory-growth", "memory", 1_000_000, 200),),
+        figure=read("grown_mb"),
+        rounds=1,
+    ),
+    Row(
+        name="list",
+        what="task list at 1,000,000 tasks in SQLite, the slowest p99 of its first page and filters",
+        unit="ms",
+        cases=(_MILLION,),
+        figure=read("worst_p99_ms"),
+        rounds=1,
+    ),
+    Row(
+        name="list-start",
+        what="start-up on that database",
+        unit="s",
+        cases=(_MILLION,),
+        figure=read("startup_seconds"),
+        rounds=1,
+    ),
+    Row(
+        name="watcher",
+        what="one task with a watcher of the live stream, beside a task that none watches",
+        unit="µs of CPU",
+        cases=(probe(OURS, "watched", "1", 5_000, 50), probe("no watcher", "watched", "0", 5_000, 50)),
+        figure=_CPU,
+        ratio=to_reference,
+    ),
+    Row(
+        name="watchers",
+        what="one task with 64 watchers, beside a task with one",
+        unit="µs of CPU",
+        cases=(probe(OURS, "watched", "64", 5_000, 50), probe("1 watcher", "watched", "1", 5_000, 50)),
+        figure=_CPU,
+        ratio=to_reference,
+    ),
+    Row(
+        name="stream",
+        what="length of one change in the live stream",
+        unit="bytes",
+        cases=(probe(OURS, "watched", "1", 5_000, 50),),
+        figure=read("bytes_per_change"),
+    ),
+    Row(
+        name="scrape",
+        what="metrics page of 100 task types on 20 queues",
+        unit="ms of CPU",
+        cases=(probe(OURS, "scrape", "memory", 100, 3),),
+        figure=read("cpu_ms"),
+    ),
+    Row(
+        name="scrape-length",
+        what="length of that page",
+        unit="MB",
+        cases=(probe(OURS, "scrape", "memory", 100, 3),),
+        figure=read("megabytes"),
+    ),
+    _schedules("memory"),
+    _schedules("sqlite"),
+    _idle("memory"),
+    _idle("sqlite"),
+    Row(
+        name="collector",
+        what=f"throughput with a collector that is {', '.join(_TROUBLES)}: the worst, in parts of exports to nowhere",
+        unit="",
+        cases=(
+            Case(
+                OURS,
+                ("benchmarks.collector", "--rounds", "10"),
+                ("benchmarks.collector", "--rounds", "1", "--warm-up", "0", "--seconds", "0.1"),
+            ),
+        ),
+        figure=least_against("nowhere", *_TROUBLES),
+        rounds=1,
+    ),
+    Row(
+        name="observer",
+        what="throughput with an observer that raises or sleeps: the worse, in parts of none",
+        unit="",
+        cases=(
+            Case(
+                OURS,
+                ("benchmarks.observers",),
+                ("benchmarks.observers", "--rounds", "1", "--warm-up", "0", "--seconds", "0.1"),
+            ),
+        ),
+        figure=least_against("none", "raises", "sleeps"),
+        rounds=1,
+    ),
+    Row(
+        name="sync-storm",
+        what="rate of a sync route during 1,000 blocking tasks, in parts of its calm rate",
+        unit="",
+        cases=(
+            Case(
+                OURS,
+                ("benchmarks.sync_storm",),
+                ("benchmarks.sync_storm", "--rounds", "1", "--seconds", "0.2"),
+            ),
+        ),
+        figure=read("ratio"),
+        rounds=1,
+    ),
+    Row(
+        name="import",
+        what="a process that imports the library and ends, beside FastAPI alone",
+        unit="s",
+        cases=(
+            probe(OURS, "imports", "taskflow_otel", 5, 1),
+            probe("FastAPI", "imports", "fastapi", 5, 1),
+        ),
+        figure=read("seconds"),
+        ratio=to_reference,
     ),
 )  # fmt: skip
 

@@ -131,15 +131,19 @@ def _missing(case: Case) -> str | None:
     return None
 
 
-def run(case: Case, quick: bool, servers: Servers) -> Any:
-    """In a process of its own."""
+def run(case: Case, quick: bool, servers: Servers, package: Path = ROOT) -> Any:
+    """In a process of its own, with the library of the checkout `package`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTHONPATH"))}
-    environment |= {"OTEL_METRICS_EXPORTER": "none", "PYTHONPATH": str(ROOT)}
+    environment["OTEL_METRICS_EXPORTER"] = "none"
     if case.server is not None:
         environment["BENCHMARK_URL"] = servers.url(case.server)
     command = [str(PEERS) if case.peer else sys.executable, "-m", *(case.quick if quick else case.full)]
     with tempfile.TemporaryDirectory(prefix="taskflow-benchmark-") as directory:
-        environment["TMPDIR"] = directory
+        # The library alone: the other checkout may have programs of the same names as this suite.
+        library = Path(directory) / "library"
+        library.mkdir()
+        (library / "taskflow_otel").symlink_to(package / "taskflow_otel")
+        environment |= {"TMPDIR": directory, "PYTHONPATH": f"{library}{os.pathsep}{ROOT}"}
         done = subprocess.run(
             command, cwd=directory, env=environment, capture_output=True, text=True, timeout=_LONGEST, check=False
         )

@@ -32,7 +32,16 @@ _MODULES = {
     "route-native": "routes",
     "floor": "floor",
     "sdk": "sdk",
-    "taskiq-memory": "peers",
+    "taskiq-memory": "peers_memory",
+    "flow-memory": "peers_memory",
+    "saq-redis": "peers_redis",
+    "arq-redis": "peers_redis",
+    "taskiq-redis": "peers_redis",
+    "procrastinate-postgres": "peers_sql",
+    "pgqueuer-postgres": "peers_sql",
+    "huey-mysql": "peers_sql",
+    "huey-sqlite": "peers_sql",
+    "dbos-sqlite": "peers_sql",
 }
 
 NAMES = tuple(_MODULES)

@@ -23,7 +23,10 @@ Wait = Callable[[int], Awaitable[None]]
 
 
 def application(case: str, directory: Path) -> tuple[FastAPI, Wait]:
-    """The application of a case: `native`, `memory` or `sqlite`. Its route is `POST /`; `GET /plain` adds nothing."""
+    """The application of a case. Its route is `POST /`; `GET /plain` adds nothing.
+
+    `native`, `memory` and `sqlite` are FastAPI and this library; `flow-memory` and `flow-sqlite` are fastapi-taskflow.
+    """
     app = FastAPI(openapi_url=None)
     finished = seen = 0
 
@@ -31,14 +34,22 @@ def application(case: str, directory: Path) -> tuple[FastAPI, Wait]:
         nonlocal finished
         finished += 1
 
-    if case != "native":
+    manager, task = None, nothing
+    persist = case.endswith("sqlite")
+    database = directory / "tasks.db" if persist else None
+    if case.startswith("flow"):
+        from fastapi_taskflow import TaskAdmin
+        from fastapi_taskflow import TaskManager as FlowManager
+
+        flow = FlowManager(snapshot_db=None if database is None else str(database))
+        TaskAdmin(app, flow, auto_install=True)
+        task = flow.task(persist=persist)(nothing)
+    elif case != "native":
         from taskflow_otel import TaskManager
 
-        manager = TaskManager(snapshot_db=directory / "tasks.db" if case == "sqlite" else None)
+        manager = TaskManager(snapshot_db=database)
         manager.install(app)
-        task = manager.task(persist=case == "sqlite")(nothing)
-    else:
-        manager, task = None, nothing
+        task = manager.task(persist=persist)(nothing)
 
     @app.post("/")
     async def add(tasks: BackgroundTasks) -> dict[str, bool]:

@@ -1,7 +1,4 @@
-"""A no-op task of other libraries, from its call until it has run.
-
-Each keeps as little as it can be asked to: no results where they can be switched off, nothing logged.
-"""
+"""A no-op task of libraries that keep their tasks in memory, from its call until it has run."""
 
 from __future__ import annotations
 
@@ -38,3 +35,22 @@ async def taskiq_memory(directory: Path) -> AsyncIterator[Run]:
         yield lambda number: produce(number, one)
     finally:
         await broker.shutdown()
+
+
+@asynccontextmanager
+async def flow_memory(directory: Path) -> AsyncIterator[Run]:
+    """fastapi-taskflow without a snapshot: what a route adds, and what Starlette runs after its response."""
+    from fastapi_taskflow import ManagedBackgroundTasks, TaskManager
+
+    manager = TaskManager()
+
+    @manager.task()
+    async def nothing() -> None:
+        pass
+
+    async def one() -> None:
+        tasks = ManagedBackgroundTasks(manager)
+        tasks.add_task(nothing)
+        await tasks()
+
+    yield lambda number: produce(number, one)
