@@ -135,16 +135,26 @@ class Backend(Protocol):
         """
 
     async def take_over(
-        self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int
+        self,
+        dead: Collection[str],
+        new_owner: str,
+        names: Collection[str] | None,
+        limit: int,
+        seals: Collection[str] = (),
     ) -> list[TaskRecord]:
         """Take unfinished tasks of dead or stopped instances: owner becomes `new_owner`, the token grows by one.
 
-        `names` restricts it to task names the new owner knows (tasks that are not persisted are taken whatever
-        their name). Each task is handed to exactly one caller. Returned as they are after the change.
+        `names` restricts it to task names the new owner knows, and `seals` to arguments that it can read: those whose
+        seal (`taskflow_otel.model.cipher.seal_of`) is one of these, or that have none. Without `names`, all are taken,
+        and tasks that are not persisted are in any case. Each task is handed to exactly one caller. Returned as they
+        are after the change.
         """
 
-    async def orphan_names(self, dead: Collection[str]) -> dict[str, int]:
-        """Names and counts of the unfinished tasks that instances in `dead` have left behind."""
+    async def orphan_names(self, dead: Collection[str], beyond: Collection[str] | None = None) -> dict[str, int]:
+        """Names and counts of the unfinished tasks that instances in `dead` have left behind.
+
+        With `beyond`, only of persisted tasks whose arguments have a seal that is none of these.
+        """
 
     async def forget_instances(self, ids: Collection[str]) -> None:
         """Delete dead or stopped instances that own no unfinished task any more."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from msgspec.structs import replace
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
+from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.options import whole
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -146,13 +147,23 @@ class MemoryBackend:
         return True
 
     async def take_over(
-        self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int
+        self,
+        dead: Collection[str],
+        new_owner: str,
+        names: Collection[str] | None,
+        limit: int,
+        seals: Collection[str] = (),
     ) -> list[TaskRecord]:
         """Take unfinished tasks of dead or stopped instances, oldest first."""
         orphans = [
             record
             for record in self._orphans(dead)
-            if record.instance != new_owner and (names is None or not record.persisted or record.func_name in names)
+            if record.instance != new_owner
+            and (
+                names is None
+                or not record.persisted
+                or (record.func_name in names and not _sealed_beyond(record, seals))
+            )
         ]
         taken = sorted(orphans, key=_position)[:limit]
         for record in taken:
@@ -163,9 +174,15 @@ class MemoryBackend:
             self._touch(record.task_id)
         return [_snapshot(record) for record in taken]
 
-    async def orphan_names(self, dead: Collection[str]) -> dict[str, int]:
+    async def orphan_names(self, dead: Collection[str], beyond: Collection[str] | None = None) -> dict[str, int]:
         """Names and counts of the unfinished tasks that instances in `dead` have left behind."""
-        return dict(Counter(record.func_name for record in self._orphans(dead)))
+        return dict(
+            Counter(
+                record.func_name
+                for record in self._orphans(dead)
+                if beyond is None or (record.persisted and _sealed_beyond(record, beyond))
+            )
+        )
 
     async def forget_instances(self, ids: Collection[str]) -> None:
         """Delete dead or stopped instances that own no unfinished task any more."""
@@ -327,6 +344,11 @@ class MemoryBackend:
 
 def _position(record: TaskRecord) -> tuple[datetime, str]:
     return record.created_at, record.task_id
+
+
+def _sealed_beyond(record: TaskRecord, seals: Collection[str]) -> bool:
+    seal = seal_of(record.payload)
+    return seal is not None and seal not in seals
 
 
 def _ended(record: TaskRecord) -> datetime:

@@ -13,15 +13,16 @@ from typing import Any
 from taskflow_otel.backends.base import RetryLink
 from taskflow_otel.engine.executors.process_protocol import pack_call
 from taskflow_otel.engine.lifecycle import first_reason
-from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.engine.live import LiveTask, Sealed
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.queues import Queues
-from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry, refuse_ambiguous
+from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry, function_name, refuse_ambiguous
 from taskflow_otel.errors import ConfigurationError, PersistenceError, TaskArgumentError
-from taskflow_otel.model.cipher import PayloadCipher
+from taskflow_otel.model.cipher import PayloadCipher, is_encrypted, seal_of
 from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions, checked_key, checked_moment, checked_tags
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.options import checked_priority, flag, seconds
+from taskflow_otel.model.payload import Codec
 from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.trace import TaskTrace
@@ -72,6 +73,7 @@ class TaskBuilder:
         if definition.codec is None and options is not NO_OPTIONS:
             refuse_ambiguous(func, options)
         persisted = self._persists(definition)
+        sealed = self._seal(func, args, kwargs) if definition.codec is None else None
         payload, in_memory = self._encode(definition, args, kwargs, persisted=persisted)
         if definition.config.executor is _PROCESS:
             # What cannot be sent is refused in the hands of the caller, and not when it runs.
@@ -82,11 +84,12 @@ class TaskBuilder:
         task = LiveTask(
             record,
             definition,
-            args if in_memory else None,
-            kwargs if in_memory else None,
+            args if in_memory and sealed is None else None,
+            kwargs if in_memory and sealed is None else None,
             contextvars.copy_context(),
             durable=persisted or record.idempotency_key is not None,
         )
+        task.sealed = sealed
         if record.run_at is not None and options.delay is not None:
             # A delay is a duration: setting the wall clock changes only `run_at`, which the next process uses.
             task.ready_at = self._clock.monotonic() + seconds("delay", options.delay)
@@ -96,6 +99,8 @@ class TaskBuilder:
         """Build the task that retries a finished one, from its stored arguments.
 
         It is committed before it runs, even if its type is not persisted: the backend accepts only one retry of a task.
+        Where encryption is on, its arguments are encrypted anew, with the first key. Raises `TaskArgumentError` when
+        those of the original cannot be decrypted.
         """
         options = EnqueueOptions(
             idempotency_key=original.idempotency_key if keep_key else None,
@@ -104,7 +109,8 @@ class TaskBuilder:
             queue=original.queue,
         )
         persisted = self._persists(definition)
-        record = self._record(definition, options, persisted=persisted, payload=original.payload, source=Source.RETRY)
+        payload = None if original.payload is None else self._renewed(original.payload)
+        record = self._record(definition, options, persisted=persisted, payload=payload, source=Source.RETRY)
         record.retry_of = original.task_id
         task = LiveTask(record, definition, None, None, contextvars.copy_context(), durable=True)
         task.link = RetryLink(original.retried_by)
@@ -114,7 +120,8 @@ class TaskBuilder:
         self, definition: TaskDefinition, payload: str, options: EnqueueOptions, *, source: Source
     ) -> LiveTask:
         """Build a task from stored arguments; on a durable backend it is stored like a persisted one."""
-        record = self._record(definition, options, persisted=self._durable, payload=payload, source=source)
+        renewed = self._renewed(payload)
+        record = self._record(definition, options, persisted=self._durable, payload=renewed, source=source)
         return LiveTask(record, definition, None, None, None, durable=True)
 
     def encode(self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -133,9 +140,37 @@ class TaskBuilder:
     def decode(self, task: LiveTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a task, from its payload."""
         payload, codec = task.record.payload, task.definition.codec
+        if task.sealed is not None:
+            codec, payload = task.sealed
         if payload is None or codec is None:
             return (), {}
         return codec.decode(payload if self._cipher is None else self._cipher.decrypt(payload))
+
+    def readable(self, payload: str) -> bool:
+        """Whether this process has the key of stored arguments, where they say which it is."""
+        seal = seal_of(payload)
+        return seal is None or (self._cipher is not None and seal in self._cipher.seals)
+
+    def _renewed(self, payload: str) -> str:
+        """Stored arguments as a new task is to keep them: encrypted with the first key, where there is one."""
+        if self._cipher is not None:
+            return self._cipher.encrypt(self._cipher.decrypt(payload))
+        if is_encrypted(payload):
+            raise TaskArgumentError(
+                "the stored arguments are encrypted, and this process has no key: TaskManager(encrypt_args_key=...)"
+            )
+        return payload
+
+    def _seal(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sealed | None:
+        """The arguments of an undecorated function as ciphertext, where encryption is on."""
+        if self._cipher is None or not (args or kwargs):
+            return None
+        codec = Codec(func, name=function_name(func))
+        try:
+            payload = codec.encode(args, kwargs)
+        except TaskArgumentError as exc:
+            raise TaskArgumentError(f"{exc} (with encrypt_args_key, arguments wait as ciphertext only)") from exc
+        return Sealed(codec, self._cipher.encrypt(payload))
 
     def _persists(self, definition: TaskDefinition) -> bool:
         return self._durable and definition.codec is not None and (definition.config.persist or self._persist_all)

@@ -18,7 +18,7 @@ from taskflow_otel.engine.membership import LEAVING, Ownership, StopCause
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskRegistry
-from taskflow_otel.errors import BackendError, StaleTokenError, TaskNotFoundError, TaskStateError
+from taskflow_otel.errors import BackendError, StaleTokenError, TaskArgumentError, TaskNotFoundError, TaskStateError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus, Transition
 from taskflow_otel.model.vocabulary import Reason
@@ -249,7 +249,11 @@ class Control:
         if original.retried_by is not None:
             await self._refuse_second_retry(original)
         keep_key = original.status not in KEY_HOLDING_STATUSES
-        created = self._intake.take(self._builder.rebuild(original, definition, keep_key=keep_key))
+        try:
+            built = self._builder.rebuild(original, definition, keep_key=keep_key)
+        except TaskArgumentError as exc:
+            raise TaskStateError(f"task {task_id} cannot be retried here: {exc}") from exc
+        created = self._intake.take(built)
         if created.task is None:
             raise TaskStateError(f"task {created.task_id} holds the idempotency key of {task_id} already")
         task = created.task

@@ -191,7 +191,13 @@ class Engine:
             patience=settings.commit_timeout,
         )
         self._takeover = Takeover(
-            backend, self._clock, interval, self._heartbeat, registry.names, self._recovery.recover
+            backend,
+            self._clock,
+            interval,
+            self._heartbeat,
+            registry.names,
+            self._recovery.recover,
+            () if cipher is None else cipher.seals,
         )
         self.schedules = Schedules(
             backend,

@@ -236,7 +236,7 @@ class Lifecycle:
     def _end(self, task: LiveTask) -> None:
         task.advance(Step.LEAVE)
         # A finished task must not keep the user's objects alive.
-        task.args = task.kwargs = task.context = task.task_context = task.call = None
+        task.args = task.kwargs = task.sealed = task.context = task.task_context = task.call = None
         self._tasks.finish(task)
         _wake_waiters(task)
 

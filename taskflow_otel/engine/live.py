@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskflow_otel.backends.base import RetryLink
 from taskflow_otel.engine.context import TaskContext
@@ -16,11 +16,19 @@ from taskflow_otel.engine.executors.base import Call
 from taskflow_otel.engine.membership import StopCause
 from taskflow_otel.engine.phase import BEFORE_COMMIT_PHASES, UNKNOWN_PHASES, Phase, Step, next_phase
 from taskflow_otel.engine.registry import TaskDefinition
+from taskflow_otel.model.payload import Codec
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.runtime.timers import Timer
 
 REFUSED = -1
 """In place of the number of published lines: the refusal of the task is published, and its row may exist."""
+
+
+class Sealed(NamedTuple):
+    """Arguments that are nowhere stored, as ciphertext, and what reads them."""
+
+    codec: Codec
+    payload: str
 
 
 class LiveTask:
@@ -43,6 +51,7 @@ class LiveTask:
         "phase",
         "ready_at",
         "record",
+        "sealed",
         "stored",
         "task_context",
         "timer",
@@ -65,6 +74,8 @@ class LiveTask:
         self.args = args
         """`None`: the arguments exist only in the record's payload, and are decoded for each attempt."""
         self.kwargs = kwargs
+        self.sealed: Sealed | None = None
+        """The arguments of an undecorated function while encryption is on; `args` is `None` then."""
         self.context = context
         """The context variables of the code that enqueued the task; `None` after a restart."""
         self.durable = durable

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 
 from taskflow_otel.errors import ConfigurationError, MissingExtraError, TaskArgumentError
 
 ENCRYPTED_PREFIX = "fernet1:"
 """Marks a payload as ciphertext, and names its format. A plain payload is JSON and starts with a brace."""
+_FINGERPRINT = 16
+SEAL_PATTERN = f"{ENCRYPTED_PREFIX}{'_' * _FINGERPRINT}:%"
+"""Of a payload that names its key, for SQL's `LIKE`."""
+_SEAL = re.compile(f"{ENCRYPTED_PREFIX}[0-9a-f]{{{_FINGERPRINT}}}(?=:)")
 
 _MAKE_A_KEY = 'python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
 
@@ -17,15 +23,23 @@ def is_encrypted(payload: str) -> bool:
     return payload.startswith(ENCRYPTED_PREFIX)
 
 
+def seal_of(payload: str | None) -> str | None:
+    """What a ciphertext begins with, by which the key that can decrypt it is known; `None` for all other payloads."""
+    found = None if payload is None else _SEAL.match(payload)
+    return None if found is None else found[0]
+
+
 class PayloadCipher:
     """Encrypts payloads with the first key and decrypts them with any (Fernet: AES-128-CBC with HMAC-SHA256).
 
     `keys` is one Fernet key or several; to rotate, put the new key first and keep the old ones until no task that
     they encrypted is stored any more. Raises `ConfigurationError` for a key that is none, and `MissingExtraError`
     without the `encryption` extra. Source: the Fernet specification (github.com/fernet/spec).
+
+    A ciphertext begins with the fingerprint of its key, so that a process which does not have the key knows it.
     """
 
-    __slots__ = ("_fernet",)
+    __slots__ = ("_fernet", "_seal", "seals")
 
     def __init__(self, keys: str | bytes | Sequence[str | bytes]) -> None:
         try:
@@ -46,10 +60,14 @@ class PayloadCipher:
                     f"base64, 44 characters). Make one with: {_MAKE_A_KEY}"
                 ) from None
         self._fernet = MultiFernet(fernets)
+        marks = [_seal(key) for key in several]
+        self._seal = marks[0]
+        self.seals = frozenset(marks)
+        """Of what these keys can decrypt; see `seal_of`."""
 
     def encrypt(self, payload: str) -> str:
         """Return the payload as ciphertext, marked as such."""
-        return ENCRYPTED_PREFIX + self._fernet.encrypt(payload.encode()).decode("ascii")
+        return f"{self._seal}:{self._fernet.encrypt(payload.encode()).decode('ascii')}"
 
     def decrypt(self, payload: str) -> str:
         """Return the plain payload; one that was stored before encryption was turned on is returned as it is.
@@ -60,10 +78,19 @@ class PayloadCipher:
             return payload
         from cryptography.fernet import InvalidToken
 
+        seal = seal_of(payload)
+        # The first versions did not name the key.
+        mark = ENCRYPTED_PREFIX if seal is None else f"{seal}:"
+
         try:
-            return self._fernet.decrypt(payload.removeprefix(ENCRYPTED_PREFIX)).decode()
+            return self._fernet.decrypt(payload.removeprefix(mark)).decode()
         except (InvalidToken, ValueError):  # the latter for text that is not ASCII
             raise TaskArgumentError(
                 "the stored arguments cannot be decrypted: none of the keys in TaskManager(encrypt_args_key=...) fits, "
                 "or the ciphertext was damaged. After a rotation, keep the old key behind the new one."
             ) from None
+
+
+def _seal(key: str | bytes) -> str:
+    digest = hashlib.sha256(b"taskflow-otel:" + (key.encode() if isinstance(key, str) else key))
+    return ENCRYPTED_PREFIX + digest.hexdigest()[:_FINGERPRINT]

@@ -52,21 +52,3 @@ async def test_arguments_are_identical_after_a_restart(
     for found in received:
         for name, value in values.items():
             assert same(value, found[name], strict=True), (name, value, found[name])
-
-
-async def test_without_the_old_key_the_task_fails_and_says_what_to_do(fleet: Fleet) -> None:
-    async def job(secret: str) -> None:
-        raise AssertionError("entered without arguments")
-
-    first = fleet.manager(clock=FakeClock(LONG_AGO), encrypt_args_key=OLD)
-    second = fleet.manager(encrypt_args_key=NEW)
-    for manager in (first, second):
-        manager.task(persist=True)(job)
-    await fleet.start(first)
-    task_id = await first.enqueue(job, "x", delay=60)
-    await fleet.die(first)
-    await fleet.start(second)
-    record = await finish(second, task_id)
-    assert record.status is TaskStatus.FAILED
-    assert record.error is not None
-    assert "keep the old key behind the new one" in record.error

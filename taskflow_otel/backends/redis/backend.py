@@ -331,7 +331,12 @@ class RedisBackend:
         return bool(await self._connection.write("declare_dead", instance_id, heartbeat, uuid.uuid4().hex))
 
     async def take_over(
-        self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int
+        self,
+        dead: Collection[str],
+        new_owner: str,
+        names: Collection[str] | None,
+        limit: int,
+        seals: Collection[str] = (),
     ) -> list[TaskRecord]:
         """Take unfinished tasks of dead or stopped instances.
 
@@ -345,16 +350,18 @@ class RedisBackend:
             str(limit),
             f"{lost:d}",
             codec.to_json(sorted(dead)),
-            codec.to_json(False if names is None else sorted(names)),
+            codec.to_json(False if names is None else codec.groups_of(names, seals)),
         )
         self._unanswered.discard(new_owner)
         return [codec.load_record(row) for row in rows]
 
-    async def orphan_names(self, dead: Collection[str]) -> dict[str, int]:
+    async def orphan_names(self, dead: Collection[str], beyond: Collection[str] | None = None) -> dict[str, int]:
         """Names and counts of the unfinished tasks that these instances left behind."""
         totals: Counter[str] = Counter()
-        for name, number in await self._connection.read("orphans", *dead):
-            totals[name] += number
+        for group, number in await self._connection.read("orphans", *dead):
+            persisted, name, seal = codec.read_group(group)
+            if beyond is None or (persisted and seal and seal not in beyond):
+                totals[name] += number
         return dict(totals)
 
     async def forget_instances(self, ids: Collection[str]) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
+from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.mended import (
     NO_TIME,
     Shape,
@@ -246,6 +247,23 @@ def _search_text(record: TaskRecord) -> str:
     return f"{record.func_name}\0{record.error or ''}".lower()
 
 
+def _group(record: TaskRecord) -> str:
+    """The group of live tasks that one stands in: of a sealed one the seal follows the name, after a NUL."""
+    seal = seal_of(record.payload)
+    return f"{record.persisted:d}{record.func_name}" + ("" if seal is None else f"\0{seal}")
+
+
+def groups_of(names: Collection[str], seals: Collection[str]) -> list[str]:
+    """Return the groups, without their first character, of these names that are not sealed or by one of these seals."""
+    return sorted([*names, *(f"{name}\0{seal}" for name in names for seal in seals)])
+
+
+def read_group(group: str) -> tuple[bool, str, str]:
+    """Return of a group whether its tasks are persisted, their name, and their seal or an empty text."""
+    name, _, seal = group[1:].partition("\0")
+    return group[:1] == "1", name, seal
+
+
 def update_fields(record: TaskRecord) -> list[str | bool | None]:
     """Return the fields of an update, in the order that `apply.lua` reads them."""
     duration = ended = ""
@@ -263,7 +281,7 @@ def update_fields(record: TaskRecord) -> list[str | bool | None]:
         duration,
         ended,
         _search_text(record),
-        f"{record.persisted:d}{record.func_name}",
+        _group(record),
         str(to_micros(record.created_at)),
     ]
 

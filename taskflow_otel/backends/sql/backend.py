@@ -218,7 +218,12 @@ class SqlBackend(ABC):
         return await self._update_rows(update(instances).where(*seen).values(state=_DEAD), "declaring dead")
 
     async def take_over(
-        self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int
+        self,
+        dead: Collection[str],
+        new_owner: str,
+        names: Collection[str] | None,
+        limit: int,
+        seals: Collection[str] = (),
     ) -> list[TaskRecord]:
         """Take unfinished tasks of dead or stopped instances, the oldest of each first; one caller gets each.
 
@@ -227,7 +232,7 @@ class SqlBackend(ABC):
         lost_since = self._unanswered.get(new_owner)
         if not dead and lost_since is None:
             return []
-        statement = queries.orphans(dead, new_owner, names, limit)
+        statement = queries.orphans(dead, new_owner, names, limit, seals)
 
         async def work(connection: AsyncConnection) -> list[TaskRecord]:
             handed: list[TaskRecord] = []
@@ -248,9 +253,9 @@ class SqlBackend(ABC):
         del self._unanswered[new_owner]
         return answer
 
-    async def orphan_names(self, dead: Collection[str]) -> dict[str, int]:
+    async def orphan_names(self, dead: Collection[str], beyond: Collection[str] | None = None) -> dict[str, int]:
         """Names and counts of the unfinished tasks that instances in `dead` have left behind."""
-        return {row[0]: row[1] for row in await self._read(queries.orphan_names(dead))}
+        return {row[0]: row[1] for row in await self._read(queries.orphan_names(dead, beyond))}
 
     async def forget_instances(self, ids: Collection[str]) -> None:
         """Delete dead or stopped instances that own no unfinished task any more."""

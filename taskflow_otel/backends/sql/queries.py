@@ -18,6 +18,7 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
+    not_,
     or_,
     select,
     tuple_,
@@ -26,6 +27,7 @@ from sqlalchemy import (
 
 from taskflow_otel.backends.sql.mapping import MICROS, STORED, indexable, micros, storable
 from taskflow_otel.backends.sql.schema import GONE_WRONG, finished_counts, settings, task_tags, tasks, used_once
+from taskflow_otel.model.cipher import SEAL_PATTERN
 from taskflow_otel.model.query import TaskCounts, TaskQuery
 from taskflow_otel.model.status import FINISHED_STATUSES, LIVE_STATUSES, TaskStatus
 
@@ -287,12 +289,15 @@ def _number(rows: Select[Any], limit: int) -> Select[Any]:
     return select(func.count()).select_from(rows.limit(limit).subquery("found"))
 
 
-def orphans(dead: Iterable[str], new_owner: str, names: Iterable[str] | None, limit: int) -> Select[Any]:
+def orphans(
+    dead: Iterable[str], new_owner: str, names: Iterable[str] | None, limit: int, seals: Iterable[str] = ()
+) -> Select[Any]:
     """Unfinished tasks of these instances, one after the other, oldest first, locked against other takers."""
     c = tasks.c
     statement = select(*RECORD_COLUMNS).where(c.live_owner.in_(sorted(set(dead) - {new_owner})))
     if names is not None:
-        statement = statement.where(or_(c.persisted == 0, c.func_name.in_(sorted(names))))
+        mine = and_(c.func_name.in_(sorted(names)), or_(c.payload.is_(None), not_(_sealed_beyond(seals))))
+        statement = statement.where(or_(c.persisted == 0, mine))
     return statement.order_by(c.live_owner, c.created_at).limit(limit).with_for_update(skip_locked=True)
 
 
@@ -302,10 +307,17 @@ def taken_since(owner: str, at: int) -> Select[Any]:
     return select(*RECORD_COLUMNS).where(c.live_owner == owner, c.updated_at >= at).order_by(c.created_at)
 
 
-def orphan_names(dead: Iterable[str]) -> Select[Any]:
-    """Names and numbers of the unfinished tasks of these instances."""
+def orphan_names(dead: Iterable[str], beyond: Iterable[str] | None = None) -> Select[Any]:
+    """Names and numbers of the unfinished tasks of these instances; with `beyond`, of those sealed by no such seal."""
     c = tasks.c
-    return select(c.func_name, func.count()).where(c.live_owner.in_(sorted(dead))).group_by(c.func_name)
+    statement = select(c.func_name, func.count()).where(c.live_owner.in_(sorted(dead))).group_by(c.func_name)
+    return statement if beyond is None else statement.where(c.persisted == 1, _sealed_beyond(beyond))
+
+
+def _sealed_beyond(seals: Iterable[str]) -> ColumnElement[bool]:
+    """Whether the arguments are encrypted with a key that they name, and that has none of these seals."""
+    payload = tasks.c.payload
+    return and_(payload.like(SEAL_PATTERN), *(not_(payload.like(f"{seal}:%")) for seal in sorted(seals)))
 
 
 def ended_before(before: int, limit: int) -> Select[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from taskflow_otel.backends.base import Backend
@@ -23,6 +23,15 @@ logger = logging.getLogger("taskflow_otel.recovery")
 _BATCH = 100
 _MEMORY = timedelta(hours=1)
 """How long a dead instance stays known: if it was only paused or disconnected, it learns that it was declared dead."""
+
+UNKNOWN = (
+    "%d stored tasks are named %r, which is not registered here: they stay stored, and run when the name is registered "
+    "again"
+)
+SEALED = (
+    "%d stored tasks named %r are encrypted with a key that this process does not have: they stay stored, and run once "
+    "a process has the key: TaskManager(encrypt_args_key=...). After a rotation, keep the old key behind the new one."
+)
 
 Recover = Callable[[Sequence[tuple[TaskRecord, datetime]]], Awaitable[None]]
 """Decides about tasks taken over; the moment is the last heartbeat of the dead owner."""
@@ -45,6 +54,7 @@ class Takeover(Service):
         membership: Membership,
         names: Callable[[], Iterable[str]],
         recover: Recover,
+        seals: Collection[str] = (),
     ) -> None:
         # With longer pauses between looks, the time without a heartbeat would be counted from zero each time.
         super().__init__("takeover", interval, clock, longest_backoff=membership.instance.lease_seconds / 4)
@@ -53,6 +63,7 @@ class Takeover(Service):
         self._membership = membership
         self._names = names
         self._recover = recover
+        self._seals = seals
         self._seen: dict[str, tuple[datetime, float]] = {}
         self._looked_at = float("-inf")
         self._unanswered = False
@@ -123,23 +134,27 @@ class Takeover(Service):
 
     async def _take_over(self, gone: dict[str, Instance], own: Instance) -> None:
         while True:
-            taken = await self._backend.take_over(list(gone), own.instance_id, list(self._names()), _BATCH)
+            names = list(self._names())
+            taken = await self._backend.take_over(list(gone), own.instance_id, names, _BATCH, self._seals)
             await self._recover([(record, _last_heartbeat(record, gone)) for record in taken])
             if len(taken) < _BATCH:
                 break
+        left = await self._backend.orphan_names(list(gone))
         known = set(self._names())
-        for name, count in (await self._backend.orphan_names(list(gone))).items():
-            # Rows of a known name that stayed were locked: a later round takes them.
-            if name not in known and self._reported.passes(name):
-                logger.error(
-                    "%d stored tasks are named %r, which is not registered here: they stay stored, and run when the "
-                    "name is registered again",
-                    count,
-                    name,
-                )
+        # Rows of a known name that stayed are locked, and a later round takes them, or sealed.
+        self._report({name: left[name] for name in left.keys() - known}, UNKNOWN)
+        if not known.isdisjoint(left):
+            sealed = await self._backend.orphan_names(list(gone), self._seals)
+            self._report({name: sealed[name] for name in sealed.keys() & known}, SEALED)
         await self._backend.forget_instances(
             [instance.instance_id for instance in gone.values() if self._over(instance, own)]
         )
+
+    def _report(self, left: dict[str, int], why: str) -> None:
+        """Say once of each name why its tasks are left where they are."""
+        for name, count in left.items():
+            if self._reported.passes(f"{why} {name}"):
+                logger.error(why, count, name)
 
     def _over(self, instance: Instance, own: Instance) -> bool:
         """Whether nothing can be heard any more of an instance that was declared dead."""

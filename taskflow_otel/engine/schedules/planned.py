@@ -32,6 +32,10 @@ logger = logging.getLogger("taskflow_otel.schedules")
 LABEL = "schedule_once"
 """The `schedule` label of all planned runs: their keys would be too many label values."""
 
+SEALED = (
+    "the run %r of %r stays stored: its arguments are encrypted with a key that this process does not have. It runs "
+    "once a process has the key: TaskManager(encrypt_args_key=...)"
+)
 _PREFIX = "run-at:"
 _ONCE = "run-at:"
 _SLICE = 200
@@ -81,7 +85,7 @@ class PlannedRuns:
         self._plans: dict[str, _Plan] = {}
         self._background = OwnedTasks(_complain)
         self._changes = 0
-        self._unknown = Once()
+        self._unknown, self._sealed = Once(), Once()
         self._running = False
 
     def start(self) -> None:
@@ -228,6 +232,10 @@ class PlannedRuns:
         except UnknownTaskError as exc:
             if self._unknown.passes(run.func_name):
                 logger.error("the run %r stays stored: %s", run.run_key, exc)
+            return False
+        if not self._builder.readable(run.payload):
+            if self._sealed.passes(run.func_name):
+                logger.error(SEALED, run.run_key, run.func_name)
             return False
         versions = await self._versions(run.run_key)
         if not versions or versions[max(versions)] != (plan.key, plan.text):

@@ -101,6 +101,25 @@ class FleetConformance(BackendFixtures):
         assert await backend.orphan_names({"nobody"}) == {}
         assert ids(await backend.take_over({"one"}, "two", {"gone"}, 10)) == ids([unknown])
 
+    async def test_taking_over_keeps_to_the_arguments_that_the_taker_can_read(self, backend: Backend) -> None:
+        mine, theirs = (f"fernet1:{digit * 16}" for digit in "ab")
+        plain, nothing = make_task(payload='{"v":1}'), make_task(payload=None)
+        old = make_task(payload="fernet1:gAAAAA")
+        sealed = [make_task(payload=f"{seal}:gAAAAA") for seal in (mine, theirs, theirs)]
+        unkept = make_task(payload=f"{theirs}:gAAAAA", persisted=False)
+        await backend.apply([Insert(task) for task in (plain, nothing, old, *sealed, unkept)])
+        assert await backend.orphan_names({"one"}) == {"send": 7}
+        assert await backend.orphan_names({"one"}, {mine}) == {"send": 2}
+        assert await backend.orphan_names({"one"}, ()) == {"send": 3}
+        taken = await backend.take_over({"one"}, "two", {"send"}, 10, {mine})
+        assert sorted(ids(taken)) == sorted(ids([plain, nothing, old, sealed[0], unkept]))
+        assert await backend.orphan_names({"one"}, {mine}) == await backend.orphan_names({"one"}) == {"send": 2}
+        assert await backend.take_over({"one"}, "two", {"send"}, 10) == []
+        assert ids(await backend.take_over({"one"}, "three", {"send"}, 1, {mine, theirs})) == ids(sealed[1:2])
+        assert ids(await backend.take_over({"one"}, "three", None, 10)) == ids(sealed[2:])
+        await backend.apply([Update(finish(task)) for task in taken])
+        assert await backend.orphan_names({"two"}) == {}
+
     async def test_each_orphan_is_handed_to_exactly_one_taker(self, open_backend: Open) -> None:
         backends = [await open_backend() for _ in range(3)]
         tasks = [make_task(instance=f"dead{n % 3}") for n in range(90)]

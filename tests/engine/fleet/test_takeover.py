@@ -44,10 +44,15 @@ async def test_a_takeover_without_an_answer_is_asked_for_again_even_when_nobody_
         lost: list[TaskRecord]
 
         async def take_over(
-            self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int
+            self,
+            dead: Collection[str],
+            new_owner: str,
+            names: Collection[str] | None,
+            limit: int,
+            seals: Collection[str] = (),
         ) -> list[TaskRecord]:
             if not hasattr(self, "lost"):
-                self.lost = await super().take_over(dead, new_owner, names, limit)
+                self.lost = await super().take_over(dead, new_owner, names, limit, seals)
                 # Another instance finds that the dead one owns nothing any more.
                 await self.forget_instances(dead)
                 raise BackendUnavailableError("the connection broke")
@@ -91,9 +96,14 @@ async def test_of_locked_rows_it_is_not_said_that_their_name_is_unknown(caplog: 
         locked = True
 
         async def take_over(
-            self, dead: Collection[str], new_owner: str, names: Collection[str] | None, limit: int
+            self,
+            dead: Collection[str],
+            new_owner: str,
+            names: Collection[str] | None,
+            limit: int,
+            seals: Collection[str] = (),
         ) -> list[TaskRecord]:
-            return [] if self.locked else await super().take_over(dead, new_owner, names, limit)
+            return [] if self.locked else await super().take_over(dead, new_owner, names, limit, seals)
 
     backend = Locked(durable=True)
     scene = Scene(backend)

@@ -8,7 +8,7 @@
 --   keys              hash: idempotency key -> id of its holder
 --   once, once_names  hash: name used once -> id of the task that used it; its names, in order
 --   settings, setting_names      hash: key -> value; its keys, in order
---   groups:<owner>    set of the groups below; a group is '1' (persisted) or '0', then the task's name
+--   groups:<owner>    set of the groups below; a group is '1' (persisted) or '0', then the task's name and seal
 --   live:<owner>:<group>         ids of unfinished tasks by creation time
 --   cancel:<owner>    set of live ids whose cancellation was asked for
 --   changed:<owner>   ids by the time of their last write; owners: the owners by theirs

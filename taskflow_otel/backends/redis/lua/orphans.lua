@@ -1,8 +1,8 @@
--- ARGV: instance ids. Returns {name, number} pairs, a name possibly several times.
+-- ARGV: instance ids. Returns {group, number} pairs, a group possibly several times.
 local out = {}
 for _, owner in ipairs(ARGV) do
   for _, group in ipairs(call('SMEMBERS', P .. 'groups:' .. owner)) do
-    out[#out + 1] = {string.sub(group, 2), call('ZCARD', live_key(owner, group))}
+    out[#out + 1] = {group, call('ZCARD', live_key(owner, group))}
   end
 end
 return out

@@ -1,5 +1,5 @@
 -- ARGV: writer, number, new owner, limit, whether the answer to the call before was lost, then JSON: the dead
--- instances, and the names to take (false for all). Returns the rows taken.
+-- instances, and the groups to take without their first character (false for all). Returns the rows taken.
 if superseded(ARGV[1], ARGV[2]) then return false end
 
 local owner, limit = ARGV[3], tonumber(ARGV[4])
