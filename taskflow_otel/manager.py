@@ -7,9 +7,10 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import EllipsisType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, Unpack
+from zoneinfo import ZoneInfo
 
 from fastapi import BackgroundTasks, FastAPI
 from starlette.requests import HTTPConnection
@@ -19,8 +20,7 @@ from taskflow_otel.backends.limits import LeaseAware
 from taskflow_otel.backends.memory import MemoryBackend
 from taskflow_otel.backends.sql.sqlite import SqliteBackend
 from taskflow_otel.bus import ObserverBus, TaskObserver
-from taskflow_otel.compat.starlette import Lifespan, has_started, wrap_lifespan
-from taskflow_otel.engine.decorators import Declarations
+from taskflow_otel.engine.decorators import TaskDecorators
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.executors.process import ProcessExecutor
 from taskflow_otel.engine.executors.process_spans import SpanForwarder
@@ -28,7 +28,7 @@ from taskflow_otel.engine.live import TaskStore
 from taskflow_otel.engine.log_capture import TaskLogHandler
 from taskflow_otel.engine.queues import QueueStats
 from taskflow_otel.engine.registry import TaskRegistry
-from taskflow_otel.engine.settings import EngineSettings
+from taskflow_otel.engine.settings import EngineSettings, queue_configs
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.lines.file import FileLogger, FileMode
 from taskflow_otel.exporters.otel.logs import LogsExporter
@@ -41,22 +41,25 @@ from taskflow_otel.metrics.fleet import FleetMetrics
 from taskflow_otel.metrics.sources import ScheduleMetrics, connect_metrics
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.enqueue import split_options
-from taskflow_otel.model.options import QueueConfig, checked_queue_name, flag
-from taskflow_otel.model.record import DEFAULT_QUEUE, TaskRecord
-from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
+from taskflow_otel.model.options import Exceptions, ExecutorName, QueueConfig, TaskOptions, flag
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.schedule import CatchUp, Overlap, ScheduledRun, ScheduleStatus, make_rule
 from taskflow_otel.model.vocabulary import ExecutorKind
+from taskflow_otel.request.applications import Applications
 from taskflow_otel.request.background import ManagedBackgroundTasks
 from taskflow_otel.request.bound import refuse_request_bound
-from taskflow_otel.request.injection import hook_fastapi, tasks_of
-from taskflow_otel.request.middleware import add_task_middleware
+from taskflow_otel.request.injection import tasks_of
 from taskflow_otel.runtime.clock import Clock, SystemClock
 from taskflow_otel.runtime.garbage import FrozenStart
 from taskflow_otel.runtime.interrupts import on_interrupt
 
 logger = logging.getLogger("taskflow_otel")
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-class TaskManager(Declarations):
+
+class TaskManager:
     """Turns background tasks into tasks that can be seen, kept and retried. One per application.
 
     `snapshot_db`: path of a SQLite file, shorthand for `snapshot_backend=SqliteBackend(path)`; `snapshot_backend`:
@@ -114,7 +117,7 @@ class TaskManager(Declarations):
         self._frozen = FrozenStart(wanted=flag("freeze_gc", freeze_gc))
         settings = EngineSettings(
             persist_all=requeue_pending,
-            queues=_queue_configs(queues, max_size),
+            queues=queue_configs(queues, max_size),
             max_concurrent_tasks=max_concurrent_tasks,
             max_sync_threads=max_sync_threads,
             snapshot_interval=snapshot_interval,
@@ -158,7 +161,7 @@ class TaskManager(Declarations):
             ],
             observers,
         )
-        engine = Engine(
+        self.engine = Engine(
             self._backend,
             self._bus,
             self._registry,
@@ -178,7 +181,7 @@ class TaskManager(Declarations):
             fleet_watched=lambda: self.stream.subscribers > 0,
             tell_fleet=self.stream.inject,
         )
-        super().__init__(engine, self._registry)
+        self._decorators = TaskDecorators(self.engine, self._registry)
         self.metrics_page = FleetMetrics(
             self.metrics,
             self._backend,
@@ -192,9 +195,90 @@ class TaskManager(Declarations):
         self._log_handler = TaskLogHandler() if capture_logs else None
         self._lifecycle_lock: asyncio.Lock | None = None
         self._users = 0
-        self._mounted: list[FastAPI] = []
-        self._installed: list[FastAPI] = []
+        self._applications = Applications(self.engine, self._running)
         connect_metrics(self.metrics, self.engine, self._bus, self._registry)
+
+    def task(
+        self,
+        *,
+        retries: int = 0,
+        delay: float | timedelta = 0.0,
+        backoff: float = 1.0,
+        max_delay: float | timedelta | None = None,
+        jitter: float = 0.0,
+        retry_on: Exceptions = Exception,
+        no_retry_on: Exceptions = (),
+        timeout: float | timedelta | None = None,
+        persist: bool = False,
+        requeue_on_interrupt: bool = False,
+        name: str | None = None,
+        eager: bool = False,
+        priority: int | None = None,
+        queue: str | None = None,
+        executor: ExecutorName | None = None,
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Declare a function as a task type. The function itself is returned unchanged.
+
+        `retries`: further attempts after a failed one. `delay`: seconds before the first retry, multiplied by
+        `backoff` for each further one, capped at `max_delay`, spread by `jitter` (0.1 = ±10 %). `retry_on`,
+        `no_retry_on`: exceptions that are, or are not, retried; an exception group is retried if each exception in
+        it is, or if `retry_on` names a class of groups. `timeout`: seconds for one attempt. `persist`: keep the task
+        across a crash. `requeue_on_interrupt`: run it again even if it was running at the crash. `name`: its identity
+        (default: the function's name). `eager`: start at `add_task()`. `priority`: higher runs first (default 5).
+        `queue`: a named queue. `executor`: `async`, `thread` or `process`, inferred from the function.
+
+        Methods, `functools.partial` and decorators around the function lead to it and have its options. The task runs
+        the function itself: to make a decorator part of the task, write `task` above it.
+
+        Raises `ConfigurationError`, `DuplicateTaskNameError` or `UnknownQueueError`.
+        """
+        options: TaskOptions = {
+            "retries": retries,
+            "delay": delay,
+            "backoff": backoff,
+            "max_delay": max_delay,
+            "jitter": jitter,
+            "retry_on": retry_on,
+            "no_retry_on": no_retry_on,
+            "timeout": timeout,
+            "persist": persist,
+            "requeue_on_interrupt": requeue_on_interrupt,
+            "eager": eager,
+            "priority": priority,
+            "queue": queue,
+            "executor": executor,
+        }
+        return self._decorators.task(name, options)
+
+    def schedule(
+        self,
+        *,
+        every: float | timedelta | None = None,
+        cron: str | None = None,
+        timezone: str | ZoneInfo = "UTC",
+        run_on_startup: bool = False,
+        catch_up: CatchUp = "skip",
+        overlap: Overlap = "allow",
+        name: str | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Run a function without arguments by a rule, once for each firing time across all instances.
+
+        `every`: seconds or a `timedelta`, counted from 1970 in UTC, so that a restart shifts nothing. `cron`: five
+        fields, six with the seconds last, or an alias such as `@daily`, on the wall clock of `timezone` (IANA name;
+        extra `scheduler`). `run_on_startup`: also once when the first instance starts. `catch_up`: which missed
+        firings run later: none, the latest, or all (up to 1,000). A firing is missed if no instance ran at its time,
+        or if it is late by more than a quarter of the interval (at least 1 s, at most 1 min). `overlap`: with `skip`,
+        a firing does not run while an earlier run of this schedule has not ended. `name`: the name of the schedule,
+        and of the task type if the function is not a task yet. The other options are those of `task`. The decorator
+        may be used several times, and above `task`.
+
+        Raises `ConfigurationError`, `DuplicateTaskNameError`, `UnknownQueueError` or `MissingExtraError`.
+        """
+        rule = make_rule(every, cron, timezone)
+        return self._decorators.schedule(
+            rule, name, options, run_on_startup=run_on_startup, catch_up=catch_up, overlap=overlap
+        )
 
     @property
     def store(self) -> TaskStore:
@@ -211,20 +295,12 @@ class TaskManager(Declarations):
         Routes that name `ManagedBackgroundTasks` are given them; for the native annotation there is `install`.
         Raises `ConfigurationError` when the application has already started.
         """
-        if app in self._mounted:
-            return
-        if has_started(app):
-            raise ConfigurationError("the application has started already: mount the TaskManager before that")
-        hook_fastapi()
-        self._mounted.append(app)
-        add_task_middleware(app, self.engine, lambda: app in self._installed)
-        wrap_lifespan(app, self._running_around)
+        self._applications.mount(app)
 
     def install(self, app: FastAPI) -> None:
         """Give routes of this application that ask for `BackgroundTasks` the managed ones."""
         self.init_app(app)
-        if app not in self._installed:
-            self._installed.append(app)
+        self._applications.install(app)
 
     async def startup(self) -> None:
         """Start the engine; called by the lifespan. Each call needs its own `shutdown()`.
@@ -371,22 +447,17 @@ class TaskManager(Declarations):
         """Start the tasks of a queue again; raises `UnknownQueueError`."""
         await self.engine.resume_queue(name)
 
-    def _running_around(self, inner: Lifespan) -> Lifespan:
-        @contextlib.asynccontextmanager
-        async def lifespan(app: Any) -> AsyncIterator[Any]:
-            await self.startup()
-            try:
-                # Inside: the application's own start-up may enqueue tasks, and its shutdown still can.
-                async with inner(app) as state:
-                    yield state
-            except asyncio.CancelledError:
-                # The server did not wait for the lifespan: it was told a second time to stop.
-                self.engine.cut_short()
-                raise
-            finally:
-                await self.shutdown()
-
-        return lifespan
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        await self.startup()
+        try:
+            yield
+        except asyncio.CancelledError:
+            # The server did not wait for the lifespan: it was told a second time to stop.
+            self.engine.cut_short()
+            raise
+        finally:
+            await self.shutdown()
 
     def _stop_capture(self) -> None:
         if self._log_handler is not None:
@@ -408,16 +479,3 @@ def _choose_backend(path: str | os.PathLike[str] | None, backend: Backend | None
             raise ConfigurationError(f"snapshot_backend must be a Backend, not {type(backend).__name__}")
         return backend
     return MemoryBackend() if path is None else SqliteBackend(path)
-
-
-def _queue_configs(queues: Mapping[str, QueueConfig] | None, max_size: int | None) -> dict[str, QueueConfig]:
-    configs = dict(queues or {})
-    for name, config in configs.items():
-        checked_queue_name(name)
-        if not isinstance(config, QueueConfig):
-            raise ConfigurationError(f"queues[{name!r}] must be a QueueConfig, not {config!r}")
-    if max_size is not None:
-        if DEFAULT_QUEUE in configs:
-            raise ConfigurationError("give max_size, or queues={'default': QueueConfig(max_size=...)}, not both")
-        configs[DEFAULT_QUEUE] = QueueConfig(max_size=max_size)
-    return configs

@@ -369,3 +369,21 @@ async def test_a_task_of_an_unknown_name_cannot_be_retried(manager: TaskManager)
     await finish(manager, task_id)
     with pytest.raises(UnknownTaskError, match="no task named '<lambda>' is registered"):
         await manager.retry(task_id, rerun=True)
+
+
+async def test_a_subclass_may_give_its_task_types_options_of_its_own() -> None:
+    class Patient(TaskManager):
+        def task(self, **options: Any) -> Any:
+            return super().task(**{"retries": 1, **options})
+
+    manager, attempts = Patient(), []
+
+    @manager.task()
+    async def fail_once() -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise RuntimeError("once")
+
+    async with started(manager):
+        task_id = await manager.enqueue(fail_once)
+        assert (await finish(manager, task_id)).status is TaskStatus.SUCCESS

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.model.options import QueueConfig, flag, seconds, whole
+from taskflow_otel.model.options import QueueConfig, checked_queue_name, flag, seconds, whole
+from taskflow_otel.model.record import DEFAULT_QUEUE
 
 _LONGEST_RETENTION = 36_525
 """Days."""
@@ -59,3 +61,17 @@ class EngineSettings:
                 whole(name, value, minimum=1)
         whole("max_crashes", self.max_crashes, minimum=1)
         whole("finished_window", self.finished_window, minimum=0)
+
+
+def queue_configs(queues: Mapping[str, QueueConfig] | None, max_size: int | None) -> dict[str, QueueConfig]:
+    """The queues that a user has named, `max_size` being that of the default queue; raises `ConfigurationError`."""
+    configs = dict(queues or {})
+    for name, config in configs.items():
+        checked_queue_name(name)
+        if not isinstance(config, QueueConfig):
+            raise ConfigurationError(f"queues[{name!r}] must be a QueueConfig, not {config!r}")
+    if max_size is not None:
+        if DEFAULT_QUEUE in configs:
+            raise ConfigurationError("give max_size, or queues={'default': QueueConfig(max_size=...)}, not both")
+        configs[DEFAULT_QUEUE] = QueueConfig(max_size=max_size)
+    return configs

@@ -1,0 +1,51 @@
+"""The applications of a manager: their middlewares, their lifespans, and which of them are injected natively."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI
+
+from taskflow_otel.compat.starlette import Lifespan, has_started, wrap_lifespan
+from taskflow_otel.engine.engine import Engine
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.request.injection import hook_fastapi
+from taskflow_otel.request.middleware import add_task_middleware
+
+
+class Applications:
+    """Ties applications to one manager. The manager runs as long as one is in `running()`."""
+
+    def __init__(self, engine: Engine, running: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+        self._engine = engine
+        self._running = running
+        self._mounted: list[FastAPI] = []
+        self._installed: list[FastAPI] = []
+
+    def mount(self, app: FastAPI) -> None:
+        """Tie an application to the manager; harmless to repeat. Raises `ConfigurationError` once it has started."""
+        if app in self._mounted:
+            return
+        if has_started(app):
+            raise ConfigurationError("the application has started already: mount the TaskManager before that")
+        hook_fastapi()
+        self._mounted.append(app)
+        add_task_middleware(app, self._engine, lambda: app in self._installed)
+        wrap_lifespan(app, self._around)
+
+    def install(self, app: FastAPI) -> None:
+        """Inject managed tasks for the native annotation too, into an application that is mounted."""
+        if app not in self._installed:
+            self._installed.append(app)
+
+    def _around(self, inner: Lifespan) -> Lifespan:
+        @contextlib.asynccontextmanager
+        async def lifespan(app: Any) -> AsyncIterator[Any]:
+            # The application's own start-up may enqueue tasks, and its shutdown still can.
+            async with self._running(), inner(app) as state:
+                yield state
+
+        return lifespan
