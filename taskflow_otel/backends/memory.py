@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from msgspec.structs import replace
 
-from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
+from taskflow_otel.backends.base import Applied, Change, Insert, Outcome, Update
 from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.options import whole
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
@@ -48,7 +48,8 @@ class MemoryBackend:
         self._logs: dict[str, dict[int, LogEntry]] = {}
         self._keys: dict[str, str] = {}
         self._live: dict[str, dict[str, None]] = {}
-        self._finished: dict[str, None] = {}
+        # Ordered: to find the first entry of a plain dictionary takes the longer the more were taken from there.
+        self._finished: OrderedDict[str, None] = OrderedDict()
         # Oldest change first.
         self._changed: dict[str, datetime] = {}
         self._last_change = datetime.min.replace(tzinfo=UTC)
@@ -64,11 +65,13 @@ class MemoryBackend:
 
     async def apply(self, changes: Sequence[Change]) -> list[Applied]:
         """Apply all changes in order."""
+        if len(changes) <= _SLICE:
+            return [self._apply(change) for change in changes]
         results: list[Applied] = []
-        for number, change in enumerate(changes, start=1):
-            results.append(self._apply(change))
-            if number % _SLICE == 0:
+        for start in range(0, len(changes), _SLICE):
+            if start:
                 await asyncio.sleep(0)
+            results += [self._apply(change) for change in changes[start : start + _SLICE]]
         return results
 
     async def get(self, task_id: str) -> TaskRecord | None:
@@ -231,17 +234,15 @@ class MemoryBackend:
         return True
 
     def _apply(self, change: Change) -> Applied:
-        match change:
-            case Insert():
-                return self._insert(change)
-            case Update(record):
-                return self._update(record)
-            case AppendLogs(task_id, entries):
-                if task_id in self._tasks:
-                    log = self._logs.setdefault(task_id, {})
-                    for entry in entries:
-                        log.setdefault(entry.seq, entry)
-                return _APPLIED
+        if isinstance(change, Insert):
+            return self._insert(change)
+        if isinstance(change, Update):
+            return self._update(change.record)
+        if change.task_id in self._tasks:
+            log = self._logs.setdefault(change.task_id, {})
+            for entry in change.entries:
+                log.setdefault(entry.seq, entry)
+        return _APPLIED
 
     def _insert(self, change: Insert) -> Applied:
         record, once, link = change.record, change.once, change.link
@@ -253,7 +254,7 @@ class MemoryBackend:
         original = None if link is None else self._tasks.get(record.retry_of or "")
         if link is not None and original is not None and original.retried_by not in (None, link.seen, task_id):
             return Applied(Outcome.DUPLICATE, original.retried_by)
-        key = record.active_key
+        key = record.active_key if record.idempotency_key is not None else None
         if key is not None and (holder := self._keys.setdefault(key, task_id)) != task_id:
             return Applied(Outcome.DUPLICATE, holder)
         if once is not None:
@@ -261,9 +262,9 @@ class MemoryBackend:
         if original is not None:
             original.retried_by = task_id
             self._touch(original.task_id)
-        position = _position(record)
-        if self._newest is None or position > self._newest:
-            self._newest = position
+        newest = self._newest
+        if newest is None or (record.created_at, task_id) > newest:
+            self._newest = (record.created_at, task_id)
         else:
             self._ordered = False
         self._tasks[task_id] = _snapshot(record)
@@ -308,7 +309,7 @@ class MemoryBackend:
 
     def _forget(self, task_id: str) -> None:
         record = self._tasks.pop(task_id)
-        if (key := record.active_key) is not None and self._keys.get(key) == task_id:
+        if (key := record.idempotency_key) is not None and self._keys.get(key) == task_id:
             del self._keys[key]
         del self._finished[task_id]
         del self._changed[task_id]
@@ -357,6 +358,9 @@ def _ended(record: TaskRecord) -> datetime:
 
 def _snapshot(record: TaskRecord) -> TaskRecord:
     twin = record.copy()
+    if record.status.finished:
+        # Nothing of its references is filled in any more.
+        return twin
     trace = twin.trace
     # The references are filled in place, by their owner only.
     trace.creation = replace(trace.creation)

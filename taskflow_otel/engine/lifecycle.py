@@ -237,6 +237,8 @@ class Lifecycle:
         task.advance(Step.LEAVE)
         # A finished task must not keep the user's objects alive.
         task.args = task.kwargs = task.sealed = task.context = task.task_context = task.call = None
+        # Nor do the frames and context variables of its attempt stay until its history is written.
+        task.attempt = task.timer = None
         self._tasks.finish(task)
         _wake_waiters(task)
 

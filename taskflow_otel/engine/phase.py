@@ -88,12 +88,13 @@ WAITING_PHASES: Final = frozenset({Phase.BUILT, Phase.COMMITTING, Phase.HELD, Ph
 BEFORE_COMMIT_PHASES: Final = frozenset({Phase.BUILT, Phase.COMMITTING, Phase.HELD, Phase.STARTING, Phase.ENDING})
 """The ledger may hold a line of a durable task that is not published yet."""
 
-_NEXT = tuple(tuple(TABLE[step].get(phase) for phase in Phase) for step in Step)
+NEXT: Final = tuple(tuple(TABLE[step].get(phase) for phase in Phase) for step in Step)
+"""The same table, to be indexed by step and phase; `None` where there is no such step."""
 
 
 def next_phase(phase: Phase, step: Step) -> Phase:
     """The phase that `step` leads to; raises `IllegalTransitionError` outside the table, a bug of the library."""
-    following = _NEXT[step][phase]
+    following = NEXT[step][phase]
     if following is None:
         raise IllegalTransitionError(f"a task that is {phase.name} cannot take the step {step.name}")
     return following

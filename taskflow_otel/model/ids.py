@@ -6,20 +6,22 @@ The list of tasks, newest first, is then a walk along the primary key of every b
 from __future__ import annotations
 
 import os
+import struct
 import threading
 import time
 
 _lock = threading.Lock()
 _last = 0
-_RANDOM = 9
-"""Random bytes in an id."""
-_pool = memoryview(b"")
-"""Random bytes that are left of what the system was last asked for: a call for each id would cost as much as the id."""
+_RANDOM = struct.Struct("=QB")
+"""The 72 random bits of an id."""
+_POOL = 128
+_LOW = (1 << 62) - 1
+_pool: list[int] = []
+"""Random numbers left of what the system was last asked for: a call for each id would cost as much as the id."""
 
 
 def _forget_pool() -> None:
-    global _pool
-    _pool = memoryview(b"")
+    _pool.clear()
 
 
 # A child of this process must not draw the same ones.
@@ -32,18 +34,16 @@ def new_task_id() -> str:
     The 12 bits after the millisecond and the top of the random tail hold a counter (RFC 9562, section 6.2,
     method 2): the previous value is incremented when the clock has not moved, or has moved back.
     """
-    global _last, _pool
+    global _last
     with _lock:
         if not _pool:
-            _pool = memoryview(os.urandom(128 * _RANDOM))
-        tail = int.from_bytes(_pool[:_RANDOM], "big")
-        _pool = _pool[_RANDOM:]
+            _pool.extend(high << 8 | low for high, low in _RANDOM.iter_unpack(os.urandom(_POOL * _RANDOM.size)))
+        tail = _pool.pop()
         # 48 bits of milliseconds and 74 of counter and randomness, without the version and variant bits.
-        value = (time.time_ns() // 1_000_000 << 74) | (tail & ((1 << 72) - 1))
+        value = (time.time_ns() // 1_000_000 << 74) | tail
         if value <= _last:
             value = _last + 1 + (tail & 0xFFFFFFFF)
         _last = value
-    high = value >> 62  # 48 bits of time, 12 of rand_a
-    bits = ((high >> 12) << 80) | (0x7 << 76) | ((high & 0xFFF) << 64) | (0b10 << 62) | (value & ((1 << 62) - 1))
-    text = f"{bits:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    high, low = value >> 62, value & _LOW  # 48 bits of time and 12 of rand_a; 62 of rand_b
+    time_low, rand_a, rand_b = high >> 12 & 0xFFFF, high & 0xFFF, low & 0xFFFF_FFFF_FFFF
+    return f"{high >> 28:08x}-{time_low:04x}-7{rand_a:03x}-{0x8000 | low >> 48:04x}-{rand_b:012x}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -134,7 +135,7 @@ async def test_a_note_of_a_task_in_line_looks_at_no_other_note(
         ledger.health.failed(BackendUnavailableError("down"))
     looks = 0
 
-    class Watched(dict[str, None]):
+    class Watched(OrderedDict[str, None]):
         def __iter__(self) -> Any:
             nonlocal looks
             looks += 1
