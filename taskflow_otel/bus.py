@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from taskflow_otel.errors import ConfigurationError
@@ -25,6 +26,7 @@ from taskflow_otel.runtime.throttled_report import ThrottledReport
 logger = logging.getLogger("taskflow_otel.bus")
 
 Event = LifecycleEvent | LogEvent
+_LONG_AGO, _NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 STARTUP_TIMEOUT = 10.0
 """Seconds that an observer's `startup` may take."""
@@ -46,6 +48,13 @@ class Exporter:
     """
 
     name = "exporter"
+
+    def idle_until(self, now: datetime) -> datetime | None:
+        """The moment before which it does nothing with what it is given; `None` while it works.
+
+        Until then nothing is given to it. Callable from any thread.
+        """
+        return None
 
     def on_created(self, record: TaskRecord) -> None:
         """A task was built and is about to be committed: the one moment to give it a trace context to store."""
@@ -316,13 +325,11 @@ class ObserverBus:
         queue_size: int = 10_000,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        exporters = tuple(exporters)
+        self._exporters = exporters = tuple(exporters)
         self._failures = ThrottledReport()
-        self._created = _hooks(exporters, "on_created")
-        self._lifecycle = _hooks(exporters, "on_lifecycle")
-        self._log = _hooks(exporters, "on_log")
-        self._progress = _hooks(exporters, "on_progress")
-        self._refused = _hooks(exporters, "on_refused")
+        self._give_to(exporters)
+        self._look_again = _LONG_AGO
+        """When an idle exporter is asked again whether it still is."""
         self._start = _hooks(exporters, "start")
         self._flush = _hooks(exporters, "flush")
         self._close = _hooks(exporters, "close")
@@ -351,8 +358,26 @@ class ObserverBus:
         """Exceptions of each exporter, and events lost to exceptions of each observer."""
         return dict(self._failures.counts)
 
+    def _give_to(self, exporters: Sequence[Exporter]) -> None:
+        self._busy = exporters
+        self._created = _hooks(exporters, "on_created")
+        self._lifecycle = _hooks(exporters, "on_lifecycle")
+        self._log = _hooks(exporters, "on_log")
+        self._progress = _hooks(exporters, "on_progress")
+        self._refused = _hooks(exporters, "on_refused")
+
+    def _part_idle(self, now: datetime) -> None:
+        """Leave out the exporters that do nothing: without an SDK, half of the calls."""
+        until = [exporter.idle_until(now) for exporter in self._exporters]
+        busy = tuple(exporter for exporter, end in zip(self._exporters, until, strict=True) if end is None)
+        if busy != self._busy:
+            self._give_to(busy)
+        self._look_again = min((end for end in until if end is not None), default=_NEVER)
+
     def created(self, record: TaskRecord) -> None:
         """A task was built and is about to be committed. Callable from any thread."""
+        if record.created_at >= self._look_again:
+            self._part_idle(record.created_at)
         for name, hook in self._created:
             try:
                 hook(record)
@@ -361,6 +386,8 @@ class ObserverBus:
 
     def publish(self, event: LifecycleEvent) -> None:
         """A transition was applied. Call it on the event loop's thread."""
+        if event.timestamp >= self._look_again:
+            self._part_idle(event.timestamp)
         for name, hook in self._lifecycle:
             try:
                 hook(event)
@@ -373,6 +400,8 @@ class ObserverBus:
 
     def log(self, event: LogEvent) -> None:
         """A task wrote a log entry. Call it on the event loop's thread."""
+        if event.timestamp >= self._look_again:
+            self._part_idle(event.timestamp)
         for name, hook in self._log:
             try:
                 hook(event)
@@ -407,6 +436,7 @@ class ObserverBus:
                 hook()
             except Exception as exc:
                 self._failures.add(name, "failed to start", exc)
+        self._look_again = _LONG_AGO
         await asyncio.gather(*(worker.start() for worker in self._workers))
 
     async def flush(self, timeout: float) -> bool:

@@ -49,6 +49,9 @@ class AttemptOwner(Protocol):
     def asked(self, task: LiveTask) -> None:
         """The attempt was asked to stop."""
 
+    def ended(self, attempt: asyncio.Task[None], failure: Exception | None) -> None:
+        """An attempt does nothing more; `failure` is what it failed by, where that is not its function's failure."""
+
 
 class AttemptRunner:
     """Runs attempts. Each one is an asyncio task, owned by the engine, in the context of the code that enqueued it."""
@@ -84,27 +87,37 @@ class AttemptRunner:
         executor = self._executors[task.record.executor]
         preparing = self._preparing.get(task.record.executor)
         wait: float | None = None
+        failure: Exception | None = None
+        attempt = asyncio.current_task()
+        assert attempt is not None
         try:
-            if preparing is not None:
-                await preparing.prepare(task.id, task.definition)
-            queue_wait = max(0.0, self._clock.monotonic() - task.ready_at)
             try:
-                await self._lifecycle.move(task, Transition.STARTED, queue_wait=queue_wait, timeout=_START_TIMEOUT)
-            except BackendUnavailableError as exc:
-                logger.warning("the start of %s could not be committed (%s); trying again", task.id, exc)
-                wait = _START_RETRY
-                return
-            self._slots.entered(task)
-            wait = await self._attempt(task, executor)
-        except StaleTokenError as exc:
-            logger.warning("%s", exc)
-            self._lifecycle.refused(task)
+                if preparing is not None:
+                    await preparing.prepare(task.id, task.definition)
+                queue_wait = max(0.0, self._clock.monotonic() - task.ready_at)
+                try:
+                    await self._lifecycle.move(task, Transition.STARTED, queue_wait=queue_wait, timeout=_START_TIMEOUT)
+                except BackendUnavailableError as exc:
+                    logger.warning("the start of %s could not be committed (%s); trying again", task.id, exc)
+                    wait = _START_RETRY
+                    return
+                self._slots.entered(task)
+                wait = await self._attempt(task, executor)
+            except StaleTokenError as exc:
+                logger.warning("%s", exc)
+                self._lifecycle.refused(task)
+            finally:
+                if preparing is not None:
+                    preparing.dismiss(task.id)
+                self._slots.give_back(task)
+                if wait is not None:
+                    self._owner.waits(task, wait)
+        except Exception as exc:
+            failure = exc
         finally:
-            if preparing is not None:
-                preparing.dismiss(task.id)
-            self._slots.give_back(task)
-            if wait is not None:
-                self._owner.waits(task, wait)
+            self._owner.ended(attempt, failure)
+            # Its traceback holds this frame.
+            failure = None
 
     async def _attempt(self, task: LiveTask, executor: Executor) -> float | None:
         """Run the function and apply the outcome; return the seconds to wait if the task runs again here."""

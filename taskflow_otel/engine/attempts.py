@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextvars import Context
 
@@ -20,6 +21,7 @@ class Attempts:
     """Starts attempts, each as an asyncio task of `owned`. It is an `AttemptOwner`.
 
     `accepts`: whether tasks may still wait for another attempt. `background` owns the work for those that may not.
+    `complain` is called with the error of an attempt that is not the failure of its function.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class Attempts:
         control: Control,
         drain: Drain,
         accepts: Callable[[], bool],
+        complain: Callable[[BaseException], None],
     ) -> None:
         self._owned = owned
         self._background = background
@@ -37,13 +40,14 @@ class Attempts:
         self._control = control
         self._drain = drain
         self._accepts = accepts
+        self._complain = complain
 
     def starter(self, runner: AttemptRunner) -> Callable[[LiveTask], None]:
         """Return a function that starts an attempt of a task, in the context of the code that enqueued the task."""
 
         def start(task: LiveTask) -> None:
             context = task.context.copy() if task.context is not None else Context()
-            task.attempt = self._owned.own(runner.run(task), context=context)
+            task.attempt = self._owned.begin(runner.run(task), context)
 
         return start
 
@@ -60,6 +64,12 @@ class Attempts:
         else:
             task.advance(Step.SET_ASIDE)
             self._background.own(self._control.stop(task, reason))
+
+    def ended(self, attempt: asyncio.Task[None], failure: Exception | None) -> None:
+        """An attempt is over."""
+        if failure is not None:
+            self._complain(failure)
+        self._owned.end(attempt)
 
     def asked(self, task: LiveTask) -> None:
         """The attempt was asked to stop; report it if it does not."""

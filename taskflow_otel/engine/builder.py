@@ -10,6 +10,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from msgspec.structs import replace
+
 from taskflow_otel.backends.base import RetryLink
 from taskflow_otel.engine.executors.process_protocol import pack_call
 from taskflow_otel.engine.lifecycle import first_reason
@@ -237,15 +239,17 @@ class TaskBuilder:
         if template is None:
             template = self._record(definition, EnqueueOptions(), persisted=persisted, payload=None, source=_MANUAL)
             self._templates[definition] = template
-        record = template.copy()
-        record.task_id = new_task_id()
-        record.created_at = self._clock.now()
-        record.tags = {}
-        record.trace = TaskTrace()
-        record.instance = self._membership.instance.instance_id
-        record.payload = payload
-        record.persisted = persisted
-        return record
+        return replace(
+            template,
+            task_id=new_task_id(),
+            created_at=self._clock.now(),
+            tags={},
+            timeline=[],
+            trace=TaskTrace(),
+            instance=self._membership.instance.instance_id,
+            payload=payload,
+            persisted=persisted,
+        )
 
     @staticmethod
     def _run_at(options: EnqueueOptions, now: datetime) -> datetime | None:

@@ -283,8 +283,8 @@ class Control:
         """
         if timeout is None and (live := self._tasks.live(task_id)) is not None:
             await self.finished(live)
-            if (known := self._tasks.record(task_id)) is not None and known.status.finished:
-                return known.copy()
+            if live.record.status.finished:
+                return live.record.copy()
         async with asyncio.timeout(timeout):
             while True:
                 live = self._tasks.live(task_id)

@@ -9,6 +9,7 @@ from typing import Any
 from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.intake import Intake, Taken
 from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.engine.phase import Phase
 from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
@@ -80,11 +81,17 @@ class Door:
         task_id, task = self.add(func, args, kwargs, options)
         if task is None:
             return task_id
+        if not task.durable:
+            self._intake.enter(task)
+            return task_id
         await self._enter(task)
         return task.record.duplicate_of or task_id
 
     def _start(self, task: LiveTask) -> None:
-        task.arrival = self._background.own(self._enter(task))
+        if task.durable:
+            task.arrival = self._background.own(self._enter(task))
+        elif task.phase is Phase.BUILT:
+            self._intake.enter(task)
 
     async def _enter(self, task: LiveTask) -> None:
         await self._intake.make_known([task])

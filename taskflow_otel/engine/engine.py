@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from datetime import datetime, timedelta
 from types import EllipsisType
@@ -168,7 +168,13 @@ class Engine:
             cancel_grace=settings.cancel_grace,
         )
         attempts = Attempts(
-            self._attempts, self._background, intake, self._control, self._drain, lambda: self._state is _RUNNING
+            self._attempts,
+            self._background,
+            intake,
+            self._control,
+            self._drain,
+            accepts=lambda: self._state is _RUNNING,
+            complain=_complain_of_attempt,
         )
         runner = AttemptRunner(
             self._lifecycle,
@@ -386,9 +392,9 @@ class Engine:
         self.require_running()
         return await self._control.retry(task_id, rerun=rerun)
 
-    async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
+    def wait(self, task_id: str, timeout: float | None = None) -> Coroutine[Any, Any, TaskRecord]:
         """Return the task once it has finished; raises `TaskNotFoundError` or `TimeoutError`."""
-        return await self._control.wait(task_id, timeout)
+        return self._control.wait(task_id, timeout)
 
     async def delete_history(self, before: datetime) -> int:
         """Delete finished tasks that ended before a moment; return how many."""

@@ -78,6 +78,12 @@ class Intake:
         self._tasks.add(task)
         return Taken(record.task_id, task)
 
+    def enter(self, task: LiveTask) -> None:
+        """Take in all three steps a task that `take` has just taken, and that no commit is needed for."""
+        self._lifecycle.enqueued(task)
+        if task.phase is Phase.HELD:
+            self.line_up(task)
+
     async def make_known(self, tasks: Sequence[LiveTask]) -> None:
         """Commit new durable tasks, then publish all of them.
 

@@ -61,7 +61,8 @@ class Lifecycle:
         task.advance(Step.KNOWN)
         if not task.durable:
             self._ledger.note(task)
-        self._publish(task.record, Transition.ENQUEUED, None)
+        record = task.record
+        self._bus.publish(lifecycle_event(record, Transition.ENQUEUED, None, record.timeline[-1].timestamp))
 
     def rejected(
         self, task: LiveTask, reason: Reason, *, duplicate_of: str | None = None, history: bool = True
@@ -84,7 +85,8 @@ class Lifecycle:
 
     def show_refused(self, task: LiveTask) -> None:
         """Publish a refused task."""
-        self._publish(task.record, Transition.REJECTED, None)
+        record = task.record
+        self._bus.publish(lifecycle_event(record, Transition.REJECTED, None, record.timeline[-1].timestamp))
         self._end(task)
 
     async def move(
@@ -135,7 +137,10 @@ class Lifecycle:
             self._ledger.note(task)
         if record.status.finished:
             self._end(task)
-        self._publish(record, transition, previous, queue_wait=queue_wait, failure=failure)
+        exception = None if failure is None else failure.exception
+        self._bus.publish(
+            lifecycle_event(record, transition, previous, now, queue_wait=queue_wait, exception=exception)
+        )
         if not mine:
             raise StaleTokenError(record.task_id)
 
@@ -157,13 +162,14 @@ class Lifecycle:
         task.record = record
         if record.status.finished:
             self._end(task)
-        self._publish(record, record.timeline[-1].transition, previous)
+        last = record.timeline[-1]
+        self._bus.publish(lifecycle_event(record, last.transition, previous, last.timestamp))
 
     async def show_if_held(self, record: TaskRecord) -> None:
         """Publish the last transition of a record if the ledger holds it; the task continues on another instance."""
         if await self._ledger.holds(record):
             *_, last = replay(record)
-            self._publish(record, last.transition, last.previous)
+            self._bus.publish(lifecycle_event(record, last.transition, last.previous, record.timeline[-1].timestamp))
             self._bus.refused(record)
 
     def refused(self, task: LiveTask) -> None:
@@ -211,27 +217,6 @@ class Lifecycle:
         elif transition is Transition.SUCCEEDED:
             record.error = record.error_type = record.stacktrace = None
         record.timeline.append(TimelineEntry(transition, now, record.attempt, record.instance, record.reason))
-
-    def _publish(
-        self,
-        record: TaskRecord,
-        transition: Transition,
-        previous: TaskStatus | None,
-        *,
-        queue_wait: float | None = None,
-        failure: Failure | None = None,
-    ) -> None:
-        exception = failure.exception if failure is not None else None
-        self._bus.publish(
-            lifecycle_event(
-                record,
-                transition,
-                previous,
-                record.timeline[-1].timestamp,
-                queue_wait=queue_wait,
-                exception=exception,
-            )
-        )
 
     def _end(self, task: LiveTask) -> None:
         task.advance(Step.LEAVE)

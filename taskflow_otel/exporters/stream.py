@@ -89,7 +89,13 @@ class LiveStream(Exporter):
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Keep the transition for the subscribers."""
-        self._append(event if event.exception is None else without_exception(event))
+        # `_append` without the call: three of these for each task, whether anybody watches or not.
+        ring = self._ring
+        if len(ring) == self._size:
+            self._first += 1
+        ring.append(event if event.exception is None else without_exception(event))
+        if self._news is not None:
+            self._news.set()
         if self._progress_at and event.status.finished:
             self._progress_at.pop(event.task_id, None)
 

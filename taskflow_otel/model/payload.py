@@ -33,6 +33,7 @@ FORMAT_VERSION = 1
 MAX_PAYLOAD_BYTES = 1_048_576
 """Bytes that the encoded arguments of one task may take."""
 
+_NO_ARGUMENTS = '],"kwargs":{}}'
 _TYPED = "typed"
 _AS_GIVEN = "given"
 """A plain value that its annotation did not allow when it was stored."""
@@ -106,6 +107,8 @@ class Codec:
 
     def encode_checked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Do the same with arguments that `check` has passed."""
+        if not args and not kwargs:
+            return self._starts[0] + _NO_ARGUMENTS
         try:
             payload = self._encode_scalars(args, kwargs)
         except (KeyError, ValueError):  # another type; not a finite number, or an integer of thousands of digits

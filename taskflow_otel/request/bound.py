@@ -29,6 +29,8 @@ def refuse_request_bound(
 
     Looks into lists, tuples, sets and dicts too, one level deep.
     """
+    if not args and not kwargs:
+        return
     found = _bound_among(args) or _bound_among(kwargs.values())
     if found is not None and outlives():
         kind = next(base for base in _BOUND if isinstance(found, base))

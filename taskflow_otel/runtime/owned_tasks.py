@@ -31,6 +31,21 @@ class OwnedTasks(Collection[asyncio.Task[None]]):
         job.add_done_callback(self._done, context=Context())
         return job
 
+    def begin(self, work: Coroutine[Any, Any, None], context: Context) -> asyncio.Task[None]:
+        """Start a piece of work that takes its failures in, and as its last step has `end` called.
+
+        That saves the event loop a callback for each piece.
+        """
+        job = asyncio.get_running_loop().create_task(work, context=context)
+        # A loop that starts its tasks eagerly may have ended this one.
+        if not job.done():
+            self._tasks.add(job)
+        return job
+
+    def end(self, job: asyncio.Task[None]) -> None:
+        """A piece of work that was begun is over."""
+        self._tasks.discard(job)
+
     async def stop(self) -> None:
         """Cancel everything, and wait for its end."""
         tasks = list(self._tasks)

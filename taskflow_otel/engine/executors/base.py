@@ -87,7 +87,11 @@ class AsyncExecutor:
 
     async def run(self, call: Call) -> Any:
         """Await the function in the attempt's context, which is that of the awaiting task."""
-        return await _awaited(call.definition.func(*call.args, **call.kwargs), call)
+        result = call.definition.func(*call.args, **call.kwargs)
+        if type(result) is types.CoroutineType:
+            # The result of an async function. The check for other awaitables costs more than the await.
+            result = await _leashed(result, call)
+        return result if result is None else await _awaited(result, call)
 
     async def close(self, timeout: float) -> None:
         """Nothing to release."""
@@ -95,9 +99,6 @@ class AsyncExecutor:
 
 async def _awaited(result: Any, call: Call) -> Any:
     """Await the result of a function, and again as long as the result is an awaitable."""
-    if type(result) is types.CoroutineType:
-        # The result of an async function. The check for other awaitables costs more than the await.
-        result = await _leashed(result, call)
     while result is not None and inspect.isawaitable(result):
         result = await (_leashed(result, call) if inspect.iscoroutine(result) else result)
     return result

@@ -49,6 +49,10 @@ class LogsExporter(Exporter):
         self._slot = ProviderSlot(logger_provider, _logs.get_logger_provider)
         self._logger: Logger | None = None
 
+    def idle_until(self, now: datetime) -> datetime | None:
+        """While there is no provider: it is looked for again then."""
+        return None if self._logger is not None or self._active(now) is not None else self._slot.look_again
+
     def _active(self, now: datetime) -> Logger | None:
         """The logger, once there is a provider that does something."""
         if self._logger is None:

@@ -12,7 +12,7 @@ from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvid
 from taskflow_otel.bus import Exporter
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.otel import spans
-from taskflow_otel.exporters.otel.providers import ProviderSlot
+from taskflow_otel.exporters.otel.providers import NEVER, ProviderSlot
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
 from taskflow_otel.exporters.prometheus.values import Histogram as HistogramState
 from taskflow_otel.exporters.prometheus.values import Snapshot
@@ -70,6 +70,10 @@ class OtelMetricsExporter(Exporter):
             spec.help,
             explicit_bucket_boundaries_advisory=self._source.buckets[signals.RUN_DURATION.name],
         )
+
+    def idle_until(self, now: datetime) -> datetime | None:
+        """Without a provider, until the next start."""
+        return NEVER if self._meter is None else None
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Record the durations that the transition makes known."""

@@ -14,7 +14,7 @@ from taskflow_otel.exporters.otel.bounded_export import dropped_by
 
 P = TypeVar("P")
 
-_LONG_AGO, _NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_LONG_AGO, NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 _LOOK_INTERVAL = timedelta(milliseconds=50)
 _NO_OPS = (trace.NoOpTracerProvider, metrics.NoOpMeterProvider, NoOpLoggerProvider)
@@ -36,7 +36,7 @@ class ProviderSlot(Generic[P]):
         self._get_global = get_global
         self.provider: P | None = injected if injected is not None and is_set(injected) else None
         """A provider that does something, once there is one."""
-        self.look_again = _LONG_AGO if injected is None or self.provider is not None else _NEVER
+        self.look_again = _LONG_AGO if injected is None or self.provider is not None else NEVER
         """The moment before which nothing new is found."""
 
     def look(self, now: datetime) -> P | None:

@@ -77,6 +77,10 @@ class TracingExporter(Exporter):
         self._tracer: Tracer | None = None
         self._open: dict[str, _Open] = {}
 
+    def idle_until(self, now: datetime) -> datetime | None:
+        """While there is no provider: it is looked for again then."""
+        return None if self._tracer is not None or self._active(now) is not None else self._slot.look_again
+
     def _active(self, now: datetime) -> Tracer | None:
         """The tracer, once there is a provider that does something."""
         if self._tracer is None:
