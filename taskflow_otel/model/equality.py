@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel
 
 
-def same(before: Any, after: Any, *, strict: bool) -> bool:
+def equal(before: Any, after: Any, *, strict: bool) -> bool:
     """Whether the two are of the same types throughout and hold the same values, in the same order.
 
     Not `strict`, two things may differ that equality does not see: the object behind a time zone (the offset must
@@ -30,7 +30,7 @@ def same(before: Any, after: Any, *, strict: bool) -> bool:
     if dataclasses.is_dataclass(before):
         # A field that its class rebuilds and leaves out of comparisons is no part of the value.
         return all(
-            same(getattr(before, field.name), getattr(after, field.name), strict=strict)
+            equal(getattr(before, field.name), getattr(after, field.name), strict=strict)
             for field in dataclasses.fields(before)
             if field.init or field.compare
         )
@@ -39,24 +39,24 @@ def same(before: Any, after: Any, *, strict: bool) -> bool:
             return math.isnan(after)
         return bool(before == after) and math.copysign(1.0, before) == math.copysign(1.0, after)
     if isinstance(before, complex):
-        return same(before.real, after.real, strict=strict) and same(before.imag, after.imag, strict=strict)
+        return equal(before.real, after.real, strict=strict) and equal(before.imag, after.imag, strict=strict)
     if isinstance(before, Decimal):
         return bool(before.as_tuple() == after.as_tuple())  # 1.0 and 1.00 are equal, but print differently
     if isinstance(before, (datetime, time)):
         return _same_moment(before, after, strict)
     if isinstance(before, Mapping):
         return len(before) == len(after) and all(
-            same(one, other, strict=strict) and same(before[one], after[other], strict=strict)
+            equal(one, other, strict=strict) and equal(before[one], after[other], strict=strict)
             for one, other in zip(before, after, strict=True)
         )
     if isinstance(before, AbstractSet):
         found = {item: item for item in after}
         return len(before) == len(found) and all(
-            item in found and same(item, found[item], strict=strict) for item in before
+            item in found and equal(item, found[item], strict=strict) for item in before
         )
     if isinstance(before, (list, tuple)):
         return len(before) == len(after) and all(
-            same(one, other, strict=strict) for one, other in zip(before, after, strict=True)
+            equal(one, other, strict=strict) for one, other in zip(before, after, strict=True)
         )
     return bool(before == after)
 
@@ -64,8 +64,8 @@ def same(before: Any, after: Any, *, strict: bool) -> bool:
 def _same_model(before: BaseModel, after: BaseModel, strict: bool) -> bool:
     names = type(before).model_fields
     return (
-        all(same(getattr(before, name), getattr(after, name), strict=strict) for name in names)
-        and same(before.model_extra, after.model_extra, strict=strict)
+        all(equal(getattr(before, name), getattr(after, name), strict=strict) for name in names)
+        and equal(before.model_extra, after.model_extra, strict=strict)
         and before.__pydantic_private__ == after.__pydantic_private__
         and (not strict or before.model_fields_set == after.model_fields_set)
     )

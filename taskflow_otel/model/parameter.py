@@ -17,7 +17,7 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from taskflow_otel.model.equality import same
+from taskflow_otel.model.equality import equal
 from taskflow_otel.model.tagged import Tagged, UnstorableError, tag, type_name, untag
 
 _ENUM = "enum"
@@ -104,13 +104,13 @@ class Parameter:
                 )
                 stored = tag(parts, self._simplify)
                 back = self.put_together(stored)
-                if same(value, back, strict=True):
+                if equal(value, back, strict=True):
                     return stored
-                candidates.append((stored, back, same(value, back, strict=False)))
+                candidates.append((stored, back, equal(value, back, strict=False)))
             except Exception as exc:  # serializers and validators are the user's code and raise what they like
                 problem = explain(exc)
-        for stored, _, equal in candidates:
-            if equal:
+        for stored, _, alike in candidates:
+            if alike:
                 return stored
         if candidates:
             raise UnstorableError(_difference(value, candidates[0][1], self._annotation))

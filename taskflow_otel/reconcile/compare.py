@@ -186,7 +186,7 @@ def _check_spans(
     sampled = creation.valid and bool(creation.trace_flags & _SAMPLED)
     refused = events[0].transition is Transition.REJECTED and events[0].reason != Reason.DUPLICATE
     if sampled:
-        yield from _same("spans", f"send span of {_title(record)}", [creation.span_id], [s.span_id for s in sends])
+        yield from _compared("spans", f"send span of {_title(record)}", [creation.span_id], [s.span_id for s in sends])
         for span in sends:
             yield from _same_error(record, span, refused)
     latest = record.trace.attempt
@@ -196,7 +196,7 @@ def _check_spans(
     # A process that was paused, and lost its task to another one, exports a span that the ledger does not know.
     found = [s for s in spans if s.operation == "process" and s.attributes.get(signals.ERROR_TYPE) != _STALE]
     ends = [(event.attempt, event) for event in events if event.previous is TaskStatus.RUNNING]
-    yield from _same(
+    yield from _compared(
         "spans",
         f"ended attempts of {_title(record)}",
         [str(attempt) for attempt, _ in ends],
@@ -208,7 +208,7 @@ def _check_spans(
         if event is None:
             continue
         outcome = [str(span.attributes.get(signals.OUTCOME))]
-        yield from _same("spans", f"outcome of {_span_title(record, span)}", [str(event.transition)], outcome)
+        yield from _compared("spans", f"outcome of {_span_title(record, span)}", [str(event.transition)], outcome)
         yield from _same_error(record, span, event.transition in _FAILED)
         if creation.span_id not in span.links:
             yield Difference("spans", f"links of {_span_title(record, span)}", f"{creation.span_id} (send)", "not it")
@@ -235,7 +235,7 @@ def _check_logs(
             yield Difference("logs", f"{name} of {_title(record)}", str(expected[name]), str(found[name]))
 
 
-def _same(witness: str, what: str, expected: Iterable[str], found: Iterable[str]) -> Iterator[Difference]:
+def _compared(witness: str, what: str, expected: Iterable[str], found: Iterable[str]) -> Iterator[Difference]:
     want, have = sorted(expected), sorted(found)
     if want != have:
         yield Difference(witness, what, ", ".join(want) or "none", ", ".join(have) or "none")

@@ -25,11 +25,11 @@ class OwnedTasks(Collection[asyncio.Task[None]]):
 
     def own(self, work: Coroutine[Any, Any, None], *, context: Context | None = None) -> asyncio.Task[None]:
         """Start a piece of work, in a copy of the present context unless another is given."""
-        job = asyncio.get_running_loop().create_task(work, context=context)
-        self._tasks.add(job)
+        task = asyncio.get_running_loop().create_task(work, context=context)
+        self._tasks.add(task)
         # In a context of its own: that of the caller, a request perhaps, must not live as long as the work.
-        job.add_done_callback(self._done, context=Context())
-        return job
+        task.add_done_callback(self._done, context=Context())
+        return task
 
     def begin(self, work: Coroutine[Any, Any, None], context: Context) -> asyncio.Task[None]:
         """Start a piece of work that takes its failures in, and as its last step has `end` called.
@@ -57,13 +57,13 @@ class OwnedTasks(Collection[asyncio.Task[None]]):
         """Forget everything: its event loop is closed."""
         self._tasks.clear()
 
-    def _done(self, job: asyncio.Task[None]) -> None:
-        self._tasks.discard(job)
-        if not job.cancelled() and (exc := job.exception()) is not None:
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
             self._complain(exc)
 
-    def __contains__(self, job: object) -> bool:
-        return job in self._tasks
+    def __contains__(self, task: object) -> bool:
+        return task in self._tasks
 
     def __iter__(self) -> Iterator[asyncio.Task[None]]:
         return iter(set(self._tasks))

@@ -68,7 +68,7 @@ class Guard:
         """Anyone who may look, or the bearer of the metrics token (a FastAPI dependency)."""
         if self._metrics_token is not None:
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() == "bearer" and _same(token.strip(), self._metrics_token):
+            if scheme.lower() == "bearer" and _equal(token.strip(), self._metrics_token):
                 return Actor(None, Role.VIEWER, "token")
             if self.is_open:
                 raise HTTPException(
@@ -107,7 +107,7 @@ class Guard:
         themselves, and open installations are held to the origin that the browser reports; other clients report none.
         """
         if actor.via == "session":
-            if not _same(request.headers.get("x-csrf-token", ""), actor.csrf or ""):
+            if not _equal(request.headers.get("x-csrf-token", ""), actor.csrf or ""):
                 raise HTTPException(403, detail="the X-CSRF-Token header is missing or does not belong to this session")
             return
         check_same_origin(request)
@@ -129,7 +129,7 @@ def check_same_origin(request: Request) -> None:
         raise HTTPException(403, detail="this request was made by a page of another site")
 
 
-def _same(given: str, expected: str) -> bool:
+def _equal(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
 
 

@@ -104,7 +104,7 @@ class Storm:
             await self._storm()
             ended = datetime.now(UTC)
             async with opened(self._plan.backend, self._url) as backend:
-                await self._calm(backend)
+                await self._quiesce(backend)
                 records = await stored(backend)
             metric = await self._metric()
             await asyncio.gather(*(asyncio.to_thread(member.terminate) for member in self._members))
@@ -167,7 +167,7 @@ class Storm:
         await asyncio.sleep(self._draw.uniform(*self._plan.away))
         await asyncio.gather(*(self._start(member) for member in self._members))
 
-    async def _calm(self, backend: Backend) -> None:
+    async def _quiesce(self, backend: Backend) -> None:
         """Pause every schedule, through one instance, and wait until every task has ended."""
         async with httpx.AsyncClient(base_url=self._members[0].url, timeout=20) as client:
             for name in STEPS:

@@ -78,7 +78,7 @@ async def be_doubled(scene: Scene) -> None:
     assert scene.task_id == first
 
 
-async def be_rescued(scene: Scene) -> None:
+async def be_recovered(scene: Scene) -> None:
     """Another instance starts, finds this one dead and takes over what it has left."""
     await scene.die()
     await scene.manager.startup()
@@ -93,7 +93,7 @@ async def be_rescued(scene: Scene) -> None:
 WAITING = [ready, delayed, retry_wait]
 RUNNING = [running, running_again]
 FINISHED = [success, failed, cancelled, interrupted, rejected]
-EVENTS = [start, succeed, fail, cancel, time_out, shut_down, be_taken_over, be_rescued, be_doubled]
+EVENTS = [start, succeed, fail, cancel, time_out, shut_down, be_taken_over, be_recovered, be_doubled]
 
 P, R, S, F = TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.SUCCESS, TaskStatus.FAILED
 C, I = TaskStatus.CANCELLED, TaskStatus.INTERRUPTED  # noqa: E741  # a column of the table
@@ -112,7 +112,7 @@ EXPECTED: dict[tuple[Step, Step], TaskStatus] = {
     **{(state, start): R for state in WAITING},
     **{(state, cancel): C for state in WAITING + RUNNING},
     **{(state, succeed): S for state in RUNNING},
-    **{(state, event): I for state in RUNNING for event in (shut_down, be_rescued)},
+    **{(state, event): I for state in RUNNING for event in (shut_down, be_recovered)},
     # The first failure is worth another attempt, the second is not.
     (running, fail): P,
     (running, time_out): P,

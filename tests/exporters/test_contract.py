@@ -59,8 +59,8 @@ class Watched(Scene):
         tracing, logging = TracerProvider(shutdown_on_exit=False), LoggerProvider(shutdown_on_exit=False)
         tracing.add_span_processor(SimpleSpanProcessor(self.spans))
         logging.add_log_record_processor(SimpleLogRecordProcessor(self.logs))
-        metering = MeterProvider([self._reader], shutdown_on_exit=False)
-        return Telemetry(tracer_provider=tracing, logger_provider=logging, meter_provider=metering)
+        metrics = MeterProvider([self._reader], shutdown_on_exit=False)
+        return Telemetry(tracer_provider=tracing, logger_provider=logging, meter_provider=metrics)
 
     def numbers(self) -> dict[Series, float]:
         """What the metrics page and OpenTelemetry show, without what is zero."""

@@ -141,12 +141,12 @@ async def test_a_shutdown_in_the_middle_of_a_recovery_hides_nothing(scene: Scene
     await asyncio.wait_for(wire.waiting.wait(), WAIT)
     stopping = asyncio.create_task(fleet.stop(scene.other))
     if in_time:
-        await eventually(lambda: rescuers() == 1, "the end of all recovery but that of the dead")
+        await eventually(lambda: takeovers() == 1, "the end of all recovery but that of the dead")
         wire.answer.set()
     await stopping
     await fleet.start(third)
     await scene.agree(third)
 
 
-def rescuers() -> int:
+def takeovers() -> int:
     return [task.get_name() for task in asyncio.all_tasks()].count("taskflow-takeover")

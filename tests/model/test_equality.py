@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import BaseModel, PrivateAttr
 
-from taskflow_otel.model.equality import same
+from taskflow_otel.model.equality import equal
 
 BERLIN, PARIS = ZoneInfo("Europe/Berlin"), ZoneInfo("Europe/Paris")
 NAN = float("nan")
@@ -69,8 +69,8 @@ def hidden(value: int) -> Model:
 )
 @pytest.mark.parametrize("strict", [True, False])
 def test_two_values_of_which_one_cannot_stand_for_the_other_differ(one: Any, other: Any, strict: bool) -> None:
-    assert not same(one, other, strict=strict)
-    assert not same(other, one, strict=strict)
+    assert not equal(one, other, strict=strict)
+    assert not equal(other, one, strict=strict)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_two_values_of_which_one_cannot_stand_for_the_other_differ(one: Any, oth
     ],
 )
 def test_two_values_that_are_alike_throughout_are_the_same(one: Any, other: Any) -> None:
-    assert same(one, other, strict=True)
+    assert equal(one, other, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -98,5 +98,5 @@ def test_two_values_that_are_alike_throughout_are_the_same(one: Any, other: Any)
     ],
 )
 def test_what_equality_does_not_see_counts_only_when_asked_for(one: Any, other: Any) -> None:
-    assert same(one, other, strict=False)
-    assert not same(one, other, strict=True)
+    assert equal(one, other, strict=False)
+    assert not equal(one, other, strict=True)

@@ -151,10 +151,10 @@ class _Child:
             root.setLevel(setup.log_level)
             root.addHandler(TaskLogHandler())
 
-    def _load_ahead(self, job: Load) -> None:
-        if job.function is not None:
+    def _load_ahead(self, message: Load) -> None:
+        if message.function is not None:
             try:
-                self._load(job.function)
+                self._load(message.function)
             except BaseException as exc:  # a module may call sys.exit
                 if self._silent:
                     raise
@@ -171,10 +171,10 @@ class _Child:
                 self._functions[function] = known
         return known
 
-    def _run(self, job: Attempt) -> None:
+    def _run(self, attempt: Attempt) -> None:
         try:
             # An empty context each time: an attempt inherits nothing from the one before.
-            contextvars.Context().run(self._enter, job)
+            contextvars.Context().run(self._enter, attempt)
         except BaseException as exc:  # whatever user code raises goes to the parent
             if self._silent:
                 raise
@@ -184,30 +184,30 @@ class _Child:
                 # No coroutine can raise it in the parent.
                 shown = RuntimeError("the task raised StopIteration")
                 shown.__cause__ = exc
-            self._end(Ended(job.number, pack_failure(shown, describe_failure(shown))))
+            self._end(Ended(attempt.number, pack_failure(shown, describe_failure(shown))))
             return
-        self._end(Ended(job.number, None))
+        self._end(Ended(attempt.number, None))
 
-    def _enter(self, job: Attempt) -> None:
-        func, codec = self._load(job.call.function)
-        arguments = job.call.arguments
+    def _enter(self, attempt: Attempt) -> None:
+        func, codec = self._load(attempt.call.function)
+        arguments = attempt.call.arguments
         args, kwargs = codec.decode(arguments) if isinstance(arguments, str) else unframe(arguments)
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             # Only if the user's modules set none: an SDK of the application exports by itself.
             trace.set_tracer_provider(self._tracing)
-        carried = TraceContextTextMapPropagator().extract(job.carrier)
-        carried = W3CBaggagePropagator().extract(job.carrier, carried)
-        otel_context.attach(otel_context.set_value(TASK_ID_KEY, job.task_id, carried))
+        carried = TraceContextTextMapPropagator().extract(attempt.carrier)
+        carried = W3CBaggagePropagator().extract(attempt.carrier, carried)
+        otel_context.attach(otel_context.set_value(TASK_ID_KEY, attempt.task_id, carried))
 
         # Both receive plain data from the context, which any process can read.
         def say(_: TaskContext, message: str, level: str, extra: dict[str, Any], size: int) -> None:
             span = reference(trace.get_current_span().get_span_context())
-            self._send(Said(job.number, message, level, extra, size, span))
+            self._send(Said(attempt.number, message, level, extra, size, span))
 
         def progressed(_: TaskContext, progress: Progress) -> None:
-            self._send(Progressed(job.number, progress))
+            self._send(Progressed(attempt.number, progress))
 
-        context = TaskContext(job.task_id, job.func_name, job.attempt, job.tags, say, progressed)
+        context = TaskContext(attempt.task_id, attempt.func_name, attempt.attempt, attempt.tags, say, progressed)
         enter_task_context(context)
         self._context = context
         if self._stopping:

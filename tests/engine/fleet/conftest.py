@@ -24,7 +24,7 @@ INTERVAL = 1.0
 
 
 class Scene:
-    """One instance with its rescuer, and another on a host that cannot be looked into."""
+    """One instance with its takeover, and another on a host that cannot be looked into."""
 
     def __init__(self, backend: MemoryBackend) -> None:
         self.backend = backend
@@ -32,7 +32,7 @@ class Scene:
         self.own = make_instance(self.clock, LEASE)
         self.other = replace(self.own, instance_id="other", host="elsewhere")
         self.recovered: list[TaskRecord] = []
-        self.rescuer = Takeover(backend, self.clock, INTERVAL, Alone(self.own), lambda: ["send"], self.recover)
+        self.takeover = Takeover(backend, self.clock, INTERVAL, Alone(self.own), lambda: ["send"], self.recover)
 
     async def recover(self, taken: Sequence[tuple[TaskRecord, datetime]]) -> None:
         self.recovered += [record for record, _ in taken]
@@ -43,10 +43,10 @@ class Scene:
         return await self.backend.beat(self.other)
 
     async def look(self, seconds: float) -> None:
-        """Let the rescuer look once each interval for so long."""
+        """Let the takeover look once each interval for so long."""
         for _ in range(int(seconds / INTERVAL)):
             await self.clock.advance(INTERVAL)
-            await self.rescuer.tick()
+            await self.takeover.tick()
 
 
 @pytest.fixture
@@ -56,5 +56,5 @@ async def scene() -> Scene:
     await scene.backend.open()
     await scene.beat()
     await scene.backend.apply([Insert(make_task(instance="other"))])
-    await scene.rescuer.tick()
+    await scene.takeover.tick()
     return scene

@@ -1,4 +1,4 @@
-"""Who is declared dead, and who only seems to be: the rescuer and the heartbeat, with a clock that the test turns."""
+"""Who is declared dead, and who only seems to be: the takeover and the heartbeat, with a clock that the test turns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_silent_instance_is_taken_over_after_its_lease_and_not_before(sc
 async def test_an_instance_that_was_declared_dead_is_forgotten_in_the_end(scene: Scene) -> None:
     await scene.look(LEASE + INTERVAL)
     await scene.clock.advance(timedelta(hours=2).total_seconds())
-    await scene.rescuer.tick()
+    await scene.takeover.tick()
     assert await scene.backend.instances() == []
 
 

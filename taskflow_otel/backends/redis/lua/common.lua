@@ -13,7 +13,7 @@
 --   cancel:<owner>    set of live ids whose cancellation was asked for
 --   changed:<owner>   ids by the time of their last write; owners: the owners by theirs
 --   finished          ids by end time
---   instances, instance:<id>     set, and one hash each: doc, heartbeat, state, buried_by
+--   instances, instance:<id>     set, and one hash each: doc, heartbeat, state, declared_by
 --   handed:<owner>    ids given out by the latest take_over
 --   writer:<id>       number of a writer's latest ordered call; the one kind of key that expires
 --   schema            version
