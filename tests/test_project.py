@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.version import __version__
 
 ROOT = Path(__file__).parent.parent
@@ -82,11 +81,3 @@ def test_every_relative_link_of_the_documentation_leads_somewhere(page: Path) ->
 def test_modules_stay_small_enough_to_read() -> None:
     sizes = {path: len(path.read_text().splitlines()) for path in (ROOT / "taskflow_otel").rglob("*.py")}
     assert {str(path.relative_to(ROOT)): lines for path, lines in sizes.items() if lines > 500} == {}
-
-
-def test_the_page_and_the_documentation_list_the_reasons_that_the_code_gives() -> None:
-    script = (ROOT / "taskflow_otel/web/static/rows.js").read_text()
-    shown = set(re.findall(r"^  ([a-z_]+):", script.split("const REASONS = {")[1].split("};")[0], re.MULTILINE))
-    page = (ROOT / "docs/architecture.md").read_text()
-    listed = set(re.findall(r"`([a-z_]+)`", page.split("where the state alone does not:")[1].split("\n\n")[0]))
-    assert listed == shown == {reason.value for reason in Reason}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from taskflow_otel.model.status import Transition
+from taskflow_otel.model.vocabulary import OUTCOMES, AttemptOutcome
 
 SCOPE = "taskflow_otel"
 """Name of the instrumentation scope of tracer, logger and meter."""
@@ -100,16 +101,7 @@ class SpanSpec:
         return f"{self.operation} {task}"
 
 
-ATTEMPT_ENDS = frozenset(
-    {
-        Transition.SUCCEEDED,
-        Transition.FAILED,
-        Transition.RETRY_SCHEDULED,
-        Transition.CANCELLED,
-        Transition.INTERRUPTED,
-        Transition.RECOVERED,
-    }
-)
+ATTEMPT_ENDS = frozenset(OUTCOMES)
 
 SEND = SpanSpec(
     operation="send",
@@ -221,7 +213,7 @@ TASKS_ENQUEUED = MetricSpec(
 TASK_ATTEMPTS = MetricSpec(
     "taskflow_task_attempts_total",
     _COUNTER,
-    "Attempts that ended, by outcome: success, failed, cancelled, interrupted.",
+    f"Attempts that ended, by outcome: {', '.join(AttemptOutcome)}.",
     (*_TASK, "outcome"),
     on=ATTEMPT_ENDS,
 )

@@ -9,6 +9,19 @@ from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.otel.tracing import SOON
 from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
 from taskflow_otel.model.status import Transition
+from taskflow_otel.model.vocabulary import (
+    AttemptOutcome,
+    ExecutorKind,
+    InstanceState,
+    LogLevel,
+    OperationOutcome,
+    QueueState,
+    Reason,
+    RecoveryOutcome,
+    SlotState,
+    Source,
+    Word,
+)
 
 _INTRODUCTION = f"""\
 # Telemetry
@@ -48,6 +61,33 @@ numbers go there too: `taskflow_tasks_enqueued_total` as `taskflow.tasks_enqueue
 as there are labels above. Besides, what the semantic conventions ask of a messaging library:
 """
 
+_WORDS = """\
+## Words
+
+What attributes, labels, the API and the ledger share. To change a word, change `taskflow_otel/model/vocabulary.py`.
+"""
+
+_VOCABULARY: tuple[tuple[str, str, type[Word]], ...] = (
+    ("Reasons", f"`{signals.REASON}`, `reason` in the API: why a task is in its state.", Reason),
+    ("Sources", f"`{signals.SOURCE}`, label and field `source`: what made a task.", Source),
+    ("Executors", f"`{signals.EXECUTOR}`, label and field `executor`: how a function is run.", ExecutorKind),
+    ("Outcomes of attempts", "The label `outcome`: how an attempt ended.", AttemptOutcome),
+    (
+        "Outcomes of recoveries",
+        f"The label `reason` of `{signals.TASKS_RECOVERED.name}`: what became of a task that was taken over.",
+        RecoveryOutcome,
+    ),
+    (
+        "Outcomes of operations",
+        f"The label `outcome` of `{signals.BACKEND_OPERATION.name}`: how a backend answered.",
+        OperationOutcome,
+    ),
+    ("States of queued tasks", f"The label `state` of `{signals.QUEUE_DEPTH.name}`.", QueueState),
+    ("States of slots", f"The label `state` of `{signals.EXECUTOR_SLOTS.name}`.", SlotState),
+    ("States of instances", "The field `state` of an instance.", InstanceState),
+    ("Levels", "The level of a log entry.", LogLevel),
+)
+
 
 def render() -> str:
     """The whole page, as Markdown."""
@@ -71,6 +111,8 @@ def render() -> str:
         "`Telemetry(buckets={name: bounds})` replaces them.\n",
         _OTEL_METRICS,
         _metric_table(signals.MESSAGING_METRICS),
+        _WORDS,
+        *(_words(*words) for words in _VOCABULARY),
     ]
     return "\n".join(parts)
 
@@ -114,6 +156,11 @@ def _metric_table(specs: Sequence[MetricSpec]) -> str:
             for m in specs
         ),
     )
+
+
+def _words(title: str, where: str, kind: type[Word]) -> str:
+    rows = ((_code(word), word.meaning) for word in kind)
+    return f"### {title}\n\n{where}\n\n{_table(('word', 'meaning'), rows)}"
 
 
 def _transitions(transitions: frozenset[Transition]) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
+from taskflow_otel.model.status import Transition
+
 
 class Word(StrEnum):
     """One word of a closed set."""
@@ -16,32 +18,83 @@ class Word(StrEnum):
     _value_: str
     meaning: str
     """One sentence, as the documentation shows it."""
+    label: str
+    """A few words, as the page shows it beside a task."""
 
-    def __new__(cls, value: str, meaning: str) -> Self:
-        """A member is written as its text and its meaning."""
+    def __new__(cls, value: str, meaning: str, label: str = "") -> Self:
+        """A member is written as its text, its meaning, and its label where that is not the text itself."""
         word = str.__new__(cls, value)
         word._value_ = value
         word.meaning = meaning
+        word.label = label or value
         return word
 
 
 class Reason(Word):
     """Why a task is in its state, where the state alone does not say."""
 
-    RETRY_WAIT = "retry_wait", "An attempt failed, and the next one waits for its moment."
+    RETRY_WAIT = (
+        "retry_wait",
+        "An attempt failed, and the next one waits for its moment.",
+        "waits to retry",
+    )
     DELAYED = "delayed", "The task was added with a delay or a `run_at`, and waits for it."
-    REQUEST_FAILED = "request_failed", "An exception left the route or one of its dependencies, so the task never runs."
-    EARLIER_FAILED = "earlier_failed", "An earlier undecorated function of the same request failed."
-    COMMIT_FAILED = "commit_failed", "The task could not be stored, so it never runs."
-    QUEUE_FULL = "queue_full", "The queue held `max_size` tasks already."
-    DUPLICATE = "duplicate", "Another task holds the idempotency key, or was first to use the name or to be the retry."
-    OVERLAP = "overlap", 'An earlier run of the schedule has not ended, and its policy is `overlap="skip"`.'
-    SHUTDOWN = "shutdown", "The process stopped before the task had ended."
-    PROCESS_DIED = "process_died", "The process died while the task was in it."
-    TAKEOVER = "takeover", "Another instance took the task over before it had started."
+    REQUEST_FAILED = (
+        "request_failed",
+        "An exception left the route or one of its dependencies, so the task never runs.",
+        "its request failed",
+    )
+    EARLIER_FAILED = (
+        "earlier_failed",
+        "An earlier undecorated function of the same request failed.",
+        "an earlier function of its request failed",
+    )
+    COMMIT_FAILED = (
+        "commit_failed",
+        "The task could not be stored, so it never runs.",
+        "could not be stored",
+    )
+    QUEUE_FULL = (
+        "queue_full",
+        "The queue held `max_size` tasks already.",
+        "the queue was full",
+    )
+    DUPLICATE = (
+        "duplicate",
+        "Another task holds the idempotency key, or was first to use the name or to be the retry.",
+        "duplicate of another task",
+    )
+    OVERLAP = (
+        "overlap",
+        'An earlier run of the schedule has not ended, and its policy is `overlap="skip"`.',
+        "an earlier run had not ended",
+    )
+    SHUTDOWN = (
+        "shutdown",
+        "The process stopped before the task had ended.",
+        "ended by shutdown",
+    )
+    PROCESS_DIED = (
+        "process_died",
+        "The process died while the task was in it.",
+        "its process died",
+    )
+    TAKEOVER = (
+        "takeover",
+        "Another instance took the task over before it had started.",
+        "taken over from an instance that has ended",
+    )
     CANCELLED = "cancelled", "Somebody asked for the cancellation."
-    TIMEOUT = "timeout", "The attempt took longer than its `timeout`."
-    POISON = "poison", "The task was running in several processes that died, and is not started again."
+    TIMEOUT = (
+        "timeout",
+        "The attempt took longer than its `timeout`.",
+        "took too long",
+    )
+    POISON = (
+        "poison",
+        "The task was running in several processes that died, and is not started again.",
+        "crashed its process repeatedly",
+    )
 
 
 PROCESS_DEATHS = frozenset({Reason.PROCESS_DIED, Reason.POISON})
@@ -61,9 +114,9 @@ class Source(Word):
 class ExecutorKind(Word):
     """How a task's function is run."""
 
-    ASYNC = "async", "On the event loop of the manager."
-    THREAD = "thread", "In a thread."
-    PROCESS = "process", "In a child process, which can be ended for good."
+    ASYNC = "async", "It runs on the event loop of the manager."
+    THREAD = "thread", "It runs in a thread."
+    PROCESS = "process", "It runs in a child process, which can be ended for good."
 
 
 class AttemptOutcome(Word):
@@ -73,6 +126,17 @@ class AttemptOutcome(Word):
     FAILED = "failed", "The function raised an exception, or took longer than its timeout."
     CANCELLED = "cancelled", "The attempt was stopped by a cancellation."
     INTERRUPTED = "interrupted", "The attempt ended with its process."
+
+
+OUTCOMES: dict[Transition, AttemptOutcome] = {
+    Transition.SUCCEEDED: AttemptOutcome.SUCCESS,
+    Transition.FAILED: AttemptOutcome.FAILED,
+    Transition.RETRY_SCHEDULED: AttemptOutcome.FAILED,
+    Transition.CANCELLED: AttemptOutcome.CANCELLED,
+    Transition.INTERRUPTED: AttemptOutcome.INTERRUPTED,
+    Transition.RECOVERED: AttemptOutcome.INTERRUPTED,
+}
+"""The transitions that end an attempt, and how it ended then."""
 
 
 class RecoveryOutcome(Word):
@@ -94,8 +158,8 @@ class OperationOutcome(Word):
 class QueueState(Word):
     """Where a task of a queue waits."""
 
-    READY = "ready", "For a slot."
-    DELAYED = "delayed", "For its moment."
+    READY = "ready", "It waits for a slot."
+    DELAYED = "delayed", "It waits for its moment."
 
 
 class SlotState(Word):
@@ -109,8 +173,8 @@ class InstanceState(Word):
     """Where an instance stands, as the ledger knows it."""
 
     ALIVE = "alive", "It writes heartbeats."
-    STOPPED = "stopped", "It left in order."
     DEAD = "dead", "Another instance declared it dead."
+    STOPPED = "stopped", "It left in order."
 
 
 class EngineState(Word):
@@ -126,9 +190,9 @@ class EngineState(Word):
 class LogLevel(Word):
     """How serious a log entry of a task is."""
 
-    DEBUG = "debug", "For whoever looks for an error."
-    INFO = "info", "What happened, as expected."
-    WARNING = "warning", "Unexpected, and the task goes on."
+    DEBUG = "debug", "A detail for whoever looks for an error."
+    INFO = "info", "Something happened as expected."
+    WARNING = "warning", "Something unexpected happened, and the task can continue."
     ERROR = "error", "A part of the task did not succeed."
     CRITICAL = "critical", "The program itself may be unable to go on."
 

@@ -52,7 +52,7 @@ def task_filter(
     func_name: Annotated[str | None, Query(description="Only tasks of this name.")] = None,
     queue: Annotated[str | None, Query(description="Only tasks of this queue.")] = None,
     tag: Annotated[str | None, Query(description="`key:value`, or `key` for any value.")] = None,
-    source: Annotated[str | None, Query(description="`manual`, `scheduled` or `retry`.")] = None,
+    source: Annotated[Source | None, Query(description="Only tasks that were made like this.")] = None,
     since: Annotated[str | None, Query(description="Created at or after: an ISO 8601 time, or an age (`6h`).")] = None,
     until: Annotated[str | None, Query(description="Created before: an ISO 8601 time, or an age (`6h`).")] = None,
     trace_id: Annotated[str | None, Query(description="Trace id, 32 hexadecimal digits.")] = None,
@@ -62,8 +62,6 @@ def task_filter(
     for name, value in (("func_name", func_name), ("queue", queue), ("tag", tag), ("q", q)):
         if value is not None and "\x00" in value:
             raise bad_input(f"{name} must not contain a NUL character")
-    if source is not None and source not in frozenset(Source):
-        raise bad_input(f"source must be manual, scheduled or retry, not {source!r}")
     if trace_id is not None and not _TRACE_ID.fullmatch(trace_id.lower()):
         raise bad_input(f"trace_id must be 32 hexadecimal digits, not {trace_id!r}")
     now = datetime.now(UTC)
@@ -72,7 +70,7 @@ def task_filter(
         func_name=func_name or None,
         queue=queue or None,
         tag=parse_tag(tag) if tag else None,
-        source=source,
+        source=source and source.value,
         since=parse_moment("since", since, now) if since else None,
         until=parse_moment("until", until, now) if until else None,
         trace_id=trace_id.lower() if trace_id else None,

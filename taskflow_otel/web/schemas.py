@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from taskflow_otel.errors import TaskArgumentError
 from taskflow_otel.model.cipher import is_encrypted
@@ -15,7 +15,17 @@ from taskflow_otel.model.plain import plain_value
 from taskflow_otel.model.query import Instance, TaskCounts
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.vocabulary import ExecutorKind, InstanceState, LogLevel, Reason, Source, Word
 from taskflow_otel.web.ports import QueueFigures
+
+
+def _one_of(kind: type[Word]) -> WithJsonSchema:
+    """A text that is one of these words, unless a later version or a damaged row has written another."""
+    words = "\n".join(f"* `{word}`: {word.meaning}" for word in kind)
+    known = {"type": "string", "enum": [word.value for word in kind], "title": kind.__name__}
+    return WithJsonSchema(
+        {"anyOf": [known, {"type": "string"}], "title": kind.__name__, "description": f"{kind.__doc__}\n\n{words}"}
+    )
 
 
 class ErrorOut(BaseModel):
@@ -31,7 +41,7 @@ class LogOut(BaseModel):
 
     seq: int
     timestamp: datetime
-    level: str
+    level: Annotated[str, _one_of(LogLevel)]
     message: str
     attempt: int
     extra: dict[str, Any]
@@ -46,7 +56,7 @@ class TimelineOut(BaseModel):
     timestamp: datetime
     attempt: int
     instance: str
-    reason: str | None
+    reason: Annotated[str, _one_of(Reason)] | None
 
 
 class ProgressOut(BaseModel):
@@ -83,15 +93,15 @@ class TaskOut(BaseModel):
     logs: list[LogOut] | None = None
     tags: dict[str, str]
     idempotency_key: str | None
-    source: str
+    source: Annotated[str, _one_of(Source)]
     priority: int
-    executor: str
+    executor: Annotated[str, _one_of(ExecutorKind)]
     queue: str
     instance: str
     trace_id: str | None
     span_id: str | None
     progress: ProgressOut | None
-    reason: str | None
+    reason: Annotated[str, _one_of(Reason)] | None
     timeline: list[TimelineOut]
     retry_of: str | None
     retried_by: str | None
@@ -245,7 +255,7 @@ class InstanceOut(BaseModel):
     instance_id: str
     host: str
     pid: int
-    state: str
+    state: Annotated[str, _one_of(InstanceState)]
     started_at: datetime
     heartbeat_at: datetime
     lease_seconds: float
@@ -255,7 +265,7 @@ class InstanceOut(BaseModel):
 class HealthOut(BaseModel):
     """Ready or not, and why not."""
 
-    status: str
+    status: Literal["ok", "unavailable"]
     reasons: list[str]
     instance: str
 

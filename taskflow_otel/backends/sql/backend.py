@@ -48,7 +48,7 @@ _SAYS = {
     Fault.CHANGE: "was refused",
     Fault.SETUP: "is not possible until the database is put right",
 }
-_ALIVE, _STOPPED, _DEAD = (state.value for state in InstanceState)
+_ALIVE, _DEAD, _STOPPED = InstanceState.ALIVE.value, InstanceState.DEAD.value, InstanceState.STOPPED.value
 _TRANSACTION_ATTEMPTS = 5
 _OPENING_SECONDS = 30.0
 _CHUNK = 500

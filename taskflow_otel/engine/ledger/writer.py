@@ -19,7 +19,7 @@ from taskflow_otel.runtime.retrying import BACKEND
 
 logger = logging.getLogger("taskflow_otel.ledger")
 
-_OK, _ERROR = (outcome.value for outcome in OperationOutcome)
+_OK, _ERROR = OperationOutcome.OK.value, OperationOutcome.ERROR.value
 
 
 class Writer:

@@ -21,7 +21,7 @@ from taskflow_otel.exporters.signals import METRICS_BY_NAME, MetricSpec, MetricT
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
-from taskflow_otel.model.vocabulary import PROCESS_DEATHS, AttemptOutcome, Reason, RecoveryOutcome, Source
+from taskflow_otel.model.vocabulary import OUTCOMES, PROCESS_DEATHS, AttemptOutcome, Reason, RecoveryOutcome, Source
 from taskflow_otel.runtime.throttled_report import ThrottledReport
 from taskflow_otel.version import __version__
 
@@ -34,21 +34,16 @@ _View = tuple[tuple[Snapshot, ...], Snapshot | None]
 # Plain text, as labels are; and names of this module, since looking a member up in its enum is a call, for each event.
 SOURCES = tuple(source.value for source in Source)
 ATTEMPT_OUTCOMES = tuple(outcome.value for outcome in AttemptOutcome)
-_SUCCESS, _FAILED, _CANCELLED, _INTERRUPTED = ATTEMPT_OUTCOMES
+_SUCCESS, _FAILED = AttemptOutcome.SUCCESS.value, AttemptOutcome.FAILED.value
+_INTERRUPTED = AttemptOutcome.INTERRUPTED.value
 _REFUSED = TaskStatus.REJECTED.value
 FINISH_OUTCOMES = (*ATTEMPT_OUTCOMES, _REFUSED)
 RECOVERY_OUTCOMES = tuple(outcome.value for outcome in RecoveryOutcome)
-_WAITING, _RERUN, _ENDED, _POISON = RECOVERY_OUTCOMES
+_WAITING, _RERUN = RecoveryOutcome.WAITING.value, RecoveryOutcome.RERUN.value
+_ENDED, _POISON = RecoveryOutcome.INTERRUPTED.value, RecoveryOutcome.POISON.value
 
 _CACHE_SECONDS = 1.0
-_ATTEMPT_OUTCOME = {
-    Transition.SUCCEEDED: _SUCCESS,
-    Transition.FAILED: _FAILED,
-    Transition.RETRY_SCHEDULED: _FAILED,
-    Transition.CANCELLED: _CANCELLED,
-    Transition.INTERRUPTED: _INTERRUPTED,
-    Transition.RECOVERED: _INTERRUPTED,
-}
+_ATTEMPT_OUTCOME = {transition: outcome.value for transition, outcome in OUTCOMES.items()}
 _ENQUEUED, _STARTED, _SUCCEEDED = Transition.ENQUEUED, Transition.STARTED, Transition.SUCCEEDED
 _REJECTED = Transition.REJECTED
 _PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING

@@ -2,8 +2,7 @@
 
 import { h, pill, setShown, setText } from "./dom.js";
 import { clock, duration, elapsed, firstLine, secondsBetween, shortId } from "./format.js";
-
-const LIVE = new Set(["pending", "running"]);
+import { LIVE, REASONS } from "./vocabulary.js";
 
 /** A table of tasks, newest first. `accepts(task, known)` tells whether a task belongs here; `limit` bounds the rows. */
 export class TaskRows {
@@ -151,23 +150,6 @@ class Row {
     else setText(this.duration, duration(task.duration));
   }
 }
-
-const REASONS = {
-  retry_wait: "waits to retry",
-  delayed: "delayed",
-  request_failed: "its request failed",
-  earlier_failed: "an earlier function of its request failed",
-  commit_failed: "could not be stored",
-  queue_full: "the queue was full",
-  overlap: "an earlier run had not ended",
-  duplicate: "duplicate of another task",
-  shutdown: "ended by shutdown",
-  process_died: "its process died",
-  cancelled: "cancelled",
-  timeout: "took too long",
-  poison: "crashed its process repeatedly",
-  takeover: "taken over from an instance that has ended",
-};
 
 export function reasonText(reason) {
   return reason ? (REASONS[reason] ?? reason.replaceAll("_", " ")) : "";

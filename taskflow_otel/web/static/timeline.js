@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { clock, duration } from "./format.js";
+import { LIVE, OUTCOMES } from "./vocabulary.js";
 
 const AFTER = {
   enqueued: "waiting",
@@ -9,7 +10,6 @@ const AFTER = {
   retry_scheduled: "backoff",
   recovered: "waiting",
 };
-const OUTCOMES = { succeeded: "success", failed: "failed", retry_scheduled: "failed", cancelled: "cancelled", interrupted: "interrupted", recovered: "interrupted" };
 
 /** The segments of the timeline: `{kind, attempt, from, to, outcome}` with times in milliseconds. */
 export function segments(task, now = Date.now()) {
@@ -18,7 +18,7 @@ export function segments(task, now = Date.now()) {
   entries.forEach((entry, index) => {
     const following = entries[index + 1];
     let kind = AFTER[entry.transition];
-    if (!kind || (!following && !["pending", "running"].includes(task.status))) return;
+    if (!kind || (!following && !LIVE.has(task.status))) return;
     if (kind === "waiting" && entry.reason === "delayed") kind = "delayed";
     found.push({
       kind,

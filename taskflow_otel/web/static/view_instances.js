@@ -1,5 +1,6 @@
 import { copyable, empty, h, setShown } from "./dom.js";
 import { ago, clock, secondsBetween } from "./format.js";
+import { INSTANCE_STATES } from "./vocabulary.js";
 
 /** The processes that share the backend. */
 export class InstancesView {
@@ -31,7 +32,7 @@ export class InstancesView {
 }
 
 function rank(instance) {
-  return ["alive", "dead", "stopped"].indexOf(instance.state);
+  return INSTANCE_STATES.indexOf(instance.state);
 }
 
 function row(instance) {

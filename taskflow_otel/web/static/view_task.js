@@ -2,8 +2,8 @@ import { confirmed, copyable, h, icon, pill, setShown, setText } from "./dom.js"
 import { clock, duration, elapsed, plural, precise, secondsBetween, shortId } from "./format.js";
 import { reasonText } from "./rows.js";
 import { legend, timeline } from "./timeline.js";
+import { LIVE } from "./vocabulary.js";
 
-const LIVE = new Set(["pending", "running"]);
 const NEAR_END = 40;
 const WIDE = new Set(["Task id", "Trace id"]);
 

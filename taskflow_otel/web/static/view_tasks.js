@@ -1,11 +1,11 @@
 import { empty, h, icon, setShown, setText } from "./dom.js";
 import { count, plural } from "./format.js";
 import { TaskRows } from "./rows.js";
+import { SOURCES, STATUSES } from "./vocabulary.js";
 
-const STATUSES = ["pending", "running", "success", "failed", "cancelled", "interrupted", "rejected"];
 const FIELDS = ["status", "q", "func_name", "queue", "source", "tag", "since", "until", "trace_id"];
 const AGES = [["", "Any time"], ["15m", "Last 15 minutes"], ["1h", "Last hour"], ["6h", "Last 6 hours"], ["24h", "Last 24 hours"], ["7d", "Last 7 days"]];
-const SOURCES = [["", "Any source"], ["manual", "Manual"], ["scheduled", "Scheduled"], ["retry", "Retry"]];
+const FROM = [["", "Any source"], ...SOURCES.map((source) => [source, source[0].toUpperCase() + source.slice(1)])];
 const PAGE = 100;
 
 /** A number, with a plus where it is only the least that it can be. */
@@ -146,7 +146,7 @@ export class TasksView {
       typed("func_name", "Task name"),
       typed("queue", "Queue"),
       typed("tag", "Tag, as key:value"),
-      chosen("source", "Source", SOURCES),
+      chosen("source", "Source", FROM),
       chosen("since", "Created", AGES),
       this.clear,
     ];
