@@ -78,7 +78,7 @@ class TaskBuilder:
         sealed = self._seal(func, args, kwargs) if definition.codec is None else None
         payload, in_memory = self._encode(definition, args, kwargs, persisted=persisted)
         if definition.config.executor is _PROCESS:
-            # What cannot be sent is refused in the hands of the caller, and not when it runs.
+            # Arguments that cannot be sent to a process are refused now, in the caller, and not when the task runs.
             args, kwargs = (pack_call(definition.func, args, kwargs, payload),), {}
             # The packed call is a snapshot already.
             in_memory = in_memory or self._cipher is None

@@ -158,7 +158,7 @@ class Control:
                 # The ledger does not hold it yet.
                 task.record.instance = instance_id
             elif task.phase is Phase.COMMITTING:
-                # Once its commit is known, the intake shows that, and lets go.
+                # The intake publishes it once its commit is known, and then forgets it.
                 self._want(task, Ownership.LOST)
             elif task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}:
                 self.leave_to_owner(task)
@@ -196,7 +196,7 @@ class Control:
         if task.cancel_reason is None or reason is Ownership.LOST:
             task.cancel_reason = reason
         if reason not in LEAVING:
-            # The wish of a person, which holds wherever the task goes.
+            # A person asked for it, so it holds wherever the task runs next.
             task.record.cancel_requested = True
 
     def watch(self, task: LiveTask) -> None:

@@ -294,7 +294,7 @@ class Engine:
             await self._bus.start()
             self._ledger.start()
             if self._state is EngineState.ABANDONED:
-                # Nobody else can see that it is gone while the process lives.
+                # While the process lives, no other instance can see that this one is gone.
                 await self._heartbeat.leave()
             await self._heartbeat.join()
             await self._queue_settings.tick()
@@ -340,7 +340,7 @@ class Engine:
         self._state = EngineState.ABANDONED
 
     async def stop(self) -> None:
-        """Drain: take nothing new, let running attempts end, cancel the rest, write every outcome, release all."""
+        """Drain: take no new tasks, let running attempts end, cancel the rest, write every outcome, close all parts."""
         if self._state is not _RUNNING:
             return
         self._state = EngineState.DRAINING

@@ -110,7 +110,7 @@ class Intake:
                 self._show(task, results)
         if refused:
             await self._keep(refused)
-        # A shutdown that came meanwhile does not take back what is committed now.
+        # A shutdown that began since does not undo the commit.
         for task in [task for task in tasks if task.cancel_reason]:
             cause = task.cancel_reason
             if cause is Ownership.LOST:
@@ -147,7 +147,7 @@ class Intake:
             return
         task.stored = True
         if result.outcome is Outcome.STALE:
-            # Committed, without an answer, and taken over since.
+            # The commit's answer was lost, and another instance has taken the task over since.
             task.cancel_reason = Ownership.LOST
         elif task.record.idempotency_key is not None:
             # Only now: another request must not get the id of a task whose commit then fails.

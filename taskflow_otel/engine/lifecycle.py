@@ -67,7 +67,7 @@ class Lifecycle:
     def rejected(
         self, task: LiveTask, reason: Reason, *, duplicate_of: str | None = None, history: bool = True
     ) -> None:
-        """End a task that never came to be: refused by a full queue, the ledger, or as a duplicate."""
+        """End a task that was never accepted: its queue was full, the commit failed, or it is a duplicate."""
         self.refuse(task.record, reason, duplicate_of=duplicate_of)
         if history:
             self._ledger.note(task)
@@ -78,7 +78,7 @@ class Lifecycle:
         self._ledger.note(task)
 
     def refuse(self, record: TaskRecord, reason: Reason, *, duplicate_of: str | None = None) -> None:
-        """Make a record that of a task which never came to be, and tell nobody yet."""
+        """Mark a record as refused, without publishing it yet."""
         record.timeline.clear()
         record.duplicate_of = duplicate_of
         self._advance(record, Transition.REJECTED, self._clock.now(), reason=reason, before=None)

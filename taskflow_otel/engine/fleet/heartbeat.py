@@ -99,7 +99,7 @@ class Heartbeat(Service):
             await self.tick()
 
     async def leave(self) -> None:
-        """Write that this instance stops in order: what it leaves may be taken over at once."""
+        """Write that this instance stops properly: others may take its tasks over at once."""
         await self._backend.beat(
             replace(self.instance, heartbeat_at=self._clock.now(), state=InstanceState.STOPPED.value)
         )

@@ -157,7 +157,7 @@ class Takeover(Service):
                 logger.error(why, count, name)
 
     def _over(self, instance: Instance, own: Instance) -> bool:
-        """Whether nothing can be heard any more of an instance that was declared dead."""
+        """Whether an instance that was declared dead can send nothing any more."""
         if instance.state == InstanceState.STOPPED or self._clock.now() - instance.heartbeat_at > _MEMORY:
             return True
         return process_gone(instance, own.host)

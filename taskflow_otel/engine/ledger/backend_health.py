@@ -28,11 +28,11 @@ class BackendHealth:
         self.answers = 0
         """How many transactions the backend has committed."""
         self.dropped_history = 0
-        """Finished tasks and log lines whose history was given up because the backend was down for too long."""
+        """How many finished tasks and log lines were never written, because the backend failed for too long."""
 
     @property
     def failing_since(self) -> float | None:
-        """Monotonic time since which the backend has been failing; `None` while it answers."""
+        """Monotonic time at which the backend began to fail; `None` while it answers."""
         return self._outage.since
 
     def held(self, exc: Exception, began: float) -> None:

@@ -46,7 +46,7 @@ class Ledger:
         self._commit_timeout = commit_timeout
         self._on_late: Callable[[Change, bool], None] = lambda *_: None
         self.health = BackendHealth(backend.name, clock)
-        """How the backend takes what is written."""
+        """Whether writes to the backend succeed."""
         self._backlog = Backlog(clock, self.health, interval=snapshot_interval)
         self._deadlines = Deadlines(clock, self._backlog.pending, self._give_up)
         self._writer = Writer(self._backlog, backend, self.health, clock, membership, observe=observe, late=self._late)
@@ -55,7 +55,7 @@ class Ledger:
 
     @property
     def stalls(self) -> bool:
-        """Whether the backend fails, or has had a transaction for so long that commits time out behind it."""
+        """Whether the backend fails, or a transaction takes so long that the commits behind it time out."""
         return self.health.failing_since is not None or self._writer.busy_for > min(PATIENCE, self._commit_timeout)
 
     def connect(self, on_late: Callable[[Change, bool], None]) -> None:
@@ -68,7 +68,7 @@ class Ledger:
     def start(self) -> None:
         """Start the writer, on this event loop."""
         self._torn_down = False
-        # Of a life whose event loop was closed without a shutdown.
+        # Left from an event loop that was closed without a shutdown.
         self._deadlines.stop()
         self._writer.open()
         self._writing = asyncio.create_task(self._writer.run(), name="taskflow-ledger")
@@ -152,16 +152,16 @@ class Ledger:
         return stored is not None and stored.timeline[place : place + 1] == record.timeline[place:]
 
     def note(self, task: LiveTask) -> None:
-        """Have the present state of a task written before long: history of one that is not persisted, or what a
-        running durable task says between its transitions (progress, the ids of its span)."""
+        """Write the current state of a task soon: the history of a task that is not persisted, or what a running
+        durable task reports between its transitions (progress, the ids of its span)."""
         self._backlog.note(task)
 
     def append_log(self, task_id: str, entry: LogEntry) -> None:
-        """Have a log entry written before long."""
+        """Write a log entry soon."""
         self._backlog.append_log(task_id, entry)
 
     async def flush(self, timeout: float) -> bool:
-        """Write everything noted so far; `False` when that did not end in time."""
+        """Write everything noted so far; return `False` if that did not end in time."""
         if not (self._backlog or self._writer.writing):
             return True
         try:
@@ -185,7 +185,7 @@ class Ledger:
         writing, self._writing = self._writing, None
         if not complete:
             writing.cancel()
-        # One that hangs in its backend's driver is left behind.
+        # A writer that hangs in the backend's driver is abandoned.
         await asyncio.wait({writing}, timeout=_TURN if not complete else None)
         for entry in self._backlog.pending():
             if not entry.future.done():
@@ -195,7 +195,7 @@ class Ledger:
         return complete
 
     def _writer_ended(self, writing: asyncio.Task[None]) -> None:
-        """Fail what waits for a writer that nobody has closed: whoever tears the event loop down waits for them."""
+        """Fail the waiting commits if the writer ended without `close`: the code that closes the loop awaits them."""
         if self._writing is not writing:
             return
         self._writing, self._torn_down = None, True
@@ -206,7 +206,7 @@ class Ledger:
         self._backlog.clear()
 
     def _give_up(self, entries: list[Commit]) -> None:
-        """Take changes back whose caller no longer waits; what was tried already stays until its fate is known."""
+        """Withdraw changes whose caller no longer waits; one that was tried stays until its outcome is known."""
         left = [entry for entry in entries if not entry.future.done()]
         if not left:
             return

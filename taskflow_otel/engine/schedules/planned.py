@@ -202,7 +202,7 @@ class PlannedRuns:
         self._background.own(self._start(plan), context=Context())
 
     async def _start(self, plan: _Plan) -> None:
-        """Start a run that is due, again after an error, until it has begun or is no longer wanted."""
+        """Start a run that is due; repeat after errors until it has begun or was cancelled."""
         outage = Outage(self._clock)
 
         def judge(exc: Exception, _wait: float) -> None:

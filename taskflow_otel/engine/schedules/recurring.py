@@ -215,7 +215,7 @@ class Scheduler:
         return now
 
     async def _insist(self, entry: Entry, action: Callable[[], Awaitable[None]]) -> None:
-        """Do something until it succeeds."""
+        """Repeat an action until it succeeds."""
         await retrying(self._clock, action, backoff=BACKOFF, judge=lambda exc, _: self._failed(entry, exc))
         self._works(entry)
 
@@ -265,7 +265,7 @@ class Scheduler:
     async def _attempt(
         self, entry: Entry, action: Callable[[], Awaitable[None]], moment: datetime, following: datetime
     ) -> None:
-        """Fire, again after an error; give up when the next firing is due."""
+        """Fire; repeat after errors, and give up when the next firing is due."""
         until = min(following, moment + _LONGEST_RETRY)
 
         async def fire() -> None:
@@ -317,7 +317,7 @@ class Scheduler:
         entry.last_error = str(why) or type(why).__name__
         self._meter.failed(entry.schedule.name)
         if entry.outage.failed():
-            # Of the expected ones the message says enough.
+            # For expected errors the message is enough.
             trace = None if isinstance(why, (str, BackendError, QueueFullError)) else why
             logger.error("the schedule %r could not fire: %s. Trying again.", entry.schedule.name, why, exc_info=trace)
 
