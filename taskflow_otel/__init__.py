@@ -1,4 +1,4 @@
-"""FastAPI's `BackgroundTasks` as a task system that you can see through."""
+"""FastAPI's `BackgroundTasks` as a task system with persistence, retries and telemetry."""
 
 from __future__ import annotations
 

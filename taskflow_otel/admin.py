@@ -1,4 +1,4 @@
-"""TaskAdmin: mounts a manager on an application, with the API, the live page and whoever may see them."""
+"""TaskAdmin: mounts a manager on an application, with the API, the live page and access control."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _log = logging.getLogger("taskflow_otel")
 
 
 class TaskAdmin:
-    """Adds the routes under `path` and ties the manager to the application's lifespan.
+    """Adds the routes under `path` and connects the manager to the application's lifespan.
 
     `auto_install`: routes that ask for the native `BackgroundTasks` get the managed ones.
     `auth`: `(user, password)`, a list of such pairs, or an object with `authenticate(username, password)` that
     returns the role `viewer` or `operator`, or `None`. Without it everything under `path` is open, and a warning
     says so. `secret_key` keeps sessions valid across workers and restarts for `token_expiry` seconds.
-    `metrics_token`: a bearer token that opens `{path}/metrics` too. `read_only`: nobody can change anything.
-    `poll_interval` (seconds): how often the page refreshes its totals. `trace_url`: a deep link to a trace, with
+    `metrics_token`: a bearer token that gives access to `{path}/metrics`. `read_only`: no one can change anything.
+    `poll_interval` (seconds): how often the page refreshes its totals. `trace_url`: the URL of a trace, with
     `{trace_id}` in it. `display_func_args`: show the arguments of tasks.
 
-    Raises `ConfigurationError` when a setting is wrong.
+    Raises `ConfigurationError` for a wrong setting.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""The observer bus: every applied transition and every log entry passes here once, to all exporters.
+"""The observer bus: delivers every applied transition and every log entry once to all exporters and observers.
 
-There are two kinds of delivery. An `Exporter` is synchronous, cheap and guarded: it is called at the
-moment itself, and an exception in it is counted and logged, never raised. A `TaskObserver` is asynchronous: it
-has a bounded queue and a worker of its own; order is kept, overflow is dropped and counted.
+There are two kinds of delivery. An `Exporter` is synchronous, cheap and guarded: it is called at once, and its
+exceptions are counted and logged, never raised. A `TaskObserver` is asynchronous: it has a bounded queue and its own
+worker; order is kept, overflow is dropped and counted.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _LONG_AGO, _NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinf
 STARTUP_TIMEOUT = 10.0
 """Seconds that an observer's `startup` may take."""
 _BATCH = 256
-"""Events that an observer with `on_events` is given at once."""
+"""The most events that an observer with `on_events` gets in one call."""
 _REST_PER_WORK = 4
-"""An observer may keep the loop busy for a fifth of the time: its worker rests four times as long as that took."""
+"""An observer may use a fifth of the loop's time: after a slice of work, its worker rests four times as long."""
 _SHORTEST_SLICE, _LONGEST_SLICE = 0.001, 0.005
-"""Seconds of work before the loop turns: a quarter of the time since the last slice, within these bounds."""
+"""Seconds of work before others get the loop: a quarter of the time since the last slice, within these bounds."""
 _GATHER = 0.005
-"""Seconds that a worker rests at least while fewer events than a batch wait."""
+"""The shortest rest of a worker, in seconds, while fewer events than a batch wait."""
 
 
 class Exporter:
-    """Base of the synchronous exporters; override what is of interest: what is not overridden costs nothing.
+    """Base of the synchronous exporters; override the methods you need: the others cost nothing.
 
-    `on_created` is called on the thread that adds the task (a sync route's included), everything else on the
-    event loop's thread, `flush` on a thread of its own.
+    `on_created` is called on the thread that adds the task (possibly that of a sync route), `flush` on its own
+    thread, everything else on the event loop's thread.
     """
 
     name = "exporter"
@@ -57,7 +57,7 @@ class Exporter:
         return None
 
     def on_created(self, record: TaskRecord) -> None:
-        """A task was built and is about to be committed: the one moment to give it a trace context to store."""
+        """A task was built and will be committed: the only moment to give it a trace context that is stored."""
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """A transition was applied (and, for a persisted task, committed).
@@ -69,38 +69,38 @@ class Exporter:
         """The task wrote a log entry."""
 
     def on_progress(self, record: TaskRecord) -> None:
-        """The running task said how far it is (`record.progress`)."""
+        """The running task reported progress (`record.progress`)."""
 
     def on_refused(self, record: TaskRecord) -> None:
-        """The ledger refused a write of this instance: another one has taken the task over (fencing)."""
+        """The ledger refused a write of this instance: another instance has taken the task over (fencing)."""
 
     def dropped(self) -> int:
-        """How much it has given up so far, for `taskflow_events_dropped_total`. Called on any thread."""
+        """How many items it has dropped so far, for `taskflow_events_dropped_total`. Called on any thread."""
         return 0
 
     def start(self) -> None:
         """The bus is starting, or starting again after a close."""
 
     def flush(self, timeout: float) -> None:
-        """Hand over what is still buffered; may block for up to `timeout` seconds."""
+        """Export what is still buffered; may block for up to `timeout` seconds."""
 
     def close(self) -> None:
-        """The bus is closing: release what waits for further events."""
+        """The bus is closing: no further events follow."""
 
 
 class TaskObserver:
-    """Base of the asynchronous observers; override what is of interest.
+    """Base of the asynchronous observers; override the methods you need.
 
-    An observer is served by a worker of its own from a bounded queue, in order. What it raises is counted and
-    logged once a minute; how long it takes delays nothing but itself.
+    Each observer has its own worker, which serves it in order from a bounded queue. Its exceptions are counted, and
+    logged once a minute. A slow observer delays only itself.
     """
 
     name: str = ""
-    """What it is called in `taskflow_events_dropped_total` and in logs; the class name when empty."""
+    """Its name in `taskflow_events_dropped_total` and in logs; empty means the class name."""
     min_level: str = LogLevel.DEBUG.value
     """Log entries below this level are not delivered: debug, info, warning, error or critical."""
     wants_lifecycle: bool = True
-    """Whether transitions are delivered at all."""
+    """Whether transitions are delivered."""
 
     async def startup(self) -> None:
         """Called once before the first event. If it raises, the observer stays off and that is logged."""
@@ -112,7 +112,7 @@ class TaskObserver:
         """The task wrote a log entry of at least `min_level`."""
 
     async def on_events(self, events: Sequence[Event]) -> None:
-        """Several events in order. Override it to handle a batch at once; by default each is handed on singly."""
+        """Several events in order. Override it to handle batches; by default it calls the other methods for each."""
         for event in events:
             if isinstance(event, LogEvent):
                 await self.on_log(event)
@@ -164,7 +164,7 @@ class _Worker:
         self._off = False
         self._stopping = asyncio.Event()
         self._wake: asyncio.Future[None] | None = None
-        """What the resting worker awaits; without a timer beside it, it waits for an event."""
+        """What the resting worker awaits; without a timer, it waits for an event."""
         self._timer: asyncio.TimerHandle | None = None
         self._drains = 0
         self._worked_until = 0.0
@@ -195,7 +195,7 @@ class _Worker:
             )
             return
         self._off = False
-        # Events belong to the loop on which they were first awaited; this may be another one than at the last start.
+        # An `asyncio.Event` belongs to one event loop, and this start may be on another one.
         self._stopping, self._idle = asyncio.Event(), asyncio.Event()
         self._task = asyncio.create_task(self._serve(self._stopping), name=f"taskflow observer {self.name}")
 
@@ -214,10 +214,10 @@ class _Worker:
             await self._rest(rest)
 
     async def _hand_on(self, stopping: asyncio.Event) -> float:
-        """Give the observer a slice of what is queued; return for how many seconds to rest then.
+        """Give the observer a slice of its queue; return how many seconds to rest afterwards.
 
-        Its failures are told at the end of the slice, all at once: one that always raises costs hardly more than
-        one that succeeds.
+        Its failures are reported together at the end of the slice, so an observer that always raises costs little
+        more than one that succeeds.
         """
         queue, observer, task = self._queue, self.observer, asyncio.current_task()
         turned: list[None] = []
@@ -239,7 +239,7 @@ class _Worker:
                     else:
                         await observer.on_lifecycle(batch[0])
                 except (Exception, asyncio.CancelledError) as exc:
-                    # A cancellation that nobody asked of this worker comes from inside the observer, and is a failure.
+                    # No one cancelled this worker, so the cancellation comes from inside the observer: a failure.
                     if isinstance(exc, asyncio.CancelledError) and (task is None or task.cancelling()):
                         raise
                     failed += number
@@ -252,16 +252,16 @@ class _Worker:
                     break
         finally:
             if failed:
-                self._failures.add(self.name, "failed to take events; they are lost to it", failure, number=failed)
-            # Its traceback holds this frame.
+                self._failures.add(self.name, "failed on events; they are lost to it", failure, number=failed)
+            # The traceback of the exception holds this frame.
             failure = None
         if turned:
-            # It awaited something, and the loop has turned meanwhile: it may go on at its own pace.
+            # The observer awaited something, so the loop served others: it needs no rest.
             return 0.0 if len(queue) >= (_BATCH if self._batches else 1) else _GATHER
         return max(_REST_PER_WORK * (now - started), _GATHER if len(queue) < _BATCH else 0.0)
 
     async def _rest(self, seconds: float | None) -> None:
-        """Leave the loop to others for so long, or (`None`) until there is an event. A drain ends it."""
+        """Leave the loop to others for `seconds`, or (`None`) until there is an event. A drain ends the rest."""
         if seconds == 0.0 or (self._drains and self._queue):
             await asyncio.sleep(0)
             return
@@ -298,7 +298,7 @@ class _Worker:
             task.cancel()
             done, _ = await asyncio.wait({task}, timeout=grace)
             if not done:
-                logger.error("the observer %s ignores its cancellation and was left behind", self.name)
+                logger.error("the observer %s ignores its cancellation and is abandoned", self.name)
         was_off = self._off
         self._turn_off()
         if was_off:
@@ -311,10 +311,10 @@ class _Worker:
 
 
 class ObserverBus:
-    """Carries every event to all exporters and observers. Exporters are called in the order given.
+    """Delivers every event to all exporters and observers. Exporters are called in the given order.
 
-    `queue_size` bounds the events waiting for one observer. `clock` (seconds) measures how long observers keep the
-    loop. Raises `ConfigurationError` for an observer with an unknown `min_level` or one that is no `TaskObserver`.
+    `queue_size` bounds the events that wait for one observer. `clock` (seconds) measures how long observers use the
+    loop. Raises `ConfigurationError` for an unknown `min_level`, or an object that is not a `TaskObserver`.
     """
 
     def __init__(
@@ -346,9 +346,9 @@ class ObserverBus:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Events that each observer did not get, and what exporters gave up.
+        """How many events each observer did not get, and how many items exporters dropped.
 
-        An observer did not get an event because its queue was full, it is off, or the close could not wait.
+        An observer does not get an event if its queue is full, it is off, or `close` could not wait.
         """
         given_up = {name: exporter.dropped() for name, exporter in self._droppers.items()}
         return given_up | {worker.name: worker.dropped for worker in self._workers}
@@ -414,7 +414,7 @@ class ObserverBus:
                     worker.put(event)
 
     def progress(self, record: TaskRecord) -> None:
-        """A running task said how far it is. Call it on the event loop's thread."""
+        """A running task reported progress. Call it on the event loop's thread."""
         for name, hook in self._progress:
             try:
                 hook(record)
@@ -430,7 +430,7 @@ class ObserverBus:
                 self._failures.add(name, "failed on a refused write", exc)
 
     async def start(self) -> None:
-        """Start every observer; one that fails is switched off and logged, and does not stop the others."""
+        """Start every observer; one that fails is logged and stays off, and does not stop the others."""
         for name, hook in self._start:
             try:
                 hook()
@@ -440,7 +440,7 @@ class ObserverBus:
         await asyncio.gather(*(worker.start() for worker in self._workers))
 
     async def flush(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until all events so far have been handed over; whether that was reached."""
+        """Wait up to `timeout` seconds until all events so far are delivered; return whether they were."""
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(worker.drain()) for worker in self._workers]
         waits += [_on_a_thread(name, hook, timeout) for name, hook in self._flush]
         if not waits:
@@ -454,7 +454,7 @@ class ObserverBus:
         return not late
 
     async def close(self, timeout: float) -> None:
-        """Flush for up to `timeout` seconds, count what is left as dropped, then close (in a second or two)."""
+        """Flush for up to `timeout` seconds, count the rest as dropped, then close (in a second or two)."""
         for name, hook in self._close:
             try:
                 hook()
@@ -479,7 +479,7 @@ def _unique(name: str, taken: set[str]) -> str:
 
 
 def _on_a_thread(name: str, hook: Callable[[float], None], timeout: float) -> asyncio.Future[None]:
-    """Run a blocking flush beside the loop. The thread is a daemon: a collector that hangs cannot hold the exit."""
+    """Run a blocking flush on a thread. It is a daemon thread: a collector that hangs cannot delay the exit."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[None] = loop.create_future()
 
@@ -497,7 +497,7 @@ def _on_a_thread(name: str, hook: Callable[[float], None], timeout: float) -> as
             hook(timeout)
         except Exception as exc:
             failure = exc
-        # A loop that has closed meanwhile has nobody waiting for the answer.
+        # If the loop has been closed since, no one waits for the answer.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, failure)
 

@@ -1,7 +1,7 @@
-"""Every error of the library: one base, and each message says what to do.
+"""All errors of the library: one base, and each message says what to do.
 
-An error also subclasses the standard exception that it means, so that callers who know nothing of this
-library still catch what they expect (`TaskNotFoundError` is a `LookupError`).
+An error also subclasses the matching standard exception, so that code which does not know this library still catches
+what it expects (`TaskNotFoundError` is a `LookupError`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ class TaskflowError(Exception):
 
 
 class ConfigurationError(TaskflowError, ValueError):
-    """A setting is wrong: raised at the call that carried it."""
+    """A setting is wrong: raised by the call that received it."""
 
 
 class MissingExtraError(TaskflowError, ImportError):
-    """A feature was asked for whose optional dependency is not installed."""
+    """The optional dependency of a feature is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs an optional dependency. Install it: pip install 'taskflow-otel[{extra}]'")
@@ -36,7 +36,7 @@ class DuplicateTaskNameError(ConfigurationError):
 
 
 class UnknownQueueError(ConfigurationError, LookupError):
-    """A task names a queue that the manager was not given."""
+    """A task names a queue that the manager does not have."""
 
     def __init__(self, queue: str, known: Iterable[str]) -> None:
         names = ", ".join(sorted(known))
@@ -57,21 +57,21 @@ class UnknownTaskError(TaskflowError, LookupError):
 
 
 class UnknownScheduleError(TaskflowError, LookupError):
-    """This process knows no schedule of this name."""
+    """This process has no schedule of this name."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
             f"there is no schedule named {name!r} in this process; "
-            "the name is that of its function unless @task_manager.schedule(name=...) gave another"
+            "a schedule has the name of its function unless @task_manager.schedule(name=...) gives another"
         )
 
 
 class TaskArgumentError(TaskflowError, TypeError):
-    """An argument cannot be stored and read back as what it was."""
+    """An argument cannot be stored and read back unchanged."""
 
 
 class PersistenceError(TaskflowError, ValueError):
-    """A task cannot be persisted as it was asked for."""
+    """A task that should be persisted cannot be."""
 
 
 class QueueFullError(TaskflowError):
@@ -79,7 +79,7 @@ class QueueFullError(TaskflowError):
 
     def __init__(self, queue: str, max_size: int) -> None:
         super().__init__(
-            f"the queue {queue!r} is full ({max_size} tasks wait). Answer 503 and let the client come back, "
+            f"the queue {queue!r} is full ({max_size} tasks wait). Answer 503 and let the client try again later, "
             f"or raise max_size / concurrency of {queue!r}."
         )
         self.queue = queue
@@ -95,11 +95,11 @@ class TaskNotFoundError(TaskflowError, LookupError):
 
 
 class TaskStateError(TaskflowError):
-    """The task's present state does not allow what was asked for."""
+    """The current state of the task does not allow this."""
 
 
 class IllegalTransitionError(TaskflowError, RuntimeError):
-    """A transition outside the table of `taskflow_otel.model.status`: a bug in the engine, never a user's mistake."""
+    """A transition outside the table of `taskflow_otel.model.status`: a bug of the library, never a user's mistake."""
 
 
 class TaskTimeoutError(TaskflowError, TimeoutError):
@@ -110,10 +110,10 @@ class TaskTimeoutError(TaskflowError, TimeoutError):
 
 
 class TaskProcessError(TaskflowError, RuntimeError):
-    """The process that ran an attempt ended before the attempt did: it exited, crashed or was killed.
+    """The process that ran an attempt ended before the attempt: it exited, crashed or was killed.
 
-    `exit_code` is that of the process, the negative number of the signal that killed it, or `None` when the process
-    could not be started.
+    `exit_code`: that of the process; the negative number of the signal that killed it; or `None` if the process could
+    not be started.
     """
 
     def __init__(self, name: str, exit_code: int | None, how: str) -> None:
@@ -122,11 +122,11 @@ class TaskProcessError(TaskflowError, RuntimeError):
 
 
 class TaskCancelledError(TaskflowError):
-    """Raised inside a thread or process task by `context.raise_if_cancelled()` after a cancel request."""
+    """Raised by `context.raise_if_cancelled()` inside a thread or process task after a cancel request."""
 
 
 class NotStartedError(TaskflowError, RuntimeError):
-    """The manager is not running: its application's lifespan has not been entered, or has ended."""
+    """The manager is not running: the application's lifespan has not started, or has ended."""
 
     def __init__(self, state: str = "not started") -> None:
         super().__init__(
@@ -139,8 +139,8 @@ class NotStartedError(TaskflowError, RuntimeError):
 class BackendError(TaskflowError):
     """The backend refused or failed.
 
-    `transient` tells whether trying again can help, `divisible` whether a part of the changes may succeed without the
-    others: by default that of an error which is not transient, because one of them is at fault.
+    `transient`: trying again can help. `divisible`: some of the changes may succeed without the others; by default
+    this is so for an error that is not transient, because then one of the changes is the cause.
     """
 
     def __init__(self, message: str, *, transient: bool = True, divisible: bool | None = None) -> None:
@@ -154,7 +154,7 @@ class BackendUnavailableError(BackendError, ConnectionError):
 
 
 class SchemaVersionError(BackendError):
-    """The stored schema is newer than this version of the library knows."""
+    """The stored schema is newer than this version of the library."""
 
     def __init__(self, where: str, found: int, known: int) -> None:
         super().__init__(

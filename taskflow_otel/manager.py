@@ -1,4 +1,4 @@
-"""TaskManager: the composition root. It builds the parts, hands each what it needs, and owns start and stop."""
+"""TaskManager: the composition root. It builds the parts, gives each what it needs, and owns start and stop."""
 
 from __future__ import annotations
 
@@ -62,25 +62,24 @@ R = TypeVar("R")
 class TaskManager:
     """Turns background tasks into tasks that can be seen, kept and retried. One per application.
 
-    `snapshot_db`: path of a SQLite file, shorthand for `snapshot_backend=SqliteBackend(path)`; `snapshot_backend`:
-    any backend, and wins. Without either, history is in memory and nothing can be persisted.
-    `snapshot_interval`: longest (seconds) that a transition of a task which is not persisted may wait to be written.
-    `requeue_pending`: treat every decorated task as `persist=True`. `retention_days`: delete finished tasks that
-    are older.
+    `snapshot_db`: path of a SQLite file, shorthand for `snapshot_backend=SqliteBackend(path)`. `snapshot_backend`:
+    any backend; it wins over `snapshot_db`. Without either, history is in memory and nothing can be persisted.
+    `snapshot_interval`: the longest time in seconds before a transition of a task that is not persisted is written.
+    `requeue_pending`: treat every decorated task as `persist=True`. `retention_days`: delete older finished tasks.
     `loggers`: observers; `log_file` and the options after it are shorthand for one `FileLogger`.
     `telemetry`: OpenTelemetry providers, propagation and metric settings. `capture_logs`: `logging` records emitted
     inside a task also become its log entries. `encrypt_args_key`: one Fernet key or several (rotation).
     `max_concurrent_tasks`: async tasks that run at once. `max_sync_threads`: size of the manager's own thread pool.
-    `max_process_workers`: child processes for `executor="process"` (default: CPUs); `process_shutdown_timeout`:
-    seconds that idle ones get to exit at shutdown, before they are killed.
-    `queues`: named queues; `max_size`: tasks that may wait in `"default"`. `shutdown_timeout`: seconds that a
-    drain waits for running tasks, `cancel_grace`: that a cancelled attempt may go on before it is reported as stuck,
-    or in a drain abandoned. `commit_timeout`: seconds that an acknowledgement may wait for its commit before
-    the client gets 503. `lease_seconds`: an instance silent for this long is taken over.
-    `freeze_gc`: until the shutdown, garbage collections skip what the whole process had loaded by the start.
+    `max_process_workers`: child processes for `executor="process"` (default: CPUs). `process_shutdown_timeout`:
+    seconds that idle child processes get to exit at shutdown, before they are killed.
+    `queues`: named queues. `max_size`: tasks that may wait in `"default"`. `shutdown_timeout`: seconds that a
+    drain waits for running tasks. `cancel_grace`: seconds until a cancelled attempt that still runs is reported as
+    stuck, or abandoned in a drain. `commit_timeout`: seconds that a response may wait for the commit of its tasks
+    before the client gets 503. `lease_seconds`: the tasks of an instance without a heartbeat for this long are taken
+    over. `freeze_gc`: until the shutdown, garbage collections skip all objects that the process had at the start.
     `clock` is for tests.
 
-    Raises `ConfigurationError` for any wrong setting, and `MissingExtraError` where a dependency is not installed.
+    Raises `ConfigurationError` for any wrong setting, and `MissingExtraError` if a dependency is not installed.
     """
 
     def __init__(
@@ -152,7 +151,7 @@ class TaskManager:
             )
         self._bus = ObserverBus(
             [
-                # First: it fills in the ids that the others show.
+                # First, because it sets the ids that the others show.
                 TracingExporter(telemetry.tracer_provider, propagation=telemetry.propagation),
                 LogsExporter(telemetry.logger_provider),
                 self.metrics,
@@ -290,27 +289,27 @@ class TaskManager:
         return tasks_of(self.engine, connection.scope, background_tasks)
 
     def init_app(self, app: FastAPI) -> None:
-        """Tie the manager to an application's lifespan and requests, without routes. Harmless to repeat.
+        """Connect the manager to an application's lifespan and requests, without routes. Harmless to repeat.
 
-        Routes that name `ManagedBackgroundTasks` are given them; for the native annotation there is `install`.
-        Raises `ConfigurationError` when the application has already started.
+        Routes that ask for `ManagedBackgroundTasks` get them; `install` does the same for the native annotation.
+        Raises `ConfigurationError` if the application has already started.
         """
         self._applications.mount(app)
 
     def install(self, app: FastAPI) -> None:
-        """Give routes of this application that ask for `BackgroundTasks` the managed ones."""
+        """Give the managed tasks to routes of this application that ask for `BackgroundTasks`."""
         self.init_app(app)
         self._applications.install(app)
 
     async def startup(self) -> None:
         """Start the engine; called by the lifespan. Each call needs its own `shutdown()`.
 
-        Raises what the backend raises when it cannot be opened.
+        Raises the errors of the backend if it cannot be opened.
         """
         if self.engine.lost_its_loop:
             logger.warning(
-                "the event loop of this TaskManager was closed without shutdown(): tasks that ran were cut off, and "
-                "what is persisted is taken over now"
+                "the event loop of this TaskManager was closed without shutdown(): running tasks were cut off; those "
+                "that are persisted are taken over now"
             )
             self._users, self._lifecycle_lock = 0, None
             self._registry.close()
@@ -334,14 +333,14 @@ class TaskManager:
             self._users += 1
 
     async def shutdown(self) -> None:
-        """Drain and stop the engine; nothing runs after it has returned. Harmless when it is not running."""
+        """Drain and stop the engine; nothing runs after it has returned. Harmless if it is not running."""
         if self._lifecycle_lock is None:
             return
         async with self._lifecycle_lock:
             self._users -= 1
             if self._users > 0:
                 return
-            # A server that waits for its connections need not wait for the drain too.
+            # Streams end first: the server waits for its connections, and need not wait for the drain as well.
             self.stream.close()
             try:
                 with on_interrupt(self.engine.cut_short):
@@ -354,10 +353,10 @@ class TaskManager:
                 self._lifecycle_lock = None
 
     async def enqueue(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-        """Enqueue a task from anywhere on the manager's event loop; return its id once a persisted one is committed.
+        """Enqueue a task from anywhere on the manager's event loop; return its id (if persisted, after the commit).
 
-        Takes the options of `add_task` besides the function's own arguments. Raises what `add_task` raises, and
-        `BackendUnavailableError` when the commit failed: then the task does not run.
+        Takes the options of `add_task` besides the function's own arguments. Raises the errors of `add_task`, and
+        `BackendUnavailableError` if the commit failed: then the task does not run.
         """
         options, rest = split_options(kwargs)
         refuse_request_bound(func, args, rest, lambda: True)
@@ -368,22 +367,22 @@ class TaskManager:
     ) -> ScheduledRun:
         """Plan one run of a declared task for a moment, and return once that is stored.
 
-        `run_at`: an aware datetime of any zone; one that has passed means at once. `run_key`: a later plan with the
-        same key replaces the earlier one. Takes `tags`, `priority`, `queue` and `idempotency_key` besides the
-        function's own arguments. What is due while nothing runs is made up for at the next start.
+        `run_at`: an aware datetime of any zone; a past one means at once. `run_key`: a later plan with the same key
+        replaces the earlier one. Takes `tags`, `priority`, `queue` and `idempotency_key` besides the function's own
+        arguments. A run that was due while no instance ran starts at the next start.
 
-        Raises `ConfigurationError`, `TaskArgumentError`, `PersistenceError` for a function that is no task,
+        Raises `ConfigurationError`, `TaskArgumentError`, `PersistenceError` for a function that is not a task,
         `NotStartedError` and `BackendError`.
         """
         options, rest = split_options(kwargs)
         return await self.engine.schedules.once(func, args, rest, options, run_at=run_at, run_key=run_key)
 
     async def cancel_scheduled(self, run_key: str) -> bool:
-        """Drop the run planned under a key, on whichever instance; `False` when there is none, or it has begun."""
+        """Drop the run planned under a key by any instance; return `False` if it does not exist or has begun."""
         return await self.engine.schedules.cancel_once(run_key)
 
     async def list_scheduled(self) -> list[ScheduledRun]:
-        """The runs that `schedule_once` has planned on all instances and that have not begun, the next first."""
+        """The runs planned by `schedule_once` on all instances that have not begun, the next first."""
         return await self.engine.schedules.planned()
 
     def schedules(self) -> list[ScheduleStatus]:
@@ -391,11 +390,11 @@ class TaskManager:
         return self.engine.schedules.statuses()
 
     async def run_schedule(self, name: str) -> TaskRecord:
-        """Run a schedule's function now, beside its rule; raises `UnknownScheduleError` and what `enqueue` raises."""
+        """Run a schedule's function now, beside its rule; raises `UnknownScheduleError` and the errors of `enqueue`."""
         return await self.engine.schedules.run(name)
 
     async def pause_schedule(self, name: str) -> None:
-        """Let a schedule fire no more, on all instances and over restarts; raises `UnknownScheduleError`."""
+        """Stop a schedule from firing, on all instances, also after a restart; raises `UnknownScheduleError`."""
         await self.engine.schedules.pause(name)
 
     async def resume_schedule(self, name: str) -> None:
@@ -415,15 +414,15 @@ class TaskManager:
         return await self.engine.cancel(task_id)
 
     async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
-        """Make a new task from a finished one and return it; from a successful one only with `rerun=True`.
+        """Make a new task from a finished one and return it; a successful one needs `rerun=True`.
 
-        Of several retries of one task at once, on any instances, one wins; the others raise `TaskStateError`, which
-        names it. Raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`.
+        If several instances retry one task at once, one succeeds; the others raise a `TaskStateError` that names the
+        new task. Raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`.
         """
         return await self.engine.retry(task_id, rerun=rerun)
 
     def queue_stats(self) -> dict[str, QueueStats]:
-        """The queues of this process at this moment."""
+        """The queues of this process now."""
         return self.engine.queue_stats()
 
     async def update_queue_config(
@@ -433,9 +432,9 @@ class TaskManager:
         concurrency: int | EllipsisType | None = ...,
         max_size: int | EllipsisType | None = ...,
     ) -> None:
-        """Change the limits of a queue while it runs; `...` leaves one as it is, `None` lifts it.
+        """Change the limits of a queue at run time; `...` keeps a limit, `None` removes it.
 
-        Raises `UnknownQueueError`, and `ConfigurationError` for a limit that makes no sense.
+        Raises `UnknownQueueError`, and `ConfigurationError` for an invalid limit.
         """
         await self.engine.update_queue_config(name, concurrency=concurrency, max_size=max_size)
 
@@ -467,7 +466,7 @@ class TaskManager:
         names = [definition.name for definition in self._registry.all() if definition.config.persist]
         if names and not self._backend.durable:
             logger.warning(
-                "persist=True of %s has no effect: this TaskManager keeps nothing beyond its process. "
+                "persist=True of %s has no effect: this TaskManager stores nothing that outlives its process. "
                 "Give it snapshot_db='tasks.db' or a snapshot_backend.",
                 ", ".join(names),
             )

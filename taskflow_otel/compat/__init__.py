@@ -1,1 +1,1 @@
-"""What the library uses of other packages beyond what they promise: one module for each, and a test for each use."""
+"""Internals of other packages that the library uses: one module for each package, and a test for each use."""

@@ -1,4 +1,4 @@
-"""aiosqlite: how a whole piece of work gets into the thread of a connection in one hop."""
+"""aiosqlite: how to run a whole piece of work in the thread of a connection with one hop."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Protocol
 
 
 class Script(Protocol):
-    """Work on a connection, executed in the thread that this lives in."""
+    """Work on a connection, executed in the connection's thread."""
 
     def execute(self, connection: sqlite3.Connection) -> sqlite3.Cursor:
         """Do the work."""
 
 
 class ScriptConnection(sqlite3.Connection):
-    """A connection of which `executescript` takes a `Script` too: aiosqlite runs that, as any call, in one hop."""
+    """A connection whose `executescript` also takes a `Script`: aiosqlite runs it in one hop, like any call."""
 
     def executescript(self, script: str | Script, /) -> sqlite3.Cursor:
         """Run a script."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-# No public name: anyio sets it in the threads of its own pool alone.
+# No public name: anyio sets it only in the threads of its own pool.
 from anyio._core._eventloop import threadlocals
 
 
 def serve_loop(token: object) -> None:
-    """Make the present thread a worker of an event loop, as those of anyio's pool: `anyio.from_thread` works in it.
+    """Make the current thread a worker of an event loop, like those of anyio's pool: `anyio.from_thread` works in it.
 
     `token`: what `anyio.lowlevel.current_token()` returns on that loop.
     """

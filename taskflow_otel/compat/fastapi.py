@@ -1,6 +1,6 @@
 """FastAPI: how it makes `BackgroundTasks`, how its routes call the application's functions, and its exit stacks.
 
-FastAPI offers a hook for none of them. What is replaced here is replaced once per process, for every application in it.
+FastAPI has no hook for them. A replacement here happens once per process, for every application in it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ RouteFunction = Callable[..., Awaitable[Any]]
 _CLASS = "BackgroundTasks"
 _ENDPOINT_CALL = "run_endpoint_function"
 ROUTE_FUNCTIONS = ("solve_dependencies", _ENDPOINT_CALL, "serialize_response")
-"""By these a route calls the dependencies, the endpoint, and the validation of what the endpoint returned."""
+"""The functions by which a route solves dependencies, calls the endpoint, and validates its result."""
 
 _wrappers: set[RouteFunction] = set()
 
 
 def make_background_tasks_by(make: Callable[[], BackgroundTasks]) -> None:
-    """Have FastAPI call `make` for each route and dependency that asks for `BackgroundTasks`; harmless to repeat.
+    """Let FastAPI call `make` for each route and dependency that asks for `BackgroundTasks`; harmless to repeat.
 
     FastAPI makes the object from the name `BackgroundTasks` in the module that solves dependencies. Raises
-    `ConfigurationError` for a FastAPI that does not.
+    `ConfigurationError` for a version of FastAPI that does not.
     """
     present = getattr(solving, _CLASS, None)
     if present is make:
@@ -71,8 +71,8 @@ def _annotation(call: Callable[..., Any], parameter: str) -> object:
 def wrap_route_functions(wrap: Callable[[RouteFunction, bool], RouteFunction]) -> None:
     """Wrap the functions by which routes call the application's code; harmless to repeat.
 
-    `wrap` gets each function, and whether it is the one that calls the endpoint. One that this FastAPI does not have is
-    left out.
+    `wrap` gets each function, and whether it is the one that calls the endpoint. Functions that this version of FastAPI
+    does not have are skipped.
     """
     for name in ROUTE_FUNCTIONS:
         present = getattr(routing, name, None)
@@ -83,17 +83,17 @@ def wrap_route_functions(wrap: Callable[[RouteFunction, bool], RouteFunction]) -
 
 
 def has_errors(result: object) -> bool:
-    """Whether this is what `solve_dependencies` returned, and the request is not valid: no endpoint will be called."""
+    """Whether this is a result of `solve_dependencies` for an invalid request: no endpoint will be called."""
     return isinstance(result, SolvedDependency) and bool(result.errors)
 
 
 def function_stack(scope: Scope) -> AsyncExitStack:
-    """The exit stack of a request that is left before the response is sent."""
+    """The exit stack of a request that closes before the response is sent."""
     stack: AsyncExitStack = scope["fastapi_function_astack"]
     return stack
 
 
 def request_stack(scope: Scope) -> AsyncExitStack:
-    """The exit stack of a request that is left after the response was sent."""
+    """The exit stack of a request that closes after the response was sent."""
     stack: AsyncExitStack = scope["fastapi_inner_astack"]
     return stack

@@ -1,4 +1,4 @@
-"""OpenTelemetry: the stand-ins of its API, the decorator of its tracers, the ids of its SDK, its instrumentation."""
+"""OpenTelemetry: the placeholders of its API, the decorator of its tracers, the ids of its SDK, its instrumentation."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from typing import Protocol, TypeVar
 
 from opentelemetry.trace import Tracer
 
-# The API decorates the abstract method `start_as_current_span` with it: it makes `@tracer.start_as_current_span()`
-# right on coroutines too.
+# The API decorates the abstract method `start_as_current_span` with it, so that `@tracer.start_as_current_span()`
+# works on coroutines too.
 from opentelemetry.util._decorator import _agnosticcontextmanager as agnosticcontextmanager
 
 __all__ = ["IdGenerator", "agnosticcontextmanager", "is_instrumented", "is_unset_global", "with_ids"]
 
 T = TypeVar("T", bound=Tracer)
 
-# The API has no question for "has one been set?", and keeps two of its three stand-ins private.
+# The API has no function that tells whether a provider was set, and two of its three placeholders are private.
 _STAND_INS = frozenset({"ProxyTracerProvider", "_ProxyMeterProvider", "ProxyLoggerProvider"})
 
 
 class IdGenerator(Protocol):
-    """Gives a span its ids, as a tracer of the SDK asks for them."""
+    """Makes the ids of spans, for a tracer of the SDK."""
 
     def generate_span_id(self) -> int:
         """The id of a span."""
 
     def generate_trace_id(self) -> int:
-        """The id of its trace, where it begins one."""
+        """The id of its trace, if the span starts one."""
 
     def is_trace_id_random(self) -> bool:
         """Whether the trace flags say that the id is random."""
 
 
 def is_unset_global(provider: object) -> bool:
-    """Whether this is the stand-in for a global provider that nobody has set yet."""
+    """Whether this is the placeholder for a global provider that was not set yet."""
     kind = type(provider)
     return kind.__name__ in _STAND_INS and kind.__module__.startswith("opentelemetry.")
 
 
 def with_ids(tracer: T, ids: IdGenerator) -> T:
-    """A tracer like this one whose spans get their ids from `ids`; the same tracer if its ids cannot be given.
+    """A tracer like this one whose spans get their ids from `ids`; the same tracer if it does not support that.
 
-    The SDK gives everybody who asks for one scope the same tracer, so this is a copy.
+    The SDK gives everyone who asks for a scope the same tracer, so this is a copy.
     """
     if not hasattr(tracer, "id_generator"):
         return tracer
@@ -52,8 +52,8 @@ def with_ids(tracer: T, ids: IdGenerator) -> T:
 
 
 def is_instrumented(app: object) -> bool:
-    """Whether a FastAPI application makes spans for its requests, or has been told not to.
+    """Whether a FastAPI application makes spans for its requests, or was told not to.
 
-    A FastAPI with telemetry of its own does so by the global provider.
+    A version of FastAPI with its own telemetry does so through the global provider.
     """
     return find_spec("fastapi.telemetry") is not None or getattr(app, "_is_instrumented_by_opentelemetry", False)

@@ -1,4 +1,4 @@
-"""Starlette: when an application has started, where its middlewares go, and its lifespan."""
+"""Starlette: whether an application has started, the place of its middlewares, and its lifespan."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
 def has_started(app: Starlette) -> bool:
-    """Whether an application has built its middlewares, so that no further one gets in."""
+    """Whether an application has built its middleware stack: no more can be added."""
     return app.middleware_stack is not None
 
 
 def add_middlewares(app: Starlette, *, innermost: Middleware, outermost: Middleware) -> None:
-    """Put a middleware around the application itself, and one around all others that will have been added."""
+    """Add a middleware next to the application, and one around all others, including later ones."""
     app.user_middleware.append(innermost)
     build = app.build_middleware_stack
 
@@ -27,13 +27,13 @@ def add_middlewares(app: Starlette, *, innermost: Middleware, outermost: Middlew
         app.user_middleware = [outermost, *(one for one in app.user_middleware if one is not outermost)]
         return build()
 
-    # Middlewares added after this call go further out, so the outermost place is taken when the stack is built.
+    # Middlewares added after this call go further out, so the outermost one is added when the stack is built.
     app.build_middleware_stack = build_with_outermost  # type: ignore[method-assign]  # no hook for that
 
 
 def wrap_lifespan(app: Starlette, wrap: Callable[[Lifespan], Lifespan]) -> None:
     """Replace the lifespan of an application by one made from it.
 
-    An application that exists cannot be given a lifespan otherwise.
+    Starlette has no other way to give a lifespan to an existing application.
     """
     app.router.lifespan_context = wrap(app.router.lifespan_context)

@@ -1,8 +1,8 @@
-"""uvicorn: whether the server that runs the application is stopping, and how to cut a client off.
+"""uvicorn: whether the server that runs the application is stopping, and how to disconnect a client.
 
-It ends the lifespan only after the last connection has closed, and tells the application nothing before that.
-Its `Server` object knows. It is found on the event loop, by the coroutine that serves: whoever has started it, on
-whichever thread, and whoever handles the signals.
+uvicorn ends the lifespan only after the last connection has closed, and tells the application nothing before that.
+Its `Server` object knows. We find it through the coroutine that serves on this event loop. This works no matter who
+started the server, on which thread it runs, and who handles the signals.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def running_servers() -> list[Any]:
     serving = module.Server.serve.__code__
     found = []
     for task in asyncio.all_tasks():
-        # From the coroutine of the task inward: `serve` may be awaited by one of the application's own.
+        # From the task's coroutine inward: a coroutine of the application may await `serve`.
         coroutine: Any = task.get_coro()
         while (frame := getattr(coroutine, "cr_frame", None)) is not None:
             if coroutine.cr_code is serving:
@@ -38,7 +38,7 @@ def any_stopping(servers: list[Any]) -> bool:
 
 
 def transport_of(scope: Scope, servers: list[Any]) -> asyncio.Transport | None:
-    """The connection of a request that has not been answered completely; `None` where it cannot be known."""
+    """The connection of a request whose response is not complete; `None` if it cannot be found."""
     for server in servers:
         for protocol in server.server_state.connections:
             theirs = getattr(protocol, "scope", None)

@@ -35,7 +35,7 @@ class InMemoryLogger(TaskObserver):
         return [event.message for event in self.log_events]
 
     async def on_events(self, events: Sequence[Event]) -> None:
-        """Keep the events, and wake who waits for one of them."""
+        """Keep the events, and wake the callers that wait for one of them."""
         for event in events:
             self.events.append(event)
             for predicate, future in self._waiting:

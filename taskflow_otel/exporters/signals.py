@@ -1,7 +1,7 @@
-"""Every span, log event and metric that this library emits: the one table.
+"""The table of every span, log event and metric that this library emits.
 
-Exporters take their names from here, `docs/telemetry.md` is generated from here
-(`python -m taskflow_otel.exporters.signals_doc`), and a test compares what comes out with what is promised here.
+Exporters take their names from here. `docs/telemetry.md` is generated from it
+(`python -m taskflow_otel.exporters.signals_doc`), and a test compares it with the emitted telemetry.
 Attribute names follow the OpenTelemetry semantic conventions for messaging, version 1.44.
 """
 
@@ -65,11 +65,11 @@ ATTRIBUTES = (
     Attribute(EXECUTOR, "string", "`async`, `thread` or `process`"),
     Attribute(SOURCE, "string", "`manual`, `scheduled` or `retry` (by hand)"),
     Attribute(INSTANCE, "string", "the process that owns the task"),
-    Attribute(QUEUE_WAIT, "double", "seconds from ready to started, deliberate delay excluded"),
+    Attribute(QUEUE_WAIT, "double", "seconds from ready to started, without deliberate delays"),
     Attribute(TAG_PREFIX + "*", "string", "the tags given to `add_task`"),
     Attribute(OUTCOME, "string", "how the attempt ended: the transition's name"),
-    Attribute(REASON, "string", "why, where the transition alone does not say"),
-    Attribute(INTERRUPTED, "boolean", "`true` when the attempt ended with its process"),
+    Attribute(REASON, "string", "why, if the transition alone does not say"),
+    Attribute(INTERRUPTED, "boolean", "`true` if the attempt ended because its process died"),
     Attribute(DURATION, "double", "run time of the attempt in seconds"),
     Attribute(LOG_PREFIX + "*", "any", "the keyword values given to `task_log`"),
     Attribute(LINK, "string", "on a link: `previous_attempt` or `dead_attempt`; the link to the `send` span has none"),
@@ -139,11 +139,11 @@ _EVENTS = (
     LogSpec(
         "taskflow.task.retry_scheduled",
         "WARN",
-        "an attempt failed, another will follow",
+        "an attempt failed, and another will follow",
         Transition.RETRY_SCHEDULED,
         exception=True,
     ),
-    LogSpec("taskflow.task.succeeded", "INFO", "the task ended well", Transition.SUCCEEDED),
+    LogSpec("taskflow.task.succeeded", "INFO", "the task succeeded", Transition.SUCCEEDED),
     LogSpec("taskflow.task.failed", "ERROR", "the last attempt failed", Transition.FAILED, exception=True),
     LogSpec("taskflow.task.cancelled", "WARN", "the task was cancelled", Transition.CANCELLED),
     LogSpec("taskflow.task.interrupted", "ERROR", "the attempt ended with its process", Transition.INTERRUPTED),
@@ -153,7 +153,7 @@ _EVENTS = (
 TASK_LOG = LogSpec("taskflow.task.log", "as logged", "an entry written with `task_log`", None)
 LOGS: dict[Transition, LogSpec] = {spec.transition: spec for spec in _EVENTS if spec.transition is not None}
 
-# Few: every attribute of a record costs the SDK more than the whole transition costs the engine.
+# Few: each attribute of a record costs the SDK more than the engine needs for the transition.
 LIFECYCLE_LOG_ATTRIBUTES = (
     MESSAGING_DESTINATION_NAME,
     MESSAGING_MESSAGE_ID,
@@ -178,7 +178,7 @@ class MetricType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One metric family. `name` is that of the samples; of a histogram, without `_bucket` and its kin."""
+    """One metric family. `name`: the name of its samples; for a histogram, without suffixes such as `_bucket`."""
 
     name: str
     type: MetricType
@@ -187,9 +187,9 @@ class MetricSpec:
     unit: str = ""
     buckets: tuple[float, ...] = ()
     on: frozenset[Transition] = frozenset()
-    """The transitions that move it; none for what is measured elsewhere."""
+    """The transitions that change it; empty if it is measured elsewhere."""
     merge: str = "sum"
-    """How the values of several processes behind one port become one: `sum` or `max`."""
+    """How the values of several processes behind one port are combined: `sum` or `max`."""
 
 
 def _on(*transitions: Transition) -> frozenset[Transition]:
@@ -250,7 +250,7 @@ RUN_DURATION = MetricSpec(
 QUEUE_WAIT_TIME = MetricSpec(
     "taskflow_task_queue_wait_seconds",
     _HISTOGRAM,
-    "Time from ready to started; a deliberate delay is not part of it.",
+    "Time from ready to started, without deliberate delays.",
     _TASK,
     "seconds",
     (0.001, *_JOB_BUCKETS),
@@ -259,7 +259,7 @@ QUEUE_WAIT_TIME = MetricSpec(
 END_TO_END = MetricSpec(
     "taskflow_task_end_to_end_seconds",
     _HISTOGRAM,
-    "Time from creation to the end of a task that ran, retries and waits included.",
+    "Time from creation to the end of a task that ran, including retries and waits.",
     _TASK,
     "seconds",
     (*_JOB_BUCKETS, 7200.0, 21600.0),
@@ -316,7 +316,7 @@ QUEUE_DEPTH = MetricSpec(
 QUEUE_OLDEST_READY_AGE = MetricSpec(
     "taskflow_queue_oldest_ready_age_seconds",
     _GAUGE,
-    "How long the task that is ready the longest has been waiting for a slot.",
+    "How long the longest-waiting ready task has waited for a slot.",
     ("queue",),
     "seconds",
     merge="max",
@@ -330,13 +330,13 @@ EXECUTOR_SLOTS = MetricSpec(
 TASKS_STUCK = MetricSpec(
     "taskflow_tasks_stuck",
     _GAUGE,
-    "Attempts that were asked to stop and have not.",
+    "Attempts that were asked to stop and still run.",
 )
 EVENTS_DROPPED = MetricSpec(
     "taskflow_events_dropped_total",
     _COUNTER,
     "Events that an observer did not get because its queue was full or it was off; "
-    "spans (tracing) and records (logs) that the collector did not take.",
+    "spans (tracing) and records (logs) that were not exported to the collector.",
     ("exporter",),
 )
 EXPORTER_ERRORS = MetricSpec(
@@ -364,7 +364,7 @@ SCHEDULE_NEXT_FIRE = MetricSpec(
 SCHEDULE_LATENESS = MetricSpec(
     "taskflow_schedule_lateness_seconds",
     _HISTOGRAM,
-    "Time from a firing's due moment to its enqueueing.",
+    "Time from the scheduled time of a firing to its enqueueing.",
     ("schedule",),
     "seconds",
     (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0),
@@ -375,7 +375,7 @@ SCHEDULE_MISSED = MetricSpec(
     "Firings that did not run: skipped by the catch-up or overlap policy, or given up.",
     ("schedule",),
 )
-SCHEDULE_ERRORS = MetricSpec("taskflow_schedule_errors_total", _COUNTER, "Failures while firing.", ("schedule",))
+SCHEDULE_ERRORS = MetricSpec("taskflow_schedule_errors_total", _COUNTER, "Errors while firing.", ("schedule",))
 BUILD_INFO = MetricSpec(
     "taskflow_build_info", MetricType.INFO, "The version of taskflow-otel.", ("version",), merge="max"
 )
@@ -432,9 +432,9 @@ PROCESS_DURATION = MetricSpec(
     on=ATTEMPT_ENDS,
 )
 MESSAGING_METRICS = (SENT_MESSAGES, CONSUMED_MESSAGES, PROCESS_DURATION)
-"""What the semantic conventions ask of a messaging library; sent to OpenTelemetry metrics only."""
+"""The metrics that the semantic conventions require of a messaging library; sent only to OpenTelemetry."""
 
 
 def otel_name(spec: MetricSpec) -> str:
-    """The name of one of our metrics in OpenTelemetry, from which exporters to Prometheus make the original again."""
+    """The OpenTelemetry name of a metric; exporters to Prometheus turn it back into the original name."""
     return spec.name.replace("_", ".", 1).removesuffix("_total").removesuffix("_seconds")

@@ -26,26 +26,26 @@ from taskflow_otel.model.vocabulary import (
 _INTRODUCTION = f"""\
 # Telemetry
 
-Every span, log event and metric of taskflow-otel. This page is generated from `taskflow_otel/exporters/signals.py`;
-change it there.
+Every span, log event and metric of taskflow-otel. This page is generated from `taskflow_otel/exporters/signals.py`:
+change that file.
 
 Spans and log records carry the instrumentation scope `{signals.SCOPE}` and the schema URL <{signals.SCHEMA_URL}>.
-Arguments of tasks are never part of any signal.
+No signal contains arguments of tasks.
 """
 
 _LINKS = f"""\
-Every `process` span links to the `send` span of its task, and to the attempt before it
-(`{signals.LINK}`=`previous_attempt`). With `Telemetry(propagation="auto")` it is also a child of the `send` span when
-the same process starts it within {SOON:g} seconds after the task was added by hand; attempts that are delayed,
-scheduled, recovered or retried by hand start a new trace. `"parent"` makes it always a child, `"link"` never.
+Every `process` span links to the `send` span of its task, and to the span of the previous attempt
+(`{signals.LINK}`=`previous_attempt`). With `Telemetry(propagation="auto")` it is also a child of the `send` span if the
+same process starts it within {SOON:g} seconds after code added the task. Attempts that are delayed, scheduled,
+recovered or retried by hand start a new trace. With `"parent"` the span is always a child, with `"link"` never.
 
-An attempt that dies with its process leaves a span too: the instance that takes the task over emits it, from the
-attempt's start to the last heartbeat, with status ERROR and `{signals.INTERRUPTED}`=`true`; it links to the span that
-was lost, where that is known (`dead_attempt`). What only the dead process knew is missing: the span has no
-`{signals.QUEUE_WAIT}`, and the log record of a task that failed as poison no stack trace.
+An attempt whose process dies leaves a span too. The instance that takes the task over emits it, from the attempt's
+start to the last heartbeat, with status ERROR and `{signals.INTERRUPTED}`=`true`. If the lost span is known, the new one
+links to it (`dead_attempt`). Data that only the dead process had is missing: the span has no `{signals.QUEUE_WAIT}`, and
+the log record of a task that failed as poison has no stack trace.
 
 The exception of a failed attempt is in the attributes of its log record. With
-`OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=logs/dup` it is an event of the span as well.
+`OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=logs/dup` it is also an event of the span.
 """
 
 _METRICS = """\
@@ -57,8 +57,8 @@ _OTEL_METRICS = """\
 ## OpenTelemetry metrics
 
 With a meter provider (`Telemetry(meter_provider=)`, or a global one that is set when the manager starts) the same
-numbers go there too: `taskflow_tasks_enqueued_total` as `taskflow.tasks_enqueued`, and so on, with the same attributes
-as there are labels above. Besides, what the semantic conventions ask of a messaging library:
+metrics go there too: `taskflow_tasks_enqueued_total` as `taskflow.tasks_enqueued`, and so on, with the labels above as
+attributes. In addition, there are the metrics that the semantic conventions require of a messaging library:
 """
 
 _WORDS = """\

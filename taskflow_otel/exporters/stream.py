@@ -1,4 +1,4 @@
-"""The live stream: what changed, as small deltas, for whoever is watching (server-sent events of the dashboard)."""
+"""The live stream: changes of tasks as small deltas, for the dashboard's server-sent events."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from taskflow_otel.model.record import Progress, TaskRecord
 _PROGRESS_INTERVAL = 0.2
 _ERROR_LENGTH = 300
 _INTERVAL = 0.1
-"""Seconds for which changes are collected before they are sent, so that of one task only the latest is encoded."""
+"""Seconds for which changes are collected before they are sent, so that only the latest of each task is encoded."""
 _INTERVAL_PER_SUBSCRIBER = 0.002
-"""Further seconds for each subscriber: their number changes how late they are, not what they take of the loop."""
+"""Additional seconds for each subscriber: more subscribers mean later changes, not more work for the loop."""
 _ENCODED_PER_TURN = 128
-"""Changes that are encoded before the loop turns."""
+"""Changes that are encoded before others get the event loop."""
 _CHUNK = 64 * 1024
-"""Bytes from which on a chunk is full: what waits in the write buffer of a client that does not read."""
+"""Bytes at which a chunk is full: this much waits in the write buffer of a client that does not read."""
 
 
 class _ProgressOf(NamedTuple):
@@ -42,7 +42,7 @@ _Item = LifecycleEvent | LogEvent | TaskRecord | _ProgressOf
 
 
 class _Chunk(NamedTuple):
-    """Several changes as they are sent, and the number of the first change that they do not cover."""
+    """Several encoded changes, and the number of the first change after them."""
 
     end: int
     data: bytes
@@ -51,10 +51,10 @@ class _Chunk(NamedTuple):
 class LiveStream(Exporter):
     """A bounded ring of the latest changes, read by any number of subscribers at their own pace.
 
-    Changes are only kept until `interval` seconds have passed; then they are encoded once, for all subscribers. An
-    unwatched stream costs an append for each change. A subscriber that falls behind by more than `size` changes
-    gets an event `reset` (what it missed cannot be replayed: read anew) and continues from there. Ids are opaque and
-    belong to one process: an id of another one is answered by a `reset` too.
+    Changes are collected for `interval` seconds and then encoded once, for all subscribers. Without subscribers, each
+    change costs only an append. A subscriber that is more than `size` changes behind gets the event `reset`, because
+    the missed changes are gone: it must read the tasks again, and then continues. Ids are opaque and belong to one
+    process: the id of another process leads to a `reset` too.
     """
 
     name = "stream"
@@ -69,13 +69,13 @@ class LiveStream(Exporter):
         self._epoch = secrets.token_hex(4)
         self._interval = interval
         self._published = 0
-        """Number of the first change that subscribers have not been given."""
+        """Number of the first change that was not sent yet."""
         self._frames: dict[int, bytes] = {}
         """Encoded changes, by number."""
         self._chunks: tuple[int, list[_Chunk]] = (-1, [])
-        """The latest chunks, and the number of their first change."""
+        """The latest chunks, with the number of their first change."""
         self._news: asyncio.Event | None = None
-        """Set by a change; without subscribers there is no such event."""
+        """Set by a change; `None` without subscribers."""
         self._publisher: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._progress_at: dict[str, float] = {}
@@ -85,7 +85,7 @@ class LiveStream(Exporter):
         self.encoded = 0
         """How many changes have been encoded."""
         self.resets = 0
-        """How often a subscriber had missed changes that were gone from the ring."""
+        """How often a subscriber missed changes that were no longer in the ring."""
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Keep the transition for the subscribers."""
@@ -104,7 +104,7 @@ class LiveStream(Exporter):
         self._append(event)
 
     def on_progress(self, record: TaskRecord) -> None:
-        """Keep the progress report for the subscribers: at most a few a second for one task, and the last."""
+        """Keep the progress report for the subscribers: at most a few per second for each task, and the last one."""
         progress = record.progress
         if progress is None:
             return
@@ -116,11 +116,11 @@ class LiveStream(Exporter):
         self._append(_ProgressOf(record.task_id, record.attempt, progress))
 
     def inject(self, record: TaskRecord) -> None:
-        """Show a task as another instance has left it. `record` must be a copy."""
+        """Show a task that another instance changed. `record` must be a copy."""
         self._append(record)
 
     def start(self) -> None:
-        """Take subscriptions again after a close."""
+        """Accept subscriptions, also after a close."""
         self._closed = False
 
     def close(self) -> None:
@@ -130,14 +130,14 @@ class LiveStream(Exporter):
 
     @property
     def cursor(self) -> str:
-        """The id of the latest change: a page read now is continued by `subscribe(cursor)`."""
+        """The id of the latest change: `subscribe(cursor)` continues a page that is read now."""
         return self._id(self._end - 1)
 
     async def subscribe(self, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
-        """Yield encoded events as they come, after those that followed `last_event_id`, until the stream is closed.
+        """Yield the encoded events after `last_event_id`, and then new ones until the stream is closed.
 
-        The events are `task`, `log`, `progress` and `reset`; several may come in one piece. When several changes of
-        one task wait, only the latest of them is yielded; log entries are all yielded.
+        The events are `task`, `log`, `progress` and `reset`; one piece may hold several. If several changes of one
+        task wait, only the latest is yielded; log entries are all yielded.
         """
         self._enter()
         try:
@@ -198,7 +198,7 @@ class LiveStream(Exporter):
             self._wake()
 
     async def _encode(self, start: int, end: int) -> list[_Chunk]:
-        """The changes from number `start` to before `end`, each encoded once however often it is asked for."""
+        """The changes from number `start` to before `end`; each is encoded only once."""
         latest = _latest(list(islice(self._ring, start - self._first, end - self._first)))
         chunks, pieces, length, fresh = [], list[bytes](), 0, 0
         for offset, item in latest:
@@ -251,7 +251,7 @@ class LiveStream(Exporter):
 
     def _position_after(self, event_id: str) -> int | None:
         epoch, _, text = event_id.partition("-")
-        # Only ids that this stream has given out can be resumed from.
+        # Only an id of this stream can be continued.
         if epoch != self._epoch or not text.removeprefix("-").isdecimal() or not text.isascii():
             return None
         position = int(text) + 1
@@ -260,17 +260,17 @@ class LiveStream(Exporter):
 
 # Not by `fastapi.sse`, which the oldest FastAPI that is supported does not have, and which encodes for each watcher.
 def frame(event_id: str, event: str, data: dict[str, Any]) -> bytes:
-    """One server-sent event. JSON escapes every line break, so that data cannot forge a field of the stream."""
+    """One server-sent event. JSON escapes every line break, so data cannot forge a field of the stream."""
     try:
         body = msgspec.json.encode(data)
     except (TypeError, ValueError, OverflowError, RecursionError):
-        # Only a value that no task can say: the page needs valid JSON all the same.
+        # No value of a task leads here; this ensures valid JSON in any case.
         body = json.dumps(plain_value(data), separators=(",", ":")).encode()
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (event_id.encode(), event.encode(), body)
 
 
 def _latest(items: list[_Item]) -> list[tuple[int, _Item]]:
-    """The items without those that a later one of the same task makes obsolete."""
+    """The items, without those that a later item of the same task replaces."""
     last: dict[tuple[str, bool], int] = {}
     for number, item in enumerate(items):
         if not isinstance(item, LogEvent):

@@ -1,4 +1,4 @@
-"""Where telemetry goes, as the user says it: `Telemetry`."""
+"""The user's telemetry settings: `Telemetry`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from taskflow_otel.model.options import whole
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telemetry:
-    """Providers, propagation and metric settings of one `TaskManager`; raises `ConfigurationError` when made wrongly.
+    """Providers, propagation and metric settings of one `TaskManager`; raises `ConfigurationError` for wrong values.
 
-    A provider that is `None` is the global one of the OpenTelemetry API, whenever that is set.
+    A provider of `None` means the global one of the OpenTelemetry API, even if it is set later.
     """
 
     tracer_provider: TracerProvider | None = None
     logger_provider: LoggerProvider | None = None
     meter_provider: MeterProvider | None = None
     registry: CollectorRegistry | None = None
-    """Where the Prometheus metrics are registered; `None`: a registry of the manager's own."""
+    """Where the Prometheus metrics are registered; `None`: in the manager's own registry."""
     propagation: Propagation = "auto"
-    """What an attempt's span is a child of: see `taskflow_otel.exporters.otel.tracing.TracingExporter`."""
+    """The parent of an attempt's span: see `taskflow_otel.exporters.otel.tracing.TracingExporter`."""
     max_label_values: int = DEFAULT_MAX_LABEL_VALUES
-    """How many different task names, queues and error types are shown by name; the rest counts as `_other`."""
+    """How many task names, queues and error types are shown by name; further ones count as `_other`."""
     buckets: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Upper bounds in seconds by histogram name, in place of the default ones."""
+    """Upper bounds in seconds by histogram name, instead of the defaults."""
 
     def __post_init__(self) -> None:
         if self.propagation not in PROPAGATIONS:

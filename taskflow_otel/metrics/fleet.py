@@ -1,11 +1,11 @@
-"""The metrics of all instances that share a backend, as one: any worker's scrape gives the fleet's totals.
+"""The metrics of all instances that share a backend, added up: a scrape of any worker returns the fleet's totals.
 
-Each instance stores what it has counted under a key of its own. An answer is made of what is stored and of nothing
-else: this instance stores its counts, then reads everyone's, then shows the sum. Of two scrapes the later one
-thus never shows less than the earlier one, whoever answers them.
+Each instance stores its counts under its own key. An answer contains only stored counts: this instance stores its own,
+then reads all, then shows the sum. So the later of two scrapes never shows less than the earlier one, no matter which
+instances answer.
 
-What a dead instance has counted is folded into one sum, together with what the ledger knows it did after it last
-stored its counts.
+The counts of dead instances are folded into one sum. It also includes what the ledger shows of their last moments,
+after they last stored their counts.
 """
 
 from __future__ import annotations
@@ -37,45 +37,45 @@ T = TypeVar("T")
 logger = logging.getLogger("taskflow_otel.metrics")
 
 COUNTS = "metrics:"
-"""Begins the keys under which counts are stored: one for each instance that has not been folded, and `GONE`."""
+"""Prefix of the keys for stored counts: one for each instance that is not folded yet, and `GONE`."""
 GONE = f"{COUNTS}gone"
 MARKS = "metrics-of:"
-"""Begins the keys that say whether an instance's counts are still its own: `OWN`, or what was added when folded."""
+"""Prefix of the keys that say whether the counts of an instance are still its own: `OWN`, or what the fold added."""
 OWN = "own"
 
 INTERVAL = 1.0
 _PATIENCE = 2.0
-"""Seconds that a scrape waits for the backend, before it shows what was known last."""
+"""Seconds that a scrape waits for the backend, before it shows the latest known counts."""
 _LONGEST_BACKOFF = 5.0
 _PAUSE = 0.2
-"""Seconds from one exchange to the next, however many scrapes ask for one."""
+"""Seconds between two exchanges, for any number of scrapes."""
 _OVERLAP = timedelta(seconds=5)
-"""How far the clocks of the instances, and a slow commit, may be apart."""
+"""How far the clocks of the instances may differ, and how late a slow commit may be."""
 _TAIL = 20_000
-"""Tasks of the ledger looked at for what a dead instance did last."""
+"""How many tasks of the ledger are read for the last moments of a dead instance."""
 _LARGE = 20_000
-"""Characters of JSON from which on they are written and read beside the event loop: more than a millisecond's work."""
+"""Characters of JSON above which a thread encodes and decodes it: more than a millisecond of work."""
 _ID_LENGTH = 40
 _MARKS_KEPT = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What one process has stored: its counts at one moment, and which of its transitions they do not hold yet."""
+    """The stored data of one process: its counts at one moment, and the transitions that they do not include yet."""
 
     instance: str
     formerly: tuple[str, ...]
-    """The ids under which this process went before, each until it was declared dead."""
+    """The former ids of this process; under each it was declared dead."""
     number: int
     taken_at: datetime
     unpublished: Mapping[str, int]
-    """By task: how many lines of its timeline are counted, or `REFUSED`. Of others, those no later than `taken_at`."""
+    """By task: how many timeline lines are counted, or `REFUSED`. For other tasks, all lines up to `taken_at`."""
     final: bool
-    """The instance has stopped in order: nothing comes after these counts."""
+    """The instance has stopped properly: these counts are complete."""
     counts: Snapshot
 
     def missed(self, event: LifecycleEvent, line: int) -> bool:
-        """Whether a line of a task's timeline is this process's, and not part of these counts."""
+        """Whether a timeline line of a task belongs to this process and is not in these counts."""
         if event.instance != self.instance and event.instance not in self.formerly:
             return False
         told = self.unpublished.get(event.task_id)
@@ -84,7 +84,7 @@ class Stored:
         return event.transition is not Transition.REJECTED if told == REFUSED else line >= told
 
     def dump(self, counts: str) -> str:
-        """As JSON; `counts` is the JSON of the counts, of which there can be many."""
+        """As JSON; `counts` is the JSON of the counts, which can be large."""
         about = {
             "instance": self.instance,
             "formerly": self.formerly,
@@ -97,7 +97,7 @@ class Stored:
 
     @classmethod
     def load(cls, text: str) -> Stored:
-        """Read what `dump` has written; raises `ValueError` for anything else."""
+        """Read the output of `dump`; raises `ValueError` for anything else."""
         try:
             data = json.loads(text)
             return cls(
@@ -116,7 +116,7 @@ class Stored:
 class FleetMetrics(Service):
     """Exchanges counts with the other instances about once a second, and for each scrape.
 
-    `instance_id`: of this process, at the moment. `unpublished`: see `Stored.unpublished`.
+    `instance_id`: returns the current id of this process. `unpublished`: see `Stored.unpublished`.
     """
 
     def __init__(
@@ -140,9 +140,9 @@ class FleetMetrics(Service):
         self._formerly: tuple[str, ...] = ()
         self._number = 0
         self._counted: dict[int, Snapshot] = {}
-        """All that this process had counted, by the number of what may be stored: the latest known, and later ones."""
+        """All counts of this process, by the number of each version that may be stored: the latest known, and later."""
         self._elsewhere: Snapshot = {}
-        """What of it is part of the sum of those that are gone: this process was taken for dead, or is a new life."""
+        """The part of these counts that is in the sum of dead instances, because this process was declared dead."""
         self._shown: Stored | None = None
         self._known: dict[str, tuple[str, Stored]] = {}
         self._gone: tuple[str | None, Snapshot] = (None, {})
@@ -154,7 +154,7 @@ class FleetMetrics(Service):
         self._last_exchange = float("-inf")
 
     async def introduce(self) -> None:
-        """Store the counts: what this instance does from now on is found again even if it dies before it tells."""
+        """Store the counts, so that the other instances find this one even if it dies before its next exchange."""
         if not self._open:
             self._exchanging = asyncio.Lock()
         async with self._exchanging:
@@ -162,7 +162,7 @@ class FleetMetrics(Service):
         self._open = True
 
     async def start(self) -> None:
-        """Show what the others have counted from the first scrape on; start the rounds."""
+        """Read the counts of the others before the first scrape, and start the rounds."""
         await self.refresh()
         await super().start()
 
@@ -173,15 +173,14 @@ class FleetMetrics(Service):
             await self._fold_dead()
 
     async def refresh(self) -> None:
-        """Return once everything is shown that was counted anywhere before this call.
+        """Return once all counts of all instances from before this call are shown.
 
-        While the backend does not answer, what was known last is shown; of a process that is alone, its own present
-        counts.
+        While the backend does not answer, the latest known counts are shown; a single process shows its current ones.
         """
         if not self._open:
             return
         exchange = self._ask()
-        # Others may wait for the same exchange, so it does not end with the caller.
+        # Other callers may wait for the same exchange, so a cancelled caller does not end it.
         await asyncio.wait({exchange}, timeout=_PATIENCE)
         failed = not exchange.done() or exchange.cancelled() or exchange.exception() is not None
         if failed and self._alone:
@@ -189,11 +188,11 @@ class FleetMetrics(Service):
             self._exporter.set_peers(self._peers, subtract(counted, self._elsewhere))
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
-        """The body and content type that an `Accept` header asks for; see `PrometheusExporter.render`."""
+        """Return body and content type for an `Accept` header; see `PrometheusExporter.render`."""
         return self._exporter.render(accept)
 
     async def finish(self) -> None:
-        """Store the last counts, as final ones unless a commit was left without an answer."""
+        """Store the last counts, marked as final unless the outcome of a commit is unknown."""
         if not self._open:
             return
         self._open = False
@@ -202,7 +201,7 @@ class FleetMetrics(Service):
         self._exporter.set_peers(())
 
     async def stop(self) -> None:
-        """Stop the rounds, and an exchange under way."""
+        """Stop the rounds, and a running exchange."""
         await super().stop()
         exchange, self._next = self._next, None
         if exchange is not None:
@@ -210,7 +209,7 @@ class FleetMetrics(Service):
             await asyncio.gather(exchange, return_exceptions=True)
 
     def _ask(self) -> asyncio.Task[None]:
-        """The next exchange, which has not begun yet."""
+        """The next exchange that has not begun yet."""
         if self._next is None or self._next.done():
             self._next = asyncio.create_task(self._exchange(), name="taskflow-metrics-exchange")
             self._next.add_done_callback(_retrieve)
@@ -226,7 +225,7 @@ class FleetMetrics(Service):
             await self._load()
 
     async def _store(self, *, final: bool) -> None:
-        # Of one moment: nothing else runs between these.
+        # No await between these, so that they belong to the same moment.
         counted, taken_at = self._exporter.snapshot(), self._clock.now()
         instance, unpublished = self._instance_id(), self._unpublished()
         latest = self._shown
@@ -234,7 +233,7 @@ class FleetMetrics(Service):
             self._formerly = (*self._formerly, latest.instance)
         shown_as = None if latest is None else (latest.instance, latest.final, self._counted.get(latest.number))
         if shown_as == (instance, final, counted):
-            # Of an idle process nothing need be encoded.
+            # An idle process need not encode anything.
             return
         new, counts = await self._encode(counted)
         self._number += 1
@@ -246,7 +245,7 @@ class FleetMetrics(Service):
         self._shown = shown
 
     async def _store_anew(self, shown: Stored, counted: Snapshot, counts: str) -> Stored:
-        """Store what was refused: the first time had succeeded without an answer, or this process was folded."""
+        """Store again after a refusal: an earlier write had succeeded without an answer, or this process was folded."""
         mark = (await self._backend.settings(self._mark)).get(self._mark)
         if mark != OWN:
             self._elsewhere = self._folded(mark)
@@ -254,22 +253,22 @@ class FleetMetrics(Service):
             self._source = uuid.uuid4().hex
             new, counts = await self._encode(counted)
             shown = replace(shown, counts=new)
-        # Should this fail, the next round begins here again: the name is new, or its counts are replaced.
+        # If this fails, the next round starts here again: the name is new, or its counts are replaced.
         self._shown = None
         if not await self._write({self._mark: mark if mark == OWN else None}, shown, counts):
-            raise BackendUnavailableError("the metrics of this instance change hands too fast")
+            raise BackendUnavailableError("the stored metrics of this instance change too fast")
         return shown
 
     def _folded(self, mark: str | None) -> Snapshot:
-        """What is part of the sum now: of what was counted here, what was stored then, and what the ledger added."""
+        """The counts of this process that are in the sum now: those that were stored, and those from the ledger."""
         if mark is None:
-            # Folded as final counts, or so long ago that the mark is gone.
+            # Its counts were final, or it was folded so long ago that the mark is gone.
             return next(iter(self._counted.values()), {})
         data = json.loads(mark)
         return merge([self._counted.get(data["number"], {}), from_json(data["added"])])
 
     async def _encode(self, counted: Snapshot) -> tuple[Snapshot, str]:
-        """What of the counts is not part of the sum of those that are gone, also as JSON."""
+        """The counts that are not in the sum of dead instances, also as JSON."""
 
         def encode() -> tuple[Snapshot, str]:
             rest = subtract(counted, self._elsewhere)
@@ -282,15 +281,15 @@ class FleetMetrics(Service):
         return f"{MARKS}{self._source}"
 
     async def _write(self, expected: Mapping[str, str | None], shown: Stored, counts: str) -> bool:
-        # Under a name of its own from the first time on, so that writing it again does no harm.
+        # Each process writes under its own name, so that a repeated write does no harm.
         size = len(counts) + _ID_LENGTH * len(shown.unpublished)
         stored = await _beside(size, lambda: shown.dump(counts))
         changes = {self._mark: OWN, f"{COUNTS}{self._source}": stored}
         return await self._backend.swap_settings(expected, changes)
 
     async def _load(self) -> None:
-        """Show what everyone has stored."""
-        # In this order: an instance is known before it stores anything.
+        """Show the stored counts of all instances."""
+        # In this order, because an instance is registered before it stores counts.
         stored = await self._backend.settings(COUNTS)
         alive = {one.instance_id for one in await self._backend.instances() if one.state == InstanceState.ALIVE}
         gone = stored.pop(GONE, None)
@@ -326,7 +325,7 @@ class FleetMetrics(Service):
             except BackendError:
                 raise
             except Exception as exc:
-                # What is wrong with one must not keep all others from being counted.
+                # An error of one must not prevent the others from being counted.
                 logger.error("%s could not be added to the sum of the dead: %s", key, exc, exc_info=exc)
         if dead:
             await self._forget_marks()
@@ -339,15 +338,15 @@ class FleetMetrics(Service):
         about = {"at": self._clock.now().isoformat(), "number": dead.number, "added": to_json(added)}
         mark = None if dead.final else json.dumps(about)
         changes = {GONE: summed, key: None, f"{MARKS}{key.removeprefix(COUNTS)}": mark}
-        # If another instance was faster, or the dead one is not dead, the next round sees what is so.
+        # If another instance was faster, or the dead one is alive, the next round sees it.
         if await self._backend.swap_settings({GONE: self._gone[0], key: text}, changes):
             self._gone = summed, await _beside(len(summed), partial(_load_sum, summed))
 
     async def _done_since(self, dead: Stored) -> Snapshot:
-        """What the ledger says that a dead instance did, and had not stored."""
+        """The counts of a dead instance that it had not stored, computed from the ledger."""
         missing = PrometheusExporter(buckets=self._exporter.buckets, max_label_values=self._exporter.max_label_values)
         records = await self._backend.changed_since(dead.taken_at - _OVERLAP, not_of="", limit=_TAIL)
-        # A commit may have been without an answer for long when the counts were stored.
+        # A commit may have waited long for its answer when the counts were stored.
         for task_id in dead.unpublished.keys() - {record.task_id for record in records}:
             if (record := await self._backend.get(task_id)) is not None:
                 records.append(record)
@@ -355,7 +354,7 @@ class FleetMetrics(Service):
             try:
                 events = list(replay(record))
             except IllegalTransitionError as exc:
-                logger.error("the timeline of task %s makes no sense: %s", record.task_id, exc)
+                logger.error("the timeline of task %s is invalid: %s", record.task_id, exc)
                 continue
             for line, event in enumerate(events):
                 if dead.missed(event, line):
@@ -363,19 +362,19 @@ class FleetMetrics(Service):
         return from_json(to_json(lasting(missing.snapshot())))
 
     async def _forget_marks(self) -> None:
-        """Delete what was kept for instances that were taken for dead and would have said otherwise by now."""
+        """Delete the marks of dead instances that would have come back by now if they lived."""
         for key, mark in (await self._backend.settings(MARKS)).items():
             if mark != OWN and datetime.fromisoformat(json.loads(mark)["at"]) + _MARKS_KEPT < self._clock.now():
                 await self._backend.put_setting(key, None)
 
 
 async def _beside(size: int, work: Callable[[], T]) -> T:
-    """Do what would keep the event loop for long on a thread."""
+    """Do large work on a thread, so that it does not block the event loop."""
     return work() if size < _LARGE else await asyncio.to_thread(work)
 
 
 def _size(counts: Snapshot) -> int:
-    """About how many characters the counts make as JSON."""
+    """The approximate number of JSON characters of the counts."""
     return 60 * sum(len(children) for children in counts.values())
 
 
@@ -392,6 +391,6 @@ def _load_sum(text: str | None) -> Snapshot:
 
 
 def _retrieve(exchange: asyncio.Task[None]) -> None:
-    """Mark a failure as seen; the rounds of the service report it."""
+    """Mark a failure as seen, because the service reports it; log only unexpected errors."""
     if not exchange.cancelled() and (exc := exchange.exception()) is not None and not isinstance(exc, BackendError):
         logger.error("the metrics could not be exchanged: %s", exc, exc_info=exc)

@@ -1,4 +1,4 @@
-"""Arguments as ciphertext: everywhere outside the running attempt, a payload is unreadable without the key."""
+"""Arguments as ciphertext: outside the running attempt, a payload is unreadable without the key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PayloadCipher:
             try:
                 fernets.append(Fernet(key))
             except (ValueError, TypeError):
-                # The exception, and the key with it, stay out of the message: this text reaches logs.
+                # Without the exception, which holds the key: this text goes into logs.
                 raise ConfigurationError(
                     f"encrypt_args_key: key {position} of {len(several)} is not a Fernet key (32 bytes in URL-safe "
                     f"base64, 44 characters). Make one with: {_MAKE_A_KEY}"
@@ -70,9 +70,9 @@ class PayloadCipher:
         return f"{self._seal}:{self._fernet.encrypt(payload.encode()).decode('ascii')}"
 
     def decrypt(self, payload: str) -> str:
-        """Return the plain payload; one that was stored before encryption was turned on is returned as it is.
+        """Return the plain payload; a payload that was stored without encryption is returned unchanged.
 
-        Raises `TaskArgumentError` when none of the keys fits, or the ciphertext was damaged.
+        Raises `TaskArgumentError` if no key fits, or the ciphertext is damaged.
         """
         if not is_encrypted(payload):
             return payload
@@ -87,7 +87,7 @@ class PayloadCipher:
         except (InvalidToken, ValueError):  # the latter for text that is not ASCII
             raise TaskArgumentError(
                 "the stored arguments cannot be decrypted: none of the keys in TaskManager(encrypt_args_key=...) fits, "
-                "or the ciphertext was damaged. After a rotation, keep the old key behind the new one."
+                "or the ciphertext is damaged. After a rotation, keep the old key after the new one."
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""The options of one task, as `add_task` and `enqueue` take them."""
+"""The options of one task, for `add_task` and `enqueue`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnqueueOptions:
-    """What can be said of one task when it is added; `None` takes the task type's own."""
+    """The options of a task when it is added; `None` means the option of its task type."""
 
     idempotency_key: str | None = None
     tags: Mapping[str, object] | None = None
@@ -30,11 +30,11 @@ class EnqueueOptions:
 
 NO_OPTIONS = EnqueueOptions()
 ADD_TASK_OPTIONS = frozenset(field.name for field in fields(EnqueueOptions))
-"""Keyword arguments that `add_task` takes for itself; a task's parameter cannot bear one of these names."""
+"""Keyword arguments of `add_task` itself; a parameter of a task cannot have one of these names."""
 
 
 def split_options(kwargs: dict[str, Any]) -> tuple[EnqueueOptions, dict[str, Any]]:
-    """Part the options of `add_task` from the function's own keyword arguments."""
+    """Separate the options of `add_task` from the function's keyword arguments."""
     if ADD_TASK_OPTIONS.isdisjoint(kwargs):
         return NO_OPTIONS, kwargs
     options = {name: value for name, value in kwargs.items() if name in ADD_TASK_OPTIONS}
@@ -42,7 +42,7 @@ def split_options(kwargs: dict[str, Any]) -> tuple[EnqueueOptions, dict[str, Any
 
 
 def checked_moment(name: str, moment: object) -> datetime:
-    """An aware moment of the years 1970 to 2199, in UTC; raises `ConfigurationError` for all else, a naive one too."""
+    """An aware moment of the years 1970 to 2199, in UTC; raises `ConfigurationError` for anything else."""
     if not isinstance(moment, datetime):
         raise ConfigurationError(f"{name} must be an aware datetime, not {repr_of(moment)}")
     if moment.tzinfo is None:
@@ -52,7 +52,7 @@ def checked_moment(name: str, moment: object) -> datetime:
         )
     try:
         utc = moment.astimezone(UTC)
-    except (OverflowError, ValueError):  # `datetime.max` west of Greenwich lies in the year 10000
+    except (OverflowError, ValueError):  # `datetime.max` west of Greenwich is in the year 10000
         utc = None
     if utc is None or not _EARLIEST <= utc < _LATEST:
         raise ConfigurationError(f"{name} must be a moment of the years 1970 to 2199, not {repr_of(moment)}")
@@ -60,7 +60,7 @@ def checked_moment(name: str, moment: object) -> datetime:
 
 
 def checked_tags(tags: object) -> dict[str, str]:
-    """Tags as plain texts of bounded length; raises `ConfigurationError` for what is no mapping."""
+    """Tags as plain texts of bounded length; raises `ConfigurationError` if they are not a mapping."""
     if tags is None:
         return {}
     if not isinstance(tags, Mapping):
@@ -69,14 +69,14 @@ def checked_tags(tags: object) -> dict[str, str]:
 
 
 def checked_eager(eager: object) -> bool | None:
-    """Whether a task starts at once, `None` where nothing was said; raises `ConfigurationError`."""
+    """Whether a task starts at once; `None` if not given. Raises `ConfigurationError`."""
     if eager is None or isinstance(eager, bool):
         return eager
     raise ConfigurationError(f"eager must be True or False, not {eager!r:.80}")
 
 
 def checked_key(key: object) -> str | None:
-    """An idempotency key, or its digest where it cannot be stored as it is; raises `ConfigurationError`."""
+    """An idempotency key, or its digest if the key cannot be stored unchanged; raises `ConfigurationError`."""
     if key is None:
         return None
     if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY:

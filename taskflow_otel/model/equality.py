@@ -1,6 +1,6 @@
-"""Whether a value that made the round trip is what it was.
+"""Whether a value is the same after it was stored and read back.
 
-Stricter than `==`, for which `1`, `1.0` and `True` are one.
+Stricter than `==`, for which `1`, `1.0` and `True` are equal.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pydantic import BaseModel
 def equal(before: Any, after: Any, *, strict: bool) -> bool:
     """Whether the two are of the same types throughout and hold the same values, in the same order.
 
-    Not `strict`, two things may differ that equality does not see: the object behind a time zone (the offset must
-    still agree), and which fields of a pydantic model were set rather than left to their defaults.
+    If not `strict`, two things may differ: the object of a time zone (its offset must be the same), and which fields
+    of a pydantic model were set explicitly.
     """
     if type(before) is not type(after):
         return False
     if isinstance(before, BaseModel):
         return _same_model(before, after, strict)
     if dataclasses.is_dataclass(before):
-        # A field that its class rebuilds and leaves out of comparisons is no part of the value.
+        # A field that is computed by its class and excluded from comparisons is not part of the value.
         return all(
             equal(getattr(before, field.name), getattr(after, field.name), strict=strict)
             for field in dataclasses.fields(before)

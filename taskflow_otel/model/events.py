@@ -1,4 +1,4 @@
-"""What the observer bus carries: one event for each applied transition, one for each log entry."""
+"""The events of the observer bus: one for each applied transition, one for each log entry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LifecycleEvent(Struct, frozen=True, eq=False, gc=False):
     status: TaskStatus
     timestamp: datetime
     attempt: int
-    """Zero-based number of the attempt that this event is about."""
+    """Zero-based number of the event's attempt."""
     retries_used: int
     created_at: datetime
     start_time: datetime | None
@@ -47,12 +47,12 @@ class LifecycleEvent(Struct, frozen=True, eq=False, gc=False):
     source: str
     instance: str
     trace: TaskTrace
-    """Shared with the task. The tracing exporter, first on the bus, fills its references in."""
+    """Shared with the task. The tracing exporter, which is first on the bus, sets its references."""
     span: SpanRef
     """The span that this event belongs to: the attempt's, or `send` before the first attempt."""
     exception: BaseException | None = None
-    """What the attempt raised, in the process that ran it; for exporters only, since its traceback keeps the frames of
-    the task alive. Two events are equal whatever their exceptions."""
+    """The exception of the attempt, in the process that ran it. Only exporters get it, because its traceback keeps the
+    frames of the task alive. It does not count for the equality of events."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LifecycleEvent):
@@ -63,12 +63,12 @@ class LifecycleEvent(Struct, frozen=True, eq=False, gc=False):
 
     @property
     def trace_id(self) -> str | None:
-        """Trace id, 32 hexadecimal digits; `None` where nothing traces."""
+        """Trace id, 32 hexadecimal digits; `None` without tracing."""
         return self.span.trace_id or None
 
     @property
     def span_id(self) -> str | None:
-        """Span id, 16 hexadecimal digits; `None` where nothing traces."""
+        """Span id, 16 hexadecimal digits; `None` without tracing."""
         return self.span.span_id or None
 
 
@@ -105,7 +105,7 @@ def lifecycle_event(
 ) -> LifecycleEvent:
     """The event of a transition that has just been applied to a record."""
     trace = record.trace
-    # By position: that is a twentieth of what names would cost, and a test holds the order.
+    # By position, which costs a twentieth of keywords; a test checks the order.
     return LifecycleEvent(
         record.task_id,
         record.func_name,
@@ -138,5 +138,5 @@ def lifecycle_event(
 
 
 def without_exception(event: LifecycleEvent) -> LifecycleEvent:
-    """The event without its exception object, whose traceback would keep the frames of the task alive."""
+    """The event without its exception, whose traceback would keep the frames of the task alive."""
     return event if event.exception is None else replace(event, exception=None)

@@ -1,6 +1,6 @@
 """Task ids: UUID version 7 (RFC 9562), so that the order of ids is the order of creation.
 
-The list of tasks, newest first, is then a walk along the primary key of every backend.
+So every backend can list tasks, newest first, along its primary key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _forget_pool() -> None:
     _pool.clear()
 
 
-# A child of this process must not draw the same ones.
+# A forked child must not use the same bytes.
 os.register_at_fork(after_in_child=_forget_pool)
 
 
@@ -32,7 +32,7 @@ def new_task_id() -> str:
     """Return a new UUIDv7 in its canonical form; ids made by one process are strictly increasing.
 
     The 12 bits after the millisecond and the top of the random tail hold a counter (RFC 9562, section 6.2,
-    method 2): the previous value is incremented when the clock has not moved, or has moved back.
+    method 2): the previous value is incremented if the clock has not moved forward.
     """
     global _last
     with _lock:

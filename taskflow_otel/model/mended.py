@@ -1,4 +1,4 @@
-"""A stored row that cannot be read as it should be, as a record that shows what can be read and says what cannot."""
+"""Damaged rows: a record with the parts that can be read, and a note of those that cannot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import TaskTrace
 
 NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
-"""Stands for the creation time of a task whose own cannot be read."""
+"""The creation time of a task whose stored one cannot be read."""
 _REMEMBERED = 10_000
 
 
@@ -24,7 +24,7 @@ def _kinds(hint: Any) -> frozenset[type]:
     kind = get_origin(hint) or hint
     if kind is float:
         return frozenset({int, float})
-    # The words of a vocabulary may come as plain text too: a row of a later version may hold one that is not known.
+    # A word of a vocabulary may also be plain text: a row of a later version may hold an unknown word.
     return frozenset({kind, str}) if issubclass(kind, StrEnum) and kind is not TaskStatus else frozenset({kind})
 
 
@@ -32,9 +32,9 @@ _KINDS = {name: _kinds(hint) for name, hint in get_type_hints(TaskRecord).items(
 
 
 class Shape:
-    """Whether values have the types that these attributes of a record need.
+    """Checks whether values have the types of these attributes of a record.
 
-    It remembers the combinations that it has found right, since every row of a page is asked about.
+    It remembers valid combinations, because every row of a page is checked.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -55,8 +55,8 @@ class Shape:
 def mended(values: Mapping[str, Any], stored: Mapping[str, Any]) -> TaskRecord:
     """The record of a damaged row.
 
-    `values` are the attributes that could be decoded, `stored` what the row holds for the others. What has a text
-    keeps it, and the rest has a value that claims nothing. `TaskRecord.damage` names the attributes.
+    `values` are the decoded attributes, `stored` the raw content of the others. Texts are kept; the others get a
+    neutral value. `TaskRecord.damage` names the damaged attributes.
     """
     record = TaskRecord(task_id="", func_name="", status=TaskStatus.RUNNING, created_at=NO_TIME)
     damaged: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def mended(values: Mapping[str, Any], stored: Mapping[str, Any]) -> TaskRecord:
             if str in kinds and damaged[name] is not None:
                 setattr(record, name, text_of(damaged[name]))
     if "status" in damaged:
-        # Unfinished as long as nothing says that it has ended, so that an instance which takes it over ends it.
+        # Unfinished unless an end time says otherwise: an instance that takes it over then ends it.
         record.status = TaskStatus.RUNNING if record.end_time is None else TaskStatus.FAILED
     if not record.timeline:
         record.timeline = [TimelineEntry(Transition.ENQUEUED, record.created_at, 0, record.instance)]
@@ -77,25 +77,25 @@ def mended(values: Mapping[str, Any], stored: Mapping[str, Any]) -> TaskRecord:
 
 
 def without_surrogates(text: str, value: Any) -> Any:
-    """The value that was decoded from a JSON text, with lone surrogates as escapes: JSON takes them, UTF-8 does not."""
+    """A value decoded from JSON, with lone surrogates as escapes: JSON allows them, UTF-8 does not."""
     return encodable(value) if "\\ud" in text or "\\uD" in text else value
 
 
 def read_progress(done: Any, total: Any, message: Any) -> Progress:
-    """The progress as it was stored, by a version too that took any number."""
+    """The stored progress; an earlier version stored any number."""
     text = None if message is None else text_of(message)
     return Progress(plain_number(done) or 0, None if total is None else plain_number(total), text)
 
 
 def read_tags(stored: Any) -> dict[str, str]:
-    """The tags as they were stored, by a version too that took any text; raises `TypeError` for what are none."""
+    """The stored tags; an earlier version stored any text. Raises `TypeError` if they are not a mapping."""
     if type(stored) is not dict:
         raise TypeError("tags are a mapping")
     return plain_tags(stored)
 
 
 def read_duration(seconds: Any) -> float:
-    """The run time as it was stored; raises `ValueError` for what is no finite number."""
+    """The stored run time; raises `ValueError` if it is not a finite number."""
     if (plain := plain_number(seconds)) is None:
         raise ValueError("a duration is a finite number")
     return plain
@@ -104,19 +104,19 @@ def read_duration(seconds: Any) -> float:
 def read_timeline_entry(
     transition: Transition, at: datetime, attempt: Any, instance: Any, reason: Any
 ) -> TimelineEntry:
-    """One entry of the timeline; raises `TypeError` when its parts do not hold what they should."""
+    """One entry of the timeline; raises `TypeError` if a part has a wrong type."""
     if type(attempt) is not int or type(instance) is not str or not (reason is None or type(reason) is str):
         raise TypeError("an entry of a timeline is five values")
     return TimelineEntry(transition, at, attempt, instance, reason)
 
 
 def read_extra(stored: Any) -> dict[str, Any]:
-    """The extra values of a log entry as they were stored, by a version too that took any."""
+    """The stored extra values of a log entry; an earlier version stored any values."""
     return plain_extra(stored)[0] if type(stored) is dict else {"…": plain_value(stored)}
 
 
 def read_trace(trace: TaskTrace) -> TaskTrace:
-    """The trace itself; raises `TypeError` when its references do not hold what they should."""
+    """The trace itself; raises `TypeError` if a reference has a wrong type."""
     for ref in (trace.creation, trace.attempt, trace.previous):
         if ref is not None and tuple(map(type, (ref.trace_id, ref.span_id, ref.trace_flags, ref.tracestate))) != _SPAN:
             raise TypeError("a reference to a span is four values")

@@ -1,4 +1,4 @@
-"""What can be said about a task type and about a queue, checked where it is said."""
+"""The options of task types and queues, checked where they are given."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from taskflow_otel.model.plain import repr_of
 from taskflow_otel.model.vocabulary import ExecutorKind
 
 ExecutorName = Literal["async", "thread", "process"]
-"""The words of `ExecutorKind`, as a type checker knows them where a person writes one."""
+"""The values of `ExecutorKind`, for type checkers."""
 _EXECUTORS: dict[str, ExecutorKind] = {kind.value: kind for kind in ExecutorKind}
 
 _MAX_NAME = 200
 _MAX_BACKOFF = 1_000_000
 LONGEST_SECONDS = 36_525 * 86_400.0
-"""A hundred years: the longest of all durations. A moment that far ahead can still be written in every format."""
+"""A hundred years, the longest duration. A moment that far ahead can still be written in every format."""
 GREATEST = 2**31 - 1
-"""The greatest whole number that an option may have: what a column of 32 bits holds."""
+"""The greatest whole number of an option: the limit of a 32-bit column."""
 
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -34,7 +34,7 @@ def seconds(
     exclusive: bool = False,
     unit: str = "seconds",
 ) -> float:
-    """Return a duration as seconds, or raise `ConfigurationError` naming the option that carried it."""
+    """Return a duration in seconds, or raise a `ConfigurationError` that names the option."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
     plain = _plain(number)
     if plain is None or plain != plain:
@@ -48,7 +48,7 @@ def seconds(
 
 
 def _plain(value: object) -> Any:
-    """The built-in number that a value is, without the methods of a subclass; `None` for what is none, and a `bool`."""
+    """A number as its built-in type, without the methods of a subclass; `None` for a `bool` or another type."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -57,7 +57,7 @@ def _plain(value: object) -> Any:
 
 
 def whole(name: str, value: object, *, minimum: int, maximum: int = GREATEST) -> int:
-    """Return a whole number, or raise `ConfigurationError` naming the option that carried it."""
+    """Return a whole number, or raise a `ConfigurationError` that names the option."""
     number = _plain(value)
     if not isinstance(number, int) or number < minimum:
         raise ConfigurationError(f"{name} must be a whole number of at least {minimum}, not {repr_of(value)}")
@@ -67,7 +67,7 @@ def whole(name: str, value: object, *, minimum: int, maximum: int = GREATEST) ->
 
 
 def flag(name: str, value: object) -> bool:
-    """Return a choice, or raise `ConfigurationError` naming the option that carried it."""
+    """Return a `bool`, or raise a `ConfigurationError` that names the option."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False, not {repr_of(value)}")
     return value
@@ -85,7 +85,7 @@ def checked_priority(value: object) -> int:
 
 
 def checked_queue_name(name: object) -> str:
-    """Return the name of a queue, or raise `ConfigurationError`: backends index it, and pages show it."""
+    """Return the name of a queue, or raise `ConfigurationError`. Backends index the name, and pages show it."""
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
         raise ConfigurationError(
             f"the name of a queue must be 1 to {_MAX_NAME} printable characters, not {repr_of(name)}"
@@ -95,7 +95,7 @@ def checked_queue_name(name: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Whether a failed attempt is worth another, and how long to wait before it."""
+    """Whether a failed attempt is retried, and after which wait."""
 
     retries: int = 0
     delay: float = 0.0
@@ -106,10 +106,10 @@ class RetryPolicy:
     no_retry_on: tuple[type[BaseException], ...] = ()
 
     def allows(self, exc: BaseException, retries_used: int) -> bool:
-        """Whether `exc` earns another attempt after `retries_used` of them.
+        """Whether an attempt that raised `exc` is retried after `retries_used` retries.
 
-        An exception group is judged by the exceptions in it: it earns one if each of them does. Where `retry_on` names
-        a class of groups, a group of that class does, unless it holds an exception of `no_retry_on`.
+        An exception group is retried if each exception in it would be. If `retry_on` names a class of groups, a group
+        of that class is retried, unless it holds an exception of `no_retry_on`.
         """
         return retries_used < self.retries and self._is_worth_another(exc)
 
@@ -127,7 +127,7 @@ class RetryPolicy:
     def wait(self, retries_used: int, draw: float) -> float:
         """Seconds before the next attempt: `delay * backoff ** retries_used`, capped, then spread by jitter.
 
-        `draw` is uniform in [0, 1); it places the wait within ± `jitter` of its nominal length.
+        `draw` is a uniform random number in [0, 1); it selects the wait within ± `jitter` of its nominal length.
         """
         try:
             nominal = self.delay * self.backoff**retries_used
@@ -156,7 +156,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskConfig:
-    """The options of one task type, as given to `@task_manager.task(...)`. Durations are seconds."""
+    """The options of one task type, from `@task_manager.task(...)`. Durations are seconds."""
 
     name: str
     retry: RetryPolicy = RetryPolicy()
@@ -170,7 +170,7 @@ class TaskConfig:
 
 
 class TaskOptions(TypedDict, total=False):
-    """The options of `@task_manager.task(...)` but for the name, where they are passed on."""
+    """The options of `@task_manager.task(...)` except the name, for functions that pass them on."""
 
     retries: int
     delay: float | timedelta
@@ -206,7 +206,7 @@ def make_task_config(
     priority: int | None = None,
     queue: str | None = None,
 ) -> TaskConfig:
-    """Check every option and return the frozen configuration; raises `ConfigurationError`."""
+    """Check every option and return the configuration; raises `ConfigurationError`."""
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
         raise ConfigurationError(f"a task name must be 1 to {_MAX_NAME} printable characters, not {repr_of(name)}")
     kind = _EXECUTORS.get(executor) if isinstance(executor, str) else None
@@ -253,8 +253,8 @@ def _exceptions(name: str, value: Exceptions) -> tuple[type[BaseException], ...]
 class QueueConfig:
     """The limits of one queue.
 
-    `concurrency`: tasks of this queue that run at once in one process; `None` leaves it to the global caps.
-    `max_size`: tasks that may wait; one more raises `QueueFullError` at `add_task`. `None` is no limit.
+    `concurrency`: tasks of this queue that run at once in one process; `None` means that only the global limits apply.
+    `max_size`: tasks that may wait; a further `add_task` raises `QueueFullError`. `None` is no limit.
     """
 
     concurrency: int | None = None

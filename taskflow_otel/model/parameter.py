@@ -1,4 +1,4 @@
-"""One parameter of a task function, and how pydantic takes values of its annotation apart and together again."""
+"""One parameter of a task function: pydantic serialises and rebuilds its values by the annotation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ENUM = "enum"
 
 
 class Parameter:
-    """One parameter, and how pydantic handles values of its annotation."""
+    """One parameter, with the pydantic adapter for its annotation."""
 
     __slots__ = (
         "_adapter", "_annotation", "_default", "_enums", "_namespace", "_others", "_scalars", "name", "required"
@@ -40,24 +40,24 @@ class Parameter:
         self._enums: dict[str, type[Enum]] = {}
         self._scalars: frozenset[type] | None = None
         self._others = False
-        """Whether the annotation also names types that pydantic may make of a scalar: enums, dates, literals."""
+        """Whether the annotation also names types that pydantic may make from a scalar: enums, dates, literals."""
 
     @property
     def annotated(self) -> str:
-        """The annotation as it was written, for messages."""
+        """The annotation as text, for messages."""
         return _show(self._annotation)
 
     @property
     def scalars(self) -> frozenset[type]:
-        """The plain JSON types whose values the annotation allows, whatever the value."""
+        """The plain JSON types of which the annotation allows every value."""
         if self._scalars is None:
             self._scalars, self._others = self._sort_annotation()
         return self._scalars
 
     def takes(self, value: Any) -> bool:
-        """Whether a plain scalar is what the annotation says, or what pydantic could make such a value of.
+        """Whether the annotation allows a plain scalar, or pydantic can make an allowed value from it.
 
-        An annotation that cannot be resolved, or that pydantic cannot use, takes anything.
+        An annotation that cannot be resolved, or that pydantic cannot use, allows everything.
         """
         if type(value) in self.scalars:
             return True
@@ -69,7 +69,7 @@ class Parameter:
             return True
         try:
             adapter.validate_python(value)
-        except Exception:  # validators are the user's code and raise what they like
+        except Exception:  # validators are user code and may raise anything
             return False
         return True
 
@@ -78,10 +78,10 @@ class Parameter:
         if annotation is not inspect.Parameter.empty:
             try:
                 annotation = self._resolve()
-            except Exception:  # names that exist for the type checker only: they stand in nobody's way
+            except Exception:  # names that exist only for type checkers
                 annotation = inspect.Parameter.empty
         if self._default is not inspect.Parameter.empty and type(self._default) in _ANY_SCALAR:
-            # A default is a value that the function takes, whatever its annotation says: `name: str = None`.
+            # The default is allowed even if the annotation does not say so: `name: str = None`.
             allowed, others = _scalars_of(annotation)
             return allowed | {type(self._default)}, others
         return _scalars_of(annotation)
@@ -91,12 +91,12 @@ class Parameter:
         return typing.get_type_hints(holder, globalns=self._namespace, include_extras=True)[self.name]
 
     def take_apart(self, value: Any, foreign: UnstorableError) -> Any:
-        """Return the value as tagged data from which `put_together` makes the same value again."""
+        """Return the value as tagged data from which `put_together` makes the same value."""
         adapter = self._type_adapter(foreign)
         candidates = []
         problem = ""
-        # Without the unset fields first: only so does a model remember which ones were set. With them, when a default
-        # is not the same each time, or tells the members of a union apart.
+        # First without the unset fields, so that a model remembers which ones were set. Then with them, for a default
+        # that is not the same each time, or that distinguishes the members of a union.
         for exclude_unset in (True, False):
             try:
                 parts = adapter.dump_python(
@@ -115,7 +115,7 @@ class Parameter:
         if candidates:
             raise UnstorableError(_difference(value, candidates[0][1], self._annotation))
         raise UnstorableError(
-            f"{foreign}, and pydantic cannot take it through the annotation {_show(self._annotation)}"
+            f"{foreign}, and pydantic cannot store it by its annotation {_show(self._annotation)}"
             f"{f' ({problem})' if problem else ''}. Pass a value of the annotated type, or an id that the task "
             "looks up."
         )
@@ -124,11 +124,11 @@ class Parameter:
         """Return the value that `take_apart` was given."""
         adapter = self._type_adapter(UnstorableError("it was stored by its annotation"))
         parts = untag(stored, {_ENUM: self._member})
-        # Lax, because a dataclass is given as the dict of its parts; by name, because that is how they were named.
+        # Lax, because a dataclass is stored as a dict; by name, because the fields were stored by name.
         return adapter.validate_python(parts, strict=False, by_alias=False, by_name=True)
 
     def _simplify(self, value: Any) -> Any:
-        """Return something simpler for a part of a value; its annotation, and the check that follows, vouch for it."""
+        """Return simpler data for a part of a value; the check that follows ensures that it reads back the same."""
         if isinstance(value, Enum) and not isinstance(value, Flag):
             if type(value) in self._enums.values():
                 return Tagged(_ENUM, [type(value).__qualname__, value.name])
@@ -172,7 +172,7 @@ class Parameter:
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(resolved)
             self._enums = _enums(adapter.core_schema)
-        except Exception as exc:  # pydantic's own errors, and those of a type's schema hooks
+        except Exception as exc:  # errors of pydantic, and of a type's schema hooks
             raise UnstorableError(
                 f"{foreign}, and pydantic cannot use its annotation {_show(resolved)} ({_first_line(exc)}). "
                 "Pass plain data, a dataclass or a pydantic model, or an id that the task looks up."
@@ -185,7 +185,7 @@ _ANY_SCALAR: frozenset[type] = frozenset({str, int, float, bool, NoneType})
 _WIDENED: dict[Any, frozenset[type]] = {
     str: frozenset({str}),
     int: frozenset({int, bool}),
-    # As type checkers have it (PEP 484), an int is a float.
+    # For type checkers, an int is also a float (PEP 484).
     float: frozenset({float, int, bool}),
     complex: frozenset({float, int, bool}),
     bool: frozenset({bool}),
@@ -197,7 +197,7 @@ _FROM_SCALARS = (Enum, BaseModel, date, time, timedelta, UUID, Decimal, bytes, *
 
 
 def _scalars_of(annotation: Any) -> tuple[frozenset[type], bool]:
-    """The scalar types that an annotation allows outright, and whether other values of them need a look by pydantic."""
+    """The scalar types that an annotation allows without a check, and whether pydantic must check other scalars."""
     if annotation in _WIDENED:
         return _WIDENED[annotation], False
     origin = typing.get_origin(annotation)
@@ -213,15 +213,15 @@ def _scalars_of(annotation: Any) -> tuple[frozenset[type], bool]:
         return frozenset(), True
     if isinstance(annotation, typing.NewType):
         return _scalars_of(annotation.__supertype__)
-    # Protocols, abstract classes, type variables, classes of the user's own: a scalar may well be what they mean.
+    # Protocols, abstract classes, type variables, user classes: they may include scalars.
     return _ANY_SCALAR, False
 
 
 def _enums(schema: Any) -> dict[str, type[Enum]]:
-    """Return the enum classes that an annotation mentions, its models' and dataclasses' fields included.
+    """Return the enum classes in an annotation, including the fields of its models and dataclasses.
 
-    Their members are stored by class and name, and looked up here: stored data reaches no class but these. A bare
-    value would not do, for it fits the `str` of `Colour | str` as well, and no `Literal[Colour.RED]`.
+    Members are stored by class and name, and looked up here: stored data can name no other class. The bare value would
+    not be enough: it also fits the `str` of `Colour | str`, and does not fit `Literal[Colour.RED]`.
     """
     found: dict[str, type[Enum]] = {}
     seen: set[int] = set()
@@ -243,7 +243,7 @@ def _enums(schema: Any) -> dict[str, type[Enum]]:
 
 
 def explain(exc: Exception) -> str:
-    """Return what went wrong without the value: arguments may be secret, and errors are stored and logged."""
+    """Describe an error without the value: arguments may be secret, and errors are stored and logged."""
     if isinstance(exc, ValidationError):
         details = exc.errors(include_url=False, include_context=False, include_input=False)
         return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}" for item in details[:3])
@@ -258,13 +258,13 @@ def _difference(value: Any, back: Any, annotation: object) -> str:
         )
     return (
         f"by its annotation {_show(annotation)} it would come back different. Common causes: a secret or excluded "
-        "field, a validator that changes what it is given, a subclass or a union member that the annotation does not "
-        "tell apart, a class without __eq__. Pass plain data, or an id that the task looks up."
+        "field, a validator that changes its input, a subclass or a union member that the annotation does not "
+        "distinguish, a class without __eq__. Pass plain data, or an id that the task looks up."
     )
 
 
 def _first_line(exc: Exception) -> str:
-    """Return what was wrong with an annotation. No value was involved, so the message may be shown."""
+    """Describe the error of an annotation. It holds no value, so the message may be shown."""
     return str(exc).partition("\n")[0] or type(exc).__name__
 
 

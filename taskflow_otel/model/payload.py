@@ -1,13 +1,12 @@
-"""The arguments of a task as JSON, and back as what they were.
+"""The arguments of a task as JSON, and back as the same values.
 
-Values of the standard types describe themselves (`taskflow_otel.model.tagged`). What does not (enums, dataclasses,
-pydantic models, named tuples, …) is taken apart and built again by pydantic according to the parameter's annotation;
-that it comes back the same is checked when it is encoded, so that a task which cannot be stored fails in the
-hands of its caller and not after a restart.
+Values of the standard types describe themselves (`taskflow_otel.model.tagged`). Other values (enums, dataclasses,
+pydantic models, named tuples, …) are serialised and rebuilt by pydantic, according to the parameter's annotation. Each
+value is read back when it is encoded. So a task that cannot be stored fails in its caller, not after a restart.
 
-The format, version 1: `{"v": 1, "names": [...], "args": [...], "kwargs": {...}}`, in ASCII. Only what the caller gave
-is stored; defaults are the function's own on the day it runs. `names` are those of the parameters that took the first
-`args`, so that parameters may change places while tasks wait; tasks stored without them are read by position.
+The format, version 1: `{"v": 1, "names": [...], "args": [...], "kwargs": {...}}`, in ASCII. Only the given arguments
+are stored; defaults are those of the function when it runs. `names` are the parameters of the first `args`, so that
+parameters may change places while tasks wait. Payloads without names are read by position.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from taskflow_otel.model.tagged import TAG, TooDeepError, UnstorableError, reada
 
 FORMAT_VERSION = 1
 MAX_PAYLOAD_BYTES = 1_048_576
-"""Bytes that the encoded arguments of one task may take."""
+"""The largest size of the encoded arguments of one task, in bytes."""
 
 _NO_ARGUMENTS = '],"kwargs":{}}'
 _TYPED = "typed"
@@ -39,16 +38,16 @@ _AS_GIVEN = "given"
 """A plain value that its annotation did not allow when it was stored."""
 _KEYWORD_ONLY = sys.maxsize
 
-# ASCII, so that no backend's character set matters, and lone surrogates and NUL survive. The non-numbers are refused
-# because they are no JSON; they go the way of the tagged values instead.
+# ASCII, so that the character set of a backend does not matter, and lone surrogates and NUL survive. NaN and the
+# infinities are not JSON; they are stored as tagged values.
 _dumps = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":")).encode
 
 
 class Codec:
     """Encodes and decodes the arguments of one function. Built once, at decoration; safe to use from any thread.
 
-    `name` is what errors call the task; `max_bytes` caps the encoded size. Annotations are resolved when a value
-    first needs one, so that they may name what is defined later, or nothing that exists at run time.
+    `name` is the task's name in errors; `max_bytes` caps the encoded size. An annotation is resolved when a value first
+    needs it, so it may use names that are defined later, or only for type checkers.
     """
 
     __slots__ = (
@@ -81,12 +80,12 @@ class Codec:
             f'{{"v":{FORMAT_VERSION},"names":{_dumps(self._positional[:given])},"args":['
             for given in range(len(self._positional) + 1)
         ]
-        """How a payload begins, by the number of arguments that were given by position."""
+        """The start of a payload, by the number of positional arguments."""
         self._var_positional = next((item.name for item in declared if item.kind is item.VAR_POSITIONAL), "")
         self._var_keyword = next((item.name for item in declared if item.kind is item.VAR_KEYWORD), "")
 
     def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Raise `TaskArgumentError`, a `TypeError`, when the function cannot be called with these arguments."""
+        """Raise `TaskArgumentError`, a `TypeError`, if the function cannot be called with these arguments."""
         if self._binds(args, kwargs):
             return
         problem = "they do not fit its parameters"
@@ -97,10 +96,10 @@ class Codec:
         raise TaskArgumentError(f"{self._name}() cannot be called with these arguments: {problem}")
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """Return the arguments as JSON text: a snapshot that later changes to them do not reach.
+        """Return the arguments as JSON text, a snapshot that later changes do not affect.
 
-        Raises `TaskArgumentError` when the function cannot be called with them, when one of them would not come back
-        as what it is, and when they are too large.
+        Raises `TaskArgumentError` if the function cannot be called with them, if one of them would change when it is
+        read back, or if they are too large.
         """
         self.check(args, kwargs)
         return self.encode_checked(args, kwargs)
@@ -111,20 +110,20 @@ class Codec:
             return self._starts[0] + _NO_ARGUMENTS
         try:
             payload = self._encode_scalars(args, kwargs)
-        except (KeyError, ValueError):  # another type; not a finite number, or an integer of thousands of digits
+        except (KeyError, ValueError):  # another type, a number that is not finite, or a very long integer
             payload = self._encode_values(args, kwargs)
         if len(payload) > self._max_bytes:
             raise TaskArgumentError(
                 f"the arguments of {self._name} take {len(payload):,} bytes, more than the {self._max_bytes:,} "
-                "that are stored with a task. Keep the data elsewhere and pass its id, key or path."
+                "allowed for one task. Keep the data elsewhere and pass its id, key or path."
             )
         return payload
 
     def decode(self, payload: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments that `encode` was given.
 
-        Raises `TaskArgumentError` when the payload is still encrypted, was written by a newer version, or no longer
-        fits the function.
+        Raises `TaskArgumentError` if the payload is still encrypted, was written by a newer version, or no longer fits
+        the function.
         """
         names, stored_args, stored_kwargs = _parse(payload, f"of {self._name}")
         if names != self._positional[: len(names)]:
@@ -140,7 +139,7 @@ class Codec:
         return tuple(stored_args), stored_kwargs
 
     def _place(self, names: list[str], args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Give arguments to the parameters whose names they were stored under, wherever these stand now."""
+        """Give positional arguments to the parameters of their stored names, even if these have changed places."""
         named = dict(zip(names, args, strict=False))
         rest = args[len(names) :]
         placed = []
@@ -158,7 +157,7 @@ class Codec:
         return placed + rest, named | kwargs
 
     def _binds(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Whether the arguments fit. `Signature.bind` would tell the same at ten times the price."""
+        """Whether the arguments fit. `Signature.bind` takes ten times as long."""
         given = len(args)
         if given > len(self._positional) and not self._var_positional:
             return False
@@ -177,7 +176,7 @@ class Codec:
         )
 
     def _parameter_at(self, index: int) -> tuple[Parameter, str]:
-        """Return the parameter that takes this position, and what errors call the argument."""
+        """Return the parameter at this position, and the argument's name in errors."""
         if index < len(self._positional):
             name = self._positional[index]
             return self._parameters[name], name
@@ -197,10 +196,10 @@ class Codec:
         )
 
     def _encode_scalars(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """Return the payload where all values are plain scalars: most tasks, and every `add_task` pays for this.
+        """Return the payload of values that are all plain scalars, as for most tasks; every `add_task` needs this.
 
-        Raises `KeyError` or `ValueError` where one is not, and where one is not what its annotation says. Written out,
-        it takes a third of the time of `json.dumps`.
+        Raises `KeyError` or `ValueError` for another value, or one that its annotation does not allow. This code takes
+        a third of the time of `json.dumps`.
         """
         for name, value in zip(self._positional, args, strict=False):
             if type(value) not in self._parameters[name].scalars:
@@ -219,7 +218,7 @@ class Codec:
     def _encode_value(self, parameter: Parameter, label: str, value: Any) -> Any:
         try:
             stored = tag(value)
-            # The caller meant it so, as every call of Python may. What is stored bare fitted the annotation.
+            # Python allows any value for any annotation. The tag marks that it did not fit when it was stored.
             return {TAG: _AS_GIVEN, "v": stored} if type(value) in _SCALARS and not parameter.takes(value) else stored
         except TooDeepError as exc:
             reason: UnstorableError = exc
@@ -252,7 +251,7 @@ class Codec:
             raise TaskArgumentError(
                 f"the stored argument {label!r} of {self._name} cannot be read back: {exc}"
             ) from exc.__cause__
-        except Exception as exc:  # validators are the user's code and raise what they like
+        except Exception as exc:  # validators are user code and may raise anything
             raise TaskArgumentError(
                 f"the stored argument {label!r} of {self._name} cannot be read back ({explain(exc)}). "
                 "Has its type changed since this task was stored?"
@@ -275,7 +274,7 @@ _SCALARS: dict[type, Callable[[Any], str]] = {
 
 
 def readable_arguments(payload: str) -> tuple[list[Any], dict[str, Any]]:
-    """Return the arguments of a plain payload as JSON for people: types are not kept, the function is not needed.
+    """Return the arguments of a plain payload as JSON for people: without types, and without the function.
 
     Raises `TaskArgumentError` for a payload that is encrypted or cannot be read.
     """
@@ -284,11 +283,11 @@ def readable_arguments(payload: str) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _loads(text: str) -> Any:
-    """`json.loads` in a seventh of its time."""
+    """The same as `json.loads`, in a seventh of its time."""
     try:
         return msgspec.json.decode(text)
     except msgspec.MsgspecError:
-        # An integer of more than 4,300 digits or a lone surrogate, which the standard library reads; or damage.
+        # An integer of more than 4,300 digits or a lone surrogate, which only the standard library reads; or damage.
         return json.loads(text)
 
 
@@ -317,11 +316,11 @@ def _signature(func: Callable[..., Any]) -> inspect.Signature:
         if sys.version_info >= (3, 14):
             import annotationlib
 
-            # Annotations are evaluated by asking for them there; names that do not exist yet must not matter here.
+            # This format accepts annotations with names that do not exist yet.
             return inspect.signature(func, annotation_format=annotationlib.Format.FORWARDREF)
         return inspect.signature(func)
     except ValueError:
-        # Some functions written in C do not tell their parameters: whatever they are given is passed on.
+        # Some functions written in C have no signature: all arguments are passed on.
         return inspect.Signature(
             [
                 inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
@@ -331,7 +330,7 @@ def _signature(func: Callable[..., Any]) -> inspect.Signature:
 
 
 def _namespace(func: Callable[..., Any]) -> dict[str, Any]:
-    """Return the globals in which the function's annotations were written."""
+    """Return the globals of the module in which the annotations were written."""
     target: Any = func
     while isinstance(target, functools.partial):
         target = target.func

@@ -1,7 +1,7 @@
-"""Whatever user code says, made plain: finite, valid, bounded data that any backend and any exporter can take.
+"""Converts any value of user code into finite, valid, bounded data for backends and exporters.
 
-Nothing here raises, whatever `str()`, `repr()`, `__len__` or `__iter__` of a value do. What is cut or replaced says so.
-The methods of built-in types are called through their types, so that those of a subclass are not.
+Nothing here raises, even if `str()`, `repr()`, `__len__` or `__iter__` of a value fail. Cut or replaced parts are
+marked. The methods of built-in types are called through the type, so that a subclass cannot override them.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any
 from taskflow_otel.model.record import MAX_TEXT
 
 MAX_EXTRA_TEXT = 8_192
-"""Characters kept of the extra values of one log entry, names included."""
+"""Characters kept of the extra values of one log entry, including names."""
 MAX_ITEMS = 1_000
-"""Items kept of the extra values of one log entry, all levels together."""
+"""Items kept of the extra values of one log entry, on all levels together."""
 MAX_DEPTH = 16
-"""Levels of lists and mappings that are kept; what is deeper is replaced by a mark."""
+"""Levels of lists and mappings that are kept; deeper ones are replaced by a mark."""
 MAX_NAME = 255
-"""Characters kept of a name: of a class, a tag, a value's key."""
+"""Characters kept of a name: of a class, a tag, or a key."""
 MAX_TAGS = 64
 MAX_TAG_TEXT = 1_024
-"""Characters kept of the value of a tag."""
+"""Characters kept of a tag's value."""
 MAX_PROGRESS_TEXT = 1_024
 """Characters kept of the message of a progress report."""
 
 _WIDEST_INTEGER = 63
-"""Bits; what is wider has no form in OpenTelemetry, and most readers of JSON round it."""
+"""Bits of an integer: OpenTelemetry has no longer ones, and most JSON readers round them."""
 _DECIMAL_BITS = 2_000
-"""Below the lowest limit that Python can be given for the decimal digits of an integer."""
+"""Below the lowest limit that Python allows for the decimal digits of an integer."""
 _SHORT = 256
 _BATCH_CHARACTERS, _BATCH_ITEMS = 64 * 1_048_576, 1_000_000
 _SCALARS = frozenset({bool, type(None)})
@@ -40,9 +40,9 @@ _TOO_DEEP = "[deeper levels cut]"
 
 
 def plain_text(text: str, limit: int = MAX_TEXT) -> str:
-    """`text` as valid UTF-8 without NUL, cut to `limit` characters with a visible note of what is missing.
+    """`text` as valid UTF-8 without NUL, cut to `limit` characters with a note of how much is missing.
 
-    NUL and lone surrogates, which databases and encoders refuse, are written as escapes.
+    NUL and lone surrogates, which databases and encoders refuse, become escapes.
     """
     text = str.__str__(text)
     length = len(text)
@@ -53,7 +53,7 @@ def plain_text(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def is_storable(text: str) -> bool:
-    """Whether every database and every encoder takes this text as it is."""
+    """Whether every database and every encoder accepts this text unchanged."""
     if "\x00" in text:
         return False
     try:
@@ -64,17 +64,17 @@ def is_storable(text: str) -> bool:
 
 
 def distinct_text(text: str) -> str:
-    """`text` itself where it can be stored as it is, else a digest of it: two texts never become one."""
+    """`text` itself if it can be stored unchanged, else its digest: two texts never become equal."""
     return text if is_storable(text) else digest(text)
 
 
 def digest(text: str) -> str:
-    """A short text that stands for `text`, whatever it is made of."""
+    """A short digest of `text`, for any characters."""
     return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def text_of(value: object, limit: int = MAX_TEXT) -> str:
-    """`str(value)` as `plain_text`, also for objects whose `str()` fails in any way."""
+    """`str(value)` as `plain_text`, even if `str()` fails."""
     return _said(str, value, limit)
 
 
@@ -100,7 +100,7 @@ def _said(say: Callable[[object], str], value: object, limit: int) -> str:
 
 
 def class_name(cls: type) -> str:
-    """The qualified name of a class, bare for built-ins (semantic conventions, `error.type`); it may be anything."""
+    """The qualified name of a class, without the module for built-ins (semantic conventions, `error.type`)."""
     try:
         module, name = cls.__module__, cls.__qualname__
         return plain_text(name if module == "builtins" else f"{module}.{name}", MAX_NAME)
@@ -109,7 +109,7 @@ def class_name(cls: type) -> str:
 
 
 def plain_number(value: object) -> float | None:
-    """A number as a built-in one, `None` for what is no finite number. Integers of up to 64 bits stay exact."""
+    """A number as a built-in type; `None` if it is not a finite number. Integers of up to 64 bits stay exact."""
     kind = type(value)
     if kind is float:
         return value if math.isfinite(value) else None  # type: ignore[arg-type, return-value]  # it is a float
@@ -120,7 +120,7 @@ def plain_number(value: object) -> float | None:
         if hasattr(kind, "__float__"):
             number = float.__float__(float(value))  # type: ignore[arg-type]  # it has the method
             return number if math.isfinite(number) else None
-    except BaseException:  # too large for a float, or a method of the user's that raises
+    except BaseException:  # too large for a float, or a user's method that raises
         return None
     return None
 
@@ -128,8 +128,8 @@ def plain_number(value: object) -> float | None:
 def plain_extra(extra: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     """The extra values of a log entry as JSON data, and the number of their characters.
 
-    Integers of more than 64 bits, infinities and what JSON has no form for become text; the rest is bounded in size,
-    number and depth, with a mark where something was cut.
+    Integers of more than 64 bits, infinities and values without a JSON form become text. The rest is bounded in size,
+    number and depth; a mark shows where something was cut.
     """
     size = 0
     for name, value in extra.items():
@@ -159,21 +159,21 @@ def plain_extra(extra: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
 
 
 def plain_value(value: object, characters: int = MAX_TEXT, items: int = MAX_ITEMS) -> Any:
-    """Any object as JSON data of at most so many characters and items; see `plain_extra`."""
+    """Any object as JSON data of at most `characters` and `items`; see `plain_extra`."""
     return _Budget(characters, items).value(value, MAX_DEPTH)
 
 
 def encodable(value: object) -> Any:
-    """Any object as JSON data, with as much of it as a batch of a backend may hold."""
+    """Any object as JSON data, cut to what a batch of a backend may hold."""
     return plain_value(value, _BATCH_CHARACTERS, _BATCH_ITEMS)
 
 
 def plain_tags(tags: Mapping[Any, Any]) -> dict[str, str]:
-    """Tags as texts: names and values cut where they are too long, and what exceeds `MAX_TAGS` replaced by a mark."""
+    """Tags as texts: long names and values are cut, and tags beyond `MAX_TAGS` are replaced by a mark."""
     plain: dict[str, str] = {}
     try:
         items, more = _first(tags.items(), MAX_TAGS, tags)
-    except BaseException as broken:  # a mapping of the user's
+    except BaseException as broken:  # a user's mapping
         return {"…": f"[the tags could not be read: {class_name(type(broken))}]"}
     for name, value in items:
         plain[_unused(plain, text_of(name, MAX_NAME))] = text_of(value, MAX_TAG_TEXT)
@@ -183,7 +183,7 @@ def plain_tags(tags: Mapping[Any, Any]) -> dict[str, str]:
 
 
 class _Budget:
-    """How much of one value may still be kept."""
+    """How much of a value may still be kept."""
 
     __slots__ = ("characters", "items")
 
@@ -215,7 +215,7 @@ class _Budget:
         return self._text(text_of(value, max(0, self.characters)))
 
     def mapping(self, value: Mapping[Any, Any], depth: int) -> Any:
-        """The mapping as a JSON object; its text where it cannot be read."""
+        """The mapping as a JSON object, or as text if it cannot be read."""
         if depth == 0:
             return _TOO_DEEP
         plain: dict[str, Any] = {}
@@ -230,7 +230,7 @@ class _Budget:
                 name = _unused(plain, text_of(key, min(MAX_NAME, max(0, self.characters))))
                 self.characters -= len(name)
                 plain[name] = self.value(item, depth - 1)
-        except BaseException as broken:  # a mapping of the user's, or one that another thread changes
+        except BaseException as broken:  # a user's mapping, or one that another thread changes
             plain[_unused(plain, "…")] = f"[the rest could not be read: {class_name(type(broken))}]"
             return plain
         if more:
@@ -264,7 +264,7 @@ class _Budget:
 
 
 def _first(values: Iterable[Any], limit: int, whole: Any) -> tuple[list[Any], int]:
-    """The first values, and how many follow: 1 where nobody knows."""
+    """The first values, and how many follow; 1 if that is unknown."""
     walk = iter(values)
     found = list(islice(walk, limit))
     if next(walk, walk) is walk:
@@ -276,7 +276,7 @@ def _first(values: Iterable[Any], limit: int, whole: Any) -> tuple[list[Any], in
 
 
 def _unused(taken: Mapping[str, Any], name: str) -> str:
-    """The name, or one made of it that is not taken: two keys may have one text."""
+    """The name, or a variant that is not taken: two keys may have the same text."""
     number, free = 1, name
     while free in taken:
         number += 1
@@ -301,5 +301,5 @@ def _written(number: int, limit: int) -> str:
 
 
 def _word(real: float) -> str:
-    """A non-number by the name that the JSON mapping of Protocol Buffers gives it."""
+    """The name of NaN or an infinity in the JSON mapping of Protocol Buffers."""
     return "NaN" if math.isnan(real) else "Infinity" if real > 0 else "-Infinity"

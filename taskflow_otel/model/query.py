@@ -1,4 +1,4 @@
-"""What the ledger can be asked, as plain data: a page of tasks, their counts, the instances that run them."""
+"""Queries to the ledger and their results, as plain data: pages of tasks, counts, instances."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from taskflow_otel.model.vocabulary import InstanceState
 class TaskQuery:
     """A filter over tasks. All given conditions must hold; `None` does not filter.
 
-    `since` (inclusive) and `until` (exclusive) are about `created_at`. `tag` is `(key, value)`; a value of
-    `None` matches any. `q` is a substring of the name, the error or the task id.
-    `cursor` is the id of the last task of the page before.
-    `count_limit` asks a page for its total, and bounds what is counted for it and for the counts: a backend that would
-    have to look at more tasks than about so many answers with a lower bound instead. Without it a page has no total,
-    and counts are of all the tasks that match.
+    `since` (inclusive) and `until` (exclusive) apply to `created_at`. `tag` is `(key, value)`; the value `None` matches
+    any. `q` is a substring of the name, the error or the task id. `cursor` is the id of the last task of the previous
+    page. With `count_limit`, a page has a total, and totals and counts are bounded: a backend that would have to read
+    more than about `count_limit` tasks returns a lower bound. Without it a page has no total, and counts include all
+    tasks that match.
     """
 
     status: TaskStatus | None = None
@@ -40,27 +39,27 @@ class TaskQuery:
 class TaskPage:
     """Tasks, newest first, and the cursor of the next page (`None` on the last).
 
-    With fewer tasks than its limit, even none, and a cursor, the search has stopped at the number of tasks that the
-    backend looks at for one page; the next page goes on from there.
+    A page with a cursor may hold fewer tasks than its limit, or even no task: a backend reads only a bounded number of
+    tasks for one page. The next page continues from there.
     """
 
     records: list[TaskRecord]
     next_cursor: str | None
     total: int | None = None
-    """How many tasks match, those of other pages included; `None` where `count_limit` did not ask for it."""
+    """How many tasks match on all pages; `None` without `count_limit`."""
     total_exact: bool = True
     """`False`: at least `total` tasks match."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskCounts:
-    """How many tasks there are in each state, and the sum that averages are made from."""
+    """How many tasks are in each state, and the sum for the average run time."""
 
     by_status: dict[TaskStatus, int] = field(default_factory=dict)
     duration_sum: float = 0.0
     duration_count: int = 0
     exact: bool = True
-    """`False`: of the tasks that match only the newest were counted; there are at least so many."""
+    """`False`: only the newest tasks that match were counted; the numbers are lower bounds."""
 
     @property
     def total(self) -> int:
@@ -70,10 +69,10 @@ class TaskCounts:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One process that runs tasks, as the ledger knows it.
+    """One process that runs tasks, as stored in the ledger.
 
-    `host` names the machine and the process-id namespace, so that equal hosts can look at each other's
-    processes; `process_started` tells a process from a later one with the same id.
+    `host` names the machine and the process-id namespace: instances of the same host can see each other's processes.
+    `process_started` distinguishes a process from a later one with the same id.
     """
 
     instance_id: str
@@ -83,6 +82,6 @@ class Instance:
     started_at: datetime
     heartbeat_at: datetime
     lease_seconds: float
-    """Without a heartbeat for this long, the instance counts as dead."""
+    """The instance counts as dead after this time without a heartbeat."""
     state: str = InstanceState.ALIVE.value
     """One of `InstanceState`."""

@@ -1,4 +1,4 @@
-"""The record of a task: everything that is known about it, as plain data."""
+"""The record of a task: all data about it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ DEFAULT_QUEUE = "default"
 DEFAULT_PRIORITY = 5
 
 MAX_LOG_ENTRIES = 1_000
-"""Log entries kept per task; the number beyond it is in `TaskRecord.logs_dropped`."""
+"""Log entries kept per task; further ones are counted in `TaskRecord.logs_dropped`."""
 MAX_LOG_TEXT = 4_194_304
-"""Characters kept per task of all its log entries together; entries beyond it count as dropped too."""
+"""Characters kept of all log entries of a task together; entries beyond this also count as dropped."""
 MAX_TEXT = 32_768
-"""Characters kept of an error, a stack trace or a log message; what was cut is marked as such."""
+"""Characters kept of an error, a stack trace or a log message; a note marks a cut."""
 
 
-# Structs of msgspec: they are made and copied in C, in a fifth of the time that a dataclass takes, and the collector
-# of garbage never visits those with `gc=False`, which cannot be part of a cycle.
+# msgspec structs: C code makes and copies them, in a fifth of the time of a dataclass. The garbage collector does not
+# visit those with `gc=False`, which cannot be part of a cycle.
 class TimelineEntry(Struct, frozen=True, gc=False):
     """One transition of a task: what happened, when, in which attempt, on which instance."""
 
@@ -48,7 +48,7 @@ class LogEntry(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True, gc=False):
-    """How far a running task says it is."""
+    """The progress that a running task has reported."""
 
     done: float
     total: float | None
@@ -56,9 +56,9 @@ class Progress(Struct, frozen=True, gc=False):
 
 
 class TaskRecord(Struct, gc=False):
-    """Everything that is known about one task. Times are aware datetimes in UTC, durations seconds.
+    """All data about one task. Times are aware datetimes in UTC, durations are seconds.
 
-    The engine is the only writer; everyone else is handed a copy.
+    The engine is the only writer; everyone else gets a copy.
     """
 
     task_id: str
@@ -66,7 +66,7 @@ class TaskRecord(Struct, gc=False):
     status: TaskStatus
     created_at: datetime
     run_at: datetime | None = None
-    """Not before this moment: a delay, a schedule or the wait for a retry."""
+    """The task does not start before this time: a delay, a schedule, or the wait for a retry."""
     start_time: datetime | None = None
     """When the latest attempt entered the function."""
     end_time: datetime | None = None
@@ -89,7 +89,7 @@ class TaskRecord(Struct, gc=False):
     """The instance that owns the task."""
     progress: Progress | None = None
     reason: str | None = None
-    """Why the task is in this state, where the state alone does not say: one of `Reason`."""
+    """Why the task is in this state, if the state alone does not say: one of `Reason`."""
     timeline: list[TimelineEntry] = field(default_factory=list)
     retry_of: str | None = None
     retried_by: str | None = None
@@ -98,31 +98,31 @@ class TaskRecord(Struct, gc=False):
     logs_dropped: int = 0
 
     payload: str | None = None
-    """The encoded arguments (`taskflow_otel.model.payload`), ciphertext where encryption is on."""
+    """The encoded arguments (`taskflow_otel.model.payload`), as ciphertext if encryption is on."""
     persisted: bool = False
     token: int = 1
-    """Fencing token: grows by one with each takeover, and is checked on every write."""
+    """Fencing token: each takeover increments it, and every write checks it."""
     crashes: int = 0
     """How often a process died while this task was running in it."""
     trace: TaskTrace = field(default_factory=TaskTrace)
     damage: str | None = None
-    """What of the stored row cannot be read, as a sentence; never stored itself."""
+    """A sentence that names the unreadable parts of the stored row; itself never stored."""
 
     @property
     def trace_id(self) -> str | None:
-        """Trace id of the latest attempt, else of the `send` span."""
+        """Trace id of the latest attempt, or of the `send` span before the first one."""
         ref = self.trace.attempt or self.trace.creation
         return ref.trace_id or None
 
     @property
     def span_id(self) -> str | None:
-        """Span id of the latest attempt, else of the `send` span."""
+        """Span id of the latest attempt, or of the `send` span before the first one."""
         ref = self.trace.attempt or self.trace.creation
         return ref.span_id or None
 
     @property
     def active_key(self) -> str | None:
-        """The idempotency key while this task holds it, else `None` (SPEC G5)."""
+        """The idempotency key if this task holds it now, else `None`."""
         return self.idempotency_key if self.status in KEY_HOLDING_STATUSES else None
 
     def copy(self) -> TaskRecord:

@@ -1,4 +1,4 @@
-"""A task's history told again: the events that its record implies, in order."""
+"""The events of a task, computed again from its record, in order."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _UNTRACED = SpanRef()
 
 
 def replay(record: TaskRecord) -> Iterator[LifecycleEvent]:
-    """Yield one event for each line of the record's timeline, each with the instance that applied it.
+    """Yield one event for each line of the record's timeline, with the instance that applied it.
 
-    A record keeps the figures of its latest attempt only. For earlier ones the run time is the time between two lines,
-    the class of the exception is not known, and the wait for a slot only where no deliberate delay came before.
-    Raises `IllegalTransitionError` when the timeline is none that the engine can have written.
+    A record keeps the details of its latest attempt only. For an earlier attempt, the run time is the time between two
+    lines, the exception class is unknown, and the wait for a slot is known only if there was no deliberate delay.
+    Raises `IllegalTransitionError` for a timeline that the engine cannot have written.
     """
     status: TaskStatus | None = None
     started: datetime | None = None
@@ -69,7 +69,7 @@ def replay(record: TaskRecord) -> Iterator[LifecycleEvent]:
 
 
 def _wait(record: TaskRecord, before: TimelineEntry, entry: TimelineEntry) -> float | None:
-    """Seconds from ready to started, as far as the record tells."""
+    """Seconds from ready to started, if the record contains them."""
     ready = before.timestamp
     if before.reason in DELIBERATE_WAITS:
         if record.run_at is None or not before.timestamp <= record.run_at <= entry.timestamp:

@@ -1,4 +1,4 @@
-"""When things run: intervals, cron expressions in a time zone, and what is said of a schedule; pure data."""
+"""Firing times: intervals, cron expressions in a time zone, and the data of a schedule."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ _SECOND = timedelta(seconds=1)
 _SHORTEST = 0.001
 _MOST_COUNTED = 2_000
 MOST_CAUGHT_UP = 1_000
-"""Missed firings that `catch_up="all"` makes up for; the older ones count as missed."""
+"""The most firings that `catch_up="all"` catches up; older ones count as missed."""
 
-# Fields that croniter fills in at random, or from a seed: every instance would compute firing times of its own.
+# Fields that croniter fills in at random or from a seed: each instance would compute other firing times.
 _RANDOM_FIELD = re.compile(r"(?:^|[\s,])[rh](?![a-z])", re.IGNORECASE)
 
 
 class Rule(Protocol):
-    """A rule that yields the same firing times wherever and whenever it is asked."""
+    """A rule that gives the same firing times on every instance at any time."""
 
     @property
     def text(self) -> str:
-        """The rule in words."""
+        """The rule as text."""
 
     @property
     def timezone(self) -> str:
-        """The name of the time zone in which it counts."""
+        """The name of its time zone."""
 
     def after(self, moment: datetime) -> datetime:
         """The first firing time after a moment, in UTC."""
 
     def until(self, moment: datetime) -> datetime | None:
-        """The last firing time at or before a moment, in UTC; `None` when there is none."""
+        """The last firing time at or before a moment, in UTC, or `None`."""
 
     def count(self, first: datetime, last: datetime) -> int:
-        """How many firing times there are from one to another of them, at least: a long count is cut off."""
+        """The number of firing times from `first` to `last`; a large number may be cut to a lower bound."""
 
 
 class Every:
-    """Every so many seconds, counted from 1970 in UTC, so that all instances agree and a restart shifts nothing.
+    """A fixed interval, counted from 1970 in UTC, so that all instances agree and a restart shifts nothing.
 
     Raises `ConfigurationError` for an interval of less than a millisecond.
     """
@@ -78,12 +78,12 @@ class Every:
 
 
 class Cron:
-    """A cron expression on the wall clock of a zone: five fields, or six with the seconds last, or an alias (`@daily`).
+    """A cron expression on the wall clock of a zone: five fields, six with the seconds last, or an alias (`@daily`).
 
-    A wall time that does not exist, because the clock is put forward over it, fires once, at the next valid moment. One
-    that happens twice fires once, the first time. Needs the extra `scheduler`.
+    A wall time that the clock skips fires once, at the next valid moment. A wall time that occurs twice fires once, the
+    first time. Needs the extra `scheduler`.
 
-    Raises `ConfigurationError` for a bad expression, one that never fires, and an unknown zone; `MissingExtraError`.
+    Raises `ConfigurationError` for a bad expression, one that never fires, or an unknown zone; and `MissingExtraError`.
     """
 
     def __init__(self, expression: str, timezone: str | ZoneInfo = "UTC") -> None:
@@ -110,7 +110,7 @@ class Cron:
         if not isinstance(expression, str):
             raise ConfigurationError(f"cron must be a text, not {expression!r}. {hint}")
         if _RANDOM_FIELD.search(expression):
-            raise ConfigurationError(f"cron={expression!r} has a random field, which each process would fill otherwise")
+            raise ConfigurationError(f"cron={expression!r} has a random field, which differs in each process")
         try:
             fields = self._iterator(expression, datetime(2000, 1, 1)).expanded  # noqa: DTZ001  # wall times are naive
         except self._no_date:
@@ -148,7 +148,7 @@ class Cron:
         return max(1, found)
 
     def _wall(self, moment: datetime) -> tuple[datetime, datetime | None]:
-        """The wall time at a moment; the second time that it is shown, also the end of the times shown twice."""
+        """The wall time at a moment; if it occurs for the second time, also the end of the repeated times."""
         local = moment.astimezone(self._zone)
         wall = local.replace(tzinfo=None, microsecond=0, fold=0)
         if not local.fold:
@@ -161,12 +161,12 @@ class Cron:
         instant = wall.replace(tzinfo=self._zone).astimezone(UTC)
         if instant.astimezone(self._zone).replace(tzinfo=None) == wall:
             return instant
-        # The clock leaps over this wall time. Read by the later offset it lies before the leap, by the earlier behind.
+        # The clock skips this wall time. With the later offset it is before the skip, with the earlier one after it.
         before = wall.replace(tzinfo=self._zone, fold=1).astimezone(UTC)
         return self._change(before, instant)
 
     def _change(self, before: datetime, behind: datetime) -> datetime:
-        """The first moment between two at which the offset is that of the second."""
+        """The first moment between the two that has the offset of the second one."""
         offset = behind.astimezone(self._zone).utcoffset()
         low, high = 0, -((before - behind) // _SECOND)
         while high - low > 1:
@@ -179,9 +179,9 @@ class Cron:
 
 
 def make_rule(every: float | timedelta | None, cron: str | None, timezone: str | ZoneInfo) -> Rule:
-    """The rule of a schedule; raises `ConfigurationError`, and `MissingExtraError` where cron needs an extra."""
+    """The rule of a schedule; raises `ConfigurationError`, and `MissingExtraError` if cron needs an extra."""
     if (every is None) == (cron is None):
-        raise ConfigurationError("a schedule needs either every= (seconds or a timedelta) or cron=, one of the two")
+        raise ConfigurationError("a schedule needs either every= (seconds or a timedelta) or cron=, and not both")
     if cron is not None:
         return Cron(cron, timezone)
     if str(checked_zone(timezone)) != "UTC":
@@ -199,12 +199,12 @@ def checked_zone(zone: str | ZoneInfo) -> ZoneInfo:
     except (KeyError, ValueError, OSError, TypeError, AttributeError):
         raise ConfigurationError(
             f"there is no time zone {zone!r}. Use an IANA name such as 'Europe/London' "
-            "(where the system has no zone data: pip install tzdata)"
+            "(if the system has no zone data: pip install tzdata)"
         ) from None
 
 
 def newest_first(rule: Rule, until: datetime, first: datetime) -> Iterator[datetime]:
-    """The firing times up to a moment, backwards as far as `first`."""
+    """The firing times from `until` back to `first`."""
     moment = rule.until(until)
     while moment is not None and moment >= first:
         yield moment
@@ -212,12 +212,12 @@ def newest_first(rule: Rule, until: datetime, first: datetime) -> Iterator[datet
 
 
 def grace(gap: timedelta) -> timedelta:
-    """How late a firing may be before it counts as missed: a quarter of the time to the next, from 1 s to 1 min."""
+    """How late a firing may be before it counts as missed: a quarter of the interval, from 1 s to 1 min."""
     return min(timedelta(minutes=1), max(_SECOND, gap / 4))
 
 
 def due(rule: Rule, catch_up: CatchUp, first: datetime, now: datetime) -> tuple[list[datetime], int]:
-    """Part the firing times from `first`, which is one, to `now`: those to fire, oldest first, and how many not."""
+    """Divide the firing times from `first` to `now`: those that fire, oldest first, and the number of the others."""
     newest = rule.until(now)
     if newest is None or newest < first:
         return [], 0
@@ -244,7 +244,7 @@ def from_micros(number: int) -> datetime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A rule and its policies, under the name that is its identity on every instance."""
+    """A rule and its policies. The name is the identity on every instance."""
 
     name: str
     rule: Rule
@@ -268,16 +268,16 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleStatus:
-    """A schedule as it stands. Times are in UTC; `missed` and `errors` count since this process started."""
+    """The current status of a schedule. Times are in UTC; `missed` and `errors` count since this process started."""
 
     name: str
     func_name: str
     rule: str
     timezone: str
     next_run: datetime | None
-    """`None` while it is paused, or the manager is not running."""
+    """`None` while the schedule is paused or the manager is not running."""
     last_run: datetime | None
-    """The latest firing time, whichever instance fired it."""
+    """The latest firing time on any instance."""
     last_task_id: str | None
     paused: bool
     catch_up: CatchUp
@@ -289,15 +289,15 @@ class ScheduleStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRun:
-    """A run that `schedule_once` has planned and that has not begun."""
+    """A run that `schedule_once` planned and that has not begun."""
 
     run_key: str
     func_name: str
     run_at: datetime
     task_id: str
-    """The id that the task will have once it is due."""
+    """The id that the task will have."""
     payload: str = field(repr=False, default="")
-    """The encoded arguments, ciphertext where encryption is on."""
+    """The encoded arguments, as ciphertext if encryption is on."""
     tags: dict[str, str] = field(default_factory=dict)
     priority: int | None = None
     queue: str | None = None

@@ -1,4 +1,4 @@
-"""The life of a task: its states, its transitions, and the one table that says which are legal."""
+"""The states of a task, its transitions, and the table of legal transitions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from taskflow_otel.errors import IllegalTransitionError
 
 
 class TaskStatus(StrEnum):
-    """Where a task stands. The values are what the API, the metrics and the ledger show."""
+    """The state of a task. The API, the metrics and the ledger show these values."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -24,11 +24,11 @@ class TaskStatus(StrEnum):
 
 LIVE_STATUSES = frozenset({TaskStatus.PENDING, TaskStatus.RUNNING})
 for _status in TaskStatus:
-    # An attribute and no property: it is asked for several times for each change.
+    # An attribute and not a property, because each change reads it several times.
     _status.finished = _status not in LIVE_STATUSES
 FINISHED_STATUSES = frozenset(TaskStatus) - LIVE_STATUSES
 
-# An idempotency key is taken while a task that carries it is in one of these states (SPEC G5).
+# A task holds its idempotency key while it is in one of these states (`docs/guarantees.md`).
 KEY_HOLDING_STATUSES = LIVE_STATUSES | {TaskStatus.SUCCESS}
 
 # Finished states from which `retry` makes a new task.
@@ -57,7 +57,7 @@ TRANSITIONS: dict[tuple[TaskStatus | None, Transition], TaskStatus] = {
     (_P, Transition.STARTED): _R,
     (_P, Transition.CANCELLED): TaskStatus.CANCELLED,
     (_P, Transition.REJECTED): TaskStatus.REJECTED,
-    # Taken over from a dead instance before it started: still pending, under a new owner.
+    # Taken over from a dead instance before it started: still pending, with a new owner.
     (_P, Transition.RECOVERED): _P,
     (_R, Transition.SUCCEEDED): TaskStatus.SUCCESS,
     (_R, Transition.FAILED): TaskStatus.FAILED,

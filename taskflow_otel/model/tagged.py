@@ -1,7 +1,7 @@
-"""Standard values as JSON that says what they were, without loss.
+"""Values of standard types as JSON that keeps their types, without loss.
 
-Scalars, lists and dicts with string keys stand for themselves; everything else is `{"$": tag, "v": value}`.
-Reading calls constructors of the standard library only: no name found in stored data is ever imported.
+Scalars, lists and dicts with string keys are stored unchanged; everything else is `{"$": tag, "v": value}`. Reading
+calls only constructors of the standard library: no name in stored data is ever imported.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from zoneinfo import ZoneInfo
 
 TAG = "$"
 MAX_DEPTH = 100
-"""Levels of nesting that an argument may have: reading it back must not depend on how deep the reader's stack is."""
+"""The deepest nesting of an argument: reading it must not depend on the depth of the reader's stack."""
 
-# Python refuses to print or parse integers of more than 4300 digits, and lets the limit be lowered to 640.
+# Python refuses to print or parse integers of more than 4300 digits; the limit can be lowered to 640.
 _PLAIN_INT_BITS = 2000
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -37,14 +37,14 @@ class TooDeepError(UnstorableError):
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """A value that already is in its stored form, under a tag that its reader passes to `untag`."""
+    """A value in its stored form, with a tag for which the reader gives `untag` a function."""
 
     name: str
     stored: Any
 
 
 def type_name(kind: type) -> str:
-    """Return the name of a type as a person would write it."""
+    """Return the name of a type as people write it."""
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -53,11 +53,11 @@ def _foreign(value: Any) -> Any:
 
 
 def tag(value: Any, foreign: Callable[[Any], Any] = _foreign, depth: int = 0) -> Any:
-    """Return `value` as JSON-ready data from which `untag` makes the same value again.
+    """Return `value` as JSON data from which `untag` makes the same value.
 
-    Types are matched exactly, subclasses are not taken for their base. `foreign` is asked for something simpler
-    in place of any other value, or a `Tagged`; by default it raises `UnstorableError`. Of a time zone, `ZoneInfo`
-    keeps its name, any other `tzinfo` its offset.
+    Types must match exactly; a subclass does not count as its base. For any other value, `foreign` returns simpler
+    data or a `Tagged`; by default it raises `UnstorableError`. A `ZoneInfo` is stored by name, any other `tzinfo` by
+    its offset.
     """
     kind = type(value)
     if kind is str or kind is bool or kind is NoneType:
@@ -88,9 +88,9 @@ def tag(value: Any, foreign: Callable[[Any], Any] = _foreign, depth: int = 0) ->
 
 
 def untag(node: Any, readers: Mapping[str, Callable[[Any], Any]] | None = None) -> Any:
-    """Return the value that `tag` was given; `readers` read the tags of `Tagged` values.
+    """Return the value that was given to `tag`; `readers` read the tags of `Tagged` values.
 
-    Raises `UnstorableError` for a tag that nobody here knows.
+    Raises `UnstorableError` for an unknown tag.
     """
     kind = type(node)
     if kind is list:
@@ -113,7 +113,7 @@ def untag(node: Any, readers: Mapping[str, Callable[[Any], Any]] | None = None) 
 
 
 def readable(node: Any) -> Any:
-    """Return tagged data as JSON for people: the tags are dropped, and with them the types."""
+    """Return tagged data as JSON for people, without the tags and so without the types."""
     if isinstance(node, list):
         return [readable(item) for item in node]
     if not isinstance(node, dict):
@@ -184,7 +184,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "complex": lambda stored: complex(float(stored[0]), float(stored[1])),
 }
 
-# Their stored form reads better than, or as well as, the `str()` of the value.
+# For people, their stored form is at least as readable as the `str()` of the value.
 _TEXT_TAGS = frozenset({"int", "float", "uuid", "decimal", "date", "bytes", "bytearray"})
 
 _COLLECTIONS: frozenset[type] = frozenset({tuple, set, frozenset})

@@ -1,4 +1,4 @@
-"""Where a task and its attempts stand in a distributed trace, as plain data."""
+"""The place of a task and its attempts in a distributed trace, as plain data."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from msgspec import Struct, field
 
 
 class SpanRef(Struct, gc=False):
-    """The identity of one span (W3C Trace Context): what is needed to link to it or to continue from it.
+    """The identity of one span (W3C Trace Context), to link to it or to continue its trace.
 
-    Ids are lower-case hexadecimal, 32 and 16 digits; empty where nothing traces.
+    Ids are lower-case hexadecimal, 32 and 16 digits; empty without tracing.
     """
 
     trace_id: str = ""
@@ -18,21 +18,21 @@ class SpanRef(Struct, gc=False):
 
     @property
     def valid(self) -> bool:
-        """Whether this names a span at all."""
+        """Whether this names a span."""
         return bool(self.trace_id and self.span_id)
 
 
 class TaskTrace(Struct, gc=False):
-    """What of the trace is stored with a task, so that a restart continues the story.
+    """The trace data that is stored with a task, so that the trace continues after a restart.
 
-    The engine puts a new, empty reference in place for each attempt; the tracing exporter is the only one
-    who fills references in, in place. Without it they stay empty.
+    The engine sets a new, empty reference for each attempt. Only the tracing exporter fills references, in place.
+    Without it they stay empty.
     """
 
     creation: SpanRef = field(default_factory=SpanRef)
     """The `send` span."""
     attempt: SpanRef | None = None
-    """The span of the current, or else the latest, attempt."""
+    """The span of the current or latest attempt."""
     previous: SpanRef | None = None
     """The span of the attempt before that: a retry links to it."""
     baggage: str = ""

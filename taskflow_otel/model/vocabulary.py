@@ -1,7 +1,7 @@
 """The words that the ledger, the telemetry, the API and the page share, each with its meaning.
 
-Code names a word by its member. Records, rows, JSON and labels hold the plain text: a row that a later version has
-written may hold a word that is not known here. The states of a task and its transitions are in `status`.
+Code uses the members. Records, rows, JSON and labels hold plain text, because a row of a later version may hold an
+unknown word. The states and transitions of a task are in `status`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Word(StrEnum):
 
 
 class Reason(Word):
-    """Why a task is in its state, where the state alone does not say."""
+    """Why a task is in its state, if the state alone does not say."""
 
     RETRY_WAIT = (
         "retry_wait",
@@ -98,9 +98,9 @@ class Reason(Word):
 
 
 PROCESS_DEATHS = frozenset({Reason.PROCESS_DIED, Reason.POISON})
-"""The reasons of an attempt that ended with its process."""
+"""The reasons of an attempt that ended because its process died."""
 DELIBERATE_WAITS = frozenset({Reason.DELAYED, Reason.RETRY_WAIT})
-"""The reasons of a task that waits for a moment and not for a slot."""
+"""The reasons of a task that waits for a time and not for a slot."""
 
 
 class Source(Word):
@@ -108,7 +108,7 @@ class Source(Word):
 
     MANUAL = "manual", "Code added it, in a request or elsewhere."
     SCHEDULED = "scheduled", "A schedule or a planned run was due."
-    RETRY = "retry", "Somebody retried a finished task."
+    RETRY = "retry", "Someone retried a finished task."
 
 
 class ExecutorKind(Word):
@@ -140,11 +140,11 @@ OUTCOMES: dict[Transition, AttemptOutcome] = {
 
 
 class RecoveryOutcome(Word):
-    """What became of a task that was taken over from a dead process."""
+    """What happened to a task that was taken over from a dead process."""
 
     WAITING = "waiting", "It had not started, and waits again."
     RERUN = "rerun", "It was running, and waits to run again."
-    INTERRUPTED = "interrupted", "It was running, and has ended with its process."
+    INTERRUPTED = "interrupted", "It was running, and ended with its process."
     POISON = "poison", "It was running in several processes that died, and is not started again."
 
 
@@ -152,25 +152,25 @@ class OperationOutcome(Word):
     """How one operation of a backend ended."""
 
     OK = "ok", "The backend answered."
-    ERROR = "error", "The backend refused, or did not answer."
+    ERROR = "error", "The backend refused or did not answer."
 
 
 class QueueState(Word):
-    """Where a task of a queue waits."""
+    """What a task in a queue waits for."""
 
     READY = "ready", "It waits for a slot."
     DELAYED = "delayed", "It waits for its moment."
 
 
 class SlotState(Word):
-    """What a slot of an executor does."""
+    """Whether a slot of an executor is in use."""
 
-    USED = "used", "An attempt has it."
-    FREE = "free", "Nothing has it."
+    USED = "used", "An attempt uses it."
+    FREE = "free", "No attempt uses it."
 
 
 class InstanceState(Word):
-    """Where an instance stands, as the ledger knows it."""
+    """The state of an instance in the ledger."""
 
     ALIVE = "alive", "It writes heartbeats."
     DEAD = "dead", "Another instance declared it dead."
@@ -178,17 +178,17 @@ class InstanceState(Word):
 
 
 class EngineState(Word):
-    """Where the engine of this process stands."""
+    """The state of the engine of this process."""
 
     NEW = "new", "It has not been started."
     RUNNING = "running", "It takes tasks and runs them."
-    DRAINING = "draining", "It takes no task, and lets the running ones end."
+    DRAINING = "draining", "It takes no new tasks, and lets the running ones end."
     STOPPED = "stopped", "It has been stopped."
     ABANDONED = "abandoned", "Its event loop was closed without a stop."
 
 
 class LogLevel(Word):
-    """How serious a log entry of a task is."""
+    """The severity of a task's log entry."""
 
     DEBUG = "debug", "A detail for whoever looks for an error."
     INFO = "info", "Something happened as expected."
@@ -204,4 +204,4 @@ LOG_LEVELS: dict[str, int] = {
     LogLevel.ERROR.value: 40,
     LogLevel.CRITICAL.value: 50,
 }
-"""The levels of `task_log`, by their numbers in the standard library's `logging`."""
+"""The levels of `task_log`, by their numbers in the standard module `logging`."""

@@ -1,1 +1,1 @@
-"""What everything that runs is built on: time, services, waits, owned asyncio tasks."""
+"""The foundation of everything that runs: time, services, waits, owned asyncio tasks."""

@@ -1,4 +1,4 @@
-"""Time as the engine sees it, so that tests can turn it."""
+"""Time as the engine sees it, so that tests can control it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Protocol
 
 
 class TimerHandle(Protocol):
-    """What `Clock.call_later` returns."""
+    """The result of `Clock.call_later`."""
 
     def cancel(self) -> None:
-        """Take the call back; harmless once it has been made."""
+        """Cancel the call; harmless after it was made."""
 
 
 class Clock(Protocol):
     """Wall time for records, monotonic time for durations, and timers."""
 
     def now(self) -> datetime:
-        """The present moment, aware, in UTC."""
+        """The current time, aware, in UTC."""
 
     def monotonic(self) -> float:
-        """Seconds that never run backwards."""
+        """Seconds of a clock that never goes back."""
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
         """Call back on the event loop after `delay` seconds."""
@@ -42,7 +42,7 @@ class SystemClock:
     monotonic = staticmethod(time.monotonic)
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
-        # In a context of its own: that of whoever sets the timer, a request perhaps, must not live as long.
+        # In an empty context: the caller's context, perhaps of a request, must not live as long as the timer.
         return asyncio.get_running_loop().call_later(delay, callback, context=Context())
 
     async def sleep(self, delay: float) -> None:

@@ -1,4 +1,4 @@
-"""A time limit that a test's clock turns."""
+"""A time limit by the engine's clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from taskflow_otel.runtime.clock import Clock
 
 @asynccontextmanager
 async def within(clock: Clock, seconds: float) -> AsyncIterator[None]:
-    """Cancel the body after `seconds` of the clock; raises `TimeoutError` then."""
+    """Cancel the body after `seconds` of the clock, and raise `TimeoutError`."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(None) as limit:
         handle = clock.call_later(seconds, lambda: limit.reschedule(loop.time()))

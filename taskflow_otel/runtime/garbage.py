@@ -1,4 +1,4 @@
-"""What the collector of garbage looks at."""
+"""Which objects the garbage collector visits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import gc
 
 
 class FrozenStart:
-    """Keeps what a process has loaded by its start out of every later collection (`gc.freeze`).
+    """Excludes all objects that exist at the start from later garbage collections (`gc.freeze`).
 
-    A full collection visits every object of the process: with frameworks loaded that stops the event loop for tens of
-    milliseconds, again and again, to find nothing. Concerns the whole process, so it is done only when asked for.
+    A full collection visits every object of the process. With frameworks loaded, each one blocks the event loop for
+    tens of milliseconds and finds nothing. Freezing affects the whole process, so it happens only on request.
     """
 
     def __init__(self, *, wanted: bool) -> None:
@@ -17,14 +17,14 @@ class FrozenStart:
         self._mine = False
 
     def freeze(self) -> None:
-        """Collect, then freeze what is left; does nothing where something else has frozen objects already."""
+        """Collect, then freeze the rest; do nothing if other code has already frozen objects."""
         if self._wanted and gc.get_freeze_count() == 0:
             gc.collect()
             gc.freeze()
             self._mine = True
 
     def thaw(self) -> None:
-        """Let the collector look at everything again; harmless when `freeze` has done nothing."""
+        """Undo `freeze`; harmless if `freeze` did nothing."""
         if self._mine:
             self._mine = False
             gc.unfreeze()

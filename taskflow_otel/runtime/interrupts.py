@@ -1,4 +1,4 @@
-"""What a further Ctrl-C does while something is being ended in order."""
+"""The effect of a further Ctrl-C during a shutdown."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from types import FrameType
 
 @contextmanager
 def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
-    """Call back on the running event loop for each SIGINT inside; whoever handled the signal before still does.
+    """Inside the `with` block, call back on the running event loop for each SIGINT; the previous handler still runs.
 
-    Without effect in other threads than the main one, and where Python does not handle SIGINT.
+    No effect outside the main thread, or if Python does not handle SIGINT.
     """
     previous = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(previous):

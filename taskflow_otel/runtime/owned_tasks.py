@@ -1,4 +1,4 @@
-"""Work that goes on beside its caller: each piece has an owner, who stops it and hears how it failed."""
+"""Background work: each asyncio task has an owner, who stops it and gets its exception."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ logger = logging.getLogger("taskflow_otel.engine")
 T = TypeVar("T")
 
 _TURN = 0.1
-"""Seconds that a step has to take its cancellation in."""
+"""Seconds that a step gets to end after its cancellation."""
 
 
 class OwnedTasks(Collection[asyncio.Task[None]]):
-    """The asyncio tasks of one owner. `complain` is called with the exception of one that failed."""
+    """The asyncio tasks of one owner. `complain` is called with the exception of a task that failed."""
 
     def __init__(self, complain: Callable[[BaseException], None]) -> None:
         self._complain = complain
@@ -47,14 +47,14 @@ class OwnedTasks(Collection[asyncio.Task[None]]):
         self._tasks.discard(job)
 
     async def stop(self) -> None:
-        """Cancel everything, and wait for its end."""
+        """Cancel all tasks and wait for their end."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def abandon(self) -> None:
-        """Forget everything: its event loop is closed."""
+        """Forget all tasks: their event loop is closed."""
         self._tasks.clear()
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -75,7 +75,7 @@ class OwnedTasks(Collection[asyncio.Task[None]]):
 async def in_slices(items: Iterable[T], size: int) -> AsyncIterator[T]:
     """Yield items, and let the event loop run after each `size` of them.
 
-    Nothing is left half done: a cancellation that comes meanwhile is raised after the last item.
+    A cancellation in between is raised only after the last item, so that nothing stays half done.
     """
     cancelled: asyncio.CancelledError | None = None
     for number, item in enumerate(items, start=1):
@@ -90,14 +90,14 @@ async def in_slices(items: Iterable[T], size: int) -> AsyncIterator[T]:
 
 
 async def gather_all(stops: list[Awaitable[object]]) -> None:
-    """Await several shutdown steps; one that fails is logged and does not keep the others from theirs."""
+    """Await several shutdown steps; a failure is logged and does not stop the others."""
     for outcome in await asyncio.gather(*stops, return_exceptions=True):
         if isinstance(outcome, Exception):
             logger.error("a part could not be stopped cleanly: %s", outcome, exc_info=outcome)
 
 
 async def bounded(step: Awaitable[object], seconds: float, what: str) -> None:
-    """Await a shutdown step for a time; then cancel it, and leave it behind even if it ignores that."""
+    """Await a shutdown step for some time; then cancel it, and abandon it if it ignores that."""
     work = asyncio.ensure_future(step)
     done, _ = await asyncio.wait({work}, timeout=seconds)
     if done:

@@ -1,4 +1,4 @@
-"""The one way to try again: what is tried, how long it waits between two tries, and who decides to give up."""
+"""The one way to repeat a failed operation: the operation, the waits between tries, and the decision to give up."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """The waits between tries: `first` seconds, and twice as long after each further failure, up to `longest`."""
+    """The waits between tries: `first` seconds, doubled after each further failure, up to `longest`."""
 
     first: float
     longest: float
 
     def after(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row, at least one."""
+        """Seconds to wait after `failures` failures in a row (at least one)."""
         return min(self.first * 2.0 ** min(failures - 1, 64), self.longest)
 
 
@@ -29,7 +29,7 @@ BACKEND = Backoff(first=0.05, longest=1.0)
 
 
 def raise_lasting(exc: Exception, _wait: float) -> None:
-    """Raise the exception unless it is a `BackendError` that may pass."""
+    """Raise the exception unless it is a transient `BackendError`."""
     if not isinstance(exc, BackendError) or not exc.transient:
         raise exc
 
@@ -41,7 +41,7 @@ async def retrying(
     backoff: Backoff = BACKEND,
     judge: Callable[[Exception, float], None] = raise_lasting,
 ) -> T:
-    """The result of `operation`, once it succeeds.
+    """Repeat `operation` until it succeeds; return its result.
 
     `judge` gets each exception, and the seconds until the next try. It raises to give up; otherwise the operation is
     tried again.

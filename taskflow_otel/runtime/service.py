@@ -1,4 +1,4 @@
-"""The engine's maintenance services: one shape, one way to start and stop, and none dies of one exception."""
+"""The engine's maintenance services: one way to start and stop, and no exception ends a service."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _LONGEST_BACKOFF = 30.0
 
 
 class Service(ABC):
-    """Does `tick` every `interval` seconds in a task that it owns.
+    """Calls `tick` every `interval` seconds, in an asyncio task that it owns.
 
-    A failing tick is logged at its first failure, counted in `failures`, and tried again with backoff, up to
+    A failing tick is logged at the first failure, counted in `failures`, and repeated with a backoff of up to
     `longest_backoff` seconds.
     """
 
@@ -37,25 +37,25 @@ class Service(ABC):
         """Do one round of the service's work."""
 
     async def start(self) -> None:
-        """Start the rounds, the first of them after one interval."""
+        """Start the rounds, the first one after one interval."""
         self._loop_task = asyncio.create_task(self._rounds(), name=f"taskflow-{self.name}")
 
     async def stop(self) -> None:
-        """Stop; a round under way is cancelled."""
+        """Stop; a running round is cancelled."""
         task, self._loop_task = self._loop_task, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def introduce(self) -> None:  # noqa: B027  # most services have nothing to say
-        """Make known what must be known of this instance before it changes anything: at the start, and when it goes
-        on under a new id."""
+    async def introduce(self) -> None:  # noqa: B027  # most services store nothing
+        """Store what must be known of this instance before it changes anything: at the start, and after a change of
+        its id."""
 
-    async def finish(self) -> None:  # noqa: B027  # most services have nothing left to do
-        """Do what is left at a shutdown, once nothing runs any more and every outcome is written."""
+    async def finish(self) -> None:  # noqa: B027  # most services have nothing to finish
+        """Do the last work of a shutdown, after all tasks have ended and every outcome is written."""
 
     async def _rounds(self) -> None:
-        # Not only until it is cancelled: a driver that a cancellation meets may turn it into an error of its own.
+        # A cancellation alone does not end the loop: a driver may turn it into an error.
         while self._loop_task is not None:
             failures = self._outage.failures
             await self._clock.sleep(self._backoff.after(failures) if failures else self._interval)
@@ -65,7 +65,7 @@ class Service(ABC):
                 self.failures += 1
                 if self._outage.failed():
                     logger.error(
-                        "the %s service failed and goes on trying: %s",
+                        "the %s service failed and will try again: %s",
                         self.name,
                         exc,
                         exc_info=None if isinstance(exc, BackendError) else exc,

@@ -1,4 +1,4 @@
-"""How a failure that recurs is logged: once a minute with its number, once when it begins, or once for all."""
+"""How to log a recurring failure: once a minute with its number, once when it begins, or only once."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from taskflow_otel.runtime.clock import Clock
 logger = logging.getLogger("taskflow_otel.bus")
 
 REPORT_INTERVAL = 60.0
-"""Seconds for which a failure that was logged is only counted."""
+"""Seconds after a logged failure in which further ones are only counted."""
 
 
 class Throttle:
-    """Says of each of several messages whether it may pass: once in `REPORT_INTERVAL` seconds."""
+    """Lets each message pass once in `REPORT_INTERVAL` seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._silent_until: dict[str, float] = {}
 
     def passes(self, message: str) -> bool:
-        """Whether this message may be logged now; it may not be again for a while then."""
+        """Whether this message may be logged now; if so, not again for some time."""
         now = self._clock()
         if now < self._silent_until.get(message, 0.0):
             return False
@@ -31,13 +31,13 @@ class Throttle:
 
 
 class Once:
-    """Says of each of several messages whether it may pass: the first time."""
+    """Lets each message pass only the first time."""
 
     def __init__(self) -> None:
         self._passed: set[str] = set()
 
     def passes(self, message: str) -> bool:
-        """Whether this message may be logged now; it may not be again."""
+        """Whether this message may be logged now; if so, never again."""
         if message in self._passed:
             return False
         self._passed.add(message)
@@ -45,17 +45,17 @@ class Once:
 
 
 class Outage:
-    """Failures in a row: the first begins an outage and is to be logged, a success ends it."""
+    """Failures in a row: the first one begins an outage and should be logged; a success ends it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.failures = 0
         """Failures since the last success."""
         self.since: float | None = None
-        """Monotonic time of the first of them; `None` where there is none."""
+        """Monotonic time of the first of them; `None` without a failure."""
 
     def failed(self) -> bool:
-        """Note a failure; whether an outage begins with it."""
+        """Note a failure; return whether an outage begins with it."""
         self.failures += 1
         if self.since is not None:
             return False
@@ -63,7 +63,7 @@ class Outage:
         return True
 
     def ended(self) -> float | None:
-        """Note a success; the seconds that the outage lasted which it ends, `None` where there was none."""
+        """Note a success; return how many seconds the outage lasted, or `None` if there was no outage."""
         since, self.since, self.failures = self.since, None, 0
         return None if since is None else self._clock.monotonic() - since
 
@@ -78,7 +78,7 @@ class ThrottledReport:
         """All failures so far, by part."""
 
     def add(self, name: str, what: str, exc: BaseException | None = None, *, number: int = 1) -> None:
-        """Count `number` failures of the part `name`, and log them unless that was done within the last minute."""
+        """Count `number` failures of the part `name`; log them unless it was logged within the last minute."""
         self.counts[name] = self.counts.get(name, 0) + number
         unreported = self._unreported.get(name, 0) + number
         if not self._throttle.passes(name):

@@ -1,4 +1,4 @@
-"""All the engine's waits in one heap with one timer on the event loop."""
+"""All waits of the engine in one heap, with one timer on the event loop."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from taskflow_otel.runtime.clock import Clock, TimerHandle
 
 logger = logging.getLogger("taskflow_otel.engine")
 
-# A wait for a wall time is looked at again this often, so that a clock that was set is noticed.
+# A wait for a wall time is checked this often, to notice that the clock was set.
 _RECHECK_SECONDS = 30.0
 _SLICE = 200
 """Waits that end in one callback of the event loop before others get their turn."""
 _FEW = 64
-"""Waits taken back that may stay in the heap in any case."""
+"""Cancelled waits that may always stay in the heap."""
 
 
 class Timer:
-    """One wait; `cancel()` takes it back."""
+    """One wait that can be cancelled."""
 
     __slots__ = ("_owner", "callback", "until")
 
@@ -31,14 +31,14 @@ class Timer:
         self.until = until
 
     def cancel(self) -> None:
-        """Take the wait back; harmless once it is over."""
+        """Cancel the wait; harmless after its end."""
         if self.callback is not None:
             self.callback = None
-            self._owner.taken_back()
+            self._owner.cancelled()
 
 
 class Timers:
-    """Calls back after a delay (monotonic) or at a wall time (which follows a clock that is set)."""
+    """Calls back after a delay (monotonic clock) or at a time of the wall clock, even if that clock is set."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -49,7 +49,7 @@ class Timers:
         self._dead = 0
 
     def after(self, delay: float, callback: Callable[[], None]) -> Timer:
-        """Call back once `delay` seconds have passed, whatever the wall clock does."""
+        """Call back after `delay` seconds, even if the wall clock is set."""
         timer = Timer(self, callback, None)
         self._push(self._clock.monotonic() + max(0.0, delay), timer)
         return timer
@@ -61,15 +61,15 @@ class Timers:
         return timer
 
     def clear(self) -> None:
-        """Take every wait back."""
+        """Cancel all waits."""
         for _, _, timer in self._heap:
             timer.callback = None
         self._heap.clear()
         self._dead = 0
         self._disarm()
 
-    def taken_back(self) -> None:
-        """Count a wait that was taken back; the heap is rid of them once they are most of it."""
+    def cancelled(self) -> None:
+        """Count a cancelled wait; when most of the heap is cancelled, it is cleaned."""
         self._dead += 1
         if self._dead > _FEW and self._dead > len(self._heap) // 2:
             self._heap = [entry for entry in self._heap if entry[2].callback is not None]
@@ -119,5 +119,5 @@ def _call(callback: Callable[[], None]) -> None:
     try:
         callback()
     except Exception:
-        # The other waits must not end with this one.
+        # An exception must not stop the other waits.
         logger.critical("a timer of the engine failed", exc_info=True)

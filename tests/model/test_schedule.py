@@ -140,7 +140,7 @@ def test_an_interval_is_counted_from_one_origin_for_all(every: float | timedelta
     ("options", "message"),
     [
         ({}, "either every="),
-        ({"every": 5, "cron": "* * * * *"}, "one of the two"),
+        ({"every": 5, "cron": "* * * * *"}, "and not both"),
         ({"every": 0}, "more than 0"),
         ({"every": -1}, "more than 0"),
         ({"every": timedelta(0)}, "more than 0"),

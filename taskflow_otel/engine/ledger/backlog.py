@@ -1,4 +1,4 @@
-"""What waits to be written, and which of it goes into the next transaction."""
+"""The pending changes, and which of them go into the next transaction."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.retrying import BACKEND
 
 MAX_BATCH = 500
-"""Changes in one transaction: more would keep the event loop for too long while they are turned into rows."""
+"""Changes in one transaction: converting more into rows would block the event loop for too long."""
 _MAX_NOTES = 50_000
-"""Notes that may wait for a backend that is down; beyond it the oldest of finished tasks are dropped and counted."""
+"""Notes that may wait for a failing backend; beyond it, those of the oldest finished tasks are dropped and counted."""
 
 
 class Backlog:
-    """Commits that somebody waits for, and history that is written with them, or every `interval` seconds."""
+    """Commits with waiting callers, and history that is written with them or every `interval` seconds."""
 
     def __init__(self, clock: Clock, health: BackendHealth, *, interval: float) -> None:
         self._clock = clock
@@ -29,9 +29,9 @@ class Backlog:
         self._interval = interval
         self._commits: list[Commit] = []
         self.in_hand: list[Commit] = []
-        """Part of the transaction under way."""
+        """Part of the current transaction."""
         self._apart: deque[Batch] = deque()
-        """Parts of transactions that failed, to be tried beside the others."""
+        """Parts of failed transactions, tried apart from the other changes."""
         self._turn_of_apart = False
         self._notes = Notes()
         self._ended_asked = False
@@ -44,7 +44,7 @@ class Backlog:
         """Set when there may be something to write."""
 
     def open(self) -> None:
-        """Wake a writer on this event loop from now on."""
+        """From now on, wake a writer on this event loop."""
         self.wake = asyncio.Event()
         self._timer_armed = False
 
@@ -52,17 +52,17 @@ class Backlog:
         return bool(self._commits or self._notes or self._lines or self._apart)
 
     def add(self, commit: Commit) -> None:
-        """Have a change written with the next transaction."""
+        """Add a change to the next transaction."""
         self._commits.append(commit)
         self.wake.set()
 
     def add_apart(self, commit: Commit) -> None:
-        """Have a change written in a transaction of its own."""
+        """Add a change that gets its own transaction."""
         self._apart.append(Batch([commit], True))
         self.wake.set()
 
     def note(self, task: LiveTask) -> None:
-        """Have the state of a task written, as it is then."""
+        """Add a task whose state will be written, as it is at that time."""
         self._notes.add(task)
         if self._notes.ended >= MAX_BATCH and not self._ended_asked:
             self._ended_asked = True
@@ -73,7 +73,7 @@ class Backlog:
             self._arm()
 
     def append_log(self, task_id: str, entry: LogEntry) -> None:
-        """Have a log entry written."""
+        """Add a log entry."""
         self._lines.add(task_id, entry)
         if self._health.failing_since is not None:
             self._trim()
@@ -81,7 +81,7 @@ class Backlog:
             self._arm()
 
     def flush(self) -> asyncio.Future[None]:
-        """Have everything written now that waits so far; the future resolves when it is."""
+        """Ask for everything so far to be written now; the future resolves when it is."""
         barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._barriers.append(barrier)
         self._due()
@@ -93,23 +93,23 @@ class Backlog:
         return [*self.in_hand, *self._commits, *apart]
 
     def take_back(self, commits: Iterable[Commit]) -> None:
-        """Write these no more, unless they were tried already: such a commit stays until its fate is known."""
+        """Withdraw commits, except those that were tried already: these stay until their outcome is known."""
         left = {id(commit) for commit in commits}
         self._commits = [commit for commit in self._commits if commit.tried or id(commit) not in left]
 
     def clear(self) -> None:
-        """Forget the commits: nobody will write them."""
+        """Forget the commits: they will not be written."""
         self.in_hand, self._commits = [], []
         self._apart.clear()
         self.release_all()
 
     def release_all(self) -> None:
-        """Wake those who wait for a flush that will not come."""
+        """Wake the callers that wait for a flush that will not happen."""
         _release(self._barriers + self._apart_barriers)
         self._barriers, self._apart_barriers = [], []
 
     def next_batch(self) -> Batch | None:
-        """New changes and those set apart by turns, so that neither waits for all of the other."""
+        """Take new changes and those set apart in turn, so that neither delays the other."""
         now = self._clock.monotonic()
         due = next((batch for batch in self._apart if batch.due <= now), None)
         new = bool(self._commits or self._flush_asked or self._ended_asked)
@@ -126,7 +126,7 @@ class Backlog:
         batch = Batch([])
         logs: list[Item] = []
         if self._flush_asked or self._ended_asked:
-            # Of tasks that go on, more will follow: they are written when it is time.
+            # Unfinished tasks will change again, so their notes are written only at a flush.
             items += [Note(task) for task in self._notes.take(MAX_BATCH, only_ended=not self._flush_asked)]
             self._ended_asked = self._notes.ended >= MAX_BATCH
         if self._flush_asked:
@@ -139,7 +139,7 @@ class Backlog:
         items += commits
         items += logs
         if self._apart:
-            # What is set apart of a task comes first, whenever that is.
+            # Changes of a task that were set apart must be written before its new ones.
             waiting = {item.task_id: part for part in self._apart for item in part.items}
             for item in items:
                 if (part := waiting.get(item.task_id)) is not None:
@@ -151,14 +151,14 @@ class Backlog:
         return batch
 
     def written(self, batch: Batch) -> None:
-        """A batch is done with: those who wait for it are woken, once nothing of it is set apart any more."""
+        """A batch is written: wake the callers that wait for it, once no part of it is set apart any more."""
         self._apart_barriers += batch.barriers
         if not self._apart:
             _release(self._apart_barriers)
             self._apart_barriers = []
 
     def put_back(self, batch: Batch) -> None:
-        """Nothing of a batch was written: it comes first again."""
+        """Nothing of a batch was written: put it back at the front."""
         if batch.apart:
             self._apart.appendleft(batch)
             return
@@ -181,7 +181,7 @@ class Backlog:
         self._flush_asked = self._flush_asked or history or bool(self._barriers)
 
     def divide(self, batch: Batch) -> bool:
-        """Set the two halves of a batch apart; `False` where all its changes are of one task."""
+        """Set the two halves of a batch apart; return `False` if all its changes are of one task."""
         halves = batch.halves()
         self._apart.extendleft(reversed(halves))
         return bool(halves)
@@ -193,7 +193,7 @@ class Backlog:
         self._clock.call_later(wait, self.wake.set)
 
     def _trim(self) -> None:
-        # Only while the backend fails: one that answers is given everything.
+        # Only while the backend fails: one that answers gets all notes.
         self._health.dropped_history += self._notes.trim(_MAX_NOTES) + self._lines.trim(_MAX_NOTES)
 
     def _arm(self) -> None:

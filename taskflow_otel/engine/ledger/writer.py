@@ -23,7 +23,7 @@ _OK, _ERROR = OperationOutcome.OK.value, OperationOutcome.ERROR.value
 
 
 class Writer:
-    """The one writer. `late` is called with each change that was applied after its caller had given up on it."""
+    """The one writer. `late` is called with each change that was applied after its caller gave up."""
 
     def __init__(
         self,
@@ -47,26 +47,26 @@ class Writer:
         self._began = 0.0
         self._apply_began = 0.0
         self.writing = False
-        """A transaction is under way."""
+        """A transaction is running."""
 
     def open(self) -> None:
-        """Get ready to `run` once more."""
+        """Prepare to `run` again."""
         self._backlog.open()
         self._closing = self.writing = False
 
     def close(self) -> None:
-        """Have `run` return once there is nothing to write, or the backend fails."""
+        """Let `run` return once there is nothing to write, or the backend fails."""
         self._closing = True
         self._backlog.wake.set()
 
     @property
     def busy_for(self) -> float:
-        """Seconds for which the transaction under way has taken."""
+        """Seconds since the current transaction began."""
         return self._clock.monotonic() - self._began if self.writing else 0.0
 
     async def run(self) -> None:
         """Write until `close` is called."""
-        # Not by `retrying`: after a failure other work may have come, so each try writes another batch.
+        # Not with `retrying`: new changes may have come after a failure, so each try writes another batch.
         failures = 0
         wake = self._backlog.wake
         while True:
@@ -82,7 +82,7 @@ class Writer:
             self.writing = False
             if written:
                 failures = 0
-                # A backend in memory gives nobody else a turn.
+                # The memory backend never yields to the event loop.
                 await asyncio.sleep(0)
             else:
                 if self._closing:
@@ -91,7 +91,7 @@ class Writer:
                 await self._clock.sleep(BACKEND.after(failures))
 
     async def _write_once(self, batch: Batch) -> bool:
-        """Write one transaction; `False` when the backend failed and the same work is to be tried again."""
+        """Write one transaction; return `False` if the backend failed and the same work must be tried again."""
         batch.items = [item for item in batch.items if not isinstance(item, Note) or item.allowed]
         self._backlog.in_hand = [item for item in batch.items if isinstance(item, Commit)]
         try:
@@ -141,9 +141,9 @@ class Writer:
                         )
 
     async def _after_failure(self, exc: Exception, batch: Batch) -> bool:
-        """Divide the batch where a part of it may succeed; `False` when all of it is to be tried again."""
+        """Divide the batch if a part of it may succeed; return `False` if all of it must be tried again."""
         error = judged(exc)
-        # A change whose caller has given up may have been applied all the same: it stays until its fate is known.
+        # A change whose caller gave up may have been applied: it stays until its outcome is known.
         for item in batch.items:
             if isinstance(item, Commit):
                 item.tried = True
@@ -158,7 +158,7 @@ class Writer:
         return True
 
     async def _one_by_one(self, batch: Batch, error: BackendError) -> None:
-        """The changes of one task, which cannot be written together: what is at fault fails alone, in its turn."""
+        """Write the changes of one task one after the other, so that only the faulty one fails."""
         items, known = deque(batch.items), error if len(batch.items) == 1 else None
         while items:
             item = items[0]
@@ -183,17 +183,17 @@ class Writer:
     def _set_apart(self, batch: Batch, items: list[Item], exc: Exception) -> None:
         if not batch.failures:
             logger.warning(
-                "what is to be stored of task %s waits, and the others do not wait for it: %s", items[0].task_id, exc
+                "the changes of task %s wait to be stored; other tasks do not wait for them: %s", items[0].task_id, exc
             )
         self._backlog.set_apart(items, batch.failures + 1)
 
     def _refused(self, item: Item, error: BackendError) -> list[Item] | None:
-        """What is left to be written of a change that the backend refuses for good; `None` where that never ends."""
+        """What still can be written of a change that the backend refuses for good; `None`: try it again for ever."""
         match item:
             case Commit(Update(record)):
                 if not reduce(item, str(error)):
                     return None
-                logger.error("what became of task %s is stored without its texts: %s", record.task_id, error)
+                logger.error("the state of task %s is stored without its texts: %s", record.task_id, error)
                 return [item]
             case Commit(future=future):
                 if not future.done():

@@ -1,4 +1,4 @@
-"""What observers that write lines have in common: which events, in which format, and the thread that writes."""
+"""The base of observers that write lines: the selection of events, the format, and the thread that writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taskflow_otel.model.vocabulary import LOG_LEVELS
 
 
 class LineLogger(TaskObserver, ABC):
-    """Writes one line for each event, in batches, on a thread of its own: never on the event loop."""
+    """Writes one line for each event, in batches, on its own thread: never on the event loop."""
 
     def __init__(self, *, log_lifecycle: bool, min_level: str, format: text.Format) -> None:
         if min_level not in LOG_LEVELS:
@@ -27,7 +27,7 @@ class LineLogger(TaskObserver, ABC):
         self._thread: ThreadPoolExecutor | None = None
 
     async def on_events(self, events: Sequence[Event]) -> None:
-        """Write the lines of these events; what the write raises is for the bus to count."""
+        """Write the lines of these events; the bus counts the exceptions of the write."""
         lines = [
             text.line(event, self._format) + "\n"
             for event in events
@@ -40,7 +40,7 @@ class LineLogger(TaskObserver, ABC):
         await asyncio.get_running_loop().run_in_executor(self._thread, self.write, lines)
 
     async def close(self) -> None:
-        """Release what was opened for writing, and the thread."""
+        """Close the output and the thread."""
         thread, self._thread = self._thread, None
         if thread is not None:
             await asyncio.get_running_loop().run_in_executor(thread, self.release)
@@ -48,7 +48,7 @@ class LineLogger(TaskObserver, ABC):
 
     @abstractmethod
     def write(self, lines: list[str]) -> None:
-        """Write lines, each with its end. Called on the thread."""
+        """Write lines, each with its line end. Called on the thread."""
 
     def release(self) -> None:
-        """Close what `write` has opened. Called on the thread."""
+        """Close what `write` opened. Called on the thread."""

@@ -21,13 +21,13 @@ MODES: tuple[str, ...] = get_args(FileMode)
 class FileLogger(LineLogger):
     """Appends task logs to a file: `[task_id] [func_name] 2026-01-01T12:00:00 message`, or JSON lines.
 
-    `path`: the file; its directory must exist. `max_bytes`: size at which `mode="rotate"` starts a new file (0: never),
-    keeping `backup_count` old ones as `path.1`, `path.2`, …; `mode="watched"` never rotates but follows a file
-    that something else has moved away (logrotate), and is the mode for several processes with one file.
-    `log_lifecycle`: a line for each transition too. `min_level`: log entries below it are left out.
+    `path`: the file; its directory must exist. `max_bytes`: the size at which `mode="rotate"` starts a new file (0:
+    never); `backup_count` old files are kept as `path.1`, `path.2`, … `mode="watched"` never rotates; it opens the path
+    again after another program (logrotate) has moved the file. Use it if several processes write one file.
+    `log_lifecycle`: also write a line for each transition. `min_level`: log entries below it are skipped.
 
-    Raises `ConfigurationError` if the file cannot be opened for writing, or an option makes no sense. An error while
-    writing (a full disk) is counted and logged once a minute; writing goes on when there is room again.
+    Raises `ConfigurationError` if the file cannot be opened for writing, or for an invalid option. An error while
+    writing (a full disk) is counted, and logged once a minute; writing continues when there is space again.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class FileLogger(LineLogger):
         self._file: int | None = None
         self._size = 0
         self._torn = False
-        """The last write stopped in the middle of a line."""
+        """The last write ended in the middle of a line."""
         try:
             self._open()
         except OSError as exc:
@@ -61,7 +61,7 @@ class FileLogger(LineLogger):
         self.release()
 
     def write(self, lines: list[str]) -> None:
-        """Append lines; raises `OSError` for what could not be written."""
+        """Append lines; raises `OSError` if some could not be written."""
         if self._watched and self._file is not None and self._was_moved():
             self.release()
         chunk: list[bytes] = []
@@ -118,7 +118,7 @@ class FileLogger(LineLogger):
                 self._size += written
                 view = view[written:]
         except OSError:
-            # Start afresh next time: the path may lead elsewhere by then.
+            # Open the path again next time: it may be another file by then.
             self.release()
             raise
 

@@ -13,8 +13,8 @@ from taskflow_otel.model.vocabulary import LogLevel
 class StdoutLogger(LineLogger):
     """Prints task logs: the lines of `FileLogger`, for containers whose platform collects standard output.
 
-    `stream`: where to instead of the standard output of the moment. Raises `ConfigurationError` for an unknown level or
-    format.
+    `stream`: where to print, by default the current standard output. Raises `ConfigurationError` for an unknown level
+    or format.
     """
 
     def __init__(
@@ -33,6 +33,6 @@ class StdoutLogger(LineLogger):
         stream = sys.stdout if self._stream is None else self._stream
         text = "".join(lines)
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        # A terminal that cannot show a character shows its escape instead of losing the line.
+        # If the encoding lacks a character, print its escape: the line must not be lost.
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()

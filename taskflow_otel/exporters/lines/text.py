@@ -1,4 +1,4 @@
-"""One event as one line, for files and terminals: what a task says is data and cannot forge a line."""
+"""One event as one line, for files and terminals: text from tasks is escaped, so it cannot forge a line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taskflow_otel.model.plain import text_of
 Format = Literal["text", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
-# Whatever ends a line or steers a terminal: C0, DEL, C1, the Unicode separators, and marks that reverse text.
+# Characters that end a line or control a terminal: C0, DEL, C1, the Unicode separators, and bidirectional marks.
 _UNSAFE = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _UNSAFE}
 _ESCAPES |= {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
@@ -26,17 +26,17 @@ def check_format(value: str) -> None:
 
 
 def safe_text(value: object) -> str:
-    """`str(value)` as `text_of` makes it, also for objects whose `str()` fails."""
+    """`str(value)` through `text_of`, even if `str()` fails."""
     return text_of(value)
 
 
 def escape(text: str) -> str:
-    """`text` on one line, without anything that a terminal would obey."""
+    """`text` on one line, with the control characters of a terminal escaped."""
     return text if text.isprintable() else text.translate(_ESCAPES)
 
 
 def line(event: LifecycleEvent | LogEvent, form: str) -> str:
-    """The line of an event, without its end."""
+    """The line of an event, without the line end."""
     return _json_line(event) if form == "json" else _text_line(event)
 
 
@@ -76,9 +76,9 @@ def _json_line(event: LifecycleEvent | LogEvent) -> str:
     try:
         text = json.dumps(fields, ensure_ascii=False, default=safe_text, skipkeys=True)
     except (ValueError, RecursionError):
-        # Only `extra` can hold what JSON cannot: a structure that contains itself.
+        # Only `extra` can be impossible in JSON: a structure that contains itself.
         text = json.dumps(fields | {"extra": safe_text(fields.get("extra"))}, ensure_ascii=False)
-    # JSON escapes what is below 0x20; inside its strings the others may be escaped the same way.
+    # JSON escapes only what is below 0x20; inside its strings the other characters may be escaped the same way.
     return text if text.isprintable() else text.translate(_JSON_ESCAPES)
 
 

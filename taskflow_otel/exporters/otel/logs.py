@@ -39,8 +39,8 @@ _LEVELS: dict[str, str] = {
 class LogsExporter(Exporter):
     """Emits the log records, each in the context of the span that it belongs to.
 
-    `logger_provider=None` is the global one, which may be set at any later time. The exception of a failed attempt is
-    in the attributes of its log record, once.
+    `logger_provider=None` means the global one, which may be set later. The exception of a failed attempt is in the
+    attributes of one log record.
     """
 
     name = "logs"
@@ -54,7 +54,7 @@ class LogsExporter(Exporter):
         return None if self._logger is not None or self._active(now) is not None else self._slot.look_again
 
     def _active(self, now: datetime) -> Logger | None:
-        """The logger, once there is a provider that does something."""
+        """The logger, once an effective provider is set."""
         if self._logger is None:
             provider = self._slot.look(now)
             if provider is not None:
@@ -84,7 +84,7 @@ class LogsExporter(Exporter):
         if event.duration is not None and event.previous is TaskStatus.RUNNING:
             attributes[signals.DURATION] = event.duration
         if spec.exception:
-            # Elsewhere, the event's error is that of an earlier attempt.
+            # In other transitions, the event's error belongs to an earlier attempt.
             _add_exception(attributes, event)
         logger.emit(
             timestamp=spans.nanoseconds(event.timestamp),

@@ -1,4 +1,4 @@
-"""The numbers of the Prometheus page as OpenTelemetry metrics too, where there is a meter provider."""
+"""The metrics of the Prometheus page as OpenTelemetry metrics, if there is a meter provider."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _FAILURES = frozenset({Transition.FAILED, Transition.RETRY_SCHEDULED})
 
 
 class OtelMetricsExporter(Exporter):
-    """Reports to a meter provider what `source` has counted; goes behind it on the bus.
+    """Reports the values of `source` to a meter provider; must come after `source` on the bus.
 
-    Counters and gauges are read from `source` whenever the SDK collects, so that both sinks agree. Histograms cannot
-    be read that way and are recorded as the events come. `meter_provider=None` is the global one as it is
-    when the bus starts; without any, nothing is done.
+    Counters and gauges are read from `source` when the SDK collects, so that both outputs agree. Histograms cannot be
+    read that way: each event is recorded. `meter_provider=None` means the global one at the start of the bus; without
+    any provider, this does nothing.
     """
 
     name = "otel_metrics"
@@ -43,7 +43,7 @@ class OtelMetricsExporter(Exporter):
         self._reader = _SharedReader(source.snapshot)
 
     def start(self) -> None:
-        """Create the instruments, once there is a provider that does something."""
+        """Create the instruments, if there is an effective provider."""
         provider = self._slot.look(datetime.now(UTC))
         if self._meter is not None or provider is None:
             return
@@ -76,7 +76,7 @@ class OtelMetricsExporter(Exporter):
         return NEVER if self._meter is None else None
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
-        """Record the durations that the transition makes known."""
+        """Record the durations of the transition."""
         if self._meter is None:
             return
         if event.transition is Transition.STARTED:
@@ -132,7 +132,7 @@ class OtelMetricsExporter(Exporter):
 
 
 class _SharedReader:
-    """One snapshot for all instruments of one collection: who asks a second time starts the next one."""
+    """One snapshot for all instruments of one collection; the second read of an instrument starts the next one."""
 
     def __init__(self, take: Callable[[], Snapshot]) -> None:
         self._take = take

@@ -1,4 +1,4 @@
-"""Whether an OpenTelemetry provider does anything."""
+"""Whether an OpenTelemetry provider has an effect."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _NO_OPS = (trace.NoOpTracerProvider, metrics.NoOpMeterProvider, NoOpLoggerProvid
 
 
 def is_set(provider: object) -> bool:
-    """`False` for the stand-ins that the API gives out until an SDK is set up, and for those that do nothing."""
+    """`False` for the placeholders that the API returns until an SDK is set up, and for no-op providers."""
     return not is_unset_global(provider) and not isinstance(provider, _NO_OPS)
 
 
 class ProviderSlot(Generic[P]):
-    """The provider that was injected, or else the global one from the moment it is set.
+    """The injected provider, or the global one once it is set.
 
-    Asking the API for the global one takes longer than all else that an exporter without an SDK does, so it is
-    asked at most every 50 ms, by the time of what happens.
+    The API call for the global provider takes longer than everything else that an exporter does without an SDK. So it
+    is made at most every 50 ms, by the timestamps of events.
     """
 
     def __init__(self, injected: P | None, get_global: Callable[[], P]) -> None:
@@ -40,7 +40,7 @@ class ProviderSlot(Generic[P]):
         """The moment before which nothing new is found."""
 
     def look(self, now: datetime) -> P | None:
-        """The provider, looked for again if it is time to."""
+        """The provider, after a new look if it is time for one."""
         if self.provider is None and now >= self.look_again:
             self.look_again = now + _LOOK_INTERVAL
             provider = self._get_global()
@@ -49,7 +49,7 @@ class ProviderSlot(Generic[P]):
         return self.provider
 
     def dropped(self) -> int:
-        """How much the provider made that was not exported, as far as `configure_telemetry` has set it up."""
+        """How many items of the provider were not exported; 0 unless `configure_telemetry` set the provider up."""
         return dropped_by(self.provider)
 
     def force_flush(self, timeout: float) -> None:

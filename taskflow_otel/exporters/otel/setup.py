@@ -37,7 +37,7 @@ class _Provider(Protocol):
 
 
 class ConfiguredTelemetry:
-    """What `configure_telemetry` has set up. The SDK shuts down by itself when the process exits."""
+    """The result of `configure_telemetry`. The SDK shuts down by itself when the process exits."""
 
     def __init__(self, providers: Mapping[str, _Provider]) -> None:
         self._providers = dict(providers)
@@ -64,27 +64,27 @@ def configure_telemetry(
     resource_attributes: Mapping[str, str] | None = None,
     log_correlation: bool = True,
 ) -> ConfiguredTelemetry:
-    """Set the OpenTelemetry SDK up as the global one: traces, metrics and logs, exported as the environment says.
+    """Set up the OpenTelemetry SDK globally: traces, metrics and logs, exported as the environment variables say.
 
     `service_name` and `resource_attributes` describe the service; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`
-    win over them. Export goes by OTLP as the standard variables say (`OTEL_EXPORTER_OTLP_ENDPOINT`, `_PROTOCOL`,
-    `_HEADERS`, `_TIMEOUT`, each also per signal; `OTEL_TRACES_EXPORTER` and its kin: otlp, console, none), to
-    `localhost` where nothing is set. A provider that is already set globally is left as it is. Requests of `app`
-    get one span each: FastAPI's own where this FastAPI has that, else by its instrumentation.
+    override them. Export uses OTLP and the standard variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, `_PROTOCOL`, `_HEADERS`,
+    `_TIMEOUT`, each also per signal; `OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER`, `OTEL_LOGS_EXPORTER`: otlp,
+    console, none); the default endpoint is `localhost`. A provider that is already set globally stays. Each request of
+    `app` gets one span: from FastAPI's own telemetry if this version has it, else from its instrumentation.
 
-    A collector that is absent, refusing, slow or hung costs the application nothing: up to `OTEL_BSP_MAX_QUEUE_SIZE`
-    spans and `OTEL_BLRP_MAX_QUEUE_SIZE` log records wait for it (2,048 each), what comes beyond them is dropped and
-    counted in `taskflow_events_dropped_total`, one batch in a few seconds is tried, and each kind of failure is logged
-    once a minute.
+    A collector that is absent, slow, hung or refuses data does not affect the application. Up to
+    `OTEL_BSP_MAX_QUEUE_SIZE` spans and `OTEL_BLRP_MAX_QUEUE_SIZE` log records wait for it (2,048 each). Further ones
+    are dropped and counted in `taskflow_events_dropped_total`. One batch is tried every few seconds, and each kind of
+    failure is logged once a minute.
 
     `log_correlation` puts `trace_id`, `span_id` and `task_id` on every record of the standard `logging`.
 
-    Calling it again returns what the first call set up, and takes the further app in. Raises `MissingExtraError`
-    without the SDK and `ConfigurationError` for environment values that it does not know.
+    A further call returns the result of the first one, and also instruments its `app`. Raises `MissingExtraError`
+    without the SDK, and `ConfigurationError` for unknown values of environment variables.
     """
     global _configured
     if not service_name:
-        raise ConfigurationError("service_name must not be empty: it is what the service is called in every backend")
+        raise ConfigurationError("service_name must not be empty: it names the service in every backend")
     if _configured is None:
         _configured = ConfiguredTelemetry(_set_up(service_name, resource_attributes or {}))
     if log_correlation:
@@ -112,7 +112,7 @@ def _set_up(service_name: str, attributes: Mapping[str, str]) -> dict[str, _Prov
     providers: dict[str, _Provider] = {}
     for signal, make in makers.items():
         if not is_unset_global(present[signal]()):
-            logger.info("the global provider of %s is set already and stays as it is", signal)
+            logger.info("the global provider of %s is already set and stays", signal)
             continue
         provider = make(resource)
         if provider is not None:
@@ -124,7 +124,7 @@ def _resource(service_name: str, attributes: Mapping[str, str]) -> Resource:
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
     given = Resource({"service.name": service_name, **attributes})
-    # The environment wins: an operator can rename what was built in. Resource.create would let the argument win.
+    # The environment wins, so that an operator can rename a service. With Resource.create the argument would win.
     return Resource.create({**given.attributes, **OTELResourceDetector().detect().attributes})
 
 
@@ -175,7 +175,7 @@ def _logger_provider(resource: Resource) -> _Provider | None:
 
 
 def _exporter(signal: str, module: str, otlp: str, console: Callable[[], _E]) -> _E | None:
-    """The exporter of a signal, as `OTEL_{SIGNAL}_EXPORTER` and the OTLP protocol variables choose it."""
+    """The exporter of a signal, chosen by `OTEL_{SIGNAL}_EXPORTER` and the OTLP protocol variables."""
     kind = _variable(f"OTEL_{signal.upper()}_EXPORTER", _EXPORTERS, "otlp")
     if kind == "none":
         return None
@@ -218,9 +218,9 @@ def _instrument(app: FastAPI) -> None:
 
 
 def correlate_logs() -> None:
-    """Put `trace_id`, `span_id` and `task_id` on every record of the standard `logging` (empty outside of them).
+    """Put `trace_id`, `span_id` and `task_id` on every record of the standard `logging`; empty outside spans and tasks.
 
-    Not through the record factory: after it, `extra={"task_id": …}` in somebody's code would be a `KeyError`.
+    Not through the record factory: with it, `extra={"task_id": …}` in other code would raise a `KeyError`.
     """
     make_record = logging.Logger.makeRecord
     if getattr(make_record, "correlates_tasks", False):

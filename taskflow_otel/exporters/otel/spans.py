@@ -1,4 +1,4 @@
-"""References to spans as stored with a task, and the OpenTelemetry objects that they stand for."""
+"""Converts the span references that are stored with a task into OpenTelemetry objects, and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from taskflow_otel.model.trace import SpanRef
 
 _baggage_propagator = W3CBaggagePropagator()
 _NO_STATE = TraceState()
-# Not an empty context: the logging API takes an empty one for "the current one".
+# Not an empty context: for the logging API, an empty one means the current one.
 _NOTHING_CURRENT = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 
@@ -24,7 +24,7 @@ def nanoseconds(moment: datetime) -> int:
 
 
 def store(context: SpanContext, ref: SpanRef) -> None:
-    """Write the identity of a span into `ref`, in place; an invalid one leaves it empty."""
+    """Write the identity of a span into `ref`, in place; an invalid context leaves it empty."""
     if context.is_valid:
         ref.trace_id = trace.format_trace_id(context.trace_id)
         ref.span_id = trace.format_span_id(context.span_id)
@@ -33,7 +33,7 @@ def store(context: SpanContext, ref: SpanRef) -> None:
 
 
 def restore(ref: SpanRef, *, is_remote: bool) -> SpanContext | None:
-    """The span context that `ref` stands for, or `None` if it is empty or damaged."""
+    """The span context of `ref`, or `None` if it is empty or damaged."""
     if not ref.valid:
         return None
     try:
@@ -51,7 +51,7 @@ def _trace_state(header: str) -> TraceState:
 
 
 def context_of(ref: SpanRef) -> Context:
-    """A context in which the span of `ref` is current; without one, a context in which none is."""
+    """A context in which the span of `ref` is current; for an empty `ref`, a context without a span."""
     span_context = restore(ref, is_remote=False)
     if span_context is None:
         return _NOTHING_CURRENT
@@ -68,12 +68,12 @@ def baggage_header(context: Context | None = None) -> str:
 
 
 def context_with_baggage(header: str) -> Context:
-    """A context that holds the baggage of a W3C header, and nothing else."""
+    """A context that holds only the baggage of a W3C header."""
     return _baggage_propagator.extract({"baggage": header}, Context()) if header else Context()
 
 
 def carrier_of(ref: SpanRef, header: str = "") -> dict[str, str]:
-    """The W3C headers (`traceparent`, `tracestate`, `baggage`) with which another process continues from `ref`."""
+    """The W3C headers (`traceparent`, `tracestate`, `baggage`) for another process that continues from `ref`."""
     carrier: dict[str, str] = {}
     if ref.valid:
         carrier["traceparent"] = f"00-{ref.trace_id}-{ref.span_id}-{ref.trace_flags:02x}"

@@ -1,4 +1,4 @@
-"""Spans: `send {task}` when a task is added, `process {task}` for each attempt (SPEC section 6)."""
+"""Spans: `send {task}` when a task is added, `process {task}` for each attempt (`docs/telemetry.md`)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Propagation = Literal["auto", "parent", "link"]
 PROPAGATIONS: tuple[str, ...] = get_args(Propagation)
 
 SOON = 60.0
-"""Seconds after its creation within which, under `auto`, a task's attempts still belong to the trace of its request."""
+"""With `auto`, an attempt belongs to the trace of its request if it starts within so few seconds of the creation."""
 
 EXCEPTION_SIGNAL_OPT_IN = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
 TASK_ID_KEY = otel_context.create_key("taskflow.task_id")
-"""Where the context of an attempt holds the task id, for log correlation."""
+"""The key of the task id in the context of an attempt, for log correlation."""
 
 # A name of this module, since looking a member up in its enum is a call, for each attempt.
 _MANUAL = Source.MANUAL
@@ -41,27 +41,27 @@ _CRASHES = frozenset({Transition.INTERRUPTED, Transition.RECOVERED})
 
 
 class _Open:
-    """What is open of one task that this process knows."""
+    """The open spans of one task of this process."""
 
     __slots__ = ("attempt", "creation", "send")
 
     def __init__(self, send: Span | None, creation: SpanContext | None) -> None:
         self.send = send
         self.creation = creation
-        """The context of a `send` span of this very process; a task taken over has none."""
+        """The context of the `send` span, if this process made it; `None` for a task taken over."""
         self.attempt: Span | None = None
 
 
 class TracingExporter(Exporter):
     """Emits the spans, and makes the attempt's span current inside the task's function.
 
-    Goes first on the bus, so that later exporters find the span's ids in the event. `tracer_provider=None` is the
-    global one, which may be set at any later time; until then a new task looks for it, at most every 50 ms.
+    It must be first on the bus, so that later exporters find the span's ids in the event. `tracer_provider=None` means
+    the global one, which may be set later; until then new tasks look for it, at most every 50 ms.
 
-    `propagation` decides what an attempt's parent is. `"auto"`: the `send` span, for attempts that the same process
-    starts soon after the task was added by hand; a delayed, scheduled, recovered or hand-retried one starts a new
-    trace. `"parent"`: always the `send` span. `"link"`: never. In each case the attempt links to the `send` span,
-    and to the attempt before it. Raises `ConfigurationError` for another value.
+    `propagation` sets the parent of an attempt's span. `"auto"`: the `send` span, if the same process starts the
+    attempt soon after code added the task; a delayed, scheduled, recovered or manually retried attempt starts a new
+    trace. `"parent"`: always the `send` span. `"link"`: never. In each case the span links to the `send` span, and to
+    that of the previous attempt. Raises `ConfigurationError` for another value.
     """
 
     name = "tracing"
@@ -82,7 +82,7 @@ class TracingExporter(Exporter):
         return None if self._tracer is not None or self._active(now) is not None else self._slot.look_again
 
     def _active(self, now: datetime) -> Tracer | None:
-        """The tracer, once there is a provider that does something."""
+        """The tracer, once an effective provider is set."""
         if self._tracer is None:
             provider = self._slot.look(now)
             if provider is not None:
@@ -109,7 +109,7 @@ class TracingExporter(Exporter):
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Start or end what the transition starts or ends."""
         if self._tracer is None and (not event.trace.creation.trace_id or self._active(event.timestamp) is None):
-            # Nothing traces yet; only a task of another process can have been traced from its beginning.
+            # Nothing traces yet; only a task of another process can have spans already.
             return
         transition = event.transition
         if transition is Transition.STARTED:
@@ -127,11 +127,11 @@ class TracingExporter(Exporter):
             elif event.reason in PROCESS_DEATHS:
                 self._emit_dead_attempt(event)
         if entry is not None and (event.status.finished or transition is Transition.RECOVERED):
-            # Taken over again by its own process, a task is no longer part of the request that it came from.
+            # A task that its own process took over no longer belongs to its request.
             del self._open[event.task_id]
 
     def on_refused(self, record: TaskRecord) -> None:
-        """Another instance has taken the task over: this attempt's span ends with the refusal."""
+        """Another instance has taken the task over: end this attempt's span with an error."""
         entry = self._open.pop(record.task_id, None)
         span = entry.attempt if entry is not None else None
         if span is None:
@@ -142,7 +142,7 @@ class TracingExporter(Exporter):
         span.end()
 
     def dropped(self) -> int:
-        """How many spans of this process the collector did not take: see `configure_telemetry`."""
+        """How many spans of this process were not exported to the collector: see `configure_telemetry`."""
         return self._slot.dropped()
 
     def flush(self, timeout: float) -> None:
@@ -178,7 +178,7 @@ class TracingExporter(Exporter):
             entry = self._open[event.task_id] = _Open(None, None)
         entry.attempt = span
         current = otel_context.set_value(TASK_ID_KEY, event.task_id, base)
-        # The attempt owns the context variables that this runs in, so nothing is ever detached.
+        # This runs in the attempt's own context, so nothing must be detached.
         otel_context.attach(trace.set_span_in_context(span, current))
 
     def _continues(self, event: LifecycleEvent, started: datetime, *, local: bool) -> bool:
@@ -189,7 +189,7 @@ class TracingExporter(Exporter):
             return False
         if event.attempt == 0:
             return event.run_at is None
-        # A retry stays where the attempt before it was.
+        # A retry stays in the trace of the previous attempt.
         previous = event.trace.previous
         return previous is None or not previous.valid or previous.trace_id == event.trace.creation.trace_id
 
@@ -201,7 +201,7 @@ class TracingExporter(Exporter):
         span.end(spans.nanoseconds(event.end_time or event.timestamp))
 
     def _emit_dead_attempt(self, event: LifecycleEvent) -> None:
-        """Emit the span of an attempt that died with its process: nobody else can, and a crash leaves a span."""
+        """Emit the span of an attempt whose process died, so that a crash leaves a span too."""
         tracer = self._tracer
         if tracer is None:
             return
@@ -212,7 +212,7 @@ class TracingExporter(Exporter):
         if creation is not None and self._continues(event, started, local=True):
             parent = creation
         elif dead is not None:
-            # The dead span was a root that was never exported; its trace is where its children and logs are.
+            # The dead span was a root and was never exported; its children and logs are in its trace.
             parent = dead
         context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
         attributes = _attributes("process", event)
@@ -230,7 +230,7 @@ class TracingExporter(Exporter):
         if span.is_recording():
             _describe_end(span, event)
         span.end(max(start, spans.nanoseconds(event.end_time or event.timestamp)))
-        # The next attempt links to the attempt before it: to this span, which exists, and not to the one that died.
+        # The next attempt must link to this span, which exists, and not to the dead one.
         spans.store(span.get_span_context(), event.span)
 
 
@@ -276,7 +276,7 @@ def _describe_end(span: Span, event: LifecycleEvent) -> None:
         span.set_attribute(signals.REASON, event.reason)
     if event.transition in _NOT_AN_ERROR:
         return
-    # After an interruption by shutdown, the event's error is that of an earlier attempt.
+    # After an interruption by shutdown, the event's error belongs to an earlier attempt.
     own_error = event.transition not in _CRASHES or event.reason in PROCESS_DEATHS
     error_type, error = (event.error_type, event.error) if own_error else (TaskStatus.INTERRUPTED.value, None)
     span.set_attribute(signals.ERROR_TYPE, error_type or "_OTHER")

@@ -1,4 +1,4 @@
-"""Prometheus metrics: counted in plain cells on the event loop, read and rendered beside it."""
+"""Prometheus metrics: counted in plain cells on the event loop, rendered on a thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from taskflow_otel.runtime.throttled_report import ThrottledReport
 from taskflow_otel.version import __version__
 
 OTHER = "_other"
-"""The label value under which everything beyond the cap is counted."""
+"""The label value for everything beyond the cap."""
 DEFAULT_MAX_LABEL_VALUES = 200
 
 Samples = Iterable[tuple[LabelValues, float]]
@@ -50,7 +50,7 @@ _PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 
 
 class _Cell:
-    """All that is counted about one task type in one queue."""
+    """The counts of one task type in one queue."""
 
     __slots__ = (
         "attempts",
@@ -79,10 +79,10 @@ class _Cell:
 class PrometheusExporter(Exporter):
     """Counts what happens to tasks, and renders it in the Prometheus and OpenMetrics text formats.
 
-    `registry`: where the metrics are registered, one of its own by default. `max_label_values`: how many different
-    values a label may take; what comes after them counts as `_other`. `buckets`: upper bounds in seconds by
-    histogram name, where the default ones do not suit. Raises `ConfigurationError` for unknown histogram names and
-    unusable bounds, and when the registry holds the metrics of another manager.
+    `registry`: where the metrics are registered, by default its own registry. `max_label_values`: how many values a
+    label may have; further ones count as `_other`. `buckets`: upper bounds in seconds by histogram name, instead of the
+    defaults. Raises `ConfigurationError` for unknown histogram names and invalid bounds, and if the registry holds the
+    metrics of another manager.
     """
 
     name = "prometheus"
@@ -124,7 +124,7 @@ class PrometheusExporter(Exporter):
             ) from exc
 
     def register_task(self, name: str, queue: str) -> None:
-        """Create the children of a task type, so that what never happened is shown as zero."""
+        """Create the children of a task type, so that they are shown as zero before anything happens."""
         key = (name, queue)
         if key not in self._cells:
             self._admit(key, count=False)
@@ -169,7 +169,7 @@ class PrometheusExporter(Exporter):
         self._leave(record.task_id)
 
     def _count_attempt(self, cell: _Cell, event: LifecycleEvent) -> None:
-        """The attempt has ended; so has the task, unless it goes on waiting."""
+        """Count the end of an attempt, and of the task unless it waits again."""
         self._leave(event.task_id)
         transition = event.transition
         if transition is _SUCCEEDED:
@@ -197,14 +197,14 @@ class PrometheusExporter(Exporter):
             self._recovered[_RERUN if event.status is _PENDING else _ENDED] += 1
 
     def _count_waiting(self, cell: _Cell, event: LifecycleEvent) -> None:
-        """A task that was not running has ended, or was taken over."""
+        """Count the end or the takeover of a task that was not running."""
         if event.transition is Transition.RECOVERED:
             self._recovered[_WAITING] += 1
         else:
             cell.finished[_ATTEMPT_OUTCOME[event.transition]] += 1
 
     def _leave(self, task_id: str) -> None:
-        """The attempt has ended; one that ran in another process was never counted as running here."""
+        """An attempt no longer runs; one of another process was never counted as running here."""
         cell = self._running.pop(task_id, None)
         if cell is not None:
             cell.running -= 1
@@ -216,7 +216,7 @@ class PrometheusExporter(Exporter):
         error_type = self._capped("error_type", event.error_type, self._error_types)
         key = (task, error_type)
         if key not in self._exceptions and len(self._exceptions) >= 5 * self._cap:
-            # Few values of either label can still make many pairs.
+            # Both labels are bounded, but their combinations could still be too many.
             self._overflow["error_type"] += 1
             key = (task, OTHER)
         self._exceptions[key] = self._exceptions.get(key, 0) + 1
@@ -244,14 +244,16 @@ class PrometheusExporter(Exporter):
         return cell
 
     def add_source(self, metric: str, read: Callable[[], Samples]) -> None:
-        """Let a gauge or counter be read at each scrape: `read()` yields label values (in the order of the table) and a
-        number. It is called on the thread that renders. Raises `ConfigurationError` for an unknown metric.
+        """Read a gauge or counter at each scrape.
+
+        `read()` yields label values (in the order of the table) and a number, and is called on the thread that renders.
+        Raises `ConfigurationError` for an unknown metric.
         """
         _known(metric, MetricType.GAUGE, MetricType.COUNTER)
         self._sources.setdefault(metric, []).append(read)
 
     def count(self, metric: str, *labels: str, by: float = 1) -> None:
-        """Add to a counter that no lifecycle event moves. Call it on the event loop's thread."""
+        """Add to a counter that lifecycle events do not change. Call it on the event loop's thread."""
         children = self._counts.get(metric)
         if children is None:
             children = self._counts[_known(metric, MetricType.COUNTER).name] = {}
@@ -260,7 +262,7 @@ class PrometheusExporter(Exporter):
         children[labels] = children.get(labels, 0.0) + by
 
     def observe(self, metric: str, value: float, *labels: str) -> None:
-        """Observe seconds in a histogram that no lifecycle event moves. Call it on the event loop's thread."""
+        """Observe seconds in a histogram that lifecycle events do not change. Call it on the event loop's thread."""
         children = self._observed.get(metric)
         if children is None:
             children = self._observed[_known(metric, MetricType.HISTOGRAM).name] = {}
@@ -271,24 +273,24 @@ class PrometheusExporter(Exporter):
         histogram.observe(value)
 
     def observe_backend(self, backend: str, operation: str, outcome: str, seconds: float) -> None:
-        """Observe one backend operation; `outcome` is `ok` or what went wrong."""
+        """Observe one backend operation; `outcome` is `ok` or `error`."""
         self.observe(signals.BACKEND_OPERATION.name, seconds, backend, operation, outcome)
 
     @property
     def max_label_values(self) -> int:
-        """How many different values a label may take."""
+        """How many values a label may have."""
         return self._cap
 
     def set_peers(self, snapshots: Sequence[Snapshot], own: Snapshot | None = None) -> None:
-        """What other processes behind the same port have counted: it is added to every answer from now on.
+        """Set the counts of the other processes behind the same port, which are added to every answer from now on.
 
-        `own`: what of this process is shown with it, where that is not what it has counted by then: the others show no
-        more of it than they have been told, and a counter must not fall between two answers of different processes.
+        `own`: the counts of this process to show with them, in place of its current ones. The other processes show only
+        its stored counts, and a counter must not decrease between answers of two processes.
         """
         self._view = tuple(snapshots), own
 
     def snapshot(self) -> Snapshot:
-        """Everything this process has counted, sources read. Callable from any thread."""
+        """All counts of this process, including the sources. Callable from any thread."""
         found: Snapshot = {
             signals.BUILD_INFO.name: {(__version__,): 1.0},
             signals.TASK_EXCEPTIONS.name: dict[LabelValues, Value](self._exceptions),
@@ -341,16 +343,16 @@ class PrometheusExporter(Exporter):
                 last_success[key[:1]] = max(latest, cell.last_success.timestamp())
 
     def collect(self) -> Iterator[Metric]:
-        """The metric families, those of the peers added."""
+        """The metric families, including the counts of the peers."""
         peers, own = self._view
         own = self.snapshot() if own is None else own
         return exposition.families(merge([own, *peers]) if peers else own)
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
-        """The body and content type that an `Accept` header asks for: OpenMetrics or Prometheus text.
+        """Return body and content type for an `Accept` header: OpenMetrics or Prometheus text.
 
-        Renders at most once a second, unless the peers have news. Takes milliseconds: call it on a thread, not on the
-        event loop.
+        Renders at most once a second, unless the peers have new counts. It takes milliseconds: call it on a thread, not
+        on the event loop.
         """
         form = exposition.negotiate(accept)
         if form is MetricsFormat.JSON:
@@ -365,7 +367,7 @@ class PrometheusExporter(Exporter):
 
 
 class _Collector:
-    """What the registry holds: it asks for the families at each scrape."""
+    """The collector in the registry, which asks for the families at each scrape."""
 
     def __init__(self, exporter: PrometheusExporter) -> None:
         self._exporter = exporter
@@ -399,7 +401,7 @@ def _checked(spec: MetricSpec, samples: Samples) -> dict[LabelValues, float]:
 
 
 def resolve_buckets(given: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
-    """The bounds of every histogram, the given ones in place of the defaults; raises `ConfigurationError`."""
+    """The bounds of every histogram: the given ones or the defaults; raises `ConfigurationError`."""
     buckets = {spec.name: spec.buckets for spec in signals.METRICS if spec.type is MetricType.HISTOGRAM}
     for name, bounds in given.items():
         if name not in buckets:

@@ -1,4 +1,4 @@
-"""Metrics as text: which format a client wants (RFC 9110, section 12.5.1), and the values in it."""
+"""Metrics as text: negotiation of the format (RFC 9110, section 12.5.1), and conversion of the values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from taskflow_otel.exporters.signals import METRICS, MetricSpec, MetricType
 
 
 class MetricsFormat(StrEnum):
-    """What `/metrics` can answer with; the value is the media type."""
+    """The formats of `/metrics`; the value is the media type."""
 
     TEXT = "text/plain"
     OPENMETRICS = "application/openmetrics-text"
@@ -48,7 +48,7 @@ _NAMED = 2
 
 # Not by prometheus_client: its `choose_encoder` takes OpenMetrics wherever that is named, whatever else is preferred.
 def negotiate(accept: str | None) -> MetricsFormat:
-    """The format that an `Accept` header prefers; text where it says nothing that could be served.
+    """The format that an `Accept` header prefers; text if it allows no known format.
 
     JSON is only for those that name it. Of equally preferred formats, the one that is named goes before those that a
     wildcard covers, then JSON, then text. A media range that names another major version of OpenMetrics than 1 is not
@@ -79,7 +79,7 @@ def _media_ranges(accept: str) -> Iterator[tuple[str, dict[str, str], float]]:
 
 
 def _rank(candidate: MetricsFormat, ranges: list[tuple[str, dict[str, str], float]]) -> tuple[float, int]:
-    """Quality and specificity of the most specific range that matches; among equally specific ones, the best."""
+    """Quality and specificity of the most specific matching range; among equally specific ones, the best quality."""
     main = candidate.value.partition("/")[0]
     found = (-1, 0.0)
     for media, parameters, quality in ranges:
@@ -109,7 +109,7 @@ def families(snapshot: Snapshot, specs: Iterable[MetricSpec] = METRICS) -> Itera
 
 
 def describe(specs: Iterable[MetricSpec] = METRICS) -> Iterator[Metric]:
-    """The families without values, by which a registry finds clashes of names."""
+    """The families without values, in which a registry looks for duplicate names."""
     for spec in specs:
         yield _family(spec, {})
 

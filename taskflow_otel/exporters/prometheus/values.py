@@ -1,4 +1,4 @@
-"""Metric values as plain data: cheap to move in the hot path, and mergeable across processes."""
+"""Metric values as plain data: cheap to update, and mergeable across processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """One observation and the sampled span in which it was made; `timestamp` is Unix time."""
+    """One observation, and the sampled span in which it was made; `timestamp` is Unix time."""
 
     trace_id: str
     span_id: str
@@ -33,7 +33,7 @@ class Exemplar:
 
 
 class Histogram:
-    """Counts per bucket, the last one unbounded, with the latest exemplar of each."""
+    """Counts per bucket (the last one is unbounded), with the latest exemplar of each."""
 
     __slots__ = ("bounds", "counts", "exemplars", "sum")
 
@@ -49,7 +49,7 @@ class Histogram:
         self.sum += value
 
     def observe_in(self, value: float, span: SpanRef, moment: datetime) -> None:
-        """Count one observation, and keep it as an exemplar when its span is sampled."""
+        """Count one observation, and keep it as an exemplar if its span is sampled."""
         index = bisect_left(self.bounds, value)
         self.counts[index] += 1
         self.sum += value
@@ -57,7 +57,7 @@ class Histogram:
             self.exemplars[index] = Exemplar(span.trace_id, span.span_id, value, moment.timestamp())
 
     def __eq__(self, other: object) -> bool:
-        """Whether the same was observed, whatever its exemplars."""
+        """Whether the same was observed; exemplars do not count."""
         if not isinstance(other, Histogram):
             return NotImplemented
         return (self.sum, self.counts, self.bounds) == (other.sum, other.counts, other.bounds)
@@ -73,10 +73,10 @@ class Histogram:
         return twin
 
     def add(self, other: Histogram) -> None:
-        """Add the observations of another process. A bucket that is unknown here goes into the next larger one."""
+        """Add the observations of another process. An unknown bucket goes into the next larger one."""
         for bound, count in zip((*other.bounds, float("inf")), other.counts, strict=True):
             self.counts[bisect_left(self.bounds, bound)] += count
-        # Sums of whole microseconds are the same in whatever order they are made: none falls by a rounding.
+        # Rounded to microseconds, a sum does not depend on the order of its parts, and cannot decrease by rounding.
         self.sum = round(self.sum + other.sum, _DIGITS)
 
 
@@ -89,7 +89,7 @@ Snapshot = dict[str, dict[LabelValues, Value]]
 
 
 def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
-    """The values of several processes as one; exemplars are those of the first snapshot."""
+    """The combined values of several processes; exemplars are those of the first snapshot."""
     merged: Snapshot = {}
     for position, snapshot in enumerate(snapshots):
         for name, children in snapshot.items():
@@ -111,7 +111,7 @@ def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
 
 
 def _bounds(children: Mapping[LabelValues, Value], value: Histogram) -> tuple[float, ...]:
-    """One family has one set of buckets: that of this process where it has any child."""
+    """The buckets of a family: those of this process if it has any child."""
     for child in children.values():
         if isinstance(child, Histogram):
             return child.bounds
@@ -123,7 +123,7 @@ def _combine(spec: MetricSpec, one: float, other: float) -> float:
 
 
 def subtract(snapshot: Snapshot, base: Snapshot) -> Snapshot:
-    """What was counted since `base`, exemplars kept: counters and histograms without it, gauges as they are."""
+    """The counts since `base`, with exemplars: counters and histograms without `base`, gauges unchanged."""
     return {name: _since(name, children, base.get(name, {})) for name, children in snapshot.items()}
 
 
@@ -148,8 +148,8 @@ def _without(histogram: Histogram, old: Histogram) -> Histogram:
     earlier = Histogram(histogram.bounds)
     earlier.add(old)
     more = [count - known for count, known in zip(histogram.counts, earlier.counts, strict=True)]
-    # An observation that the ledger told of may have fallen into another bucket: it is taken out of one that has any,
-    # from below, so that no sum over buckets ever falls.
+    # An observation from the ledger may be in another bucket than the original one. It is subtracted from the lowest
+    # buckets that have any, so that no cumulative count decreases.
     missing = -sum(number for number in more if number < 0)
     rest.counts = []
     for number in more:
@@ -161,7 +161,7 @@ def _without(histogram: Histogram, old: Histogram) -> Histogram:
 
 
 def lasting(snapshot: Snapshot) -> Snapshot:
-    """What outlives its process: counters, histograms and moments of the past; not what was so at the time."""
+    """The values that stay valid after the end of the process: counters, histograms and timestamps, but no gauges."""
     return {
         name: children
         for name, children in snapshot.items()
@@ -170,7 +170,7 @@ def lasting(snapshot: Snapshot) -> Snapshot:
 
 
 def capped(snapshot: Snapshot, cap: int, other: str) -> Snapshot:
-    """The same counts with at most `cap` values of each label that users fill; the rest is counted under `other`."""
+    """The same counts, with at most `cap` values of each user-defined label; the rest counts as `other`."""
     return {name: _few(name, children, cap, other) for name, children in snapshot.items()}
 
 
@@ -186,7 +186,7 @@ def _few(name: str, children: Mapping[LabelValues, Value], cap: int, other: str)
             if labels[index] not in seen[index] and len(seen[index]) >= cap:
                 labels[index] = other
         if (group := tuple([labels[index] for index in free])) not in kept and len(kept) >= 5 * cap:
-            # Few values of several labels can still make many children.
+            # Each label is bounded, but their combinations could still be too many.
             for index in free:
                 labels[index] = other
         kept.add(group)
@@ -199,9 +199,7 @@ def _few(name: str, children: Mapping[LabelValues, Value], cap: int, other: str)
 
 
 def to_json(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot as JSON data, to be stored where other processes find it: without exemplars, which stay with their
-    process, and without what is zero.
-    """
+    """A snapshot as JSON data for other processes: without exemplars, which stay in their process, and zeros."""
     return {
         name: written
         for name, children in snapshot.items()
@@ -236,7 +234,7 @@ def from_json(data: Mapping[str, Any]) -> Snapshot:
 def _histogram(data: Mapping[str, Any]) -> Histogram:
     histogram = Histogram(tuple(data["bounds"]))
     if len(data["counts"]) != len(histogram.counts):
-        raise ValueError("a histogram with a wrong number of buckets")
+        raise ValueError("a histogram has a wrong number of buckets")
     histogram.counts = [int(count) for count in data["counts"]]
     histogram.sum = float(data["sum"])
     return histogram
