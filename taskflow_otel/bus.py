@@ -375,7 +375,7 @@ class ObserverBus:
         self._look_again = min((end for end in until if end is not None), default=_NEVER)
 
     def created(self, record: TaskRecord) -> None:
-        """A task was built and is about to be committed. Callable from any thread."""
+        """A task was built and will be committed. Callable from any thread."""
         if record.created_at >= self._look_again:
             self._part_idle(record.created_at)
         for name, hook in self._created:

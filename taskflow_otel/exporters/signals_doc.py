@@ -40,9 +40,9 @@ same process starts it within {SOON:g} seconds after code added the task. Attemp
 recovered or retried by hand start a new trace. With `"parent"` the span is always a child, with `"link"` never.
 
 An attempt whose process dies leaves a span too. The instance that takes the task over emits it, from the attempt's
-start to the last heartbeat, with status ERROR and `{signals.INTERRUPTED}`=`true`. If the lost span is known, the new one
-links to it (`dead_attempt`). Data that only the dead process had is missing: the span has no `{signals.QUEUE_WAIT}`, and
-the log record of a task that failed as poison has no stack trace.
+start to the last heartbeat, with status ERROR and `{signals.INTERRUPTED}`=`true`. If the lost span is known, the new
+one links to it (`dead_attempt`). Data that only the dead process had is missing: the span has no
+`{signals.QUEUE_WAIT}`, and the log record of a task that failed as poison has no stack trace.
 
 The exception of a failed attempt is in the attributes of its log record. With
 `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=logs/dup` it is also an event of the span.

@@ -32,9 +32,9 @@ def seal_of(payload: str | None) -> str | None:
 class PayloadCipher:
     """Encrypts payloads with the first key and decrypts them with any (Fernet: AES-128-CBC with HMAC-SHA256).
 
-    `keys` is one Fernet key or several; to rotate, put the new key first and keep the old ones until no task that
-    they encrypted is stored any more. Raises `ConfigurationError` for a key that is none, and `MissingExtraError`
-    without the `encryption` extra. Source: the Fernet specification (github.com/fernet/spec).
+    `keys` is one Fernet key or several. To rotate, put the new key first, and keep the old ones as long as tasks that
+    they encrypted are stored. Raises `ConfigurationError` for an invalid key, and `MissingExtraError` without the
+    `encryption` extra. Source: the Fernet specification (github.com/fernet/spec).
 
     A ciphertext begins with the fingerprint of its key, so that a process which does not have the key knows it.
     """
@@ -66,7 +66,7 @@ class PayloadCipher:
         """Of what these keys can decrypt; see `seal_of`."""
 
     def encrypt(self, payload: str) -> str:
-        """Return the payload as ciphertext, marked as such."""
+        """Return the payload as marked ciphertext."""
         return f"{self._seal}:{self._fernet.encrypt(payload.encode()).decode('ascii')}"
 
     def decrypt(self, payload: str) -> str:
@@ -84,7 +84,7 @@ class PayloadCipher:
 
         try:
             return self._fernet.decrypt(payload.removeprefix(mark)).decode()
-        except (InvalidToken, ValueError):  # the latter for text that is not ASCII
+        except (InvalidToken, ValueError):  # `ValueError` for text that is not ASCII
             raise TaskArgumentError(
                 "the stored arguments cannot be decrypted: none of the keys in TaskManager(encrypt_args_key=...) fits, "
                 "or the ciphertext is damaged. After a rotation, keep the old key after the new one."

@@ -105,7 +105,7 @@ class Codec:
         return self.encode_checked(args, kwargs)
 
     def encode_checked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """Do the same with arguments that `check` has passed."""
+        """Encode arguments that `check` has accepted."""
         if not args and not kwargs:
             return self._starts[0] + _NO_ARGUMENTS
         try:

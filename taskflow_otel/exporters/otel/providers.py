@@ -35,9 +35,9 @@ class ProviderSlot(Generic[P]):
     def __init__(self, injected: P | None, get_global: Callable[[], P]) -> None:
         self._get_global = get_global
         self.provider: P | None = injected if injected is not None and is_set(injected) else None
-        """A provider that does something, once there is one."""
+        """The effective provider, once there is one."""
         self.look_again = _LONG_AGO if injected is None or self.provider is not None else NEVER
-        """The moment before which nothing new is found."""
+        """The time of the next look."""
 
     def look(self, now: datetime) -> P | None:
         """The provider, after a new look if it is time for one."""
