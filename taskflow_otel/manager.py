@@ -186,7 +186,7 @@ class TaskManager:
             self._backend,
             clock or SystemClock(),
             instance_id=lambda: self.engine.instance_id,
-            unpublished=self.engine.unpublished,
+            unpublished=self.engine.vitals.unpublished,
         )
         """The metrics of all instances that share the backend."""
         if self._backend.durable:
@@ -194,7 +194,7 @@ class TaskManager:
         self._log_handler = TaskLogHandler() if capture_logs else None
         self._lifecycle_lock: asyncio.Lock | None = None
         self._users = 0
-        self._applications = Applications(self.engine, self._running)
+        self._applications = Applications(self.engine.door, self._running)
         connect_metrics(self.metrics, self.engine, self._bus, self._registry)
 
     def task(
@@ -286,7 +286,7 @@ class TaskManager:
 
     async def get_tasks(self, connection: HTTPConnection, background_tasks: BackgroundTasks) -> ManagedBackgroundTasks:
         """The request's tasks, as a dependency: `tasks: ManagedBackgroundTasks = Depends(task_manager.get_tasks)`."""
-        return tasks_of(self.engine, connection.scope, background_tasks)
+        return tasks_of(self.engine.door, connection.scope, background_tasks)
 
     def init_app(self, app: FastAPI) -> None:
         """Connect the manager to an application's lifespan and requests, without routes. Harmless to repeat.
@@ -403,15 +403,15 @@ class TaskManager:
 
     async def get(self, task_id: str) -> TaskRecord:
         """A snapshot of a task of any instance; raises `TaskNotFoundError`."""
-        return await self.engine.get(task_id)
+        return await self.engine.lookup.get(task_id)
 
     async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
         """Return a task once it has finished; raises `TaskNotFoundError`, `TimeoutError` after `timeout` seconds."""
-        return await self.engine.wait(task_id, timeout)
+        return await self.engine.lookup.wait(task_id, timeout)
 
     async def cancel(self, task_id: str) -> TaskRecord:
         """Cancel a task of any instance; raises `TaskNotFoundError` or `TaskStateError`."""
-        return await self.engine.cancel(task_id)
+        return await self.engine.control.cancel(task_id)
 
     async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
         """Make a new task from a finished one and return it; a successful one needs `rerun=True`.
@@ -419,11 +419,11 @@ class TaskManager:
         If several instances retry one task at once, one succeeds; the others raise a `TaskStateError` that names the
         new task. Raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`.
         """
-        return await self.engine.retry(task_id, rerun=rerun)
+        return await self.engine.control.retry(task_id, rerun=rerun)
 
     def queue_stats(self) -> dict[str, QueueStats]:
         """The queues of this process now."""
-        return self.engine.queue_stats()
+        return self.engine.queues.stats()
 
     async def update_queue_config(
         self,
@@ -436,15 +436,15 @@ class TaskManager:
 
         Raises `UnknownQueueError`, and `ConfigurationError` for an invalid limit.
         """
-        await self.engine.update_queue_config(name, concurrency=concurrency, max_size=max_size)
+        await self.engine.queues.update(name, concurrency=concurrency, max_size=max_size)
 
     async def pause_queue(self, name: str) -> None:
         """Start no further task of a queue; raises `UnknownQueueError`."""
-        await self.engine.pause_queue(name)
+        await self.engine.queues.pause(name)
 
     async def resume_queue(self, name: str) -> None:
         """Start the tasks of a queue again; raises `UnknownQueueError`."""
-        await self.engine.resume_queue(name)
+        await self.engine.queues.resume(name)
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:

@@ -10,6 +10,7 @@ from taskflow_otel.engine.attempt import AttemptRunner
 from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.drain import Drain
 from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.membership import Ownership
 from taskflow_otel.engine.phase import Step
@@ -20,8 +21,8 @@ from taskflow_otel.runtime.owned_tasks import OwnedTasks
 class Attempts:
     """Starts attempts, each as an asyncio task of `owned`. It is an `AttemptOwner`.
 
-    `accepts`: whether tasks may still wait for another attempt. `background` owns the work for those that may not.
-    `complain` is called with the error of an attempt that is not the failure of its function.
+    `background` owns the work for tasks that may not wait here for another attempt. `complain` is called with the error
+    of an attempt that is not the failure of its function.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Attempts:
         intake: Intake,
         control: Control,
         drain: Drain,
-        accepts: Callable[[], bool],
+        life: Life,
         complain: Callable[[BaseException], None],
     ) -> None:
         self._owned = owned
@@ -39,7 +40,7 @@ class Attempts:
         self._intake = intake
         self._control = control
         self._drain = drain
-        self._accepts = accepts
+        self._life = life
         self._complain = complain
 
     def starter(self, runner: AttemptRunner) -> Callable[[LiveTask], None]:
@@ -56,7 +57,7 @@ class Attempts:
         reason = task.cancel_reason
         if reason is Ownership.LOST:
             self._control.leave_to_owner(task)
-        elif reason is None and (self._accepts() or self._drain.has_time(task, seconds)):
+        elif reason is None and (self._life.running or self._drain.has_time(task, seconds)):
             self._intake.line_up(task, seconds)
         elif reason is None or reason is Reason.SHUTDOWN:
             task.advance(Step.SET_ASIDE)

@@ -1,4 +1,4 @@
-"""Actions on tasks from outside: cancel, retry, wait."""
+"""Actions on tasks from outside: cancel and retry."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.executors.base import Executor
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.ledger.ledger import Ledger
+from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.membership import LEAVING, Ownership, StopCause
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queues
@@ -22,23 +24,21 @@ from taskflow_otel.errors import BackendError, StaleTokenError, TaskArgumentErro
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus, Transition
 from taskflow_otel.model.vocabulary import Reason
-from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.timers import Timers
 
 logger = logging.getLogger("taskflow_otel.engine")
 
 _FLUSH_BEFORE_LINK = 1.0
 """Seconds to wait for pending history before a retry is committed."""
-_POLL = 0.2
-"""Seconds between two looks at a task that another instance runs."""
 
 
 class Control:
-    """Cancels, retries and waits, for tasks of this process and of the other instances."""
+    """Cancels and retries tasks, of this process and of the other instances."""
 
     def __init__(
         self,
         backend: Backend,
+        lookup: Lookup,
         registry: TaskRegistry,
         tasks: LiveTasks,
         queues: Queues,
@@ -49,11 +49,12 @@ class Control:
         intake: Intake,
         executors: Mapping[str, Executor],
         timers: Timers,
-        clock: Clock,
+        life: Life,
         *,
         cancel_grace: float,
     ) -> None:
         self._backend = backend
+        self._lookup = lookup
         self._registry = registry
         self._tasks = tasks
         self._queues = queues
@@ -64,25 +65,10 @@ class Control:
         self._intake = intake
         self._executors = executors
         self._timers = timers
-        self._clock = clock
+        self._life = life
         self._grace = cancel_grace
         self.stuck: dict[str, str] = {}
         """The executors, by task id, of attempts that were asked to stop and still run."""
-
-    async def get(self, task_id: str) -> TaskRecord:
-        """A snapshot of one task; raises `TaskNotFoundError`."""
-        live = self._tasks.live(task_id)
-        if live is not None:
-            return live.record.copy()
-        stored = await self._backend.get(task_id)
-        if stored is None or not stored.status.finished:
-            # It may have finished here, with its history not written yet.
-            record = self._tasks.record(task_id)
-            if record is not None:
-                return record.copy()
-        if stored is None:
-            raise TaskNotFoundError(task_id)
-        return stored
 
     async def cancel(self, task_id: str) -> TaskRecord:
         """Cancel a task. A pending one never runs; a running one is stopped or, in a thread, asked to stop.
@@ -95,13 +81,19 @@ class Control:
             if live.durable and live.phase in {Phase.STARTING, Phase.RUNNING}:
                 await self._remember(task_id)
             return live.record.copy()
-        record = await self.get(task_id)
+        record = await self._lookup.get(task_id)
         if record.status.finished:
             raise TaskStateError(f"task {task_id} is {record.status} already and cannot be cancelled")
         if not await self._backend.request_cancel(task_id):
             raise TaskStateError(f"task {task_id} has just finished and cannot be cancelled")
         record.cancel_requested = True
         return record
+
+    async def cancel_for_another(self, task_id: str) -> None:
+        """Cancel a live task of this process, because another instance was asked to."""
+        task = self._tasks.live(task_id)
+        if task is not None and task.cancel_reason is None and task.phase not in {Phase.ENDING, Phase.GONE}:
+            await self.stop(task, Reason.CANCELLED)
 
     async def stop(self, task: LiveTask, reason: Reason) -> None:
         """Cancel a live task of this process."""
@@ -229,13 +221,14 @@ class Control:
     async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
         """Make a new task from a finished one and return it; a successful one needs `rerun`.
 
-        Raises `TaskNotFoundError`, `UnknownTaskError` if its name is not registered here, and `TaskStateError` if it
-        has not finished, has succeeded, is being retried already, or its arguments were not stored. If several
-        instances retry it at once, one succeeds, and the errors of the others name the new task.
+        Raises `NotStartedError`, `TaskNotFoundError`, `UnknownTaskError` if its name is not registered here, and
+        `TaskStateError` if it has not finished, has succeeded, is being retried already, or its arguments were not
+        stored. If several instances retry it at once, one succeeds, and the errors of the others name the new task.
         """
+        self._life.require_running()
         # The original may have finished here a moment ago: it must be stored before a retry can link to it.
         await self._ledger.flush(_FLUSH_BEFORE_LINK)
-        original = await self.get(task_id)
+        original = await self._lookup.get(task_id)
         if not original.status.finished:
             raise TaskStateError(f"task {task_id} is {original.status}; only a finished task can be retried")
         if original.status is TaskStatus.SUCCESS and not rerun:
@@ -259,7 +252,7 @@ class Control:
         task = created.task
         await self._intake.make_known([task])
         if (first := task.record.duplicate_of) is not None:
-            if (await self.get(first)).retry_of == task_id:
+            if (await self._lookup.get(first)).retry_of == task_id:
                 raise TaskStateError(f"task {task_id} is being retried already, by {first}")
             raise TaskStateError(f"task {first} holds the idempotency key of {task_id} already")
         window = self._tasks.record(task_id)
@@ -270,40 +263,8 @@ class Control:
 
     async def _refuse_second_retry(self, original: TaskRecord) -> None:
         try:
-            successor = await self.get(original.retried_by or "")
+            successor = await self._lookup.get(original.retried_by or "")
         except TaskNotFoundError:
             return
         if not successor.status.finished:
             raise TaskStateError(f"task {original.task_id} is being retried already, by {successor.task_id}")
-
-    async def wait(self, task_id: str, timeout: float | None) -> TaskRecord:
-        """Return the task once it has finished, on whichever instance.
-
-        Raises `TaskNotFoundError`, and `TimeoutError` after `timeout` seconds.
-        """
-        if timeout is None and (live := self._tasks.live(task_id)) is not None:
-            await self.finished(live)
-            if live.record.status.finished:
-                return live.record.copy()
-        async with asyncio.timeout(timeout):
-            while True:
-                live = self._tasks.live(task_id)
-                if live is not None:
-                    await self.finished(live)
-                # A task that finished here needs no look at the backend.
-                record = self._tasks.record(task_id) or await self.get(task_id)
-                if record.status.finished:
-                    return record.copy()
-                if live is None:
-                    await self._clock.sleep(_POLL)
-
-    @staticmethod
-    async def finished(task: LiveTask) -> None:
-        """Return once a task of this process has finished, or belongs to another instance."""
-        if task.phase is Phase.GONE:
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if task.waiters is None:
-            task.waiters = []
-        task.waiters.append(waiter)
-        await waiter

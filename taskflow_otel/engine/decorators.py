@@ -74,7 +74,7 @@ class TaskDecorators:
     def _register(self, func: Callable[..., Any], name: str | None, options: TaskOptions) -> TaskDefinition:
         queue = options.get("queue")
         if queue is not None:
-            self._engine.check_queue(queue)
+            self._engine.queues.check(queue)
         executor = options.get("executor")
         given: TaskOptions = {**options, "executor": infer_executor(func) if executor is None else executor}
         return self._registry.add(func, make_task_config(name=function_name(func) if name is None else name, **given))

@@ -8,29 +8,45 @@ from typing import Any
 
 from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.intake import Intake, Taken
+from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.phase import Phase
+from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
 
 
 class Door:
-    """Adds tasks. `require_running` raises while the engine takes none; `background` owns work beside the caller."""
+    """Adds tasks. `background` owns work beside the caller."""
 
     def __init__(
         self,
         builder: TaskBuilder,
         intake: Intake,
+        lookup: Lookup,
+        registry: TaskRegistry,
+        life: Life,
         background: OwnedTasks,
-        require_running: Callable[[], None],
-        on_loop: Callable[..., None],
     ) -> None:
         self._builder = builder
         self._intake = intake
         self._background = background
-        self._require_running = require_running
-        self._on_loop = on_loop
+        self._lookup = lookup
+        self._registry = registry
+        self._life = life
+        self.call_on_loop = life.call_on_loop
+        """Calls a function on the engine's thread."""
+
+    @property
+    def open(self) -> bool:
+        """Whether the engine takes tasks."""
+        return self._life.running
+
+    def is_declared(self, func: Callable[..., Any]) -> bool:
+        """Whether a function is a task, or leads to one."""
+        return self._registry.leads_to(func) is not None
 
     def add(
         self,
@@ -43,7 +59,7 @@ class Door:
 
         Raises `NotStartedError`, and what `TaskBuilder.build` and `Intake.take` raise.
         """
-        self._require_running()
+        self._life.require_running()
         return self._intake.take(self._builder.build(func, args, kwargs, options))
 
     async def make_known(self, tasks: Sequence[LiveTask]) -> None:
@@ -60,7 +76,11 @@ class Door:
 
     def start_soon(self, task: LiveTask) -> None:
         """Make a task known and hand it over in the background. Callable from any thread."""
-        self._on_loop(self._start, task)
+        self._life.call_on_loop(self._start, task)
+
+    async def finished(self, task: LiveTask) -> None:
+        """Return once a task has finished."""
+        await self._lookup.wait(task.id)
 
     async def arrived(self, tasks: Sequence[LiveTask]) -> None:
         """Wait for the commits of tasks given to `start_soon`; raises `BackendError` when one failed."""

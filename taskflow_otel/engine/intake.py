@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from taskflow_otel.backends.base import Applied, Change, Insert, Outcome
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.ledger.ledger import Ledger
+from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.membership import Membership, Ownership
@@ -52,7 +53,7 @@ class Intake:
         timers: Timers,
         clock: Clock,
         membership: Membership,
-        on_loop: Callable[..., None],
+        life: Life,
     ) -> None:
         self._queues = queues
         self._tasks = tasks
@@ -62,7 +63,7 @@ class Intake:
         self._timers = timers
         self._clock = clock
         self._membership = membership
-        self._on_loop = on_loop
+        self._life = life
 
     def take(self, task: LiveTask) -> Taken:
         """Give a built task a place in its queue and a trace context. Callable from any thread.
@@ -229,7 +230,7 @@ class Intake:
         except QueueFullError:
             self._lifecycle.created(task.record)
             task.durable = False
-            self._on_loop(self._lifecycle.rejected, task, Reason.QUEUE_FULL)
+            self._life.call_on_loop(self._lifecycle.rejected, task, Reason.QUEUE_FULL)
             raise
 
     def _duplicate(self, task: LiveTask, holder: str | None) -> None:

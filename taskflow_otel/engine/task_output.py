@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
@@ -11,6 +10,7 @@ from opentelemetry import trace
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.context import TaskContext
 from taskflow_otel.engine.ledger.ledger import Ledger
+from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.model.events import LogEvent
 from taskflow_otel.model.record import MAX_LOG_ENTRIES, MAX_LOG_TEXT, LogEntry, Progress
@@ -28,13 +28,13 @@ class TaskOutput:
         ledger: Ledger,
         tasks: LiveTasks,
         clock: Clock,
-        on_loop: Callable[..., None],
+        life: Life,
     ) -> None:
         self._bus = bus
         self._ledger = ledger
         self._tasks = tasks
         self._clock = clock
-        self._on_loop = on_loop
+        self._life = life
 
     def context_of(self, task: LiveTask) -> TaskContext:
         """The context of the attempt that is about to run."""
@@ -58,7 +58,7 @@ class TaskOutput:
             span_id=f"{span.span_id:016x}" if span.is_valid else None,
             trace_flags=span.trace_flags,
         )
-        self._on_loop(self._take_log, event, size)
+        self._life.call_on_loop(self._take_log, event, size)
 
     def _take_log(self, event: LogEvent, size: int) -> None:
         task = self._tasks.live(event.task_id)
@@ -82,7 +82,7 @@ class TaskOutput:
         )
 
     def _progress(self, context: TaskContext, progress: Progress) -> None:
-        self._on_loop(self._take_progress, context, progress)
+        self._life.call_on_loop(self._take_progress, context, progress)
 
     def _take_progress(self, context: TaskContext, progress: Progress) -> None:
         task = self._tasks.live(context.task_id)

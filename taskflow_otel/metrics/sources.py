@@ -24,16 +24,16 @@ def connect_metrics(metrics: PrometheusExporter, engine: Engine, bus: ObserverBu
     registry.on_added(pre_initialise)
 
     def depths() -> Samples:
-        for stats in engine.queue_stats().values():
+        for stats in engine.queues.stats().values():
             yield (stats.name, QueueState.READY.value), stats.ready
             yield (stats.name, QueueState.DELAYED.value), stats.delayed
 
     def ages() -> Samples:
-        for stats in engine.queue_stats().values():
+        for stats in engine.queues.stats().values():
             yield (stats.name,), stats.oldest_ready_age
 
     def slots() -> Samples:
-        for name, (used, capacity) in engine.slots().items():
+        for name, (used, capacity) in engine.vitals.slots().items():
             yield (name, SlotState.USED.value), used
             if capacity is not None:
                 yield (name, SlotState.FREE.value), max(0, capacity - used)
@@ -41,14 +41,14 @@ def connect_metrics(metrics: PrometheusExporter, engine: Engine, bus: ObserverBu
     def dropped() -> Samples:
         for name, count in bus.dropped.items():
             yield (name,), count
-        yield ("history",), engine.history_dropped
+        yield ("history",), engine.vitals.history_dropped
 
     def errors() -> Samples:
         for name, count in bus.errors.items():
             yield (name,), count
 
     def stuck() -> Samples:
-        yield (), sum(engine.stuck().values())
+        yield (), sum(engine.vitals.stuck().values())
 
     def last_fire() -> Samples:
         for status in engine.schedules.statuses():

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from taskflow_otel.compat.starlette import Lifespan, has_started, wrap_lifespan
-from taskflow_otel.engine.engine import Engine
+from taskflow_otel.engine.door import Door
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.request.injection import hook_fastapi
 from taskflow_otel.request.middleware import add_task_middleware
@@ -19,8 +19,8 @@ from taskflow_otel.request.middleware import add_task_middleware
 class Applications:
     """Ties applications to one manager. The manager runs as long as one is in `running()`."""
 
-    def __init__(self, engine: Engine, running: Callable[[], AbstractAsyncContextManager[None]]) -> None:
-        self._engine = engine
+    def __init__(self, door: Door, running: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+        self._door = door
         self._running = running
         self._mounted: list[FastAPI] = []
         self._installed: list[FastAPI] = []
@@ -33,7 +33,7 @@ class Applications:
             raise ConfigurationError("the application has started already: mount the TaskManager before that")
         hook_fastapi()
         self._mounted.append(app)
-        add_task_middleware(app, self._engine, lambda: app in self._installed)
+        add_task_middleware(app, self._door, lambda: app in self._installed)
         wrap_lifespan(app, self._around)
 
     def install(self, app: FastAPI) -> None:

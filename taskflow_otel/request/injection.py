@@ -14,7 +14,7 @@ from fastapi import BackgroundTasks, FastAPI
 from starlette.types import Scope
 
 from taskflow_otel.compat.fastapi import asks_for, function_stack, make_background_tasks_by, request_stack
-from taskflow_otel.engine.engine import Engine
+from taskflow_otel.engine.door import Door
 from taskflow_otel.request.background import ManagedBackgroundTasks
 from taskflow_otel.request.current import CurrentRequest, current_request
 from taskflow_otel.request.endpoints import watch_endpoints
@@ -29,7 +29,7 @@ def injecting(outbox: Outbox, scope: Scope, home: FastAPI, *, native: bool) -> I
     Where not `native`, only into routes which name `ManagedBackgroundTasks` themselves, or in a dependency.
     """
     outboxes = outboxes_of(scope)
-    outboxes[id(outbox.engine)] = outbox
+    outboxes[id(outbox.door)] = outbox
     token = current_request.set(CurrentRequest(outbox, outboxes, scope, home, native))
     try:
         yield
@@ -43,11 +43,11 @@ def hook_fastapi() -> None:
     make_background_tasks_by(_make_background_tasks)
 
 
-def tasks_of(engine: Engine, scope: Scope, tasks: BackgroundTasks) -> ManagedBackgroundTasks:
-    """The managed tasks of one engine for a request, beside those that FastAPI has made for its response."""
-    outbox = outboxes_of(scope).get(id(engine))
+def tasks_of(door: Door, scope: Scope, tasks: BackgroundTasks) -> ManagedBackgroundTasks:
+    """The managed tasks of one manager for a request, beside those that FastAPI has made for its response."""
+    outbox = outboxes_of(scope).get(id(door))
     if outbox is None:
-        outbox = _outbox_of_stacks(engine, scope)
+        outbox = _outbox_of_stacks(door, scope)
     elif isinstance(tasks, ManagedBackgroundTasks) and tasks.belongs_to(outbox):
         return tasks
     if scope["type"] == "http":
@@ -59,13 +59,13 @@ def tasks_of(engine: Engine, scope: Scope, tasks: BackgroundTasks) -> ManagedBac
     return managed
 
 
-def _outbox_of_stacks(engine: Engine, scope: Scope) -> Outbox:
+def _outbox_of_stacks(door: Door, scope: Scope) -> Outbox:
     """An outbox for a request of an application without our middleware: FastAPI's exit stacks do its work."""
     watch_endpoints()
-    outbox = Outbox(engine, immediate=scope["type"] == "websocket")
+    outbox = Outbox(door, immediate=scope["type"] == "websocket")
     current = current_request.get()
     outboxes = outboxes_of(scope) if current is None else current.outboxes
-    outboxes[id(engine)] = outboxes_of(scope)[id(engine)] = outbox
+    outboxes[id(door)] = outboxes_of(scope)[id(door)] = outbox
     if scope["type"] == "websocket":
         return outbox
     outbox.attached = True

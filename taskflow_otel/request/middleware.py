@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taskflow_otel.compat.starlette import add_middlewares
-from taskflow_otel.engine.engine import Engine
+from taskflow_otel.engine.door import Door
 from taskflow_otel.errors import BackendError
 from taskflow_otel.request.injection import injecting
 from taskflow_otel.request.outbox import NOT_KEPT, RETRY_AFTER, Outbox
@@ -26,11 +26,11 @@ from taskflow_otel.request.outbox import NOT_KEPT, RETRY_AFTER, Outbox
 _DELIVERY = "taskflow_otel.delivery"
 
 
-def add_task_middleware(app: FastAPI, engine: Engine, installed: Callable[[], bool]) -> None:
+def add_task_middleware(app: FastAPI, door: Door, installed: Callable[[], bool]) -> None:
     """Put the middleware into an application that has not started; `installed` tells whether it injects natively."""
     add_middlewares(
         app,
-        innermost=Middleware(TaskMiddleware, engine=engine, home=app, installed=installed),
+        innermost=Middleware(TaskMiddleware, door=door, home=app, installed=installed),
         outermost=Middleware(DeliveryMiddleware),
     )
 
@@ -91,9 +91,9 @@ class DeliveryMiddleware:
 class TaskMiddleware:
     """Innermost: gives each request its outbox."""
 
-    def __init__(self, app: ASGIApp, engine: Engine, home: FastAPI, installed: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, door: Door, home: FastAPI, installed: Callable[[], bool]) -> None:
         self._app = app
-        self._engine = engine
+        self._door = door
         self._home = home
         self._installed = installed
 
@@ -101,7 +101,7 @@ class TaskMiddleware:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        outbox = Outbox(self._engine, immediate=scope["type"] == "websocket")
+        outbox = Outbox(self._door, immediate=scope["type"] == "websocket")
         with injecting(outbox, scope, self._home, native=self._installed()):
             if scope["type"] == "websocket":
                 await self._app(scope, receive, send)

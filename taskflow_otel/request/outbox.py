@@ -13,11 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
-from taskflow_otel.engine.engine import Engine
+from taskflow_otel.engine.door import Door
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions, checked_eager
-from taskflow_otel.model.vocabulary import EngineState, Reason
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.request.bound import refuse_request_bound
 from taskflow_otel.request.current import without_request
 
@@ -69,11 +69,11 @@ class Outbox:
 
     __slots__ = (
         "_eager", "_immediate", "_lists", "_native_error", "_natives", "_new", "_state", "_waiting", "attached",
-        "client_gone", "engine",
+        "client_gone", "door",
     )  # fmt: skip
 
-    def __init__(self, engine: Engine, *, immediate: bool = False) -> None:
-        self.engine = engine
+    def __init__(self, door: Door, *, immediate: bool = False) -> None:
+        self.door = door
         self.attached = False
         """FastAPI's exit stacks of this request know of it."""
         self.client_gone: BaseException | None = None
@@ -98,8 +98,8 @@ class Outbox:
         """Add a task; callable from the thread of a sync route."""
         at_once = checked_eager(options.eager)
         outlives = self._immediate or at_once is True or options.delay is not None or options.run_at is not None
-        refuse_request_bound(func, args, kwargs, lambda: outlives or self.engine.declaration_of(func) is not None)
-        task_id, task = self.engine.door.add(func, args, kwargs, options)
+        refuse_request_bound(func, args, kwargs, lambda: outlives or self.door.is_declared(func))
+        task_id, task = self.door.add(func, args, kwargs, options)
         if task is None:
             return Added(task_id, None)
         if task.context is not None:
@@ -108,7 +108,7 @@ class Outbox:
         if at_once is None:
             at_once = task.definition.config.eager
         if at_once or self._immediate:
-            self.engine.door.start_soon(task)
+            self.door.start_soon(task)
             if task.durable and self._state is _State.OPEN:
                 # It starts now, but the response still waits for its commit.
                 self._eager.append(task)
@@ -119,7 +119,7 @@ class Outbox:
         self._new.append(task)
         # Looked at after the task was put there: whoever ends the request in another thread sees one or the other.
         if self._state is not _State.OPEN:
-            self.engine.call_on_loop(self._take_late)
+            self.door.call_on_loop(self._take_late)
         return Added(task_id, NativeCall(self, task) if native else None)
 
     def look_after(self, tasks: list[BackgroundTask]) -> None:
@@ -134,7 +134,7 @@ class Outbox:
 
     def adopt(self, tasks: list[BackgroundTask]) -> bool:
         """Take the declared tasks out of a list of background tasks and add them; whether there were any."""
-        declared = [one for one in tasks if type(one) is BackgroundTask and self.engine.declaration_of(one.func)]
+        declared = [one for one in tasks if type(one) is BackgroundTask and self.door.is_declared(one.func)]
         for one in declared:
             tasks.remove(one)
             self.add(one.func, tuple(one.args), dict(one.kwargs), NO_OPTIONS)
@@ -147,12 +147,12 @@ class Outbox:
         # Also if this is cancelled: what is committed by then is to be released or discarded, like all the others.
         self._waiting += [task for task in tasks if task not in self._natives] if self._natives else tasks
         try:
-            await self.engine.door.make_known(tasks)
+            await self.door.make_known(tasks)
         except BackendError:
             for task in tasks:
                 self._natives.pop(task, None)
             raise
-        await self.engine.door.arrived(eager)
+        await self.door.arrived(eager)
 
     async def run_native(self, task: LiveTask) -> None:
         """Run an undecorated function inside the request; raises what it raised, and then the rest never runs."""
@@ -162,11 +162,11 @@ class Outbox:
         if task not in self._natives:
             return
         del self._natives[task]
-        if self.engine.state is EngineState.RUNNING:
-            self.engine.door.hand_over([task])
+        if self.door.open:
+            self.door.hand_over([task])
         else:
-            self.engine.door.withdraw([task], Reason.SHUTDOWN)
-        await self.engine.wait(task.id, None)
+            self.door.withdraw([task], Reason.SHUTDOWN)
+        await self.door.finished(task)
         if task.error is not None:
             self._native_error = task.error
             self.cancel_natives()
@@ -177,7 +177,7 @@ class Outbox:
         natives, self._natives = list(self._natives), {}
         if natives:
             self._new = [task for task in self._new if task not in natives]
-            self.engine.door.withdraw(natives, Reason.EARLIER_FAILED)
+            self.door.withdraw(natives, Reason.EARLIER_FAILED)
 
     def close(self) -> None:
         """The request is over: let its tasks start, and what is added from now on at once; nothing if it has failed."""
@@ -189,7 +189,7 @@ class Outbox:
         self._natives.clear()
         self._lists.clear()
         if tasks:
-            self.engine.door.hand_over(tasks)
+            self.door.hand_over(tasks)
         if self._new:
             self._take_late()
 
@@ -199,7 +199,7 @@ class Outbox:
         self._new, self._waiting = [], []
         self._natives.clear()
         if tasks:
-            self.engine.door.withdraw(tasks, Reason.REQUEST_FAILED)
+            self.door.withdraw(tasks, Reason.REQUEST_FAILED)
 
     def fail(self) -> None:
         """The request has failed: its tasks never run, nor does what is added from now on."""
@@ -265,17 +265,17 @@ class Outbox:
     def _take_late(self) -> None:
         tasks, self._new = self._new, []
         if self._state is _State.FAILED:
-            self.engine.door.withdraw(tasks, Reason.REQUEST_FAILED)
+            self.door.withdraw(tasks, Reason.REQUEST_FAILED)
             return
         for task in tasks:
             self._natives.pop(task, None)
-            self.engine.door.start_soon(task)
+            self.door.start_soon(task)
 
 
 _SCOPE_KEY = "taskflow_otel.outboxes"
 
 
 def outboxes_of(scope: Scope) -> dict[int, Outbox]:
-    """The outboxes of a request by the identity of their engine: it has one for each manager that takes part."""
+    """The outboxes of a request by the identity of their door: it has one for each manager that takes part."""
     outboxes: dict[int, Outbox] = scope.setdefault(_SCOPE_KEY, {})
     return outboxes

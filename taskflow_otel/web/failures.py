@@ -62,7 +62,7 @@ async def read_failures(engine: TaskEngine, query: TaskQuery) -> FailuresOut:
     records: list[TaskRecord] = []
     # A page may end before it is full, where the backend has looked at many tasks for it.
     for _ in range(_PAGES):
-        page = await engine.page(query)
+        page = await engine.lookup.page(query)
         records += page.records
         query = replace(query, cursor=page.next_cursor, limit=query.limit - len(page.records))
         if query.cursor is None or not query.limit:

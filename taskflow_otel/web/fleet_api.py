@@ -65,7 +65,7 @@ def add_fleet_routes(
     async def get_metrics(accept: Annotated[str, Header()] = "") -> Response:
         """OpenMetrics, Prometheus text, or for `Accept: application/json` the aggregate."""
         if negotiate(accept) is MetricsFormat.JSON:
-            stats = stats_out(await engine.counts(TaskQuery()))
+            stats = stats_out(await engine.lookup.counts(TaskQuery()))
             return JSONResponse(stats.model_dump(mode="json"), headers={"Vary": "Accept"})
         await metrics.refresh()
         body, content_type = await asyncio.to_thread(metrics.render, accept)
@@ -81,7 +81,7 @@ def add_fleet_routes(
         Exact without a filter, and by name, queue, source and state. By anything else the newest 10,000 are counted,
         and with several conditions or a text to search for, those among the newest tasks that were looked at.
         """
-        return stats_out(await engine.counts(replace(found, count_limit=None if exact else COUNT_LIMIT)))
+        return stats_out(await engine.lookup.counts(replace(found, count_limit=None if exact else COUNT_LIMIT)))
 
     @router.get("/overview", dependencies=[viewer], responses=errors(422), summary="The overview's figures")
     async def get_overview(window: Literal["15m", "1h", "6h", "24h"] = "1h") -> OverviewOut:
@@ -113,12 +113,12 @@ def add_fleet_routes(
     @router.get("/queues", dependencies=[viewer], responses=errors(), summary="Queues")
     async def list_queues() -> list[QueueOut]:
         """The queues of the instance that answers, with their limits."""
-        return queues_out(engine.queue_stats())
+        return queues_out(engine.queues.stats())
 
     @router.get("/instances", dependencies=[viewer], responses=errors(), summary="Instances")
     async def list_instances() -> list[InstanceOut]:
         """The processes that share the backend."""
-        return [instance_out(instance, engine.instance_id) for instance in await engine.instances()]
+        return [instance_out(instance, engine.instance_id) for instance in await engine.lookup.instances()]
 
     @router.get(
         "/health",
@@ -139,7 +139,7 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
     operator = Depends(guard.operator)
 
     def known(name: str) -> str:
-        stats = engine.queue_stats()
+        stats = engine.queues.stats()
         if name not in stats:
             raise UnknownQueueError(name, stats)
         return name
@@ -148,23 +148,23 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
     async def patch_queue(request: Request, name: str, body: QueueIn, actor: Actor = operator) -> QueueOut:
         """Change what is given; `null` lifts a limit."""
         changes: dict[str, Any] = body.model_dump(exclude_unset=True)
-        await engine.update_queue_config(known(name), **changes)
+        await engine.queues.update(known(name), **changes)
         audit.record(request, actor, "configure-queue", name, str(changes))
-        return queue_out(engine.queue_stats()[name])
+        return queue_out(engine.queues.stats()[name])
 
     @router.post("/queues/{name}/pause", responses=errors(403, 404, 422), summary="Pause a queue")
     async def pause_queue(request: Request, name: str, actor: Actor = operator) -> QueueOut:
         """Start no further task of this queue; running ones go on."""
-        await engine.pause_queue(known(name))
+        await engine.queues.pause(known(name))
         audit.record(request, actor, "pause-queue", name)
-        return queue_out(engine.queue_stats()[name])
+        return queue_out(engine.queues.stats()[name])
 
     @router.post("/queues/{name}/resume", responses=errors(403, 404, 422), summary="Resume a queue")
     async def resume_queue(request: Request, name: str, actor: Actor = operator) -> QueueOut:
         """Start tasks of this queue again."""
-        await engine.resume_queue(known(name))
+        await engine.queues.resume(known(name))
         audit.record(request, actor, "resume-queue", name)
-        return queue_out(engine.queue_stats()[name])
+        return queue_out(engine.queues.stats()[name])
 
 
 async def _unready_reasons(engine: TaskEngine) -> list[str]:
@@ -172,12 +172,12 @@ async def _unready_reasons(engine: TaskEngine) -> list[str]:
         return [f"the task manager is {engine.state}, not running"]
     try:
         async with asyncio.timeout(_BACKEND_PATIENCE):
-            await engine.instances()
+            await engine.lookup.instances()
     except TimeoutError:
         return [f"the backend did not answer within {_BACKEND_PATIENCE:g} s"]
     except BackendError as exc:
         return [f"the backend does not work: {exc}"]
-    if engine.backend_failing:
+    if engine.vitals.backend_failing:
         return [
             "the backend can be read but not written to (a full disk, a lock?); tasks that must be kept are refused"
         ]

@@ -63,15 +63,15 @@ class Overview:
         indexes = range(last - _BUCKETS + 1, last + 1)
         stretches = [await self._stretch(width, index, now) for index in indexes]
         self._settled = {key: counts for key, counts in self._settled.items() if key[0] != width or key[1] in indexes}
-        running = await self._engine.counts(TaskQuery(status=TaskStatus.RUNNING))
-        pending = await self._engine.counts(TaskQuery(status=TaskStatus.PENDING))
-        latest = await self._engine.page(TaskQuery(since=now - timedelta(seconds=seconds), limit=_SAMPLE))
+        running = await self._engine.lookup.counts(TaskQuery(status=TaskStatus.RUNNING))
+        pending = await self._engine.lookup.counts(TaskQuery(status=TaskStatus.PENDING))
+        latest = await self._engine.lookup.page(TaskQuery(since=now - timedelta(seconds=seconds), limit=_SAMPLE))
         sample = [record for record in latest.records if record.status.finished and record.duration is not None]
         success, failed = (_sum(stretches, status) for status in (TaskStatus.SUCCESS, TaskStatus.FAILED))
         # The rate of a service that has just started is not thinned by the time before it.
         began = next((index for index, counts in zip(indexes, stretches, strict=True) if counts.total), last)
         covered = max(1.0, now.timestamp() - began * width)
-        ages = [stats.oldest_ready_age for stats in self._engine.queue_stats().values() if stats.ready]
+        ages = [stats.oldest_ready_age for stats in self._engine.queues.stats().values() if stats.ready]
         return OverviewOut(
             window_seconds=seconds,
             bucket_seconds=width,
@@ -94,7 +94,7 @@ class Overview:
         if known is not None:
             return known
         since, until = (datetime.fromtimestamp(edge * width, UTC) for edge in (index, index + 1))
-        counts = await self._engine.counts(TaskQuery(since=since, until=until))
+        counts = await self._engine.lookup.counts(TaskQuery(since=since, until=until))
         # Tasks of other instances arrive in the ledger a moment after they were created.
         if until + timedelta(seconds=5) < now and not _sum([counts], *LIVE_STATUSES):
             self._settled[width, index] = counts

@@ -53,20 +53,8 @@ class ScheduleBook(Protocol):
         """Fire again; raises `UnknownScheduleError`."""
 
 
-class TaskEngine(Protocol):
-    """The engine as the API uses it. Every record handed out is a copy."""
-
-    @property
-    def schedules(self) -> ScheduleBook: ...
-    @property
-    def instance_id(self) -> str: ...
-    @property
-    def state(self) -> EngineState:
-        """`new`, `running`, `draining` or `stopped`."""
-
-    @property
-    def backend_failing(self) -> bool:
-        """Whether the last thing written to the backend was refused (a full disk, a server that is down)."""
+class TaskLookup(Protocol):
+    """What can be read of tasks. Every record handed out is a copy."""
 
     async def get(self, task_id: str) -> TaskRecord:
         """One task; raises `TaskNotFoundError`."""
@@ -74,6 +62,11 @@ class TaskEngine(Protocol):
     async def logs(self, task_id: str) -> list[LogEntry]: ...
     async def page(self, query: TaskQuery) -> TaskPage: ...
     async def counts(self, query: TaskQuery) -> TaskCounts: ...
+    async def instances(self) -> list[Instance]: ...
+
+
+class TaskControl(Protocol):
+    """What can be asked of tasks."""
 
     async def cancel(self, task_id: str) -> TaskRecord:
         """Ask for a cancellation; raises `TaskNotFoundError` or `TaskStateError`."""
@@ -81,19 +74,56 @@ class TaskEngine(Protocol):
     async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
         """The new task; raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`."""
 
-    async def delete_history(self, before: datetime) -> int:
-        """Delete finished tasks that ended before this moment, in batches; return how many."""
 
-    def queue_stats(self) -> Mapping[str, QueueFigures]: ...
+class QueueBook(Protocol):
+    """The queues as the API uses them. Each change raises `UnknownQueueError`."""
 
-    async def update_queue_config(
+    def stats(self) -> Mapping[str, QueueFigures]: ...
+
+    async def update(
         self, name: str, *, concurrency: int | EllipsisType | None = ..., max_size: int | EllipsisType | None = ...
     ) -> None:
-        """Change the limits that are given; `None` lifts one. Raises `UnknownQueueError`."""
+        """Change the limits that are given; `None` lifts one."""
 
-    async def pause_queue(self, name: str) -> None: ...
-    async def resume_queue(self, name: str) -> None: ...
-    async def instances(self) -> list[Instance]: ...
+    async def pause(self, name: str) -> None: ...
+    async def resume(self, name: str) -> None: ...
+
+
+class HistoryCleaner(Protocol):
+    """Deletes finished tasks."""
+
+    async def delete(self, before: datetime) -> int:
+        """Delete those that ended before this moment, in batches; return how many."""
+
+
+class EngineVitals(Protocol):
+    """How the engine fares."""
+
+    @property
+    def backend_failing(self) -> bool:
+        """Whether the last thing written to the backend was refused (a full disk, a server that is down)."""
+
+
+class TaskEngine(Protocol):
+    """The engine as the API uses it."""
+
+    @property
+    def lookup(self) -> TaskLookup: ...
+    @property
+    def control(self) -> TaskControl: ...
+    @property
+    def queues(self) -> QueueBook: ...
+    @property
+    def schedules(self) -> ScheduleBook: ...
+    @property
+    def cleaner(self) -> HistoryCleaner: ...
+    @property
+    def vitals(self) -> EngineVitals: ...
+    @property
+    def instance_id(self) -> str: ...
+    @property
+    def state(self) -> EngineState:
+        """`new`, `running`, `draining` or `stopped`."""
 
 
 class MetricsPage(Protocol):

@@ -67,7 +67,7 @@ def add_collection_routes(
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Tasks on a page.")] = 100,
     ) -> Response:
         """The tasks of all instances that share the backend, newest first."""
-        page = await engine.page(replace(found, limit=limit, cursor=cursor, count_limit=COUNT_LIMIT))
+        page = await engine.lookup.page(replace(found, limit=limit, cursor=cursor, count_limit=COUNT_LIMIT))
         tasks = [task_out(record, with_args=settings.display_func_args) for record in page.records]
         headers = {"Cache-Control": "no-store"}
         if page.total is not None:
@@ -113,7 +113,7 @@ def add_collection_routes(
         query = replace(found, status=TaskStatus.FAILED, limit=MAX_PAGE)
         ids: list[str] = []
         while len(ids) <= limit:
-            page = await engine.page(query)
+            page = await engine.lookup.page(query)
             ids += [record.task_id for record in page.records if record.retried_by is None]
             if page.next_cursor is None:
                 break
@@ -134,7 +134,7 @@ def add_collection_routes(
     ) -> DeletedOut:
         """Delete finished tasks and their logs, for good."""
         now = datetime.now(UTC)
-        deleted = await engine.delete_history(parse_moment("before", before, now) if before else now)
+        deleted = await engine.cleaner.delete(parse_moment("before", before, now) if before else now)
         audit.record(request, actor, "delete-history", before or "all", f"deleted {deleted}")
         return DeletedOut(deleted=deleted)
 
@@ -155,8 +155,10 @@ def add_item_routes(
     )
     async def get_task(task_id: str) -> Response:
         """One task with its logs, error, traceback and timeline."""
-        record = await engine.get(task_id)
-        return _one(task_detail(record, await engine.logs(task_id), with_args=settings.display_func_args), hidden, 200)
+        record = await engine.lookup.get(task_id)
+        return _one(
+            task_detail(record, await engine.lookup.logs(task_id), with_args=settings.display_func_args), hidden, 200
+        )
 
     @router.post(
         "/{task_id}/retry",
@@ -175,7 +177,7 @@ def add_item_routes(
 
         Of several retries of one task at once, one wins; the others get 409 with its id.
         """
-        record = await engine.retry(task_id, rerun=rerun)
+        record = await engine.control.retry(task_id, rerun=rerun)
         audit.record(request, actor, "retry", task_id, f"as {record.task_id}")
         return _one(task_out(record, with_args=settings.display_func_args), hidden, 202)
 
@@ -188,7 +190,7 @@ def add_item_routes(
     )
     async def cancel_task(request: Request, task_id: str, actor: Actor = operator) -> Response:
         """Cancel a pending or running task, on whichever instance it is."""
-        record = await engine.cancel(task_id)
+        record = await engine.control.cancel(task_id)
         audit.record(request, actor, "cancel", task_id)
         return _one(task_out(record, with_args=settings.display_func_args), hidden, 202)
 
@@ -200,7 +202,7 @@ def _one(task: TaskOut, hidden: set[str] | None, status: int) -> JSONResponse:
 async def _retry_all(engine: TaskEngine, ids: Sequence[str]) -> BulkRetryOut:
     async def one(task_id: str) -> RetriedOut | SkippedOut:
         try:
-            record = await engine.retry(task_id)
+            record = await engine.control.retry(task_id)
         except REFUSALS as exc:
             return SkippedOut(task_id=task_id, reason=str(exc))
         return RetriedOut(task_id=task_id, new_task_id=record.task_id)

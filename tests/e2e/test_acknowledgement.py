@@ -156,7 +156,7 @@ async def test_tasks_that_need_no_persistence_do_not_notice_a_dead_backend(tmp_p
         backend.refuses = lambda changes: True
         ids = [(await post(shop.app, "/passing")).json for _ in range(5)]
         await eventually(lambda: shop.log.count("task") == 5, "the tasks")
-        await eventually(lambda: shop.manager.engine.backend_failing, "the failing history")
+        await eventually(lambda: shop.manager.engine.vitals.backend_failing, "the failing history")
         backend.refuses = lambda changes: False
         for task_id in ids:
             assert await shop.ended(task_id) is TaskStatus.SUCCESS

@@ -117,7 +117,7 @@ class Scene:
         """Let the function return, on whichever instance it runs."""
         self.gate.open()
         await eventually(
-            lambda: not any(manager.engine.slots()[self.executor][0] for manager in self._managers),
+            lambda: not any(manager.engine.vitals.slots()[self.executor][0] for manager in self._managers),
             "the function to return",
             interval=0.002,
         )
@@ -203,7 +203,7 @@ async def interrupted(scene: Scene) -> None:
 async def rejected(scene: Scene) -> None:
     with pytest.raises(QueueFullError):
         await scene.enqueue(queue="narrow")
-    (record,) = (await scene.manager.engine.page(TaskQuery())).records
+    (record,) = (await scene.manager.engine.lookup.page(TaskQuery())).records
     scene.task_id = record.task_id
 
 

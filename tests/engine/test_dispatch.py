@@ -77,7 +77,7 @@ async def test_ten_thousand_tasks_of_one_request_all_run_in_many_small_steps(kin
         with callbacks.watched():
             assert (await client.post("/many", timeout=60)).json() == MANY
             await eventually(lambda: done == MANY and manager.store.list() == [], "all of them to run", timeout=60)
-        assert (await manager.engine.counts(TaskQuery())).by_status == {TaskStatus.SUCCESS: MANY}
+        assert (await manager.engine.lookup.counts(TaskQuery())).by_status == {TaskStatus.SUCCESS: MANY}
     logger.info("%s: longest callback %.1f ms, %s", kind, callbacks.longest * 1000, callbacks.culprit)
     assert callbacks.furthest <= SLICE
 
@@ -123,7 +123,7 @@ async def test_blocked_task_threads_leave_the_threads_of_sync_routes_alone() -> 
 
     async with started(manager), AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
         await client.post("/storm", timeout=60)
-        _, capacity = manager.engine.slots()["thread"]
+        _, capacity = manager.engine.vitals.slots()["thread"]
         assert capacity is not None
         await eventually(lambda: blocked == capacity, "every task thread to be blocked")
         # More of them than there are task threads, at once.

@@ -111,7 +111,7 @@ async def test_a_persisted_eager_task_that_cannot_be_kept_is_answered_with_503_a
         answer = await site.post(route, wait=False)
         assert answer.status_code == 503
         backend.release()
-        await manager.engine.counts(TaskQuery())
+        await manager.engine.lookup.counts(TaskQuery())
         assert not site.started.is_set()
         assert manager.store.list() == []
 

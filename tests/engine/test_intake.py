@@ -188,10 +188,10 @@ async def test_a_backend_that_keeps_commits_waiting_counts_as_failing_before_the
         backend.hold = inserts
         waiting = asyncio.create_task(manager.enqueue(job))
         await backend.holding.wait()
-        assert not manager.engine.backend_failing
+        assert not manager.engine.vitals.backend_failing
         await clock.advance(2)
-        assert manager.engine.backend_failing
+        assert manager.engine.vitals.backend_failing
         assert not waiting.done()
         backend.release()
         await waiting
-        assert not manager.engine.backend_failing
+        assert not manager.engine.vitals.backend_failing

@@ -311,7 +311,7 @@ class TaskMachine(RuleBasedStateMachine):
         stored: dict[str, TaskRecord] = {}
         cursor: str | None = None
         while True:
-            page = await engine.page(TaskQuery(limit=100, cursor=cursor))
+            page = await engine.lookup.page(TaskQuery(limit=100, cursor=cursor))
             stored.update((record.task_id, record) for record in page.records)
             if (cursor := page.next_cursor) is None:
                 break
@@ -333,7 +333,7 @@ class TaskMachine(RuleBasedStateMachine):
             pending = sum(r.queue == name and r.status is TaskStatus.PENDING for r in stored.values())
             assert queue.ready + queue.delayed == pending, (name, queue)
             assert queue.running == sum(r.queue == name and r.status is TaskStatus.RUNNING for r in stored.values())
-        counts = await engine.counts(TaskQuery())
+        counts = await engine.lookup.counts(TaskQuery())
         assert {status: count for status, count in counts.by_status.items() if count} == dict(statuses)
         assert self.live_ids() == {task_id for task_id, record in stored.items() if not record.status.finished}
         self.check_metrics()

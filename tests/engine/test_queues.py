@@ -238,7 +238,7 @@ async def test_what_comes_back_after_a_restart_obeys_the_limits() -> None:
         for _ in range(30):
             await yard.let_one_go()
             await yard.holds(min(2, 30 - yard.done))
-        counts = await second.engine.counts(TaskQuery())
+        counts = await second.engine.lookup.counts(TaskQuery())
     assert max(yard.crowds) == 1
     assert yard.done == 30
     assert counts.by_status == {TaskStatus.SUCCESS: 30}

@@ -37,7 +37,7 @@ async def test_task_log_is_kept_in_order_with_level_extra_and_attempt(executor: 
     async with started(manager):
         task_id = await manager.enqueue(job)
         await finish(manager, task_id)
-        entries = await manager.engine.logs(task_id)
+        entries = await manager.engine.lookup.logs(task_id)
     expected = [("first", "info", {"size": 3}), ("second", "warning", {})]
     assert [(e.message, e.level, e.extra) for e in entries] == expected * 2
     assert [e.attempt for e in entries] == [0, 0, 1, 1]

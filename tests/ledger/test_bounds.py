@@ -127,7 +127,7 @@ async def test_log_entries_and_error_text_are_capped_and_say_so(fleet: Fleet) ->
     task_id, other = await manager.enqueue(talkative), await manager.enqueue(verbose)
     await finish(manager, task_id)
     await finish(manager, other)
-    logs = await manager.engine.logs(task_id)
+    logs = await manager.engine.lookup.logs(task_id)
     stored = await fleet.storage.get(task_id)
     assert stored is not None
     assert [entry.message for entry in logs] == [f"line {number}" for number in range(MAX_LOG_ENTRIES)]
@@ -136,5 +136,5 @@ async def test_log_entries_and_error_text_are_capped_and_say_so(fleet: Fleet) ->
     assert stored.stacktrace is not None
     assert "characters cut]" in stored.stacktrace
     assert len(stored.stacktrace) < MAX_TEXT + 100
-    [line] = await manager.engine.logs(other)
+    [line] = await manager.engine.lookup.logs(other)
     assert line.message == "y" * MAX_TEXT + "… [9 characters cut]"

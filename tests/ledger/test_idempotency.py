@@ -72,7 +72,7 @@ async def test_a_key_is_free_again_when_the_task_that_held_it_is_deleted_here_or
         assert (await finish(one, ids[-1])).status is TaskStatus.SUCCESS
         assert await one.enqueue(job, idempotency_key="k") == ids[-1]
         # The original, and the duplicate that was refused.
-        assert await deleter.engine.delete_history(datetime.now(UTC)) == 2
+        assert await deleter.engine.cleaner.delete(datetime.now(UTC)) == 2
         ids.append(await one.enqueue(job, idempotency_key="k"))
     assert (await finish(one, ids[-1])).status is TaskStatus.SUCCESS
     assert len(set(ids)) == 3

@@ -57,7 +57,7 @@ async def test_of_many_retries_at_once_on_two_instances_one_wins_and_the_others_
     task_id = await one.enqueue(work.task, 1)
     assert (await finish(one, task_id)).status is TaskStatus.FAILED
     # Written as history by the first retry at the latest; another instance sees it only then.
-    assert await one.engine.logs(task_id) == []
+    assert await one.engine.lookup.logs(task_id) == []
 
     outcomes = await asyncio.gather(*(outcome(manager, task_id) for manager in (one, other) for _ in range(5)))
     [winner] = [found for found in outcomes if isinstance(found, TaskRecord)]

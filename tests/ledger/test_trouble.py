@@ -89,7 +89,7 @@ async def test_trouble_is_answered_with_503_and_passes_without_a_restart_or_a_lo
         service.gate.set()
         await eventually(lambda: service.ran.total() == 22, "the tasks that need no backend, and the end of the others")
         assert service.failures > 0
-        assert manager.engine.backend_failing
+        assert manager.engine.vitals.backend_failing
         for name in refused:
             record = manager.store.get(service.ids[name])
             assert record is not None
@@ -105,7 +105,7 @@ async def test_trouble_is_answered_with_503_and_passes_without_a_restart_or_a_lo
         acknowledged = ["long1", "long2", *before, *free, *after, "again"]
         for name in acknowledged:
             assert (await finish(manager, service.ids[name])).status is TaskStatus.SUCCESS, name
-        assert not manager.engine.backend_failing
+        assert not manager.engine.vitals.backend_failing
 
     assert service.ran == Counter(acknowledged)
     storage = trouble.backend()

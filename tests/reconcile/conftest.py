@@ -53,7 +53,7 @@ class Watched:
         for func in (good, good, good, bad):
             await finish(self.manager, await self.manager.enqueue(func))
         # Log entries are written a moment later, or before the first look.
-        await self.manager.engine.counts(TaskQuery())
+        await self.manager.engine.lookup.counts(TaskQuery())
 
     def scrape(self) -> str:
         return self.manager.metrics.render("text/plain")[0].decode()

@@ -69,7 +69,7 @@ async def test_a_counter_that_says_something_else_is_named(
 
 
 async def test_only_what_came_after_the_baseline_counts(watched: Watched) -> None:
-    good = next(record for record in (await watched.manager.engine.page(TaskQuery())).records)
+    good = next(record for record in (await watched.manager.engine.lookup.page(TaskQuery())).records)
     since = good.created_at + timedelta(microseconds=1)
     before = watched.page
     assert await reconcile(watched.backend, since=since, metrics={"page": before}, baseline=before) == []

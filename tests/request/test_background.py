@@ -114,7 +114,7 @@ async def test_after_one_that_failed_the_rest_of_the_undecorated_ones_is_cancell
         answer = await post(app, "/fails")
         assert isinstance(answer.error, LookupError)
         await eventually(lambda: manager.store.list() == [], "the end of all")
-        records = (await manager.engine.page(TaskQuery())).records
+        records = (await manager.engine.lookup.page(TaskQuery())).records
         by_status = sorted(((str(record.status), record.reason) for record in records), key=str)
         assert by_status == [
             ("cancelled", "earlier_failed"),
@@ -227,7 +227,7 @@ async def test_a_declared_task_in_background_tasks_made_by_hand_is_managed(
     TaskAdmin(app, manager)
     async with running(app):
         await post(app, "/injected" if injected else "/plain", log=log)
-        (record,) = (await manager.engine.page(TaskQuery())).records
+        (record,) = (await manager.engine.lookup.page(TaskQuery())).records
         ended = await manager.wait(record.task_id, WAIT)
     assert record.persisted
     assert ended.status is (TaskStatus.CANCELLED if fails else TaskStatus.SUCCESS)
@@ -249,7 +249,7 @@ async def test_a_declared_task_appended_by_hand_to_managed_tasks_is_managed(tmp_
     TaskAdmin(app, manager)
     async with running(app):
         await post(app, "/")
-        (record,) = (await manager.engine.page(TaskQuery())).records
+        (record,) = (await manager.engine.lookup.page(TaskQuery())).records
         assert record.persisted
         assert (await manager.wait(record.task_id, WAIT)).status is TaskStatus.SUCCESS
     assert sorted(log) == ["native", "task"]

@@ -77,6 +77,26 @@ class FakeQueue:
     oldest_ready_age: float = 0.0
 
 
+class FakeQueues(dict[str, FakeQueue]):
+    """Queues that do nothing."""
+
+    def stats(self) -> Mapping[str, FakeQueue]:
+        return {name: replace(queue) for name, queue in self.items()}
+
+    async def update(
+        self, name: str, *, concurrency: int | EllipsisType | None = ..., max_size: int | EllipsisType | None = ...
+    ) -> None:
+        for field, value in (("concurrency", concurrency), ("max_size", max_size)):
+            if value is not ...:
+                setattr(self[name], field, value)
+
+    async def pause(self, name: str) -> None:
+        self[name].paused = True
+
+    async def resume(self, name: str) -> None:
+        self[name].paused = False
+
+
 class FakeSchedules:
     """Schedules that stand still until someone asks."""
 
@@ -132,10 +152,10 @@ class FakeEngine:
     def __init__(self) -> None:
         self.records: dict[str, TaskRecord] = {}
         self.log_entries: dict[str, list[LogEntry]] = {}
-        self.queues = {
-            "default": FakeQueue("default", concurrency=8),
-            "mail": FakeQueue("mail", concurrency=2, max_size=50),
-        }
+        self.queues = FakeQueues(
+            default=FakeQueue("default", concurrency=8), mail=FakeQueue("mail", concurrency=2, max_size=50)
+        )
+        self.lookup = self.control = self.cleaner = self.vitals = self
         self.schedules = FakeSchedules(self)
         self.stream = LiveStream()
         self.state = EngineState.RUNNING
@@ -238,31 +258,11 @@ class FakeEngine:
         record.retried_by = twin.task_id
         return self.put(twin).copy()
 
-    async def delete_history(self, before: datetime) -> int:
+    async def delete(self, before: datetime) -> int:
         gone = [record.task_id for record in self.records.values() if record.end_time and record.end_time < before]
         for task_id in gone:
             del self.records[task_id]
         return len(gone)
-
-    def queue_stats(self) -> Mapping[str, FakeQueue]:
-        return {name: replace(queue) for name, queue in self.queues.items()}
-
-    async def update_queue_config(
-        self,
-        name: str,
-        *,
-        concurrency: int | EllipsisType | None = ...,
-        max_size: int | EllipsisType | None = ...,
-    ) -> None:
-        for field, value in (("concurrency", concurrency), ("max_size", max_size)):
-            if value is not ...:
-                setattr(self.queues[name], field, value)
-
-    async def pause_queue(self, name: str) -> None:
-        self.queues[name].paused = True
-
-    async def resume_queue(self, name: str) -> None:
-        self.queues[name].paused = False
 
     async def instances(self) -> list[Instance]:
         self._fail()

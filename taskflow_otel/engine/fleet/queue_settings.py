@@ -1,14 +1,16 @@
-"""Queue limits changed at run time: stored in the backend, the same on every instance."""
+"""The queues as people see and change them; a change is stored in the backend, the same on every instance."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Callable, Mapping
+from types import EllipsisType
 from typing import Any
 
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.engine.queues import Queue, Queues
+from taskflow_otel.engine.life import Life
+from taskflow_otel.engine.queues import Queue, Queues, QueueStats
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.options import QueueConfig
 from taskflow_otel.runtime.clock import Clock
@@ -20,7 +22,7 @@ _PREFIX = "queue:"
 
 
 class QueueSettings(Service):
-    """Applies the changes of run time on top of the configuration of the queues.
+    """Shows the queues, and applies the changes of run time on top of the configuration of the queues.
 
     A change is written first, one setting for each field, and then applied here. The other instances see it in their
     next round, later processes when they start. Before the engine starts, a change is only a change of the
@@ -33,13 +35,14 @@ class QueueSettings(Service):
         clock: Clock,
         interval: float,
         queues: Queues,
-        running: Callable[[], bool],
+        life: Life,
         on_change: Callable[[], None],
     ) -> None:
         super().__init__("queue-settings", interval, clock)
         self._backend = backend
+        self._clock = clock
         self._queues = queues
-        self._running = running
+        self._life = life
         self._on_change = on_change
         self._configured = {queue.name: _state(queue) for queue in queues.all()}
         self._changes = 0
@@ -59,15 +62,38 @@ class QueueSettings(Service):
         for name, state in states.items():
             self._apply(name, state)
 
-    async def change(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Change fields (`concurrency`, `max_size`, `paused`) of one queue, on all instances, permanently.
+    def stats(self) -> dict[str, QueueStats]:
+        """The queues of this process at this moment."""
+        now = self._clock.monotonic()
+        return {queue.name: queue.stats(now) for queue in self._queues.all()}
+
+    def check(self, name: str) -> None:
+        """Raise `UnknownQueueError` unless there is such a queue."""
+        self._queues.get(name)
+
+    async def update(
+        self, name: str, *, concurrency: int | EllipsisType | None = ..., max_size: int | EllipsisType | None = ...
+    ) -> None:
+        """Change the limits of a queue on all instances, permanently: `...` keeps a limit, `None` lifts it.
 
         Raises `UnknownQueueError`, `ConfigurationError` for an invalid limit, and `BackendError` if the change could
         not be written; nothing is changed then.
         """
+        given = {"concurrency": concurrency, "max_size": max_size}
+        await self._change(name, {field: value for field, value in given.items() if value is not ...})
+
+    async def pause(self, name: str) -> None:
+        """Start no further task of a queue, on all instances and after a restart too; running tasks end as usual."""
+        await self._change(name, {"paused": True})
+
+    async def resume(self, name: str) -> None:
+        """Start the tasks of a queue again."""
+        await self._change(name, {"paused": False})
+
+    async def _change(self, name: str, fields: Mapping[str, Any]) -> None:
         state = {**_state(self._queues.get(name)), **fields}
         QueueConfig(concurrency=state["concurrency"], max_size=state["max_size"])
-        if self._running():
+        if self._life.running:
             for field, value in fields.items():
                 # A queue without a setting is not paused.
                 text = None if field == "paused" and not value else json.dumps(value)

@@ -13,9 +13,9 @@ _DELETE_PAUSE = 0.05
 
 
 class Cleaner(Service):
-    """Deletes finished tasks older than the retention, in small batches with pauses between them."""
+    """Deletes finished tasks, in small batches with pauses between them; as a service those older than `retention`."""
 
-    def __init__(self, backend: Backend, clock: Clock, interval: float, retention: timedelta) -> None:
+    def __init__(self, backend: Backend, clock: Clock, interval: float, retention: timedelta | None) -> None:
         super().__init__("cleaner", interval, clock)
         self._backend = backend
         self._clock = clock
@@ -23,15 +23,15 @@ class Cleaner(Service):
 
     async def tick(self) -> None:
         """Delete the tasks that are too old."""
-        await delete_history(self._backend, self._clock, self._clock.now() - self._retention)
+        if self._retention is not None:
+            await self.delete(self._clock.now() - self._retention)
 
-
-async def delete_history(backend: Backend, clock: Clock, before: datetime) -> int:
-    """Delete finished tasks that ended before a moment, in small batches; return how many."""
-    deleted = 0
-    while True:
-        count = await backend.delete_finished(before, _DELETE_BATCH)
-        deleted += count
-        if count < _DELETE_BATCH:
-            return deleted
-        await clock.sleep(_DELETE_PAUSE)
+    async def delete(self, before: datetime) -> int:
+        """Delete the tasks of all instances that ended before a moment; return how many."""
+        deleted = 0
+        while True:
+            count = await self._backend.delete_finished(before, _DELETE_BATCH)
+            deleted += count
+            if count < _DELETE_BATCH:
+                return deleted
+            await self._clock.sleep(_DELETE_PAUSE)

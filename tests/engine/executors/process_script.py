@@ -45,7 +45,7 @@ async def main(command: str, path: Path) -> None:
     if command == "weigh":
         task_id = await task_manager.enqueue(weigh, Parcel(3), path)
         record = await task_manager.wait(task_id, timeout=60)
-        logs = await task_manager.engine.logs(task_id)
+        logs = await task_manager.engine.lookup.logs(task_id)
         sys.stdout.write(f"{record.status} {record.attempt} {record.error} {[entry.message for entry in logs]}\n")
     else:
         await task_manager.enqueue(sleep_long, path, command == "sleep in C")

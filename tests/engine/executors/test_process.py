@@ -108,7 +108,7 @@ async def run(manager: TaskManager, func: Callable[..., Any], *args: Any, **kwar
 
 
 async def messages(manager: TaskManager, task_id: str) -> list[str]:
-    return [entry.message for entry in await manager.engine.logs(task_id)]
+    return [entry.message for entry in await manager.engine.lookup.logs(task_id)]
 
 
 async def pid_in(path: Path) -> int:
@@ -156,7 +156,7 @@ async def test_no_more_children_run_than_there_may_be(start: Start, tmp_path: Pa
     pids = {await pid_in(tmp_path / "0"), await pid_in(tmp_path / "1")}
     assert children(os.getpid()) - before == pids
     assert not (tmp_path / "2").exists()
-    assert manager.engine.slots()["process"] == (2, 2)
+    assert manager.engine.vitals.slots()["process"] == (2, 2)
     (tmp_path / "go").touch()
     assert [(await manager.wait(task_id, timeout=60)).status for task_id in ids] == [TaskStatus.SUCCESS] * 4
     assert {await pid_in(tmp_path / str(number)) for number in range(4)} == pids
@@ -206,7 +206,7 @@ async def test_spans_made_in_the_child_come_back_below_the_span_of_the_attempt(s
     assert record.status is TaskStatus.SUCCESS, record.stacktrace
 
     attempt, inner, innermost = (spans.named(name) for name in ("process trace_it", "inner", "innermost"))
-    outer_log, inner_log = await manager.engine.logs(record.task_id)
+    outer_log, inner_log = await manager.engine.lookup.logs(record.task_id)
     assert attempt.context.trace_id == inner.context.trace_id == innermost.context.trace_id
     assert outer_log.extra["trace_id"] == trace.format_trace_id(attempt.context.trace_id)
     assert outer_log.extra["span_id"] == trace.format_span_id(attempt.context.span_id)

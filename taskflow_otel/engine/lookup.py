@@ -1,0 +1,94 @@
+"""What can be read of tasks: those of this process as they are now, and those of all instances as they are stored."""
+
+from __future__ import annotations
+
+import asyncio
+
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.ledger.ledger import Ledger
+from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.phase import Phase
+from taskflow_otel.errors import TaskNotFoundError
+from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.runtime.clock import Clock
+
+_FLUSH_BEFORE_READ = 1.0
+_POLL = 0.2
+"""Seconds between two looks at a task that another instance runs."""
+
+
+class Lookup:
+    """Reads tasks. Every record handed out is a copy."""
+
+    def __init__(self, backend: Backend, ledger: Ledger, tasks: LiveTasks, clock: Clock) -> None:
+        self._backend = backend
+        self._ledger = ledger
+        self._tasks = tasks
+        self._clock = clock
+
+    async def get(self, task_id: str) -> TaskRecord:
+        """A snapshot of one task; raises `TaskNotFoundError`."""
+        live = self._tasks.live(task_id)
+        if live is not None:
+            return live.record.copy()
+        stored = await self._backend.get(task_id)
+        if stored is None or not stored.status.finished:
+            # It may have finished here, with its history not written yet.
+            record = self._tasks.record(task_id)
+            if record is not None:
+                return record.copy()
+        if stored is None:
+            raise TaskNotFoundError(task_id)
+        return stored
+
+    async def logs(self, task_id: str) -> list[LogEntry]:
+        """The log of one task, in order."""
+        await self._ledger.flush(_FLUSH_BEFORE_READ)
+        return await self._backend.logs(task_id)
+
+    async def page(self, query: TaskQuery) -> TaskPage:
+        """One page of the tasks of all instances, newest first."""
+        await self._ledger.flush(_FLUSH_BEFORE_READ)
+        return await self._backend.page(query)
+
+    async def counts(self, query: TaskQuery) -> TaskCounts:
+        """Counts of the tasks of all instances."""
+        await self._ledger.flush(_FLUSH_BEFORE_READ)
+        return await self._backend.counts(query)
+
+    async def instances(self) -> list[Instance]:
+        """All instances that share the backend."""
+        return await self._backend.instances()
+
+    async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
+        """Return the task once it has finished, on whichever instance.
+
+        Raises `TaskNotFoundError`, and `TimeoutError` after `timeout` seconds.
+        """
+        if timeout is None and (live := self._tasks.live(task_id)) is not None:
+            await _finished(live)
+            if live.record.status.finished:
+                return live.record.copy()
+        async with asyncio.timeout(timeout):
+            while True:
+                live = self._tasks.live(task_id)
+                if live is not None:
+                    await _finished(live)
+                # A task that finished here needs no look at the backend.
+                record = self._tasks.record(task_id) or await self.get(task_id)
+                if record.status.finished:
+                    return record.copy()
+                if live is None:
+                    await self._clock.sleep(_POLL)
+
+
+async def _finished(task: LiveTask) -> None:
+    """Return once a task of this process has finished, or belongs to another instance."""
+    if task.phase is Phase.GONE:
+        return
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    if task.waiters is None:
+        task.waiters = []
+    task.waiters.append(waiter)
+    await waiter
