@@ -10,7 +10,7 @@ from cryptography.fernet import Fernet
 
 from taskflow_otel import TaskStatus
 from taskflow_otel.model.cipher import is_encrypted
-from taskflow_otel.model.equality import same
+from taskflow_otel.model.equality import equal
 from taskflow_otel.testing.clock import FakeClock
 from tests.ledger.fleet import LONG_AGO, Fleet
 from tests.ledger.values import TYPED, UNTYPED, Receive, takes_typed, takes_untyped
@@ -51,4 +51,4 @@ async def test_arguments_are_identical_after_a_restart(
     assert len(received) == 2
     for found in received:
         for name, value in values.items():
-            assert same(value, found[name], strict=True), (name, value, found[name])
+            assert equal(value, found[name], strict=True), (name, value, found[name])

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from taskflow_otel.errors import TaskArgumentError
-from taskflow_otel.model.equality import same
+from taskflow_otel.model.equality import equal
 from taskflow_otel.model.payload import Codec, readable_arguments
 from tests.model.things import (
     BERLIN,
@@ -131,7 +131,7 @@ ORDER = Order(
     ids=lambda item: inspect.formatannotation(item) if get_origin(item) or isinstance(item, type) else "",
 )
 def test_an_annotated_value_comes_back_identical(annotation: Any, value: Any) -> None:
-    assert same(value, round_trip(annotation, value), strict=True)
+    assert equal(value, round_trip(annotation, value), strict=True)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_an_annotated_value_comes_back_identical(annotation: Any, value: Any) ->
     ids=["smart union", "discriminated union", "recursive union, discriminated by an enum"],
 )
 def test_a_member_of_a_union_comes_back_as_that_member(annotation: Any, value: Any) -> None:
-    assert same(value, round_trip(annotation, value), strict=False)
+    assert equal(value, round_trip(annotation, value), strict=False)
 
 
 def test_star_arguments_follow_their_own_annotations() -> None:

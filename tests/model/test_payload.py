@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskflow_otel.errors import TaskArgumentError
-from taskflow_otel.model.equality import same
+from taskflow_otel.model.equality import equal
 from taskflow_otel.model.payload import Codec, readable_arguments
 from tests.model.things import (
     BERLIN,
@@ -142,8 +142,8 @@ def test_every_nesting_of_models_and_dataclasses_comes_back_identical(
     order: Order, more: list[Order | Line], named: list[Order]
 ) -> None:
     args, kwargs = ORDERS.decode(ORDERS.encode((order, *more), {"x": {Colour.RED: named}}))
-    assert same((order, *more), args, strict=True)
-    assert same({"x": {Colour.RED: named}}, kwargs, strict=True)
+    assert equal((order, *more), args, strict=True)
+    assert equal({"x": {Colour.RED: named}}, kwargs, strict=True)
 
 
 def test_parameters_may_change_places_while_tasks_wait() -> None:

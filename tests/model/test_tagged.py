@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from pydantic import BaseModel
 
-from taskflow_otel.model.equality import same
+from taskflow_otel.model.equality import equal
 from taskflow_otel.model.payload import Codec
 from tests.model.things import (
     BERLIN,
@@ -44,15 +44,15 @@ STANDARD: list[Any] = [
 @pytest.mark.parametrize("value", STANDARD, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("annotation", [Any, object, int, str, UUID | None, list[str]], ids=str)
 def test_a_standard_value_comes_back_identical_whatever_the_annotation_says(annotation: Any, value: Any) -> None:
-    assert same(value, round_trip(annotation, value), strict=True)
+    assert equal(value, round_trip(annotation, value), strict=True)
 
 
 @pytest.mark.parametrize("value", STANDARD, ids=lambda value: type(value).__name__)
 def test_a_standard_value_needs_no_annotation(value: Any) -> None:
     codec = Codec(untyped)
     args, kwargs = codec.decode(codec.encode((value, value), {"option": value}))
-    assert same((value, value), args, strict=True)
-    assert same({"option": value}, kwargs, strict=True)
+    assert equal((value, value), args, strict=True)
+    assert equal({"option": value}, kwargs, strict=True)
 
 
 def test_a_foreign_time_zone_comes_back_as_the_same_instant_and_offset() -> None:
@@ -76,5 +76,5 @@ def test_a_name_that_looks_like_a_tag_is_only_a_name() -> None:
 def test_every_nesting_of_standard_values_comes_back_identical(value: Any) -> None:
     codec = Codec(untyped)
     args, kwargs = codec.decode(codec.encode((value,), {"option": value}))
-    assert same((value,), args, strict=True)
-    assert same({"option": value}, kwargs, strict=True)
+    assert equal((value,), args, strict=True)
+    assert equal({"option": value}, kwargs, strict=True)

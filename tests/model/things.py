@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from hypothesis import strategies as st
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, computed_field
 
-from taskflow_otel.model.equality import same
+from taskflow_otel.model.equality import equal
 from taskflow_otel.model.payload import Codec
 
 
@@ -75,7 +75,7 @@ def round_trip(annotation: Any, value: Any) -> Any:
     nothing, by_name = codec.decode(codec.encode((), {"value": value}))
     assert none == {}
     assert nothing == ()
-    assert same(positional, by_name["value"], strict=False)
+    assert equal(positional, by_name["value"], strict=False)
     return positional
 
 

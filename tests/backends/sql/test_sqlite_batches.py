@@ -14,8 +14,9 @@ from taskflow_otel.backends.base import AppendLogs, Applied, Insert, Outcome, Up
 from taskflow_otel.backends.sql.batch import Batch, UnexpectedRowCount
 from taskflow_otel.backends.sql.dialects import SqliteDialect
 from taskflow_otel.backends.sql.schema import metadata
-from taskflow_otel.backends.sql.sqlite_batches import BatchConnection, WholeBatch
+from taskflow_otel.backends.sql.sqlite_batches import WholeBatch
 from taskflow_otel.backends.sql.statements import Statements
+from taskflow_otel.compat.aiosqlite import ScriptConnection
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.testing.backends.samples import BASE, finish, make_task
@@ -54,23 +55,23 @@ def statements() -> Statements:
 
 
 @pytest.fixture
-def connection() -> Iterator[BatchConnection]:
+def connection() -> Iterator[ScriptConnection]:
     """A database in memory with the tables."""
-    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(":memory:", factory=BatchConnection))
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(":memory:", factory=ScriptConnection))
     metadata.create_all(engine)
     raw = engine.raw_connection()
-    assert isinstance(raw.driver_connection, BatchConnection)
+    assert isinstance(raw.driver_connection, ScriptConnection)
     yield raw.driver_connection
     raw.close()
     engine.dispose()
 
 
-def rows_of(connection: BatchConnection, table: str) -> int:
+def rows_of(connection: ScriptConnection, table: str) -> int:
     (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
     return int(count)
 
 
-def test_rows_logs_and_counts_are_written_in_one_call(connection: BatchConnection, statements: Statements) -> None:
+def test_rows_logs_and_counts_are_written_in_one_call(connection: ScriptConnection, statements: Statements) -> None:
     task = finish(make_task())
     log = AppendLogs(task.task_id, (LogEntry(0, BASE, "info", "hello", 0, {}),))
     connection.executescript(WholeBatch(Batch(statements, [Insert(task), log]), statements, 0))
@@ -79,7 +80,7 @@ def test_rows_logs_and_counts_are_written_in_one_call(connection: BatchConnectio
     assert rows_of(connection, "taskflow_finished_counts") == 1
 
 
-def test_a_change_that_hits_no_row_undoes_all_the_others(connection: BatchConnection, statements: Statements) -> None:
+def test_a_change_that_hits_no_row_undoes_all_the_others(connection: ScriptConnection, statements: Statements) -> None:
     batch = Batch(statements, [Insert(make_task()), Update(started(make_task()))])
     with pytest.raises(UnexpectedRowCount):
         connection.executescript(WholeBatch(batch, statements, 0))
@@ -87,7 +88,7 @@ def test_a_change_that_hits_no_row_undoes_all_the_others(connection: BatchConnec
     assert rows_of(connection, "taskflow_tasks") == 0
 
 
-def test_an_error_of_sqlite_undoes_all_the_others(connection: BatchConnection, statements: Statements) -> None:
+def test_an_error_of_sqlite_undoes_all_the_others(connection: ScriptConnection, statements: Statements) -> None:
     connection.execute("DROP TABLE taskflow_task_logs")
     task = make_task()
     log = AppendLogs(task.task_id, (LogEntry(0, BASE, "info", "hello", 0, {}),))
@@ -96,6 +97,6 @@ def test_an_error_of_sqlite_undoes_all_the_others(connection: BatchConnection, s
     assert rows_of(connection, "taskflow_tasks") == 0
 
 
-def test_a_script_is_still_a_script(connection: BatchConnection) -> None:
+def test_a_script_is_still_a_script(connection: ScriptConnection) -> None:
     connection.executescript("CREATE TABLE one (a); CREATE TABLE other (a);")
     assert rows_of(connection, "one") == rows_of(connection, "other") == 0
