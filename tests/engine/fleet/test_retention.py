@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Insert
-from taskflow_otel.engine.fleet.retention import Cleaner, delete_history
+from taskflow_otel.engine.fleet.retention import Cleaner
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.testing.backends.samples import finish, make_task
 from taskflow_otel.testing.clock import FakeClock
@@ -43,7 +43,8 @@ async def test_others_get_the_backend_between_two_batches() -> None:
     clock, backend = FakeClock(), Batches()
     await backend.open()
     await backend.apply([Insert(finish(make_task())) for _ in range(1_200)])
-    deleting = asyncio.create_task(delete_history(backend, clock, clock.now() + timedelta(days=365)))
+    cleaner = Cleaner(backend, clock, 60, None)
+    deleting = asyncio.create_task(cleaner.delete(clock.now() + timedelta(days=365)))
     await clock.advance(0)
     assert (backend.deleted, deleting.done()) == ([500], False), "it waits before it goes on"
     await clock.advance(10)
