@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import EllipsisType
@@ -51,7 +52,7 @@ from taskflow_otel.request.bound import refuse_request_bound
 from taskflow_otel.request.injection import tasks_of
 from taskflow_otel.runtime.clock import Clock, SystemClock
 from taskflow_otel.runtime.garbage import FrozenStart
-from taskflow_otel.runtime.interrupts import on_interrupt
+from taskflow_otel.runtime.interrupts import on_signals
 
 logger = logging.getLogger("taskflow_otel")
 
@@ -343,7 +344,7 @@ class TaskManager:
             # Streams end first: the server waits for its connections, and need not wait for the drain as well.
             self.stream.close()
             try:
-                with on_interrupt(self.engine.cut_short):
+                with on_signals((signal.SIGINT,), self.engine.cut_short):
                     await self.engine.stop()
             finally:
                 self._registry.close()

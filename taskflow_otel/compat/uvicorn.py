@@ -13,23 +13,15 @@ from typing import Any
 
 from starlette.types import Scope
 
+from taskflow_otel.compat.coroutines import variables_of
+
 
 def running_servers() -> list[Any]:
     """The uvicorn servers of the running event loop."""
     module = sys.modules.get("uvicorn.server")
     if module is None:
         return []
-    serving = module.Server.serve.__code__
-    found = []
-    for task in asyncio.all_tasks():
-        # From the task's coroutine inward: a coroutine of the application may await `serve`.
-        coroutine: Any = task.get_coro()
-        while (frame := getattr(coroutine, "cr_frame", None)) is not None:
-            if coroutine.cr_code is serving:
-                found.append(frame.f_locals["self"])
-                break
-            coroutine = coroutine.cr_await
-    return found
+    return [variables["self"] for variables in variables_of(module.Server.serve.__code__)]
 
 
 def any_stopping(servers: list[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""The effect of a further Ctrl-C during a shutdown."""
+"""Hearing signals that somebody else handles."""
 
 from __future__ import annotations
 
@@ -6,29 +6,43 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 
 @contextmanager
-def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
-    """Inside the `with` block, call back on the running event loop for each SIGINT; the previous handler still runs.
+def on_signals(numbers: tuple[signal.Signals, ...], callback: Callable[[], None]) -> Iterator[None]:
+    """Call back on the running event loop for each of these signals inside; whoever handled them before still does.
 
-    No effect outside the main thread, or if Python does not handle SIGINT.
+    Without effect in other threads than the main one, and for signals that Python does not handle.
     """
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+    with ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            for number in numbers:
+                stack.enter_context(_on_signal(number, callback))
+        yield
+
+
+@contextmanager
+def _on_signal(number: signal.Signals, callback: Callable[[], None]) -> Iterator[None]:
+    previous = signal.getsignal(number)
+    if not callable(previous):
         yield
         return
     loop = asyncio.get_running_loop()
+    listening = True
 
     def handle(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(callback)
+        # It stays in the chain when somebody has wrapped it and keeps it.
+        if listening:
+            loop.call_soon_threadsafe(callback)
         previous(number, frame)
 
-    signal.signal(signal.SIGINT, handle)
+    # A handler that was added to the loop is told by the wakeup file descriptor, whatever handles the signal here.
+    signal.signal(number, handle)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is handle:
-            signal.signal(signal.SIGINT, previous)
+        listening = False
+        if signal.getsignal(number) is handle:
+            signal.signal(number, previous)

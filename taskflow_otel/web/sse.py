@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from taskflow_otel.compat.uvicorn import any_stopping, running_servers, transport_of
 from taskflow_otel.exporters.stream import frame
 from taskflow_otel.web.ports import EventSource
+from taskflow_otel.web.servers import ServerWatch
 
 RECONNECT_MS = 2_000
 HEARTBEAT = 15.0
@@ -47,7 +47,8 @@ class EventStreams:
         self._send_timeout = send_timeout
         self._heartbeat = heartbeat
         self._open: set[EventStreamResponse] = set()
-        self._servers: list[Any] = []
+        self._server: ServerWatch | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._stopping: asyncio.Future[None] | None = None
 
     def open(self, last_event_id: str | None, *, until: float | None) -> EventStreamResponse:
@@ -64,17 +65,21 @@ class EventStreams:
             return False
         if not self._open:
             loop = asyncio.get_running_loop()
-            self._servers = running_servers()
+            self._server = ServerWatch()
             self._stopping = loop.create_future()
-            loop.call_later(_LOOK, self._look)
+            self._looking = loop.call_later(_LOOK, self._look)
         self._open.add(response)
         return True
 
     def leave(self, response: EventStreamResponse, scope: Scope) -> None:
         """The stream has ended. A client that does not read must not hold up the end of the server either."""
         self._open.discard(response)
-        if self.stopping and (transport := transport_of(scope, self._servers)) is not None:
-            asyncio.get_running_loop().call_later(_LAST_SEND_TIMEOUT, transport.abort)
+        if self.stopping and (cut := self._cutter_of(scope)) is not None:
+            asyncio.get_running_loop().call_later(_LAST_SEND_TIMEOUT, cut)
+        if not self._open and self._server is not None and self._looking is not None:
+            self._looking.cancel()
+            self._server.close()
+            self._server = None
 
     @property
     def stopping(self) -> bool:
@@ -88,17 +93,20 @@ class EventStreams:
 
     async def cut_off(self, scope: Scope) -> None:
         """Close the connection of a client that does not read, with what waits in its write buffer."""
-        if (transport := transport_of(scope, self._servers)) is not None:
-            transport.abort()
+        if (cut := self._cutter_of(scope)) is not None:
+            cut()
             # The server learns of it at the next turn of the loop.
             await asyncio.sleep(0)
 
+    def _cutter_of(self, scope: Scope) -> Callable[[], object] | None:
+        return None if self._server is None else self._server.cutter_of(scope)
+
     def _look(self) -> None:
-        if not self._open or self._stopping is None:
+        if self._server is None or self._stopping is None:
             return
         loop = asyncio.get_running_loop()
-        if not any_stopping(self._servers):
-            loop.call_later(_LOOK, self._look)
+        if not self._server.stopping:
+            self._looking = loop.call_later(_LOOK, self._look)
             return
         self._stopping.set_result(None)
         for response in self._open:

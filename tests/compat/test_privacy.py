@@ -17,11 +17,12 @@ PROMISED = {
     "opentelemetry.sdk._logs.export",
     "os._exit",  # documented; the underscore warns of what it does
 }
-UNPROMISED = {"fastapi.dependencies", "uvicorn", "anyio.from_thread"}
+UNPROMISED = {"fastapi.dependencies", "granian", "hypercorn", "uvicorn", "anyio.from_thread"}
 """Modules whose names look public, and which their documentation does not promise or an application may not have."""
 HOOKED = {
     "build_middleware_stack",
     "id_generator",
+    "interrupt_signal",
     "lifespan_context",
     "middleware_stack",
     "should_exit",

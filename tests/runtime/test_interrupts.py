@@ -1,66 +1,93 @@
-"""A further Ctrl-C while something is being ended in order."""
+"""A signal is heard beside whoever handles it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from types import FrameType
 
 import pytest
 
-from taskflow_otel.runtime.interrupts import on_interrupt
+from taskflow_otel.runtime.interrupts import on_signals
+from tests.waiting import eventually
+
+NUMBER = signal.SIGUSR1
 
 
-@pytest.fixture
-def handled() -> Iterator[list[int]]:
-    """The signals that the handler of the application gets."""
-    numbers: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        numbers.append(number)
-
-    previous = signal.signal(signal.SIGINT, handle)
-    yield numbers
-    signal.signal(signal.SIGINT, previous)
+@pytest.fixture(autouse=True)
+def before() -> Iterator[None]:
+    previous = signal.getsignal(NUMBER)
+    yield
+    signal.signal(NUMBER, previous)
 
 
-async def test_each_interrupt_calls_back_and_reaches_whoever_handled_it_before(handled: list[int]) -> None:
-    called = asyncio.Event()
-    before = signal.getsignal(signal.SIGINT)
-    with on_interrupt(called.set):
-        for number in (1, 2):
-            called.clear()
-            os.kill(os.getpid(), signal.SIGINT)
-            async with asyncio.timeout(20):
-                await called.wait()
-            assert len(handled) == number
-    assert signal.getsignal(signal.SIGINT) is before
+def raise_it() -> None:
+    os.kill(os.getpid(), NUMBER)
 
 
-async def test_a_handler_that_was_set_inside_stays(handled: list[int]) -> None:
-    with on_interrupt(lambda: None):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+@pytest.mark.parametrize("handled", ["by a function", "by the loop"])
+async def test_a_signal_is_heard_and_still_handled(handled: str) -> None:
+    handlings, heard = [], []
+    if handled == "by the loop":
+        asyncio.get_running_loop().add_signal_handler(NUMBER, handlings.append, 1)
+    else:
+        signal.signal(NUMBER, lambda number, frame: handlings.append(1))
+    handler = signal.getsignal(NUMBER)
+    with on_signals((NUMBER,), lambda: heard.append(1)):
+        raise_it()
+        await eventually(lambda: (handlings, heard) == ([1], [1]), "the signal")
+    assert signal.getsignal(NUMBER) is handler
+    raise_it()
+    await eventually(lambda: handlings == [1, 1], "the second signal")
+    assert heard == [1]
+    asyncio.get_running_loop().remove_signal_handler(NUMBER)
 
 
-async def test_where_python_does_not_handle_the_signal_nothing_changes(handled: list[int]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with on_interrupt(lambda: None):
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+async def test_what_has_wrapped_the_handler_since_stays_and_the_signal_is_no_longer_heard() -> None:
+    handlings, heard = [], []
+    signal.signal(NUMBER, lambda number, frame: handlings.append("before"))
+    with on_signals((NUMBER,), lambda: heard.append(1)):
+        inner = signal.getsignal(NUMBER)
+        assert callable(inner)
+
+        def wrapping(number: int, frame: object) -> None:
+            handlings.append("since")
+            inner(number, None)
+
+        signal.signal(NUMBER, wrapping)
+    assert signal.getsignal(NUMBER) is wrapping
+    raise_it()
+    await eventually(lambda: handlings == ["since", "before"], "the signal")
+    assert heard == []
 
 
-def test_in_another_thread_nothing_changes(handled: list[int]) -> None:
-    inside: list[object] = []
+async def test_a_handler_that_was_set_inside_stays() -> None:
+    signal.signal(NUMBER, lambda number, frame: None)
+    with on_signals((NUMBER,), lambda: None):
+        signal.signal(NUMBER, signal.SIG_IGN)
+    assert signal.getsignal(NUMBER) is signal.SIG_IGN
 
-    def elsewhere() -> None:
-        with on_interrupt(lambda: None):
-            inside.append(signal.getsignal(signal.SIGINT))
 
-    before = signal.getsignal(signal.SIGINT)
-    thread = threading.Thread(target=elsewhere)
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+async def test_what_python_does_not_handle_is_left_as_it_is(handler: signal.Handlers) -> None:
+    signal.signal(NUMBER, handler)
+    with on_signals((NUMBER,), lambda: None):
+        assert signal.getsignal(NUMBER) is handler
+
+
+def test_in_another_thread_nothing_is_changed() -> None:
+    signal.signal(NUMBER, lambda number, frame: None)
+    seen = []
+
+    async def look() -> None:
+        before = signal.getsignal(NUMBER)
+        with on_signals((NUMBER,), lambda: None), contextlib.suppress(RuntimeError):
+            seen.append(signal.getsignal(NUMBER) is before)
+
+    thread = threading.Thread(target=lambda: asyncio.run(look()))
     thread.start()
-    thread.join(20)
-    assert inside == [before]
+    thread.join()
+    assert seen == [True]

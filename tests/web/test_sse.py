@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.web.sse import MAX_STREAMS, EventStreams, frames
+from tests.apps.watched_app import UNSIGNALLED, UVICORN, WAYS
 from tests.exporters.story import Story
 from tests.procs import ROOT
 from tests.servers import free_port, spawn
@@ -168,9 +169,14 @@ async def test_a_watcher_that_does_not_read_is_cut_off(
             await eventually(lambda: not served.server.server_state.connections, "the end of its connection")
 
 
-@pytest.mark.parametrize("way", ["uvicorn's own handler", "a wrapped handler", "a handler of the loop", "a thread"])
-@pytest.mark.parametrize("close", [False, True], ids=["keep-alive", "connection: close"])
-def test_watchers_do_not_hold_up_the_stop_whoever_handles_the_signal(way: str, close: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("way", "close"),
+    [*((way, False) for way in (*WAYS, *UNSIGNALLED)), *((way, True) for way in WAYS if WAYS[way] in UVICORN)],
+)
+def test_watchers_do_not_hold_up_the_stop_whoever_serves_and_whatever_tells_it_to_stop(
+    way: str, close: bool, tmp_path: Path
+) -> None:
+    """One watcher reads, and the other one does not."""
     port, log = free_port(), tmp_path / "app.log"
     process = spawn(
         [sys.executable, "-m", "tests.apps.watched_app", str(port), way],
@@ -196,10 +202,15 @@ def test_watchers_do_not_hold_up_the_stop_whoever_handles_the_signal(way: str, c
             next(lines)
             httpx.post(f"{url}/flood").raise_for_status()
             next(line for line in lines if '"success"' in line)
-            process.send_signal(signal.SIGTERM)
+            if way in UNSIGNALLED:
+                httpx.post(f"{url}/stop").raise_for_status()
+            else:
+                process.send_signal(signal.SIGTERM)
             list(lines)
             process.wait(20)
-        assert "stopped in order" in log.read_text()
+        said = [line for line in log.read_text().splitlines() if line in ("the lifespan has ended", "stopped in order")]
+        assert said == ["the lifespan has ended", "stopped in order"]
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
