@@ -298,8 +298,10 @@ class TaskManager:
         self._applications.mount(app)
 
     def install(self, app: FastAPI) -> None:
-        """Give the managed tasks to routes of this application that ask for `BackgroundTasks`."""
-        self.init_app(app)
+        """Give the managed tasks to routes of this application that ask for `BackgroundTasks`.
+
+        Raises `ConfigurationError` if they get those of another manager already, or the application has started.
+        """
         self._applications.install(app)
 
     async def startup(self) -> None:
@@ -308,14 +310,20 @@ class TaskManager:
         Raises the errors of the backend if it cannot be opened.
         """
         if self.engine.lost_its_loop:
-            logger.warning(
-                "the event loop of this TaskManager was closed without shutdown(): running tasks were cut off; those "
-                "that are persisted are taken over now"
-            )
-            self._users, self._lifecycle_lock = 0, None
-            self._registry.close()
-            self._stop_capture()
-            await self.engine.abandon()
+            await self._abandon()
+        await self.engine.at_home(self._startup())
+
+    async def _abandon(self) -> None:
+        logger.warning(
+            "the event loop of this TaskManager was closed without shutdown(): running tasks were cut off; the next "
+            "start takes over those that are persisted"
+        )
+        self._users, self._lifecycle_lock = 0, None
+        self._registry.close()
+        self._stop_capture()
+        await self.engine.abandon()
+
+    async def _startup(self) -> None:
         if self._lifecycle_lock is None:
             self._lifecycle_lock = asyncio.Lock()
         async with self._lifecycle_lock:
@@ -335,6 +343,11 @@ class TaskManager:
 
     async def shutdown(self) -> None:
         """Drain and stop the engine; nothing runs after it has returned. Harmless if it is not running."""
+        if self.engine.lost_its_loop:
+            await self._abandon()
+        await self.engine.at_home(self._shutdown())
+
+    async def _shutdown(self) -> None:
         if self._lifecycle_lock is None:
             return
         async with self._lifecycle_lock:
@@ -354,7 +367,7 @@ class TaskManager:
                 self._lifecycle_lock = None
 
     async def enqueue(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-        """Enqueue a task from anywhere on the manager's event loop; return its id (if persisted, after the commit).
+        """Enqueue a task from anywhere, also from other event loops; return its id (if persisted, after the commit).
 
         Takes the options of `add_task` besides the function's own arguments. Raises the errors of `add_task`, and
         `BackendUnavailableError` if the commit failed: then the task does not run.

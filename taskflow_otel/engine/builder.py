@@ -6,7 +6,7 @@ Nothing here reads queues, the ledger or exporters: only the caller knows the ta
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -57,6 +57,8 @@ class TaskBuilder:
         self._clock = clock
         self._membership = membership
         self._cipher = cipher
+        self.seals: Collection[str] = () if cipher is None else cipher.seals
+        """Of the stored arguments that can be read here besides plain ones."""
         self._durable = durable
         self._persist_all = persist_all
         self._templates: dict[TaskDefinition, TaskRecord] = {}
@@ -151,7 +153,7 @@ class TaskBuilder:
     def readable(self, payload: str) -> bool:
         """Whether this process has the key of stored arguments, where they say which it is."""
         seal = seal_of(payload)
-        return seal is None or (self._cipher is not None and seal in self._cipher.seals)
+        return seal is None or seal in self.seals
 
     def _renewed(self, payload: str) -> str:
         """Stored arguments as a new task is to keep them: encrypted with the first key, where there is one."""

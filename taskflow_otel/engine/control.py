@@ -12,7 +12,7 @@ from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.executors.base import Executor
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.ledger.ledger import Ledger
-from taskflow_otel.engine.life import Life
+from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.lookup import Lookup
@@ -58,18 +58,19 @@ class Control:
         self._registry = registry
         self._tasks = tasks
         self._queues = queues
-        self._lifecycle = lifecycle
+        self.lifecycle = lifecycle
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._builder = builder
         self._intake = intake
         self._executors = executors
         self._timers = timers
-        self._life = life
+        self.life = life
         self._grace = cancel_grace
         self.stuck: dict[str, str] = {}
         """The executors, by task id, of attempts that were asked to stop and still run."""
 
+    @at_home
     async def cancel(self, task_id: str) -> TaskRecord:
         """Cancel a task. A pending one never runs; a running one is stopped or, in a thread, asked to stop.
 
@@ -107,9 +108,9 @@ class Control:
                 self._stop_waiting(task)
                 task.advance(Step.END)
                 try:
-                    await self._lifecycle.move(task, Transition.CANCELLED, reason=reason)
+                    await self.lifecycle.move(task, Transition.CANCELLED, reason=reason)
                 except StaleTokenError:
-                    self._lifecycle.refused(task)
+                    self.lifecycle.refused(task)
             case Phase.STARTING | Phase.RUNNING:
                 self._ask(task, reason)
             case Phase.ENDING if task.attempt is not None and not task.attempt.done():
@@ -134,7 +135,7 @@ class Control:
     def forget(self, task: LiveTask) -> None:
         """Forget a task of a stopped engine."""
         self._stop_waiting(task)
-        self._lifecycle.forgotten(task)
+        self.lifecycle.forgotten(task)
 
     async def rejoin(self, instance_id: str) -> None:
         """Forget the tasks that others have taken over from this process, and own the rest under a new id."""
@@ -158,7 +159,7 @@ class Control:
     def leave_to_owner(self, task: LiveTask) -> None:
         """Forget a task that waits here and belongs to another instance now."""
         self._stop_waiting(task)
-        self._lifecycle.refused(task)
+        self.lifecycle.refused(task)
 
     def _stop_waiting(self, task: LiveTask) -> None:
         queue = self._queues.of(task)
@@ -218,6 +219,7 @@ class Control:
             self._grace,
         )
 
+    @at_home
     async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
         """Make a new task from a finished one and return it; a successful one needs `rerun`.
 
@@ -225,7 +227,7 @@ class Control:
         `TaskStateError` if it has not finished, has succeeded, is being retried already, or its arguments were not
         stored. If several instances retry it at once, one succeeds, and the errors of the others name the new task.
         """
-        self._life.require_running()
+        self.life.require_running()
         # The original may have finished here a moment ago: it must be stored before a retry can link to it.
         await self._ledger.flush(_FLUSH_BEFORE_LINK)
         original = await self._lookup.get(task_id)

@@ -8,7 +8,7 @@ from typing import Any
 
 from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.intake import Intake, Taken
-from taskflow_otel.engine.life import Life
+from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.phase import Phase
@@ -35,14 +35,14 @@ class Door:
         self._background = background
         self._lookup = lookup
         self._registry = registry
-        self._life = life
+        self.life = life
         self.call_on_loop = life.call_on_loop
         """Calls a function on the engine's thread."""
 
     @property
     def open(self) -> bool:
         """Whether the engine takes tasks."""
-        return self._life.running
+        return self.life.running
 
     def is_declared(self, func: Callable[..., Any]) -> bool:
         """Whether a function is a task, or leads to one."""
@@ -59,29 +59,31 @@ class Door:
 
         Raises `NotStartedError`, and what `TaskBuilder.build` and `Intake.take` raise.
         """
-        self._life.require_running()
+        self.life.require_running()
         return self._intake.take(self._builder.build(func, args, kwargs, options))
 
+    @at_home
     async def make_known(self, tasks: Sequence[LiveTask]) -> None:
         """Commit new tasks and publish them; see `Intake.make_known`."""
         await self._intake.make_known(tasks)
 
     def hand_over(self, tasks: Sequence[LiveTask]) -> None:
         """Let known tasks start."""
-        self._intake.hand_over(tasks)
+        self.life.call_on_loop(self._intake.hand_over, tasks)
 
     def withdraw(self, tasks: Sequence[LiveTask], reason: Reason) -> None:
         """End tasks whose request failed: they never run. Does not depend on the caller, who may be cancelled."""
-        self._background.own(self._intake.withdraw(tasks, reason))
+        self.life.call_on_loop(self._withdraw, tasks, reason)
 
     def start_soon(self, task: LiveTask) -> None:
         """Make a task known and hand it over in the background. Callable from any thread."""
-        self._life.call_on_loop(self._start, task)
+        self.life.call_on_loop(self._start, task)
 
     async def finished(self, task: LiveTask) -> None:
         """Return once a task has finished."""
         await self._lookup.wait(task.id)
 
+    @at_home
     async def arrived(self, tasks: Sequence[LiveTask]) -> None:
         """Wait for the commits of tasks given to `start_soon`; raises `BackendError` when one failed."""
         for task in tasks:
@@ -90,6 +92,7 @@ class Door:
                 if not task.arrival.cancelled() and (exc := task.arrival.exception()) is not None:
                     raise exc
 
+    @at_home
     async def enqueue(
         self,
         func: Callable[..., Any],
@@ -106,6 +109,9 @@ class Door:
             return task_id
         await self._enter(task)
         return task.record.duplicate_of or task_id
+
+    def _withdraw(self, tasks: Sequence[LiveTask], reason: Reason) -> None:
+        self._background.own(self._intake.withdraw(tasks, reason))
 
     def _start(self, task: LiveTask) -> None:
         if task.durable:

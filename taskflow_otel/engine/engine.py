@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
+from typing import Any
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.bus import ObserverBus
@@ -128,7 +129,7 @@ class Engine:
             self._heartbeat,
             self._life,
         )
-        self.lookup = Lookup(backend, self._ledger, self._tasks, self._clock)
+        self.lookup = Lookup(backend, self._ledger, self._tasks, self._clock, self._life)
         """Reads tasks."""
         self.door = Door(builder, intake, self.lookup, registry, self._life, self._background)
         """How tasks are added."""
@@ -191,7 +192,7 @@ class Engine:
             self._heartbeat,
             registry.names,
             self._recovery.recover,
-            () if cipher is None else cipher.seals,
+            builder.seals,
         )
         self.schedules = Schedules(
             backend,
@@ -205,6 +206,7 @@ class Engine:
             interval,
             self._heartbeat,
             schedule_meter or NoMeter(),
+            self._life,
             patience=settings.commit_timeout,
         )
         """Recurring schedules and planned runs."""
@@ -218,7 +220,7 @@ class Engine:
         )
         """The queues, as people see and change them."""
         retention = None if settings.retention_days is None else timedelta(days=settings.retention_days)
-        self.cleaner = Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention)
+        self.cleaner = Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention, self._life)
         """Deletes history."""
         self._services: list[Service] = [
             self._heartbeat,
@@ -258,6 +260,7 @@ class Engine:
             await self._backend.open()
         except BaseException:
             await self._backend.close()
+            self._life.end(self._life.state)
             raise
         try:
             await self._bus.start()
@@ -273,7 +276,7 @@ class Engine:
                 await service.start()
         except BaseException:
             await self._stop_parts(asyncio.get_running_loop().time() + self._settings.shutdown_timeout)
-            self._life.state = EngineState.STOPPED
+            self._life.end(EngineState.STOPPED)
             raise
         self._life.state = EngineState.RUNNING
         self._dispatcher.open()
@@ -291,6 +294,10 @@ class Engine:
         """Whether the event loop was closed without `stop`."""
         return self._life.lost_its_loop
 
+    async def at_home(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await a coroutine on the event loop of the engine, while it has one; see `Life.run_at_home`."""
+        await self._life.run_at_home(work)
+
     async def abandon(self) -> None:
         """Forget everything after the event loop was closed without `stop`; the next `start` takes the tasks over."""
         self._dispatcher.close()
@@ -306,7 +313,7 @@ class Engine:
         parts = [executor.close(0) for executor in self._executors.values()]
         closing = [bounded(self._backend.close(), limit, f"the {self._backend.name} backend")]
         await gather_all([*parts, *closing])
-        self._life.state = EngineState.ABANDONED
+        self._life.end(EngineState.ABANDONED)
 
     async def stop(self) -> None:
         """Drain: take no new tasks, let running attempts end, cancel the rest, write every outcome, close all parts."""
@@ -319,7 +326,7 @@ class Engine:
         await bounded(ending, self._settings.cancel_grace / 5, "the watch over the other instances")
         await self._drain.run()
         await self._stop_parts(self._drain.deadline)
-        self._life.state = EngineState.STOPPED
+        self._life.end(EngineState.STOPPED)
 
     async def _introduce(self) -> None:
         for service in self._services:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from taskflow_otel.errors import NotStartedError, TaskStateError
 from taskflow_otel.model.vocabulary import EngineState
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # A name of this module, since looking a member up in its enum is a call, for each task.
 _RUNNING = EngineState.RUNNING
@@ -21,6 +25,8 @@ class Life:
 
     def __init__(self) -> None:
         self.state = EngineState.NEW
+        self.home: asyncio.AbstractEventLoop | None = None
+        """The event loop that the engine lives on, from `begin` to `end`."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
 
@@ -28,8 +34,12 @@ class Life:
         """Bind to the event loop that runs now; raises `TaskStateError` while the engine runs already."""
         if self.state in _ACTIVE:
             raise TaskStateError(f"the engine is {self.state} already")
-        self._loop = asyncio.get_running_loop()
+        self._loop = self.home = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+
+    def end(self, state: EngineState) -> None:
+        """Leave the event loop; what threads still call on it is called."""
+        self.state, self.home = state, None
 
     @property
     def running(self) -> bool:
@@ -52,3 +62,44 @@ class Life:
             callback(*args)
         elif self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args, context=Context())
+
+    async def run_at_home(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await a coroutine on the engine's event loop, in the caller's context, from any other one.
+
+        Raises `NotStartedError` at once if that loop is closed or does not run, because nobody would ever answer.
+        """
+        home = self.home
+        if home is None or home is asyncio.get_running_loop():
+            return await work
+        if home.is_closed() or not home.is_running():
+            work.close()
+            now = "closed" if home.is_closed() else "not running"
+            raise NotStartedError(f"started on another event loop, which is {now}")
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, home))
+
+
+class Lives(Protocol):
+    """A part of an engine."""
+
+    @property
+    def life(self) -> Life:
+        """The life of the engine."""
+
+
+S = TypeVar("S", bound=Lives)
+
+
+def at_home(
+    method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Run a method on the event loop of its engine, whichever loop it is awaited on."""
+
+    @functools.wraps(method)
+    def anywhere(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        work, home = method(self, *args, **kwargs), self.life.home
+        try:
+            return work if home is None or home is asyncio.get_running_loop() else self.life.run_at_home(work)
+        except RuntimeError:  # no loop runs yet: which one it will be, shows when it is awaited
+            return self.life.run_at_home(work)
+
+    return anywhere

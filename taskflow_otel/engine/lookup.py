@@ -6,6 +6,7 @@ import asyncio
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.ledger.ledger import Ledger
+from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.phase import Phase
 from taskflow_otel.errors import TaskNotFoundError
@@ -21,12 +22,14 @@ _POLL = 0.2
 class Lookup:
     """Reads tasks. Every record handed out is a copy."""
 
-    def __init__(self, backend: Backend, ledger: Ledger, tasks: LiveTasks, clock: Clock) -> None:
+    def __init__(self, backend: Backend, ledger: Ledger, tasks: LiveTasks, clock: Clock, life: Life) -> None:
         self._backend = backend
         self._ledger = ledger
         self._tasks = tasks
         self._clock = clock
+        self.life = life
 
+    @at_home
     async def get(self, task_id: str) -> TaskRecord:
         """A snapshot of one task; raises `TaskNotFoundError`."""
         live = self._tasks.live(task_id)
@@ -42,25 +45,30 @@ class Lookup:
             raise TaskNotFoundError(task_id)
         return stored
 
+    @at_home
     async def logs(self, task_id: str) -> list[LogEntry]:
         """The log of one task, in order."""
         await self._ledger.flush(_FLUSH_BEFORE_READ)
         return await self._backend.logs(task_id)
 
+    @at_home
     async def page(self, query: TaskQuery) -> TaskPage:
         """One page of the tasks of all instances, newest first."""
         await self._ledger.flush(_FLUSH_BEFORE_READ)
         return await self._backend.page(query)
 
+    @at_home
     async def counts(self, query: TaskQuery) -> TaskCounts:
         """Counts of the tasks of all instances."""
         await self._ledger.flush(_FLUSH_BEFORE_READ)
         return await self._backend.counts(query)
 
+    @at_home
     async def instances(self) -> list[Instance]:
         """All instances that share the backend."""
         return await self._backend.instances()
 
+    @at_home
     async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
         """Return the task once it has finished, on whichever instance.
 

@@ -13,7 +13,7 @@ from taskflow_otel.compat.starlette import Lifespan, has_started, wrap_lifespan
 from taskflow_otel.engine.door import Door
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.request.injection import hook_fastapi
-from taskflow_otel.request.middleware import add_task_middleware
+from taskflow_otel.request.middleware import add_task_middleware, another_is_installed
 
 
 class Applications:
@@ -37,7 +37,16 @@ class Applications:
         wrap_lifespan(app, self._around)
 
     def install(self, app: FastAPI) -> None:
-        """Inject managed tasks for the native annotation too, into an application that is mounted."""
+        """Mount an application, and inject managed tasks for the native annotation too.
+
+        Raises `ConfigurationError` if its routes get those of another manager already, or it has started.
+        """
+        if another_is_installed(app, self._door):
+            raise ConfigurationError(
+                "another TaskManager is installed on this application, and BackgroundTasks belong to one manager. "
+                "Mount this one with init_app(app), and add its tasks through Depends(task_manager.get_tasks)."
+            )
+        self.mount(app)
         if app not in self._installed:
             self._installed.append(app)
 

@@ -30,7 +30,12 @@ def injecting(outbox: Outbox, scope: Scope, home: FastAPI, *, native: bool) -> I
     """
     outboxes = outboxes_of(scope)
     outboxes[id(outbox.door)] = outbox
-    token = current_request.set(CurrentRequest(outbox, outboxes, scope, home, native))
+    request = CurrentRequest(outbox, outboxes, scope, home, native)
+    outer = current_request.get()
+    if not native and outer is not None and outer.native and outer.home is home:
+        # Another manager of the same application is the one that its routes get.
+        request = outer._replace(outboxes=outboxes, scope=scope)
+    token = current_request.set(request)
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -33,6 +34,13 @@ def add_task_middleware(app: FastAPI, door: Door, installed: Callable[[], bool])
         innermost=Middleware(TaskMiddleware, door=door, home=app, installed=installed),
         outermost=Middleware(DeliveryMiddleware),
     )
+
+
+def another_is_installed(app: FastAPI, door: Door) -> bool:
+    """Whether routes of this application get the tasks of another door."""
+    middlewares: list[Any] = list(app.user_middleware)
+    ours = [one.kwargs for one in middlewares if one.cls is TaskMiddleware]
+    return any(one["door"] is not door and one["installed"]() for one in ours)
 
 
 class Delivery:

@@ -9,7 +9,7 @@ from types import EllipsisType
 from typing import Any
 
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.engine.life import Life
+from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.queues import Queue, Queues, QueueStats
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.options import QueueConfig
@@ -42,7 +42,7 @@ class QueueSettings(Service):
         self._backend = backend
         self._clock = clock
         self._queues = queues
-        self._life = life
+        self.life = life
         self._on_change = on_change
         self._configured = {queue.name: _state(queue) for queue in queues.all()}
         self._changes = 0
@@ -71,6 +71,7 @@ class QueueSettings(Service):
         """Raise `UnknownQueueError` unless there is such a queue."""
         self._queues.get(name)
 
+    @at_home
     async def update(
         self, name: str, *, concurrency: int | EllipsisType | None = ..., max_size: int | EllipsisType | None = ...
     ) -> None:
@@ -82,10 +83,12 @@ class QueueSettings(Service):
         given = {"concurrency": concurrency, "max_size": max_size}
         await self._change(name, {field: value for field, value in given.items() if value is not ...})
 
+    @at_home
     async def pause(self, name: str) -> None:
         """Start no further task of a queue, on all instances and after a restart too; running tasks end as usual."""
         await self._change(name, {"paused": True})
 
+    @at_home
     async def resume(self, name: str) -> None:
         """Start the tasks of a queue again."""
         await self._change(name, {"paused": False})
@@ -93,7 +96,7 @@ class QueueSettings(Service):
     async def _change(self, name: str, fields: Mapping[str, Any]) -> None:
         state = {**_state(self._queues.get(name)), **fields}
         QueueConfig(concurrency=state["concurrency"], max_size=state["max_size"])
-        if self._life.running:
+        if self.life.running:
             for field, value in fields.items():
                 # A queue without a setting is not paused.
                 text = None if field == "paused" and not value else json.dumps(value)

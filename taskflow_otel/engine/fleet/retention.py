@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
 
@@ -15,17 +16,21 @@ _DELETE_PAUSE = 0.05
 class Cleaner(Service):
     """Deletes finished tasks, in small batches with pauses between them; as a service those older than `retention`."""
 
-    def __init__(self, backend: Backend, clock: Clock, interval: float, retention: timedelta | None) -> None:
+    def __init__(
+        self, backend: Backend, clock: Clock, interval: float, retention: timedelta | None, life: Life
+    ) -> None:
         super().__init__("cleaner", interval, clock)
         self._backend = backend
         self._clock = clock
         self._retention = retention
+        self.life = life
 
     async def tick(self) -> None:
         """Delete the tasks that are too old."""
         if self._retention is not None:
             await self.delete(self._clock.now() - self._retention)
 
+    @at_home
     async def delete(self, before: datetime) -> int:
         """Delete the tasks of all instances that ended before a moment; return how many."""
         deleted = 0

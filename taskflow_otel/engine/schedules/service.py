@@ -9,6 +9,7 @@ from typing import Any
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.claims import Claims
+from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.live import LiveTasks
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.queues import Queues
@@ -50,12 +51,14 @@ class Schedules(Service):
         interval: float,
         membership: Membership,
         meter: ScheduleMeter,
+        life: Life,
         *,
         patience: float,
     ) -> None:
         super().__init__("schedules", interval, clock)
         self._backend = backend
         self._clock = clock
+        self.life = life
         self._scheduler = Scheduler(
             backend, Firing(backend, builder, claims, tasks, membership), timers, clock, meter, patience=patience
         )
@@ -117,19 +120,23 @@ class Schedules(Service):
         """The current status of the recurring schedules, by name. Callable from any thread."""
         return self._scheduler.statuses()
 
+    @at_home
     async def run(self, name: str) -> TaskRecord:
         """Make one run now; raises `UnknownScheduleError`, `NotStartedError` and the errors of enqueueing."""
         self._require_running()
         return await self._scheduler.run(name)
 
+    @at_home
     async def pause(self, name: str) -> ScheduleStatus:
         """Stop firing on all instances until `resume`; raises `UnknownScheduleError`."""
         return await self._set_paused(name, True)
 
+    @at_home
     async def resume(self, name: str) -> ScheduleStatus:
         """Fire again; firings during the pause are not caught up. Raises `UnknownScheduleError`."""
         return await self._set_paused(name, False)
 
+    @at_home
     async def once(
         self,
         func: Callable[..., Any],
@@ -147,6 +154,7 @@ class Schedules(Service):
         await self._tell()
         return run
 
+    @at_home
     async def cancel_once(self, run_key: str) -> bool:
         """Drop a planned run; return `False` if it does not exist or has begun."""
         self._require_running()
@@ -155,6 +163,7 @@ class Schedules(Service):
             await self._tell()
         return cancelled
 
+    @at_home
     async def planned(self) -> list[ScheduledRun]:
         """The planned runs of all instances, the next first."""
         self._require_running()
