@@ -31,9 +31,6 @@ FINISHED_STATUSES = frozenset(TaskStatus) - LIVE_STATUSES
 # A task holds its idempotency key while it is in one of these states (`docs/guarantees.md`).
 KEY_HOLDING_STATUSES = LIVE_STATUSES | {TaskStatus.SUCCESS}
 
-# Finished states from which `retry` makes a new task.
-RETRYABLE_STATUSES = FINISHED_STATUSES
-
 
 class Transition(StrEnum):
     """What happened to a task. Each applied transition is one `LifecycleEvent`."""

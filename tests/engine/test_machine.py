@@ -32,13 +32,6 @@ QUEUES = {
 }
 GLOBAL_CAP = 5
 RETRY_DELAY = 5.0
-ATTEMPT_ENDINGS = {
-    Transition.SUCCEEDED,
-    Transition.FAILED,
-    Transition.CANCELLED,
-    Transition.INTERRUPTED,
-    Transition.RETRY_SCHEDULED,
-}
 
 
 class JobError(Exception):

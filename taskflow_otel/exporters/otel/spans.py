@@ -70,15 +70,3 @@ def baggage_header(context: Context | None = None) -> str:
 def context_with_baggage(header: str) -> Context:
     """A context that holds only the baggage of a W3C header."""
     return _baggage_propagator.extract({"baggage": header}, Context()) if header else Context()
-
-
-def carrier_of(ref: SpanRef, header: str = "") -> dict[str, str]:
-    """The W3C headers (`traceparent`, `tracestate`, `baggage`) for another process that continues from `ref`."""
-    carrier: dict[str, str] = {}
-    if ref.valid:
-        carrier["traceparent"] = f"00-{ref.trace_id}-{ref.span_id}-{ref.trace_flags:02x}"
-        if ref.tracestate:
-            carrier["tracestate"] = ref.tracestate
-    if header:
-        carrier["baggage"] = header
-    return carrier
