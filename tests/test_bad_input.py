@@ -220,7 +220,9 @@ async def test_a_value_for_an_undecorated_function_is_not_taken_silently_by_add_
     def index(document: str, priority: int = 0) -> None:
         seen.append(priority)
 
-    with pytest.raises(ConfigurationError, match=r"has a parameter 'priority', which add_task takes.*by position"):
+    with pytest.raises(
+        ConfigurationError, match=r"has a parameter 'priority', which is an option of add_task.*by position"
+    ):
         await manager.enqueue(index, "a page", priority=3)
     await manager.wait(await manager.enqueue(index, "a page", 3), 20)
     assert seen == [3]

@@ -107,7 +107,7 @@ class Parameter:
                 if equal(value, back, strict=True):
                     return stored
                 candidates.append((stored, back, equal(value, back, strict=False)))
-            except Exception as exc:  # serializers and validators are the user's code and raise what they like
+            except Exception as exc:  # serializers and validators are user code and may raise anything
                 problem = explain(exc)
         for stored, _, alike in candidates:
             if alike:

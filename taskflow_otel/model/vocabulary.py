@@ -35,7 +35,7 @@ class Reason(Word):
 
     RETRY_WAIT = (
         "retry_wait",
-        "An attempt failed, and the next one waits for its moment.",
+        "An attempt failed, and the next one waits for its time.",
         "waits to retry",
     )
     DELAYED = "delayed", "The task was added with a delay or a `run_at`, and waits for it."
@@ -61,7 +61,7 @@ class Reason(Word):
     )
     DUPLICATE = (
         "duplicate",
-        "Another task holds the idempotency key, or was first to use the name or to be the retry.",
+        "Another task holds the idempotency key, or was the first of its name or the first retry.",
         "duplicate of another task",
     )
     OVERLAP = (
@@ -71,12 +71,12 @@ class Reason(Word):
     )
     SHUTDOWN = (
         "shutdown",
-        "The process stopped before the task had ended.",
+        "The process stopped before the task ended.",
         "ended by shutdown",
     )
     PROCESS_DIED = (
         "process_died",
-        "The process died while the task was in it.",
+        "The process died while the task was running in it.",
         "its process died",
     )
     TAKEOVER = (
@@ -84,7 +84,7 @@ class Reason(Word):
         "Another instance took the task over before it had started.",
         "taken over from an instance that has ended",
     )
-    CANCELLED = "cancelled", "Somebody asked for the cancellation."
+    CANCELLED = "cancelled", "Someone asked for the cancellation."
     TIMEOUT = (
         "timeout",
         "The attempt took longer than its `timeout`.",
@@ -174,7 +174,7 @@ class InstanceState(Word):
 
     ALIVE = "alive", "It writes heartbeats."
     DEAD = "dead", "Another instance declared it dead."
-    STOPPED = "stopped", "It left in order."
+    STOPPED = "stopped", "It has shut down properly."
 
 
 class EngineState(Word):
@@ -193,8 +193,8 @@ class LogLevel(Word):
     DEBUG = "debug", "A detail for whoever looks for an error."
     INFO = "info", "Something happened as expected."
     WARNING = "warning", "Something unexpected happened, and the task can continue."
-    ERROR = "error", "A part of the task did not succeed."
-    CRITICAL = "critical", "The program itself may be unable to go on."
+    ERROR = "error", "A part of the task failed."
+    CRITICAL = "critical", "The program may be unable to continue."
 
 
 LOG_LEVELS: dict[str, int] = {

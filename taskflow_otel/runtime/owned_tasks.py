@@ -24,10 +24,10 @@ class OwnedTasks(Collection[asyncio.Task[None]]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def own(self, work: Coroutine[Any, Any, None], *, context: Context | None = None) -> asyncio.Task[None]:
-        """Start a piece of work, in a copy of the present context unless another is given."""
+        """Start a piece of work, in a copy of the current context unless another is given."""
         task = asyncio.get_running_loop().create_task(work, context=context)
         self._tasks.add(task)
-        # In a context of its own: that of the caller, a request perhaps, must not live as long as the work.
+        # In an empty context: the caller's context, perhaps of a request, must not live as long as the work.
         task.add_done_callback(self._done, context=Context())
         return task
 

@@ -69,7 +69,7 @@ def test_an_unknown_queue_is_an_error_at_decoration() -> None:
 def test_a_parameter_that_add_task_takes_for_itself_is_an_error_at_decoration(name: str) -> None:
     scope: dict[str, Any] = {}
     exec(f"def work({name}=None): ...", scope)
-    with pytest.raises(ConfigurationError, match=f"has a parameter '{name}', which add_task takes.*Rename"):
+    with pytest.raises(ConfigurationError, match=f"has a parameter '{name}', which is an option of add_task.*Rename"):
         TaskManager().task()(scope["work"])
 
 
