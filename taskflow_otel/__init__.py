@@ -35,10 +35,11 @@ from taskflow_otel.exporters.otel.setup import configure_telemetry
 from taskflow_otel.exporters.telemetry import Telemetry
 from taskflow_otel.manager import TaskManager
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
-from taskflow_otel.model.options import QueueConfig, TaskConfig
+from taskflow_otel.model.options import QueueConfig
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.task_options import TaskConfig
 from taskflow_otel.request.background import ManagedBackgroundTasks
 from taskflow_otel.version import __version__
 

@@ -42,9 +42,10 @@ from taskflow_otel.metrics.fleet import FleetMetrics
 from taskflow_otel.metrics.sources import ScheduleMetrics, connect_metrics
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.enqueue import split_options
-from taskflow_otel.model.options import Exceptions, ExecutorName, QueueConfig, TaskOptions, flag
+from taskflow_otel.model.options import QueueConfig, flag
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import CatchUp, Overlap, ScheduledRun, ScheduleStatus, make_rule
+from taskflow_otel.model.task_options import TaskOptions, shows_task_options
 from taskflow_otel.model.vocabulary import ExecutorKind
 from taskflow_otel.request.applications import Applications
 from taskflow_otel.request.background import ManagedBackgroundTasks
@@ -198,24 +199,9 @@ class TaskManager:
         self._applications = Applications(self.engine.door, self._running)
         connect_metrics(self.metrics, self.engine, self._bus, self._registry)
 
+    @shows_task_options
     def task(
-        self,
-        *,
-        retries: int = 0,
-        delay: float | timedelta = 0.0,
-        backoff: float = 1.0,
-        max_delay: float | timedelta | None = None,
-        jitter: float = 0.0,
-        retry_on: Exceptions = Exception,
-        no_retry_on: Exceptions = (),
-        timeout: float | timedelta | None = None,
-        persist: bool = False,
-        requeue_on_interrupt: bool = False,
-        name: str | None = None,
-        eager: bool = False,
-        priority: int | None = None,
-        queue: str | None = None,
-        executor: ExecutorName | None = None,
+        self, *, name: str | None = None, **options: Unpack[TaskOptions]
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Declare a function as a task type. The function itself is returned unchanged.
 
@@ -232,24 +218,9 @@ class TaskManager:
 
         Raises `ConfigurationError`, `DuplicateTaskNameError` or `UnknownQueueError`.
         """
-        options: TaskOptions = {
-            "retries": retries,
-            "delay": delay,
-            "backoff": backoff,
-            "max_delay": max_delay,
-            "jitter": jitter,
-            "retry_on": retry_on,
-            "no_retry_on": no_retry_on,
-            "timeout": timeout,
-            "persist": persist,
-            "requeue_on_interrupt": requeue_on_interrupt,
-            "eager": eager,
-            "priority": priority,
-            "queue": queue,
-            "executor": executor,
-        }
         return self._decorators.task(name, options)
 
+    @shows_task_options
     def schedule(
         self,
         *,

@@ -14,8 +14,8 @@ from taskflow_otel.engine.registry import (
     require_no_arguments,
 )
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.model.options import TaskOptions, make_task_config
 from taskflow_otel.model.schedule import CatchUp, Overlap, Rule, Schedule
+from taskflow_otel.model.task_options import TaskOptions, make_task_config, refuse_unknown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,6 +30,7 @@ class TaskDecorators:
 
     def task(self, name: str | None, options: TaskOptions) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """See `TaskManager.task`."""
+        refuse_unknown(options)
 
         def declare(func: Callable[P, R]) -> Callable[P, R]:
             self._register(func, name, options)
@@ -48,6 +49,7 @@ class TaskDecorators:
         overlap: Overlap,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """See `TaskManager.schedule`."""
+        refuse_unknown(options)
         schedules = self._engine.schedules
 
         def declare(func: Callable[P, R]) -> Callable[P, R]:

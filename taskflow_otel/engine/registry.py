@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from taskflow_otel.engine.markers import first_marker
 from taskflow_otel.errors import ConfigurationError, DuplicateTaskNameError, UnknownTaskError
 from taskflow_otel.model.enqueue import ADD_TASK_OPTIONS, EnqueueOptions
-from taskflow_otel.model.options import TaskConfig, make_task_config
 from taskflow_otel.model.payload import Codec
+from taskflow_otel.model.task_options import TaskConfig, make_task_config
 from taskflow_otel.model.vocabulary import ExecutorKind
 
 

@@ -1,22 +1,19 @@
-"""The options of task types and queues, checked where they are given."""
+"""The ranges of options, the policy of retries, and the limits of a queue."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.plain import repr_of
-from taskflow_otel.model.vocabulary import ExecutorKind
 
 ExecutorName = Literal["async", "thread", "process"]
 """The values of `ExecutorKind`, for type checkers."""
-_EXECUTORS: dict[str, ExecutorKind] = {kind.value: kind for kind in ExecutorKind}
 
 _MAX_NAME = 200
-_MAX_BACKOFF = 1_000_000
 LONGEST_SECONDS = 36_525 * 86_400.0
 """A hundred years, the longest duration. A moment that far ahead can still be written in every format."""
 GREATEST = 2**31 - 1
@@ -36,7 +33,7 @@ def seconds(
 ) -> float:
     """Return a duration in seconds, or raise a `ConfigurationError` that names the option."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
-    plain = _plain(number)
+    plain = exact_number(number)
     if plain is None or plain != plain:
         raise ConfigurationError(f"{name} must be a number of {unit} or a timedelta, not {repr_of(value)}")
     if plain < minimum or (exclusive and plain == minimum):
@@ -47,7 +44,7 @@ def seconds(
     return float(plain)
 
 
-def _plain(value: object) -> Any:
+def exact_number(value: object) -> Any:
     """A number as its built-in type, without the methods of a subclass; `None` for a `bool` or another type."""
     if isinstance(value, bool):
         return None
@@ -58,7 +55,7 @@ def _plain(value: object) -> Any:
 
 def whole(name: str, value: object, *, minimum: int, maximum: int = GREATEST) -> int:
     """Return a whole number, or raise a `ConfigurationError` that names the option."""
-    number = _plain(value)
+    number = exact_number(value)
     if not isinstance(number, int) or number < minimum:
         raise ConfigurationError(f"{name} must be a whole number of at least {minimum}, not {repr_of(value)}")
     if number > maximum:
@@ -75,7 +72,7 @@ def flag(name: str, value: object) -> bool:
 
 def checked_priority(value: object) -> int:
     """Return a priority, or raise `ConfigurationError`."""
-    number = _plain(value)
+    number = exact_number(value)
     if not isinstance(number, int) or not -GREATEST <= number <= GREATEST:
         raise ConfigurationError(
             f"priority must be a whole number from {-GREATEST:,} to {GREATEST:,} (higher runs first), "
@@ -152,101 +149,6 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
         else:
             leaves.append(one)
     return leaves
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskConfig:
-    """The options of one task type, from `@task_manager.task(...)`. Durations are seconds."""
-
-    name: str
-    retry: RetryPolicy = RetryPolicy()
-    timeout: float | None = None
-    persist: bool = False
-    requeue_on_interrupt: bool = False
-    eager: bool = False
-    priority: int | None = None
-    queue: str | None = None
-    executor: ExecutorKind = ExecutorKind.ASYNC
-
-
-class TaskOptions(TypedDict, total=False):
-    """The options of `@task_manager.task(...)` except the name, for functions that pass them on."""
-
-    retries: int
-    delay: float | timedelta
-    backoff: float
-    max_delay: float | timedelta | None
-    jitter: float
-    retry_on: Exceptions
-    no_retry_on: Exceptions
-    timeout: float | timedelta | None
-    persist: bool
-    requeue_on_interrupt: bool
-    eager: bool
-    priority: int | None
-    queue: str | None
-    executor: ExecutorName | ExecutorKind | None
-
-
-def make_task_config(
-    *,
-    name: str,
-    executor: ExecutorName | ExecutorKind | None,
-    retries: int = 0,
-    delay: float | timedelta = 0.0,
-    backoff: float = 1.0,
-    max_delay: float | timedelta | None = None,
-    jitter: float = 0.0,
-    retry_on: Exceptions = Exception,
-    no_retry_on: Exceptions = (),
-    timeout: float | timedelta | None = None,
-    persist: bool = False,
-    requeue_on_interrupt: bool = False,
-    eager: bool = False,
-    priority: int | None = None,
-    queue: str | None = None,
-) -> TaskConfig:
-    """Check every option and return the configuration; raises `ConfigurationError`."""
-    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
-        raise ConfigurationError(f"a task name must be 1 to {_MAX_NAME} printable characters, not {repr_of(name)}")
-    kind = _EXECUTORS.get(executor) if isinstance(executor, str) else None
-    if kind is None:
-        raise ConfigurationError(f"executor must be one of {', '.join(_EXECUTORS)}, not {repr_of(executor)}")
-    grows, spread = _plain(backoff), _plain(jitter)
-    if grows is None or not 0 < grows <= _MAX_BACKOFF:
-        raise ConfigurationError(
-            f"backoff must be a number above 0 (1.0 keeps the wait constant) and at most {_MAX_BACKOFF:,}, "
-            f"not {repr_of(backoff)}"
-        )
-    if spread is None or not 0 <= spread <= 1:
-        raise ConfigurationError(f"jitter must be a share between 0 and 1 (0.1 = ±10 %), not {repr_of(jitter)}")
-    return TaskConfig(
-        name=str.__str__(name),
-        retry=RetryPolicy(
-            retries=whole("retries", retries, minimum=0),
-            delay=seconds("delay", delay),
-            backoff=float(grows),
-            max_delay=None if max_delay is None else seconds("max_delay", max_delay),
-            jitter=float(spread),
-            retry_on=_exceptions("retry_on", retry_on),
-            no_retry_on=_exceptions("no_retry_on", no_retry_on),
-        ),
-        timeout=None if timeout is None else seconds("timeout", timeout, exclusive=True),
-        persist=flag("persist", persist),
-        requeue_on_interrupt=flag("requeue_on_interrupt", requeue_on_interrupt),
-        eager=flag("eager", eager),
-        priority=None if priority is None else checked_priority(priority),
-        queue=queue,
-        executor=kind,
-    )
-
-
-def _exceptions(name: str, value: Exceptions) -> tuple[type[BaseException], ...]:
-    several = value if isinstance(value, tuple) else (value,)
-    for item in several:
-        if not (isinstance(item, type) and issubclass(item, BaseException)):
-            raise ConfigurationError(f"{name} must be an exception class or a tuple of them, not {repr_of(item)}")
-    return several
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from taskflow_otel import (
     TaskManager,
     UnknownQueueError,
 )
+from taskflow_otel.engine.decorators import TaskDecorators
+from taskflow_otel.engine.registry import TaskRegistry
+from taskflow_otel.model.task_options import TaskOptions, make_task_config
 from tests.engine.jobs import job, later_numbers, numbers
 
 
@@ -77,3 +81,12 @@ def test_a_parameter_that_add_task_takes_for_itself_is_an_error_at_decoration(na
 def test_a_generator_is_no_task(generator: Callable[..., Any]) -> None:
     with pytest.raises(ConfigurationError, match="is a generator; a task must be a function that runs to its end"):
         TaskManager().task()(generator)
+
+
+def test_what_the_decorator_is_given_is_what_the_task_type_has() -> None:
+    registry = TaskRegistry()
+    options: TaskOptions = {"retries": 2, "delay": timedelta(seconds=3), "timeout": 5, "priority": 7, "persist": True}
+    TaskDecorators(TaskManager().engine, registry).task(None, options)(job)
+    found = registry.find(job)
+    assert found is not None
+    assert found.config == make_task_config(name=job.__name__, executor="async", **options)

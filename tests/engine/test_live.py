@@ -11,8 +11,8 @@ from taskflow_otel.engine.live import LiveTask, LiveTasks, TaskStore
 from taskflow_otel.engine.phase import Step
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.errors import IllegalTransitionError
-from taskflow_otel.model.options import make_task_config
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.task_options import make_task_config
 from taskflow_otel.testing.backends.samples import make_task
 
 DEFINITION = TaskDefinition(make_task_config(name="send", executor="async"), lambda: None, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,44 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.model.options import Exceptions, QueueConfig, RetryPolicy, make_task_config
-
-
-def test_the_defaults_are_those_of_the_specification() -> None:
-    config = make_task_config(name="send", executor="async")
-    assert config.retry == RetryPolicy(retries=0, delay=0.0, backoff=1.0, max_delay=None, jitter=0.0)
-    assert config.retry.retry_on == (Exception,)
-    assert config.retry.no_retry_on == ()
-    assert (config.timeout, config.priority, config.queue) == (None, None, None)
-    assert (config.persist, config.requeue_on_interrupt, config.eager) == (False, False, False)
-
-
-@pytest.mark.parametrize("option", ["delay", "max_delay", "timeout"])
-def test_a_duration_may_be_a_timedelta(option: str) -> None:
-    options: dict[str, Any] = {option: timedelta(minutes=1.5)}
-    config = make_task_config(name="send", executor="async", **options)
-    assert (config.timeout if option == "timeout" else getattr(config.retry, option)) == 90.0
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("name", ""), ("name", "x" * 201), ("name", "a\nb"), ("name", 5),
-        ("executor", "fiber"),
-        ("retries", -1), ("retries", 1.5), ("retries", True), ("retries", "3"),
-        ("delay", -1), ("delay", math.nan), ("delay", math.inf), ("delay", "1"), ("delay", True),
-        ("delay", timedelta(seconds=-1)), ("max_delay", -0.1),
-        ("backoff", 0), ("backoff", -2.0), ("backoff", math.inf), ("backoff", "2"), ("backoff", True),
-        ("jitter", -0.1), ("jitter", 1.1), ("jitter", math.nan), ("jitter", False),
-        ("timeout", 0), ("timeout", -1), ("timeout", timedelta(0)),
-        ("priority", 1.5), ("priority", True), ("priority", "high"),
-        ("retry_on", "ValueError"), ("retry_on", [ValueError]), ("retry_on", (ValueError, 5)), ("no_retry_on", int),
-    ],
-)  # fmt: skip
-def test_a_wrong_option_is_refused_by_its_name(option: str, value: Any) -> None:
-    options: dict[str, Any] = {"name": "send", "executor": "async", option: value}
-    with pytest.raises(ConfigurationError, match=option.replace("name", "task name")):
-        make_task_config(**options)
+from taskflow_otel.model.options import Exceptions, QueueConfig, RetryPolicy
+from taskflow_otel.model.task_options import make_task_config
 
 
 @pytest.mark.parametrize(

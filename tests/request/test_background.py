@@ -1,11 +1,13 @@
 """Undecorated functions run as natively; what user code makes by hand leads to its declaration; and what is refused."""
 
 import asyncio
+import inspect
 import io
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_overloads, get_type_hints
 
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, Form, UploadFile
@@ -15,6 +17,7 @@ from starlette.background import BackgroundTasks as StarletteTasks
 from starlette.responses import JSONResponse, Response
 
 from taskflow_otel import InMemoryLogger, ManagedBackgroundTasks, TaskAdmin, TaskManager, TaskStatus
+from taskflow_otel.model.enqueue import EnqueueOptions
 from taskflow_otel.model.query import TaskQuery
 from tests.asgi import post, running
 from tests.waiting import eventually
@@ -253,3 +256,25 @@ async def test_a_declared_task_appended_by_hand_to_managed_tasks_is_managed(tmp_
         assert record.persisted
         assert (await manager.wait(record.task_id, WAIT)).status is TaskStatus.SUCCESS
     assert sorted(log) == ["native", "task"]
+
+
+def test_each_option_of_add_task_has_a_signature_in_which_it_is_required_and_those_after_it_are_not() -> None:
+    hints = get_type_hints(EnqueueOptions)
+    names = list(hints)
+    *overloads, without = get_overloads(ManagedBackgroundTasks.add_task)
+    assert len(overloads) == len(names)
+    for at, overload in enumerate(overloads):
+        options = [
+            one for one in inspect.signature(overload).parameters.values() if one.kind is inspect.Parameter.KEYWORD_ONLY
+        ]
+        assert [one.name for one in options] == names[at:]
+        assert [one.name for one in options if one.default is inspect.Parameter.empty] == [names[at]]
+        given = get_type_hints(overload)
+        assert {name: given[name] for name in names[at:]} == {name: hints[name] for name in names[at:]}
+    assert not set(names) & set(inspect.signature(without).parameters)
+
+
+def test_every_option_of_add_task_is_explained() -> None:
+    assert ManagedBackgroundTasks.add_task.__doc__ is not None
+    names = [field.name for field in fields(EnqueueOptions)]
+    assert [name for name in names if f"`{name}`" not in ManagedBackgroundTasks.add_task.__doc__] == []

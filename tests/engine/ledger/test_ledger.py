@@ -18,9 +18,9 @@ from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.phase import Phase
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.errors import BackendUnavailableError
-from taskflow_otel.model.options import make_task_config
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.task_options import make_task_config
 from taskflow_otel.runtime.clock import TimerHandle
 from taskflow_otel.testing.backends.samples import BASE, make_task
 from taskflow_otel.testing.clock import FakeClock

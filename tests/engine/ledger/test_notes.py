@@ -8,9 +8,9 @@ from taskflow_otel.backends.base import AppendLogs
 from taskflow_otel.engine.ledger.notes import NotedLines, Notes
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.registry import TaskDefinition
-from taskflow_otel.model.options import make_task_config
 from taskflow_otel.model.record import LogEntry
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.task_options import make_task_config
 from taskflow_otel.testing.backends.samples import BASE, make_task
 
 DEFINITION = TaskDefinition(make_task_config(name="send", executor="async"), lambda: None, None)

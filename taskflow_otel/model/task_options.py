@@ -1,0 +1,169 @@
+"""The options of a task type: their names, types, defaults and ranges, in one table."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any, TypedDict, TypeVar, Unpack, get_type_hints
+
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.options import (
+    Exceptions,
+    ExecutorName,
+    RetryPolicy,
+    checked_priority,
+    exact_number,
+    flag,
+    seconds,
+    whole,
+)
+from taskflow_otel.model.plain import repr_of
+from taskflow_otel.model.vocabulary import ExecutorKind
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MAX_NAME = 200
+_MAX_BACKOFF = 1_000_000
+_EXECUTORS: dict[str, ExecutorKind] = {kind.value: kind for kind in ExecutorKind}
+
+
+class TaskOptions(TypedDict, total=False):
+    """The options of `@task_manager.task(...)` except the name, for type checkers."""
+
+    retries: int
+    delay: float | timedelta
+    backoff: float
+    max_delay: float | timedelta | None
+    jitter: float
+    retry_on: Exceptions
+    no_retry_on: Exceptions
+    timeout: float | timedelta | None
+    persist: bool
+    requeue_on_interrupt: bool
+    eager: bool
+    priority: int | None
+    queue: str | None
+    executor: ExecutorName | ExecutorKind | None
+
+
+def _backoff(name: str, value: object) -> float:
+    number = exact_number(value)
+    if number is None or not 0 < number <= _MAX_BACKOFF:
+        raise ConfigurationError(
+            f"{name} must be a number above 0 (1.0 keeps the wait constant) and at most {_MAX_BACKOFF:,}, "
+            f"not {repr_of(value)}"
+        )
+    return float(number)
+
+
+def _share(name: str, value: object) -> float:
+    number = exact_number(value)
+    if number is None or not 0 <= number <= 1:
+        raise ConfigurationError(f"{name} must be a share between 0 and 1 (0.1 = ±10 %), not {repr_of(value)}")
+    return float(number)
+
+
+def _exceptions(name: str, value: Exceptions) -> tuple[type[BaseException], ...]:
+    several = value if isinstance(value, tuple) else (value,)
+    for item in several:
+        if not (isinstance(item, type) and issubclass(item, BaseException)):
+            raise ConfigurationError(f"{name} must be an exception class or a tuple of them, not {repr_of(item)}")
+    return several
+
+
+def _executor(name: str, value: object) -> ExecutorKind:
+    kind = _EXECUTORS.get(value) if isinstance(value, str) else None
+    if kind is None:
+        raise ConfigurationError(f"{name} must be one of {', '.join(_EXECUTORS)}, not {repr_of(value)}")
+    return kind
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOption:
+    """The default of an option, and the check of a value: it returns what the configuration holds, or raises."""
+
+    default: Any
+    check: Callable[[str, Any], Any]
+    optional: bool = False
+    """`None` is a value, which no check sees."""
+
+    def checked(self, name: str, options: TaskOptions) -> Any:
+        """The value of this option; raises `ConfigurationError`."""
+        value = options.get(name, self.default)
+        return None if value is None and self.optional else self.check(name, value)
+
+
+TASK_OPTIONS: dict[str, TaskOption] = {
+    "retries": TaskOption(0, lambda name, value: whole(name, value, minimum=0)),
+    "delay": TaskOption(0.0, seconds),
+    "backoff": TaskOption(1.0, _backoff),
+    "max_delay": TaskOption(None, seconds, optional=True),
+    "jitter": TaskOption(0.0, _share),
+    "retry_on": TaskOption(Exception, _exceptions),
+    "no_retry_on": TaskOption((), _exceptions),
+    "timeout": TaskOption(None, lambda name, value: seconds(name, value, exclusive=True), optional=True),
+    "persist": TaskOption(default=False, check=flag),
+    "requeue_on_interrupt": TaskOption(default=False, check=flag),
+    "eager": TaskOption(default=False, check=flag),
+    "priority": TaskOption(None, lambda _, value: checked_priority(value), optional=True),
+    # The manager knows its queues.
+    "queue": TaskOption(None, lambda _, value: value, optional=True),
+    # Without one it is inferred from the function.
+    "executor": TaskOption(None, _executor),
+}
+
+
+_NO_RETRIES = RetryPolicy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskConfig:
+    """The options of one task type, from `@task_manager.task(...)`. Durations are seconds."""
+
+    name: str
+    retry: RetryPolicy = _NO_RETRIES
+    timeout: float | None = None
+    persist: bool = False
+    requeue_on_interrupt: bool = False
+    eager: bool = False
+    priority: int | None = None
+    queue: str | None = None
+    executor: ExecutorKind = ExecutorKind.ASYNC
+
+
+_RETRY = tuple(field.name for field in fields(RetryPolicy))
+
+
+def make_task_config(*, name: str, **options: Unpack[TaskOptions]) -> TaskConfig:
+    """Check every option and return the configuration; raises `ConfigurationError`.
+
+    `executor` must be given: it is inferred where the function is known.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+        raise ConfigurationError(f"a task name must be 1 to {_MAX_NAME} printable characters, not {repr_of(name)}")
+    refuse_unknown(options)
+    checked = {key: option.checked(key, options) for key, option in TASK_OPTIONS.items()}
+    retry = RetryPolicy(**{key: checked.pop(key) for key in _RETRY})
+    return TaskConfig(name=str.__str__(name), retry=retry, **checked)
+
+
+def refuse_unknown(options: TaskOptions) -> None:
+    """Raise `TypeError`, as for every keyword argument that a function does not have."""
+    unknown = sorted(options.keys() - TASK_OPTIONS.keys())
+    if unknown:
+        raise TypeError(f"a task has no option {', '.join(unknown)}; it has {', '.join(TASK_OPTIONS)}")
+
+
+def shows_task_options(method: F) -> F:
+    """Let the signature of a method that takes `**options` show each option with its default, as `help()` prints it."""
+    signature = inspect.signature(method)
+    hints = get_type_hints(TaskOptions)
+    own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=hints[name])
+        for name, option in TASK_OPTIONS.items()
+    ]
+    method.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return method
