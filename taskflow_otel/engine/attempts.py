@@ -42,15 +42,17 @@ class Attempts:
         self._drain = drain
         self._life = life
         self._complain = complain
+        self._runner: AttemptRunner | None = None
 
-    def starter(self, runner: AttemptRunner) -> Callable[[LiveTask], None]:
-        """Return a function that starts an attempt of a task, in the context of the code that enqueued the task."""
+    def connect(self, runner: AttemptRunner) -> None:
+        """Set what runs the attempts."""
+        self._runner = runner
 
-        def start(task: LiveTask) -> None:
-            context = task.context.copy() if task.context is not None else Context()
-            task.attempt = self._owned.begin(runner.run(task), context)
-
-        return start
+    def start(self, task: LiveTask) -> None:
+        """Start an attempt of a task that has a slot, in the context of the code that enqueued the task."""
+        assert self._runner is not None
+        context = task.context.copy() if task.context is not None else Context()
+        task.attempt = self._owned.begin(self._runner.run(task), context)
 
     def waits(self, task: LiveTask, seconds: float) -> None:
         """Let a retry wait here; while draining, a persisted task stays in the ledger for the next start."""

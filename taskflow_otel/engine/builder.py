@@ -14,14 +14,20 @@ from msgspec.structs import replace
 
 from taskflow_otel.backends.base import RetryLink
 from taskflow_otel.engine.executors.process_protocol import pack_call
-from taskflow_otel.engine.lifecycle import first_reason
 from taskflow_otel.engine.live import LiveTask, Sealed
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry, function_name, refuse_ambiguous
 from taskflow_otel.errors import ConfigurationError, PersistenceError, TaskArgumentError
 from taskflow_otel.model.cipher import PayloadCipher, is_encrypted, seal_of
-from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions, checked_key, checked_moment, checked_tags
+from taskflow_otel.model.enqueue import (
+    NO_OPTIONS,
+    EnqueueOptions,
+    checked_key,
+    checked_moment,
+    checked_tags,
+    first_reason,
+)
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.options import checked_priority, flag, seconds
 from taskflow_otel.model.payload import Codec

@@ -234,7 +234,8 @@ class Engine:
         # Connections to parts that were built later are made here, and nowhere else.
         self._heartbeat.connect(rejoin=self.control.rejoin, introduce=self._introduce)
         self._ledger.connect(LateCommits(self._tasks, self._lifecycle, self._ledger, intake, self._background).applied)
-        self._dispatcher.connect(attempts.starter(runner))
+        attempts.connect(runner)
+        self._dispatcher.connect(attempts.start)
 
     @property
     def state(self) -> EngineState:

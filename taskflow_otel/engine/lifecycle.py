@@ -11,6 +11,7 @@ from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.errors import StaleTokenError
+from taskflow_otel.model.enqueue import first_reason
 from taskflow_otel.model.events import lifecycle_event
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.replay import replay
@@ -226,11 +227,6 @@ class Lifecycle:
         task.attempt = task.timer = None
         self._tasks.finish(task)
         _wake_waiters(task)
-
-
-def first_reason(run_at: datetime | None, created_at: datetime) -> str | None:
-    """Why a new task does not start at once."""
-    return None if run_at is None or run_at <= created_at else Reason.DELAYED.value
 
 
 def _wake_waiters(task: LiveTask) -> None:

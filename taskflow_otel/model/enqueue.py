@@ -9,6 +9,7 @@ from typing import Any
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.plain import distinct_text, plain_tags, repr_of
+from taskflow_otel.model.vocabulary import Reason
 
 _MAX_KEY = 255
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -82,3 +83,8 @@ def checked_key(key: object) -> str | None:
     if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY:
         raise ConfigurationError(f"idempotency_key must be a text of 1 to {_MAX_KEY} characters, not {repr_of(key)}")
     return distinct_text(str.__str__(key))
+
+
+def first_reason(run_at: datetime | None, created_at: datetime) -> str | None:
+    """Why a new task does not start at once; `None` if it does."""
+    return None if run_at is None or run_at <= created_at else Reason.DELAYED.value

@@ -152,7 +152,8 @@ class Outbox:
             for task in tasks:
                 self._natives.pop(task, None)
             raise
-        await self.door.arrived(eager)
+        if eager:
+            await self.door.arrived(eager)
 
     async def run_native(self, task: LiveTask) -> None:
         """Run an undecorated function inside the request; raises what it raised, and then the rest never runs."""
