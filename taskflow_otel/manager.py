@@ -34,6 +34,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.lines.file import FileLogger, FileMode
 from taskflow_otel.exporters.otel.logs import LogsExporter
 from taskflow_otel.exporters.otel.metrics import OtelMetricsExporter
+from taskflow_otel.exporters.otel.spans import SpanContexts
 from taskflow_otel.exporters.otel.tracing import TracingExporter
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
 from taskflow_otel.exporters.stream import LiveStream
@@ -151,13 +152,14 @@ class TaskManager:
                     log_lifecycle=log_lifecycle,
                 )
             )
+        contexts = SpanContexts()
         self._bus = ObserverBus(
             [
                 # First, because it sets the ids that the others show.
-                TracingExporter(telemetry.tracer_provider, propagation=telemetry.propagation),
-                LogsExporter(telemetry.logger_provider),
+                TracingExporter(telemetry.tracer_provider, propagation=telemetry.propagation, contexts=contexts),
+                LogsExporter(telemetry.logger_provider, contexts=contexts),
                 self.metrics,
-                OtelMetricsExporter(self.metrics, telemetry.meter_provider),
+                OtelMetricsExporter(self.metrics, telemetry.meter_provider, contexts=contexts),
                 self.stream,
             ],
             observers,

@@ -94,9 +94,4 @@ async def _sdk(backend: Backend | None, *, persist: bool) -> AsyncIterator[Run]:
     exported = providers()
     telemetry = Telemetry(tracer_provider=exported.tracer_provider, logger_provider=exported.logger_provider)
     async with _manager(backend, telemetry, persist=persist) as run:
-
-        async def run_and_clear(number: int) -> None:
-            await run(number)
-            exported.clear()
-
-        yield run_and_clear
+        yield run

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 from opentelemetry import _logs
-from opentelemetry._logs import Logger, LoggerProvider, SeverityNumber
+from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumber
 
 from taskflow_otel.bus import Exporter
 from taskflow_otel.exporters import signals
@@ -15,7 +15,7 @@ from taskflow_otel.exporters.lines.text import safe_text
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.providers import ProviderSlot
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
-from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.model.vocabulary import LogLevel
 from taskflow_otel.version import __version__
@@ -36,16 +36,43 @@ _LEVELS: dict[str, str] = {
 }
 
 
+class _Kind(NamedTuple):
+    """What the records of one transition have in common."""
+
+    event_name: str
+    severity: SeverityNumber
+    severity_text: str
+    words: str
+    exception: bool
+
+
+_KINDS = {
+    transition: _Kind(
+        spec.event_name, _SEVERITY[spec.severity], spec.severity, transition.value.replace("_", " "), spec.exception
+    )
+    for transition, spec in signals.LOGS.items()
+}
+_NEVER_ASKED = datetime.min.replace(tzinfo=UTC), True
+_ASK_INTERVAL = timedelta(seconds=1)
+"""How long the answer of the SDK holds to whether records are wanted: to ask takes as long as a third of a record."""
+
+
 class LogsExporter(Exporter):
     """Emits the log records, each in the context of the span that it belongs to.
 
     `logger_provider=None` means the global one, which may be set later. The exception of a failed attempt is in the
-    attributes of one log record.
+    attributes of one log record. The tracing exporter leaves the contexts of its spans in `contexts`. The exporter asks
+    at most once a second whether the records of a transition are wanted.
     """
 
     name = "logs"
 
-    def __init__(self, logger_provider: LoggerProvider | None = None) -> None:
+    def __init__(
+        self, logger_provider: LoggerProvider | None = None, *, contexts: spans.SpanContexts | None = None
+    ) -> None:
+        self._contexts = contexts or spans.SpanContexts()
+        self._wanted: dict[Transition, tuple[datetime, bool]] = {}
+        """Whether the records of a transition are wanted, and when to ask again."""
         self._slot = ProviderSlot(logger_provider, _logs.get_logger_provider)
         self._logger: Logger | None = None
 
@@ -68,9 +95,12 @@ class LogsExporter(Exporter):
             logger = self._active(event.timestamp)
         if logger is None:
             return
-        spec = signals.LOGS[event.transition]
-        severity = _SEVERITY[spec.severity]
-        if not logger.enabled(severity_number=severity, event_name=spec.event_name):
+        kind = _KINDS[event.transition]
+        until, wanted = self._wanted.get(event.transition, _NEVER_ASKED)
+        if event.timestamp >= until:
+            wanted = logger.enabled(severity_number=kind.severity, event_name=kind.event_name)
+            self._wanted[event.transition] = event.timestamp + _ASK_INTERVAL, wanted
+        if not wanted:
             return
         attributes: dict[str, Any] = {
             signals.MESSAGING_DESTINATION_NAME: event.func_name,
@@ -83,17 +113,21 @@ class LogsExporter(Exporter):
             attributes[signals.REASON] = event.reason
         if event.duration is not None and event.previous is TaskStatus.RUNNING:
             attributes[signals.DURATION] = event.duration
-        if spec.exception:
+        if kind.exception:
             # In other transitions, the event's error belongs to an earlier attempt.
             _add_exception(attributes, event)
+        what = f"{event.func_name} {kind.words}"
+        # As a record: emitted in parts, the SDK looks for an exception among them first.
         logger.emit(
-            timestamp=spans.nanoseconds(event.timestamp),
-            context=spans.context_of(event.span),
-            severity_number=severity,
-            severity_text=spec.severity,
-            body=_sentence(event),
-            attributes=attributes,
-            event_name=spec.event_name,
+            LogRecord(
+                timestamp=spans.nanoseconds(event.timestamp),
+                context=self._contexts.of(event.span),
+                severity_number=kind.severity,
+                severity_text=kind.severity_text,
+                body=what if event.reason is None else f"{what} ({event.reason})",
+                attributes=attributes,
+                event_name=kind.event_name,
+            )
         )
 
     def on_log(self, event: LogEvent) -> None:
@@ -116,7 +150,7 @@ class LogsExporter(Exporter):
             attributes[signals.LOG_PREFIX + key] = _plain(value)
         logger.emit(
             timestamp=spans.nanoseconds(event.timestamp),
-            context=spans.context_of(
+            context=self._contexts.of(
                 SpanRef(event.trace_id or "", event.span_id or "", event.trace_flags),
             ),
             severity_number=severity,
@@ -142,11 +176,6 @@ def _add_exception(attributes: dict[str, Any], event: LifecycleEvent) -> None:
         attributes[signals.EXCEPTION_MESSAGE] = event.error
     if event.stacktrace is not None:
         attributes[signals.EXCEPTION_STACKTRACE] = event.stacktrace
-
-
-def _sentence(event: LifecycleEvent) -> str:
-    what = f"{event.func_name} {event.transition.replace('_', ' ')}"
-    return what if event.reason is None else f"{what} ({event.reason})"
 
 
 def _plain(value: Any) -> Any:

@@ -35,7 +35,14 @@ class OtelMetricsExporter(Exporter):
 
     name = "otel_metrics"
 
-    def __init__(self, source: PrometheusExporter, meter_provider: MeterProvider | None = None) -> None:
+    def __init__(
+        self,
+        source: PrometheusExporter,
+        meter_provider: MeterProvider | None = None,
+        *,
+        contexts: spans.SpanContexts | None = None,
+    ) -> None:
+        self._contexts = contexts or spans.SpanContexts()
         self._source = source
         self._slot = ProviderSlot(meter_provider, metrics.get_meter_provider)
         self._meter: Meter | None = None
@@ -99,14 +106,14 @@ class OtelMetricsExporter(Exporter):
 
     def _record(self, spec: MetricSpec, seconds: float, event: LifecycleEvent) -> None:
         attributes = {"task": self._source.task_label(event.func_name), "queue": event.queue}
-        self._histograms[spec.name].record(max(seconds, 0.0), attributes, spans.context_of(event.span))
+        self._histograms[spec.name].record(max(seconds, 0.0), attributes, self._contexts.of(event.span))
 
     def _record_process(self, seconds: float, event: LifecycleEvent) -> None:
         attributes = _messaging("process", self._source.task_label(event.func_name))
         if event.transition in _FAILURES and event.error_type is not None:
             attributes[signals.ERROR_TYPE] = self._source.error_label(event.error_type)
         histogram = self._histograms[signals.PROCESS_DURATION.name]
-        histogram.record(max(seconds, 0.0), attributes, spans.context_of(event.span))
+        histogram.record(max(seconds, 0.0), attributes, self._contexts.of(event.span))
 
     def _reading(self, spec: MetricSpec) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def read(_: CallbackOptions) -> Iterable[Observation]:

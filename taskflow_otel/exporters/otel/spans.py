@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from datetime import datetime
 from functools import lru_cache
 
@@ -18,6 +19,8 @@ _NO_STATE = TraceState()
 _NOTHING_CURRENT = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 
+# Several signals of a task bear the same moment.
+@lru_cache(maxsize=64)
 def nanoseconds(moment: datetime) -> int:
     """Unix time in nanoseconds, exact to the microsecond that a datetime holds."""
     return round(moment.timestamp() * 1_000_000) * 1_000
@@ -56,6 +59,31 @@ def context_of(ref: SpanRef) -> Context:
     if span_context is None:
         return _NOTHING_CURRENT
     return trace.set_span_in_context(NonRecordingSpan(span_context), Context())
+
+
+class SpanContexts:
+    """Contexts in which a span of this process is current, of the latest `size` spans.
+
+    Each is made once, for all signals of its span. Callable from any thread.
+    """
+
+    def __init__(self, size: int = 512) -> None:
+        self._size = size
+        self._contexts: OrderedDict[str, Context] = OrderedDict()
+
+    def add(self, span_context: SpanContext, ref: SpanRef) -> Context:
+        """Write the identity of a new span into `ref`, and return a context in which it is current."""
+        context = trace.set_span_in_context(NonRecordingSpan(span_context), Context())
+        store(span_context, ref)
+        if ref.span_id:
+            self._contexts[ref.span_id] = context
+            if len(self._contexts) > self._size:
+                self._contexts.popitem(last=False)
+        return context
+
+    def of(self, ref: SpanRef) -> Context:
+        """A context in which the span of `ref` is current; without one, a context in which none is."""
+        return self._contexts.get(ref.span_id) or context_of(ref)
 
 
 def baggage_header(context: Context | None = None) -> str:

@@ -43,12 +43,14 @@ _CRASHES = frozenset({Transition.INTERRUPTED, Transition.RECOVERED})
 class _Open:
     """The open spans of one task of this process."""
 
-    __slots__ = ("attempt", "creation", "send")
+    __slots__ = ("attempt", "context", "creation", "send")
 
-    def __init__(self, send: Span | None, creation: SpanContext | None) -> None:
+    def __init__(self, send: Span | None, creation: SpanContext | None, context: Context | None) -> None:
         self.send = send
         self.creation = creation
         """The context of the `send` span, if this process made it; `None` for a task taken over."""
+        self.context = context
+        """One in which that span is current."""
         self.attempt: Span | None = None
 
 
@@ -61,13 +63,18 @@ class TracingExporter(Exporter):
     `propagation` sets the parent of an attempt's span. `"auto"`: the `send` span, if the same process starts the
     attempt soon after code added the task; a delayed, scheduled, recovered or manually retried attempt starts a new
     trace. `"parent"`: always the `send` span. `"link"`: never. In each case the span links to the `send` span, and to
-    that of the previous attempt. Raises `ConfigurationError` for another value.
+    that of the previous attempt. Raises `ConfigurationError` for another value. Later exporters find the contexts of
+    its spans in `contexts`.
     """
 
     name = "tracing"
 
     def __init__(
-        self, tracer_provider: trace.TracerProvider | None = None, *, propagation: Propagation = "auto"
+        self,
+        tracer_provider: trace.TracerProvider | None = None,
+        *,
+        propagation: Propagation = "auto",
+        contexts: spans.SpanContexts | None = None,
     ) -> None:
         if propagation not in PROPAGATIONS:
             raise ConfigurationError(f"propagation must be one of {', '.join(PROPAGATIONS)}, not {propagation!r}")
@@ -76,6 +83,7 @@ class TracingExporter(Exporter):
         self._slot = ProviderSlot(tracer_provider, trace.get_tracer_provider)
         self._tracer: Tracer | None = None
         self._open: dict[str, _Open] = {}
+        self._contexts = contexts or spans.SpanContexts()
 
     def idle_until(self, now: datetime) -> datetime | None:
         """While there is no provider: it is looked for again then."""
@@ -102,9 +110,10 @@ class TracingExporter(Exporter):
             start_time=spans.nanoseconds(record.created_at),
         )
         context = span.get_span_context()
-        spans.store(context, record.trace.creation)
+        current = self._contexts.add(context, record.trace.creation)
         record.trace.baggage = spans.baggage_header()
-        self._open[record.task_id] = _Open(span, context if context.is_valid else None)
+        known = bool(record.trace.creation.span_id)
+        self._open[record.task_id] = _Open(span, context if known else None, current if known else None)
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Start or end what the transition starts or ends."""
@@ -164,7 +173,10 @@ class TracingExporter(Exporter):
         base = spans.context_with_baggage(event.trace.baggage)
         parent = base
         if creation is not None and self._continues(event, started, local=local is not None):
-            parent = trace.set_span_in_context(NonRecordingSpan(creation), base)
+            if entry is not None and entry.context is not None and not base:
+                parent = entry.context
+            else:
+                parent = trace.set_span_in_context(NonRecordingSpan(creation), base)
         span = tracer.start_span(
             signals.PROCESS.name(event.func_name),
             parent,
@@ -173,13 +185,12 @@ class TracingExporter(Exporter):
             _links(creation, event.trace.previous),
             spans.nanoseconds(started),
         )
-        spans.store(span.get_span_context(), event.span)
+        self._contexts.add(span.get_span_context(), event.span)
         if entry is None:
-            entry = self._open[event.task_id] = _Open(None, None)
+            entry = self._open[event.task_id] = _Open(None, None, None)
         entry.attempt = span
-        current = otel_context.set_value(TASK_ID_KEY, event.task_id, base)
         # This runs in the attempt's own context, so nothing must be detached.
-        otel_context.attach(trace.set_span_in_context(span, current))
+        otel_context.attach(trace.set_span_in_context(span, Context({**base, TASK_ID_KEY: event.task_id})))
 
     def _continues(self, event: LifecycleEvent, started: datetime, *, local: bool) -> bool:
         """Whether the attempt is a child of the `send` span."""
@@ -231,7 +242,7 @@ class TracingExporter(Exporter):
             _describe_end(span, event)
         span.end(max(start, spans.nanoseconds(event.end_time or event.timestamp)))
         # The next attempt must link to this span, which exists, and not to the dead one.
-        spans.store(span.get_span_context(), event.span)
+        self._contexts.add(span.get_span_context(), event.span)
 
 
 def _attributes(operation: str, task: TaskRecord | LifecycleEvent) -> dict[str, AttributeValue]:

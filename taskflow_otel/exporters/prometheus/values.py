@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct
 
 from taskflow_otel.exporters.signals import (
     LAST_SUCCESS,
@@ -22,8 +23,7 @@ _SAMPLED = 0x01
 _DIGITS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Exemplar:
+class Exemplar(Struct, frozen=True, gc=False):
     """One observation, and the sampled span in which it was made; `timestamp` is Unix time."""
 
     trace_id: str
