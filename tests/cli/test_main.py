@@ -1,4 +1,4 @@
-"""`taskflow-otel dashboards export` writes the stack, from a checkout and from an installed wheel."""
+"""The command `taskflow-otel`; `dashboards export` writes the stack, from a checkout and from an installed wheel."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from taskflow_otel.cli.main import main
+from taskflow_otel.version import __version__
 from tests.dashboards.expressions import ROOT, STACK
 
 STACK_FILES = {
@@ -87,3 +88,20 @@ def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path, capsys
     (tmp_path / "file").write_text("")
     assert main(["dashboards", "export", str(tmp_path / "file" / "stack")]) == 1
     assert capsys.readouterr().err.startswith(f"taskflow-otel: cannot write to {tmp_path / 'file' / 'stack'}: ")
+
+
+def test_the_package_runs_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "taskflow_otel", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"taskflow-otel {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["dashboards"], ["dashbords"], ["dashboards", "export"]])
+def test_a_command_that_is_not_complete_ends_with_the_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: taskflow-otel" in capsys.readouterr().err

@@ -1,0 +1,194 @@
+"""The tests mirror the package: `taskflow_otel/engine/drain.py` is tested in `tests/engine/test_drain.py`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE, TESTS = ROOT / "taskflow_otel", ROOT / "tests"
+
+
+class Elsewhere(NamedTuple):
+    """Modules whose behaviour shows in another test file only, and why."""
+
+    tests: str
+    reason: str
+    modules: tuple[str, ...]
+
+
+ELSEWHERE = [
+    Elsewhere(
+        "backends/test_conformance.py",
+        "The contract of backends, as a suite that every backend runs.",
+        (
+            "backends/base.py",
+            "backends/sql/backend.py",
+            "testing/backends/fixtures.py",
+            "testing/backends/fleet.py",
+            "testing/backends/samples.py",
+            "testing/backends/tasks.py",
+        ),
+    ),
+    Elsewhere(
+        "backends/sql/test_statements.py",
+        "A dialect shows in the statements that are made with it.",
+        ("backends/sql/dialects.py",),
+    ),
+    Elsewhere(
+        "engine/ledger/test_ledger.py",
+        "Two halves of the ledger, which is their only way in.",
+        ("engine/ledger/backlog.py", "engine/ledger/writer.py"),
+    ),
+    Elsewhere(
+        "engine/test_control.py",
+        "A table of who starts what; it shows in what becomes of attempts that are stopped.",
+        ("engine/attempts.py",),
+    ),
+    Elsewhere(
+        "web/test_tasks_api.py",
+        "It answers what the API asks.",
+        ("engine/lookup.py",),
+    ),
+    Elsewhere(
+        "metrics/test_sources.py",
+        "It answers what the metrics ask.",
+        ("engine/vitals.py",),
+    ),
+    Elsewhere(
+        "web/test_sse.py",
+        "It finds the server that runs, as only a real server shows.",
+        ("compat/coroutines.py",),
+    ),
+    Elsewhere(
+        "engine/schedules/test_firing.py",
+        "The claim of a firing is a step of it.",
+        ("engine/claims.py",),
+    ),
+    Elsewhere(
+        "ledger/test_lost_answers.py",
+        "It needs a backend whose answer is lost, and instances that go on.",
+        ("engine/late_commits.py",),
+    ),
+    Elsewhere(
+        "exporters/lines/test_text.py",
+        "What the observers that write lines have in common has no lines of its own.",
+        ("exporters/lines/base.py",),
+    ),
+    Elsewhere(
+        "e2e/test_failed_requests.py",
+        "Hooks in FastAPI's handling of a request, which show in what becomes of the tasks of one.",
+        ("request/current.py", "request/endpoints.py", "request/stacks.py"),
+    ),
+    Elsewhere(
+        "e2e/test_isolation.py",
+        "Which applications a manager serves: it takes several in one process.",
+        ("request/applications.py",),
+    ),
+    Elsewhere(
+        "test_project.py",
+        "A number, compared with the changelog and with what is installed.",
+        ("version.py",),
+    ),
+    Elsewhere(
+        "cli/test_main.py",
+        "Two lines that call the command.",
+        ("__main__.py",),
+    ),
+    Elsewhere(
+        "test_bad_input.py",
+        "Settings as plain data: what is wrong is refused where it is given.",
+        ("engine/settings.py",),
+    ),
+    Elsewhere(
+        "engine/fleet/test_takeover.py",
+        "A protocol and two names of reasons.",
+        ("engine/membership.py",),
+    ),
+    Elsewhere(
+        "web/test_overview.py",
+        "Protocols alone; the type checker compares the engine with them.",
+        ("web/ports.py",),
+    ),
+    Elsewhere(
+        "model/test_replay.py",
+        "Plain data without behaviour.",
+        ("model/query.py", "model/trace.py"),
+    ),
+]
+MODULES = sorted(
+    str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"
+)  # `__init__.py` holds exports
+
+
+def mirror(module: str) -> Path:
+    """The test file of a module."""
+    path = Path(module)
+    return TESTS / path.parent / f"test_{path.name}"
+
+
+def named_by(path: Path) -> Iterator[str]:
+    """The dotted names that a file imports, anywhere in it; programs in texts count where they import the package."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and node.value == PACKAGE.name:
+            yield f"{PACKAGE.name}.__main__"
+
+
+@cache
+def imported_by(path: Path) -> frozenset[Path]:
+    """The files of the package and of the tests that a file imports itself."""
+    found = set()
+    for name in named_by(path):
+        target = ROOT.joinpath(*name.split("."))
+        for file in (target.with_suffix(".py"), target / "__init__.py"):
+            if file.is_file() and file.is_relative_to(ROOT / name.split(".")[0]):
+                found.add(file)
+    return frozenset(found)
+
+
+def reached_from(path: Path) -> set[Path]:
+    """All that is imported, by the file or by what it imports."""
+    reached, waiting = set(), [path]
+    while waiting:
+        for file in imported_by(waiting.pop()) - reached:
+            if file.is_relative_to(PACKAGE) or file.is_relative_to(TESTS):
+                reached.add(file)
+                waiting.append(file)
+    return reached
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_has_a_test_file_of_its_name_or_a_reason_not_to(module: str) -> None:
+    listed = [entry for entry in ELSEWHERE if module in entry.modules]
+    if mirror(module).exists():
+        assert listed == [], "it has a test file of its name now, so its entry can go"
+    else:
+        assert len(listed) == 1, f"write {mirror(module).relative_to(ROOT)}, or say in ELSEWHERE what tests it"
+
+
+@pytest.mark.parametrize("entry", ELSEWHERE, ids=lambda entry: entry.tests)
+def test_what_is_tested_elsewhere_is_there_and_reached_by_those_tests(entry: Elsewhere) -> None:
+    tests = TESTS / entry.tests
+    assert tests.is_file()
+    assert entry.reason.endswith(".")
+    assert [module for module in entry.modules if module not in MODULES] == []
+    reached = reached_from(tests)
+    assert [module for module in entry.modules if PACKAGE / module not in reached] == []
+
+
+def test_a_test_file_lies_in_a_room_of_the_package_or_in_one_that_tests_across_rooms() -> None:
+    across = {"apps", "benchmarks", "chaos", "dashboards", "e2e", "faults", "ledger", "typing"}
+    rooms = {str(path.parent.relative_to(PACKAGE)) for path in PACKAGE.rglob("__init__.py")}
+    found = {str(path.parent.relative_to(TESTS)) for path in TESTS.rglob("test_*.py")}
+    assert found - rooms - across == set()
