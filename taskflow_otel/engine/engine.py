@@ -18,7 +18,9 @@ from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.door import Door
 from taskflow_otel.engine.drain import Drain
-from taskflow_otel.engine.executors.base import AsyncExecutor, Executor, ThreadExecutor
+from taskflow_otel.engine.executors.base import Executor
+from taskflow_otel.engine.executors.coroutines import AsyncExecutor
+from taskflow_otel.engine.executors.threads import ThreadExecutor
 from taskflow_otel.engine.fleet.fleet_watch import FleetWatch
 from taskflow_otel.engine.fleet.heartbeat import Heartbeat
 from taskflow_otel.engine.fleet.queue_settings import QueueSettings

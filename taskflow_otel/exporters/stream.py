@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from taskflow_otel.bus import Exporter
-from taskflow_otel.exporters.lines.text import iso
 from taskflow_otel.model.events import LifecycleEvent, LogEvent, without_exception
-from taskflow_otel.model.plain import plain_value
+from taskflow_otel.model.plain import iso, plain_value
 from taskflow_otel.model.record import Progress, TaskRecord
 
 _PROGRESS_INTERVAL = 0.2

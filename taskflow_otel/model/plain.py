@@ -10,6 +10,7 @@ import hashlib
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -106,6 +107,11 @@ def class_name(cls: type) -> str:
         return plain_text(name if module == "builtins" else f"{module}.{name}", MAX_NAME)
     except BaseException:  # a metaclass may compute both
         return "<a class without a name>"
+
+
+def iso(moment: datetime) -> str:
+    """ISO 8601 in UTC, with the offset."""
+    return moment.astimezone(UTC).isoformat()
 
 
 def plain_number(value: object) -> float | None:

@@ -30,8 +30,8 @@ from opentelemetry.trace import (
 from opentelemetry.util import types
 
 from taskflow_otel.compat.opentelemetry import agnosticcontextmanager, with_ids
-from taskflow_otel.exporters.lines.text import safe_text
 from taskflow_otel.exporters.otel import spans
+from taskflow_otel.model.plain import text_of
 from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.runtime.throttled_report import ThrottledReport
 
@@ -47,12 +47,12 @@ def plain(value: Any, depth: int = 0) -> Any:
         return value
     if depth < _DEEPEST:
         if isinstance(value, Mapping):
-            return {safe_text(key): plain(item, depth + 1) for key, item in value.items()}
+            return {text_of(key): plain(item, depth + 1) for key, item in value.items()}
         if isinstance(value, (list, tuple, set, frozenset)):
             return [plain(item, depth + 1) for item in value]
     if isinstance(value, int):
         return int(value)
-    return float(value) if isinstance(value, float) else safe_text(value)
+    return float(value) if isinstance(value, float) else text_of(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class RecordedSpan(Span):
         module = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
         described: Attributes = {
             "exception.type": f"{module}{cls.__qualname__}",
-            "exception.message": safe_text(exception),
+            "exception.message": text_of(exception),
             "exception.stacktrace": "".join(traceback.format_exception(cls, exception, exception.__traceback__)),
             "exception.escaped": str(escaped),
         }

@@ -1,8 +1,11 @@
-"""The threads that run plain functions: a pool whose threads can be abandoned."""
+"""The executor of plain functions: they run in threads of their own pool, which can be abandoned."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
+import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -11,11 +14,55 @@ from typing import Any
 from anyio.lowlevel import current_token
 
 from taskflow_otel.compat.anyio import serve_loop
+from taskflow_otel.engine.executors.awaiting import awaited
+from taskflow_otel.engine.executors.base import Call
+from taskflow_otel.model.vocabulary import ExecutorKind
 
 # The outcome of a function is passed as a value: a future would change a `StopIteration`, and awaiting a future
 # that raises `GeneratorExit` closes the waiting coroutines.
 _Outcome = tuple[Any, BaseException | None]
 _WorkItem = tuple[Callable[[], Any], asyncio.Future[_Outcome]]
+
+
+class ThreadExecutor:
+    """Plain functions, in the manager's own threads: never in those that serve sync routes.
+
+    An awaitable result is awaited on the event loop. `anyio.from_thread` works in the functions.
+    """
+
+    name = ExecutorKind.THREAD.value
+    cancellable = False
+
+    def __init__(self, threads: int | None) -> None:
+        self._size = threads or min(32, (os.cpu_count() or 1) + 4)
+        self.capacity: int | None = self._size
+        self._threads: TaskThreads | None = None
+
+    async def start(self) -> None:
+        """Create the pool; its threads start when they are needed."""
+        self._threads = TaskThreads(self._size, "taskflow-task")
+
+    async def run(self, call: Call) -> Any:
+        """Run the function in a thread, with the attempt's context variables."""
+        assert self._threads is not None, "the engine starts its executors before it dispatches"
+        function = functools.partial(call.definition.func, *call.args, **call.kwargs)
+        result = await self._threads.run(functools.partial(call.context.run, function))
+        if not inspect.isawaitable(result):
+            return result
+        # A plain function around an async one: the work itself is still to come, on the event loop.
+        call.on_loop = True
+        if call.task_context.cancelled:
+            # It was asked to stop while it was in the thread, where it could not be cancelled.
+            if inspect.iscoroutine(result):
+                result.close()
+            raise asyncio.CancelledError
+        return await awaited(result, call)
+
+    async def close(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for the threads, which were asked to stop; abandon the rest."""
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            await threads.close(timeout)
 
 
 class TaskThreads:

@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.engine.fleet.identity import host_identity, new_instance_id, process_started
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.query import Instance
 from taskflow_otel.model.vocabulary import InstanceState
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.deadline import within
+from taskflow_otel.runtime.identity import host_identity, new_instance_id, process_started
 from taskflow_otel.runtime.service import Service
 
 logger = logging.getLogger("taskflow_otel.recovery")

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.engine.fleet.identity import process_gone
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.vocabulary import InstanceState
 from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.identity import process_gone
 from taskflow_otel.runtime.service import Service
 from taskflow_otel.runtime.throttled_report import Once
 

@@ -9,7 +9,6 @@ from typing import Protocol
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.claims import Claimed, Claims
-from taskflow_otel.engine.fleet.identity import process_gone
 from taskflow_otel.engine.live import LiveTasks
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.registry import TaskDefinition
@@ -20,6 +19,7 @@ from taskflow_otel.model.schedule import Schedule, ScheduleStatus, from_micros, 
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.vocabulary import InstanceState, Source
 from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.identity import process_gone
 from taskflow_otel.runtime.retrying import Backoff
 from taskflow_otel.runtime.throttled_report import Outage
 from taskflow_otel.runtime.timers import Timer

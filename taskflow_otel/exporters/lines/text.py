@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any, Literal, get_args
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
-from taskflow_otel.model.plain import text_of
+from taskflow_otel.model.plain import iso, text_of
 
 Format = Literal["text", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -23,11 +23,6 @@ def check_format(value: str) -> None:
     """Raise `ConfigurationError` for a format that does not exist."""
     if value not in FORMATS:
         raise ConfigurationError(f"format must be one of {', '.join(FORMATS)}, not {value!r}")
-
-
-def safe_text(value: object) -> str:
-    """`str(value)` through `text_of`, even if `str()` fails."""
-    return text_of(value)
 
 
 def escape(text: str) -> str:
@@ -74,17 +69,12 @@ def _json_line(event: LifecycleEvent | LogEvent) -> str:
             "instance": event.instance,
         }
     try:
-        text = json.dumps(fields, ensure_ascii=False, default=safe_text, skipkeys=True)
+        text = json.dumps(fields, ensure_ascii=False, default=text_of, skipkeys=True)
     except (ValueError, RecursionError):
         # Only `extra` can be impossible in JSON: a structure that contains itself.
-        text = json.dumps(fields | {"extra": safe_text(fields.get("extra"))}, ensure_ascii=False)
+        text = json.dumps(fields | {"extra": text_of(fields.get("extra"))}, ensure_ascii=False)
     # JSON escapes only what is below 0x20; inside its strings the other characters may be escaped the same way.
     return text if text.isprintable() else text.translate(_JSON_ESCAPES)
 
 
 _JSON_ESCAPES = {code: f"\\u{code:04x}" for code in _UNSAFE if code >= 0x7F}
-
-
-def iso(moment: datetime) -> str:
-    """ISO 8601 in UTC, with the offset."""
-    return moment.astimezone(UTC).isoformat()

@@ -11,10 +11,10 @@ from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumbe
 
 from taskflow_otel.bus import Exporter
 from taskflow_otel.exporters import signals
-from taskflow_otel.exporters.lines.text import safe_text
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.providers import ProviderSlot
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
+from taskflow_otel.model.plain import text_of
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.model.vocabulary import LogLevel
@@ -186,4 +186,4 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return safe_text(value)
+    return text_of(value)

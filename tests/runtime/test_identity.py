@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from taskflow_otel.engine.fleet import identity
 from taskflow_otel.engine.fleet.heartbeat import make_instance
-from taskflow_otel.engine.fleet.identity import host_identity, process_gone, process_started
 from taskflow_otel.model.query import Instance
+from taskflow_otel.runtime import identity
+from taskflow_otel.runtime.identity import host_identity, process_gone, process_started
 from taskflow_otel.testing.clock import FakeClock
 from tests.waiting import wait_until
 
