@@ -98,6 +98,21 @@ def deep(levels: int) -> list[Any]:
     return outer
 
 
+def long_text() -> str:
+    """A text of 100,000 characters."""
+    return "y" * 100_000
+
+
+def many_bytes() -> bytearray:
+    """As many bytes."""
+    return bytearray(100_000)
+
+
+def many_numbers() -> list[int]:
+    """A list of 5,000 numbers."""
+    return list(range(5_000))
+
+
 NASTY_TEXTS = (
     "",
     " ",
@@ -172,7 +187,7 @@ def anything(*, hashable: bool = False) -> st.SearchStrategy[Any]:
         st.builds(Wordless),
         st.builds(LyingText, st.just("hm")),
         st.just(object()),
-        st.just("y" * 100_000),
+        st.builds(long_text),
     )
     if hashable:
         return st.one_of(scalars, st.tuples(scalars, scalars), st.frozensets(scalars, max_size=2))
@@ -185,8 +200,8 @@ def anything(*, hashable: bool = False) -> st.SearchStrategy[Any]:
             st.builds(looped),
             st.builds(deep, st.sampled_from([20, 3_000])),
             st.builds(LyingDict, st.just({"a": 1})),
-            st.just(bytearray(100_000)),
-            st.just(list(range(5_000))),
+            st.builds(many_bytes),
+            st.builds(many_numbers),
         ),
         lambda inner: st.one_of(
             st.lists(inner, max_size=3),
@@ -196,3 +211,11 @@ def anything(*, hashable: bool = False) -> st.SearchStrategy[Any]:
         ),
         max_leaves=8,
     )
+
+
+NASTY_OBJECTS: tuple[Any, ...] = (
+    *NASTY_TEXTS, *NASTY_NUMBERS, Broken(), Broken(SystemExit), Wordless(), LyingText("hm"), LyingDict({"a": 1}),
+    LyingNumber(3), looped(), deep(3_000), {("a", "b"): 1, b"k": 2}, object(), Decimal("NaN"), long_text(),
+    many_bytes(),
+)  # fmt: skip
+"""One of each kind, for where hypothesis cannot reach."""
