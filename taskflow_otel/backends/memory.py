@@ -268,7 +268,7 @@ class MemoryBackend:
         else:
             self._ordered = False
         self._tasks[task_id] = _snapshot(record)
-        self._settle(record)
+        self._settle(record, new=True)
         return _APPLIED
 
     def _update(self, record: TaskRecord) -> Applied:
@@ -285,12 +285,13 @@ class MemoryBackend:
         self._settle(fresh)
         return _APPLIED
 
-    def _settle(self, record: TaskRecord) -> None:
+    def _settle(self, record: TaskRecord, *, new: bool = False) -> None:
         self._touch(record.task_id)
         if not record.status.finished:
             self._live.setdefault(record.instance, {})[record.task_id] = None
             return
-        self._disown(record)
+        if not new:
+            self._disown(record)
         self._finished[record.task_id] = None
         if len(self._finished) > self._max_finished:
             self._forget(next(iter(self._finished)))

@@ -88,7 +88,7 @@ class AttemptRunner:
         preparing = self._preparing.get(task.record.executor)
         wait: float | None = None
         failure: Exception | None = None
-        attempt = asyncio.current_task()
+        attempt = task.attempt or asyncio.current_task()
         assert attempt is not None
         try:
             try:

@@ -52,6 +52,8 @@ class Attempts:
         """Start an attempt of a task that has a slot, in the context of the code that enqueued the task."""
         assert self._runner is not None
         context = task.context.copy() if task.context is not None else Context()
+        # Not that of an earlier attempt, on an event loop that starts its tasks eagerly.
+        task.attempt = None
         task.attempt = self._owned.begin(self._runner.run(task), context)
 
     def waits(self, task: LiveTask, seconds: float) -> None:

@@ -74,11 +74,10 @@ class Dispatcher:
         """Whether only tasks that are not persisted are still started."""
         return self._open and self._set_aside is not None
 
-    def ready(self, task: LiveTask) -> None:
+    def ready(self, task: LiveTask, queue: Queue) -> None:
         """Add a ready task to its queue."""
         task.advance(Step.LINE_UP)
         task.ready_at = self._clock.monotonic()
-        queue = self._queues.of(task)
         if self._set_aside is not None and task.record.persisted:
             queue.push(task)
             self._set_aside(task)
@@ -102,7 +101,7 @@ class Dispatcher:
             and not self._pump_due
             and len(self._starting) < _MAX_STARTING
             and queue.has_room
-            and self.slots[task.record.executor].free
+            and ((slots := self.slots[task.record.executor]).capacity is None or slots.used < slots.capacity)
         )
 
     @contextmanager

@@ -180,7 +180,7 @@ class Intake:
         if at_once:
             if not task.waiting_in_queue:
                 queue.take_place(task, enforce=False)
-            self._dispatcher.ready(task)
+            self._dispatcher.ready(task, queue)
             return
         queue.leave_place(task)
         queue.delayed += 1
@@ -190,7 +190,7 @@ class Intake:
             queue.delayed -= 1
             task.timer = None
             queue.take_place(task, enforce=False)
-            self._dispatcher.ready(task)
+            self._dispatcher.ready(task, queue)
 
         if wait is not None:
             task.timer = self._timers.after(wait, due)

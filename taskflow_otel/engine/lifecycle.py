@@ -15,7 +15,7 @@ from taskflow_otel.model.enqueue import first_reason
 from taskflow_otel.model.events import lifecycle_event
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.replay import replay
-from taskflow_otel.model.status import TaskStatus, Transition, next_status
+from taskflow_otel.model.status import TRANSITIONS, TaskStatus, Transition, next_status
 from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
@@ -37,7 +37,7 @@ class Lifecycle:
     def created(self, record: TaskRecord) -> None:
         """Write the first line of a new record's timeline and let the exporters give it a trace context."""
         self.begin(record)
-        self.announce(record)
+        self._bus.created(record)
 
     def begin(self, record: TaskRecord) -> None:
         """Write the first line of a new record's timeline."""
@@ -197,7 +197,8 @@ class Lifecycle:
         end_time: datetime | None = None,
         duration: float | None = None,
     ) -> None:
-        record.status = next_status(before, transition)
+        # `next_status` without the call, for what is in the table.
+        record.status = status = TRANSITIONS.get((before, transition)) or next_status(before, transition)
         record.reason = None if reason is None else reason.value
         if transition is Transition.STARTED:
             if record.start_time is not None:
@@ -211,7 +212,7 @@ class Lifecycle:
             record.duration = duration
             if transition is Transition.RETRY_SCHEDULED:
                 record.retries_used += 1
-        elif record.status.finished:
+        elif status.finished:
             record.end_time = now
         if failure is not None:
             record.error, record.error_type, record.stacktrace = failure.error, failure.error_type, failure.stacktrace
@@ -226,7 +227,8 @@ class Lifecycle:
         # Nor do the frames and context variables of its attempt stay until its history is written.
         task.attempt = task.timer = None
         self._tasks.finish(task)
-        _wake_waiters(task)
+        if task.waiters is not None:
+            _wake_waiters(task)
 
 
 def _wake_waiters(task: LiveTask) -> None:

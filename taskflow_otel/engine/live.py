@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from contextvars import Context
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from taskflow_otel.backends.base import RetryLink
 from taskflow_otel.engine.context import TaskContext
 from taskflow_otel.engine.executors.base import Call
@@ -31,76 +33,41 @@ class Sealed(NamedTuple):
     payload: str
 
 
-class LiveTask:
+class LiveTask(Struct, eq=False, weakref=True):
     """One task in this process, with all that is not stored: function, arguments, context, timers, waiters."""
 
-    __slots__ = (
-        "args",
-        "arrival",
-        "attempt",
-        "call",
-        "cancel_reason",
-        "context",
-        "definition",
-        "durable",
-        "error",
-        "kwargs",
-        "link",
-        "log_count",
-        "log_size",
-        "phase",
-        "ready_at",
-        "record",
-        "sealed",
-        "stored",
-        "task_context",
-        "timer",
-        "waiters",
-        "waiting_in_queue",
-    )
-
-    def __init__(
-        self,
-        record: TaskRecord,
-        definition: TaskDefinition,
-        args: tuple[Any, ...] | None,
-        kwargs: dict[str, Any] | None,
-        context: Context | None,
-        *,
-        durable: bool,
-    ) -> None:
-        self.record = record
-        self.definition = definition
-        self.args = args
-        """`None`: the arguments exist only in the record's payload, and are decoded for each attempt."""
-        self.kwargs = kwargs
-        self.sealed: Sealed | None = None
-        """The arguments of an undecorated function while encryption is on; `args` is `None` then."""
-        self.context = context
-        """The context variables of the code that enqueued the task; `None` after a restart."""
-        self.durable = durable
-        """Each transition is committed before it is published and takes effect."""
-        self.link: RetryLink | None = None
-        """The link to the task that it retries, written with its insert."""
-        self.stored = False
-        """The ledger has a row for this task."""
-        self.error: BaseException | None = None
-        """The exception of an undecorated function: inside a request, the response raises it."""
-        self.phase = Phase.BUILT
-        """Written only by `advance`."""
-        self.ready_at = 0.0
-        """Monotonic time at which it became ready to run, or will after a delay; 0 until that is known."""
-        self.timer: Timer | None = None
-        self.arrival: asyncio.Task[None] | None = None
-        """The asyncio task that commits it and lets it start, if it does not wait for its request."""
-        self.attempt: asyncio.Task[None] | None = None
-        self.call: Call | None = None
-        self.task_context: TaskContext | None = None
-        self.cancel_reason: StopCause | None = None
-        self.waiting_in_queue = False
-        self.log_count = 0
-        self.log_size = 0
-        self.waiters: list[asyncio.Future[None]] | None = None
+    record: TaskRecord
+    definition: TaskDefinition
+    args: tuple[Any, ...] | None
+    """`None`: the arguments exist only in the record's payload, and are decoded for each attempt."""
+    kwargs: dict[str, Any] | None
+    context: Context | None
+    """The context variables of the code that enqueued the task; `None` after a restart."""
+    durable: bool
+    """Each transition is committed before it is published and takes effect."""
+    sealed: Sealed | None = None
+    """The arguments of an undecorated function while encryption is on; `args` is `None` then."""
+    link: RetryLink | None = None
+    """The link to the task that it retries, written with its insert."""
+    stored: bool = False
+    """The ledger has a row for this task."""
+    error: BaseException | None = None
+    """The exception of an undecorated function: inside a request, the response raises it."""
+    phase: Phase = Phase.BUILT
+    """Written only by `advance`."""
+    ready_at: float = 0.0
+    """Monotonic time at which it became ready to run, or will after a delay; 0 until that is known."""
+    timer: Timer | None = None
+    arrival: asyncio.Task[None] | None = None
+    """The asyncio task that commits it and lets it start, if it does not wait for its request."""
+    attempt: asyncio.Task[None] | None = None
+    call: Call | None = None
+    task_context: TaskContext | None = None
+    cancel_reason: StopCause | None = None
+    waiting_in_queue: bool = False
+    log_count: int = 0
+    log_size: int = 0
+    waiters: list[asyncio.Future[None]] | None = None
 
     @property
     def id(self) -> str:

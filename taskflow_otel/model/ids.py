@@ -37,7 +37,7 @@ def new_task_id() -> str:
     global _last
     with _lock:
         if not _pool:
-            _pool.extend(high << 8 | low for high, low in _RANDOM.iter_unpack(os.urandom(_POOL * _RANDOM.size)))
+            _pool.extend([high << 8 | low for high, low in _RANDOM.iter_unpack(os.urandom(_POOL * _RANDOM.size))])
         tail = _pool.pop()
         # 48 bits of milliseconds and 74 of counter and randomness, without the version and variant bits.
         value = (time.time_ns() // 1_000_000 << 74) | tail

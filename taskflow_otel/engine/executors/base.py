@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from contextvars import Context
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from taskflow_otel.engine.context import TaskContext
 from taskflow_otel.engine.registry import TaskDefinition
 
 
-@dataclass(slots=True)
-class Call:
+class Call(Struct, eq=False):
     """One attempt, ready to run."""
 
     definition: TaskDefinition

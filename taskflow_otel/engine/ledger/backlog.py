@@ -63,8 +63,9 @@ class Backlog:
 
     def note(self, task: LiveTask) -> None:
         """Add a task whose state will be written, as it is at that time."""
-        self._notes.add(task)
-        if self._notes.ended >= MAX_BATCH and not self._ended_asked:
+        if not self._notes.add(task):
+            return
+        if not self._ended_asked and self._notes.ended >= MAX_BATCH:
             self._ended_asked = True
             self.wake.set()
         if self._health.failing_since is not None:

@@ -27,12 +27,17 @@ class Notes:
         """How many notes are of finished tasks."""
         return len(self._ended)
 
-    def add(self, task: LiveTask) -> None:
-        """Note a task; an existing note covers its current state too."""
+    def add(self, task: LiveTask) -> bool:
+        """Note a task; an existing note covers its current state too. Whether anything has changed by that."""
         record = task.record
-        self._notes[record.task_id] = task
         if record.status.finished:
+            self._notes[record.task_id] = task
             self._ended[record.task_id] = None
+            return True
+        if record.task_id in self._notes:
+            return False
+        self._notes[record.task_id] = task
+        return True
 
     def put_back(self, task: LiveTask) -> None:
         """Note a task again after a failed write, unless it was noted since."""
