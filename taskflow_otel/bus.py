@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.events import LifecycleEvent, LogEvent, without_exception
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.vocabulary import LOG_LEVELS, LogLevel
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.throttled_report import ThrottledReport
 
 logger = logging.getLogger("taskflow_otel.bus")
@@ -140,7 +140,7 @@ class _Worker:
         name: str,
         queue_size: int,
         failures: ThrottledReport,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         if observer.min_level not in LOG_LEVELS:
             raise ConfigurationError(
@@ -224,7 +224,7 @@ class _Worker:
         asyncio.get_running_loop().call_soon(turned.append, None)
         failed = 0
         failure: BaseException | None = None
-        started = now = self._clock()
+        started = now = self._clock.monotonic()
         rested = (started - self._worked_until) / _REST_PER_WORK
         end = started + min(max(rested, _SHORTEST_SLICE), _LONGEST_SLICE)
         try:
@@ -247,7 +247,7 @@ class _Worker:
                 if stopping.is_set():
                     return 0.0
                 self._in_hand = 0
-                now = self._worked_until = self._clock()
+                now = self._worked_until = self._clock.monotonic()
                 if now > end:
                     break
         finally:
@@ -313,7 +313,7 @@ class _Worker:
 class ObserverBus:
     """Delivers every event to all exporters and observers. Exporters are called in the given order.
 
-    `queue_size` bounds the events that wait for one observer. `clock` (seconds) measures how long observers use the
+    `queue_size` bounds the events that wait for one observer. `clock` measures how long observers use the
     loop. Raises `ConfigurationError` for an unknown `min_level`, or an object that is not a `TaskObserver`.
     """
 
@@ -323,7 +323,7 @@ class ObserverBus:
         observers: Iterable[TaskObserver] = (),
         *,
         queue_size: int = 10_000,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._exporters = exporters = tuple(exporters)
         self._failures = ThrottledReport()

@@ -52,7 +52,7 @@ from taskflow_otel.request.applications import Applications
 from taskflow_otel.request.background import ManagedBackgroundTasks
 from taskflow_otel.request.bound import refuse_request_bound
 from taskflow_otel.request.injection import tasks_of
-from taskflow_otel.runtime.clock import Clock, SystemClock
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.garbage import FrozenStart
 from taskflow_otel.runtime.interrupts import on_signals
 
@@ -116,6 +116,7 @@ class TaskManager:
         clock: Clock | None = None,
     ) -> None:
         telemetry = telemetry or Telemetry()
+        clock = clock or SYSTEM_CLOCK
         self._frozen = FrozenStart(wanted=flag("freeze_gc", freeze_gc))
         settings = EngineSettings(
             persist_all=requeue_pending,
@@ -188,7 +189,7 @@ class TaskManager:
         self.metrics_page = FleetMetrics(
             self.metrics,
             self._backend,
-            clock or SystemClock(),
+            clock,
             instance_id=lambda: self.engine.instance_id,
             unpublished=self.engine.vitals.unpublished,
         )

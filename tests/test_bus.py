@@ -15,6 +15,7 @@ from taskflow_otel.exporters.memory import InMemoryLogger
 from taskflow_otel.model.events import LifecycleEvent, LogEvent, lifecycle_event
 from taskflow_otel.model.record import Progress, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.runtime.clock import SystemClock
 from tests.exporters.story import Story
 from tests.waiting import eventually
 
@@ -241,7 +242,7 @@ async def test_an_observer_that_recovers_gets_the_later_events() -> None:
     await bus.close(5)
 
 
-class Hours:
+class Hours(SystemClock):
     """A clock on which an observer takes `per_event` seconds for each event, and nothing else takes time."""
 
     def __init__(self, observer: Listener, per_event: float) -> None:
@@ -249,7 +250,7 @@ class Hours:
         self._per_event = per_event
         self.rested = 0.0
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         return self.rested + len(self._observer.heard) * self._per_event
 
 

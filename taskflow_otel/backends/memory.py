@@ -16,6 +16,7 @@ from taskflow_otel.model.options import whole
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.vocabulary import InstanceState
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 
 _APPLIED = Applied(Outcome.APPLIED)
 _STALE = Applied(Outcome.STALE)
@@ -298,7 +299,7 @@ class MemoryBackend:
 
     def _touch(self, task_id: str) -> None:
         # Strictly increasing, so that the order of the dictionary is the order of its values.
-        self._last_change = max(datetime.now(UTC), self._last_change + _TICK)
+        self._last_change = max(SYSTEM_CLOCK.now(), self._last_change + _TICK)
         self._changed.pop(task_id, None)
         self._changed[task_id] = self._last_change
 

@@ -47,7 +47,7 @@ from taskflow_otel.errors import BackendError, BackendUnavailableError, Taskflow
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.vocabulary import EngineState, ExecutorKind
-from taskflow_otel.runtime.clock import Clock, SystemClock
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks, bounded, gather_all
 from taskflow_otel.runtime.service import Service
 from taskflow_otel.runtime.timers import Timers
@@ -74,7 +74,7 @@ class Engine:
         registry: TaskRegistry,
         settings: EngineSettings,
         *,
-        clock: Clock | None = None,
+        clock: Clock = SYSTEM_CLOCK,
         cipher: PayloadCipher | None = None,
         extra_executors: Mapping[str, Executor] | None = None,
         observe: Observe = lambda *_: None,
@@ -82,7 +82,7 @@ class Engine:
         fleet_watched: Callable[[], bool] = lambda: False,
         tell_fleet: Callable[[TaskRecord], None] = lambda _: None,
     ) -> None:
-        self._clock = clock or SystemClock()
+        self._clock = clock
         self._backend = backend
         self._bus = bus
         self._settings = settings

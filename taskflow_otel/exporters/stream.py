@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from taskflow_otel.bus import Exporter
 from taskflow_otel.model.events import LifecycleEvent, LogEvent, without_exception
 from taskflow_otel.model.plain import iso, plain_value
 from taskflow_otel.model.record import Progress, TaskRecord
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 
 _PROGRESS_INTERVAL = 0.2
 _ERROR_LENGTH = 300
@@ -58,9 +58,7 @@ class LiveStream(Exporter):
 
     name = "stream"
 
-    def __init__(
-        self, size: int = 4096, *, interval: float = _INTERVAL, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, size: int = 4096, *, interval: float = _INTERVAL, clock: Clock = SYSTEM_CLOCK) -> None:
         self._ring: deque[_Item] = deque(maxlen=size)
         self._size = size
         self._first = 0
@@ -107,7 +105,7 @@ class LiveStream(Exporter):
         progress = record.progress
         if progress is None:
             return
-        now = self._clock()
+        now = self._clock.monotonic()
         complete = progress.total is not None and progress.done >= progress.total
         if not complete and now - self._progress_at.get(record.task_id, float("-inf")) < _PROGRESS_INTERVAL:
             return

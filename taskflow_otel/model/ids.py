@@ -39,6 +39,7 @@ def new_task_id() -> str:
         if not _pool:
             _pool.extend([high << 8 | low for high, low in _RANDOM.iter_unpack(os.urandom(_POOL * _RANDOM.size))])
         tail = _pool.pop()
+        # The machine's time: an id has to be new in the ledger, whatever clock a test turns.
         # 48 bits of milliseconds and 74 of counter and randomness, without the version and variant bits.
         value = (time.time_ns() // 1_000_000 << 74) | tail
         if value <= _last:

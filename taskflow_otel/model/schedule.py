@@ -98,7 +98,7 @@ class Cron:
         self.timezone = str(self._zone)
         self._expression = self.text = self._checked(expression)
         try:
-            self.after(datetime.now(UTC))
+            self.after(EPOCH)
         except self._no_date:
             raise ConfigurationError(f"cron={expression!r} never fires: there is no such date") from None
 

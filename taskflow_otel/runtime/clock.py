@@ -47,3 +47,7 @@ class SystemClock:
 
     async def sleep(self, delay: float) -> None:
         await asyncio.sleep(delay)
+
+
+SYSTEM_CLOCK: Clock = SystemClock()
+"""The clock of whatever is not given another one."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 
-from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 
 logger = logging.getLogger("taskflow_otel.bus")
 
@@ -17,13 +15,13 @@ REPORT_INTERVAL = 60.0
 class Throttle:
     """Lets each message pass once in `REPORT_INTERVAL` seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._silent_until: dict[str, float] = {}
 
     def passes(self, message: str) -> bool:
         """Whether this message may be logged now; if so, not again for some time."""
-        now = self._clock()
+        now = self._clock.monotonic()
         if now < self._silent_until.get(message, 0.0):
             return False
         self._silent_until[message] = now + REPORT_INTERVAL
@@ -71,7 +69,7 @@ class Outage:
 class ThrottledReport:
     """Counts the failures of several parts, and logs those of each at most once a minute."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._throttle = Throttle(clock)
         self._unreported: dict[str, int] = {}
         self.counts: dict[str, int] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import inspect
-import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from enum import StrEnum
 from typing import Literal, Protocol, runtime_checkable
 
 from taskflow_otel.errors import ConfigurationError, TaskflowError
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 
 
 class Role(StrEnum):
@@ -110,7 +110,7 @@ class LoginThrottle:
     _MAX_KEYS = 10_000
     _MAX_IN_FLIGHT = 20  # parallel guesses would otherwise all pass before the first one has failed
 
-    def __init__(self, *, window: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, window: float = 60.0, clock: Clock = SYSTEM_CLOCK) -> None:
         self._window = window
         self._clock = clock
         self._failures: OrderedDict[str, deque[float]] = OrderedDict()
@@ -132,7 +132,7 @@ class LoginThrottle:
                     del self._in_flight[key]
 
     def _refuse_if_over(self, key: str, limit: int) -> None:
-        now = self._clock()
+        now = self._clock.monotonic()
         failures = self._failures.get(key, deque())
         while failures and failures[0] <= now - self._window:
             failures.popleft()
@@ -143,7 +143,7 @@ class LoginThrottle:
 
     def _count(self, limits: dict[str, int]) -> None:
         for key, limit in limits.items():
-            self._failures.setdefault(key, deque(maxlen=limit)).append(self._clock())
+            self._failures.setdefault(key, deque(maxlen=limit)).append(self._clock.monotonic())
             self._failures.move_to_end(key)
         while len(self._failures) > self._MAX_KEYS:
             self._failures.popitem(last=False)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from taskflow_otel.model.query import TaskCounts, TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import LIVE_STATUSES, TaskStatus, Transition
 from taskflow_otel.model.vocabulary import Reason
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.schemas import OverviewOut, PointOut
 
@@ -29,17 +29,10 @@ class Overview:
     ledger about the others only.
     """
 
-    def __init__(
-        self,
-        engine: TaskEngine,
-        *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, engine: TaskEngine, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._engine = engine
-        self._now = now
         self._clock = clock
-        self._trusted_until = clock() + _TRUSTED
+        self._trusted_until = clock.monotonic() + _TRUSTED
         self._settled: dict[tuple[float, int], TaskCounts] = {}
         self._read: dict[str, tuple[float, OverviewOut]] = {}
         self._lock = asyncio.Lock()
@@ -48,16 +41,16 @@ class Overview:
         """The figures of one of `WINDOWS`, at most a second old."""
         async with self._lock:
             known = self._read.get(window)
-            if known is None or self._clock() - known[0] > _FRESH:
-                known = self._clock(), await self._measure(WINDOWS[window])
+            if known is None or self._clock.monotonic() - known[0] > _FRESH:
+                known = self._clock.monotonic(), await self._measure(WINDOWS[window])
                 self._read[window] = known
             return known[1]
 
     async def _measure(self, seconds: float) -> OverviewOut:
-        now = self._now()
-        if self._clock() > self._trusted_until:
+        now = self._clock.now()
+        if self._clock.monotonic() > self._trusted_until:
             self._settled.clear()
-            self._trusted_until = self._clock() + _TRUSTED
+            self._trusted_until = self._clock.monotonic() + _TRUSTED
         width = seconds / _BUCKETS
         last = int(now.timestamp() // width)
         indexes = range(last - _BUCKETS + 1, last + 1)

@@ -11,6 +11,7 @@ from fastapi import HTTPException, Query
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.vocabulary import Source
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 
 MAX_PAGE = 1_000
 COUNT_LIMIT = 10_000  # where the number of tasks is not kept, it is counted so far for an answer
@@ -64,7 +65,7 @@ def task_filter(
             raise bad_input(f"{name} must not contain a NUL character")
     if trace_id is not None and not _TRACE_ID.fullmatch(trace_id.lower()):
         raise bad_input(f"trace_id must be 32 hexadecimal digits, not {trace_id!r}")
-    now = datetime.now(UTC)
+    now = SYSTEM_CLOCK.now()
     return TaskQuery(
         status=status,
         func_name=func_name or None,

@@ -8,11 +8,10 @@ import hashlib
 import hmac
 import json
 import secrets
-import time
-from collections.abc import Callable
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.options import seconds
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.auth import Actor, Role
 from taskflow_otel.web.settings import is_text
 
@@ -29,7 +28,7 @@ class Sessions:
     changes.
     """
 
-    def __init__(self, secret_key: str | None, lifetime: float, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, secret_key: str | None, lifetime: float, *, clock: Clock = SYSTEM_CLOCK) -> None:
         if secret_key is not None and (not is_text(secret_key) or len(secret_key) < 16):
             raise ConfigurationError(
                 "secret_key must be a text of at least 16 characters; make one with: "
@@ -40,11 +39,12 @@ class Sessions:
         # One key for each purpose, so that a proof for one can never pass as the other.
         self._session_key = hmac.digest(master, b"taskflow-otel session v1", hashlib.sha256)
         self._csrf_key = hmac.digest(master, b"taskflow-otel csrf v1", hashlib.sha256)
-        self._now = now
+        self._clock = clock
 
     def issue(self, username: str, role: Role) -> str:
         """A token for a user who has just logged in."""
-        body = {"u": username, "r": role, "e": int(self._now()) + self.lifetime, "n": secrets.token_hex(8)}
+        end = int(self._clock.now().timestamp()) + self.lifetime
+        body = {"u": username, "r": role, "e": end, "n": secrets.token_hex(8)}
         payload = _encode(json.dumps(body).encode())
         return f"{payload}.{self._signature(payload)}"
 
@@ -57,7 +57,7 @@ class Sessions:
             body = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         except (ValueError, binascii.Error):
             return None
-        if body["e"] <= self._now():
+        if body["e"] <= self._clock.now().timestamp():
             return None
         return Actor(body["u"], Role(body["r"]), "session", expires_at=body["e"], csrf=self._csrf(token))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from taskflow_otel.exporters.stream import frame
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.ports import EventSource
 from taskflow_otel.web.servers import ServerWatch
 
@@ -41,7 +41,9 @@ class EventStreams:
         limit: int = MAX_STREAMS,
         send_timeout: float = SEND_TIMEOUT,
         heartbeat: float = HEARTBEAT,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._clock = clock
         self._source = source
         self._limit = limit
         self._send_timeout = send_timeout
@@ -57,7 +59,14 @@ class EventStreams:
 
     def frames(self, last_event_id: str | None, until: float | None) -> AsyncGenerator[bytes, None]:
         """The bytes of one stream, until the server stops."""
-        return frames(self._source, last_event_id, heartbeat=self._heartbeat, until=until, stopping=self._stopping)
+        return frames(
+            self._source,
+            last_event_id,
+            heartbeat=self._heartbeat,
+            until=until,
+            stopping=self._stopping,
+            clock=self._clock,
+        )
 
     def enter(self, response: EventStreamResponse) -> bool:
         """Count a stream that begins; `False` when there are too many."""
@@ -175,6 +184,7 @@ async def frames(
     heartbeat: float = HEARTBEAT,
     until: float | None = None,
     stopping: asyncio.Future[None] | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> AsyncGenerator[bytes, None]:
     """The bytes of the stream: changes as they come, a comment after `heartbeat` seconds of silence.
 
@@ -188,7 +198,7 @@ async def frames(
     coming: asyncio.Future[bytes] | None = None
     try:
         while True:
-            left = heartbeat if until is None else until - time.time()
+            left = heartbeat if until is None else until - clock.now().timestamp()
             if left <= 0 or (stopping is not None and stopping.done()):
                 return
             coming = coming or asyncio.ensure_future(_next(changes))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -15,6 +14,7 @@ from pydantic import TypeAdapter
 
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.failures import SCAN_LIMIT, read_failures
@@ -133,7 +133,7 @@ def add_collection_routes(
         ] = None,
     ) -> DeletedOut:
         """Delete finished tasks and their logs, for good."""
-        now = datetime.now(UTC)
+        now = SYSTEM_CLOCK.now()
         deleted = await engine.cleaner.delete(parse_moment("before", before, now) if before else now)
         audit.record(request, actor, "delete-history", before or "all", f"deleted {deleted}")
         return DeletedOut(deleted=deleted)

@@ -14,6 +14,7 @@ from taskflow_otel.bus import ObserverBus
 from taskflow_otel.exporters.stream import LiveStream, frame
 from taskflow_otel.model.record import Progress
 from taskflow_otel.model.status import TaskStatus, Transition
+from tests.clocks import HandClock
 from tests.exporters.story import Story, failure
 from tests.waiting import eventually
 
@@ -234,14 +235,14 @@ def test_text_that_is_not_unicode_and_numbers_that_are_not_json_are_valid_json_a
 
 
 async def test_progress_is_sent_sparingly_but_the_end_always() -> None:
-    now = [0.0]
-    stream = LiveStream(interval=0, clock=lambda: now[0])
+    clock = HandClock()
+    stream = LiveStream(interval=0, clock=clock)
     bus = ObserverBus([stream])
     story = Story(bus).created().enqueued().started()
     reader = Reader(stream)
     await reader.subscribed()
     for done in range(101):
-        now[0] += 0.01
+        clock.seconds += 0.01
         story.record.progress = Progress(done, 100)
         bus.progress(story.record)
     # Log entries are all sent: what was kept before this one has arrived when it has.

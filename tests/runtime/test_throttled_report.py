@@ -6,13 +6,14 @@ import pytest
 
 from taskflow_otel.runtime.throttled_report import Once, Outage, Throttle, ThrottledReport
 from taskflow_otel.testing.clock import FakeClock
+from tests.clocks import HandClock
 
 
 def test_a_recurring_failure_is_logged_once_a_minute_with_its_number(caplog: pytest.LogCaptureFixture) -> None:
-    now = [0.0]
-    report = ThrottledReport(lambda: now[0])
+    clock = HandClock()
+    report = ThrottledReport(clock)
     for second in (0, 10, 59, 61):
-        now[0] = second
+        clock.seconds = second
         report.add("disk", "is full")
     assert [record.getMessage() for record in caplog.records] == [
         "disk is full (1 times since last reported)",
@@ -22,10 +23,10 @@ def test_a_recurring_failure_is_logged_once_a_minute_with_its_number(caplog: pyt
 
 
 def test_each_message_is_throttled_by_itself() -> None:
-    now = [0.0]
-    throttle = Throttle(lambda: now[0])
+    clock = HandClock()
+    throttle = Throttle(clock)
     assert [throttle.passes("a"), throttle.passes("b"), throttle.passes("a")] == [True, True, False]
-    now[0] = 60.0
+    clock.seconds = 60.0
     assert throttle.passes("a")
 
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from taskflow_otel.admin import TaskAdmin
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.web.auth import LoginThrottle, TooManyLoginsError
+from tests.clocks import HandClock
 from tests.web.conftest import ClientOf
 from tests.web.stand_ins import FakeManager
 from tests.web.users import FORM, USER, Directory
@@ -58,21 +59,21 @@ async def test_guessing_is_slowed_down_for_basic_and_form_alike(client_of: Clien
 
 
 def test_the_throttle_forgets_after_its_window_and_knows_its_keys_apart() -> None:
-    now = 0.0
-    throttle = LoginThrottle(window=60, clock=lambda: now)
+    clock = HandClock()
+    throttle = LoginThrottle(window=60, clock=clock)
 
     def guess(key: str) -> None:
         with throttle.attempt({key: 2}) as failed:
             failed()
 
     guess("a")
-    now = 30.0
+    clock.seconds = 30.0
     guess("a")
     with pytest.raises(TooManyLoginsError) as caught:
         guess("a")
     assert caught.value.retry_after == 30.0
     guess("b")
-    now = 60.0
+    clock.seconds = 60.0
     guess("a")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web.overview import Overview, percentile
+from tests.clocks import HandClock
 from tests.web.stand_ins import FakeEngine, make_record
 
 
@@ -26,12 +27,21 @@ async def test_the_overview_measures_the_window(client: httpx.AsyncClient, engin
     assert (figures["run_p95_seconds"], figures["wait_p95_seconds"]) == (9.0, pytest.approx(0.5))
 
 
+class Standing(HandClock):
+    """A clock whose wall time stands while time passes, so that the bounds of the stretches stay."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return self.passed
+
+
 async def test_a_reading_of_the_overview_is_shared_and_settled_times_are_not_asked_about_again(
     engine: FakeEngine,
 ) -> None:
-    clock = 0.0
     now = datetime(2026, 1, 1, 12, 0, 30, tzinfo=UTC)
-    overview = Overview(engine, now=lambda: now, clock=lambda: clock)
+    clock = Standing(now.timestamp())
+    overview = Overview(engine, clock=clock)
 
     async def stretches_asked() -> int:
         engine.queries.clear()
@@ -40,13 +50,13 @@ async def test_a_reading_of_the_overview_is_shared_and_settled_times_are_not_ask
 
     assert await stretches_asked() == 30
     assert await stretches_asked() == 0
-    clock += 5
+    clock.passed += 5
     assert await stretches_asked() == 1
     live = engine.put(make_record(status=TaskStatus.RUNNING))
     live.created_at = now - timedelta(minutes=10)
-    clock += 400
+    clock.passed += 400
     assert await stretches_asked() == 30, "history may have been deleted meanwhile"
-    clock += 5
+    clock.passed += 5
     assert await stretches_asked() == 2, "a stretch with a live task is still open"
 
 

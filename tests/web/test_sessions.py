@@ -8,6 +8,7 @@ import pytest
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web.auth import Role
 from taskflow_otel.web.sessions import COOKIE, Sessions
+from tests.clocks import HandClock
 from tests.web.conftest import ClientOf
 from tests.web.stand_ins import FakeEngine, make_record
 from tests.web.users import FORM, USER
@@ -70,14 +71,14 @@ async def test_a_session_holds_in_another_worker_with_the_same_key_only(client_o
 
 
 def test_a_session_ends_when_its_time_is_over() -> None:
-    now = 1_000.0
-    sessions = Sessions("k" * 16, 60, now=lambda: now)
+    clock = HandClock(1_000.0)
+    sessions = Sessions("k" * 16, 60, clock=clock)
     token = sessions.issue("ada", Role.VIEWER)
-    now += 59
+    clock.seconds += 59
     actor = sessions.read(token)
     assert actor is not None
     assert (actor.name, actor.role, actor.expires_at) == ("ada", Role.VIEWER, 1_060)
-    now += 1
+    clock.seconds += 1
     assert sessions.read(token) is None
 
 

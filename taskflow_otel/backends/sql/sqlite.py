@@ -25,7 +25,7 @@ from taskflow_otel.backends.sql.sqlite_batches import WholeBatch
 from taskflow_otel.backends.sql.writes import APPLIED, Writer
 from taskflow_otel.compat.aiosqlite import ScriptConnection, run_script
 from taskflow_otel.errors import BackendError, BackendUnavailableError, ConfigurationError
-from taskflow_otel.runtime.clock import SystemClock
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 from taskflow_otel.runtime.retrying import Backoff, retrying
 
 Durability = Literal["full", "normal"]
@@ -45,7 +45,7 @@ _LOCKING = frozenset(
 _HEADER = b"SQLite format 3\x00"
 _READERS = 3
 _CHECKPOINT_PAGES = 4_000
-_CLOCK = SystemClock()
+_CLOCK = SYSTEM_CLOCK
 """Other processes hold the locks of the file, and these go by no other clock."""
 _LOCKED = Backoff(first=0.02, longest=0.02)
 _WRITER_CACHE_KIB = 16_384

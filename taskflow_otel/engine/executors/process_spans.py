@@ -91,7 +91,7 @@ def reference(context: SpanContext) -> SpanRef:
 
 
 class RecordedSpan(Span):
-    """A span that becomes a `FinishedSpan` when it ends."""
+    """A span that becomes a `FinishedSpan` when it ends. Its times are the machine\'s, as in an SDK."""
 
     def __init__(
         self,

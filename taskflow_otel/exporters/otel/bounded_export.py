@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.throttled_report import Throttle, ThrottledReport
 
 T = TypeVar("T")
@@ -154,7 +154,7 @@ def dropped_by(provider: object) -> int:
 class OncePerMinute(logging.Filter):
     """Lets a log message pass once a minute, whatever its arguments: an exporter repeats it at every retry."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
         self._throttle = Throttle(clock)
 

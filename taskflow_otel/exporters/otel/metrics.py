@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation
@@ -19,6 +19,7 @@ from taskflow_otel.exporters.prometheus.values import Snapshot
 from taskflow_otel.exporters.signals import MetricSpec, MetricType
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.version import __version__
 
 _TASK_HISTOGRAMS = (signals.RUN_DURATION, signals.QUEUE_WAIT_TIME, signals.END_TO_END)
@@ -41,8 +42,10 @@ class OtelMetricsExporter(Exporter):
         meter_provider: MeterProvider | None = None,
         *,
         contexts: spans.SpanContexts | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._contexts = contexts or spans.SpanContexts()
+        self._clock = clock
         self._source = source
         self._slot = ProviderSlot(meter_provider, metrics.get_meter_provider)
         self._meter: Meter | None = None
@@ -51,7 +54,7 @@ class OtelMetricsExporter(Exporter):
 
     def start(self) -> None:
         """Create the instruments, if there is an effective provider."""
-        provider = self._slot.look(datetime.now(UTC))
+        provider = self._slot.look(self._clock.now())
         if self._meter is not None or provider is None:
             return
         self._meter = meter = provider.get_meter(signals.SCOPE, __version__, schema_url=signals.SCHEMA_URL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -22,6 +21,7 @@ from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.vocabulary import OUTCOMES, PROCESS_DEATHS, AttemptOutcome, Reason, RecoveryOutcome, Source
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.throttled_report import ThrottledReport
 from taskflow_otel.version import __version__
 
@@ -93,7 +93,7 @@ class PrometheusExporter(Exporter):
         *,
         max_label_values: int = DEFAULT_MAX_LABEL_VALUES,
         buckets: Mapping[str, Sequence[float]] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
         self._buckets = resolve_buckets(buckets or {})
@@ -358,7 +358,7 @@ class PrometheusExporter(Exporter):
         if form is MetricsFormat.JSON:
             form = MetricsFormat.TEXT
         with self._render_lock:
-            now = self._clock()
+            now = self._clock.monotonic()
             cached = self._rendered.get(form)
             if cached is None or now - cached[0] >= _CACHE_SECONDS or cached[2] is not self._view:
                 view = self._view

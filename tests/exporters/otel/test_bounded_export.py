@@ -14,6 +14,7 @@ import pytest
 
 from taskflow_otel.exporters.otel import bounded_export as module
 from taskflow_otel.exporters.otel.bounded_export import BoundedExport, OncePerMinute
+from tests.clocks import HandClock
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -208,11 +209,11 @@ def record(message: str, *arguments: object) -> logging.LogRecord:
 
 
 def test_a_log_message_passes_once_a_minute_whatever_its_arguments() -> None:
-    now = [0.0]
-    once = OncePerMinute(lambda: now[0])
+    clock = HandClock()
+    once = OncePerMinute(clock)
     passed = []
     for second in range(0, 180, 10):
-        now[0] = second
+        clock.seconds = second
         passed.append([once.filter(record(message, second)) for message in ("retrying in %s", "failed")])
     assert [second * 10 for second, answers in enumerate(passed) if answers == [True, True]] == [0, 60, 120]
     assert sum(map(any, passed)) == 3

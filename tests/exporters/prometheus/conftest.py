@@ -9,6 +9,7 @@ from prometheus_client.samples import Sample
 
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
+from tests.clocks import HandClock
 
 OPENMETRICS = "application/openmetrics-text"
 
@@ -28,10 +29,17 @@ class Scraped:
         return sum(found) if found else None
 
 
+class Leaping(HandClock):
+    """Two seconds later at each look, so that nothing rendered is shown twice."""
+
+    def monotonic(self) -> float:
+        self.seconds += 2
+        return self.seconds
+
+
 @pytest.fixture
 def exporter() -> PrometheusExporter:
-    clock = iter(range(0, 10_000, 2))
-    return PrometheusExporter(clock=lambda: next(clock))
+    return PrometheusExporter(clock=Leaping())
 
 
 @pytest.fixture

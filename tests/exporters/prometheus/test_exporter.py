@@ -12,6 +12,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.otel.tracing import TracingExporter
 from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES, PrometheusExporter
 from taskflow_otel.model.status import Transition
+from tests.clocks import HandClock
 from tests.exporters.prometheus.conftest import OPENMETRICS, Scraped
 from tests.exporters.story import START, Story
 
@@ -228,14 +229,14 @@ def test_what_no_lifecycle_event_moves_is_counted_by_hand(exporter: PrometheusEx
 
 
 def test_several_scrapes_within_a_second_render_once() -> None:
-    now = [0.0]
-    exporter = PrometheusExporter(clock=lambda: now[0])
+    clock = HandClock()
+    exporter = PrometheusExporter(clock=clock)
     bus = ObserverBus([exporter])
     assert Scraped(exporter).value("taskflow_tasks_enqueued_total") is None
     Story(bus).created().enqueued()
     assert Scraped(exporter).value("taskflow_tasks_enqueued_total") is None
     assert Scraped(exporter, OPENMETRICS).value("taskflow_tasks_enqueued_total") == 1, "each format has its own"
-    now[0] = 1.0
+    clock.seconds = 1.0
     assert Scraped(exporter).value("taskflow_tasks_enqueued_total") == 1
 
 
