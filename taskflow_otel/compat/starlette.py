@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -29,6 +29,12 @@ def add_middlewares(app: Starlette, *, innermost: Middleware, outermost: Middlew
 
     # Middlewares added after this call go further out, so the outermost one is added when the stack is built.
     app.build_middleware_stack = build_with_outermost  # type: ignore[method-assign]  # no hook for that
+
+
+def settings_of(app: Starlette, middleware: type) -> list[Mapping[str, Any]]:
+    """The keyword arguments of each middleware of this class that was added to an application."""
+    added: list[Any] = list(app.user_middleware)
+    return [one.kwargs for one in added if one.cls is middleware]
 
 
 def wrap_lifespan(app: Starlette, wrap: Callable[[Lifespan], Lifespan]) -> None:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taskflow_otel.compat.starlette import add_middlewares
+from taskflow_otel.compat.starlette import add_middlewares, settings_of
 from taskflow_otel.engine.door import Door
 from taskflow_otel.errors import BackendError
 from taskflow_otel.request.injection import injecting
@@ -38,9 +37,7 @@ def add_task_middleware(app: FastAPI, door: Door, installed: Callable[[], bool])
 
 def another_is_installed(app: FastAPI, door: Door) -> bool:
     """Whether routes of this application get the tasks of another door."""
-    middlewares: list[Any] = list(app.user_middleware)
-    ours = [one.kwargs for one in middlewares if one.cls is TaskMiddleware]
-    return any(one["door"] is not door and one["installed"]() for one in ours)
+    return any(one["door"] is not door and one["installed"]() for one in settings_of(app, TaskMiddleware))
 
 
 class Delivery:

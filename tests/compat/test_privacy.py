@@ -17,6 +17,8 @@ PROMISED = {
     "opentelemetry.sdk._logs.export",
     "os._exit",  # documented; the underscore warns of what it does
 }
+OF_NAMED_TUPLES = {"_asdict", "_make", "_replace"}
+"""Documented methods: the underscore keeps them apart from the fields."""
 UNPROMISED = {"fastapi.dependencies", "granian", "hypercorn", "uvicorn", "anyio.from_thread"}
 """Modules whose names look public, and which their documentation does not promise or an application may not have."""
 HOOKED = {
@@ -57,7 +59,9 @@ def uses(source: str) -> Iterator[str]:
             yield from _of_import(node)
         elif isinstance(node, ast.Attribute):
             path = ast.unparse(node)
-            if (node.attr in HOOKED or (is_private(node.attr) and node.attr not in own)) and path not in PROMISED:
+            if (
+                node.attr in HOOKED or (is_private(node.attr) and node.attr not in own | OF_NAMED_TUPLES)
+            ) and path not in PROMISED:
                 yield path
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("attr"):
             name = node.args[1]

@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taskflow_otel.compat.starlette import Lifespan, add_middlewares, has_started, wrap_lifespan
+from taskflow_otel.compat.starlette import Lifespan, add_middlewares, has_started, settings_of, wrap_lifespan
 from tests.compat.shapes import Shape
 
 SHAPE = Shape("starlette", "1.10.0")
@@ -57,6 +57,16 @@ async def test_the_outermost_middleware_stays_outermost_whatever_is_added_after_
         seen == ["outermost", "later", "earlier", "innermost"],
         "Starlette.add_middleware, user_middleware and build_middleware_stack in starlette/applications.py (overridden "
         "in fastapi/applications.py) order the middlewares otherwise, or build them without asking the application.",
+    )
+
+
+@CLASSES
+def test_a_middleware_keeps_its_class_and_its_settings(make: type[Starlette]) -> None:
+    app = make()
+    app.add_middleware(Noting, name="one", seen=[])
+    SHAPE.holds(
+        settings_of(app, Noting) == [{"name": "one", "seen": []}] and settings_of(app, Starlette) == [],
+        "Middleware in starlette/middleware/__init__.py no longer keeps what it was made with as cls and kwargs.",
     )
 
 
