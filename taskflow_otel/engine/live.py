@@ -49,6 +49,8 @@ class LiveTask(Struct, eq=False, weakref=True):
     """The arguments of an undecorated function while encryption is on; `args` is `None` then."""
     link: RetryLink | None = None
     """The link to the task that it retries, written with its insert."""
+    insert_tried: bool = False
+    """An insert of its history failed, and may have been applied nevertheless."""
     stored: bool = False
     """The ledger has a row for this task."""
     error: BaseException | None = None

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from taskflow_otel.engine.ledger.backend_health import BackendHealth
-from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note
+from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, notes_of
 from taskflow_otel.engine.ledger.notes import NotedLines, Notes
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.model.record import LogEntry
@@ -128,7 +128,8 @@ class Backlog:
         logs: list[Item] = []
         if self._flush_asked or self._ended_asked:
             # Unfinished tasks will change again, so their notes are written only at a flush.
-            items += [Note(task) for task in self._notes.take(MAX_BATCH, only_ended=not self._flush_asked)]
+            for task in self._notes.take(MAX_BATCH, only_ended=not self._flush_asked):
+                items += notes_of(task)
             self._ended_asked = self._notes.ended >= MAX_BATCH
         if self._flush_asked:
             self._flush_asked = False
@@ -161,6 +162,7 @@ class Backlog:
     def put_back(self, batch: Batch) -> None:
         """Nothing of a batch was written: put it back at the front."""
         if batch.apart:
+            batch.items = _tried(batch.items)
             self._apart.appendleft(batch)
             return
         self._barriers = batch.barriers + self._barriers
@@ -171,6 +173,7 @@ class Backlog:
                 case Commit():
                     commits.append(item)
                 case Note(task):
+                    task.insert_tried = task.insert_tried or not task.stored
                     self._notes.put_back(task)
                     history = True
                 case Lines(log):
@@ -208,6 +211,18 @@ class Backlog:
     def _due(self) -> None:
         self._flush_asked = True
         self.wake.set()
+
+
+def _tried(items: Iterable[Item]) -> list[Item]:
+    """The items of a batch that failed as they are written again."""
+    again: list[Item] = []
+    for item in items:
+        if not isinstance(item, Note):
+            again.append(item)
+        elif not item.after_insert:
+            item.task.insert_tried = item.task.insert_tried or not item.task.stored
+            again += notes_of(item.task)
+    return again
 
 
 def _release(barriers: Iterable[asyncio.Future[None]]) -> None:

@@ -42,6 +42,8 @@ class Note:
     """A task whose current state will be written, as it is at that time."""
 
     task: LiveTask
+    after_insert: bool = False
+    """It follows an insert that was tried before: that may have stored an earlier state without an answer."""
 
     @property
     def task_id(self) -> str:
@@ -57,12 +59,18 @@ class Note:
         """
         task = self.task
         record = task.record if task.phase is Phase.GONE else task.record.copy()
-        return Update(record) if task.stored else Insert(record)
+        return Update(record) if task.stored or self.after_insert else Insert(record)
 
     @property
     def allowed(self) -> bool:
         """Whether it may be written: never during a durable task's own commit, which it would overwrite."""
         return not self.task.durable or self.task.phase is Phase.RUNNING
+
+
+def notes_of(task: LiveTask) -> list[Note]:
+    """What writes the current state of a task, also where an insert of an earlier one may have been applied."""
+    tried = task.insert_tried and not task.stored
+    return [Note(task), Note(task, after_insert=True)] if tried else [Note(task)]
 
 
 @dataclass(slots=True, eq=False)

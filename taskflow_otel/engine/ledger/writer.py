@@ -137,7 +137,8 @@ class Writer:
                     task.stored = True
                     if result.outcome is Outcome.STALE:
                         logger.warning(
-                            "history of task %s was refused: another instance owns it now", task.record.task_id
+                            "history of task %s was refused: another instance owns it now, or has deleted it",
+                            task.record.task_id,
                         )
 
     async def _after_failure(self, exc: Exception, batch: Batch) -> bool:
