@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -81,3 +82,10 @@ def test_every_relative_link_of_the_documentation_leads_somewhere(page: Path) ->
 def test_modules_stay_small_enough_to_read() -> None:
     sizes = {path: len(path.read_text().splitlines()) for path in (ROOT / "taskflow_otel").rglob("*.py")}
     assert {str(path.relative_to(ROOT)): lines for path, lines in sizes.items() if lines > 500} == {}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "taskflow_otel").rglob("*.py")), ids=lambda path: path.stem)
+def test_every_match_ends_with_what_remains(path: Path) -> None:
+    """`assert_never` where nothing can remain; the type checker holds it against the cases before."""
+    matches = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Match)]
+    assert [match.lineno for match in matches if ast.unparse(match.cases[-1].pattern) != "_"] == []

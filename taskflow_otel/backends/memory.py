@@ -7,10 +7,11 @@ import dataclasses
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import assert_never
 
 from msgspec.structs import replace
 
-from taskflow_otel.backends.base import Applied, Change, Insert, Outcome, Update
+from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
 from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.options import whole
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
@@ -239,11 +240,13 @@ class MemoryBackend:
             return self._insert(change)
         if isinstance(change, Update):
             return self._update(change.record)
-        if change.task_id in self._tasks:
-            log = self._logs.setdefault(change.task_id, {})
-            for entry in change.entries:
-                log.setdefault(entry.seq, entry)
-        return _APPLIED
+        if isinstance(change, AppendLogs):
+            if change.task_id in self._tasks:
+                log = self._logs.setdefault(change.task_id, {})
+                for entry in change.entries:
+                    log.setdefault(entry.seq, entry)
+            return _APPLIED
+        assert_never(change)
 
     def _insert(self, change: Insert) -> Applied:
         record, once, link = change.record, change.once, change.link

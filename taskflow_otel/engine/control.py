@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from typing import assert_never
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.builder import TaskBuilder
@@ -119,6 +120,8 @@ class Control:
                 await self.stop(task, reason)
             case Phase.ENDING | Phase.GONE:
                 raise TaskStateError(f"task {task.id} has just ended and cannot be cancelled")
+            case _:
+                assert_never(task.phase)
 
     async def _remember(self, task_id: str) -> None:
         """Store the request, so that the task does not run again if the process dies before it stops."""
@@ -145,16 +148,23 @@ class Control:
                 self._tasks.release_key(task.record.idempotency_key, task.id)
             if not task.durable:
                 task.record.instance = instance_id
-            elif task.phase in {Phase.STARTING, Phase.RUNNING}:
-                self._ask(task, Ownership.LOST)
-            elif task.phase is Phase.BUILT:
-                # The ledger does not hold it yet.
-                task.record.instance = instance_id
-            elif task.phase is Phase.COMMITTING:
-                # The intake publishes it once its commit is known, and then forgets it.
-                self._want(task, Ownership.LOST)
-            elif task.phase in {Phase.READY, Phase.DELAYED, Phase.HELD}:
-                self.leave_to_owner(task)
+                continue
+            match task.phase:
+                case Phase.STARTING | Phase.RUNNING:
+                    self._ask(task, Ownership.LOST)
+                case Phase.BUILT:
+                    # The ledger does not hold it yet.
+                    task.record.instance = instance_id
+                case Phase.COMMITTING:
+                    # The intake publishes it once its commit is known, and then forgets it.
+                    self._want(task, Ownership.LOST)
+                case Phase.READY | Phase.DELAYED | Phase.HELD:
+                    self.leave_to_owner(task)
+                case Phase.ENDING | Phase.GONE:
+                    # The ledger refuses its outcome, or has taken it already.
+                    pass
+                case _:
+                    assert_never(task.phase)
 
     def leave_to_owner(self, task: LiveTask) -> None:
         """Forget a task that waits here and belongs to another instance now."""

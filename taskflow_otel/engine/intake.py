@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from taskflow_otel.backends.base import Applied, Change, Insert, Outcome
 from taskflow_otel.engine.dispatch import Dispatcher
@@ -143,16 +143,20 @@ class Intake:
         return {task.id: result for task, result in zip(tasks, applied, strict=True)}
 
     def _committed(self, task: LiveTask, result: Applied) -> None:
-        if result.outcome is Outcome.DUPLICATE:
-            self._duplicate(task, result.duplicate_of)
-            return
-        task.stored = True
-        if result.outcome is Outcome.STALE:
-            # The commit's answer was lost, and another instance has taken the task over since.
-            task.cancel_reason = Ownership.LOST
-        elif task.record.idempotency_key is not None:
-            # Only now: another request must not get the id of a task whose commit then fails.
-            self._tasks.hold_key(task.record.idempotency_key, task.id)
+        match result.outcome:
+            case Outcome.APPLIED:
+                task.stored = True
+                if task.record.idempotency_key is not None:
+                    # Only now: another request must not get the id of a task whose commit then fails.
+                    self._tasks.hold_key(task.record.idempotency_key, task.id)
+            case Outcome.DUPLICATE:
+                self._duplicate(task, result.duplicate_of)
+            case Outcome.STALE:
+                # The commit's answer was lost, and another instance has taken the task over since.
+                task.stored = True
+                task.cancel_reason = Ownership.LOST
+            case _:
+                assert_never(result.outcome)
 
     def hand_over(self, tasks: Sequence[LiveTask]) -> None:
         """Let committed tasks start: their request has ended."""

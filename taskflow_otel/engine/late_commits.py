@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, assert_never
 
 from taskflow_otel.backends.base import AppendLogs, Change, Insert, Outcome, Update
 from taskflow_otel.engine.intake import Intake
@@ -48,6 +48,8 @@ class LateCommits:
             if task is not None:
                 self._intake.reject([task])
             return self._correct(doubt, late, late, self._lifecycle.as_enqueued)
+        if not isinstance(change, Update):
+            assert_never(change)
         doubt = self._doubt(late, len(late.timeline) - 1)
         if stale or task is None:
             return self._correct(doubt, late, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from taskflow_otel.model.status import Transition
 from taskflow_otel.model.vocabulary import OUTCOMES, AttemptOutcome
@@ -188,7 +189,7 @@ class MetricSpec:
     buckets: tuple[float, ...] = ()
     on: frozenset[Transition] = frozenset()
     """The transitions that change it; empty if it is measured elsewhere."""
-    merge: str = "sum"
+    merge: Literal["sum", "max"] = "sum"
     """How the values of several processes behind one port are combined: `sum` or `max`."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, assert_never, get_args
 from zoneinfo import ZoneInfo
 
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
@@ -222,13 +222,17 @@ def due(rule: Rule, catch_up: CatchUp, first: datetime, now: datetime) -> tuple[
     if newest is None or newest < first:
         return [], 0
     wanted = newest_first(rule, newest, first)
-    if catch_up == "latest":
-        fired = [newest]
-    elif catch_up == "all":
-        fired = list(islice(wanted, MOST_CAUGHT_UP))
-    else:
-        in_time = now - grace(rule.after(newest) - newest)
-        fired = [moment for moment in islice(wanted, MOST_CAUGHT_UP) if moment >= in_time] if newest >= in_time else []
+    match catch_up:
+        case "latest":
+            fired = [newest]
+        case "all":
+            fired = list(islice(wanted, MOST_CAUGHT_UP))
+        case "skip":
+            in_time = now - grace(rule.after(newest) - newest)
+            late = newest < in_time
+            fired = [] if late else [moment for moment in islice(wanted, MOST_CAUGHT_UP) if moment >= in_time]
+        case _:
+            assert_never(catch_up)
     return fired[::-1], max(0, rule.count(first, newest) - len(fired))
 
 

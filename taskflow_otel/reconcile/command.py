@@ -103,7 +103,8 @@ def open_backend(where: str) -> Backend:
             if not path.is_file():
                 raise ConfigurationError(f"there is no database {str(path)!r}")
             return SqliteBackend(path)
-    raise ConfigurationError(f"--backend must be a postgresql, mysql or redis URL, or a path, not {where!r}")
+        case _:
+            raise ConfigurationError(f"--backend must be a postgresql, mysql or redis URL, or a path, not {where!r}")
 
 
 def _page(where: str, token: str | None) -> str:

@@ -82,6 +82,8 @@ def make_auth_backend(auth: object) -> AuthBackend | None:
             return StaticUsers([(name, password)])
         case [_, *_]:
             return StaticUsers([_pair(user) for user in auth])
+        case _:
+            pass
     # The value itself may be a password that has lost its user name: it stays out of the message.
     raise ConfigurationError(
         "auth must be (user, password), a list of such pairs that is not empty, or an object with "
@@ -93,7 +95,8 @@ def _pair(user: object) -> tuple[str, str]:
     match user:
         case (str(name), str(password)) if name and password:
             return name, password
-    raise ConfigurationError("each entry of auth must be (user, password), two texts that are not empty")
+        case _:
+            raise ConfigurationError("each entry of auth must be (user, password), two texts that are not empty")
 
 
 class TooManyLoginsError(TaskflowError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from taskflow_otel.backends.base import AppendLogs, Change, Insert, Update
 from taskflow_otel.backends.sql.dialects import Row
@@ -81,8 +81,10 @@ class Batch:
                 self._take_insert(change)
             elif isinstance(change, Update):
                 self._take_update(change.record)
-            else:
+            elif isinstance(change, AppendLogs):
                 self.logs.append(change)
+            else:
+                assert_never(change)
 
     def steps(self) -> Iterator[Step]:
         """All but the log entries and the counts; rows are made while this is iterated over, in slices."""

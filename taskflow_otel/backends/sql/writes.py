@@ -9,6 +9,7 @@ more, new tasks together and the rest change by change, to learn which one was r
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import assert_never
 
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -64,6 +65,8 @@ class Writer:
                 case AppendLogs():
                     await self._append_logs(connection, [change], set())
                     results.append(APPLIED)
+                case _:
+                    assert_never(change)
         await self._count(connection, tally)
         return results
 

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, assert_never
 
 from opentelemetry import _logs, trace
 from opentelemetry import context as otel_context
@@ -87,6 +87,8 @@ class _Child:
                     self._load_ahead(message)
                 case Attempt():
                     self._run(message)
+                case _:
+                    assert_never(message)
 
     def _listen(self) -> NoReturn:
         try:

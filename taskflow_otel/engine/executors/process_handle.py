@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.spawn import get_executable
-from typing import Any
+from typing import Any, assert_never
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -27,6 +27,7 @@ from taskflow_otel.engine.executors.process_protocol import (
     Attempt,
     ChildFailure,
     Ended,
+    FromChild,
     FunctionReference,
     Load,
     Loaded,
@@ -228,7 +229,7 @@ class ChildProcess:
         except Exception as exc:  # a broken message must end this child and nothing else
             logger.error("a child process sent a message that cannot be read: %s", exc)
 
-    def _take(self, message: object) -> None:
+    def _take(self, message: FromChild) -> None:
         match message:
             case Said(number=number) if self._call is not None and number == self._number:
                 self._call.context.copy().run(_say, self._call.task_context, message)
@@ -242,6 +243,11 @@ class ChildProcess:
             case Loaded():
                 if self._loading is not None:
                     _settle(self._loading)
+            case Said() | Progressed() | Ended():
+                # Of an attempt that has been given up.
+                pass
+            case _:
+                assert_never(message)
 
 
 def _inject(carrier: dict[str, str]) -> None:

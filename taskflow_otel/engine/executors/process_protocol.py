@@ -145,6 +145,10 @@ def frame(message: object) -> bytes:
     return HEAD.pack(len(body)) + body
 
 
+FromChild = Said | Progressed | Spanned | Ended | Loaded
+"""What a child says to its parent."""
+
+
 def unframe(body: bytes) -> Any:
     """The message of a frame's body."""
     return pickle.loads(body)  # noqa: S301  # our own other half wrote it

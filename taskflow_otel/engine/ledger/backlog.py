@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
+from typing import assert_never
 
 from taskflow_otel.engine.ledger.backend_health import BackendHealth
 from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, notes_of
@@ -179,6 +180,8 @@ class Backlog:
                 case Lines(log):
                     self._lines.put_back(log)
                     history = True
+                case _:
+                    assert_never(item)
         self._commits = commits + self._commits
         if self._health.failing_since is not None:
             self._trim()

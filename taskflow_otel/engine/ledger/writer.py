@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import assert_never
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Outcome, Update
 from taskflow_otel.engine.ledger.backend_health import BackendHealth, Observe
@@ -140,6 +141,10 @@ class Writer:
                             "history of task %s was refused: another instance owns it now, or has deleted it",
                             task.record.task_id,
                         )
+                case Lines():
+                    pass
+                case _:
+                    assert_never(item)
 
     async def _after_failure(self, exc: Exception, batch: Batch) -> bool:
         """Divide the batch if a part of it may succeed; return `False` if all of it must be tried again."""
@@ -206,4 +211,6 @@ class Writer:
                 return [Lines(AppendLogs(log.task_id, part)) for part in (log.entries[:middle], log.entries[middle:])]
             case Lines(log):
                 self._health.lost(1, log.task_id, error)
+            case _:
+                assert_never(item)
         return []

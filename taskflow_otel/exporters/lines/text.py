@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC
-from typing import Any, Literal, get_args
+from typing import Any, Literal, assert_never, get_args
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
@@ -30,9 +30,15 @@ def escape(text: str) -> str:
     return text if text.isprintable() else text.translate(_ESCAPES)
 
 
-def line(event: LifecycleEvent | LogEvent, form: str) -> str:
+def line(event: LifecycleEvent | LogEvent, form: Format) -> str:
     """The line of an event, without the line end."""
-    return _json_line(event) if form == "json" else _text_line(event)
+    match form:
+        case "json":
+            return _json_line(event)
+        case "text":
+            return _text_line(event)
+        case _:
+            assert_never(form)
 
 
 def _text_line(event: LifecycleEvent | LogEvent) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import assert_never
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation
@@ -61,11 +62,17 @@ class OtelMetricsExporter(Exporter):
         for spec in (signals.SENT_MESSAGES, signals.CONSUMED_MESSAGES):
             meter.create_observable_counter(spec.name, [self._messages(spec)], spec.unit, spec.help)
         for spec in signals.METRICS:
-            if spec.type is MetricType.COUNTER:
-                meter.create_observable_counter(signals.otel_name(spec), [self._reading(spec)], "1", spec.help)
-            elif spec.type is not MetricType.HISTOGRAM:
-                unit = "s" if spec.unit else "1"
-                meter.create_observable_gauge(signals.otel_name(spec), [self._reading(spec)], unit, spec.help)
+            match spec.type:
+                case MetricType.COUNTER:
+                    meter.create_observable_counter(signals.otel_name(spec), [self._reading(spec)], "1", spec.help)
+                case MetricType.GAUGE | MetricType.INFO:
+                    unit = "s" if spec.unit else "1"
+                    meter.create_observable_gauge(signals.otel_name(spec), [self._reading(spec)], unit, spec.help)
+                case MetricType.HISTOGRAM:
+                    # Those of tasks are recorded as the events come, the others are shown on the page alone.
+                    pass
+                case _:
+                    assert_never(spec.type)
         for spec in _TASK_HISTOGRAMS:
             self._histograms[spec.name] = meter.create_histogram(
                 signals.otel_name(spec),

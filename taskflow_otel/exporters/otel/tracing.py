@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Literal, assert_never, get_args
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -194,8 +194,19 @@ class TracingExporter(Exporter):
 
     def _continues(self, event: LifecycleEvent, started: datetime, *, local: bool) -> bool:
         """Whether the attempt is a child of the `send` span."""
-        if self._propagation != "auto":
-            return self._propagation == "parent"
+        match self._propagation:
+            case "parent":
+                return True
+            case "link":
+                return False
+            case "auto":
+                return self._belongs_to_request(event, started, local=local)
+            case _:
+                assert_never(self._propagation)
+
+    @staticmethod
+    def _belongs_to_request(event: LifecycleEvent, started: datetime, *, local: bool) -> bool:
+        """Whether, under `auto`, the attempt still belongs to the trace of its request."""
         if not local or event.source != _MANUAL or (started - event.created_at).total_seconds() > SOON:
             return False
         if event.attempt == 0:

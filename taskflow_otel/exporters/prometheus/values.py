@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, assert_never
 
 from msgspec import Struct
 
@@ -119,7 +119,13 @@ def _bounds(children: Mapping[LabelValues, Value], value: Histogram) -> tuple[fl
 
 
 def _combine(spec: MetricSpec, one: float, other: float) -> float:
-    return max(one, other) if spec.merge == "max" else one + other
+    match spec.merge:
+        case "sum":
+            return one + other
+        case "max":
+            return max(one, other)
+        case _:
+            assert_never(spec.merge)
 
 
 def subtract(snapshot: Snapshot, base: Snapshot) -> Snapshot:
