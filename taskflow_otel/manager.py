@@ -407,7 +407,7 @@ class TaskManager:
         If several instances retry one task at once, one succeeds; the others raise a `TaskStateError` that names the
         new task. Raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`.
         """
-        return await self.engine.control.retry(task_id, rerun=rerun)
+        return await self.engine.retries.retry(task_id, rerun=rerun)
 
     def queue_stats(self) -> dict[str, QueueStats]:
         """The queues of this process now."""

@@ -101,6 +101,9 @@ class Backend(Protocol):
     async def get(self, task_id: str) -> TaskRecord | None:
         """One task without its logs, or `None`."""
 
+    async def get_all(self, task_ids: Collection[str]) -> dict[str, TaskRecord]:
+        """Those of these tasks that are stored, by id, without their logs."""
+
     async def logs(self, task_id: str) -> list[LogEntry]:
         """The log of one task, in order."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.vocabulary import InstanceState
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK
+from taskflow_otel.runtime.owned_tasks import in_slices
 
 _APPLIED = Applied(Outcome.APPLIED)
 _STALE = Applied(Outcome.STALE)
@@ -81,6 +83,10 @@ class MemoryBackend:
         record = self._tasks.get(task_id)
         return None if record is None else _snapshot(record)
 
+    async def get_all(self, task_ids: Collection[str]) -> dict[str, TaskRecord]:
+        """Those of these tasks that are kept, by id."""
+        return {task_id: _snapshot(self._tasks[task_id]) for task_id in task_ids if task_id in self._tasks}
+
     async def logs(self, task_id: str) -> list[LogEntry]:
         """The log of one task, in order."""
         entries = self._logs.get(task_id, {})
@@ -90,7 +96,7 @@ class MemoryBackend:
         """One page, newest first."""
         total = None if query.count_limit is None else len(await self._matching(query))
         found: list[TaskRecord] = []
-        for record in self._newest_first(query.cursor):
+        async for record in in_slices(list(self._newest_first(query.cursor)), _LOOK):
             if _matches(record, query):
                 if len(found) == query.limit:
                     return TaskPage(found, found[-1].task_id if found else query.cursor, total)
@@ -198,12 +204,16 @@ class MemoryBackend:
 
     async def delete_finished(self, before: datetime, limit: int) -> int:
         """Delete up to `limit` tasks that ended before this moment, with their logs."""
-        ended = sorted(
-            (moment, task_id) for task_id in self._finished if (moment := _ended(self._tasks[task_id])) < before
-        )
-        for _, task_id in ended[:limit]:
+        ended = [
+            (moment, task_id)
+            async for task_id in in_slices(list(self._finished), _LOOK)
+            if (record := self._tasks.get(task_id)) is not None and (moment := _ended(record)) < before
+        ]
+        # Another call may have deleted some of them in the meantime.
+        doomed = [task_id for _, task_id in heapq.nsmallest(limit, ended) if task_id in self._finished]
+        for task_id in doomed:
             self._forget(task_id)
-        return min(len(ended), limit)
+        return len(doomed)
 
     async def latest_once(self, prefix: str) -> tuple[str, str] | None:
         """The greatest name used once with this prefix, and the task that used it."""

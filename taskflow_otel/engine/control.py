@@ -1,4 +1,4 @@
-"""Actions on tasks from outside: cancel and retry."""
+"""The cancellation of tasks, from outside and by the engine itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.executors.base import Executor
 from taskflow_otel.engine.intake import Intake
@@ -20,33 +19,27 @@ from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.membership import LEAVING, Ownership, StopCause
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queues
-from taskflow_otel.engine.registry import TaskRegistry
-from taskflow_otel.errors import BackendError, StaleTokenError, TaskArgumentError, TaskNotFoundError, TaskStateError
+from taskflow_otel.errors import BackendError, StaleTokenError, TaskStateError
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus, Transition
+from taskflow_otel.model.status import Transition
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.timers import Timers
 
 logger = logging.getLogger("taskflow_otel.engine")
 
-_FLUSH_BEFORE_LINK = 1.0
-"""Seconds to wait for pending history before a retry is committed."""
-
 
 class Control:
-    """Cancels and retries tasks, of this process and of the other instances."""
+    """Cancels tasks, of this process and of the other instances."""
 
     def __init__(
         self,
         backend: Backend,
         lookup: Lookup,
-        registry: TaskRegistry,
         tasks: LiveTasks,
         queues: Queues,
         lifecycle: Lifecycle,
         ledger: Ledger,
         dispatcher: Dispatcher,
-        builder: TaskBuilder,
         intake: Intake,
         executors: Mapping[str, Executor],
         timers: Timers,
@@ -56,13 +49,11 @@ class Control:
     ) -> None:
         self._backend = backend
         self._lookup = lookup
-        self._registry = registry
         self._tasks = tasks
         self._queues = queues
         self.lifecycle = lifecycle
         self._ledger = ledger
         self._dispatcher = dispatcher
-        self._builder = builder
         self._intake = intake
         self._executors = executors
         self._timers = timers
@@ -228,55 +219,3 @@ class Control:
             task.record.func_name,
             self._grace,
         )
-
-    @at_home
-    async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
-        """Make a new task from a finished one and return it; a successful one needs `rerun`.
-
-        Raises `NotStartedError`, `TaskNotFoundError`, `UnknownTaskError` if its name is not registered here, and
-        `TaskStateError` if it has not finished, has succeeded, is being retried already, or its arguments were not
-        stored. If several instances retry it at once, one succeeds, and the errors of the others name the new task.
-        """
-        self.life.require_running()
-        # The original may have finished here a moment ago: it must be stored before a retry can link to it.
-        await self._ledger.flush(_FLUSH_BEFORE_LINK)
-        original = await self._lookup.get(task_id)
-        if not original.status.finished:
-            raise TaskStateError(f"task {task_id} is {original.status}; only a finished task can be retried")
-        if original.status is TaskStatus.SUCCESS and not rerun:
-            raise TaskStateError(f"task {task_id} succeeded; use rerun=true to run it once more")
-        definition = self._registry.get(original.func_name)
-        if original.payload is None:
-            raise TaskStateError(
-                f"the arguments of task {task_id} were not stored (they cannot be written as JSON), "
-                "so it cannot be retried"
-            )
-        if original.retried_by is not None:
-            await self._refuse_second_retry(original)
-        keep_key = original.status not in KEY_HOLDING_STATUSES
-        try:
-            built = self._builder.rebuild(original, definition, keep_key=keep_key)
-        except TaskArgumentError as exc:
-            raise TaskStateError(f"task {task_id} cannot be retried here: {exc}") from exc
-        created = self._intake.take(built)
-        if created.task is None:
-            raise TaskStateError(f"task {created.task_id} holds the idempotency key of {task_id} already")
-        task = created.task
-        await self._intake.make_known([task])
-        if (first := task.record.duplicate_of) is not None:
-            if (await self._lookup.get(first)).retry_of == task_id:
-                raise TaskStateError(f"task {task_id} is being retried already, by {first}")
-            raise TaskStateError(f"task {first} holds the idempotency key of {task_id} already")
-        window = self._tasks.record(task_id)
-        if window is not None:
-            window.retried_by = task.id
-        self._intake.hand_over([task])
-        return task.record.copy()
-
-    async def _refuse_second_retry(self, original: TaskRecord) -> None:
-        try:
-            successor = await self._lookup.get(original.retried_by or "")
-        except TaskNotFoundError:
-            return
-        if not successor.status.finished:
-            raise TaskStateError(f"task {original.task_id} is being retried already, by {successor.task_id}")

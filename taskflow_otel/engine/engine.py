@@ -38,6 +38,7 @@ from taskflow_otel.engine.live import LiveTasks, TaskStore
 from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskRegistry
+from taskflow_otel.engine.retries import Retries
 from taskflow_otel.engine.schedules.firing import NoMeter, ScheduleMeter
 from taskflow_otel.engine.schedules.service import Schedules
 from taskflow_otel.engine.settings import EngineSettings
@@ -138,20 +139,22 @@ class Engine:
         self.control = Control(
             backend,
             self.lookup,
-            registry,
             self._tasks,
             queues,
             self._lifecycle,
             self._ledger,
             self._dispatcher,
-            builder,
             intake,
             self._executors,
             self._timers,
             self._life,
             cancel_grace=settings.cancel_grace,
         )
-        """Cancels and retries tasks."""
+        """Cancels tasks."""
+        self.retries = Retries(
+            self.lookup, registry, self._tasks, self._lifecycle, self._ledger, builder, intake, self._life
+        )
+        """Retries tasks."""
         self.vitals = Vitals(self._tasks, self._ledger, self._dispatcher, self.control)
         """The numbers of the engine itself."""
         self._drain = Drain(

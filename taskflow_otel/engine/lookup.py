@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.ledger.ledger import Ledger
@@ -46,6 +47,22 @@ class Lookup:
         return stored
 
     @at_home
+    async def get_all(self, task_ids: Sequence[str]) -> dict[str, TaskRecord]:
+        """Snapshots of those of these tasks that exist, by id."""
+        found = {live.id: live.record.copy() for task_id in task_ids if (live := self._tasks.live(task_id)) is not None}
+        stored = await self._backend.get_all([task_id for task_id in task_ids if task_id not in found])
+        for task_id in task_ids:
+            if task_id in found:
+                continue
+            record = stored.get(task_id)
+            if record is None or not record.status.finished:
+                # It may have finished here, with its history not written yet.
+                here = self._tasks.record(task_id)
+                record = record if here is None else here.copy()
+            if record is not None:
+                found[task_id] = record
+        return found
+
     async def logs(self, task_id: str) -> list[LogEntry]:
         """The log of one task, in order."""
         await self._ledger.flush(_FLUSH_BEFORE_READ)

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.schemas import FailureGroupOut, FailuresOut
 
 SCAN_LIMIT = 1_000
 _LENGTH = 200
 _PAGES = 5
+_NORMALISED_AT_ONCE = 50
 
 # The order matters: an id contains numbers, a quoted value may contain either.
 _PARTS = (
@@ -34,10 +36,10 @@ def normalise(error: str | None) -> str:
     return line
 
 
-def group(records: Iterable[TaskRecord]) -> list[FailureGroupOut]:
+async def group(records: Iterable[TaskRecord]) -> list[FailureGroupOut]:
     """The groups of these failures (newest first), the largest first."""
     groups: dict[tuple[str | None, str], list[TaskRecord]] = {}
-    for record in records:
+    async for record in in_slices(records, _NORMALISED_AT_ONCE):
         groups.setdefault((record.error_type, normalise(record.error)), []).append(record)
     return sorted(
         (
@@ -67,4 +69,4 @@ async def read_failures(engine: TaskEngine, query: TaskQuery) -> FailuresOut:
         query = replace(query, cursor=page.next_cursor, limit=query.limit - len(page.records))
         if query.cursor is None or not query.limit:
             break
-    return FailuresOut(scanned=len(records), truncated=query.cursor is not None, groups=group(records))
+    return FailuresOut(scanned=len(records), truncated=query.cursor is not None, groups=await group(records))

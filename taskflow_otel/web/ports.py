@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from datetime import datetime
 from types import EllipsisType
 from typing import Protocol
 
+from taskflow_otel.errors import TaskflowError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
@@ -71,8 +72,15 @@ class TaskControl(Protocol):
     async def cancel(self, task_id: str) -> TaskRecord:
         """Ask for a cancellation; raises `TaskNotFoundError` or `TaskStateError`."""
 
+
+class TaskRetries(Protocol):
+    """Makes new tasks from finished ones."""
+
     async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
         """The new task; raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`."""
+
+    async def retry_all(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord | TaskflowError]:
+        """By id the new task, or why there is none."""
 
 
 class QueueBook(Protocol):
@@ -111,6 +119,8 @@ class TaskEngine(Protocol):
     def lookup(self) -> TaskLookup: ...
     @property
     def control(self) -> TaskControl: ...
+    @property
+    def retries(self) -> TaskRetries: ...
     @property
     def queues(self) -> QueueBook: ...
     @property

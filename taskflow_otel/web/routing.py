@@ -36,8 +36,6 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (BackendError, 503),
     (ConfigurationError, 422),
 )
-REFUSALS = (TaskNotFoundError, TaskStateError, UnknownTaskError, TaskArgumentError, QueueFullError)
-"""Why one task of many cannot be retried, while the next one can."""
 
 
 class TaskflowRoute(APIRoute):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -12,16 +11,19 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 
+from taskflow_otel.errors import TaskflowError
 from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK
+from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.failures import SCAN_LIMIT, read_failures
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, page_cursor, parse_moment, task_filter
 from taskflow_otel.web.ports import TaskEngine
-from taskflow_otel.web.routing import REFUSALS, errors
+from taskflow_otel.web.routing import errors
 from taskflow_otel.web.schemas import (
     BulkRetryIn,
     BulkRetryOut,
@@ -37,7 +39,7 @@ from taskflow_otel.web.schemas import (
 from taskflow_otel.web.settings import WebSettings
 
 _TASKS = TypeAdapter(list[TaskOut])
-_AT_ONCE = 50
+_ENCODED_AT_ONCE = 50
 _LIST_HEADERS = {
     "X-Total-Count": {"description": "Number of tasks that match.", "schema": {"type": "integer"}},
     "X-Total-Count-Exact": {
@@ -60,6 +62,15 @@ def add_collection_routes(
     hidden = None if settings.display_func_args else {"__all__": {"args", "kwargs"}}
     operator = Depends(guard.operator)
 
+    async def encode(records: Sequence[TaskRecord]) -> bytes:
+        """A JSON array, made a few tasks at a time, so that a long page does not keep the event loop."""
+        pieces: list[bytes] = []
+        async for start in in_slices(range(0, len(records), _ENCODED_AT_ONCE), 1):
+            some = records[start : start + _ENCODED_AT_ONCE]
+            tasks = [task_out(record, with_args=settings.display_func_args) for record in some]
+            pieces.append(_TASKS.dump_json(tasks, exclude=hidden).removeprefix(b"[").removesuffix(b"]"))
+        return b"[%b]" % b",".join(pieces)
+
     async def list_tasks(
         request: Request,
         found: Annotated[TaskQuery, Depends(task_filter)],
@@ -68,7 +79,6 @@ def add_collection_routes(
     ) -> Response:
         """The tasks of all instances that share the backend, newest first."""
         page = await engine.lookup.page(replace(found, limit=limit, cursor=cursor, count_limit=COUNT_LIMIT))
-        tasks = [task_out(record, with_args=settings.display_func_args) for record in page.records]
         headers = {"Cache-Control": "no-store"}
         if page.total is not None:
             headers["X-Total-Count"] = str(page.total)
@@ -78,7 +88,7 @@ def add_collection_routes(
             headers["X-Next-Cursor"] = page.next_cursor
             # Relative, so that it holds behind any proxy.
             headers["Link"] = f'<?{urlencode([*kept, ("cursor", page.next_cursor)])}>; rel="next"'
-        return Response(_TASKS.dump_json(tasks, exclude=hidden), headers=headers, media_type="application/json")
+        return Response(await encode(page.records), headers=headers, media_type="application/json")
 
     listing = {
         "methods": ["GET"],
@@ -98,7 +108,7 @@ def add_collection_routes(
     @router.post("/bulk-retry", status_code=202, responses=errors(403, 422), summary="Retry tasks by id")
     async def bulk_retry(request: Request, body: BulkRetryIn, actor: Actor = operator) -> BulkRetryOut:
         """Enqueue each task anew; those whose state does not allow it are skipped with the reason."""
-        out = await _retry_all(engine, list(dict.fromkeys(body.task_ids)))
+        out = await _retry_all(engine, body.task_ids)
         audit.record(request, actor, "bulk-retry", f"{len(body.task_ids)} tasks", f"retried {len(out.retried)}")
         return out
 
@@ -177,7 +187,7 @@ def add_item_routes(
 
         Of several retries of one task at once, one wins; the others get 409 with its id.
         """
-        record = await engine.control.retry(task_id, rerun=rerun)
+        record = await engine.retries.retry(task_id, rerun=rerun)
         audit.record(request, actor, "retry", task_id, f"as {record.task_id}")
         return _one(task_out(record, with_args=settings.display_func_args), hidden, 202)
 
@@ -200,19 +210,10 @@ def _one(task: TaskOut, hidden: set[str] | None, status: int) -> JSONResponse:
 
 
 async def _retry_all(engine: TaskEngine, ids: Sequence[str]) -> BulkRetryOut:
-    async def one(task_id: str) -> RetriedOut | SkippedOut:
-        try:
-            record = await engine.control.retry(task_id)
-        except REFUSALS as exc:
-            return SkippedOut(task_id=task_id, reason=str(exc))
-        return RetriedOut(task_id=task_id, new_task_id=record.task_id)
-
     out = BulkRetryOut(retried=[], skipped=[])
-    for start in range(0, len(ids), _AT_ONCE):
-        # Together, so that they share a commit.
-        for result in await asyncio.gather(*map(one, ids[start : start + _AT_ONCE])):
-            if isinstance(result, RetriedOut):
-                out.retried.append(result)
-            else:
-                out.skipped.append(result)
+    for task_id, result in (await engine.retries.retry_all(ids)).items():
+        if isinstance(result, TaskflowError):
+            out.skipped.append(SkippedOut(task_id=task_id, reason=str(result)))
+        else:
+            out.retried.append(RetriedOut(task_id=task_id, new_task_id=result.task_id))
     return out

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from taskflow_otel import TaskAdmin, TaskManager, TaskRecord, TaskStatus
-from taskflow_otel.errors import TaskStateError
+from taskflow_otel.backends.base import Applied, Change, Insert
+from taskflow_otel.errors import TaskNotFoundError, TaskStateError
 from taskflow_otel.model.query import TaskQuery
 from tests.asgi import running
 from tests.ledger.fleet import Fleet
@@ -82,14 +84,15 @@ async def test_two_bulk_retries_of_the_same_tasks_retry_each_once(fleet: Fleet) 
     for task_id in ids:
         await finish(one, task_id)
 
-    async def bulk(app: FastAPI) -> dict[str, list[dict[str, str]]]:
+    async def bulk(app: FastAPI, ids: list[str]) -> dict[str, list[dict[str, str]]]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             answer = await client.post("/tasks/bulk-retry", json={"task_ids": ids})
             assert answer.status_code == 202
             found: dict[str, list[dict[str, str]]] = answer.json()
             return found
 
-    answers = await asyncio.gather(*map(bulk, apps))
+    # In opposite orders, so that their transactions meet in the middle.
+    answers = await asyncio.gather(bulk(apps[0], ids), bulk(apps[1], ids[::-1]))
     retried = [one["task_id"] for answer in answers for one in answer["retried"]]
     skipped = [one["task_id"] for answer in answers for one in answer["skipped"]]
     assert sorted(retried) == sorted(skipped) == sorted(ids)
@@ -99,6 +102,39 @@ async def test_two_bulk_retries_of_the_same_tasks_retry_each_once(fleet: Fleet) 
             await finish(one, pair["new_task_id"])
     assert set(work.ran.values()) == {2}
     assert len(await fleet.records(TaskQuery(func_name="work", status=TaskStatus.SUCCESS))) == 30
+
+
+async def test_many_retries_share_few_transactions_and_each_says_what_became_of_it(fleet: Fleet) -> None:
+    manager = fleet.manager(commit_timeout=60)
+    work = Work(manager, persist=True)
+    await fleet.start(manager)
+    ids = await asyncio.gather(*(manager.enqueue(work.task, number) for number in range(150)))
+    for task_id in ids:
+        await finish(manager, task_id)
+    again = (await manager.retry(ids[0])).task_id
+    await manager.engine.lookup.logs(again)
+    applied: list[list[Change]] = []
+    backend = fleet.wires[manager]
+    apply = backend.apply
+
+    async def record(changes: Sequence[Change]) -> list[Applied]:
+        applied.append([change for change in changes if isinstance(change, Insert)])
+        return await apply(changes)
+
+    backend.apply = record  # type: ignore[method-assign]  # only watched
+    results = await manager.engine.retries.retry_all([*ids, ids[1], again, "none"])
+    assert list(results) == [*ids, again, "none"]
+    assert str(results[ids[0]]) == f"task {ids[0]} is being retried already, by {again}"
+    assert "only a finished task can be retried" in str(results[again])
+    assert isinstance(results["none"], TaskNotFoundError)
+    new = [record for record in results.values() if isinstance(record, TaskRecord)]
+    assert [record.retry_of for record in new] == ids[1:]
+    # A hundred at a time.
+    assert [len(inserts) for inserts in applied if inserts] == [99, 50]
+    work.finish()
+    for record in new:
+        assert (await finish(manager, record.task_id)).status is TaskStatus.SUCCESS
+    assert set(work.ran.values()) == {2}
 
 
 async def test_ten_posts_at_once_answer_202_once_and_409_with_the_id_of_the_winner() -> None:

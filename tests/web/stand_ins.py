@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import EllipsisType
 from typing import Any
 
-from taskflow_otel.errors import TaskNotFoundError, TaskStateError, UnknownScheduleError
+from taskflow_otel.errors import TaskflowError, TaskNotFoundError, TaskStateError, UnknownScheduleError
 from taskflow_otel.exporters.stream import LiveStream
 from taskflow_otel.model.events import LogEvent
 from taskflow_otel.model.ids import new_task_id
@@ -155,7 +155,7 @@ class FakeEngine:
         self.queues = FakeQueues(
             default=FakeQueue("default", concurrency=8), mail=FakeQueue("mail", concurrency=2, max_size=50)
         )
-        self.lookup = self.control = self.cleaner = self.vitals = self
+        self.lookup = self.control = self.retries = self.cleaner = self.vitals = self
         self.schedules = FakeSchedules(self)
         self.stream = LiveStream()
         self.state = EngineState.RUNNING
@@ -257,6 +257,15 @@ class FakeEngine:
         twin = make_record(record.func_name, TaskStatus.PENDING, age=0, retry_of=task_id, source="retry")
         record.retried_by = twin.task_id
         return self.put(twin).copy()
+
+    async def retry_all(self, task_ids: Iterable[str]) -> dict[str, TaskRecord | TaskflowError]:
+        results: dict[str, TaskRecord | TaskflowError] = {}
+        for task_id in task_ids:
+            try:
+                results[task_id] = await self.retry(task_id)
+            except TaskflowError as exc:
+                results[task_id] = exc
+        return results
 
     async def delete(self, before: datetime) -> int:
         gone = [record.task_id for record in self.records.values() if record.end_time and record.end_time < before]

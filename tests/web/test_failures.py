@@ -8,6 +8,7 @@ import pytest
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web import failures
 from taskflow_otel.web.failures import normalise
+from tests.turns import Turns
 from tests.web.stand_ins import FakeEngine, make_record
 
 
@@ -53,3 +54,15 @@ async def test_failures_are_grouped_by_what_is_the_same_in_their_errors(
         ("disk ‹n› is ‹value›", 2, 2),
         ("‹value›", 1, 0),
     ]
+
+
+async def test_many_failures_are_grouped_in_slices(
+    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(300):
+        engine.put(make_record(status=TaskStatus.FAILED, error=f"boom {number}"))
+    async with Turns() as turns:
+        monkeypatch.setattr(failures, "normalise", turns.counted(normalise))
+        [group] = (await client.get("/tasks/failures")).json()["groups"]
+    assert (group["count"], turns.calls) == (300, 300)
+    assert turns.most <= 50

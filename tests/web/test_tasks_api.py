@@ -8,6 +8,7 @@ import pytest
 from taskflow_otel.model.cipher import ENCRYPTED_PREFIX
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web import tasks_api
+from tests.turns import Turns
 from tests.web.conftest import ClientOf
 from tests.web.stand_ins import FakeEngine, make_record
 
@@ -222,3 +223,17 @@ async def test_deleting_history_leaves_live_tasks_and_newer_ones(client: httpx.A
     assert (await client.delete("/tasks/history?before=7d")).json() == {"deleted": 1}
     assert (await client.delete("/tasks/history")).json() == {"deleted": 1}
     assert [record.status for record in engine.records.values()] == [TaskStatus.RUNNING]
+
+
+@pytest.mark.parametrize("number", [0, 1, 50, 51, 300])
+async def test_a_long_page_is_encoded_in_slices_and_is_one_array(
+    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    for _ in range(number):
+        engine.put(make_record())
+    async with Turns() as turns:
+        monkeypatch.setattr(tasks_api, "task_out", turns.counted(tasks_api.task_out))
+        tasks = (await client.get("/tasks?limit=1000")).json()
+    assert {task["task_id"] for task in tasks} == engine.records.keys()
+    assert len(tasks) == turns.calls == number
+    assert not number or turns.most <= 50

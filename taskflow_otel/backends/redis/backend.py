@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections import Counter
@@ -19,6 +20,7 @@ from taskflow_otel.model.plain import distinct_text
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.runtime.owned_tasks import in_slices
 
 if TYPE_CHECKING:
     from taskflow_otel.backends.redis.connection import Connection, OrderedCalls
@@ -33,6 +35,8 @@ SCAN_LIMIT = 2_500
 """Tasks looked at for one page or count, where no single index answers."""
 _SCAN_STEP = 500
 _DELETE_STEP = 200
+_READ_AT_ONCE = 20
+_DECODED_AT_ONCE = 100
 
 _APPLIED = Applied(Outcome.APPLIED)
 _STALE = Applied(Outcome.STALE)
@@ -231,6 +235,14 @@ class RedisBackend:
         row = await self._connection.command("HMGET", f"{self._tag}:task:{task_id}", *codec.ROW_FIELDS)
         return None if row[0] is None else codec.load_record([*row, task_id])
 
+    async def get_all(self, task_ids: Collection[str]) -> dict[str, TaskRecord]:
+        """Those of these tasks that are stored, by id, without their logs."""
+        ids, found = list(task_ids), dict[str, TaskRecord]()
+        for start in range(0, len(ids), _READ_AT_ONCE):
+            records = await asyncio.gather(*map(self.get, ids[start : start + _READ_AT_ONCE]))
+            found |= {record.task_id: record for record in records if record is not None}
+        return found
+
     async def logs(self, task_id: str) -> list[LogEntry]:
         """The log of one task, in order."""
         stored = await self._connection.command("HGETALL", f"{self._tag}:logs:{task_id}")
@@ -246,7 +258,7 @@ class RedisBackend:
             wanted = query.limit + 1 - len(records)
             step, cursor, done, rows = await self._walk("page", search, cursor, wanted)
             seen += step
-            records += map(codec.load_record, rows)
+            records += [codec.load_record(row) async for row in in_slices(rows, _DECODED_AT_ONCE)]
             cut = seen >= SCAN_LIMIT and not search.indexed and not done
         full = len(records) > query.limit
         if full:

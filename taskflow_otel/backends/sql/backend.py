@@ -52,7 +52,7 @@ _ALIVE, _DEAD, _STOPPED = InstanceState.ALIVE.value, InstanceState.DEAD.value, I
 _TRANSACTION_ATTEMPTS = 5
 _OPENING_SECONDS = 30.0
 _CHUNK = 500
-_AT_ONCE = 200
+_AT_ONCE = 100
 
 
 class SqlBackend(ABC):
@@ -150,6 +150,14 @@ class SqlBackend(ABC):
         """One task without its logs, or `None`."""
         rows = await self._read(select(*queries.RECORD_COLUMNS).where(tasks.c.task_id == task_id))
         return to_record(rows[0]) if rows else None
+
+    async def get_all(self, task_ids: Collection[str]) -> dict[str, TaskRecord]:
+        """Those of these tasks that are stored, by id, without their logs."""
+        found: dict[str, TaskRecord] = {}
+        for chunk in _chunks(list(task_ids)):
+            rows = await self._read(select(*queries.RECORD_COLUMNS).where(tasks.c.task_id.in_(chunk)))
+            found |= {record.task_id: record for record in await _records(rows)}
+        return found
 
     async def logs(self, task_id: str) -> list[LogEntry]:
         """The log of one task, in order."""

@@ -120,6 +120,13 @@ class TaskConformance(BackendFixtures):
         assert await backend.apply([Insert(retry, link=RetryLink())]) == [APPLIED]
         assert await backend.get(retry.task_id) == retry
 
+    async def test_many_tasks_are_read_at_once(self, backend: Backend) -> None:
+        tasks = [make_task(tags={"n": str(number)}) for number in range(600)]
+        await backend.apply([Insert(task) for task in tasks])
+        wanted = [task.task_id for task in tasks[1:]]
+        assert await backend.get_all([*wanted, new_task_id()]) == {task.task_id: task for task in tasks[1:]}
+        assert await backend.get_all([]) == {}
+
     async def test_what_it_returns_is_a_copy(self, backend: Backend) -> None:
         task = make_task()
         await backend.apply([Insert(task)])

@@ -1,0 +1,155 @@
+"""Retries by hand: a new task from a finished one, or from many in few transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from taskflow_otel.engine.builder import TaskBuilder
+from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.ledger.ledger import Ledger
+from taskflow_otel.engine.life import Life, at_home
+from taskflow_otel.engine.lifecycle import Lifecycle
+from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.lookup import Lookup
+from taskflow_otel.engine.registry import TaskRegistry
+from taskflow_otel.errors import (
+    QueueFullError,
+    TaskArgumentError,
+    TaskflowError,
+    TaskNotFoundError,
+    TaskStateError,
+    UnknownTaskError,
+)
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus
+from taskflow_otel.runtime.owned_tasks import in_slices
+
+REFUSALS = (TaskNotFoundError, TaskStateError, UnknownTaskError, TaskArgumentError, QueueFullError)
+"""Why one task of many cannot be retried, while the next one can."""
+_FLUSH_BEFORE_LINK = 1.0
+"""Seconds to wait for pending history before a retry is committed."""
+_TOGETHER = 100
+"""Retries in one commit."""
+_BUILT_AT_ONCE = 10
+"""Tasks built before the event loop gets its turn: decrypting and encrypting arguments takes time."""
+
+
+class Retries:
+    """Retries finished tasks of any instance."""
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        registry: TaskRegistry,
+        tasks: LiveTasks,
+        lifecycle: Lifecycle,
+        ledger: Ledger,
+        builder: TaskBuilder,
+        intake: Intake,
+        life: Life,
+    ) -> None:
+        self._lookup = lookup
+        self._registry = registry
+        self._tasks = tasks
+        self.lifecycle = lifecycle
+        self._ledger = ledger
+        self._builder = builder
+        self._intake = intake
+        self.life = life
+
+    @at_home
+    async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
+        """Make a new task from a finished one and return it; a successful one needs `rerun`.
+
+        Raises `NotStartedError`, `TaskNotFoundError`, `UnknownTaskError` if its name is not registered here, and
+        `TaskStateError` if it has not finished, has succeeded, is being retried already, or its arguments were not
+        stored. If several instances retry it at once, one succeeds, and the errors of the others name the new task.
+        """
+        result = (await self._retry_together([task_id], rerun=rerun))[task_id]
+        if isinstance(result, TaskflowError):
+            raise result
+        return result
+
+    @at_home
+    async def retry_all(self, task_ids: Iterable[str]) -> dict[str, TaskRecord | TaskflowError]:
+        """Retry several tasks in few transactions; by id the new task, or the error that `retry` would raise.
+
+        Raises `NotStartedError`, and `BackendError` when a transaction failed; the retries before it hold.
+        """
+        ids = list(dict.fromkeys(task_ids))
+        results: dict[str, TaskRecord | TaskflowError] = {}
+        for start in range(0, len(ids), _TOGETHER):
+            results |= await self._retry_together(ids[start : start + _TOGETHER], rerun=False)
+        return results
+
+    async def _retry_together(self, task_ids: Sequence[str], *, rerun: bool) -> dict[str, TaskRecord | TaskflowError]:
+        self.life.require_running()
+        # An original may have finished here a moment ago: it must be stored before a retry can link to it.
+        await self._ledger.flush(_FLUSH_BEFORE_LINK)
+        originals = await self._lookup.get_all(task_ids)
+        built: dict[str, LiveTask] = {}
+        refused: dict[str, TaskflowError] = {}
+        try:
+            async for task_id in in_slices(task_ids, _BUILT_AT_ONCE):
+                try:
+                    built[task_id] = await self._build(task_id, originals.get(task_id), rerun=rerun)
+                except REFUSALS as exc:
+                    refused[task_id] = exc
+        except BaseException:
+            # What has a place in a queue must not keep it.
+            self._intake.reject(built.values())
+            raise
+        if built:
+            await self._intake.make_known(list(built.values()))
+        for task_id, task in list(built.items()):
+            if (first := task.record.duplicate_of) is not None:
+                refused[task_id] = await self._second(task_id, first)
+                del built[task_id]
+            elif (window := self._tasks.record(task_id)) is not None:
+                window.retried_by = task.id
+        self._intake.hand_over(list(built.values()))
+        return {task_id: built[task_id].record.copy() if task_id in built else refused[task_id] for task_id in task_ids}
+
+    async def _build(self, task_id: str, original: TaskRecord | None, *, rerun: bool) -> LiveTask:
+        """The new task, with its place in its queue; raises one of `REFUSALS`."""
+        if original is None:
+            raise TaskNotFoundError(task_id)
+        if not original.status.finished:
+            raise TaskStateError(f"task {task_id} is {original.status}; only a finished task can be retried")
+        if original.status is TaskStatus.SUCCESS and not rerun:
+            raise TaskStateError(f"task {task_id} succeeded; use rerun=true to run it once more")
+        definition = self._registry.get(original.func_name)
+        if original.payload is None:
+            raise TaskStateError(
+                f"the arguments of task {task_id} were not stored (they cannot be written as JSON), "
+                "so it cannot be retried"
+            )
+        if original.retried_by is not None:
+            await self._refuse_second_retry(original)
+        keep_key = original.status not in KEY_HOLDING_STATUSES
+        try:
+            task = self._builder.rebuild(original, definition, keep_key=keep_key)
+        except TaskArgumentError as exc:
+            raise TaskStateError(f"task {task_id} cannot be retried here: {exc}") from exc
+        taken = self._intake.take(task)
+        if taken.task is None:
+            raise TaskStateError(f"task {taken.task_id} holds the idempotency key of {task_id} already")
+        return task
+
+    async def _second(self, task_id: str, first: str) -> TaskStateError:
+        """Why the ledger has refused a retry: `first` was there before it."""
+        try:
+            if (await self._lookup.get(first)).retry_of == task_id:
+                return TaskStateError(f"task {task_id} is being retried already, by {first}")
+        except TaskNotFoundError:
+            # Deleted since.
+            pass
+        return TaskStateError(f"task {first} holds the idempotency key of {task_id} already")
+
+    async def _refuse_second_retry(self, original: TaskRecord) -> None:
+        try:
+            successor = await self._lookup.get(original.retried_by or "")
+        except TaskNotFoundError:
+            return
+        if not successor.status.finished:
+            raise TaskStateError(f"task {original.task_id} is being retried already, by {successor.task_id}")
