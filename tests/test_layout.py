@@ -71,6 +71,11 @@ ELSEWHERE = [
         ("engine/claims.py",),
     ),
     Elsewhere(
+        "ledger/test_retries.py",
+        "Which of several retries wins is decided by the backend, on each of them.",
+        ("engine/retries.py",),
+    ),
+    Elsewhere(
         "ledger/test_lost_answers.py",
         "It needs a backend whose answer is lost, and instances that go on.",
         ("engine/late_commits.py",),
