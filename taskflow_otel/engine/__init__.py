@@ -1,1 +1,1 @@
-"""What happens to a task: dispatch and queues, attempts, retries, executors, recovery."""
+"""What happens to a task: how it is built, taken in, dispatched, run, and ended."""

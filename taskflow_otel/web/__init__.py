@@ -1,1 +1,1 @@
-"""How people reach it: injection, REST API, live page."""
+"""How people look and act: REST API, access control, live page."""
