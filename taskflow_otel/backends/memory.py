@@ -13,6 +13,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
+from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.options import whole
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
@@ -36,13 +37,16 @@ class MemoryBackend:
     `max_finished` bounds the finished tasks that are kept: the oldest are dropped, with their logs, when one more
     ends. `durable=True` claims durability, so that tests reach the code paths of persisted tasks without a database.
     Several managers of one process and one event loop may share an object; its content outlives `close()`.
+    `namespace` is taken as by the other backends, and separates nothing: each object is a storage of its own.
 
-    Raises `ConfigurationError` when `max_finished` is not a whole number of at least 0.
+    Raises `ConfigurationError` when `max_finished` is not a whole number of at least 0, or `namespace` not a name.
     """
 
     name = "memory"
 
-    def __init__(self, max_finished: int = 10_000, *, durable: bool = False) -> None:
+    def __init__(self, max_finished: int = 10_000, *, durable: bool = False, namespace: str | None = None) -> None:
+        if namespace is not None:
+            check_namespace(namespace)
         self.durable = durable
         self._max_finished = whole("MemoryBackend.max_finished", max_finished, minimum=0)
         # In the order of `_position`; `_newest` is the last position, `_ordered` whether the order holds.

@@ -56,3 +56,9 @@ async def test_it_is_not_durable_unless_a_test_asks_for_it() -> None:
 def test_a_wrong_bound_is_refused(wrong: object) -> None:
     with pytest.raises(ConfigurationError, match="max_finished must be a whole number of at least 0"):
         MemoryBackend(max_finished=wrong)  # type: ignore[arg-type]  # this is the test
+
+
+def test_a_namespace_is_checked_as_by_the_other_backends() -> None:
+    MemoryBackend(namespace="shop")
+    with pytest.raises(ConfigurationError, match="namespace must be a lower-case letter"):
+        MemoryBackend(namespace="A b")

@@ -24,6 +24,9 @@ EXPRESSIONS: dict[str, Fields] = {
     "59 23 31 * *": ({59}, {23}, {31}, ALL_MONTHS, None, 0),
     "0 12 1,15 * 1": ({0}, {12}, {1, 15}, ALL_MONTHS, {0}, 0),
     "0 */12 * * mon-fri": ({0}, {0, 12}, None, ALL_MONTHS, {0, 1, 2, 3, 4}, 0),
+    # A step from a start that leaves room for nothing further.
+    "59/5 2 * * *": ({59}, {2}, None, ALL_MONTHS, None, 0),
+    "50/5 1 * 3,11 *": ({50, 55}, {1}, None, {3, 11}, None, 0),
     "45 1 * * 0 30": ({45}, {1}, None, ALL_MONTHS, {6}, 30),
 }
 SPANS = {

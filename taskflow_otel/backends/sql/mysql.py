@@ -21,10 +21,12 @@ class MySQLBackend(ServerBackend):
     one operation may take, the wait for a connection included, before it raises `BackendUnavailableError`; a third of
     the lease, and at most 10 s, unless given. `namespace` separates applications that share a database.
 
-    Raises `ConfigurationError` for a URL of another kind, `MissingExtraError` without aiomysql.
+    Raises `ConfigurationError` for a URL of another kind or with options that cannot be set there, and
+    `MissingExtraError` without aiomysql.
     """
 
     name = "mysql"
+    url_options = frozenset({"auth_plugin", "program_name", "read_default_file", "read_default_group", "unix_socket"})
 
     def __init__(
         self, url: str, *, pool_size: int = 5, timeout: float | None = None, namespace: str | None = None

@@ -23,10 +23,20 @@ class PostgresBackend(ServerBackend):
 
     A pooler in front of the server, such as pgbouncer in transaction mode, is noticed: then nothing is prepared.
 
-    Raises `ConfigurationError` for a URL of another kind, `MissingExtraError` without psycopg.
+    Raises `ConfigurationError` for a URL of another kind or with options that cannot be set there, and
+    `MissingExtraError` without psycopg.
     """
 
     name = "postgres"
+    # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+    url_options = frozenset(
+        {
+            "channel_binding", "gssencmode", "host", "hostaddr", "krbsrvname", "load_balance_hosts", "options",
+            "passfile", "port", "require_auth", "service", "sslcert", "sslcertmode", "sslcompression", "sslcrl",
+            "sslcrldir", "sslkey", "ssl_max_protocol_version", "ssl_min_protocol_version", "sslmode", "sslnegotiation",
+            "sslpassword", "sslrootcert", "sslsni", "target_session_attrs",
+        }
+    )  # fmt: skip
 
     def __init__(
         self, url: str, *, pool_size: int = 5, timeout: float | None = None, namespace: str | None = None

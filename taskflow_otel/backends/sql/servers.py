@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import URL, ExceptionContext, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -21,6 +21,9 @@ from taskflow_otel.model.options import seconds, whole
 class ServerBackend(SqlBackend):
     """A SQL backend on a server, reached through a pool of connections that replaces broken ones by itself."""
 
+    url_options: ClassVar[frozenset[str]]
+    """What the URL may hold behind its question mark. The rest is a parameter, or decided by the backend."""
+
     def __init__(
         self,
         url: str,
@@ -35,7 +38,9 @@ class ServerBackend(SqlBackend):
     ) -> None:
         if find_spec(driver) is None:
             raise MissingExtraError(type(self).__name__, extra)
-        self._url = _checked_url(url, schemes).set(drivername=f"{schemes[0]}+{driver}")
+        self._url = _checked_url(url, schemes, self.url_options, type(self).__name__).set(
+            drivername=f"{schemes[0]}+{driver}"
+        )
         self._pool_size = whole("pool_size", pool_size, minimum=1)
         limit = None if timeout is None else seconds("timeout", timeout, exclusive=True)
         super().__init__(f"the database {self._url.render_as_string(hide_password=True)}", dialect, limit, namespace)
@@ -76,7 +81,7 @@ class ServerBackend(SqlBackend):
         return {}
 
 
-def _checked_url(url: str, schemes: tuple[str, ...]) -> URL:
+def _checked_url(url: str, schemes: tuple[str, ...], options: frozenset[str], backend: str) -> URL:
     example = f"{schemes[0]}://user:password@host/database"
     try:
         parsed = make_url(url)
@@ -85,4 +90,9 @@ def _checked_url(url: str, schemes: tuple[str, ...]) -> URL:
     if parsed.get_backend_name() not in schemes or not parsed.database:
         shown = parsed.render_as_string(hide_password=True)
         raise ConfigurationError(f"{shown!r} is not the URL of such a database. It looks like this: {example}")
+    if unknown := sorted(set(parsed.query) - options):
+        raise ConfigurationError(
+            f"the database URL has options that cannot be set there: {', '.join(unknown)}. "
+            f"Possible are {', '.join(sorted(options))}; times and sizes are parameters of {backend}."
+        )
     return parsed

@@ -1,8 +1,10 @@
-"""What only MySQL and MariaDB do: a packet has a largest size."""
+"""What only MySQL and MariaDB do: a packet has a largest size, and rows have formats."""
 
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from taskflow_otel.backends import MySQLBackend
 from taskflow_otel.backends.base import Insert
@@ -23,3 +25,24 @@ async def test_too_large_a_packet_is_refused_for_good_and_alone(mariadb_url: str
     assert not alone.value.transient
     assert await backend.apply([Insert(good)]) == [APPLIED]
     await backend.close()
+
+
+async def test_a_server_whose_default_row_format_is_compact_gets_tables_that_hold_the_indexes(mariadb_url: str) -> None:
+    url = make_url(mariadb_url).set(drivername="mysql+aiomysql")
+    admin = create_async_engine(url, isolation_level="AUTOCOMMIT")
+    async with admin.connect() as connection:
+        await connection.exec_driver_sql("SET GLOBAL innodb_default_row_format = compact")
+    backend = MySQLBackend(mariadb_url)
+    try:
+        await backend.open()
+        assert await backend.apply([Insert(make_task(idempotency_key="k" * 255))]) == [APPLIED]
+        async with admin.connect() as connection:
+            found = await connection.exec_driver_sql(
+                "SELECT DISTINCT row_format FROM information_schema.tables WHERE table_schema = DATABASE()"
+            )
+            assert [row[0].lower() for row in found] == ["dynamic"]
+    finally:
+        async with admin.connect() as connection:
+            await connection.exec_driver_sql("SET GLOBAL innodb_default_row_format = dynamic")
+        await admin.dispose()
+        await backend.close()

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Column, Integer, Table, inspect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from taskflow_otel.backends.base import Insert
+from taskflow_otel.backends.base import Insert, Update
 from taskflow_otel.backends.sql import schema
 from taskflow_otel.backends.sql.backend import SqlBackend
 from taskflow_otel.backends.sql.schema import SCHEMA_VERSION, metadata, prepare, stored_version
@@ -108,3 +108,31 @@ async def test_a_newer_schema_is_refused(backend: SqlBackend, backend_factory: B
         await connection.execute(schema.meta.update().values(value=str(SCHEMA_VERSION + 1)))
     with pytest.raises(SchemaVersionError, match="Upgrade taskflow-otel, or point this process at another database"):
         await backend_factory().open()
+
+
+def names_of(connection: Any) -> set[str]:
+    found = inspect(connection)
+    tables = set(found.get_table_names())
+    return tables | {str(index["name"]) for table in tables for index in found.get_indexes(table)}
+
+
+async def test_a_start_creates_each_table_and_index_that_a_killed_one_has_left_out(
+    backend: SqlBackend, backend_factory: BackendFactory
+) -> None:
+    indexes = [index for table in metadata.sorted_tables for index in table.indexes]
+    for missing in [*indexes, *metadata.sorted_tables]:
+        async with engine_of(backend).begin() as connection:
+            await connection.run_sync(missing.drop)
+            assert str(missing.name) not in await connection.run_sync(names_of)
+        again = backend_factory()
+        assert isinstance(again, SqlBackend)
+        await again.open()
+        async with engine_of(again).connect() as connection:
+            assert {str(one.name) for one in (*indexes, *metadata.sorted_tables)} <= await connection.run_sync(names_of)
+            assert await stored_version(connection) == SCHEMA_VERSION
+        # The unique index above all: without it, idempotency would be gone without a word.
+        one, other = make_task(idempotency_key="k"), make_task(idempotency_key="k")
+        outcomes = [applied.outcome for applied in await again.apply([Insert(one), Insert(other)])]
+        assert outcomes == ["applied", "duplicate"]
+        await again.apply([Update(finish(one, TaskStatus.FAILED))])
+        await again.close()

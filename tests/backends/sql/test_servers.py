@@ -167,3 +167,36 @@ async def test_a_server_that_does_not_answer_is_an_error_in_time(
         finally:
             server.resume()
     assert await eventually(lambda: backend.get(task.task_id)) == task
+
+
+@pytest.mark.parametrize(
+    ("maker", "url", "named"),
+    [
+        (PostgresBackend, "postgresql://localhost/x?nonsense=1&sslmode=require", "nonsense"),
+        (PostgresBackend, "postgresql://localhost/x?client_encoding=latin1", "client_encoding"),
+        (PostgresBackend, "postgresql://localhost/x?connect_timeout=1", "connect_timeout"),
+        (MySQLBackend, "mysql://localhost/x?nonsense=1", "nonsense"),
+        (MySQLBackend, "mysql://localhost/x?charset=latin1", "charset"),
+        (MySQLBackend, "mysql://localhost/x?autocommit=true&cursorclass=x", "autocommit, cursorclass"),
+    ],
+)
+def test_options_of_the_url_that_nobody_knows_or_that_break_the_backend_are_refused_at_once(
+    maker: Maker, url: str, named: str
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"cannot be set there: {named}\. Possible are .* parameters of"
+    ) as caught:
+        maker(url)
+    assert maker.__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("maker", "url"),
+    [
+        (PostgresBackend, "postgresql://localhost/x?sslmode=require&target_session_attrs=read-write"),
+        (PostgresBackend, "postgresql:///x?host=/run/one&host=/run/other"),
+        (MySQLBackend, "mysql://localhost/x?unix_socket=/run/mysql.sock"),
+    ],
+)
+def test_options_of_the_url_that_say_how_to_connect_are_taken(maker: Maker, url: str) -> None:
+    maker(url)

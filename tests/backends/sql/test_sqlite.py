@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -248,4 +249,49 @@ async def test_what_a_killed_process_had_acknowledged_is_kept(path: Path) -> Non
         record = await backend.get(task_id)
         assert record is not None
         assert record.status is TaskStatus.SUCCESS
+    await backend.close()
+
+
+async def test_a_database_that_cannot_have_a_write_ahead_log_is_refused_at_the_opening(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+
+    def without_shared_memory(database: str, **options: Any) -> sqlite3.Connection:
+        # How SQLite sees a file system that offers no locks and no memory shared between processes.
+        return connect(f"file:{database}?vfs=unix-none", uri=True, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", without_shared_memory)
+    backend = SqliteBackend(path)
+    with pytest.raises(ConfigurationError, match=r"no write-ahead log \(journal_mode is 'delete'\).* on a local disk"):
+        await backend.open()
+    await backend.close()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_IOERR_LOCK, sqlite3.SQLITE_IOERR_SHMMAP])
+async def test_a_file_system_that_cannot_lock_is_named_at_the_opening(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    connect = sqlite3.connect
+
+    class Cursor(sqlite3.Cursor):
+        def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+            if "journal_mode" in statement:
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = code
+                raise error
+            return super().execute(statement, *parameters)
+
+    def without_locks(database: str, factory: type[sqlite3.Connection], **options: Any) -> sqlite3.Connection:
+        class Connection(factory):  # type: ignore[valid-type, misc]  # whichever is asked for
+            def cursor(self, *_: object) -> Cursor:
+                cursor: Cursor = super().cursor(Cursor)
+                return cursor
+
+        return connect(database, factory=Connection, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", without_locks)
+    backend = SqliteBackend(path)
+    with pytest.raises(BackendError, match=r"cannot lock files as SQLite needs it\. Put it on a local disk"):
+        await backend.open()
     await backend.close()
