@@ -103,7 +103,7 @@ async def test_wrong_declarations_are_refused_where_they_stand() -> None:
     manager.schedule(every=1, retries=3)(optional)
     with pytest.raises(ConfigurationError, match=r"is a task already, so schedule\(\) cannot give it retries, timeout"):
         manager.schedule(every=2, retries=1, timeout=5)(optional)
-    with pytest.raises(ConfigurationError, match="a schedule named 'optional' already"):
+    with pytest.raises(ConfigurationError, match="already a schedule named 'optional'"):
         manager.schedule(every=2, name="optional")(optional)
     with pytest.raises(DuplicateTaskNameError):
         manager.schedule(every=2, name="optional")(nothing)
