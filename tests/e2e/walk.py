@@ -138,7 +138,7 @@ def _module(frame: FrameType) -> str:
 def _unit(frame: FrameType) -> str:
     module = _module(frame)
     room = module.split("/")[0]
-    if room in LEAVES | {"backends"}:
+    if room in LEAVES | {"backends", "bus"}:
         return room
     deeper = "/".join(module.split("/")[:2])
     return deeper if deeper in ROOMS else module

@@ -335,7 +335,7 @@ def test_a_bus_that_nobody_closes_does_not_keep_the_loop_from_ending() -> None:
 async def test_an_observer_that_cannot_start_stays_off_and_is_reported(
     how: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskflow_otel.bus.STARTUP_TIMEOUT", 0.01)
+    monkeypatch.setattr("taskflow_otel.bus.worker.STARTUP_TIMEOUT", 0.01)
 
     class Late(InMemoryLogger):
         closed = False
