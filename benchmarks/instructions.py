@@ -1,19 +1,20 @@
 """How many instructions one task takes, whatever else the machine is doing: `python -m benchmarks.instructions`.
 
-    python -m benchmarks.instructions [WORKLOAD ...] [--tasks 400] [--json FILE]
+    python -m benchmarks.instructions [WORKLOAD ...] [--tasks 1000] [--json FILE]
     python -m benchmarks.instructions --check        # beside benchmarks/instructions.json: fails beyond the margin
     python -m benchmarks.instructions --baseline     # measure and write benchmarks/instructions.json anew
     python -m benchmarks.instructions memory --functions 40   # the C functions that take most
 
 Callgrind counts the instructions of all threads between two marks in the program: the start is not counted. Hash seed
-and address space are fixed. How many tasks share a transaction still varies with the threads' turns, and with it the
-counts of persisted tasks, by a few per cent. The kernel's instructions are not counted.
+and address space are fixed, and the clock hardly moves. How many tasks share a transaction still varies with the
+threads' turns, and with it the counts of persisted tasks, by a few per cent. The kernel's instructions are not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import platform
@@ -23,12 +24,13 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.workloads import find
+from taskflow_otel.runtime.clock import SystemClock, TimerHandle
 
 DEFAULT = ("memory", "memory-sdk", "sqlite", "route-memory", "route-sqlite")
 BESIDE = ("floor", "sdk", "route-native")
@@ -37,6 +39,7 @@ BASELINE = Path(__file__).with_name("instructions.json")
 MARGIN = 0.10
 """A workload may take this share more than its baseline before `--check` fails."""
 LIBRARIES = ("fastapi", "opentelemetry-sdk", "pydantic", "sqlalchemy", "starlette")
+_SLOWER = 1_000
 _MARK = "getppid"
 """A function of the C library that nothing else calls: callgrind writes its counts down whenever it is entered."""
 
@@ -99,8 +102,24 @@ def _functions(dump: Path, tasks: int, number: int) -> dict[str, int]:
     return {names.get(key, key): count // tasks for key, count in own.most_common(number)}
 
 
+def _slow_the_clock() -> None:
+    """Keep out what recurs by the clock (heartbeats, the writing of history that waits): how often it happens during
+    the tasks depends on how fast the machine is at the moment."""
+    call_later, sleep = SystemClock.call_later, SystemClock.sleep
+
+    def call_much_later(clock: SystemClock, delay: float, callback: Callable[[], None]) -> TimerHandle:
+        return call_later(clock, delay * _SLOWER, callback)
+
+    async def sleep_much_longer(clock: SystemClock, delay: float) -> None:
+        await sleep(clock, delay * _SLOWER)
+
+    SystemClock.call_later = call_much_later  # type: ignore[method-assign]
+    SystemClock.sleep = sleep_much_longer  # type: ignore[method-assign]
+
+
 def _inside(names: Sequence[str], tasks: int) -> None:
     """Under valgrind: a process for each workload, that says its name and number."""
+    _slow_the_clock()
     workloads = {name: find(name) for name in names}
     for name, workload in workloads.items():
         process = os.fork()
@@ -111,6 +130,8 @@ def _inside(names: Sequence[str], tasks: int) -> None:
                     async with workload(directory) as run:  # noqa: B023  # runs before the next one
                         # What is done once for each task type is done, and the batches have their size.
                         await run(tasks)
+                        # Otherwise a full collection falls among the tasks or not, by chance.
+                        gc.collect()
                         os.getppid()
                         await run(tasks)
                         os.getppid()
@@ -140,7 +161,7 @@ def main() -> None:
     """Measure, and compare or write the baseline."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD")
-    parser.add_argument("--tasks", type=int, default=400)
+    parser.add_argument("--tasks", type=int, default=1_000, help="a multiple of what one batch of history holds")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--functions", type=int, default=0, metavar="N")
     parser.add_argument("--check", action="store_true")

@@ -40,6 +40,11 @@ _START_TIMEOUT = 5.0
 _START_RETRY = 1.0
 
 
+# Names of this module: until Python 3.12, to look a member up in its enum takes as long as a call.
+_STARTED, _SUCCEEDED = Transition.STARTED, Transition.SUCCEEDED
+_END, _ENTER = Step.END, Step.ENTER
+
+
 class AttemptOwner(Protocol):
     """The part that starts attempts and decides what follows them."""
 
@@ -96,7 +101,7 @@ class AttemptRunner:
                     await preparing.prepare(task.id, task.definition)
                 queue_wait = max(0.0, self._clock.monotonic() - task.ready_at)
                 try:
-                    await self._lifecycle.move(task, Transition.STARTED, queue_wait=queue_wait, timeout=_START_TIMEOUT)
+                    await self._lifecycle.move(task, _STARTED, queue_wait=queue_wait, timeout=_START_TIMEOUT)
                 except BackendUnavailableError as exc:
                     logger.warning("the start of %s could not be committed (%s); trying again", task.id, exc)
                     wait = _START_RETRY
@@ -123,20 +128,20 @@ class AttemptRunner:
         """Run the function and apply the outcome; return the seconds to wait if the task runs again here."""
         if task.cancel_reason is not None:
             # Cancelled while the start was being committed: the function is never entered.
-            task.advance(Step.END)
+            task.advance(_END)
             return await self._stopped(task, 0.0, None)
         began = self._clock.monotonic()
         try:
             await self._call(task, executor)
         except BaseException as exc:  # whatever user code raises, the task gets a state
-            task.advance(Step.END)
+            task.advance(_END)
             if _is_cancelling(task):
                 await _absorb_cancellation()
             return await self._failed(task, exc, self._clock.monotonic() - began)
-        task.advance(Step.END)
+        task.advance(_END)
         if _is_cancelling(task):
             await _absorb_cancellation()
-        await self._lifecycle.move(task, Transition.SUCCEEDED, duration=self._clock.monotonic() - began)
+        await self._lifecycle.move(task, _SUCCEEDED, duration=self._clock.monotonic() - began)
         return None
 
     async def _call(self, task: LiveTask, executor: Executor) -> None:
@@ -144,7 +149,7 @@ class AttemptRunner:
         context = self._output.context_of(task)
         task.task_context = context
         enter_task_context(context)
-        task.advance(Step.ENTER)
+        task.advance(_ENTER)
         if task.durable and task.record.trace_id is not None:
             # If the process dies, recovery needs the ids of this attempt's span.
             self._ledger.note(task)

@@ -18,6 +18,10 @@ _MAX_STARTING = 1_000
 """How many starts may wait for their commit. More would only wait longer, and tasks of higher priority behind them."""
 
 
+# Names of this module: until Python 3.12, to look a member up in its enum takes as long as a call.
+_LINE_UP, _GET_SLOT = Step.LINE_UP, Step.GET_SLOT
+
+
 class Slots:
     """The attempts that one executor may run at once."""
 
@@ -76,14 +80,14 @@ class Dispatcher:
 
     def ready(self, task: LiveTask, queue: Queue) -> None:
         """Add a ready task to its queue."""
-        task.advance(Step.LINE_UP)
+        task.advance(_LINE_UP)
         task.ready_at = self._clock.monotonic()
         if self._set_aside is not None and task.record.persisted:
             queue.push(task)
             self._set_aside(task)
             return
         if self._may_go_at_once(queue, task):
-            task.advance(Step.GET_SLOT)
+            task.advance(_GET_SLOT)
             self._take(queue, task)
             return
         queue.push(task)

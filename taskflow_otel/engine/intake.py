@@ -29,6 +29,12 @@ _SLICE = 100
 """Tasks handled in one callback of the event loop before others get their turn."""
 
 
+# Names of this module: until Python 3.12, to look a member up in its enum takes as long as a call.
+_HELD = Phase.HELD
+_COMMIT = Step.COMMIT
+_DUPLICATE, _STALE = Outcome.DUPLICATE, Outcome.STALE
+
+
 class Taken(NamedTuple):
     """The result of `Intake.take`: the id, and the new task unless the id is that of an earlier one."""
 
@@ -82,7 +88,7 @@ class Intake:
     def enter(self, task: LiveTask) -> None:
         """Take in all three steps a task that `take` has just taken, and that no commit is needed for."""
         self._lifecycle.enqueued(task)
-        if task.phase is Phase.HELD:
+        if task.phase is _HELD:
             self.line_up(task)
 
     async def make_known(self, tasks: Sequence[LiveTask]) -> None:
@@ -102,7 +108,7 @@ class Intake:
             except (BackendError, asyncio.CancelledError):
                 self.reject(tasks)
                 raise
-        refused = [task for task in durable if results[task.id].outcome is Outcome.DUPLICATE]
+        refused = [task for task in durable if results[task.id].outcome is _DUPLICATE]
         if len(tasks) <= _SLICE:
             for task in tasks:
                 self._show(task, results)
@@ -129,10 +135,10 @@ class Intake:
         changes: list[Change] = []
         try:
             if len(tasks) == 1:
-                tasks[0].advance(Step.COMMIT)
+                tasks[0].advance(_COMMIT)
                 return {tasks[0].id: await self._ledger.commit(Insert(tasks[0].record, link=tasks[0].link))}
             async for task in in_slices(tasks, _SLICE):
-                task.advance(Step.COMMIT)
+                task.advance(_COMMIT)
                 changes.append(Insert(task.record, link=task.link))
             applied = await self._ledger.commit_all(changes)
         except BaseException:
@@ -161,12 +167,12 @@ class Intake:
     def hand_over(self, tasks: Sequence[LiveTask]) -> None:
         """Let committed tasks start: their request has ended."""
         if len(tasks) == 1:
-            if tasks[0].phase is Phase.HELD:
+            if tasks[0].phase is _HELD:
                 self.line_up(tasks[0])
             return
         with self._dispatcher.together():
             for task in tasks[:_SLICE]:
-                if task.phase is Phase.HELD:
+                if task.phase is _HELD:
                     self.line_up(task)
         if len(tasks) > _SLICE:
             asyncio.get_running_loop().call_soon(self.hand_over, tasks[_SLICE:])
@@ -207,14 +213,14 @@ class Intake:
         for task in tasks:
             if task.phase is Phase.COMMITTING:
                 task.cancel_reason = task.cancel_reason or reason
-            elif task.phase in {Phase.BUILT, Phase.HELD}:
+            elif task.phase in {Phase.BUILT, _HELD}:
                 held.append(task)
         for start in range(0, len(held), _SLICE):
             # All at once, so that they share transactions.
             await asyncio.gather(*(self._withdraw(task, reason) for task in held[start : start + _SLICE]))
 
     async def _withdraw(self, task: LiveTask, reason: Reason) -> None:
-        if task.phase not in {Phase.BUILT, Phase.HELD}:
+        if task.phase not in {Phase.BUILT, _HELD}:
             return
         self._queues.of(task).leave_place(task)
         if not task.known:

@@ -20,6 +20,16 @@ from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
 
+# Names of this module: until Python 3.12, to look a member up in its enum takes as long as a call.
+_ENQUEUED, _STARTED, _SUCCEEDED, _RETRY_SCHEDULED = (
+    Transition.ENQUEUED,
+    Transition.STARTED,
+    Transition.SUCCEEDED,
+    Transition.RETRY_SCHEDULED,
+)
+_RUNNING = TaskStatus.RUNNING
+_KNOWN, _LEAVE = Step.KNOWN, Step.LEAVE
+
 
 class Lifecycle:
     """Applies transitions.
@@ -41,8 +51,8 @@ class Lifecycle:
 
     def begin(self, record: TaskRecord) -> None:
         """Write the first line of a new record's timeline."""
-        record.status = next_status(None, Transition.ENQUEUED)
-        record.timeline.append(TimelineEntry(Transition.ENQUEUED, record.created_at, 0, record.instance, record.reason))
+        record.status = next_status(None, _ENQUEUED)
+        record.timeline.append(TimelineEntry(_ENQUEUED, record.created_at, 0, record.instance, record.reason))
 
     def as_enqueued(self, refused: TaskRecord) -> TaskRecord:
         """A refused record in its state before the refusal."""
@@ -59,11 +69,11 @@ class Lifecycle:
 
     def enqueued(self, task: LiveTask) -> None:
         """Publish a new task; a durable one must be committed."""
-        task.advance(Step.KNOWN)
+        task.advance(_KNOWN)
         if not task.durable:
             self._ledger.note(task)
         record = task.record
-        self._bus.publish(lifecycle_event(record, Transition.ENQUEUED, None, record.timeline[-1].timestamp))
+        self._bus.publish(lifecycle_event(record, _ENQUEUED, None, record.timeline[-1].timestamp))
 
     def rejected(
         self, task: LiveTask, reason: Reason, *, duplicate_of: str | None = None, history: bool = True
@@ -131,7 +141,7 @@ class Lifecycle:
         mine = True
         if task.durable:
             mine = await self._commit(task, record, timeout)
-            if transition is Transition.STARTED:
+            if transition is _STARTED:
                 # The function is entered now, not when the commit was requested.
                 record.start_time = self._clock.now()
         else:
@@ -181,7 +191,7 @@ class Lifecycle:
     def forgotten(self, task: LiveTask) -> None:
         """Forget a task that is now only in the ledger."""
         if task.phase is not Phase.GONE:
-            task.advance(Step.LEAVE)
+            task.advance(_LEAVE)
         self._tasks.drop(task)
         _wake_waiters(task)
 
@@ -200,28 +210,28 @@ class Lifecycle:
         # `next_status` without the call, for what is in the table.
         record.status = status = TRANSITIONS.get((before, transition)) or next_status(before, transition)
         record.reason = None if reason is None else reason.value
-        if transition is Transition.STARTED:
+        if transition is _STARTED:
             if record.start_time is not None:
                 record.attempt += 1
             record.start_time = now
             record.end_time = record.duration = record.progress = None
             record.trace.previous = record.trace.attempt
             record.trace.attempt = SpanRef()
-        elif before is TaskStatus.RUNNING:
+        elif before is _RUNNING:
             record.end_time = end_time or now
             record.duration = duration
-            if transition is Transition.RETRY_SCHEDULED:
+            if transition is _RETRY_SCHEDULED:
                 record.retries_used += 1
         elif status.finished:
             record.end_time = now
         if failure is not None:
             record.error, record.error_type, record.stacktrace = failure.error, failure.error_type, failure.stacktrace
-        elif transition is Transition.SUCCEEDED:
+        elif transition is _SUCCEEDED:
             record.error = record.error_type = record.stacktrace = None
         record.timeline.append(TimelineEntry(transition, now, record.attempt, record.instance, record.reason))
 
     def _end(self, task: LiveTask) -> None:
-        task.advance(Step.LEAVE)
+        task.advance(_LEAVE)
         # A finished task must not keep the user's objects alive.
         task.args = task.kwargs = task.sealed = task.context = task.task_context = task.call = None
         # Nor do the frames and context variables of its attempt stay until its history is written.
