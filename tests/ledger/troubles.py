@@ -159,6 +159,35 @@ class ServerKilled(Trouble):
         await asyncio.to_thread(self.server.start)
 
 
+class ReadOnlyServer(ServerKilled):
+    """The server refuses writes, as one does that a failover has made a replica."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        if isinstance(server, MariaDBServer):
+            # The administrator may write to a server that is read-only.
+            server.execute("CREATE USER shop@'%' IDENTIFIED BY 'shop'; GRANT ALL ON *.* TO shop@'%'")
+            server.execute("REVOKE SUPER, READ ONLY ADMIN ON *.* FROM shop@'%'")
+            self._url = make_url(self._url).set(username="shop", password="shop").render_as_string(hide_password=False)
+
+    async def _begin(self) -> None:
+        await asyncio.to_thread(self._set, True)
+
+    async def _end(self) -> None:
+        await asyncio.to_thread(self._set, False)
+
+    def _set(self, read_only: bool) -> None:
+        match self.server:
+            case RedisServer():
+                self.server.execute("REPLICAOF", *(("127.0.0.1", "1") if read_only else ("NO", "ONE")))
+            case PostgresServer():
+                value = "on" if read_only else "off"
+                self.server.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+                self.server.execute("SELECT pg_reload_conf()")
+            case MariaDBServer():
+                self.server.execute(f"SET GLOBAL read_only = {int(read_only)}")
+
+
 class PoolExhausted(Trouble):
     """The only connection of the pool hangs in a table that another program has locked."""
 
@@ -216,7 +245,13 @@ def unprivileged() -> Iterator[Path]:
 Case = Literal[
     "sqlite: disk full", "sqlite: file too large", "sqlite: read-only", "redis: maxmemory", "redis: killed",
     "postgres: killed", "postgres: pool exhausted", "mysql: killed", "mysql: pool exhausted",
+    "redis: read-only", "postgres: read-only", "mysql: read-only",
 ]  # fmt: skip
+
+
+_SERVERS: dict[str, type[RedisServer] | type[PostgresServer] | type[MariaDBServer]] = {
+    "redis": RedisServer, "postgres": PostgresServer, "mysql": MariaDBServer,
+}  # fmt: skip
 
 
 @asynccontextmanager
@@ -235,9 +270,11 @@ async def trouble_of(case: Case, request: pytest.FixtureRequest) -> AsyncIterato
             with RedisServer() as redis:
                 yield RedisFull(redis)
         case "redis: killed" | "postgres: killed" | "mysql: killed":
-            kind = {"redis": RedisServer, "postgres": PostgresServer, "mysql": MariaDBServer}[case.partition(":")[0]]
-            with kind() as server:
+            with _SERVERS[case.partition(":")[0]]() as server:
                 yield ServerKilled(server)
+        case "redis: read-only" | "postgres: read-only" | "mysql: read-only":
+            with _SERVERS[case.partition(":")[0]]() as server:
+                yield ReadOnlyServer(server)
         case "postgres: pool exhausted":
             yield PoolExhausted(PostgresBackend, request.getfixturevalue("postgres_url"))
         case "mysql: pool exhausted":
