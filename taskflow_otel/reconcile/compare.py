@@ -164,7 +164,7 @@ def _check_metrics(name: str, expected: Totals, found: Totals, before: Totals) -
     for key in sorted(expected.keys() | moved.keys()):
         sample, labels = key
         want, have = expected.get(key, 0.0), moved.get(key, 0.0)
-        if want == have or (labels[-1:] == ("rejected",) and have > want):
+        if want == have or (labels[-1:] == (TaskStatus.REJECTED.value,) and have > want):
             # A task that was refused because its commit failed is not in the ledger.
             continue
         yield Difference(name, f"{sample}{{{', '.join(labels)}}}", f"{want:g}", f"{have:g}")
@@ -194,7 +194,9 @@ def _check_spans(
         # The ledger does not know which of the earlier attempts were sampled.
         return
     # A process that was paused, and lost its task to another one, exports a span that the ledger does not know.
-    found = [s for s in spans if s.operation == "process" and s.attributes.get(signals.ERROR_TYPE) != _STALE]
+    found = [
+        s for s in spans if s.operation == signals.PROCESS.operation and s.attributes.get(signals.ERROR_TYPE) != _STALE
+    ]
     ends = [(event.attempt, event) for event in events if event.previous is TaskStatus.RUNNING]
     yield from _compared(
         "spans",

@@ -16,6 +16,7 @@ from taskflow_otel.model.query import Instance, TaskCounts
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.vocabulary import ExecutorKind, InstanceState, LogLevel, Reason, Source, Word
+from taskflow_otel.web.auth import Role
 from taskflow_otel.web.ports import QueueFigures
 
 
@@ -275,7 +276,7 @@ class SessionOut(BaseModel):
 
     title: str
     actor: str | None
-    role: str
+    role: Role
     csrf_token: str | None
     can_log_out: bool
     can_act: bool

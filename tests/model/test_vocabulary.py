@@ -86,6 +86,24 @@ def test_the_same_text_for_something_else_is_not_taken_for_a_reason(line: str) -
     assert list(meant_as_reasons(ast.parse(line))) == []
 
 
+WORDS = REASONS | OTHERS
+FIELDS = {"source", "executor", "state", "level", "outcome"}
+"""Names of fields that hold a word."""
+NOT_WORDS = {("backends/redis/connection.py", "used"): "what the driver calls a connection that is in use"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_compares_with_the_member_of_a_word(name: str) -> None:
+    places = [
+        node.value if isinstance(node, ast.keyword) else node
+        for node in ast.walk(MODULES[name])
+        if isinstance(node, ast.Compare) or (isinstance(node, ast.keyword) and node.arg in FIELDS)
+    ]
+    texts = [text for place in places for text in ast.walk(place) if isinstance(text, ast.Constant)]
+    found = {(text.lineno, text.value) for text in texts if text.value in WORDS and (name, text.value) not in NOT_WORDS}
+    assert found == set()
+
+
 def given(node: ast.AST) -> Iterator[str]:
     """The reasons that a part of a module passes, assigns or returns: not those that it compares with."""
     for child in ast.iter_child_nodes(node):

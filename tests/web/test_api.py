@@ -10,6 +10,7 @@ import pytest
 
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.vocabulary import ExecutorKind, InstanceState, LogLevel, Reason, Source
+from taskflow_otel.web.auth import Role
 
 
 async def test_every_documented_operation_names_its_errors_and_their_model(client: httpx.AsyncClient) -> None:
@@ -42,6 +43,7 @@ async def test_every_documented_operation_names_its_errors_and_their_model(clien
         ("TimelineOut", "transition", Transition),
         ("LogOut", "level", LogLevel),
         ("InstanceOut", "state", InstanceState),
+        ("SessionOut", "role", Role),
     ],
 )
 async def test_the_schema_lists_the_words_that_a_field_can_hold(

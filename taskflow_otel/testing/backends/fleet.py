@@ -11,6 +11,7 @@ from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.vocabulary import InstanceState
 from taskflow_otel.testing.backends.fixtures import APPLIED, BackendFixtures, Open
 from taskflow_otel.testing.backends.samples import (
     BASE,
@@ -55,7 +56,7 @@ class FleetConformance(BackendFixtures):
 
     async def test_an_instance_is_registered_by_its_first_heartbeat(self, backend: Backend) -> None:
         first = make_instance("one")
-        later = make_instance("one", heartbeat_at=BASE + timedelta(seconds=1), state="stopped")
+        later = make_instance("one", heartbeat_at=BASE + timedelta(seconds=1), state=InstanceState.STOPPED.value)
         assert await backend.beat(first) is True
         assert await backend.instances() == [first]
         assert await backend.beat(later) is True
@@ -68,9 +69,9 @@ class FleetConformance(BackendFixtures):
         assert await backend.declare_dead("unknown", BASE) is False
         assert await backend.declare_dead("one", later) is True
         assert await backend.declare_dead("one", later) is False
-        assert [instance.state for instance in await backend.instances()] == ["dead"]
+        assert [instance.state for instance in await backend.instances()] == [InstanceState.DEAD]
         assert await backend.beat(make_instance("one", heartbeat_at=later + timedelta(seconds=1))) is False
-        await backend.beat(make_instance("two", state="stopped"))
+        await backend.beat(make_instance("two", state=InstanceState.STOPPED.value))
         assert await backend.declare_dead("two", BASE) is False
 
     async def test_exactly_one_of_many_declares_an_instance_dead(self, open_backend: Open) -> None:
