@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from fastapi import FastAPI
 from starlette.types import Scope
 
-if TYPE_CHECKING:
-    from taskflow_otel.request.outbox import Outbox
+from taskflow_otel.engine.door import Door
+from taskflow_otel.request.outbox import Outbox
 
 
 class CurrentRequest(NamedTuple):
@@ -31,3 +31,8 @@ current_request: ContextVar[CurrentRequest | None] = ContextVar("taskflow_otel_r
 def without_request() -> None:
     """Forget the request in this context, which outlives it."""
     current_request.set(None)
+
+
+def new_outbox(door: Door, scope: Scope) -> Outbox:
+    """The outbox of one request or WebSocket for one manager."""
+    return Outbox(door, without_request, immediate=scope["type"] == "websocket")

@@ -16,7 +16,7 @@ from starlette.types import Scope
 from taskflow_otel.compat.fastapi import asks_for, function_stack, make_background_tasks_by, request_stack
 from taskflow_otel.engine.door import Door
 from taskflow_otel.request.background import ManagedBackgroundTasks
-from taskflow_otel.request.current import CurrentRequest, current_request
+from taskflow_otel.request.current import CurrentRequest, current_request, new_outbox
 from taskflow_otel.request.endpoints import watch_endpoints
 from taskflow_otel.request.outbox import Outbox, outboxes_of
 from taskflow_otel.request.stacks import at_the_end_of, attach
@@ -67,7 +67,7 @@ def tasks_of(door: Door, scope: Scope, tasks: BackgroundTasks) -> ManagedBackgro
 def _outbox_of_stacks(door: Door, scope: Scope) -> Outbox:
     """An outbox for a request of an application without our middleware: FastAPI's exit stacks do its work."""
     watch_endpoints()
-    outbox = Outbox(door, immediate=scope["type"] == "websocket")
+    outbox = new_outbox(door, scope)
     current = current_request.get()
     outboxes = outboxes_of(scope) if current is None else current.outboxes
     outboxes[id(door)] = outboxes_of(scope)[id(door)] = outbox

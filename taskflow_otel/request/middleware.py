@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from taskflow_otel.compat.starlette import add_middlewares, settings_of
 from taskflow_otel.engine.door import Door
 from taskflow_otel.errors import BackendError
+from taskflow_otel.request.current import new_outbox
 from taskflow_otel.request.injection import injecting
 from taskflow_otel.request.outbox import NOT_KEPT, RETRY_AFTER, Outbox
 
@@ -106,7 +107,7 @@ class TaskMiddleware:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        outbox = Outbox(self._door, immediate=scope["type"] == "websocket")
+        outbox = new_outbox(self._door, scope)
         with injecting(outbox, scope, self._home, native=self._installed()):
             if scope["type"] == "websocket":
                 await self._app(scope, receive, send)

@@ -19,7 +19,6 @@ from taskflow_otel.errors import BackendError
 from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions, checked_eager
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.request.bound import refuse_request_bound
-from taskflow_otel.request.current import without_request
 
 NOT_KEPT = (
     "The request was understood, but its background tasks could not be stored, so nothing of it was started. "
@@ -64,16 +63,17 @@ class Outbox:
 
     Declared tasks are released when the request is over. Undecorated functions (`natives`) run inside it, one after
     the other, because the response calls them. `immediate`: there is no response to wait for (a WebSocket), so each
-    task starts once it is committed.
+    task starts once it is committed. `leave` makes a context forget the request; it is called in that of each task.
     """
 
     __slots__ = (
-        "_eager", "_immediate", "_lists", "_native_error", "_natives", "_new", "_state", "_waiting", "attached",
-        "client_gone", "door",
+        "_eager", "_immediate", "_leave", "_lists", "_native_error", "_natives", "_new", "_state", "_waiting",
+        "attached", "client_gone", "door",
     )  # fmt: skip
 
-    def __init__(self, door: Door, *, immediate: bool = False) -> None:
+    def __init__(self, door: Door, leave: Callable[[], None], *, immediate: bool = False) -> None:
         self.door = door
+        self._leave = leave
         self.attached = False
         """FastAPI's exit stacks of this request know of it."""
         self.client_gone: BaseException | None = None
@@ -104,7 +104,7 @@ class Outbox:
             return Added(task_id, None)
         if task.context is not None:
             # The task may wait for long: its context variables must not keep the request.
-            task.context.run(without_request)
+            task.context.run(self._leave)
         if at_once is None:
             at_once = task.definition.config.eager
         if at_once or self._immediate:
