@@ -113,8 +113,8 @@ def _slow_the_clock() -> None:
     async def sleep_much_longer(clock: SystemClock, delay: float) -> None:
         await sleep(clock, delay * _SLOWER)
 
-    SystemClock.call_later = call_much_later  # type: ignore[method-assign]
-    SystemClock.sleep = sleep_much_longer  # type: ignore[method-assign]
+    SystemClock.call_later = call_much_later  # type: ignore[method-assign,assignment]
+    SystemClock.sleep = sleep_much_longer  # type: ignore[method-assign,assignment]
 
 
 def _inside(names: Sequence[str], tasks: int) -> None:

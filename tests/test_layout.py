@@ -36,6 +36,11 @@ ELSEWHERE = [
         ),
     ),
     Elsewhere(
+        "bus/test_bus.py",
+        "The worker of an observer, and the classes that users inherit from: both show at the bus alone.",
+        ("bus/contracts.py", "bus/worker.py"),
+    ),
+    Elsewhere(
         "backends/sql/test_statements.py",
         "A dialect shows in the statements that are made with it.",
         ("backends/sql/dialects.py",),
@@ -64,6 +69,11 @@ ELSEWHERE = [
         "web/test_sse.py",
         "It finds the server that runs, as only a real server shows.",
         ("compat/coroutines.py",),
+    ),
+    Elsewhere(
+        "engine/executors/test_awaiting.py",
+        "The contract of executors, and the shortest of them: it awaits.",
+        ("engine/executors/base.py", "engine/executors/coroutines.py"),
     ),
     Elsewhere(
         "engine/schedules/test_firing.py",
@@ -164,7 +174,8 @@ def imported_by(path: Path) -> frozenset[Path]:
 
 def reached_from(path: Path) -> set[Path]:
     """All that is imported, by the file or by what it imports."""
-    reached, waiting = set(), [path]
+    reached: set[Path] = set()
+    waiting = [path]
     while waiting:
         for file in imported_by(waiting.pop()) - reached:
             if file.is_relative_to(PACKAGE) or file.is_relative_to(TESTS):
@@ -193,7 +204,7 @@ def test_what_is_tested_elsewhere_is_there_and_reached_by_those_tests(entry: Els
 
 
 def test_a_test_file_lies_in_a_room_of_the_package_or_in_one_that_tests_across_rooms() -> None:
-    across = {"apps", "benchmarks", "chaos", "dashboards", "e2e", "faults", "ledger", "typing"}
+    across = {"apps", "benchmarks", "chaos", "contributing", "dashboards", "e2e", "faults", "ledger", "typing"}
     rooms = {str(path.parent.relative_to(PACKAGE)) for path in PACKAGE.rglob("__init__.py")}
     found = {str(path.parent.relative_to(TESTS)) for path in TESTS.rglob("test_*.py")}
     assert found - rooms - across == set()

@@ -19,9 +19,9 @@ from taskflow_otel import (
     TaskStateError,
     TaskStatus,
     UnknownTaskError,
-    get_task_context,
 )
 from taskflow_otel.testing.clock import FakeClock, settle
+from tests.inside import own_context
 from tests.managers import WAIT, Gate, finish, started, transitions
 
 
@@ -263,7 +263,7 @@ async def test_the_policy_decides_which_failures_are_worth_another_attempt(
 
     @manager.task(**options)
     async def fails() -> None:
-        seen.append(get_task_context().attempt)
+        seen.append(own_context().attempt)
         raise ConnectionResetError("gone")
 
     record = await finish(manager, await manager.enqueue(fails))
@@ -378,7 +378,7 @@ async def test_a_subclass_may_give_its_task_types_options_of_its_own() -> None:
 
     manager, attempts = Patient(), []
 
-    @manager.task()
+    @manager.task()  # type: ignore[untyped-decorator]  # the subclass of this test
     async def fail_once() -> None:
         attempts.append(1)
         if len(attempts) == 1:

@@ -91,7 +91,7 @@ class Calls:
         sent = set_span_in_context(send)
         self._emit(task_id, "enqueued", sent, now)
         send.end()
-        attributes = {
+        of_process: dict[str, str | int | float] = {
             **self._of_process,
             "messaging.message.id": task_id,
             "taskflow.attempt": 0,
@@ -99,7 +99,7 @@ class Calls:
         }
         now = time.time_ns()
         links = [Link(send.get_span_context())]
-        process = self._tracer.start_span(f"process {name}", sent, SpanKind.CONSUMER, attributes, links, now)
+        process = self._tracer.start_span(f"process {name}", sent, SpanKind.CONSUMER, of_process, links, now)
         processing = set_span_in_context(process)
         # Current in the function, in a context that is thrown away with it.
         Context().run(otel_context.attach, processing)
@@ -119,7 +119,7 @@ class Calls:
         severity: SeverityNumber = _INFO,
         duration: float | None = None,
     ) -> None:
-        attributes = {**self._of_records, "messaging.message.id": task_id}
+        attributes: dict[str, str | int | float] = {**self._of_records, "messaging.message.id": task_id}
         if duration is not None:
             attributes["taskflow.duration"] = duration
         self._logger.emit(

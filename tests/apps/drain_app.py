@@ -13,8 +13,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from taskflow_otel import ManagedBackgroundTasks, QueueConfig, TaskAdmin, TaskManager, get_task_context
+from taskflow_otel import ManagedBackgroundTasks, QueueConfig, TaskAdmin, TaskManager
 from taskflow_otel.exporters import signals
+from tests.inside import own_context
 
 _FIRST_LIFE = os.environ["APP_LIFE"] == "1"
 _notes = os.open(os.environ["APP_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -44,7 +45,7 @@ async def held_async() -> None:
 def held_thread() -> None:
     note("held_thread")
     while _FIRST_LIFE:
-        get_task_context().raise_if_cancelled()
+        own_context().raise_if_cancelled()
         time.sleep(0.01)
 
 

@@ -7,7 +7,8 @@ import os
 
 from fastapi import FastAPI
 
-from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, get_task_context
+from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager
+from tests.inside import own_context
 
 # One O_APPEND write of a short line is atomic, so lines of several lives never mix.
 _notes = os.open(os.environ["APP_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -19,7 +20,7 @@ TaskAdmin(app, task_manager, auto_install=True)
 
 @task_manager.task(persist=True, requeue_on_interrupt=os.environ["APP_REQUEUE"] == "1")
 async def job(number: int) -> None:
-    task_id = get_task_context().task_id
+    task_id = own_context().task_id
     os.write(_notes, f"begin {task_id}\n".encode())
     await asyncio.sleep(0.015)
     os.write(_notes, f"end {task_id}\n".encode())

@@ -13,9 +13,9 @@ from taskflow_otel import (
     TaskAdmin,
     TaskManager,
     configure_telemetry,
-    get_task_context,
     task_log,
 )
+from tests.inside import own_context
 
 app = FastAPI()
 task_manager = TaskManager(snapshot_db=os.environ["APP_DB"])
@@ -25,7 +25,7 @@ configure_telemetry(app, service_name="shop")
 
 @task_manager.task(retries=1, delay=0.05, persist=True)
 async def send_email(address: str) -> None:
-    if get_task_context().attempt == 0:
+    if own_context().attempt == 0:
         raise ConnectionError("the mail server did not answer")
     task_log("sent", size=512)
 

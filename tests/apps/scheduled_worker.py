@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
 
 from taskflow_otel import TaskManager
 from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
@@ -17,7 +18,12 @@ def make_backend(kind: str, where: str) -> Backend:
     """The backend of a kind."""
     if kind == "sqlite":
         return SqliteBackend(where)
-    return {"postgres": PostgresBackend, "mysql": MySQLBackend, "redis": RedisBackend}[kind](where)
+    servers: dict[str, Callable[[str], Backend]] = {
+        "postgres": PostgresBackend,
+        "mysql": MySQLBackend,
+        "redis": RedisBackend,
+    }
+    return servers[kind](where)
 
 
 def make_manager(backend: Backend) -> TaskManager:

@@ -7,7 +7,8 @@ import os
 from fastapi import FastAPI
 from opentelemetry.sdk.trace import TracerProvider
 
-from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, Telemetry, get_task_context
+from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, Telemetry
+from tests.inside import own_context
 
 app = FastAPI()
 task_manager = TaskManager(
@@ -24,7 +25,7 @@ async def succeed() -> None:
 @task_manager.task(retries=1)
 async def recover() -> None:
     """Fail in the first attempt only."""
-    if get_task_context().attempt == 0:
+    if own_context().attempt == 0:
         raise ConnectionError("not yet")
 
 

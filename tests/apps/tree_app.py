@@ -17,10 +17,10 @@ from taskflow_otel import (
     TaskAdmin,
     TaskManager,
     configure_telemetry,
-    get_task_context,
     task_log,
 )
 from taskflow_otel.errors import QueueFullError
+from tests.inside import own_context
 
 app = FastAPI()
 task_manager = TaskManager(snapshot_db=os.environ["APP_DB"], queues={"tiny": QueueConfig(concurrency=1, max_size=1)})
@@ -41,7 +41,7 @@ async def success() -> None:
 
 @task_manager.task(persist=True, retries=3, delay=0.01)
 async def third_time() -> None:
-    if get_task_context().attempt < 3:
+    if own_context().attempt < 3:
         raise ConnectionError("not yet")
 
 

@@ -149,7 +149,7 @@ def granian(port: int, *, loop: str = "auto") -> None:
     from granian.constants import Interfaces, Loops
 
     target = "tests.apps.watched_app:app"
-    Granian(target, port=port, interface=Interfaces.ASGI, loop=Loops(loop)).serve()  # type: ignore[attr-defined]
+    Granian(target, port=port, interface=Interfaces.ASGI, loop=Loops(loop)).serve()
 
 
 def granian_on_asyncio(port: int) -> None:

@@ -7,7 +7,8 @@ import os
 
 from fastapi import FastAPI
 
-from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, get_task_context
+from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager
+from tests.inside import own_context
 
 app = FastAPI()
 task_manager = TaskManager(snapshot_db=os.environ["APP_DB"])
@@ -23,7 +24,7 @@ async def succeed() -> None:
 @task_manager.task(persist=True, retries=1, delay=0.01, requeue_on_interrupt=True)
 async def recover() -> None:
     """Fail in the first attempt only."""
-    if get_task_context().attempt == 0:
+    if own_context().attempt == 0:
         raise ConnectionError("not yet")
 
 

@@ -49,7 +49,7 @@ def said(spans: InMemorySpanExporter, records: InMemoryLogRecordExporter) -> tup
 
 
 async def test_the_reference_of_the_telemetry_row_says_what_the_exporters_say() -> None:
-    spans, records = InMemorySpanExporter(), InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
+    spans, records = InMemorySpanExporter(), InMemoryLogRecordExporter()
     given = providers(spans, records)
     manager = TaskManager(
         telemetry=Telemetry(tracer_provider=given.tracer_provider, logger_provider=given.logger_provider)

@@ -68,7 +68,18 @@ def test_a_quick_run_of_each_row_finds_its_figures(name: str, results: dict[str,
 
 def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     written = tmp_path / "found.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "2", "--only", "sqlite", "--json", written]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--quick",
+        "--rounds",
+        "2",
+        "--only",
+        "sqlite",
+        "--json",
+        str(written),
+    ]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(written.read_text())
     assert found["quick"] is True

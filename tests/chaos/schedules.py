@@ -246,7 +246,7 @@ def run_storm(plan: Plan, directory: Path | None = None) -> Report:
     with contextlib.ExitStack() as stack:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskflow-schedules-")))
-        server = stack.enter_context(SERVERS[plan.backend]()) if plan.backend in SERVERS else None
+        server = stack.enter_context(SERVERS[plan.backend](None)) if plan.backend in SERVERS else None
         url = str(directory / "tasks.db") if server is None else server.fresh_url()
         return asyncio.run(Storm(plan, directory, url).run())
 

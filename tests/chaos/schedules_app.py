@@ -11,8 +11,9 @@ import time
 
 from fastapi import FastAPI
 
-from taskflow_otel import TaskAdmin, TaskManager, get_task_context
+from taskflow_otel import TaskAdmin, TaskManager
 from tests.chaos.backends import make_backend
+from tests.inside import own_context
 
 # One O_APPEND write of a short line is atomic: lines of several processes never mix, and survive each of them.
 _notes = os.open(os.environ["CHAOS_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -39,12 +40,12 @@ logging.getLogger("taskflow_otel.schedules").addHandler(Words())
 
 def enter() -> None:
     """A run begins."""
-    note("enter", task=get_task_context().task_id)
+    note("enter", task=own_context().task_id)
 
 
 def leave() -> None:
     """A run ends."""
-    note("leave", task=get_task_context().task_id)
+    note("leave", task=own_context().task_id)
 
 
 @task_manager.schedule(every=0.2, catch_up="all", requeue_on_interrupt=True)

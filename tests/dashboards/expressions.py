@@ -95,8 +95,10 @@ def selectors(expression: promql_parser.Expr) -> list[promql_parser.VectorSelect
     return [node for node in nodes(expression) if isinstance(node, promql_parser.VectorSelector)]
 
 
-def spec_of(name: str) -> MetricSpec | None:
+def spec_of(name: str | None) -> MetricSpec | None:
     """The metric of the table that series of this name belong to."""
+    if name is None:
+        return None
     for suffix in _SUFFIXES:
         base = METRICS_BY_NAME.get(name.removesuffix(suffix))
         if name.endswith(suffix) and base is not None and base.type is MetricType.HISTOGRAM:
@@ -105,19 +107,19 @@ def spec_of(name: str) -> MetricSpec | None:
     return None if spec is None or spec.type is MetricType.HISTOGRAM else spec
 
 
-def labels_of(name: str) -> set[str] | None:
+def labels_of(name: str | None) -> set[str] | None:
     """The labels that series of this name have; `None` when there are no such series."""
     if name == "up":
         return set(_TARGET)
     if name in RECORDED:
         return {"job"}
     spec = spec_of(name)
-    if spec is None:
+    if name is None or spec is None:
         return None
     return _TARGET | set(spec.labels) | ({"le"} if name.endswith("_bucket") else set())
 
 
-def is_counter(name: str) -> bool:
+def is_counter(name: str | None) -> bool:
     """Whether series of this name only grow."""
     spec = spec_of(name)
     return spec is not None and spec.type in {MetricType.COUNTER, MetricType.HISTOGRAM}

@@ -31,14 +31,15 @@ CORE = {
 each_service = pytest.mark.parametrize("name", SERVICES)
 
 
-class OnlyOnce(yaml.SafeLoader):
+class OnlyOnce(yaml.SafeLoader):  # type: ignore[misc]  # published without types
     """Refuses a mapping with the same key twice, of which YAML silently keeps the last."""
 
 
 def _mapping(loader: OnlyOnce, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
     assert len(keys) == len(set(keys)), f"a key is there twice: {keys} {node.start_mark}"
-    return loader.construct_mapping(node)
+    mapping: dict[Any, Any] = loader.construct_mapping(node)
+    return mapping
 
 
 OnlyOnce.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)

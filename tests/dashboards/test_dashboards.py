@@ -162,8 +162,8 @@ def test_counters_are_read_as_rates_and_nothing_else_is(expression: Expression) 
         for argument in node.args
     ]
     assert all(is_counter(name) for name in rated)
-    counters = [selector.name for selector in selectors(parsed) if is_counter(selector.name)]
-    assert sorted(counters) == sorted(rated)
+    counters = Counter(selector.name for selector in selectors(parsed) if is_counter(selector.name))
+    assert counters == Counter(rated)
 
 
 @each_expression

@@ -48,7 +48,7 @@ def query(prometheus: PrometheusServer, expression: str) -> dict[tuple[str, ...]
 def exemplars(prometheus: PrometheusServer, expression: str) -> list[dict[str, Any]]:
     """Every exemplar of the last minutes below an expression."""
     now = time.time()
-    window = {"query": expression, "start": now - 600, "end": now + 60}
+    window: dict[str, str | float] = {"query": expression, "start": now - 600, "end": now + 60}
     answer = httpx.get(f"{prometheus.url}/api/v1/query_exemplars", params=window).raise_for_status().json()
     return [exemplar for series in answer["data"] for exemplar in series["exemplars"]]
 

@@ -24,11 +24,11 @@ from taskflow_otel import (
     TaskObserver,
     TaskStatus,
     Telemetry,
-    get_task_context,
     task_log,
 )
 from taskflow_otel.bus import Event
 from tests.asgi import get, running
+from tests.inside import own_context
 from tests.otlp import OtlpReceiver
 from tests.procs import AppProcess
 from tests.waiting import eventually, wait_until
@@ -178,7 +178,7 @@ async def run_some(manager: TaskManager) -> list[TaskStatus]:
 
     @manager.task(name="recovers", retries=1)
     async def recovers() -> None:
-        if get_task_context().attempt == 0:
+        if own_context().attempt == 0:
             raise ValueError("again")
 
     @manager.task(name="fails")

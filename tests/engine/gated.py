@@ -6,8 +6,9 @@ import asyncio
 import time
 from pathlib import Path
 
-from taskflow_otel import TaskManager, get_task_context, task_log
+from taskflow_otel import TaskManager, task_log
 from taskflow_otel.model.options import ExecutorName
+from tests.inside import own_context
 
 
 class GateError(Exception):
@@ -24,7 +25,7 @@ async def gated_async(gate: str) -> None:
 def gated(gate: str) -> None:
     """The same for threads and processes, giving up when asked to."""
     _enter(gate)
-    context = get_task_context()
+    context = own_context()
     while not _obey(gate):
         context.raise_if_cancelled()
         time.sleep(0.002)

@@ -13,6 +13,7 @@ from taskflow_otel import (
     get_task_context,
     task_log,
 )
+from tests.inside import own_context
 from tests.managers import finish
 
 
@@ -21,7 +22,7 @@ async def test_a_task_sees_its_context_and_the_context_variables_of_its_caller(m
     seen: list[Any] = []
 
     def look() -> None:
-        context = get_task_context()
+        context = own_context()
         seen.append((context.task_id, context.func_name, context.attempt, dict(context.tags), variable.get()))
 
     variable.set("from the caller")

@@ -18,11 +18,11 @@ from taskflow_otel import (
     TaskManager,
     TaskStateError,
     TaskStatus,
-    get_task_context,
 )
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.model.status import Transition
 from taskflow_otel.testing.clock import FakeClock, settle
+from tests.inside import own_context
 from tests.managers import HeldBackend, inserts, started, stuck, updates_to
 from tests.waiting import eventually
 
@@ -36,11 +36,11 @@ async def test_cancelling_one_task_of_a_request_leaves_its_siblings_running() ->
 
     @manager.task()
     async def sibling() -> None:
-        inside.add(get_task_context().task_id)
+        inside.add(own_context().task_id)
         try:
             await hold.wait()
         except asyncio.CancelledError:
-            told.append(get_task_context().task_id)
+            told.append(own_context().task_id)
             raise
 
     @app.post("/three")
@@ -227,7 +227,7 @@ async def test_a_timeout_cancels_an_async_task_and_a_retry_gets_its_full_time() 
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            told.append(get_task_context().cancelled)
+            told.append(own_context().cancelled)
             raise
 
     async with started(manager):

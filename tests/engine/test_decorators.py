@@ -89,4 +89,5 @@ def test_what_the_decorator_is_given_is_what_the_task_type_has() -> None:
     TaskDecorators(TaskManager().engine, registry).task(None, options)(job)
     found = registry.find(job)
     assert found is not None
-    assert found.config == make_task_config(name=job.__name__, executor="async", **options)
+    expected: TaskOptions = {**options, "executor": "async"}
+    assert found.config == make_task_config(name=job.__name__, **expected)

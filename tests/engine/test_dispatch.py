@@ -49,7 +49,7 @@ class Callbacks:
             if took > self.longest:
                 self.longest, self.culprit = took, repr(handle)
 
-        asyncio.Handle._run = watched  # type: ignore[method-assign]  # the event loop has no hook for this
+        asyncio.Handle._run = watched  # type: ignore[method-assign,assignment]  # the event loop has no hook for this
         try:
             yield
         finally:

@@ -18,12 +18,12 @@ from taskflow_otel import (
     TaskManager,
     TaskRecord,
     TaskStatus,
-    get_task_context,
 )
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Applied, Change
 from taskflow_otel.model.query import Instance, TaskQuery
 from taskflow_otel.testing.clock import FakeClock, settle
+from tests.inside import own_context
 from tests.managers import WAIT, Gate, HeldBackend, finish, inserts, started, status_of, updates_to
 from tests.waiting import eventually
 
@@ -63,7 +63,7 @@ async def test_an_interruption_by_a_deploy_costs_no_retry_and_what_was_promised_
         def thread_job(name: str) -> None:
             if enter(name):
                 while not release.is_set():
-                    get_task_context().raise_if_cancelled()
+                    own_context().raise_if_cancelled()
 
         job = async_job if executor == "async" else thread_job
         options: dict[str, Any] = {"retries": 1, "delay": 60}
@@ -283,7 +283,7 @@ async def test_threads_are_asked_to_stop_by_the_drain(tmp_path: Path) -> None:
 
     @manager.task()
     def work() -> None:
-        context = get_task_context()
+        context = own_context()
         entered.set()
         pause = threading.Event()
         while True:

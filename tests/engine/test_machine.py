@@ -16,13 +16,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from taskflow_otel import QueueConfig, QueueFullError, TaskManager, TaskRecord, TaskStateError, get_task_context
+from taskflow_otel import QueueConfig, QueueFullError, TaskManager, TaskRecord, TaskStateError
 from taskflow_otel.backends import Backend, MemoryBackend, SqliteBackend
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus.values import Histogram
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TRANSITIONS, TaskStatus, Transition
 from taskflow_otel.testing.clock import FakeClock, settle
+from tests.inside import own_context
 from tests.waiting import eventually
 
 QUEUES = {
@@ -94,7 +95,7 @@ class TaskMachine(RuleBasedStateMachine):
 
     def declare(self, name: str, **options: Any) -> Any:
         async def job() -> None:
-            task_id = get_task_context().task_id
+            task_id = own_context().task_id
             self.enter(task_id)
             self.books.inside[task_id] = word = asyncio.get_running_loop().create_future()
             try:
@@ -340,8 +341,8 @@ class TaskMachine(RuleBasedStateMachine):
             running[queue] += int(value)
         assert {name: running[name] for name in stats} == {name: queue.running for name, queue in stats.items()}
         depth = snapshot[signals.QUEUE_DEPTH.name]
-        for name, queue in stats.items():
-            assert (depth[name, "ready"], depth[name, "delayed"]) == (queue.ready, queue.delayed)
+        for name, figures in stats.items():
+            assert (depth[name, "ready"], depth[name, "delayed"]) == (figures.ready, figures.delayed)
 
     def check_record(self, task_id: str, record: TaskRecord) -> None:
         status: TaskStatus | None = None
@@ -376,12 +377,12 @@ class SqliteMachine(TaskMachine):
             shutil.rmtree(self.directory)
 
 
-_ANY_SPEED = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+_ANY_SPEED: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 
 
-class TestInMemory(TaskMachine.TestCase):  # type: ignore[name-defined, misc]  # made by hypothesis
+class TestInMemory(TaskMachine.TestCase):  # type: ignore[valid-type, misc]  # made by hypothesis
     settings = settings(max_examples=40, stateful_step_count=40, **_ANY_SPEED)
 
 
-class TestOnSqlite(SqliteMachine.TestCase):  # type: ignore[name-defined, misc]  # as above
+class TestOnSqlite(SqliteMachine.TestCase):  # type: ignore[valid-type, misc]  # as above
     settings = settings(max_examples=6, stateful_step_count=25, **_ANY_SPEED)

@@ -163,8 +163,11 @@ def test_what_fastapi_fills_in_is_refused_at_decoration(marker: Any, place: str)
     func = {"default": as_default, "annotated": annotated, "written": written}[place]
     with pytest.raises(ConfigurationError, match=rf"'b' .* is a {type(marker).__name__}\(\.\.\.\)"):
         TaskManager().task()(func)
+
+    def other(b: Any = marker) -> None: ...
+
     with pytest.raises(ConfigurationError):
-        TaskManager().schedule(every=60)(as_default if place == "default" else lambda b=marker: None)
+        TaskManager().schedule(every=60)(as_default if place == "default" else other)
 
 
 @pytest.mark.parametrize("persist", [True, False])

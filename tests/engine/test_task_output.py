@@ -11,9 +11,9 @@ import pytest
 from taskflow_otel import (
     InMemoryLogger,
     TaskManager,
-    get_task_context,
     task_log,
 )
+from tests.inside import own_context
 from tests.managers import Gate, finish, started
 
 
@@ -25,7 +25,7 @@ async def test_task_log_is_kept_in_order_with_level_extra_and_attempt(executor: 
     def say() -> None:
         task_log("first", size=3)
         task_log("second", level="warning")
-        if get_task_context().attempt == 0:
+        if own_context().attempt == 0:
             raise ValueError("again")
 
     async def say_in_the_loop() -> None:
@@ -49,7 +49,7 @@ async def test_progress_is_shown_while_the_task_runs(manager: TaskManager) -> No
     gate = Gate()
 
     async def work() -> None:
-        get_task_context().progress(3, 10, message="pages")
+        own_context().progress(3, 10, message="pages")
         await gate.run()
 
     task_id = await manager.enqueue(work)

@@ -55,7 +55,7 @@ class Watched(Scene):
 
     def telemetry(self) -> Telemetry:
         self.spans, self._reader = InMemorySpanExporter(), InMemoryMetricReader()
-        self.logs = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # published without types
+        self.logs = InMemoryLogRecordExporter()
         tracing, logging = TracerProvider(shutdown_on_exit=False), LoggerProvider(shutdown_on_exit=False)
         tracing.add_span_processor(SimpleSpanProcessor(self.spans))
         logging.add_log_record_processor(SimpleLogRecordProcessor(self.logs))

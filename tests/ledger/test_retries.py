@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import httpx
 import pytest
@@ -114,14 +115,15 @@ async def test_many_retries_share_few_transactions_and_each_says_what_became_of_
     again = (await manager.retry(ids[0])).task_id
     await manager.engine.lookup.logs(again)
     applied: list[list[Change]] = []
-    backend = fleet.wires[manager]
+    backend: Any = fleet.wires[manager]
     apply = backend.apply
 
-    async def record(changes: Sequence[Change]) -> list[Applied]:
+    async def recorded(changes: Sequence[Change]) -> list[Applied]:
         applied.append([change for change in changes if isinstance(change, Insert)])
-        return await apply(changes)
+        answers: list[Applied] = await apply(changes)
+        return answers
 
-    backend.apply = record  # type: ignore[method-assign]  # only watched
+    backend.apply = recorded
     results = await manager.engine.retries.retry_all([*ids, ids[1], again, "none"])
     assert list(results) == [*ids, again, "none"]
     assert str(results[ids[0]]) == f"task {ids[0]} is being retried already, by {again}"

@@ -35,7 +35,7 @@ def test_ids_of_one_process_strictly_increase() -> None:
 def test_ids_keep_increasing_when_the_clock_moves_back(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([5_000_000_000, 4_000_000_000, 0, 5_000_000_000])
     monkeypatch.setattr(ids, "_last", 0)
-    monkeypatch.setattr(ids.time, "time_ns", lambda: next(moments))
+    monkeypatch.setattr("taskflow_otel.model.ids.time.time_ns", lambda: next(moments))
     made = [ids.new_task_id() for _ in range(4)]
     assert made == sorted(set(made))
     assert all(UUID(text).version == 7 and UUID(text).variant == RFC_4122 for text in made)

@@ -57,7 +57,7 @@ def test_every_wait_is_finite_and_not_negative(
 ) -> None:
     wait = RetryPolicy(delay=delay, backoff=backoff, jitter=jitter).wait(used, draw)
     assert 0.0 <= wait <= max(60 * 86_400.0, 2 * delay)
-    assert datetime(2100, 1, 1, tzinfo=UTC) + timedelta(seconds=wait)
+    assert datetime(2100, 1, 1, tzinfo=UTC) + timedelta(seconds=wait) > datetime(2099, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"concurrency": 1.5}, {"max_size": -1}, {"max_size": True}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import get_args
 
@@ -22,11 +23,12 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
     if path.name != "vocabulary.py"
 }
-SETS = Word.__subclasses__()
+SETS: list[type[Word]] = Word.__subclasses__()
 REASONS = {reason.value for reason in Reason}
 ELSEWHERE = {"timeout", "overlap", "takeover"}
 """Reasons that are names of an option or of a service too."""
-OTHERS = {word.value for kind in (*SETS, TaskStatus, Transition, Outcome) if kind is not Reason for word in kind}
+KINDS: list[type[StrEnum]] = [*SETS, TaskStatus, Transition, Outcome]
+OTHERS = {word.value for kind in KINDS if kind is not Reason for word in kind}
 OWN = REASONS - OTHERS - ELSEWHERE
 """Texts that can mean nothing but a reason."""
 

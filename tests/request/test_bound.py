@@ -1,6 +1,7 @@
 """Arguments that die with their request."""
 
 import io
+from collections.abc import Callable
 
 import pytest
 from fastapi import FastAPI, UploadFile
@@ -23,7 +24,7 @@ async def test_arguments_that_die_with_the_request_are_refused_for_tasks_that_ou
     @app.post("/")
     async def route(request: Request, tasks: ManagedBackgroundTasks) -> None:
         upload = UploadFile(io.BytesIO(b"x"))
-        for add in (
+        adds: tuple[Callable[[], object], ...] = (
             lambda: tasks.add_task(declared, upload),
             lambda: tasks.add_task(declared, 1, more=[upload]),
             lambda: tasks.add_task(declared, {"file": upload}),
@@ -31,7 +32,8 @@ async def test_arguments_that_die_with_the_request_are_refused_for_tasks_that_ou
             lambda: tasks.add_task(declared, tasks),
             lambda: tasks.add_task(undecorated, upload, delay=1),
             lambda: tasks.add_task(undecorated, upload, eager=True),
-        ):
+        )
+        for add in adds:
             with pytest.raises(TaskArgumentError) as caught:
                 add()
             refused.append(str(caught.value))

@@ -5,7 +5,8 @@ import contextlib
 import gc
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -370,11 +371,20 @@ async def test_what_is_added_after_the_request_runs_at_once_and_keeps_no_place(
             if way == "asyncio task":
                 await asyncio.create_task(_call(*later))
             elif way == "thread":
-                await asyncio.to_thread(lambda: [add() for add in later])
+                await asyncio.to_thread(_in_turn, later)
             wanted = ["first", "later"] if way == "the task itself" else ["later", "undecorated"]
-            await eventually(lambda wanted=wanted: sorted(log) == wanted, "the late tasks")
+            await eventually(partial(_are, log, wanted), "the late tasks")
             await eventually(lambda: manager.queue_stats()["default"].ready == 0, "an empty queue")
         await eventually(lambda: manager.store.list() == [], "the end of all")
+
+
+def _are(log: list[str], wanted: list[str]) -> bool:
+    return sorted(log) == wanted
+
+
+def _in_turn(functions: Iterable[Callable[[], Any]]) -> None:
+    for function in functions:
+        function()
 
 
 async def _call(*functions: Callable[[], Any]) -> None:

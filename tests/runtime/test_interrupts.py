@@ -30,7 +30,8 @@ def raise_it() -> None:
 
 @pytest.mark.parametrize("handled", ["by a function", "by the loop"])
 async def test_a_signal_is_heard_and_still_handled(handled: str) -> None:
-    handlings, heard = [], []
+    handlings: list[int] = []
+    heard: list[int] = []
     if handled == "by the loop":
         asyncio.get_running_loop().add_signal_handler(NUMBER, handlings.append, 1)
     else:
@@ -47,7 +48,8 @@ async def test_a_signal_is_heard_and_still_handled(handled: str) -> None:
 
 
 async def test_what_has_wrapped_the_handler_since_stays_and_the_signal_is_no_longer_heard() -> None:
-    handlings, heard = [], []
+    handlings: list[str] = []
+    heard: list[int] = []
     signal.signal(NUMBER, lambda number, frame: handlings.append("before"))
     with on_signals((NUMBER,), lambda: heard.append(1)):
         inner = signal.getsignal(NUMBER)

@@ -83,7 +83,7 @@ class FakeQueues(dict[str, FakeQueue]):
     def stats(self) -> Mapping[str, FakeQueue]:
         return {name: replace(queue) for name, queue in self.items()}
 
-    async def update(
+    async def update(  # type: ignore[override]  # not that of a dict
         self, name: str, *, concurrency: int | EllipsisType | None = ..., max_size: int | EllipsisType | None = ...
     ) -> None:
         for field, value in (("concurrency", concurrency), ("max_size", max_size)):

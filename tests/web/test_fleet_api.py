@@ -104,7 +104,7 @@ async def test_health_is_ok_while_the_manager_runs(client: httpx.AsyncClient) ->
 async def test_health_names_the_state_of_a_manager_that_does_not_run(
     client: httpx.AsyncClient, engine: FakeEngine, state: str
 ) -> None:
-    engine.state = state
+    engine.state = state  # type: ignore[assignment]  # by its text
     answer = await client.get("/tasks/health")
     assert answer.status_code == 503
     assert state in answer.json()["reasons"][0]

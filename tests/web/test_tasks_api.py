@@ -8,6 +8,7 @@ import pytest
 from taskflow_otel.model.cipher import ENCRYPTED_PREFIX
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web import tasks_api
+from taskflow_otel.web.schemas import task_out
 from tests.turns import Turns
 from tests.web.conftest import ClientOf
 from tests.web.stand_ins import FakeEngine, make_record
@@ -232,7 +233,7 @@ async def test_a_long_page_is_encoded_in_slices_and_is_one_array(
     for _ in range(number):
         engine.put(make_record())
     async with Turns() as turns:
-        monkeypatch.setattr(tasks_api, "task_out", turns.counted(tasks_api.task_out))
+        monkeypatch.setattr(tasks_api, "task_out", turns.counted(task_out))
         tasks = (await client.get("/tasks?limit=1000")).json()
     assert {task["task_id"] for task in tasks} == engine.records.keys()
     assert len(tasks) == turns.calls == number

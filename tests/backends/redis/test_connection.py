@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from taskflow_otel.backends.base import Insert, Outcome, Update
+from taskflow_otel.backends.base import Change, Insert, Outcome, Update
 from taskflow_otel.backends.redis import RedisBackend, connection
 from taskflow_otel.errors import BackendError, BackendUnavailableError, ConfigurationError
 from taskflow_otel.model.ids import new_task_id
@@ -85,7 +85,7 @@ async def test_a_full_server_refuses_the_whole_batch_and_takes_it_when_there_is_
         kept = record()
         await backend.apply([Insert(kept)])
         await admin.config_set("maxmemory", "1mb")
-        batch = [Update(replace(kept, status=TaskStatus.RUNNING)), *(Insert(record()) for _ in range(10))]
+        batch: list[Change] = [Update(replace(kept, status=TaskStatus.RUNNING)), *(Insert(record()) for _ in range(10))]
         with pytest.raises(BackendUnavailableError):
             await backend.apply(batch)
         assert (await backend.page(TaskQuery())).records == [kept]
@@ -184,7 +184,7 @@ async def test_writes_wait_for_the_replica_and_fail_without_it() -> None:
         async with Redis.from_url(replica.url, protocol=2) as client:
 
             async def in_sync() -> bool:
-                return (await client.info("replication"))["master_link_status"] == "up"
+                return bool((await client.info("replication"))["master_link_status"] == "up")
 
             await eventually(in_sync)
         async with opened(server.url, wait_replicas=1, timeout=5.0) as backend:

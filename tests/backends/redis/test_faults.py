@@ -138,7 +138,7 @@ async def test_a_key_of_another_kind_is_waited_for_and_ends_a_start(redis_url: s
         with pytest.raises(BackendUnavailableError, match="is not set up"):
             await backend.get("strange")
         await client.delete("{taskflow}:schema")
-        await client.rpush("{taskflow}:schema", "1")  # type: ignore[misc]  # awaitable or not, says redis-py
+        await client.rpush("{taskflow}:schema", "1")
         with pytest.raises(BackendError) as caught:
             await RedisBackend(redis_url).open()
     assert not caught.value.transient

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Integer, Table, inspect
+from sqlalchemy import Column, Index, Integer, Table, inspect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from taskflow_otel.backends.base import Insert, Update
@@ -119,8 +119,9 @@ def names_of(connection: Any) -> set[str]:
 async def test_a_start_creates_each_table_and_index_that_a_killed_one_has_left_out(
     backend: SqlBackend, backend_factory: BackendFactory
 ) -> None:
-    indexes = [index for table in metadata.sorted_tables for index in table.indexes]
-    for missing in [*indexes, *metadata.sorted_tables]:
+    made: list[Index | Table] = [index for table in metadata.sorted_tables for index in table.indexes]
+    made += metadata.sorted_tables
+    for missing in made:
         async with engine_of(backend).begin() as connection:
             await connection.run_sync(missing.drop)
             assert str(missing.name) not in await connection.run_sync(names_of)
@@ -128,7 +129,7 @@ async def test_a_start_creates_each_table_and_index_that_a_killed_one_has_left_o
         assert isinstance(again, SqlBackend)
         await again.open()
         async with engine_of(again).connect() as connection:
-            assert {str(one.name) for one in (*indexes, *metadata.sorted_tables)} <= await connection.run_sync(names_of)
+            assert {str(one.name) for one in made} <= await connection.run_sync(names_of)
             assert await stored_version(connection) == SCHEMA_VERSION
         # The unique index above all: without it, idempotency would be gone without a word.
         one, other = make_task(idempotency_key="k"), make_task(idempotency_key="k")

@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -259,7 +259,8 @@ async def test_a_database_that_cannot_have_a_write_ahead_log_is_refused_at_the_o
 
     def without_shared_memory(database: str, **options: Any) -> sqlite3.Connection:
         # How SQLite sees a file system that offers no locks and no memory shared between processes.
-        return connect(f"file:{database}?vfs=unix-none", uri=True, **options)
+        made: sqlite3.Connection = connect(f"file:{database}?vfs=unix-none", uri=True, **options)
+        return made
 
     monkeypatch.setattr(sqlite3, "connect", without_shared_memory)
     backend = SqliteBackend(path)
@@ -275,7 +276,7 @@ async def test_a_file_system_that_cannot_lock_is_named_at_the_opening(
     connect = sqlite3.connect
 
     class Cursor(sqlite3.Cursor):
-        def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+        def execute(self, statement: str, *parameters: Any) -> Self:
             if "journal_mode" in statement:
                 error = sqlite3.OperationalError("disk I/O error")
                 error.sqlite_errorcode = code

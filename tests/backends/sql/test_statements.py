@@ -134,7 +134,8 @@ async def test_the_row_is_that_of_the_record_after_each_change(
     stages = [record, started(record), succeeded(started(record))][: until + 1]
     if traced and until:
         stages[-1].trace.attempt = SpanRef("1" * 32, "2" * 16, 1)
-    for change in (Insert(stages[0]), *map(Update, stages[1:])):
+    changes: list[Insert | Update] = [Insert(stages[0]), *map(Update, stages[1:])]
+    for change in changes:
         assert await backend.apply([change]) == [APPLIED]
         assert await backend.get(record.task_id) == change.record
     # The columns of which a record is not made.

@@ -17,7 +17,8 @@ from uuid import UUID
 
 from opentelemetry import baggage, trace
 
-from taskflow_otel import get_task_context, task_log
+from taskflow_otel import task_log
+from tests.inside import own_context
 from tests.waiting import wait_until
 
 
@@ -71,7 +72,7 @@ def wait_for(path: Path, started: Path) -> None:
 
 
 def speak(go_on: Path) -> None:
-    context = get_task_context()
+    context = own_context()
     task_log("half way", level="warning", path=go_on, attempt=context.attempt, tag=context.tags["colour"])
     context.progress(1, 2, "half")
     wait_until(go_on.exists, str(go_on))
@@ -175,7 +176,7 @@ def hold_the_interpreter(started: Path, cleaned: Path) -> None:
 
 def stop_when_asked(started: Path, cleaned: Path) -> None:
     started.write_text(str(os.getpid()))
-    wait_until(lambda: get_task_context().cancelled, "the request")
+    wait_until(lambda: own_context().cancelled, "the request")
     cleaned.write_text("asked")
 
 

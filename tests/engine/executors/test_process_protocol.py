@@ -55,7 +55,7 @@ def test_a_function_is_found_by_its_name_below_its_decorators(func: Callable[[],
     assert load_function(reference) is func
 
 
-@pytest.mark.parametrize("func", [lambda: None, functools.partial(plain), Shelf().__init__, print.__call__])
+@pytest.mark.parametrize("func", [lambda: None, functools.partial(plain), Shelf().__init__, print.__call__])  # type: ignore[misc,operator]  # odd handles
 def test_a_function_without_a_name_of_its_own_cannot_be_imported(func: Callable[..., object]) -> None:
     assert importable(func) is None
 

@@ -9,9 +9,9 @@ import pytest
 from taskflow_otel import (
     TaskManager,
     TaskStatus,
-    get_task_context,
 )
 from taskflow_otel.testing.clock import FakeClock, settle
+from tests.inside import own_context
 from tests.managers import started, stuck
 from tests.waiting import eventually
 
@@ -54,7 +54,7 @@ async def test_a_thread_that_looks_at_its_context_ends_cancelled() -> None:
     @manager.task(retries=3)
     def attentive() -> None:
         entered.set()
-        context = get_task_context()
+        context = own_context()
         while True:
             context.raise_if_cancelled()
 
@@ -77,7 +77,7 @@ async def test_a_thread_past_its_timeout_is_asked_and_counts_as_failed_once_it_e
         entered.set()
         while not release.is_set():
             if not deaf:
-                get_task_context().raise_if_cancelled()
+                own_context().raise_if_cancelled()
 
     async with started(manager):
         task_id = await manager.enqueue(slow)

@@ -10,10 +10,10 @@ import pytest
 from taskflow_otel import (
     TaskManager,
     TaskStatus,
-    get_task_context,
 )
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.testing.clock import FakeClock
+from tests.inside import own_context
 from tests.managers import started
 from tests.waiting import eventually
 
@@ -32,7 +32,7 @@ async def test_a_cancel_on_another_instance_reaches_the_owner(executor: str) -> 
     def spin() -> None:
         entered.set()
         while True:
-            get_task_context().raise_if_cancelled()
+            own_context().raise_if_cancelled()
 
     function = wait if executor == "async" else spin
     for manager in (owner, other):

@@ -10,9 +10,8 @@ import pytest
 from taskflow_otel.backends.base import Applied, Insert
 from taskflow_otel.engine.ledger.batch import Commit
 from taskflow_otel.engine.ledger.deadlines import FOREVER, Deadlines
-from taskflow_otel.runtime.clock import TimerHandle
 from taskflow_otel.testing.backends.samples import make_task
-from taskflow_otel.testing.clock import FakeClock
+from taskflow_otel.testing.clock import FakeClock, FakeTimer
 
 
 class CountingClock(FakeClock):
@@ -20,7 +19,7 @@ class CountingClock(FakeClock):
 
     timers = 0
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
+    def call_later(self, delay: float, callback: Callable[[], None]) -> FakeTimer:
         self.timers += 1
         return super().call_later(delay, callback)
 

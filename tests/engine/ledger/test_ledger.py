@@ -21,9 +21,8 @@ from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.task_options import make_task_config
-from taskflow_otel.runtime.clock import TimerHandle
 from taskflow_otel.testing.backends.samples import BASE, make_task
-from taskflow_otel.testing.clock import FakeClock
+from taskflow_otel.testing.clock import FakeClock, FakeTimer
 from tests.engine.membership import Alone
 from tests.waiting import eventually
 
@@ -52,7 +51,7 @@ class CountingClock(FakeClock):
 
     timers = 0
 
-    def call_later(self, delay: float, callback: Any) -> TimerHandle:
+    def call_later(self, delay: float, callback: Any) -> FakeTimer:
         self.timers += 1
         return super().call_later(delay, callback)
 

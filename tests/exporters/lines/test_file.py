@@ -80,12 +80,12 @@ async def test_watched_mode_follows_a_file_that_was_moved_away(path: Path) -> No
         (lambda p: FileLogger(p / "missing" / "x.log"), "Create its directory"),
         (FileLogger, "cannot be written"),
         (lambda p: FileLogger("/proc/taskflow.log"), "cannot be written"),
-        (lambda p: FileLogger(p / "x", mode="rolling"), "rotate, watched"),
-        (lambda p: FileLogger(p / "x", format="xml"), "text, json"),
+        (lambda p: FileLogger(p / "x", mode="rolling"), "rotate, watched"),  # type: ignore[arg-type]  # the mistake
+        (lambda p: FileLogger(p / "x", format="xml"), "text, json"),  # type: ignore[arg-type]  # the mistake
         (lambda p: FileLogger(p / "x", min_level="loud"), "debug, info"),
         (lambda p: FileLogger(p / "x", max_bytes=-1), "max_bytes"),
         (lambda p: FileLogger(p / "x", backup_count=True), "backup_count"),
-        (lambda p: StdoutLogger(format="xml"), "text, json"),
+        (lambda p: StdoutLogger(format="xml"), "text, json"),  # type: ignore[arg-type]  # the mistake
         (lambda p: StdoutLogger(min_level="loud"), "debug, info"),
     ],
 )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,6 +80,7 @@ class Source:
 
     def __init__(self, signal: str, collector: Collector, bounded: BoundedExport) -> None:
         self.provider: Any
+        self.one: Callable[[], None]
         if signal == "spans":
             self.provider = TracerProvider()
             self.provider.add_span_processor(BoundedSpanProcessor(Spans(collector), bounded))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, trace
@@ -116,9 +117,7 @@ def test_a_retry_long_after_the_request_starts_a_new_trace(traced: Traced) -> No
     [{"run_at": START + timedelta(seconds=1)}, {"source": "scheduled"}, {"source": "retry"}],
     ids=["delayed", "scheduled", "retried by hand"],
 )
-def test_a_task_apart_from_its_request_starts_a_new_trace_with_a_link(
-    traced: Traced, fields: dict[str, object]
-) -> None:
+def test_a_task_apart_from_its_request_starts_a_new_trace_with_a_link(traced: Traced, fields: dict[str, Any]) -> None:
     Story(traced.bus, **fields).created().enqueued().started().retried().started().succeeded()
     send, (first, second) = traced.send(), traced.named("process ")
     assert parent_of(first) is None

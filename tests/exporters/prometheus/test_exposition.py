@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -89,8 +90,8 @@ def everything(exporter: PrometheusExporter, bus: ObserverBus) -> None:
         labels = tuple(f"some {label}" for label in spec.labels)
         if spec.type == "histogram":
             exporter.observe(spec.name, 0.1, *labels)
-        elif not spec.on:
-            exporter.add_source(spec.name, lambda labels=labels: [(labels, 1.0)]) if spec.type != "info" else None
+        elif not spec.on and spec.type != "info":
+            exporter.add_source(spec.name, partial(list, [(labels, 1.0)]))
 
 
 def test_promtool_finds_nothing_to_complain_about(exporter: PrometheusExporter, bus: ObserverBus) -> None:

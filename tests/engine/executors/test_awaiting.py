@@ -58,7 +58,7 @@ AWAITABLES: dict[str, Callable[..., Any]] = {
     "object": Caller(),
     "method": Caller().method,
     "types.coroutine": old_style,
-    "future": lambda what: asyncio.run_coroutine_threadsafe(work(what), LOOP[0]) and asyncio.wrap_future(
+    "future": lambda what: asyncio.run_coroutine_threadsafe(work(what), LOOP[0]) is not None and asyncio.wrap_future(
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0), LOOP[0]), loop=LOOP[0]
     ),
     "awaitable of an awaitable": in_two_steps,
