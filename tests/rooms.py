@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "taskflow_otel"
 PAGE = ROOT / "docs" / "architecture.md"
-MARK = "<!-- rooms -->"
 
 
 class Room(NamedTuple):
@@ -78,15 +77,29 @@ def table() -> str:
     return "\n".join([*head, *(room.row() for room in rooms())])
 
 
-def on_page() -> str:
-    """The table as the page shows it."""
-    return PAGE.read_text().split(MARK)[1].strip()
+def engine() -> str:
+    """The layers inside the engine as they are to stand on the page, the highest first."""
+    rows = (", ".join(_shown(name) for name in names) for names in layers("taskflow_otel.engine"))
+    return "\n".join(["| `engine/`, from the highest layer to the lowest |", "|---|", *(f"| {row} |" for row in rows)])
+
+
+def _shown(name: str) -> str:
+    return f"`{name}/`" if (PACKAGE / "engine" / name).is_dir() else f"`{name}`"
+
+
+TABLES = {"<!-- rooms -->": table, "<!-- engine -->": engine}
+
+
+def on_page(mark: str) -> str:
+    """A table as the page shows it."""
+    return PAGE.read_text().split(mark)[1].strip()
 
 
 def main() -> None:
-    """Write the table on the page anew."""
-    before, _, after = PAGE.read_text().split(MARK)
-    PAGE.write_text(f"{before}{MARK}\n\n{table()}\n\n{MARK}{after}")
+    """Write the tables on the page anew."""
+    for mark, make in TABLES.items():
+        before, _, after = PAGE.read_text().split(mark)
+        PAGE.write_text(f"{before}{mark}\n\n{make()}\n\n{mark}{after}")
 
 
 if __name__ == "__main__":

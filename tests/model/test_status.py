@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
+import taskflow_otel
 from taskflow_otel.errors import IllegalTransitionError, TaskflowError
 from taskflow_otel.model.status import (
     FINISHED_STATUSES,
@@ -74,3 +76,19 @@ def test_a_state_is_either_live_or_finished(status: TaskStatus) -> None:
 
 def test_an_idempotency_key_is_held_while_pending_running_or_successful() -> None:
     assert {S.PENDING, S.RUNNING, S.SUCCESS} == KEY_HOLDING_STATUSES
+
+
+def test_the_documentation_shows_the_table_as_it_is() -> None:
+    page = Path(taskflow_otel.__file__).parents[1] / "docs" / "architecture.md"
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in page.read_text().split("<!-- statuses -->")[1].splitlines()
+        if "`" in line
+    ]
+    shown = {
+        (before, transition, after)
+        for befores, transitions, after in rows
+        for before in befores.split(", ")
+        for transition in transitions.replace("`", "").split(", ")
+    }
+    assert shown == {(before or "–", transition, after) for (before, transition), after in TRANSITIONS.items()}
