@@ -194,3 +194,18 @@ async def test_an_unknown_id_is_an_error(manager: TaskManager, method: str) -> N
 async def test_an_unknown_queue_is_an_error_for_whoever_manages_it(manager: TaskManager, method: str) -> None:
     with pytest.raises(UnknownQueueError, match="no queue 'nowhere'"):
         await getattr(manager, method)("nowhere")
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), -1, -0.001, float("inf"), 1e300, 10**400, "1", True, [], object()])
+async def test_a_wait_has_a_timeout_of_seconds_or_none(manager: TaskManager, timeout: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^timeout must be .*, not "):
+        await manager.wait("any", timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [None, 0, 1, 3e9])
+async def test_a_wait_for_what_has_finished_returns_whatever_its_timeout(
+    manager: TaskManager, timeout: float | None
+) -> None:
+    task_id = await manager.enqueue(job)
+    await manager.wait(task_id)
+    assert (await manager.wait(task_id, timeout=timeout)).task_id == task_id

@@ -191,12 +191,14 @@ class AttemptRunner:
             raise TaskTimeoutError(task.record.func_name, timeout)
 
     async def _failed(self, task: LiveTask, exc: BaseException, duration: float) -> float | None:
-        stopped = isinstance(exc, (asyncio.CancelledError, TaskCancelledError))
+        # Not `isinstance`, which asks the exception for its `__class__`: it may be a property that raises.
+        kind = type(exc)
+        stopped = issubclass(kind, (asyncio.CancelledError, TaskCancelledError))
         if task.cancel_reason is not None and (stopped or task.cancel_reason in LEAVING):
             return await self._stopped(task, duration, None if stopped else describe_failure(exc))
         failure = describe_failure(exc)
         policy = task.definition.config.retry
-        retryable = not isinstance(exc, TaskArgumentError) or task.args is not None
+        retryable = not issubclass(kind, TaskArgumentError) or task.args is not None
         if retryable and task.cancel_reason is None and policy.allows(exc, task.record.retries_used):
             wait = policy.wait(task.record.retries_used, self._draw())
             await self._lifecycle.move(
@@ -210,7 +212,7 @@ class AttemptRunner:
             return wait
         if task.definition.codec is None:
             task.error = exc
-        reason = Reason.TIMEOUT if isinstance(exc, TaskTimeoutError) else None
+        reason = Reason.TIMEOUT if issubclass(kind, TaskTimeoutError) else None
         await self._lifecycle.move(task, Transition.FAILED, reason=reason, failure=failure, duration=duration)
         return None
 

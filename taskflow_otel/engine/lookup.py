@@ -11,6 +11,7 @@ from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.phase import Phase
 from taskflow_otel.errors import TaskNotFoundError
+from taskflow_otel.model.options import seconds
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock
@@ -89,8 +90,11 @@ class Lookup:
     async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
         """Return the task once it has finished, on whichever instance.
 
-        Raises `TaskNotFoundError`, and `TimeoutError` after `timeout` seconds.
+        Raises `TaskNotFoundError`, `TimeoutError` after `timeout` seconds, and `ConfigurationError` for a timeout that
+        is no number of seconds from 0 to a hundred years.
         """
+        if timeout is not None:
+            timeout = seconds("timeout", timeout)
         if timeout is None and (live := self._tasks.live(task_id)) is not None:
             await _finished(live)
             if live.record.status.finished:

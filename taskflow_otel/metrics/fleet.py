@@ -16,7 +16,7 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -30,6 +30,7 @@ from taskflow_otel.model.replay import replay
 from taskflow_otel.model.status import Transition
 from taskflow_otel.model.vocabulary import InstanceState
 from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.readable import Readable
 from taskflow_otel.runtime.service import Service
 
 T = TypeVar("T")
@@ -148,6 +149,7 @@ class FleetMetrics(Service):
         self._gone: tuple[str | None, Snapshot] = (None, {})
         self._peers: list[Snapshot] = []
         self._dead: list[str] = []
+        self._readable = Readable(logger)
         self._alone = True
         self._exchanging = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
@@ -264,8 +266,12 @@ class FleetMetrics(Service):
         if mark is None:
             # Its counts were final, or it was folded so long ago that the mark is gone.
             return next(iter(self._counted.values()), {})
-        data = json.loads(mark)
-        return merge([self._counted.get(data["number"], {}), from_json(data["added"])])
+        folded = self._readable.read(self._mark, _load_added, mark)
+        if folded is None:
+            # Like a mark that is gone.
+            return next(iter(self._counted.values()), {})
+        number, added = folded
+        return merge([self._counted.get(number, {}), added])
 
     async def _encode(self, counted: Snapshot) -> tuple[Snapshot, str]:
         """The counts that are not in the sum of dead instances, also as JSON."""
@@ -294,7 +300,8 @@ class FleetMetrics(Service):
         alive = {one.instance_id for one in await self._backend.instances() if one.state == InstanceState.ALIVE}
         gone = stored.pop(GONE, None)
         if gone != self._gone[0]:
-            self._gone = gone, await _beside(len(gone or ""), lambda: _load_sum(gone))
+            summed = await _beside(len(gone or ""), lambda: self._readable.read(GONE, _load_sum, gone))
+            self._gone = gone, summed or {}
         stored.pop(f"{COUNTS}{self._source}", None)
         known = {key: (text, await self._read(key, text)) for key, text in stored.items()}
         self._known = {key: (text, other) for key, (text, other) in known.items() if other is not None}
@@ -311,11 +318,7 @@ class FleetMetrics(Service):
         known = self._known.get(key)
         if known is not None and known[0] == text:
             return known[1]
-        try:
-            return await _beside(len(text), lambda: Stored.load(text))
-        except ValueError as exc:
-            logger.error("%s cannot be read and is left out: %s", key, exc)
-            return None
+        return await _beside(len(text), lambda: self._readable.read(key, Stored.load, text))
 
     async def _fold_dead(self) -> None:
         dead, self._dead = self._dead, []
@@ -364,7 +367,8 @@ class FleetMetrics(Service):
     async def _forget_marks(self) -> None:
         """Delete the marks of dead instances that would have come back by now if they lived."""
         for key, mark in (await self._backend.settings(MARKS)).items():
-            if mark != OWN and datetime.fromisoformat(json.loads(mark)["at"]) + _MARKS_KEPT < self._clock.now():
+            at = None if mark == OWN else self._readable.read(key, _load_moment, mark)
+            if at is not None and at + _MARKS_KEPT < self._clock.now():
                 await self._backend.put_setting(key, None)
 
 
@@ -388,6 +392,17 @@ def _dump(counts: Snapshot) -> str:
 
 def _load_sum(text: str | None) -> Snapshot:
     return {} if text is None else from_json(json.loads(text))
+
+
+def _load_added(mark: str) -> tuple[int, Snapshot]:
+    """Up to which number counts were added to the sum, and what was added of them."""
+    data = json.loads(mark)
+    return data["number"], from_json(data["added"])
+
+
+def _load_moment(mark: str) -> datetime:
+    """When a mark was made."""
+    return datetime.fromisoformat(json.loads(mark)["at"]).astimezone(UTC)
 
 
 def _retrieve(exchange: asyncio.Task[None]) -> None:

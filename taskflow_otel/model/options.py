@@ -111,15 +111,15 @@ class RetryPolicy:
         return retries_used < self.retries and self._is_worth_another(exc)
 
     def _is_worth_another(self, exc: BaseException) -> bool:
-        if isinstance(exc, self.no_retry_on):
+        if _is_one_of(exc, self.no_retry_on):
             return False
-        if not isinstance(exc, BaseExceptionGroup):
-            return isinstance(exc, self.retry_on)
+        if not issubclass(type(exc), BaseExceptionGroup):
+            return _is_one_of(exc, self.retry_on)
         leaves = _leaves(exc)
         named = tuple(one for one in self.retry_on if issubclass(one, BaseExceptionGroup))
-        if isinstance(exc, named):
-            return not any(isinstance(leaf, self.no_retry_on) for leaf in leaves)
-        return all(isinstance(leaf, self.retry_on) and not isinstance(leaf, self.no_retry_on) for leaf in leaves)
+        if _is_one_of(exc, named):
+            return not any(_is_one_of(leaf, self.no_retry_on) for leaf in leaves)
+        return all(_is_one_of(leaf, self.retry_on) and not _is_one_of(leaf, self.no_retry_on) for leaf in leaves)
 
     def wait(self, retries_used: int, draw: float) -> float:
         """Seconds before the next attempt: `delay * backoff ** retries_used`, capped, then spread by jitter.
@@ -138,14 +138,27 @@ class RetryPolicy:
 _LONGEST_GROWN = 30 * 86_400.0  # an uncapped exponential must not leave the calendar
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+def _is_one_of(exc: BaseException, classes: tuple[type[BaseException], ...]) -> bool:
+    """`isinstance`; where a class of the user's raises when it is asked, what it inherits from decides."""
+    for one in classes:
+        try:
+            if isinstance(exc, one):
+                return True
+        except BaseException:  # an `__instancecheck__` or `__class__` of the user's
+            if one in type.mro(type(exc)):
+                return True
+    return False
+
+
+def _leaves(group: BaseException) -> list[BaseException]:
     """The exceptions of a group and of the groups in it."""
     leaves: list[BaseException] = []
-    groups: list[BaseException] = [group]
+    groups = [group]
     while groups:
         one = groups.pop()
-        if isinstance(one, BaseExceptionGroup):
-            groups.extend(one.exceptions)
+        if issubclass(type(one), BaseExceptionGroup):
+            # Not `one.exceptions`, which a subclass may compute.
+            groups.extend(BaseExceptionGroup.exceptions.__get__(one))
         else:
             leaves.append(one)
     return leaves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -85,3 +86,13 @@ class Instance:
     """The instance counts as dead after this time without a heartbeat."""
     state: str = InstanceState.ALIVE.value
     """One of `InstanceState`."""
+
+
+def sound(instance: Instance) -> Instance:
+    """The instance itself; raises `ValueError` if one of its fields is not what it should be, as in a damaged row."""
+    texts = (instance.instance_id, instance.host, instance.process_started, instance.state)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(instance.pid, int):
+        raise ValueError("a field has another type than it should")
+    if not isinstance(instance.lease_seconds, (int, float)) or not 0 < instance.lease_seconds < math.inf:
+        raise ValueError(f"lease_seconds is {instance.lease_seconds!r}")
+    return instance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.engine.raising import (
     raising,
     run_one,
 )
-from tests.managers import started
+from tests.managers import finish, started
 from tests.waiting import eventually
 
 
@@ -85,3 +86,46 @@ async def test_a_storm_of_failures_in_threads_leaves_every_thread_usable() -> No
         threads = [thread for thread in threading.enumerate() if thread.name.startswith("taskflow-task")]
         assert len(threads) <= 4
         assert seen <= {thread.ident for thread in threads}
+
+
+class OddlyChecked(type):
+    """A metaclass whose classes cannot be asked."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        raise SystemExit("instance")
+
+
+class Odd(Exception, metaclass=OddlyChecked):
+    pass
+
+
+class Nameless(Exception):
+    """An exception that hides what it is."""
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]  # as odd objects do
+        raise RuntimeError("no class")
+
+
+@pytest.mark.parametrize("executor", ["async", "thread"])
+@pytest.mark.parametrize("kind", [Odd, Nameless])
+async def test_a_task_that_raises_what_cannot_be_asked_fails_and_is_retried(
+    executor: Any, kind: type[Exception]
+) -> None:
+    manager = TaskManager()
+    runs: list[int] = []
+
+    def fail() -> None:
+        runs.append(1)
+        raise kind("no")
+
+    async def fail_on_the_loop() -> None:
+        fail()
+
+    job = manager.task(name="job", executor=executor, retries=1, retry_on=(Odd, Nameless))(
+        fail_on_the_loop if executor == "async" else fail
+    )
+    async with started(manager):
+        record = await finish(manager, await manager.enqueue(job))
+    assert (record.status, record.retries_used, len(runs)) == (TaskStatus.FAILED, 1, 2)
+    assert record.error_type == f"{kind.__module__}.{kind.__name__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -97,3 +98,59 @@ def test_a_group_of_exceptions_earns_another_attempt_if_each_of_them_does(
 ) -> None:
     config = make_task_config(name="t", executor="async", retries=1, retry_on=retry_on, no_retry_on=no_retry_on)
     assert config.retry.allows(group, 0) is allowed
+
+
+class OddlyChecked(type):
+    """A metaclass whose classes cannot be asked."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        raise SystemExit("instance")
+
+    def __subclasscheck__(cls, other: type) -> bool:
+        raise ValueError("subclass")
+
+
+class Odd(Exception, metaclass=OddlyChecked):
+    pass
+
+
+class Nameless(Exception):
+    """An exception that hides what it is."""
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]  # as odd objects do
+        raise RuntimeError("no class")
+
+
+class OddGroup(ExceptionGroup):
+    """A group that computes its exceptions."""
+
+    @property
+    def exceptions(self) -> Any:
+        raise RuntimeError("no exceptions")
+
+
+@pytest.mark.parametrize(
+    ("make", "retry_on", "no_retry_on", "expected"),
+    [
+        (lambda: ValueError(), (Odd,), (), False),
+        (lambda: ValueError(), (Odd, ValueError), (), True),
+        (lambda: ValueError(), (Exception,), (Odd,), True),
+        (lambda: Odd(), (Odd,), (), True),
+        (lambda: Odd(), (Exception,), (Odd,), False),
+        (lambda: Nameless(), (Nameless,), (), True),
+        (lambda: Nameless(), (ValueError,), (), False),
+        (lambda: OddGroup("", [ValueError()]), (ValueError,), (), True),
+        (lambda: OddGroup("", [ValueError()]), (Exception,), (Odd, ValueError), False),
+        (lambda: ExceptionGroup("", [Nameless(), Odd()]), (Odd, Nameless), (), True),
+        (lambda: ExceptionGroup("", [ValueError()]), (Odd,), (), False),
+    ],
+)
+def test_classes_and_exceptions_that_cannot_be_asked_are_judged_by_what_they_inherit_from(
+    make: Callable[[], Exception],
+    retry_on: tuple[type[Exception], ...],
+    no_retry_on: tuple[type[Exception], ...],
+    expected: bool,
+) -> None:
+    policy = RetryPolicy(retries=1, retry_on=retry_on, no_retry_on=no_retry_on)
+    assert policy.allows(make(), 0) is expected

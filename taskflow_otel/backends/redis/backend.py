@@ -17,10 +17,11 @@ from taskflow_otel.backends.redis import codec
 from taskflow_otel.errors import BackendError, ConfigurationError, MissingExtraError, SchemaVersionError
 from taskflow_otel.model.options import seconds, whole
 from taskflow_otel.model.plain import distinct_text
-from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery, sound
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.owned_tasks import in_slices
+from taskflow_otel.runtime.readable import Readable
 
 if TYPE_CHECKING:
     from taskflow_otel.backends.redis.connection import Connection, OrderedCalls
@@ -111,6 +112,7 @@ class RedisBackend:
         self._wait_replicas = whole("wait_replicas", wait_replicas, minimum=0)
         self._wait_aof = wait_aof
         self._writer = uuid.uuid4().hex
+        self._readable = Readable(logger)
         self._link: Connection | None = None
         self._ordered: OrderedCalls | None = None
         self._unanswered: set[str] = set()
@@ -335,7 +337,9 @@ class RedisBackend:
     async def instances(self) -> list[Instance]:
         """All known instances, oldest first."""
         rows = await self._connection.read("instances")
-        return sorted(map(codec.load_instance, rows), key=lambda known: (known.started_at, known.instance_id))
+        found = [self._readable.read(f"an instance stored as {row[0]!r:.200}", _instance, row) for row in rows]
+        instances = [instance for instance in found if instance is not None]
+        return sorted(instances, key=lambda known: (known.started_at, known.instance_id))
 
     async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
         """Declare an instance dead if its heartbeat is still the one seen."""
@@ -439,6 +443,10 @@ def _apply_args(changes: Sequence[Change]) -> list[str]:
             case _:
                 assert_never(change)
     return [codec.to_json(fields), *texts]
+
+
+def _instance(row: Sequence[str]) -> Instance:
+    return sound(codec.load_instance(row))
 
 
 class _Search:

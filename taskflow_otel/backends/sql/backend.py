@@ -32,9 +32,10 @@ from taskflow_otel.backends.sql.search import Searcher
 from taskflow_otel.backends.sql.statements import Statements, now_micros
 from taskflow_otel.backends.sql.writes import Writer
 from taskflow_otel.errors import BackendError, BackendUnavailableError, TaskflowError
-from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery, sound
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.vocabulary import InstanceState
+from taskflow_otel.runtime.readable import Readable
 
 T = TypeVar("T")
 
@@ -71,6 +72,7 @@ class SqlBackend(ABC):
         self._write_engine: AsyncEngine | None = None
         self._read_engine: AsyncEngine | None = None
         self._writer: Writer | None = None
+        self._readable = Readable(logger)
         self._driver_error: type[Exception] = OperationalError
         """What the driver raises: SQLAlchemy passes it on as it is while it prepares a connection."""
         self._unanswered: dict[str, int] = {}
@@ -217,7 +219,8 @@ class SqlBackend(ABC):
     async def instances(self) -> list[Instance]:
         """All known instances, in the order in which they started."""
         rows = await self._read(select(instances).order_by(instances.c.started_at, instances.c.instance_id))
-        return [to_instance(row) for row in rows]
+        found = [self._readable.read(f"the row of instance {row[0]!r}", _instance, row) for row in rows]
+        return [instance for instance in found if instance is not None]
 
     async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
         """Declare an instance dead if its heartbeat is still the one seen; exactly one caller gets `True`."""
@@ -448,6 +451,10 @@ async def _records(rows: Sequence[Any]) -> list[TaskRecord]:
             await asyncio.sleep(0)
         records += [to_record(row) for row in rows[start : start + _AT_ONCE]]
     return records
+
+
+def _instance(row: Sequence[Any]) -> Instance:
+    return sound(to_instance(row))
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:

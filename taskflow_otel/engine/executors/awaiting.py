@@ -37,7 +37,7 @@ def leashed(coroutine: Coroutine[Any, Any, Any], call: Call) -> Generator[Any, A
             argument = yield awaited
             step = coroutine.send
         except BaseException as exc:
-            if call.abandoned or isinstance(exc, GeneratorExit):
+            if call.abandoned or issubclass(type(exc), GeneratorExit):
                 _close(coroutine, call)
                 raise
             step, argument = coroutine.throw, exc

@@ -182,7 +182,7 @@ class _Child:
                 raise
             exc.__traceback__ = _below(exc.__traceback__)
             shown = exc
-            if isinstance(exc, StopIteration):
+            if issubclass(type(exc), StopIteration):
                 # No coroutine can raise it in the parent.
                 shown = RuntimeError("the task raised StopIteration")
                 shown.__cause__ = exc

@@ -23,6 +23,7 @@ from taskflow_otel.model.options import checked_priority
 from taskflow_otel.model.schedule import ScheduledRun, from_micros, micros
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
+from taskflow_otel.runtime.readable import Readable
 from taskflow_otel.runtime.retrying import retrying
 from taskflow_otel.runtime.throttled_report import Once, Outage
 from taskflow_otel.runtime.timers import Timer, Timers
@@ -86,6 +87,7 @@ class PlannedRuns:
         self._background = OwnedTasks(_complain)
         self._changes = 0
         self._unknown, self._sealed = Once(), Once()
+        self._readable = Readable(logger)
         self._running = False
 
     def start(self) -> None:
@@ -157,13 +159,13 @@ class PlannedRuns:
 
     async def list(self) -> list[ScheduledRun]:
         """All planned runs of all instances, the next first."""
-        newest: dict[str, tuple[int, str]] = {}
+        newest: dict[str, tuple[int, str, str]] = {}
         for key, text in (await self._backend.settings(_PREFIX)).items():
-            run_key, number = _parse(key)
-            newest[run_key] = max(newest.get(run_key, (0, "")), (number, text))
-        return sorted(
-            (_load(key, text) for key, (_, text) in newest.items()), key=lambda run: (run.run_at, run.run_key)
-        )
+            if (parsed := self._readable.read(key, _parse, key)) is not None:
+                run_key, number = parsed
+                newest[run_key] = max(newest.get(run_key, (0, "", "")), (number, key, text))
+        runs = [self._readable.read(key, _load, run_key, text) for run_key, (_, key, text) in newest.items()]
+        return sorted((run for run in runs if run is not None), key=lambda run: (run.run_at, run.run_key))
 
     async def refresh(self) -> None:
         """Read what other instances have planned, moved and cancelled."""
@@ -175,8 +177,8 @@ class PlannedRuns:
         for key in [key for key, plan in self._plans.items() if stored.get(key) != plan.text]:
             self._drop(key)
         for position, (key, text) in enumerate(stored.items()):
-            if key not in self._plans:
-                self._take(key, text, _load(_parse(key)[0], text))
+            if key not in self._plans and (run := self._readable.read(key, _plan_of, key, text)) is not None:
+                self._take(key, text, run)
             if position % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
 
@@ -259,9 +261,9 @@ class PlannedRuns:
         """The stored settings of a run key, by version: key and text."""
         found = {}
         for key, text in (await self._backend.settings(f"{_PREFIX}{run_key}:")).items():
-            whose, number = _parse(key)
-            if whose == run_key:
-                found[number] = (key, text)
+            parsed = self._readable.read(key, _parse, key)
+            if parsed is not None and parsed[0] == run_key:
+                found[parsed[1]] = (key, text)
         return found
 
 
@@ -272,6 +274,10 @@ def _complain(exc: BaseException) -> None:
 def _parse(key: str) -> tuple[str, int]:
     run_key, _, number = key.removeprefix(_PREFIX).rpartition(":")
     return run_key, int(number)
+
+
+def _plan_of(key: str, text: str) -> ScheduledRun:
+    return _load(_parse(key)[0], text)
 
 
 def _dump(run: ScheduledRun) -> str:

@@ -19,6 +19,7 @@ from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import Every, Schedule, ScheduleStatus, due, from_micros, grace, micros
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
+from taskflow_otel.runtime.readable import Readable
 from taskflow_otel.runtime.retrying import retrying
 from taskflow_otel.runtime.timers import Timers
 
@@ -55,6 +56,7 @@ class Scheduler:
         self._entries: dict[str, Entry] = {}
         self._background = OwnedTasks(_complain)
         self._changes = 0
+        self._readable = Readable(logger)
         self._running = False
 
     def add(self, schedule: Schedule, definition: TaskDefinition) -> None:
@@ -119,7 +121,7 @@ class Scheduler:
         for entry in self._entries.values():
             # A state that was read before a change made here is out of date.
             if entry.next is not None and changes == self._changes:
-                self._apply_pause(entry, _pause(stored, entry)[0])
+                self._apply_pause(entry, self._pause(entry, stored)[0])
 
     def clock_was_set(self) -> None:
         """React to a jump of the wall clock: set all waits again; after a large step back, let past times fire again.
@@ -189,7 +191,7 @@ class Scheduler:
 
         await self._insist(entry, read_latest)
         rule, now = entry.schedule.rule, self._clock.now()
-        entry.paused, since = _pause(stored, entry)
+        entry.paused, since = self._pause(entry, stored)
         entry.next = rule.after(now)
         if latest is not None:
             entry.last, entry.last_task_id = entry.moment_of(latest[0]), latest[1]
@@ -202,15 +204,20 @@ class Scheduler:
         if entry.schedule.run_on_startup and not entry.paused:
             await self._attempt(entry, partial(self._fire_at_startup, entry, now), now, rule.after(now))
 
+    def _pause(self, entry: Entry, stored: dict[str, str]) -> tuple[bool, datetime | None]:
+        """Whether a schedule is paused, and when that was last changed."""
+        key = PAUSED + entry.schedule.name
+        return (self._readable.read(key, _pause, stored[key]) if key in stored else None) or (False, None)
+
     async def _rule_since(self, entry: Entry, stored: dict[str, str], now: datetime) -> datetime | None:
         """Since when the rule is valid; from now on, if the schedule last fired by another rule."""
         text = stored.get(RULE + entry.schedule.name)
         if text is None:
             return None
-        value = json.loads(text)
-        if value["rule"] == entry.rule_text:
+        rule = self._readable.read(RULE + entry.schedule.name, _rule, text)
+        if rule is not None and rule[0] == entry.rule_text:
             entry.rule_kept = True
-            return from_micros(value["since"])
+            return rule[1]
         await self._insist(entry, partial(self._firing.keep_rule, entry, now))
         return now
 
@@ -345,10 +352,13 @@ def _follow_clock(entry: Entry, now: datetime) -> None:
         entry.next = entry.schedule.rule.after(now)
 
 
-def _pause(stored: dict[str, str], entry: Entry) -> tuple[bool, datetime | None]:
+def _pause(text: str) -> tuple[bool, datetime]:
     """Whether a schedule is paused, and when that was last changed."""
-    text = stored.get(PAUSED + entry.schedule.name)
-    if text is None:
-        return False, None
     value = json.loads(text)
-    return value["paused"], from_micros(value["since"])
+    return bool(value["paused"]), from_micros(value["since"])
+
+
+def _rule(text: str) -> tuple[str, datetime]:
+    """The rule by which a schedule last fired, and since when it is valid."""
+    value = json.loads(text)
+    return value["rule"], from_micros(value["since"])
