@@ -1,4 +1,4 @@
-"""Where tasks are kept: one contract (`Backend`), and memory, SQLite, PostgreSQL, MySQL and Redis behind it."""
+"""Where tasks are stored: one contract (`Backend`), implemented for memory, SQLite, PostgreSQL, MySQL and Redis."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The contract of a backend: where tasks are kept.
+"""The contract of a backend, which stores tasks.
 
-One Protocol, one conformance suite. A backend knows nothing of the engine: it applies changes atomically and
-answers questions. All its methods are coroutines on the manager's event loop; none may block it.
+One Protocol, one conformance suite. A backend knows nothing of the engine: it applies changes atomically and answers
+queries. All its methods are coroutines on the manager's event loop; none may block it.
 
-Errors: `BackendUnavailableError` when it cannot be reached or does not answer (trying again can help),
-`BackendError(transient=False)` when the request itself is at fault. Driver exceptions never leave a backend.
+Errors: `BackendUnavailableError` if it cannot be reached or does not answer (trying again can help),
+`BackendError(transient=False)` if the request itself is wrong. Driver exceptions never leave a backend.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from taskflow_otel.model.record import LogEntry, TaskRecord
 
 
 class RetryLink(Struct, frozen=True):
-    """That a new task retries the one that its `retry_of` names, which is to bear its id as `retried_by`."""
+    """Links a new task to the task in its `retry_of`: that task gets the new id as `retried_by`."""
 
     seen: str | None = None
-    """The `retried_by` that the caller read there: where it is another one by now, somebody else was first."""
+    """The `retried_by` that the caller has read. If the stored one differs, another caller was first."""
 
 
 class Insert(Struct, frozen=True):
-    """A new task. Refused as a duplicate when another task holds its `active_key`, has used the name `once`, or has
-    been linked as the retry of the same task (`link`) since the caller looked."""
+    """A new task. It is refused as a duplicate if another task holds its `active_key`, has used the name `once`, or has
+    become the retry of the same task (`link`) since the caller's read."""
 
     record: TaskRecord
     once: str | None = None
-    """A name, of 1 to 255 characters, that one task ever may use: it stays used when that task ends or is deleted,
-    until `forget_once`."""
+    """A name of 1 to 255 characters that only one task may ever use. It stays used after that task has ended or was
+    deleted, until `forget_once`."""
     link: RetryLink | None = None
-    """The link is written together with the task, or neither is. An original that is no longer stored has no link."""
+    """The link and the task are written together or not at all. An original that is no longer stored gets no link."""
 
 
 class Update(Struct, frozen=True):
-    """All mutable fields of a task, written only where the stored owner and token are the record's."""
+    """All mutable fields of a task, written only if the stored owner and token are those of the record."""
 
     record: TaskRecord
 
 
 class AppendLogs(Struct, frozen=True):
-    """Log entries of a task, keyed by `(task_id, seq)`; an entry already there is left as it is.
+    """Log entries of a task, keyed by `(task_id, seq)`; an existing entry stays unchanged.
 
-    Entries of a task that is not stored (deleted meanwhile, or refused) are dropped: nothing would ever delete them.
+    Entries of a task that is not stored (deleted since, or refused) are dropped: nothing would ever delete them.
     """
 
     task_id: str
@@ -59,17 +59,17 @@ Change = Insert | Update | AppendLogs
 
 
 class Outcome(StrEnum):
-    """What became of one change."""
+    """The result of one change."""
 
     APPLIED = "applied"
     DUPLICATE = "duplicate"
-    """Insert: another task (`Applied.duplicate_of`) holds the idempotency key, has used the name, or is the retry."""
+    """Insert: another task (`Applied.duplicate_of`) holds the idempotency key, used the name, or is the retry."""
     STALE = "stale"
-    """Update: the stored token or owner is another one, or the task is gone."""
+    """Update: the stored token or owner is different, or the task is gone."""
 
 
 class Applied(Struct, frozen=True):
-    """The result of one change, in the order of the changes."""
+    """The result of one change, with details."""
 
     outcome: Outcome
     duplicate_of: str | None = None
@@ -77,12 +77,12 @@ class Applied(Struct, frozen=True):
 
 @runtime_checkable
 class Backend(Protocol):
-    """Where tasks are kept. Implementations: SQL (SQLite, PostgreSQL, MySQL), Redis, memory."""
+    """Stores tasks. Implementations: SQL (SQLite, PostgreSQL, MySQL), Redis, memory."""
 
     name: str
     """The `backend` label of metrics: `sqlite`, `postgres`, …"""
     durable: bool
-    """Whether what was applied survives the process. Only then can a task be persisted."""
+    """Whether applied changes survive the process. Only then can a task be persisted."""
 
     async def open(self) -> None:
         """Connect; create the schema, or migrate an older one; raise `SchemaVersionError` on a newer one."""
@@ -93,9 +93,9 @@ class Backend(Protocol):
     async def apply(self, changes: Sequence[Change]) -> list[Applied]:
         """Apply all changes in one transaction, in order, and return one result for each.
 
-        When this returns, what it applied is as durable as the backend promises (G1). When it raises, either
-        nothing or everything was applied; applying the same changes again is harmless: an `Insert` of a task that is
-        already stored under the same id, owner and token counts as `APPLIED`.
+        When this returns, the changes are as durable as the backend promises (`docs/guarantees.md`). When it raises,
+        either nothing or everything was applied. Applying the same changes again is harmless: an `Insert` of a task
+        that is already stored with the same id, owner and token counts as `APPLIED`.
         """
 
     async def get(self, task_id: str) -> TaskRecord | None:
@@ -114,27 +114,27 @@ class Backend(Protocol):
         """Counts by status of all tasks that the query matches (its `limit` and `cursor` are ignored)."""
 
     async def holder_of(self, idempotency_key: str) -> str | None:
-        """The id of the task that holds the key at the moment."""
+        """The id of the task that holds the key now."""
 
     async def changed_since(self, moment: datetime, *, not_of: str, limit: int) -> list[TaskRecord]:
-        """Tasks of other instances than `not_of` last written at or after `moment`, oldest change first."""
+        """Tasks of instances other than `not_of` that were written at or after `moment`, oldest change first."""
 
     async def request_cancel(self, task_id: str) -> bool:
-        """Ask the owner of a live task to cancel it; `False` when the task is unknown or finished."""
+        """Ask the owner of a live task to cancel it; return `False` if the task is unknown or finished."""
 
     async def cancel_requests(self, instance_id: str) -> list[str]:
-        """Ids of the live tasks of this instance whose cancellation was asked for."""
+        """Ids of the live tasks of this instance for which a cancellation was requested."""
 
     async def beat(self, instance: Instance) -> bool:
-        """Write the instance's heartbeat, registering it at the first; `False` when it was declared dead."""
+        """Write the instance's heartbeat; the first one registers it. Return `False` if it was declared dead."""
 
     async def instances(self) -> list[Instance]:
         """All known instances."""
 
     async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
-        """Declare an instance dead if its heartbeat is still the one seen; exactly one caller gets `True`.
+        """Declare an instance dead if its heartbeat is still `seen_heartbeat`; exactly one caller gets `True`.
 
-        An instance already `stopped` or `dead` stays as it is and returns `False`.
+        An instance that is already `stopped` or `dead` stays so, and the result is `False`.
         """
 
     async def take_over(
@@ -145,35 +145,34 @@ class Backend(Protocol):
         limit: int,
         seals: Collection[str] = (),
     ) -> list[TaskRecord]:
-        """Take unfinished tasks of dead or stopped instances: owner becomes `new_owner`, the token grows by one.
+        """Take unfinished tasks of dead or stopped instances: `new_owner` becomes the owner, the token grows by one.
 
-        `names` restricts it to task names the new owner knows, and `seals` to arguments that it can read: those whose
-        seal (`taskflow_otel.model.cipher.seal_of`) is one of these, or that have none. Without `names`, all are taken,
-        and tasks that are not persisted are in any case. Each task is handed to exactly one caller. Returned as they
-        are after the change.
+        `names` limits this to task names that the new owner knows. `seals` limits it to arguments that it can read:
+        those with one of these seals (`taskflow_otel.model.cipher.seal_of`), or without a seal. Without `names`, all
+        are taken; tasks that are not persisted are always taken. Exactly one caller gets each task. The result holds
+        the tasks after the change.
         """
 
     async def orphan_names(self, dead: Collection[str], beyond: Collection[str] | None = None) -> dict[str, int]:
-        """Names and counts of the unfinished tasks that instances in `dead` have left behind.
+        """Names and counts of the unfinished tasks of the instances in `dead`.
 
-        With `beyond`, only of persisted tasks whose arguments have a seal that is none of these.
+        With `beyond`, only persisted tasks whose arguments have a seal that is not one of these.
         """
 
     async def forget_instances(self, ids: Collection[str]) -> None:
-        """Delete dead or stopped instances that own no unfinished task any more."""
+        """Delete dead or stopped instances without unfinished tasks."""
 
     async def delete_finished(self, before: datetime, limit: int) -> int:
         """Delete up to `limit` tasks that ended before this moment, with their logs; return how many."""
 
     async def latest_once(self, prefix: str) -> tuple[str, str] | None:
-        """Of the names used once that begin with `prefix` the greatest, in the order of code points, with its task's
-        id."""
+        """The greatest name used once that begins with `prefix`, by code points, and the id of its task."""
 
     async def forget_once(self, prefix: str, before: str, limit: int) -> int:
-        """Forget up to `limit` names that begin with `prefix` and are less than `before`; return how many."""
+        """Delete up to `limit` names that begin with `prefix` and are less than `before`; return how many."""
 
     async def settings(self, prefix: str) -> dict[str, str]:
-        """The settings that all instances share whose keys begin with `prefix`."""
+        """The shared settings whose keys begin with `prefix`."""
 
     async def put_setting(self, key: str, value: str | None) -> None:
         """Write one setting, or delete it (`None`). A key has 1 to 255 characters."""
@@ -181,6 +180,6 @@ class Backend(Protocol):
     async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
         """Write or delete (`None`) several settings at once, if those in `expected` still have these values.
 
-        A value of `None` in `expected` is that of a setting which is not there. Returns `False`, and changes nothing,
-        when one of them differs. Of simultaneous swaps that exclude each other one succeeds.
+        `None` in `expected` means that the setting does not exist. If one of them differs, this returns `False` and
+        changes nothing. Of conflicting simultaneous swaps, one succeeds.
         """

@@ -1,4 +1,4 @@
-"""What an error of a database means for the changes that met it: one vocabulary, filled in by a table per dialect."""
+"""What a database error means for the changes: one vocabulary, with a table of error codes for each dialect."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from taskflow_otel.errors import BackendError, BackendUnavailableError
 
 
 class Fault(StrEnum):
-    """Who is at fault, and so what helps."""
+    """The cause of an error, and so the remedy."""
 
     PASSING = "passing"
-    """The database, for a while (starting, full, too many connections): the same changes are tried again."""
+    """The database, temporarily (starting, full, too many connections): the same changes are tried again."""
     CONNECTION = "connection"
-    """This connection (broken, to a server that may no longer write, mixed up by a pooler): it is thrown away."""
+    """This connection (broken, to a server that became read-only, confused by a pooler): it is discarded."""
     CONFLICT = "conflict"
-    """Another transaction: this one was rolled back for it, and is repeated at once."""
+    """A conflicting transaction: this one was rolled back, and is repeated at once."""
     HELD = "held"
-    """Something that a part of the changes needs (a locked row, too large a statement): the others may succeed."""
+    """Only some of the changes (a locked row, too large a statement): the others may succeed."""
     CHANGE = "change"
-    """One of the changes, whenever it is tried."""
+    """One of the changes, at every try."""
     SETUP = "setup"
-    """What a person has to put right (a missing table, a right, a damaged file): nothing is given up until then."""
+    """Something that a person must repair (a missing table, a permission, a damaged file): all changes wait for it."""
 
 
 def backend_error(fault: Fault, message: str, *, opening: bool = False) -> BackendError:
-    """The error of the library that a fault is raised as.
+    """The library's error for a fault.
 
-    What a person has to put right ends a start; while tasks run, it is waited for.
+    Something that a person must repair ends a start; later, while tasks run, the changes wait for the repair.
     """
     if fault is Fault.CHANGE or (fault is Fault.SETUP and opening):
         return BackendError(message, transient=False)

@@ -1,4 +1,4 @@
-"""How long a backend may wait for what, so that no instance holds up another for longer than its lease."""
+"""The time limits of a backend, so that no instance delays another for longer than its lease."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ DEFAULT_LEASE = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times in seconds that follow from the lease of the instances that share a backend."""
+    """Times in seconds, derived from the lease of the instances that share a backend."""
 
     operation: float
-    """One operation, the wait for a connection included: a heartbeat that fails can be repeated within the lease."""
+    """One operation, including the wait for a connection: a failed heartbeat can be repeated within the lease."""
     lock: float
-    """The wait for a row that another transaction holds."""
+    """The wait for a row that another transaction has locked."""
     idle: float
-    """How long a transaction may stay open without a statement before the server ends it, with its locks."""
+    """How long a transaction may be idle before the server ends it and releases its locks."""
 
     @classmethod
     def of_lease(cls, lease: float, timeout: float | None = None, where: str = "") -> Limits:
-        """The limits for a lease of this many seconds.
+        """The limits for a lease in seconds.
 
-        A `timeout` that a user gave for one operation counts, but at most half the lease; a longer one is warned about.
+        A user's `timeout` for one operation is used, but at most half the lease; a longer one logs a warning.
         """
         operation = min(10.0, lease / 3)
         if timeout is not None:
@@ -41,7 +41,7 @@ class Limits:
 
 @runtime_checkable
 class LeaseAware(Protocol):
-    """A backend whose time limits follow from the lease."""
+    """A backend whose time limits depend on the lease."""
 
     def use_lease(self, lease_seconds: float) -> None:
-        """Set the limits for instances with this lease; called before `open`."""
+        """Set the limits for this lease; called before `open`."""

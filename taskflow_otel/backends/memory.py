@@ -25,9 +25,9 @@ from taskflow_otel.runtime.owned_tasks import in_slices
 _APPLIED = Applied(Outcome.APPLIED)
 _STALE = Applied(Outcome.STALE)
 _SLICE = 100
-"""Changes applied before the event loop gets its turn."""
+"""Changes applied before others get the event loop."""
 _LOOK = 1_000
-"""Tasks looked at before it does."""
+"""Tasks read before others get the event loop."""
 _TICK = timedelta(microseconds=1)
 
 
@@ -49,14 +49,14 @@ class MemoryBackend:
             check_namespace(namespace)
         self.durable = durable
         self._max_finished = whole("MemoryBackend.max_finished", max_finished, minimum=0)
-        # In the order of `_position`; `_newest` is the last position, `_ordered` whether the order holds.
+        # In the order of `_position`; `_newest` is the last position, `_ordered` tells whether the order is right.
         self._tasks: dict[str, TaskRecord] = {}
         self._newest: tuple[datetime, str] | None = None
         self._ordered = True
         self._logs: dict[str, dict[int, LogEntry]] = {}
         self._keys: dict[str, str] = {}
         self._live: dict[str, dict[str, None]] = {}
-        # Ordered: to find the first entry of a plain dictionary takes the longer the more were taken from there.
+        # An OrderedDict: finding the first entry of a plain dict gets slower with each entry removed at its front.
         self._finished: OrderedDict[str, None] = OrderedDict()
         # Oldest change first.
         self._changed: dict[str, datetime] = {}
@@ -66,10 +66,10 @@ class MemoryBackend:
         self._settings: dict[str, str] = {}
 
     async def open(self) -> None:
-        """There is nothing to connect to."""
+        """Nothing to connect."""
 
     async def close(self) -> None:
-        """There is nothing to release."""
+        """Nothing to release."""
 
     async def apply(self, changes: Sequence[Change]) -> list[Applied]:
         """Apply all changes in order."""
@@ -114,7 +114,7 @@ class MemoryBackend:
         return TaskCounts(dict(Counter(record.status for record in matched)), sum(durations), len(durations))
 
     async def holder_of(self, idempotency_key: str) -> str | None:
-        """The id of the task that holds the key at the moment."""
+        """The id of the task that holds the key now."""
         return self._keys.get(idempotency_key)
 
     async def changed_since(self, moment: datetime, *, not_of: str, limit: int) -> list[TaskRecord]:
@@ -138,11 +138,11 @@ class MemoryBackend:
         return True
 
     async def cancel_requests(self, instance_id: str) -> list[str]:
-        """Ids of the live tasks of this instance whose cancellation was asked for."""
+        """Ids of the live tasks of this instance for which a cancellation was requested."""
         return [task_id for task_id in self._live.get(instance_id, ()) if self._tasks[task_id].cancel_requested]
 
     async def beat(self, instance: Instance) -> bool:
-        """Write the instance's heartbeat; `False` when it was declared dead."""
+        """Write the instance's heartbeat; return `False` if it was declared dead."""
         known = self._instances.get(instance.instance_id)
         if known is not None and known.state == InstanceState.DEAD:
             return False
@@ -154,7 +154,7 @@ class MemoryBackend:
         return list(self._instances.values())
 
     async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
-        """Declare an instance dead if its heartbeat is still the one seen."""
+        """Declare an instance dead if its heartbeat is still `seen_heartbeat`."""
         known = self._instances.get(instance_id)
         if known is None or known.state != InstanceState.ALIVE or known.heartbeat_at != seen_heartbeat:
             return False
@@ -190,7 +190,7 @@ class MemoryBackend:
         return [_snapshot(record) for record in taken]
 
     async def orphan_names(self, dead: Collection[str], beyond: Collection[str] | None = None) -> dict[str, int]:
-        """Names and counts of the unfinished tasks that instances in `dead` have left behind."""
+        """Names and counts of the unfinished tasks of the instances in `dead`."""
         return dict(
             Counter(
                 record.func_name
@@ -200,7 +200,7 @@ class MemoryBackend:
         )
 
     async def forget_instances(self, ids: Collection[str]) -> None:
-        """Delete dead or stopped instances that own no unfinished task any more."""
+        """Delete dead or stopped instances without unfinished tasks."""
         for instance_id in ids:
             known = self._instances.get(instance_id)
             if known is not None and known.state != InstanceState.ALIVE and instance_id not in self._live:
@@ -224,7 +224,7 @@ class MemoryBackend:
         return max((pair for pair in self._used_once.items() if pair[0].startswith(prefix)), default=None)
 
     async def forget_once(self, prefix: str, before: str, limit: int) -> int:
-        """Forget names used once that are less than `before`."""
+        """Delete names used once that are less than `before`."""
         old = sorted(name for name in self._used_once if name.startswith(prefix) and name < before)[:limit]
         for name in old:
             del self._used_once[name]
@@ -242,7 +242,7 @@ class MemoryBackend:
             self._settings[key] = value
 
     async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
-        """Write several settings if the expected ones are as expected."""
+        """Write several settings if the expected ones match."""
         if any(self._settings.get(key) != value for key, value in expected.items()):
             return False
         for key, value in changes.items():
@@ -378,10 +378,10 @@ def _ended(record: TaskRecord) -> datetime:
 def _snapshot(record: TaskRecord) -> TaskRecord:
     twin = record.copy()
     if record.status.finished:
-        # Nothing of its references is filled in any more.
+        # No one writes its references any more.
         return twin
     trace = twin.trace
-    # The references are filled in place, by their owner only.
+    # The references are written in place, but only by their owner.
     trace.creation = replace(trace.creation)
     if trace.attempt is not None:
         trace.attempt = replace(trace.attempt)

@@ -1,4 +1,4 @@
-"""The name by which applications that share a database keep apart."""
+"""The name that separates applications in one database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`RedisBackend`: the contract of a backend, told to Redis."""
+"""`RedisBackend`: the contract of a backend on Redis."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}
-"""Script that lifts the schema from this version to the next; it sets `schema` itself, and only from its version."""
+"""The script that migrates the schema from each version to the next; it sets `schema`, if the version still matches."""
 
 SCAN_LIMIT = 2_500
-"""Tasks looked at for one page or count, where no single index answers."""
+"""The most tasks that are read for one page or count, if no single index is enough."""
 _SCAN_STEP = 500
 _DELETE_STEP = 200
 _READ_AT_ONCE = 20
@@ -46,28 +46,28 @@ _STALE = Applied(Outcome.STALE)
 class RedisBackend:
     """Tasks in a Redis (6 or later) or Valkey server, under one prefix.
 
-    What an acknowledgement is worth is decided by the server: with `appendonly yes` and `appendfsync always` a task
-    survives power loss. With `everysec`, a server of version 7.2 or later is asked to confirm that its file has a new
-    task before the task is acknowledged (`WAITAOF`, up to a second; `wait_aof=False` does without). An older one loses
-    what it had not written when it died: up to the last second, and more on a slow disk. Without an append-only file
-    nothing is promised. A failover loses what the replica had not received;
-    `wait_replicas` makes a write wait for that many of them, which narrows the gap and does not close it.
-    An eviction policy other than `noeviction` (or `volatile-*`) deletes tasks when memory runs out. `open` logs a
-    warning about a server that forgets.
+    The durability of an acknowledged task depends on the server. With `appendonly yes` and `appendfsync always` it
+    survives power loss. With `everysec`, a server of version 7.2 or later must confirm that its file has the new task
+    before the acknowledgement (`WAITAOF`, up to a second; `wait_aof=False` turns this off). An older server that dies
+    loses what it had not written: up to the last second, or more on a slow disk. Without an append-only file there is
+    no guarantee. A failover loses what the replica had not received. `wait_replicas` is the number of replicas for
+    which each write waits: this makes such a loss less likely but not impossible. An eviction policy other than
+    `noeviction` (or `volatile-*`) deletes tasks when memory runs out. `open` logs a warning about a server that may
+    lose tasks.
 
-    Pages and counts by at most one of name, queue, source, tag or trace id, with or without a status and a
-    window of time, are answered by an index (with a window, the durations are those of its newest `SCAN_LIMIT`
-    tasks). Any further condition is checked on the members of the smallest index, newest first, at most
-    `SCAN_LIMIT` of them: a page then ends early with a cursor from which the next one goes on, and a count or total
-    covers the newest `SCAN_LIMIT` and says so. `changed_since` compares with the clock of the server.
+    An index answers pages and counts with at most one of name, queue, source, tag or trace id, with or without a
+    status and a time range (with a range, the durations are those of its newest `SCAN_LIMIT` tasks). Any further
+    condition is checked on the members of the smallest index, newest first, at most `SCAN_LIMIT` of them. A page then
+    ends early with a cursor for the next page; a count or total covers the newest `SCAN_LIMIT` and is marked as a
+    lower bound. `changed_since` compares with the clock of the server.
 
-    Parameters: `url` as redis-py reads it (`redis://`, `rediss://`, `unix://`); `prefix` of every key, to which
-    `namespace` is added, as for the other backends; `timeout` seconds for one command, a third of the lease and at most
-    10 s unless given; `max_connections` of the pool; `require_aof` makes `open` raise `ConfigurationError`
-    where it would warn, and where the server may not be asked; `cluster` for a Redis Cluster (all keys share one
-    slot); `wait_replicas` and `wait_aof` as above.
+    Parameters: `url` for redis-py (`redis://`, `rediss://`, `unix://`); `prefix` of every key, to which `namespace` is
+    added, as for the other backends; `timeout` in seconds for one command (default: a third of the lease, at most
+    10 s); `max_connections` of the pool; `require_aof` makes `open` raise `ConfigurationError` in place of the warning,
+    and if the server's settings cannot be read; `cluster` for a Redis Cluster (all keys share one slot);
+    `wait_replicas` and `wait_aof` as above.
 
-    Raises `MissingExtraError` where redis-py is not installed, `ConfigurationError` for a wrong parameter.
+    Raises `MissingExtraError` if redis-py is not installed, and `ConfigurationError` for a wrong parameter.
     """
 
     name = "redis"
@@ -116,14 +116,14 @@ class RedisBackend:
         self._link: Connection | None = None
         self._ordered: OrderedCalls | None = None
         self._unanswered: set[str] = set()
-        """New owners whose latest `take_over` was not answered."""
+        """New owners whose latest `take_over` got no answer."""
 
     def use_lease(self, lease_seconds: float) -> None:
-        """Let the time for one command follow from the lease; a `timeout` that was given counts where it is shorter."""
+        """Derive the time limit of a command from the lease; a given `timeout` is used if it is shorter."""
         self._limits = Limits.of_lease(lease_seconds, self._asked_timeout, f"the Redis prefix {self._prefix!r}")
 
     async def open(self) -> None:
-        """Connect, check the schema version and what the server promises.
+        """Connect; check the schema version and the durability of the server.
 
         Raises `SchemaVersionError`, `BackendUnavailableError`, and with `require_aof` `ConfigurationError`.
         """
@@ -158,7 +158,7 @@ class RedisBackend:
         while True:
             found = await link.write("open", str(SCHEMA_VERSION))
             if not found.isdecimal():
-                raise BackendError(f"{where} holds something else than tasks; choose another prefix", transient=False)
+                raise BackendError(f"{where} holds other data than tasks; choose another prefix", transient=False)
             version = int(found)
             if version > SCHEMA_VERSION:
                 raise SchemaVersionError(where, version, SCHEMA_VERSION)
@@ -172,8 +172,8 @@ class RedisBackend:
         if persistence is None or memory is None:
             if self._require_aof:
                 raise ConfigurationError(
-                    "require_aof=True, but this account may not ask the Redis server about itself: it needs the right "
-                    "to run INFO (ACL SETUSER … +info)"
+                    "require_aof=True, but this account may not read the state of the Redis server: it needs the "
+                    "permission to run INFO (ACL SETUSER … +info)"
                 )
             return
         if persistence.get("aof_enabled") == 0:
@@ -182,7 +182,7 @@ class RedisBackend:
         if policy.startswith("allkeys-"):
             faults.append(f"it deletes tasks when its memory is full ({policy}; maxmemory-policy noeviction)")
         if faults:
-            message = f"the Redis server does not keep what it is given: {'; '.join(faults)}"
+            message = f"the Redis server may lose tasks: {'; '.join(faults)}"
             if self._require_aof:
                 raise ConfigurationError(message)
             logger.warning("%s", message)
@@ -198,12 +198,12 @@ class RedisBackend:
         else:
             logger.warning(
                 "a command to the Redis server may take %g s, which is too short to wait until its file has a task "
-                "(appendfsync everysec): a longer lease or timeout, or appendfsync always",
+                "(appendfsync everysec): use a longer lease or timeout, or appendfsync always",
                 self._limits.operation,
             )
 
     def connections_in_use(self) -> int:
-        """Connections that a command holds at this moment (of a cluster's pools nothing is known)."""
+        """Connections in use now; 0 for a cluster, whose pools do not tell."""
         return 0 if self._link is None else self._link.in_use
 
     @property
@@ -252,7 +252,7 @@ class RedisBackend:
         return [codec.load_log(seq, entry) for seq, entry in entries]
 
     async def page(self, query: TaskQuery) -> TaskPage:
-        """One page, newest first; see the class for how far it looks."""
+        """One page, newest first; the class describes how many tasks are read."""
         search = _Search(query)
         records: list[TaskRecord] = []
         seen, cursor, done, cut = 0, query.cursor, False, False
@@ -275,7 +275,7 @@ class RedisBackend:
         return TaskPage(records, next_cursor, sum(int(number) for _, number, *_ in numbers), exact)
 
     async def counts(self, query: TaskQuery) -> TaskCounts:
-        """Counts by status; see the class for how far it looks."""
+        """Counts by status; the class describes how many tasks are read."""
         search = _Search(query)
         numbers, exact = await self._numbers(search)
         tallies = (await self._tally(search))[0] if search.indexed and search.windowed else numbers
@@ -288,7 +288,7 @@ class RedisBackend:
         return TaskCounts(dict(by_status), duration_sum / 1_000_000, timed, exact)
 
     async def _numbers(self, search: _Search) -> tuple[list[list[Any]], bool]:
-        """Status, number and durations of the tasks that match, and whether these are all of them."""
+        """Status, number and durations of the tasks that match, and whether all of them were counted."""
         if not search.indexed:
             return await self._tally(search)
         return await self._connection.read("counts", search.dimensions[0], *search.window, *search.statuses), True
@@ -327,7 +327,7 @@ class RedisBackend:
         return bool(await self._connection.write("request_cancel", task_id))
 
     async def cancel_requests(self, instance_id: str) -> list[str]:
-        """Live tasks of this instance whose cancellation was asked for, oldest first."""
+        """Live tasks of this instance for which a cancellation was requested, oldest first."""
         return sorted(await self._connection.command("SMEMBERS", f"{self._tag}:cancel:{instance_id}"))
 
     async def beat(self, instance: Instance) -> bool:
@@ -342,7 +342,7 @@ class RedisBackend:
         return sorted(instances, key=lambda known: (known.started_at, known.instance_id))
 
     async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
-        """Declare an instance dead if its heartbeat is still the one seen."""
+        """Declare an instance dead if its heartbeat is still `seen_heartbeat`."""
         heartbeat = str(codec.to_micros(seen_heartbeat))
         return bool(await self._connection.write("declare_dead", instance_id, heartbeat, uuid.uuid4().hex))
 
@@ -356,7 +356,7 @@ class RedisBackend:
     ) -> list[TaskRecord]:
         """Take unfinished tasks of dead or stopped instances.
 
-        When an answer was lost, the next call of the same owner hands out again what that one had taken.
+        If an answer was lost, the next call of the same owner returns its tasks again.
         """
         lost = new_owner in self._unanswered
         self._unanswered.add(new_owner)
@@ -372,7 +372,7 @@ class RedisBackend:
         return [codec.load_record(row) for row in rows]
 
     async def orphan_names(self, dead: Collection[str], beyond: Collection[str] | None = None) -> dict[str, int]:
-        """Names and counts of the unfinished tasks that these instances left behind."""
+        """Names and counts of the unfinished tasks of these instances."""
         totals: Counter[str] = Counter()
         for group, number in await self._connection.read("orphans", *dead):
             persisted, name, seal = codec.read_group(group)
@@ -381,7 +381,7 @@ class RedisBackend:
         return dict(totals)
 
     async def forget_instances(self, ids: Collection[str]) -> None:
-        """Delete dead or stopped instances that own no unfinished task."""
+        """Delete dead or stopped instances without unfinished tasks."""
         await self._connection.write("forget", *ids)
 
     async def delete_finished(self, before: datetime, limit: int) -> int:
@@ -401,7 +401,7 @@ class RedisBackend:
         return (found[0], found[1]) if found else None
 
     async def forget_once(self, prefix: str, before: str, limit: int) -> int:
-        """Forget names used once that are less than `before`."""
+        """Delete names used once that are less than `before`."""
         return int(await self._connection.write("forget_once", prefix, before, str(limit)))
 
     async def settings(self, prefix: str) -> dict[str, str]:
@@ -414,7 +414,7 @@ class RedisBackend:
         await self._connection.write("put_setting", key, *([] if value is None else [value]))
 
     async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
-        """Write several settings in one script call if the expected ones are as expected."""
+        """Write several settings in one script call if the expected ones match."""
         args = [str(len(expected))]
         for key, value in (*expected.items(), *changes.items()):
             args += (key, "0" if value is None else "1", value or "")
@@ -450,7 +450,7 @@ def _instance(row: Sequence[str]) -> Instance:
 
 
 class _Search:
-    """A query as the scripts take it."""
+    """A query in the form of the scripts."""
 
     def __init__(self, query: TaskQuery) -> None:
         self.statuses = [status.value for status in ([query.status] if query.status else TaskStatus)]
@@ -468,17 +468,17 @@ class _Search:
         if query.until is not None:
             wants["until"] = str(codec.to_micros(query.until))
         self.window = (wants.get("since", "-inf"), f"({wants['until']}" if "until" in wants else "+inf")
-        """The range of creation times, as bounds of a range by score."""
+        """The range of creation times, as bounds for a range by score."""
         self.windowed = bool(wants)
         if query.q:
             wants["q"] = query.q.lower()
         self.indexed = not query.q and len(self.dimensions) == 1
-        """Whether one index holds exactly what is asked for."""
+        """Whether one index holds exactly the tasks that match."""
         self.conditions = [codec.to_json(self.statuses), codec.to_json(self.dimensions), codec.to_json(wants)]
 
 
 def _made_at(task_id: str) -> int:
-    """Return the end of the millisecond that a UUIDv7 was made in (RFC 9562, section 5.7), in microseconds."""
+    """Return the end of the millisecond of a UUIDv7 (RFC 9562, section 5.7), in microseconds."""
     try:
         return (uuid.UUID(task_id).int >> 80) * 1_000 + 999
     except ValueError:

@@ -1,7 +1,7 @@
-"""Records, log entries and instances as the texts that Redis keeps. Times are whole microseconds, UTC.
+"""Records, log entries and instances as texts for Redis. Times are whole microseconds in UTC.
 
-Redis looks only at the fields that it must (owner, token, status, indexes); all else travels in two JSON texts:
-`head`, written once, and `doc`, written with each change.
+The scripts read only a few fields (owner, token, status, indexes). Everything else is in two JSON texts: `head`,
+written once, and `doc`, written with each change.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 
 def to_json(value: object) -> str:
-    """Return compact JSON that UTF-8 can write; raises `TypeError` or `ValueError` for what JSON has no form for."""
+    """Return compact JSON as valid UTF-8; raises `TypeError` or `ValueError` for values without a JSON form."""
     text = _encode(value)
     try:
         text.isascii() or text.encode()
@@ -99,7 +99,7 @@ def _progress_in(stored: list[Any]) -> Progress:
 
 
 class _Text:
-    """Some attributes of a record as one JSON list. `convert` names those that JSON has no form for, with both ways."""
+    """Some attributes of a record as one JSON list. `convert` has both conversions for those without a JSON form."""
 
     def __init__(self, *names: str, convert: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]) -> None:
         self.names = names
@@ -121,11 +121,11 @@ class _Text:
         return dict(zip(self.names, values, strict=True))
 
     def load_damaged(self, stored: object) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the attributes that can be read, and what is stored in place of the others."""
+        """Return the readable attributes, and the raw content of the others."""
         try:
             found = _decode(stored)  # type: ignore[arg-type]  # whatever it is
             raw = dict(zip(self.names, found, strict=True))
-        except Exception:  # whatever is in the row
+        except Exception:  # the row may hold anything
             return {}, dict.fromkeys(self.names, stored)
         read: dict[str, Any] = {}
         backs = {self.names[place]: back for place, _, back in self._convert}
@@ -152,7 +152,7 @@ _HEAD = _Text(
     "persisted",
     convert={"created_at": _TIME, "tags": (dict, read_tags), "idempotency_key": (distinct_text, str)},
 )
-"""What never changes after the insert."""
+"""The attributes that never change after the insert."""
 
 _DOC = _Text(
     "run_at",
@@ -184,14 +184,14 @@ _DOC = _Text(
         "trace": (_trace_out, _trace_in),
     },
 )
-"""What changes with the task, written whole by each update."""
+"""The attributes that change with the task; each update writes all of them."""
 
 ROW_FIELDS = ("owner", "token", "status", "cancel", "retried_by", "head", "doc")
-"""The fields of a row, as the script function `row` returns them; the task id follows as the last."""
+"""The fields of a row in the order of the script function `row`; the task id comes last."""
 
 
 def load_record(row: Sequence[Any]) -> TaskRecord:
-    """Return the record that a row (see `ROW_FIELDS`) holds: of any row, see `mended`."""
+    """Return the record of a row (see `ROW_FIELDS`); a damaged row is mended (see `mended`)."""
     owner, token, status, cancel, retried_by, head, doc, task_id = row
     try:
         values = {
@@ -204,7 +204,7 @@ def load_record(row: Sequence[Any]) -> TaskRecord:
             **_HEAD.load(head),
             **_DOC.load(doc),
         }
-    except Exception:  # whatever is in the row
+    except Exception:  # the row may hold anything
         return _mended(row)
     return TaskRecord(**values) if _shape.fits(values.values()) else _mended(row)
 
@@ -228,12 +228,12 @@ def _mended(row: Sequence[Any]) -> TaskRecord:
 
 
 def tag_dimension(key: str, value: str | None) -> str:
-    """Return the index of a tag, or with no value that of all tags of this key."""
+    """Return the index of a tag; without a value, the index of all tags with this key."""
     return f"k{key}" if value is None else f"t{len(key)}:{key}={value}"
 
 
 def dimensions(record: TaskRecord) -> list[str]:
-    """Return the indexes that a task stands in: one for each filter that it can be found by."""
+    """Return the indexes of a task: one for each filter that can find it."""
     dims = ["", f"f{record.func_name}", f"q{record.queue}", f"s{record.source}"]
     if trace_id := record.trace_id:
         dims.append(f"r{trace_id}")
@@ -243,29 +243,29 @@ def dimensions(record: TaskRecord) -> list[str]:
 
 
 def _search_text(record: TaskRecord) -> str:
-    """Return what `q` looks through besides the id."""
+    """Return the text that `q` searches besides the id."""
     return f"{record.func_name}\0{record.error or ''}".lower()
 
 
 def _group(record: TaskRecord) -> str:
-    """The group of live tasks that one stands in: of a sealed one the seal follows the name, after a NUL."""
+    """The group of a live task. For sealed arguments, the name is followed by NUL and the seal."""
     seal = seal_of(record.payload)
     return f"{record.persisted:d}{record.func_name}" + ("" if seal is None else f"\0{seal}")
 
 
 def groups_of(names: Collection[str], seals: Collection[str]) -> list[str]:
-    """Return the groups, without their first character, of these names that are not sealed or by one of these seals."""
+    """Return the groups of these names, without their first character: unsealed, and with each of these seals."""
     return sorted([*names, *(f"{name}\0{seal}" for name in names for seal in seals)])
 
 
 def read_group(group: str) -> tuple[bool, str, str]:
-    """Return of a group whether its tasks are persisted, their name, and their seal or an empty text."""
+    """Return whether the tasks of a group are persisted, their name, and their seal (empty without one)."""
     name, _, seal = group[1:].partition("\0")
     return group[:1] == "1", name, seal
 
 
 def update_fields(record: TaskRecord) -> list[str | bool | None]:
-    """Return the fields of an update, in the order that `apply.lua` reads them."""
+    """Return the fields of an update, in the order of `apply.lua`."""
     duration = ended = ""
     if record.status.finished:
         duration = "" if record.duration is None else str(round(record.duration * 1_000_000))
@@ -287,7 +287,7 @@ def update_fields(record: TaskRecord) -> list[str | bool | None]:
 
 
 def insert_fields(record: TaskRecord) -> list[str | bool | None]:
-    """Return the fields of an insert, in the order that `apply.lua` reads them."""
+    """Return the fields of an insert, in the order of `apply.lua`."""
     return [
         *update_fields(record),
         "1" if record.cancel_requested else "",
@@ -296,12 +296,12 @@ def insert_fields(record: TaskRecord) -> list[str | bool | None]:
 
 
 def dump_head(record: TaskRecord) -> str:
-    """Return what never changes of a task."""
+    """Return the constant attributes of a task."""
     return _HEAD.dump(record)
 
 
 def dump_doc(record: TaskRecord) -> str:
-    """Return what changes with a task, but for what the scripts look at."""
+    """Return the changing attributes of a task, except those that the scripts read."""
     return _DOC.dump(record)
 
 
@@ -311,12 +311,12 @@ def dump_log(entry: LogEntry) -> list[str]:
     try:
         return [str(entry.seq), to_json(stored)]
     except (TypeError, ValueError, RecursionError):
-        # What the engine writes is plain; what others write must not refuse the batch that it travels in.
+        # The engine writes plain data. Data from elsewhere must not make the backend refuse the whole batch.
         return [str(entry.seq), to_json(encodable(stored))]
 
 
 def load_log(seq: int, stored: str) -> LogEntry:
-    """Return the log entry kept at position `seq`."""
+    """Return the stored log entry with the position `seq`."""
     try:
         at, level, message, attempt, extra = _decode(stored)
         entry = LogEntry(seq, from_micros(at), level, message, attempt, read_extra(extra))
@@ -328,7 +328,7 @@ def load_log(seq: int, stored: str) -> LogEntry:
 
 
 def dump_instance(instance: Instance) -> list[str]:
-    """Return an instance in the order that `beat.lua` reads it."""
+    """Return the fields of an instance, in the order of `beat.lua`."""
     doc = [
         instance.instance_id,
         instance.host,
@@ -341,7 +341,7 @@ def dump_instance(instance: Instance) -> list[str]:
 
 
 def load_instance(row: Sequence[str]) -> Instance:
-    """Return the instance that a row of `instances.lua` holds."""
+    """Return the instance of a row of `instances.lua`."""
     stored, heartbeat, state = row
     instance_id, host, pid, process_started, started_at, lease_seconds = json.loads(stored)
     return Instance(

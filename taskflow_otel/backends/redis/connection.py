@@ -1,4 +1,4 @@
-"""The way to a Redis server: one client, the scripts on it, and the driver's errors in the library's words."""
+"""The connection to a Redis server: one client, its scripts, and the translation of the driver's errors."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _URL_OPTIONS = frozenset(
     }
 )  # fmt: skip
 _SAYS = {
-    Fault.PASSING: "cannot do this at the moment",
-    Fault.CONNECTION: "does not answer as a server that can be written to",
+    Fault.PASSING: "cannot do this now",
+    Fault.CONNECTION: "does not answer as a writable server",
     Fault.HELD: "refused a request",
     Fault.CHANGE: "cannot store a value",
     Fault.SETUP: "is not set up for this",
 }
 _AOF_SECONDS = 1.5
-"""How long a server with `appendfsync everysec` may take to sync, on a disk that keeps up."""
+"""Seconds that a server with `appendfsync everysec` may need for a sync, on a disk that is fast enough."""
 _SHARE_OF_WAIT = 0.5
-"""Of the time for one command."""
+"""A share of the time limit of one command."""
 
 
 @contextmanager
 def translated(*, opening: bool = False) -> Iterator[None]:
-    """Raise what the driver raises as `BackendUnavailableError`, or `BackendError` where waiting cannot help."""
+    """Translate the driver's errors into `BackendUnavailableError`, or `BackendError` if waiting cannot help."""
     try:
         yield
     except (exceptions.RedisError, OSError, ValueError, TypeError) as error:
@@ -79,7 +79,7 @@ def check_url(url: str) -> None:
 
 @cache
 def script_source(name: str) -> str:
-    """Return one script with what all scripts share in front."""
+    """Return the source of one script, after the code that all scripts share."""
     folder = resources.files(__package__) / "lua"
     return "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name))
 
@@ -92,18 +92,18 @@ def _script_digest(name: str) -> str:
 class Connection:
     """A pool of connections to one server (or cluster), and the scripts called through it.
 
-    `tag` begins every key and is each script's `KEYS[1]`. `timeout` is seconds for one command.
+    Every key begins with `tag`, which is each script's `KEYS[1]`. `timeout`: seconds for one command.
     """
 
     def __init__(
         self, url: str, tag: str, *, timeout: float, max_connections: int, cluster: bool, wait_replicas: int
     ) -> None:
-        # One immediate second try replaces a pooled connection that the server has closed. A command that timed
-        # out may still be executed: the caller decides whether it is sent again.
+        # One immediate retry replaces a pooled connection that the server has closed. A command that timed out may
+        # still be executed later: the caller decides whether to send it again.
         retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 1, (exceptions.ConnectionError,))
         options: dict[str, Any] = {
             "decode_responses": True,
-            # Texts of users can hold lone surrogates (`os.fsdecode`): they must come back as they were.
+            # Users' texts can hold lone surrogates (`os.fsdecode`), which must come back unchanged.
             "encoding_errors": "surrogatepass",
             "protocol": 2,
             "retry": retry,
@@ -115,7 +115,7 @@ class Connection:
         self._wait_replicas = wait_replicas
         self._opening = True
         self.syncs = False
-        """A write that must last is answered when the server's file has it (`WAITAOF`)."""
+        """A lasting write returns when the server's file has it (`WAITAOF`)."""
         self._client: Redis | RedisCluster
         if cluster:
             self._client = RedisCluster.from_url(url, max_connections=max_connections, **options)
@@ -137,11 +137,11 @@ class Connection:
 
     @property
     def can_wait_for_sync(self) -> bool:
-        """Whether one command may take as long as a server takes that syncs its file each second."""
+        """Whether the time limit of a command allows for a server that syncs its file every second."""
         return self._timeout * _SHARE_OF_WAIT >= _AOF_SECONDS
 
     def opened(self) -> None:
-        """From now on what a person has to put right is waited for."""
+        """From now on, wait for repairs by a person instead of raising."""
         self._opening = False
 
     def _translated(self) -> AbstractContextManager[None]:
@@ -153,11 +153,11 @@ class Connection:
             return await self._client.execute_command(name, *args)
 
     async def info(self, section: str) -> dict[str, Any] | None:
-        """Return one section of what the server says about itself; `None` where it may not be asked."""
+        """Return one section of the server's INFO; `None` if the account may not read it."""
         return await self._asked("info", section)
 
     async def setting(self, name: str) -> str | None:
-        """Return one setting of the server; `None` where it may not be asked."""
+        """Return one setting of the server; `None` if the account may not read it."""
         found = await self._asked("config_get", name)
         return None if found is None else found.get(name)
 
@@ -170,7 +170,7 @@ class Connection:
                     return dict(await getattr(self._client, question)(about, target_nodes=node))
                 return dict(await getattr(self._client, question)(about))
             except exceptions.ResponseError as error:
-                # Hosted servers take these commands away, or rename them.
+                # Hosted servers remove or rename these commands.
                 if redis_code(error) == "NOPERM" or "unknown command" in str(error):
                     return None
                 raise
@@ -181,9 +181,9 @@ class Connection:
             return await self._evaluate(script, args, self._alone)
 
     async def write(self, script: str, *args: str, lasting: bool = False) -> Any:
-        """Run a script that changes something; where replicas are waited for, return once they have it.
+        """Run a script that changes something; with `wait_replicas`, return once the replicas have it.
 
-        `lasting`: return once the server's file has it too, if the server can say so (`syncs`).
+        `lasting`: return once the server's file has it too, if the server can confirm that (`syncs`).
         """
         waits: list[tuple[str, ...]] = []
         limit = str(int(self._timeout * _SHARE_OF_WAIT * 1_000))
@@ -195,7 +195,7 @@ class Connection:
             try:
                 return await self._evaluate(script, args, partial(self._confirmed, waits) if waits else self._alone)
             except exceptions.ResponseError as error:
-                # The server became a replica: only a new connection finds the one that took its place.
+                # The server became a replica: only a new connection finds its successor.
                 if redis_fault(error) is Fault.CONNECTION and isinstance(self._client, Redis):
                     await self._client.connection_pool.disconnect(inuse_connections=False)
                 raise
@@ -210,7 +210,7 @@ class Connection:
         return await self._client.execute_command(*command)
 
     async def _confirmed(self, waits: Sequence[tuple[str, ...]], *command: str) -> Any:
-        # These speak of the writes of their own connection, so all go through one.
+        # These commands are about the writes of their connection, so all use the same one.
         async with self._client.pipeline(transaction=False) as pipe:
             for words in (command, *waits):
                 pipe.execute_command(*words)
@@ -227,9 +227,9 @@ class Connection:
 
 
 class OrderedCalls:
-    """Script calls of one writer, one at a time and numbered, so that a late one is never applied after its successor.
+    """Script calls of one writer, one at a time and numbered, so that a late call is never applied after a newer one.
 
-    A call that timed out may reach the server long after; the server compares the numbers and leaves it undone.
+    A call that timed out may reach the server much later; the server compares the numbers and ignores it.
     """
 
     def __init__(self, connection: Connection, writer: str) -> None:

@@ -1,7 +1,7 @@
-"""What Redis's own error codes mean: the first word of each error reply.
+"""The meaning of Redis's error codes: the first word of each error reply.
 
-redis-py takes the code off some errors and leaves it on others, and an older server wraps the code of an error inside a
-script in a sentence of its own. All three are read here.
+redis-py removes the code from some errors, and an older server puts the code of an error inside a script into a
+sentence. All three forms are read here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CODES: Mapping[str, Fault] = {
     "ASK": Fault.PASSING,
     "CROSSSLOT": Fault.SETUP,
     "NOPROTO": Fault.SETUP,
-    "WRONGTYPE": Fault.SETUP,  # a key of the prefix that something else has written
+    "WRONGTYPE": Fault.SETUP,  # a key of the prefix that another program has written
 }
 
 _STRIPPED: tuple[tuple[type[exceptions.RedisError], str], ...] = (
@@ -68,7 +68,7 @@ _UNREACHABLE = (
 
 
 def redis_code(error: BaseException) -> str | None:
-    """The code of the server's error reply; `None` for an error of this side."""
+    """The code of the server's error reply; `None` for an error on the client's side."""
     for kind, code in _STRIPPED:
         if isinstance(error, kind):
             return code
@@ -84,10 +84,10 @@ def redis_fault(error: BaseException) -> Fault:
         return _CODES[code]
     if isinstance(error, _UNREACHABLE):
         return Fault.CONNECTION
-    # What cannot be written down, before it is sent: a value without an encoding.
+    # An error before the command is sent: a value that cannot be encoded.
     if isinstance(error, exceptions.DataError | ValueError | TypeError):
         return Fault.CHANGE
     if isinstance(error, exceptions.ResponseError) and _NOT_SET_UP.search(str(error)):
         return Fault.SETUP
-    # A reply without a known code may be about one of the changes: it is looked for by halves, and waits alone.
+    # A reply with an unknown code may be about one of the changes: halving the batch finds it, and it waits alone.
     return Fault.HELD

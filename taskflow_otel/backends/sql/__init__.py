@@ -1,4 +1,4 @@
-"""One SQL backend on SQLAlchemy Core, and the three databases that it speaks to."""
+"""One SQL backend on SQLAlchemy Core, for three kinds of databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SQL backend: the contract of `taskflow_otel.backends.base` on SQLAlchemy Core, for every database alike."""
+"""The SQL backend: the contract of `taskflow_otel.backends.base` on SQLAlchemy Core, the same for every database."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _SAYS = {
-    Fault.PASSING: "cannot be done at the moment",
+    Fault.PASSING: "cannot be done now",
     Fault.CONNECTION: "failed",
     Fault.CONFLICT: "lost to other transactions several times",
-    Fault.HELD: "waited for too long",
+    Fault.HELD: "waited too long",
     Fault.CHANGE: "was refused",
-    Fault.SETUP: "is not possible until the database is put right",
+    Fault.SETUP: "is not possible until the database is repaired",
 }
 _ALIVE, _DEAD, _STOPPED = InstanceState.ALIVE.value, InstanceState.DEAD.value, InstanceState.STOPPED.value
 _TRANSACTION_ATTEMPTS = 5
@@ -57,7 +57,7 @@ _AT_ONCE = 100
 
 
 class SqlBackend(ABC):
-    """What the SQL backends share, which is all but how to connect and how to word an error."""
+    """What the SQL backends share: everything except the connection and the wording of errors."""
 
     name: str
     durable = True
@@ -74,17 +74,17 @@ class SqlBackend(ABC):
         self._writer: Writer | None = None
         self._readable = Readable(logger)
         self._driver_error: type[Exception] = OperationalError
-        """What the driver raises: SQLAlchemy passes it on as it is while it prepares a connection."""
+        """The driver's exceptions: SQLAlchemy does not translate them while it prepares a connection."""
         self._unanswered: dict[str, int] = {}
-        """New owners whose latest `take_over` was not answered, and when the first of these began."""
+        """New owners whose latest `take_over` got no answer, and when the first such call began."""
 
     def use_lease(self, lease_seconds: float) -> None:
-        """Let the time limits follow from the lease; a `timeout` that was given counts where it is shorter."""
+        """Derive the time limits from the lease; a given `timeout` is used if it is shorter."""
         self._limits = Limits.of_lease(lease_seconds, self._asked_timeout, self._where)
 
     @property
     def _timeout(self) -> float | None:
-        """Seconds that one operation may take; `None` where the driver bounds it."""
+        """The time limit of one operation in seconds; `None` if the driver limits it."""
         return self._limits.operation
 
     def _in_namespace(
@@ -94,7 +94,7 @@ class SqlBackend(ABC):
 
     @abstractmethod
     def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
-        """Make the engine of the writes, whose transactions exclude lost updates, and that of the reads."""
+        """Make the engine for writes, whose transactions exclude lost updates, and the engine for reads."""
 
     async def open(self) -> None:
         """Connect; create the schema, or migrate an older one; raise `SchemaVersionError` on a newer one."""
@@ -123,7 +123,7 @@ class SqlBackend(ABC):
                 await engine.dispose()
 
     def connections_in_use(self) -> int:
-        """How many connections are checked out of the pools at the moment."""
+        """How many connections are in use now."""
         pools = {engine.pool for engine in (self._write_engine, self._read_engine) if engine is not None}
         return sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
 
@@ -140,12 +140,12 @@ class SqlBackend(ABC):
                     return await self._write(lambda connection: writer.apply_one_by_one(connection, changes))
             except DBAPIError as error:
                 if self._dialect.fault(error) is Fault.HELD:
-                    # The rows of the counts may be what another writer holds.
+                    # Another writer may have locked the rows of the counts.
                     writer.shard = secrets.randbelow(self._shards)
                 raise
 
     async def _apply_at_once(self, writer: Writer, changes: Sequence[Change]) -> list[Applied]:
-        """Apply a batch in one transaction; raises `UnexpectedRowCount` if any of its changes is to be refused."""
+        """Apply a batch in one transaction; raises `UnexpectedRowCount` if any of its changes must be refused."""
         return await self._write(lambda connection: writer.apply_at_once(connection, changes))
 
     async def get(self, task_id: str) -> TaskRecord | None:
@@ -167,7 +167,7 @@ class SqlBackend(ABC):
         return [to_log_entry(row) for row in rows]
 
     async def page(self, query: TaskQuery) -> TaskPage:
-        """One page, newest first; see `Searcher.page` for how far it looks."""
+        """One page, newest first; `Searcher.page` describes how many tasks are read."""
         async with self._reading() as read:
             found = await Searcher(read, self._dialect).page(query)
         return TaskPage(await _records(found.rows), found.next_cursor, found.total, found.total_exact)
@@ -175,34 +175,33 @@ class SqlBackend(ABC):
     async def counts(self, query: TaskQuery) -> TaskCounts:
         """Counts by status of the tasks that the query matches, and the run times of the finished ones.
 
-        Kept up to date with each write for the conditions on status, name, queue and source; see `Searcher.counts` for
-        the others.
+        Each write updates the counts by status, name, queue and source; for other conditions see `Searcher.counts`.
         """
         async with self._reading() as read:
             return await Searcher(read, self._dialect).counts(query)
 
     async def holder_of(self, idempotency_key: str) -> str | None:
-        """The id of the task that holds the key at the moment."""
+        """The id of the task that holds the key now."""
         rows = await self._read(select(tasks.c.task_id).where(tasks.c.active_key == indexable(idempotency_key)))
         return rows[0][0] if rows else None
 
     async def changed_since(self, moment: datetime, *, not_of: str, limit: int) -> list[TaskRecord]:
-        """Tasks of other instances last written at or after `moment`, by the writer's clock, oldest change first."""
+        """Tasks of other instances written at or after `moment` by the writer's clock, oldest change first."""
         return await _records(await self._read(queries.changed_since(micros(moment), not_of, limit)))
 
     async def request_cancel(self, task_id: str) -> bool:
-        """Ask the owner of a live task to cancel it; `False` when the task is unknown or finished."""
+        """Ask the owner of a live task to cancel it; return `False` if the task is unknown or finished."""
         live = tasks.c.task_id == task_id, tasks.c.finished_at.is_(None)
         return await self._update_rows(
             update(tasks).where(*live).values(cancel_requested=1, updated_at=now_micros()), "writing"
         )
 
     async def cancel_requests(self, instance_id: str) -> list[str]:
-        """Ids of the live tasks of this instance whose cancellation was asked for."""
+        """Ids of the live tasks of this instance for which a cancellation was requested."""
         return [row[0] for row in await self._read(queries.cancel_requests(instance_id))]
 
     async def beat(self, instance: Instance) -> bool:
-        """Write the instance's heartbeat, registering it at the first; `False` when it was declared dead."""
+        """Write the instance's heartbeat; the first one registers it. Return `False` if it was declared dead."""
         values = mapping.instance_values(instance)
         mine = instances.c.instance_id == instance.instance_id
 
@@ -223,7 +222,7 @@ class SqlBackend(ABC):
         return [instance for instance in found if instance is not None]
 
     async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
-        """Declare an instance dead if its heartbeat is still the one seen; exactly one caller gets `True`."""
+        """Declare an instance dead if its heartbeat is still `seen_heartbeat`; exactly one caller gets `True`."""
         c = instances.c
         seen = c.instance_id == instance_id, c.heartbeat_at == micros(seen_heartbeat), c.state == _ALIVE
         return await self._update_rows(update(instances).where(*seen).values(state=_DEAD), "declaring dead")
@@ -236,9 +235,9 @@ class SqlBackend(ABC):
         limit: int,
         seals: Collection[str] = (),
     ) -> list[TaskRecord]:
-        """Take unfinished tasks of dead or stopped instances, the oldest of each first; one caller gets each.
+        """Take unfinished tasks of dead or stopped instances, the oldest of each first; exactly one caller gets each.
 
-        When an answer was lost, the next call of the same owner hands out again what that one had taken.
+        If an answer was lost, the next call of the same owner returns its tasks again.
         """
         lost_since = self._unanswered.get(new_owner)
         if not dead and lost_since is None:
@@ -265,11 +264,11 @@ class SqlBackend(ABC):
         return answer
 
     async def orphan_names(self, dead: Collection[str], beyond: Collection[str] | None = None) -> dict[str, int]:
-        """Names and counts of the unfinished tasks that instances in `dead` have left behind."""
+        """Names and counts of the unfinished tasks of the instances in `dead`."""
         return {row[0]: row[1] for row in await self._read(queries.orphan_names(dead, beyond))}
 
     async def forget_instances(self, ids: Collection[str]) -> None:
-        """Delete dead or stopped instances that own no unfinished task any more."""
+        """Delete dead or stopped instances without unfinished tasks."""
         c = instances.c
         idle = ~exists().where(tasks.c.live_owner == c.instance_id)
         gone = c.instance_id.in_(sorted(ids)), c.state.in_((_DEAD, _STOPPED)), idle
@@ -298,7 +297,7 @@ class SqlBackend(ABC):
         return (rows[0][0], rows[0][1]) if rows else None
 
     async def forget_once(self, prefix: str, before: str, limit: int) -> int:
-        """Forget names used once that are less than `before`."""
+        """Delete names used once that are less than `before`."""
         names = [row[0] for row in await self._read(queries.once_before(prefix, before, limit))]
         for chunk in _chunks(names):
             await self._update_rows(delete(used_once).where(used_once.c.name.in_(chunk)), "forgetting names")
@@ -322,7 +321,7 @@ class SqlBackend(ABC):
             await self._write(work)
 
     async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
-        """Write several settings in one transaction if the expected ones are as expected."""
+        """Write several settings in one transaction if the expected ones match."""
         wanted = {
             mapping.storable(key): value if value is None else mapping.storable(value)
             for key, value in expected.items()
@@ -351,19 +350,19 @@ class SqlBackend(ABC):
             try:
                 return await self._write(work)
             except IntegrityError:
-                # Another process has just written a setting that was not there.
+                # Another process has just inserted one of the settings.
                 return False
 
     async def _prepare(self, engine: AsyncEngine, limit: asyncio.Timeout) -> None:
         async with engine.begin() as connection:
-            # What many tasks take to be migrated is no fault of the database.
+            # A migration of many tasks may take longer than an operation.
             await schema.prepare(
                 connection, self._dialect, self._where, named=self._named, migrating=lambda: limit.reschedule(None)
             )
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[Callable[[Executable], Awaitable[Sequence[Any]]]]:
-        """Several statements of one question, on one connection."""
+        """Several statements of one query, on one connection."""
         async with self._guard("reading"):
             if self._read_engine is None:
                 raise self._not_open()
@@ -379,9 +378,9 @@ class SqlBackend(ABC):
             return await read(statement)
 
     async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run `work` in a transaction, again when the database rolled it back because of a conflicting one.
+        """Run `work` in a transaction; repeat it if the database aborted it because of a conflicting transaction.
 
-        Once again also on a new connection, when the old one turned out to be of no use before the commit.
+        It is also repeated once, on a new connection, if the old one proved to be unusable before the commit.
         """
         if self._write_engine is None:
             raise self._not_open()
@@ -420,7 +419,7 @@ class SqlBackend(ABC):
 
     @asynccontextmanager
     async def _guard(self, operation: str, seconds: float | None = None) -> AsyncIterator[asyncio.Timeout]:
-        """Translate what the driver raises, and bound the time it takes."""
+        """Translate the driver's exceptions, and limit the time."""
         try:
             async with asyncio.timeout(self._timeout and (seconds or self._timeout)) as limit:
                 yield limit
@@ -430,11 +429,11 @@ class SqlBackend(ABC):
             raise self._explain(operation, error) from error
 
     def _explain(self, operation: str, error: Exception) -> BackendError:
-        """The error of this library that a driver's error means."""
+        """The library's error for a driver's error."""
         if isinstance(error, PoolTimeoutError):
             return BackendUnavailableError(
                 f"{self._where}: {operation} found no free connection in time. "
-                "Give the backend a larger pool, or look for what holds its connections."
+                "Give the backend a larger pool, or find out what uses its connections."
             )
         if isinstance(error, TimeoutError):
             return BackendUnavailableError(f"{self._where}: {operation} took longer than {self._limits.operation:g} s")
@@ -447,7 +446,7 @@ async def _records(rows: Sequence[Any]) -> list[TaskRecord]:
     records: list[TaskRecord] = []
     for start in range(0, len(rows), _AT_ONCE):
         if start:
-            # Many rows must not keep the event loop.
+            # Many rows must not block the event loop.
             await asyncio.sleep(0)
         records += [to_record(row) for row in rows[start : start + _AT_ONCE]]
     return records
@@ -458,5 +457,5 @@ def _instance(row: Sequence[Any]) -> Instance:
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    # The number of parameters of one statement is limited.
+    # Databases limit the number of parameters of a statement.
     return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))

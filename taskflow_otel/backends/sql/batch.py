@@ -13,18 +13,17 @@ from taskflow_otel.model.record import TaskRecord
 
 _ToRow = Callable[[TaskRecord, int], tuple[str, Row]]
 _ROWS = 100
-"""Rows that are made without letting the event loop run in between: a few milliseconds of work."""
+"""Rows that are made before others get the event loop: a few milliseconds of work."""
 
 
 class UnexpectedRowCount(Exception):
-    """A statement hit fewer rows than it was given: one of the changes is to be refused. Never leaves the backend."""
+    """A statement changed fewer rows than expected: one of the changes must be refused. Never leaves the backend."""
 
 
 class Tally:
-    """What the finished tasks of one transaction add to the counts.
+    """The additions of one transaction to the counts of finished tasks.
 
-    A record is added in the moment in which its row is made: a task that is not persisted may change while the
-    statement runs.
+    A record is added when its row is made, because a task that is not persisted may change while the statement runs.
     """
 
     def __init__(self) -> None:
@@ -42,17 +41,17 @@ class Tally:
             sums[2] += round(record.duration * 1e6)
 
     def merge(self, other: Tally) -> None:
-        """Add what another one has counted."""
+        """Add the counts of another tally."""
         for key, sums in other._sums.items():
             self._sums[key] = [a + b for a, b in zip(self._sums.get(key, (0, 0, 0)), sums, strict=True)]
 
     def rows(self, shard: int) -> list[Row]:
-        """What to add to the counts, in one order everywhere, so that two writers cannot wait for each other."""
+        """The rows to add to the counts. All writers use the same order, so that they cannot deadlock."""
         return [(*key, shard, *self._sums[key]) for key in sorted(self._sums)]
 
 
 class Step(NamedTuple):
-    """One statement and its rows; `strict`: each of them must hit a row, or a change is to be refused."""
+    """One statement and its rows; `strict`: each must change a row, or a change must be refused."""
 
     statement: str
     rows: Sequence[Row]
@@ -60,16 +59,17 @@ class Step(NamedTuple):
 
 
 class Batch:
-    """The changes of one transaction, to be executed by kind: inserts, then updates, then log entries.
+    """The changes of one transaction, executed by kind: inserts, then updates, then log entries.
 
-    That means the same as in their order whenever none is refused: inserting first only makes more keys meet. Of
-    several updates of one task the last wins, because each carries all mutable fields, but none after one that ends it.
+    If no change is refused, the result is the same as in the original order: inserting first can only cause more key
+    conflicts. Of several updates of one task the last one wins, because each writes all mutable fields; updates after
+    one that ends the task are ignored.
     """
 
     def __init__(self, statements: Statements, changes: Iterable[Change]) -> None:
         self.logs: list[AppendLogs] = []
         self.stored: set[str] = set()
-        """The tasks of the steps so far: they are stored once these have been executed."""
+        """The tasks of the steps so far, which are stored after the execution of these steps."""
         self.tally = Tally()
         self._statements = statements
         self._inserts: list[TaskRecord] = []
@@ -87,9 +87,9 @@ class Batch:
                 assert_never(change)
 
     def steps(self) -> Iterator[Step]:
-        """All but the log entries and the counts; rows are made while this is iterated over, in slices."""
+        """All steps except log entries and counts; the rows are made during the iteration, in slices."""
         statements, now = self._statements, now_micros()
-        # Keys and ids in one order everywhere, so that two writers cannot wait for each other.
+        # All writers use the same order of keys and ids, so that they cannot deadlock.
         if self._names:
             yield Step(statements.use_name, sorted(self._names), True)
         inserts = self._inserts

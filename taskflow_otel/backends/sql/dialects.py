@@ -1,4 +1,4 @@
-"""Where the databases differ: ignoring a conflict, adding to a row, locking the schema, telling a lost race."""
+"""The differences of the databases: ignoring a conflict, adding to a row, locking the schema, judging an error."""
 
 from __future__ import annotations
 
@@ -23,37 +23,36 @@ Row = tuple[Any, ...]
 
 
 class Dialect(Protocol):
-    """What a database says in its own words."""
+    """The SQL dialect of a database."""
 
     by_rows: bool
     """Whether a walk along an index compares its columns as a row, `(a, b) <= (1, 2)`, and orders by all of them.
 
-    It keeps a planner to that index which would else take another one that bears the order, and read all of it
-    where what is looked for is old.
+    Without it, the planner would choose another index with the same order, and read all of it to find old tasks.
     """
     by_edges: bool
-    """Whether the index alone is asked first how far back a page reaches.
+    """Whether a first query on the index alone finds how far back a page reaches.
 
-    For a planner that looks into its indexes for how many rows lie in a range, and would else sort or read too many.
+    For a planner that estimates from its indexes how many rows a range has, and would else sort or read too many.
     """
 
     def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:
-        """How a statement of the hot path takes a value that may be null, prepared by `bindable`."""
+        """The expression for a parameter that may be null, in statements of the hot path; see `bindable`."""
 
     def bindable(self, row: Row) -> Row:
-        """The values of a row in the form that the statements of the hot path take."""
+        """The values of a row in the form for statements of the hot path."""
 
     def insert_ignore(self, table: Table) -> Insert:
-        """An insert that leaves out rows which violate a uniqueness, and does not count them."""
+        """An insert that skips rows which violate a unique constraint, and does not count them."""
 
     def insert_or_add(self, table: Table, sums: Sequence[str]) -> Insert:
-        """An insert that adds the columns `sums` to a row that is already there."""
+        """An insert that adds the columns `sums` to an existing row."""
 
     def schema_lock(self, connection: AsyncConnection, /) -> _Lock:
-        """Keep other processes from changing the schema meanwhile."""
+        """Prevent other processes from changing the schema inside the `with` block."""
 
     def fault(self, error: BaseException, /) -> Fault:
-        """What an error of the driver means."""
+        """Judge an error of the driver."""
 
 
 class _Lock(Protocol):
@@ -73,15 +72,15 @@ class _PlainParameters:
 
 
 class SqliteDialect:
-    """SQLite: one writer at a time, so that nothing is ever lost to another one."""
+    """SQLite: only one writer at a time, so there are no conflicting transactions."""
 
     by_rows = by_edges = False
 
     def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:
         """See `Dialect`.
 
-        Python's driver searches its adapters for each `None` that it binds, at a microsecond each: a row of half empty
-        columns takes five times as long. A number that occurs nowhere stands for null instead.
+        Python's driver searches its adapters for each bound `None`, which takes a microsecond: a row with many empty
+        columns takes five times as long. So a number that never occurs represents null.
         """
         return func.nullif(parameter, literal_column(str(_NULL)))
 
@@ -127,7 +126,7 @@ class PostgresDialect(_PlainParameters):
     @asynccontextmanager
     async def schema_lock(self, connection: AsyncConnection) -> AsyncIterator[None]:
         """See `Dialect`; the lock ends with the transaction, which covers the schema."""
-        # An index of a million tasks takes longer than any write.
+        # Creating an index over a million tasks takes longer than any write.
         await connection.exec_driver_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
         await connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK_NUMBER)))
         yield
@@ -145,7 +144,7 @@ class MySQLDialect(_PlainParameters):
     def insert_ignore(self, table: Table) -> Insert:
         """See `Dialect`.
 
-        IGNORE also turns an overlong text into a shorter one with a warning; the callers bound what they write.
+        IGNORE also shortens a text that is too long, with a warning; the callers limit their texts.
         """
         return mysql.insert(table).prefix_with("IGNORE")
 
@@ -156,16 +155,16 @@ class MySQLDialect(_PlainParameters):
 
     @asynccontextmanager
     async def schema_lock(self, connection: AsyncConnection) -> AsyncIterator[None]:
-        """See `Dialect`; a lock by name, because each change of the schema commits."""
+        """See `Dialect`; a named lock, because each change of the schema commits."""
         if await connection.scalar(select(func.get_lock(_SCHEMA_LOCK_NAME, _SCHEMA_LOCK_SECONDS))) != 1:
             raise BackendUnavailableError("another process has been changing the schema for too long; try again")
         try:
-            # An index of a million tasks takes longer than any write.
+            # Creating an index over a million tasks takes longer than any write.
             await connection.exec_driver_sql("/*M! SET @taskflow_limit = @@max_statement_time */")
             await connection.exec_driver_sql("/*M! SET SESSION max_statement_time = 0 */")
             yield
             await connection.exec_driver_sql("/*M! SET SESSION max_statement_time = @taskflow_limit */")
-            # Whoever takes the lock next must see what was written under it.
+            # The next holder of the lock must see the writes of this one.
             await connection.exec_driver_sql("COMMIT")
         finally:
             if not connection.invalidated:

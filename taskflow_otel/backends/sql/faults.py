@@ -1,7 +1,7 @@
-"""What the SQL databases' own codes mean: SQLSTATEs of PostgreSQL, error numbers of MySQL and MariaDB, SQLite's codes.
+"""The meaning of error codes: SQLSTATEs of PostgreSQL, error numbers of MySQL and MariaDB, codes of SQLite.
 
-A driver's exception class says little: a server that became read-only and a value that is too long may both be a
-`DataError` or an `InternalError`. Only an error without any code is judged by its class.
+The exception class of a driver is not enough: a server that became read-only and a value that is too long may both be
+a `DataError` or an `InternalError`. Only an error without a code is judged by its class.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from taskflow_otel.backends.faults import Fault
 
 _SQLSTATES: Mapping[str, Fault] = {
     # https://www.postgresql.org/docs/current/errcodes-appendix.html
-    # Classes, of two characters; a code of its own comes before its class.
+    # Classes have two characters; a full code goes before its class.
     "08": Fault.CONNECTION,
     "0A": Fault.CONNECTION,  # "cached plan must not change result type"
     "21": Fault.CHANGE,
     "22": Fault.CHANGE,
     "23": Fault.CHANGE,
-    "25": Fault.CONNECTION,  # a transaction in another state than this side believes
+    "25": Fault.CONNECTION,  # a transaction in another state than the client expects
     "26": Fault.CONNECTION,  # a prepared statement that this server connection does not know
     "28": Fault.SETUP,
     "3D": Fault.SETUP,
@@ -118,13 +118,13 @@ _BY_CLASS = {
     "NotSupportedError": Fault.CHANGE,
     "ProgrammingError": Fault.CHANGE,
 }
-"""Of the DBAPI (PEP 249): errors that the driver raises by itself, without an answer of the database."""
+"""DBAPI (PEP 249) classes of errors that the driver raises by itself, without an answer of the database."""
 
 _MISSING_PREPARED = re.compile(r"prepared statement .* (does not exist|already exists)")
 
 
 def original(error: BaseException) -> BaseException:
-    """The driver's error within SQLAlchemy's."""
+    """The driver's error inside SQLAlchemy's error."""
     return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
 
 
@@ -134,7 +134,7 @@ def postgres_fault(error: BaseException) -> Fault:
     state: str | None = getattr(cause, "sqlstate", None)
     if state is not None:
         return _SQLSTATES.get(state, _SQLSTATES.get(state[:2], Fault.HELD))
-    # Poolers make up messages without a code.
+    # Poolers send messages of their own, without a code.
     return Fault.CONNECTION if _MISSING_PREPARED.search(str(cause)) else _without_code(error)
 
 
@@ -159,7 +159,7 @@ def _without_code(error: BaseException) -> Fault:
     cause = original(error)
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return Fault.CONNECTION
-    # A connection that broke under an earlier statement; a timeout is an OSError.
+    # A connection that broke during an earlier statement; a timeout is an OSError.
     if isinstance(cause, PendingRollbackError | OSError):
         return Fault.CONNECTION
     if isinstance(cause, PoolTimeoutError):
@@ -167,5 +167,5 @@ def _without_code(error: BaseException) -> Fault:
     for base in type(cause).__mro__:
         if base.__name__ in _BY_CLASS and not isinstance(cause, SQLAlchemyError):
             return _BY_CLASS[base.__name__]
-    # What cannot be written down: a text without an encoding, a number without a place.
+    # A value that cannot be written: a text that cannot be encoded, a number that is too large.
     return Fault.CHANGE if isinstance(cause, ValueError | TypeError | ArithmeticError | SQLAlchemyError) else Fault.HELD

@@ -1,4 +1,4 @@
-"""The one place that knows how a record, a log entry and an instance become rows, and rows become them again.
+"""Converts records, log entries and instances into rows, and back. This is the only place that does so.
 
 Times are stored as whole microseconds since 1970 in UTC: integers compare and subtract the same way in every database.
 Structures are stored as ASCII JSON, which no text encoding can damage.
@@ -59,12 +59,12 @@ def _encode(value: object) -> str:
     try:
         return _strict(value)
     except (TypeError, ValueError, RecursionError):
-        # What the engine writes is plain; what others write must not refuse the batch that it travels in.
+        # The engine writes plain data. Data from elsewhere must not make the backend refuse the whole batch.
         return _strict(encodable(value))
 
 
 def _decode(text: str) -> Any:
-    # `json.loads` in two thirds of its time: nothing is around what was stored here.
+    # Two thirds of the time of `json.loads`: stored JSON has no surrounding whitespace.
     return without_surrogates(text, _raw_decode(text)[0])
 
 
@@ -80,9 +80,9 @@ def moment(value: int) -> datetime:
 
 
 def indexable(text: str) -> str:
-    """The text itself, or its digest where an index could not hold it or would not tell it from another.
+    """The text itself, or its digest if an index could not hold it or distinguish it from another text.
 
-    Databases limit the length of an index entry, and some compare texts without their trailing spaces.
+    Databases limit the length of an index entry, and some ignore trailing spaces in comparisons.
     """
     if len(text) <= _KEY_LENGTH and not text.endswith(" "):
         return distinct_text(text)
@@ -90,7 +90,7 @@ def indexable(text: str) -> str:
 
 
 def storable(text: str) -> str:
-    """The text without what no database stores as text: NUL characters and lone surrogates."""
+    """The text without NUL characters and lone surrogates, which databases do not store."""
     if "\x00" in text:
         text = text.replace("\x00", "\ufffd")
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
@@ -120,7 +120,7 @@ def _word(text: str | None) -> str:
 
 def timeline_out(timeline: list[TimelineEntry]) -> str:
     """The stored form of a timeline."""
-    # Every write of a task carries its timeline: put together by hand, in a third of the encoder's time.
+    # Every write of a task contains its timeline. This takes a third of the encoder's time.
     return f"[{','.join([_timeline_entry_out(entry) for entry in timeline])}]"
 
 
@@ -145,7 +145,7 @@ def _span_in(value: list[Any] | None) -> SpanRef | None:
 
 
 def trace_out(trace: TaskTrace) -> str:
-    """The stored form of where a task stands in a trace; empty where nothing traces."""
+    """The stored form of a task's trace data; empty without tracing."""
     if trace.attempt is None and not trace.creation.trace_id and not trace.baggage:
         return ""
     return _encode((_span_out(trace.creation), _span_out(trace.attempt), _span_out(trace.previous), trace.baggage))
@@ -162,8 +162,8 @@ def _trace_in(text: str) -> TaskTrace:
 class Field:
     """One column of the tasks table, and the attribute of the same name.
 
-    `encode` makes the stored value out of the attribute, `decode` undoes it; neither sees `None`. Without them the
-    value is stored as it is. `mutable` columns are written by every `Update`.
+    `encode` makes the stored value from the attribute, and `decode` reverses it; neither gets `None`. Without them the
+    value is stored unchanged. Every `Update` writes the `mutable` columns.
     """
 
     name: str
@@ -202,7 +202,7 @@ STORED: tuple[Field, ...] = (
     Field("error", LONG, storable, mutable=True),
     Field("error_type", LONG, storable, mutable=True),
     Field("reason", LONG, storable, mutable=True),
-    # What can be long comes late: a scan that stops before it does not have to read it.
+    # Long columns come last: a scan that needs only earlier columns does not read them.
     Field("tags", LONG, tags_out, _tags_in, nullable=False),
     Field("stacktrace", LONG, storable, mutable=True),
     Field("progress", LONG, _progress_out, _progress_in, mutable=True),
@@ -210,16 +210,16 @@ STORED: tuple[Field, ...] = (
     Field("trace", LONG, trace_out, _trace_in, mutable=True, nullable=False),
     Field("payload", LONG),
 )
-"""The columns that a record is read back from, in the order that `to_record` expects."""
+"""The columns of a record, in the order that `to_record` expects."""
 
 DERIVED: tuple[Field, ...] = (
-    # Each is empty for most rows, which keeps an index over the others small.
+    # Each is empty in most rows, so that its partial index is small.
     Field("trace_id", ID, mutable=True),
     Field("active_key", NAME, mutable=True),
     Field("live_owner", NAME, mutable=True),
     Field("finished_at", MICROS, mutable=True),
 )
-"""The columns that only queries need: made out of the others by `_derive`."""
+"""The columns that only queries need: `_derive` computes them."""
 
 
 def _derive(record: TaskRecord) -> tuple[str | None, str | None, str | None, int | None]:
@@ -231,7 +231,7 @@ def _derive(record: TaskRecord) -> tuple[str | None, str | None, str | None, int
 
 
 def row_maker(fields: Sequence[Field]) -> Callable[[TaskRecord], tuple[Any, ...]]:
-    """Return a function from a record to the values of these columns of `STORED` and, after them, of `DERIVED`."""
+    """Return a function that maps a record to the values of these columns of `STORED`, followed by `DERIVED`."""
     attributes = attrgetter(*(field.name for field in fields))
     encoders = [(at, field.encode) for at, field in enumerate(fields) if field.encode is not None]
 
@@ -251,14 +251,14 @@ _shape = Shape(_ATTRIBUTES)
 
 
 def to_record(row: Iterable[Any]) -> TaskRecord:
-    """The record of a row that holds the columns of `STORED`: of any row, see `mended`."""
+    """The record of a row with the columns of `STORED`; a damaged row is mended (see `mended`)."""
     stored = list(row)
     values = stored.copy()
     try:
         for at, decode in _DECODERS:
             if (value := values[at]) is not None:
                 values[at] = decode(value)
-    except Exception:  # whatever is in the row
+    except Exception:  # the row may hold anything
         return _mended(stored)
     if not _shape.fits(values):
         return _mended(stored)
@@ -282,11 +282,11 @@ def log_row(task_id: str, entry: LogEntry) -> tuple[Any, ...]:
 
 
 def to_log_entry(row: Sequence[Any]) -> LogEntry:
-    """The log entry of a row: of any row, with what of it can be read."""
+    """The log entry of a row; of a damaged row, the readable parts."""
     _, seq, timestamp, level, message, attempt, extra = row
     try:
         plain = read_extra(_decode(extra)) if extra else {}
-    except Exception:  # whatever is in the row
+    except Exception:  # the row may hold anything
         plain = {"…": f"[cannot be read: {repr_of(extra)}]"}
     try:
         at = moment(timestamp)
@@ -298,7 +298,7 @@ def to_log_entry(row: Sequence[Any]) -> LogEntry:
 
 
 def tag_rows(record: TaskRecord) -> list[tuple[Any, ...]]:
-    """The rows by which a task is found by its tags, in the order of the table's columns."""
+    """The tag rows of a task, in the order of the table's columns."""
     created = micros(record.created_at)
     return [(record.task_id, indexable(name), indexable(value), created) for name, value in record.tags.items()]
 

@@ -1,4 +1,4 @@
-"""Tasks kept in MySQL or MariaDB."""
+"""Tasks in MySQL or MariaDB."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from taskflow_otel.errors import BackendError, BackendUnavailableError
 class MySQLBackend(ServerBackend):
     """Tasks in a MySQL (8.0 or later) or MariaDB (10.6 or later) database (extra `mysql`, aiomysql).
 
-    `url`: `mysql://user:password@host/database`. `pool_size`: connections of this process. `timeout`: seconds that
-    one operation may take, the wait for a connection included, before it raises `BackendUnavailableError`; a third of
-    the lease, and at most 10 s, unless given. `namespace` separates applications that share a database.
+    `url`: `mysql://user:password@host/database`. `pool_size`: connections of this process. `timeout`: seconds for one
+    operation, including the wait for a connection; after it `BackendUnavailableError` is raised (default: a third of
+    the lease, at most 10 s). `namespace` separates applications that share a database.
 
     Raises `ConfigurationError` for a URL of another kind or with options that cannot be set there, and
     `MissingExtraError` without aiomysql.
@@ -44,11 +44,11 @@ class MySQLBackend(ServerBackend):
         self._max_packet = 0
 
     async def apply(self, changes: Sequence[Change]) -> list[Applied]:
-        """Apply all changes in one transaction; one that exceeds `max_allowed_packet` is refused for good."""
+        """Apply all changes in one transaction; a change larger than `max_allowed_packet` is refused for good."""
         try:
             return await super().apply(changes)
         except BackendUnavailableError as error:
-            # The server closes the connection upon too large a packet, mostly before anybody reads its reason.
+            # After a packet that is too large the server closes the connection, usually before its error can be read.
             if not self._max_packet or error.divisible or sum(map(_size, changes)) < self._max_packet / 2:
                 raise
             if len(changes) > 1:
@@ -56,7 +56,7 @@ class MySQLBackend(ServerBackend):
             if _escaped_size(changes[0]) < self._max_packet:
                 raise
             raise BackendError(
-                f"{self._where} takes {self._max_packet} bytes at once (max_allowed_packet), and this is more. "
+                f"{self._where} accepts {self._max_packet} bytes at once (max_allowed_packet), and this is more. "
                 "Raise that limit, or store large arguments elsewhere.",
                 transient=False,
             ) from error
@@ -71,8 +71,7 @@ class MySQLBackend(ServerBackend):
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             f"SET SESSION innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {max(lock, 10)}",
             f"SET SESSION net_read_timeout = {idle}, net_write_timeout = {idle}",
-            # The one knows transactions without a statement; with the other an idle connection has to be renewed now
-            # and then, because it is all that ends such a transaction there.
+            # MariaDB can end idle transactions. MySQL can only end idle connections, so they must be renewed sometimes.
             f"/*M! SET SESSION idle_transaction_timeout = {idle}, max_statement_time = {self._limits.operation} */",
             f"/*!80000 SET SESSION wait_timeout = {idle} */",
             "SELECT @@max_allowed_packet",

@@ -1,4 +1,4 @@
-"""The namespace of the tables: two applications that share a database do not see each other's tasks."""
+"""The namespace of the tables, which separates applications in one database."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _OURS = re.compile(r"(?<![A-Za-z0-9_])taskflow_(?=[a-z])")
 
 
 def unnamed(statement: str) -> str:
-    """The default: tables and indexes begin with `taskflow_`."""
+    """The default: the names of tables and indexes begin with `taskflow_`."""
     return statement
 
 
 def namer(namespace: str | None) -> Callable[[str], str]:
-    """What puts a namespace before each name of a table or an index in a statement (or in a name by itself).
+    """Return a function that puts a namespace before each table and index name in a statement, or before one name.
 
-    Statements are changed as texts: their tables are those of one `MetaData`, and values never are part of the text.
-    Raises `ConfigurationError` for a namespace that is not a short lower-case identifier.
+    It changes the text of statements: all tables are in one `MetaData`, and values are never part of the text. Raises
+    `ConfigurationError` for a namespace that is not a short lower-case identifier.
     """
     if namespace is None:
         return unnamed

@@ -1,4 +1,4 @@
-"""Tasks kept in PostgreSQL."""
+"""Tasks in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 class PostgresBackend(ServerBackend):
     """Tasks in a PostgreSQL database, 13 or later (extra `postgres`, psycopg 3).
 
-    `url`: `postgresql://user:password@host/database`. `pool_size`: connections of this process. `timeout`: seconds
-    that one operation may take, the wait for a connection included, before it raises `BackendUnavailableError`; a
-    third of the lease, and at most 10 s, unless given. `namespace` separates applications that share a database.
+    `url`: `postgresql://user:password@host/database`. `pool_size`: connections of this process. `timeout`: seconds for
+    one operation, including the wait for a connection; after it `BackendUnavailableError` is raised (default: a third
+    of the lease, at most 10 s). `namespace` separates applications that share a database.
 
-    A pooler in front of the server, such as pgbouncer in transaction mode, is noticed: then nothing is prepared.
+    With a pooler in front of the server, such as pgbouncer in transaction mode, no statements are prepared.
 
     Raises `ConfigurationError` for a URL of another kind or with options that cannot be set there, and
     `MissingExtraError` without psycopg.
@@ -53,7 +53,7 @@ class PostgresBackend(ServerBackend):
         )
 
     def _begin(self) -> str:
-        # Local to the transaction: behind a pooler, a session belongs to many clients.
+        # Local to the transaction: behind a pooler, many clients share a session.
         limits = {
             "lock_timeout": self._limits.lock,
             "statement_timeout": self._limits.operation,
@@ -69,8 +69,8 @@ class PostgresBackend(ServerBackend):
         cursor.close()
         driver: Any = getattr(connection, "driver_connection")  # noqa: B009 - not in SQLAlchemy's protocol
         if row[0] != driver.info.backend_pid:
-            # Somebody between here and the server answers for it: a statement that was prepared through one connection
-            # may be unknown to the next, or be somebody else's.
+            # A pooler answers for the server. A statement that was prepared through one connection may be unknown on
+            # the next one, or belong to another client.
             driver.prepare_threshold = None
 
     def _connect_args(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The questions as statements. Each is one walk along one index; the tests pin their plans."""
+"""The queries as statements. Each is one walk along one index; tests check the plans."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ RECORD_COLUMNS: tuple[Column[Any], ...] = tuple(tasks.c[f.name] for f in STORED)
 
 _EQUALS = ("status", "func_name", "queue", "source")
 
-# The same columns as expressions, for where a database would choose the wrong one of several indexes.
+# The same columns as expressions, to keep a database from choosing the wrong index.
 _UNINDEXED: dict[str, ColumnElement[Any]] = {name: tasks.c[name].concat(literal_column("''")) for name in _EQUALS}
 
 Way = tuple[str, ...]
-"""The conditions of a query that one index decides, besides those on the time; `()` is the index by age alone."""
+"""The conditions of a query that one index decides, besides those on the time; `()` is the index by time only."""
 
 _INDEXES: dict[Way, str] = {
     (): "taskflow_tasks_by_age",
@@ -57,7 +57,7 @@ _EVER, _NEVER = -(2**63), 2**63 - 1
 
 
 def ways(query: TaskQuery) -> list[Way]:
-    """The indexes along which the tasks of a query can be found."""
+    """The indexes that can find the tasks of a query."""
     if query.trace_id is not None:
         # A trace has few tasks.
         return [("trace_id",)]
@@ -72,19 +72,19 @@ def ways(query: TaskQuery) -> list[Way]:
 
 
 def index_of(query: TaskQuery, way: Way) -> str:
-    """The name of the index that a way is."""
+    """The name of the index of a way."""
     if way == ("tag",):
         return "taskflow_tasks_by_tag" if query.tag and query.tag[1] is not None else "taskflow_tasks_by_tag_name"
     return _INDEXES[way]
 
 
 def sizes(searches: Iterable[TaskSearch], limit: int) -> Select[Any]:
-    """One row: how many tasks each of these walks would lead to, each counted up to `limit`."""
+    """One row: how many tasks each of these walks would read, each counted up to `limit`."""
     return select(*(search.size(limit).scalar_subquery() for search in searches))
 
 
 def kept_sizes(query: TaskQuery, among: Sequence[Way]) -> Select[Any]:
-    """One row: how many finished tasks each of these indexes would lead to, whatever their time. Not for a tag."""
+    """One row: how many finished tasks each of these indexes has, at any time. Not for a tag."""
     kept = finished_counts.c
     return select(
         *(func.sum(case((and_(*_equal(query, way, kept)), kept.tasks), else_=0)) for way in among)
@@ -92,12 +92,12 @@ def kept_sizes(query: TaskQuery, among: Sequence[Way]) -> Select[Any]:
 
 
 def countable(query: TaskQuery) -> bool:
-    """Whether the number of finished tasks that match is kept."""
+    """Whether the stored counts contain the number of finished tasks that match."""
     return all(value is None for value in (query.tag, query.since, query.until, query.trace_id, query.q))
 
 
 def kept_counts(query: TaskQuery) -> Select[Any]:
-    """Rows as those of `TaskSearch.counts`, for a query that is countable: live tasks are counted, up to its limit."""
+    """Rows like those of `TaskSearch.counts`, for a countable query; live tasks are counted up to its limit."""
     kept = finished_counts.c
     finished = select(
         kept.status,
@@ -125,13 +125,13 @@ class TaskSearch:
     """The statements that answer one `TaskQuery` by a walk along one index, newest task first.
 
     `way` is one of `ways(query)`; `by_rows` is `Dialect.by_rows`. `cursor_at` is the stored creation time of the
-    cursor's task; without it the cursor's id alone decides, which is right but walks from the newest task. Where a
-    method takes `back_to`, only tasks stored with this creation time or a later one are looked at.
+    cursor's task; without it only the cursor's id is used, which is correct but starts at the newest task. `back_to`:
+    only tasks created at or after this time are read.
     """
 
     def __init__(self, query: TaskQuery, way: Way, cursor_at: int | None = None, *, by_rows: bool = False) -> None:
         self._query = query
-        # The index by a tag is that of another table, which bears the time as well.
+        # The index by tag is in another table, which also has the time.
         self._table = task_tags if way == ("tag",) else tasks
         self._age: Column[Any] = self._table.c.created_at
         self._ident: Column[str] = self._table.c.task_id
@@ -139,7 +139,7 @@ class TaskSearch:
         self._besides = list(self._left_by(way))
         self._cursor_at = cursor_at
         self._index = index_of(query, way)
-        # Few tasks have one trace: there no planner is tempted by another index.
+        # Few tasks have the same trace, so no planner chooses another index.
         self._by_rows = by_rows and bool(way) and way != ("trace_id",)
         self._joined: FromClause = tasks
         if self._table is task_tags:
@@ -147,29 +147,29 @@ class TaskSearch:
 
     @property
     def decided(self) -> bool:
-        """Whether every task that the index leads to matches."""
+        """Whether all tasks of the index range match."""
         return not self._besides
 
     def size(self, limit: int) -> Select[Any]:
-        """How many tasks the index leads to, counted up to `limit`."""
+        """How many tasks the index range has, counted up to `limit`."""
         return _number(select(literal_column("1")).select_from(self._table).where(*self._within()), limit)
 
     def total(self, limit: int, back_to: int | None = None) -> Select[Any]:
-        """How many tasks match, whatever the cursor, counted up to `limit`."""
+        """How many tasks match on all pages, counted up to `limit`."""
         if self.decided:
             return self.size(limit)
         return _number(self._matching(literal_column("1")).where(*self._within(back_to)), limit)
 
     def edge(self, number: int) -> Select[Any]:
-        """The creation time of the task with this number on the walk, counted from the cursor."""
+        """The creation time of the task at this position of the walk, counted from the cursor."""
         return self._walk(select(self._age), None).offset(number - 1).limit(1)
 
     def last(self, back_to: int) -> Select[Any]:
-        """The id of the last task on the walk that is not older than this."""
+        """The id of the last task of the walk that was created at or after `back_to`."""
         return select(self._ident).where(*self._within(back_to)).order_by(self._age, self._ident).limit(1)
 
     def page(self, back_to: int | None = None) -> Select[Any]:
-        """One row more than the page holds."""
+        """The rows of the page, and one more."""
         statement = self._walk(self._matching(*RECORD_COLUMNS), back_to)
         return statement.order_by(self._ident.desc()).limit(self._query.limit + 1)
 
@@ -177,12 +177,12 @@ class TaskSearch:
         """Rows of status, number, number with a run time, and the sum of run times in microseconds."""
         c = tasks.c
         over_time_only = self.decided and not self._key
-        # Grouping along the index by status would mean to read it all.
+        # Grouping along the index by status would read all of it.
         status = c.status if over_time_only else _UNINDEXED["status"]
         duration = cast(func.round(func.sum(c.duration) * 1_000_000), BigInteger)
         columns = status, func.count(), func.count(c.duration), duration
         if over_time_only:
-            # Turns a walk over all the times into one over the wanted times of each status.
+            # With this, the database reads only the wanted times of each status, not all times.
             every = c.status.in_([status.value for status in TaskStatus])
             return select(*columns).where(every, *self._within(back_to)).group_by(status)
         return self._matching(*columns).where(*self._within(back_to)).group_by(status)
@@ -192,11 +192,11 @@ class TaskSearch:
         return statement.with_hint(self._table, f"FORCE INDEX ({self._index})", "mysql")
 
     def _walk(self, statement: Select[Any], back_to: int | None) -> Select[Any]:
-        """The statement over what the index leads to from the cursor on, newest first."""
+        """The statement over the index range from the cursor on, newest first."""
         if (cursor := self._query.cursor) is not None:
             before = self._ident < cursor
             statement = statement.where(before if self._cursor_at is None else or_(self._age < self._cursor_at, before))
-        # Rows hide from a planner how few tasks an index leads to, so that it would rather read all of the tags.
+        # With a row comparison, the planner would not see how few tasks the range has, and would read all tags.
         if not self._by_rows or (self._table is task_tags and not self.decided):
             return statement.where(*self._within(back_to, self._cursor_at)).order_by(self._age.desc())
         oldest, newest = self._times(back_to, self._cursor_at)
@@ -209,7 +209,7 @@ class TaskSearch:
         ).order_by(*(column.desc() for column in columns), self._age.desc())
 
     def _within(self, back_to: int | None = None, newest: int | None = None) -> Iterator[ColumnElement[bool]]:
-        """What the index decides."""
+        """The conditions that the index decides."""
         for column, value in self._key:
             yield column == value
         yield from self._besides_key(*self._times(back_to, newest))
@@ -224,7 +224,7 @@ class TaskSearch:
 
     def _besides_key(self, oldest: int | None, newest: int | None) -> Iterator[ColumnElement[bool]]:
         if self._index == "taskflow_tasks_gone_wrong":
-            # The condition of a partial index is repeated, or it would not be used.
+            # A partial index is used only if its condition is repeated.
             yield GONE_WRONG
         if oldest is not None:
             yield self._age >= oldest
@@ -243,7 +243,7 @@ class TaskSearch:
 
 
 def read_counts(rows: Iterable[Any], *, exact: bool) -> TaskCounts:
-    """Add up the rows of `TaskSearch.counts`. Only the run times of finished tasks are final, and counted."""
+    """Add up the rows of `TaskSearch.counts`. Only the run times of finished tasks count, because they are final."""
     by_status: dict[TaskStatus, int] = {}
     timed = duration = 0
     for word, number, with_duration, duration_micros in rows:
@@ -252,7 +252,7 @@ def read_counts(rows: Iterable[Any], *, exact: bool) -> TaskCounts:
         try:
             status = TaskStatus(word)
         except ValueError:
-            # A damaged row: the counts are those of the others.
+            # A damaged row is not counted.
             exact = False
             continue
         by_status[status] = by_status.get(status, 0) + int(number)
@@ -274,7 +274,7 @@ def _equal(query: TaskQuery, names: Iterable[str], columns: Any) -> Iterator[Col
 
 
 def _key(query: TaskQuery, way: Way) -> Iterator[tuple[Column[Any], Any]]:
-    """The columns of an index before the time, and the values that the query asks for."""
+    """The columns of an index before the time, and the values of the query."""
     for name in way:
         if name != "tag":
             yield tasks.c[name], _value(query, name)
@@ -292,7 +292,7 @@ def _number(rows: Select[Any], limit: int) -> Select[Any]:
 def orphans(
     dead: Iterable[str], new_owner: str, names: Iterable[str] | None, limit: int, seals: Iterable[str] = ()
 ) -> Select[Any]:
-    """Unfinished tasks of these instances, one after the other, oldest first, locked against other takers."""
+    """Unfinished tasks of these instances, one instance after the other, oldest first, locked against others."""
     c = tasks.c
     statement = select(*RECORD_COLUMNS).where(c.live_owner.in_(sorted(set(dead) - {new_owner})))
     if names is not None:
@@ -302,26 +302,26 @@ def orphans(
 
 
 def taken_since(owner: str, at: int) -> Select[Any]:
-    """Unfinished tasks of this instance written at or after this moment, the takeover of a task included."""
+    """Unfinished tasks of this instance written at or after this moment, including by a takeover."""
     c = tasks.c
     return select(*RECORD_COLUMNS).where(c.live_owner == owner, c.updated_at >= at).order_by(c.created_at)
 
 
 def orphan_names(dead: Iterable[str], beyond: Iterable[str] | None = None) -> Select[Any]:
-    """Names and numbers of the unfinished tasks of these instances; with `beyond`, of those sealed by no such seal."""
+    """Names and numbers of unfinished tasks of these instances; with `beyond`, only of those with another seal."""
     c = tasks.c
     statement = select(c.func_name, func.count()).where(c.live_owner.in_(sorted(dead))).group_by(c.func_name)
     return statement if beyond is None else statement.where(c.persisted == 1, _sealed_beyond(beyond))
 
 
 def _sealed_beyond(seals: Iterable[str]) -> ColumnElement[bool]:
-    """Whether the arguments are encrypted with a key that they name, and that has none of these seals."""
+    """Whether the arguments have a seal that is not one of these."""
     payload = tasks.c.payload
     return and_(payload.like(SEAL_PATTERN), *(not_(payload.like(f"{seal}:%")) for seal in sorted(seals)))
 
 
 def ended_before(before: int, limit: int) -> Select[Any]:
-    """Finished tasks that ended before this moment, the longest gone first, locked against other deleters."""
+    """Finished tasks that ended before this moment, oldest end first, locked against other deletions."""
     c = tasks.c
     statement = select(*RECORD_COLUMNS).where(c.finished_at < before).order_by(c.finished_at).limit(limit)
     return statement.with_for_update(skip_locked=True)
@@ -334,8 +334,8 @@ def changed_since(at: int, not_of: str, limit: int) -> Select[Any]:
 
 
 def cancel_requests(instance_id: str) -> Select[Any]:
-    """Ids of the live tasks of an instance whose cancellation was asked for."""
-    # A literal, or the database could not know that the partial index holds every such row.
+    """Ids of the live tasks of an instance for which a cancellation was requested."""
+    # A literal: with a parameter, the database could not know that the partial index has every such row.
     asked = tasks.c.cancel_requested == literal(1, literal_execute=True)
     return select(tasks.c.task_id).where(asked, tasks.c.live_owner == instance_id)
 

@@ -1,4 +1,4 @@
-"""The tables, their indexes, and how an older schema becomes the present one."""
+"""The tables, their indexes, and the migration of an older schema."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from taskflow_otel.model.status import TaskStatus
 SCHEMA_VERSION = 2
 
 metadata = MetaData()
-# Binary comparison: the ids, keys and names 'a' and 'A' are two. Other row formats have no room for these indexes.
+# Binary comparison: the ids, keys and names 'a' and 'A' are different. Other row formats limit the indexes too much.
 _OPTIONS: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_row_format": "DYNAMIC",
@@ -88,9 +88,8 @@ instances = Table(
     **_OPTIONS,
 )
 
-# How many finished tasks there are of each kind, summed over `shard`: a finished task is never rewritten, so that
-# the number only changes when it finishes and when it is deleted. Writers of different shards do not wait for each
-# other.
+# The number of finished tasks of each kind is the sum over `shard`. A finished task is never rewritten, so the number
+# changes only when a task finishes or is deleted. Writers of different shards do not wait for each other.
 finished_counts = Table(
     "taskflow_finished_counts",
     metadata,
@@ -106,7 +105,7 @@ finished_counts = Table(
 )
 
 
-# Compared byte by byte everywhere, so that the range of a prefix is a range of the index.
+# Compared byte by byte in every database, so that a prefix is a range of the index.
 _ORDERED = String(255).with_variant(String(255, collation="C"), "postgresql")
 
 used_once = Table(
@@ -134,13 +133,13 @@ def _index(
 
 _c = tasks.c
 _GONE_WELL = (TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.SUCCESS)
-# Compared with each by itself: a list would have SQLite build a table of it for each row that is written. As literals,
-# or a database could not know that the index holds every such row.
+# One comparison for each value: for a list, SQLite would build a table at each written row. Literals, because with
+# parameters a database could not know that the index has every such row.
 GONE_WRONG = and_(*(_c.status != literal_column(f"'{status}'") for status in _GONE_WELL))
-"""Few tasks of a name go wrong, and these are looked for; the others would make each write dearer."""
-# One walk along `created_at` for each filter of a page; the ids of one microsecond are sorted on the way.
+"""Few tasks of a name fail, and people search for these; indexing the others would make each write slower."""
+# One index with `created_at` for each filter of a page; ids of the same microsecond are sorted during the walk.
 _index("tasks_by_age", _c.created_at)
-# The run time makes this index all that counting over a time needs.
+# With the run time, counting over a time range needs only this index.
 _index("tasks_by_status", _c.status, _c.created_at, _c.duration)
 _index("tasks_by_name", _c.func_name, _c.created_at)
 _index("tasks_gone_wrong", _c.func_name, _c.status, _c.created_at, where=GONE_WRONG)
@@ -159,11 +158,11 @@ Migration = Callable[[AsyncConnection], Awaitable[None]]
 
 
 async def _add_an_index(_: AsyncConnection) -> None:
-    """`_complete` creates what is missing."""
+    """`_complete` creates the missing index."""
 
 
 MIGRATIONS: Sequence[Migration] = (_add_an_index,)
-"""The step at index `n` takes a schema from version `n + 1` to `n + 2`."""
+"""The step at index `n` migrates a schema from version `n + 1` to `n + 2`."""
 
 
 async def prepare(
@@ -178,8 +177,8 @@ async def prepare(
 ) -> None:
     """Create the schema, migrate an older one, or complete one whose creation was interrupted.
 
-    Several processes may do this at once: all but one wait. `migrating` is called before the first step, which may
-    take long where there are many tasks. Raises `SchemaVersionError` when the stored schema is newer.
+    If several processes do this at once, all but one wait. `migrating` is called before the first step, which may take
+    long for many tasks. Raises `SchemaVersionError` if the stored schema is newer.
     """
     async with dialect.schema_lock(connection):
         found = await stored_version(connection, named)
@@ -198,9 +197,9 @@ async def prepare(
 
 
 def _complete(connection: Connection, named: Callable[[str], str], migrating: Callable[[], None]) -> None:
-    """Create each table and index that is missing.
+    """Create each missing table and index.
 
-    Where each change of the schema commits, a start that was killed leaves some of them behind.
+    In a database where each change of the schema commits, a killed start leaves only some of them.
     """
     inspector = inspect(connection)
     there = set(inspector.get_table_names())
@@ -216,7 +215,7 @@ def _complete(connection: Connection, named: Callable[[str], str], migrating: Ca
 
 
 async def stored_version(connection: AsyncConnection, named: Callable[[str], str] = unnamed) -> int | None:
-    """The version of the stored schema; `None` when there is none yet."""
+    """The version of the stored schema, or `None` if there is no schema yet."""
     if not await connection.run_sync(lambda sync: inspect(sync).has_table(named(meta.name))):
         return None
     stored = await connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))

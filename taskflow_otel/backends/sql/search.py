@@ -1,4 +1,4 @@
-"""How a query is answered: which index is walked, how far, and from where its total comes."""
+"""How a query is answered: along which index, how far, and where its total comes from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from taskflow_otel.model.query import TaskCounts, TaskQuery
 from taskflow_otel.model.status import LIVE_STATUSES
 
 WINDOW = 2_500
-"""How many tasks, newest first, are looked at for one page or count where no index decides every condition."""
+"""How many tasks, newest first, are read for one page or count if no index decides every condition."""
 
 Read = Callable[[Select[Any]], Awaitable[Sequence[Any]]]
 """Runs a statement and returns its rows."""
@@ -33,7 +33,7 @@ class Found:
 
 
 class Searcher:
-    """Answers queries by what `read` returns."""
+    """Answers queries through `read`."""
 
     def __init__(self, read: Read, dialect: Dialect) -> None:
         self._read = read
@@ -42,8 +42,7 @@ class Searcher:
     async def page(self, query: TaskQuery) -> Found:
         """One page.
 
-        Where no index decides every condition, it looks at the newest `WINDOW` tasks of the index that leads to the
-        fewest.
+        If no index decides every condition, it reads the newest `WINDOW` tasks of the smallest index range.
         """
         kept: TaskCounts | None = None
         if query.count_limit is not None and queries.countable(query):
@@ -76,10 +75,10 @@ class Searcher:
         return Found(rows, next_cursor, total, back_to is None and total < query.count_limit)
 
     async def counts(self, query: TaskQuery) -> TaskCounts:
-        """The counts: those that are kept, or else those of what the index leads to.
+        """The stored counts, or else counts along an index.
 
-        With a limit, or with a text to look for, that is at most its newest `WINDOW` tasks where no index decides
-        every condition.
+        With a limit or a search text, and if no index decides every condition, at most the newest `WINDOW` tasks are
+        counted.
         """
         if queries.countable(query):
             return await self._kept(query)
@@ -100,7 +99,7 @@ class Searcher:
         return replace(counts, exact=query.count_limit is None or live < query.count_limit)
 
     async def _way(self, query: TaskQuery) -> Way:
-        """The index that leads to the fewest tasks. Not every database knows which value is rare."""
+        """The index with the fewest tasks. Not every database knows which value is rare."""
         among = queries.ways(query)
         if len(among) == 1:
             return among[0]
@@ -119,6 +118,6 @@ class Searcher:
         return rows[0][0] if rows else None
 
     async def _edge(self, search: TaskSearch, number: int) -> int | None:
-        """How far back the newest so many tasks of the walk reach; `None` when there are fewer."""
+        """How far back the newest `number` tasks of the walk reach; `None` if there are fewer."""
         rows = await self._read(search.edge(number))
         return rows[0][0] if rows else None

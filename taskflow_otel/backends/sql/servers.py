@@ -1,4 +1,4 @@
-"""What the backends on a database server share: the address, the pool, the time limits."""
+"""The common part of the backends on a database server: the address, the pool, the time limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from taskflow_otel.model.options import seconds, whole
 
 
 class ServerBackend(SqlBackend):
-    """A SQL backend on a server, reached through a pool of connections that replaces broken ones by itself."""
+    """A SQL backend on a server, with a connection pool that replaces broken connections."""
 
     url_options: ClassVar[frozenset[str]]
     """What the URL may hold behind its question mark. The rest is a parameter, or decided by the backend."""
@@ -48,7 +48,7 @@ class ServerBackend(SqlBackend):
     def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
         reader = create_async_engine(
             self._url,
-            # For each connection once: whoever is cancelled while it is changed for one use loses the connection.
+            # Set once for each connection: if a caller were cancelled during a change, its connection would be lost.
             isolation_level="AUTOCOMMIT",
             paramstyle="format",
             pool_size=self._pool_size,
@@ -67,13 +67,13 @@ class ServerBackend(SqlBackend):
 
     @abstractmethod
     def _begin(self) -> str:
-        """How a transaction that reads what others have committed begins."""
+        """The statement that begins a READ COMMITTED transaction."""
 
     def _set_up(self, connection: DBAPIConnection) -> None:
         """Prepare a new connection."""
 
     def _renew(self, context: ExceptionContext) -> None:
-        # The pool gives up all its connections: the server behind them is another one now, or has changed its role.
+        # The pool discards all its connections: they lead to another server now, or to one that changed its role.
         if self._dialect.fault(context.original_exception) is Fault.CONNECTION:
             context.is_disconnect = True
 

@@ -1,4 +1,4 @@
-"""Tasks kept in a SQLite file."""
+"""Tasks in a SQLite file."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ _LOCKED = Backoff(first=0.02, longest=0.02)
 _WRITER_CACHE_KIB = 16_384
 
 
-# Text that is not UTF-8, written by hand, would refuse the page that it is on.
+# A text that is not UTF-8, written by another program, would make its whole page unreadable.
 _READ_TEXT = operator.methodcaller("decode", "utf-8", "replace")
 
 
 class SqliteBackend(SqlBackend):
     """Tasks in one SQLite file, which several processes of one machine may share.
 
-    `path`: the file; it is created when missing, its directory is not. `durability="full"` (the default) survives
-    power loss: each commit waits for the disk (https://www.sqlite.org/pragma.html#pragma_synchronous).
-    `"normal"` survives the death of the process, and may lose the last commits to a power loss. `namespace` separates
-    applications that share a file.
+    `path`: the file; it is created if missing, but its directory is not. `durability="full"` (the default) survives
+    power loss: each commit waits for the disk (https://www.sqlite.org/pragma.html#pragma_synchronous). `"normal"`
+    survives the death of the process, but a power loss may lose the last commits. `namespace` separates applications
+    that share a file.
 
-    A file that is deleted or replaced while it is open takes no further write (`BackendUnavailableError`).
+    After the file was deleted or replaced, each write raises `BackendUnavailableError`.
 
     Raises `ConfigurationError` for a path that cannot be used. Not for network file systems: SQLite's shared-memory
     index needs one machine (https://www.sqlite.org/wal.html).
@@ -84,7 +84,7 @@ class SqliteBackend(SqlBackend):
 
     @property
     def _timeout(self) -> float | None:
-        # What a thread is doing with a file cannot be given up: SQLite itself bounds its wait for the lock.
+        # An operation in a thread cannot be abandoned; SQLite itself limits the wait for the lock.
         return None
 
     def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
@@ -94,13 +94,13 @@ class SqliteBackend(SqlBackend):
             synchronous,
             f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}",
             factory=ScriptConnection,
-            # A rollback for each connection given back would be a hop for each batch: see `_roll_back`.
+            # A rollback for each returned connection would cost a hop for each batch: see `_roll_back`.
             pool_reset_on_return=None,
         )
         event.listen(writer.sync_engine, "reset", _roll_back)
-        # A transaction that writes says so at once: one that begins by reading could not wait for its turn.
+        # A write transaction takes the lock at its begin: one that begins with a read could not wait for the lock.
         event.listen(writer.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-        # For each connection once: whoever is cancelled while it is changed for one use loses the connection.
+        # Set once for each connection: if a caller were cancelled during a change, its connection would be lost.
         return writer, self._engine(_READERS, isolation_level="AUTOCOMMIT")
 
     def _engine(
@@ -113,7 +113,7 @@ class SqliteBackend(SqlBackend):
             max_overflow=0,
             pool_timeout=self._limits.operation * 2,
             hide_parameters=True,
-            # No transaction is begun behind our back.
+            # The driver must not begin transactions by itself.
             connect_args={"isolation_level": None, "timeout": self._limits.operation, "factory": factory},
             **options,
         )
@@ -127,12 +127,12 @@ class SqliteBackend(SqlBackend):
                     cursor.execute(pragma)
                 cursor.close()
             except BaseException:
-                # The pool forgets a connection that could not be set up; its thread would stay.
+                # The pool forgets a connection whose setup failed, but its thread would stay.
                 connection.close()
                 raise
 
         def renew(context: ExceptionContext) -> None:
-            # A connection that was opened while the file could not be written never writes again.
+            # A connection that was opened while the file was read-only never writes.
             if _code(context.original_exception) in _BROKEN:
                 context.is_disconnect = True
 
@@ -167,7 +167,7 @@ class SqliteBackend(SqlBackend):
             if not locked or _CLOCK.monotonic() > deadline:
                 raise error
 
-        # Turning on the write-ahead log does not wait for other processes that are just doing the same.
+        # Turning on the write-ahead log does not wait for other processes that do the same.
         await retrying(_CLOCK, lambda: prepare(engine, limit), backoff=_LOCKED, judge=judge)
         async with engine.connect() as connection:
             mode = (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar()
@@ -181,15 +181,15 @@ class SqliteBackend(SqlBackend):
     async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         self._check_file()
         answer = await super()._write(work)
-        # A commit into a file that has no name any more is no commit.
+        # A commit into a deleted file would be lost.
         self._check_file()
         return answer
 
     def _check_file(self) -> None:
         if self._identity is not None and self._file_identity() != self._identity:
             raise BackendUnavailableError(
-                f"{self._where} was deleted or replaced while it was open: nothing is written to what nobody could "
-                "find. Put the file back, or restart this process to begin with the new one."
+                f"{self._where} was deleted or replaced while it was open, so nothing more is written to the old file. "
+                "Put the file back, or restart this process to use the new one."
             )
 
     def _file_identity(self) -> tuple[int, int] | None:
@@ -217,7 +217,7 @@ class SqliteBackend(SqlBackend):
                 reason = f"cannot be read or written ({original(error)}). Check the disk and its free space"
             case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
                 reason = (
-                    f"is damaged or no SQLite database ({original(error)}). "
+                    f"is damaged or not a SQLite database ({original(error)}). "
                     "Restore it from a backup, or give another path"
                 )
             case _:
@@ -226,13 +226,13 @@ class SqliteBackend(SqlBackend):
 
 
 def _roll_back(connection: Any, _record: object, _state: object) -> None:
-    """End the transaction of a connection that is given back, if there is one."""
+    """End the open transaction of a returned connection."""
     if connection.driver_connection.in_transaction:
         connection.rollback()
 
 
 def _code(error: BaseException) -> int | None:
-    """The primary result code: the extended ones bear it in their lowest byte (https://www.sqlite.org/rescode.html)."""
+    """The primary result code, the lowest byte of an extended one (https://www.sqlite.org/rescode.html)."""
     code: int | None = getattr(original(error), "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 

@@ -1,6 +1,6 @@
-"""A whole batch in one call of a SQLite connection, and so in one hop to the thread that this lives in.
+"""A whole batch in one call of a SQLite connection, and so in one hop to the connection's thread.
 
-Driven statement by statement, a batch would wait for the event loop's next turn after each: six times and more.
+With one call for each statement, a batch would wait for the event loop six times or more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from taskflow_otel.backends.sql.statements import Statements
 
 
 class WholeBatch:
-    """The statements of one transaction, their rows made: what the other thread executes does not change any more."""
+    """The statements of one transaction and their rows, which do not change while the other thread executes them."""
 
     def __init__(self, batch: Batch, statements: Statements, shard: int) -> None:
         self._steps: list[Step] = list(batch.steps())
@@ -28,7 +28,7 @@ class WholeBatch:
     def execute(self, connection: sqlite3.Connection) -> sqlite3.Cursor:
         """Execute everything and commit, or nothing and raise.
 
-        Raises `UnexpectedRowCount` if a change is to be refused, and what SQLite raises.
+        Raises `UnexpectedRowCount` if a change must be refused, and the errors of SQLite.
         """
         cursor = connection.cursor()
         try:
@@ -39,18 +39,18 @@ class WholeBatch:
                     raise UnexpectedRowCount
             cursor.execute("COMMIT")
         except BaseException:
-            # SQLite itself has rolled back where it could not go on.
+            # After some errors, SQLite has already rolled back.
             with contextlib.suppress(sqlite3.Error):
                 connection.rollback()
             raise
         finally:
-            # The traceback of an error holds this frame: a statement left open there would keep the file open.
+            # The traceback of an error holds this frame: an open statement in it would keep the file open.
             cursor.close()
         return cursor
 
 
 def _log_steps(logs: Sequence[AppendLogs], stored: set[str], statements: Statements) -> list[Step]:
-    """The log entries, but for those of tasks that retention has deleted: they would stay for ever."""
+    """The log entries, except those of tasks that retention has deleted: they would stay for ever."""
     known = [log_row(log.task_id, entry) for log in logs if log.task_id in stored for entry in log.entries]
     doubtful = [log_row(log.task_id, entry) for log in logs if log.task_id not in stored for entry in log.entries]
     steps: list[Step] = []

@@ -1,7 +1,7 @@
-"""The statements of the hot path, compiled once, and the rows that they take.
+"""The statements of the hot path, compiled once, and their rows.
 
-A row is made from a record alone. Most tasks are new, start once and succeed at once: what such a record has in most
-columns is what its row has had from the beginning, so these three write only the others.
+A row is made from a record only. Most tasks are inserted, start once and succeed. Most columns of such a task keep
+their first value, so these three statements write only the other columns.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _MATCHED = ["task_id", "instance", "token"]
 _insert_row = row_maker(STORED)
 _update_row = row_maker(_MUTABLE)
 
-# What a first attempt never has: its row is as it was inserted, in these columns. All of them only ever grow, or are
-# set by what makes another of them grow.
+# Columns that a first attempt never changes: they still have their inserted values. Each of them only grows, or is set
+# when another of them grows.
 _LATER = {
     "attempt": 0,
     "retries_used": 0,
@@ -70,7 +70,7 @@ _NEW, _STARTED, _SUCCEEDED = _PENDING.value, _RUNNING.value, _SUCCESS.value
 
 _OMITTED = {name for name, value in _NOT_NEW.items() if value is None} | {"active_key", "finished_at"}
 _NEW_COLUMNS = [column.name for column in tasks.columns if column.name not in _OMITTED]
-# All lists are in the order of the table, which is that of the parameters of a compiled statement.
+# All lists follow the order of the table, which is the order of the parameters of a compiled statement.
 _STARTED_COLUMNS = ["status", "start_time", "timeline", "trace", "trace_id", "updated_at"]
 _SUCCEEDED_COLUMNS = [
     "duration", "status", "start_time", "end_time", "timeline", "trace", "trace_id", "finished_at", "updated_at",
@@ -83,7 +83,7 @@ def now_micros() -> int:
 
 
 class Statements:
-    """The statements of one database, and how its driver wants their rows."""
+    """The statements of one database, and its form of their rows."""
 
     def __init__(self, engine_dialect: EngineDialect, dialect: Dialect, named: Callable[[str], str] = unnamed) -> None:
         def text(statement: UpdateBase, columns: Sequence[str] | None = None) -> str:
@@ -121,7 +121,7 @@ class Statements:
                 ),
             )
         )
-        """Takes the row of `insert_log` and, once more, the id of the task."""
+        """Its row is that of `insert_log`, followed by the task id once more."""
         self.insert_tag = insert_text(task_tags)
         self.use_name = insert_text(used_once)
         self.add_counts = text(
@@ -147,7 +147,7 @@ class Statements:
         return self.insert_task, self.whole_insert(record, now)
 
     def updated(self, record: TaskRecord, now: int) -> tuple[str, Row]:
-        """The statement that writes what may have changed in a record, and its row."""
+        """The statement that writes the possible changes of a record, and its row."""
         if _later(record) == _untouched:
             started, ended = record.start_time, record.end_time
             if record.status is _SUCCESS and started and ended and record.duration is not None:

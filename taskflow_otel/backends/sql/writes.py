@@ -1,9 +1,9 @@
 """How a batch of changes becomes few statements: the hot path of every SQL backend.
 
-The statements are compiled once and given to the driver as they are, with the rows as tuples: the time SQLAlchemy
-spends on each row would be most of the cost. A batch first runs as one statement for each kind of change, which
-says how many rows it hit. Only if that number is not the expected one is the batch rolled back and done once
-more, new tasks together and the rest change by change, to learn which one was refused.
+The statements are compiled once and passed to the driver with rows as tuples: SQLAlchemy's work for each row would be
+most of the cost. A batch first runs as one statement for each kind of change, and each statement returns its number of
+changed rows. Only if that number is unexpected, the batch is rolled back and repeated: new tasks together, and the rest
+one by one, to find the refused change.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Writer:
         self.shard = shard
 
     async def apply_at_once(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[Applied]:
-        """Apply a batch with one statement for each kind of change; raises `UnexpectedRowCount` if any is refused."""
+        """Apply a batch with one statement for each kind of change; raises `UnexpectedRowCount` if one is refused."""
         batch = Batch(self.statements, changes)
         for step in batch.steps():
             hit = (await connection.exec_driver_sql(step.statement, [*step.rows])).rowcount
@@ -51,7 +51,7 @@ class Writer:
         return [APPLIED] * len(changes)
 
     async def apply_one_by_one(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[Applied]:
-        """Apply a batch, and say of each change what became of it."""
+        """Apply a batch, and return the result of each change."""
         tally = Tally()
         results: list[Applied] = []
         settled = await self._insert_together(connection, changes)
@@ -71,7 +71,7 @@ class Writer:
         return results
 
     async def uncount(self, connection: AsyncConnection, records: Iterable[TaskRecord]) -> None:
-        """Take deleted tasks out of the counts."""
+        """Subtract deleted tasks from the counts."""
         tally = Tally()
         for record in records:
             tally.add(record)
@@ -80,7 +80,7 @@ class Writer:
             await connection.exec_driver_sql(self.statements.add_counts, rows)
 
     async def _append_logs(self, connection: AsyncConnection, logs: Sequence[AppendLogs], stored: set[str]) -> None:
-        """Write log entries, but not those of tasks that retention has deleted: they would stay for ever."""
+        """Write log entries, except those of tasks that retention has deleted: they would stay for ever."""
         doubtful = [*dict.fromkeys(log.task_id for log in logs if log.task_id not in stored)]
         for start in range(0, len(doubtful), _CHUNK):
             known = select(tasks.c.task_id).where(tasks.c.task_id.in_(doubtful[start : start + _CHUNK]))
@@ -96,14 +96,14 @@ class Writer:
             await connection.exec_driver_sql(self.statements.add_counts, rows)
 
     async def _insert_together(self, connection: AsyncConnection, changes: Sequence[Change]) -> dict[str, Applied]:
-        """Insert the new tasks of a batch, and say what became of those of which the order of changes tells nothing.
+        """Insert the new tasks of a batch together; return the results of those that do not depend on the order.
 
-        A thousand duplicates at once would take longer one by one than whoever waits for their commit does.
+        One by one, a thousand duplicates would take longer than the commit timeout.
         """
         inserts = [change for change in changes if isinstance(change, Insert)]
         if any(insert.once is not None or insert.link is not None for insert in inserts):
             return {}
-        # Of a finished one the count must know whether it is new; whoever wants its key has to wait for its turn.
+        # For a finished task, the counts must know whether it is new; a task that wants its key must wait for it.
         taken = {insert.record.active_key for insert in inserts if insert.record.status.finished} - {None}
         new = [
             insert.record
@@ -184,8 +184,10 @@ class Writer:
                 holding = select(tasks.c.task_id).where(tasks.c.active_key == indexable(record.active_key))
                 if (holder := await connection.scalar(holding)) is not None:
                     return Applied(Outcome.DUPLICATE, holder)
-            # The holder has let go of the key in between.
-        raise BackendUnavailableError(f"the idempotency key of task {record.task_id} changes hands too fast; try again")
+            # The holder has released the key in between.
+        raise BackendUnavailableError(
+            f"the idempotency key of task {record.task_id} changes its holder too fast; try again"
+        )
 
     async def _update(self, connection: AsyncConnection, record: TaskRecord, tally: Tally) -> Applied:
         values = self.statements.whole_update(record, now_micros())
@@ -194,7 +196,7 @@ class Writer:
         if (await connection.exec_driver_sql(self.statements.update_task, values)).rowcount == 1:
             tally.merge(own)
             return APPLIED
-        # A finished task is never rewritten: what matches nevertheless is this same update, applied before.
+        # A finished task is never rewritten: a match here means that this same update was applied before.
         mine = select(tasks.c.task_id).where(
             tasks.c.task_id == record.task_id, tasks.c.instance == record.instance, tasks.c.token == record.token
         )

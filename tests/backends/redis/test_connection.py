@@ -171,7 +171,7 @@ async def test_a_required_file_that_the_account_may_not_ask_about_ends_the_start
     server: RedisServer, admin: Redis
 ) -> None:
     await admin.acl_setuser("app", enabled=True, passwords=["+pw"], keys=["{taskflow}*"], commands=["+@all", "-info"])
-    with pytest.raises(ConfigurationError, match=r"may not ask the Redis server.*\+info"):
+    with pytest.raises(ConfigurationError, match=r"may not read the state of the Redis server.*\+info"):
         await RedisBackend(server.url.replace("//", "//app:pw@"), require_aof=True).open()
 
 

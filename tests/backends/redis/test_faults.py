@@ -153,7 +153,7 @@ async def test_a_busy_server_is_waited_for() -> None:
             endless = asyncio.ensure_future(client.eval("while true do end", 0))
             await asyncio.sleep(0)
             await asyncio.to_thread(wait_until, lambda: "BUSY" in server.execute("GET", "x"), "the script to run")
-            with pytest.raises(BackendUnavailableError, match="at the moment"):
+            with pytest.raises(BackendUnavailableError, match="cannot do this now"):
                 await backend.apply([Insert(make_task())])
             server.execute("SCRIPT", "KILL")
             with pytest.raises(exceptions.ResponseError):

@@ -140,7 +140,7 @@ async def test_an_empty_file_becomes_a_database(path: Path) -> None:
 async def test_a_damaged_database_is_named_as_such(path: Path) -> None:
     path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 4_000)
     backend = SqliteBackend(path)
-    with pytest.raises(BackendError, match="damaged or no SQLite database") as caught:
+    with pytest.raises(BackendError, match="damaged or not a SQLite database") as caught:
         await backend.open()
     assert caught.value.transient is False
 
