@@ -1,4 +1,4 @@
-"""The applications of a manager: their middlewares, their lifespans, and which of them are injected natively."""
+"""The applications of a manager: their middlewares, their lifespans, and which of them have native injection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from taskflow_otel.request.middleware import add_task_middleware, another_is_ins
 
 
 class Applications:
-    """Ties applications to one manager. The manager runs as long as one is in `running()`."""
+    """Connects applications to one manager. The manager runs while at least one of them is in `running()`."""
 
     def __init__(self, door: Door, running: Callable[[], AbstractAsyncContextManager[None]]) -> None:
         self._door = door
@@ -26,20 +26,20 @@ class Applications:
         self._installed: list[FastAPI] = []
 
     def mount(self, app: FastAPI) -> None:
-        """Tie an application to the manager; harmless to repeat. Raises `ConfigurationError` once it has started."""
+        """Connect an application to the manager; harmless to repeat. Raises `ConfigurationError` if it has started."""
         if app in self._mounted:
             return
         if has_started(app):
-            raise ConfigurationError("the application has started already: mount the TaskManager before that")
+            raise ConfigurationError("the application has already started: mount the TaskManager before that")
         hook_fastapi()
         self._mounted.append(app)
         add_task_middleware(app, self._door, lambda: app in self._installed)
         wrap_lifespan(app, self._around)
 
     def install(self, app: FastAPI) -> None:
-        """Mount an application, and inject managed tasks for the native annotation too.
+        """Connect an application, and also inject managed tasks for the native annotation.
 
-        Raises `ConfigurationError` if its routes get those of another manager already, or it has started.
+        Raises `ConfigurationError` if its routes already get those of another manager, or if it has started.
         """
         if another_is_installed(app, self._door):
             raise ConfigurationError(
@@ -53,7 +53,7 @@ class Applications:
     def _around(self, inner: Lifespan) -> Lifespan:
         @contextlib.asynccontextmanager
         async def lifespan(app: Any) -> AsyncIterator[Any]:
-            # The application's own start-up may enqueue tasks, and its shutdown still can.
+            # The application's lifespan is inside, so that its start-up and its shutdown can enqueue tasks.
             async with self._running(), inner(app) as state:
                 yield state
 

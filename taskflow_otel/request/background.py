@@ -1,4 +1,4 @@
-"""`ManagedBackgroundTasks`: what a route adds its tasks to."""
+"""`ManagedBackgroundTasks`: the object to which a route adds tasks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Seconds = float | timedelta
 
 
 class ManagedBackgroundTasks(BackgroundTasks):
-    """FastAPI's `BackgroundTasks`, with every task visible, and durable where it was asked for.
+    """FastAPI's `BackgroundTasks`, but every task is visible, and persisted on request.
 
     Declared tasks start after the last byte of the response and after the request's dependencies have finished.
-    Undecorated functions run as natively: inside the request, one after the other. If the request fails, none runs.
+    Undecorated functions run as in FastAPI: inside the request, one after the other. If the request fails, none runs.
     """
 
     def __init__(self, outbox: Outbox) -> None:
@@ -32,8 +32,8 @@ class ManagedBackgroundTasks(BackgroundTasks):
         """Whether these are the tasks of this outbox."""
         return self._outbox is outbox
 
-    # A ParamSpec leaves no room for options of our own between args and kwargs, so each option has a signature in
-    # which it is required: with options the options are checked, without them the function's arguments are.
+    # A ParamSpec allows no further keywords between args and kwargs. So each option has a signature in which it is
+    # required: calls with options check the options, calls without them check the function's arguments.
     @overload  # type: ignore[override]  # FastAPI's returns nothing; ours returns the id
     def add_task(
         self, func: Callable[..., Any], *args: Any, idempotency_key: str | None, tags: Tags | None = ...,
@@ -70,15 +70,15 @@ class ManagedBackgroundTasks(BackgroundTasks):
     @overload
     def add_task(self, func: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> str: ...
     def add_task(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-        """Add a task and return its id. Callable from `async def` and `def` routes alike.
+        """Add a task and return its id. Callable from `async def` and `def` routes.
 
-        `idempotency_key`: of all tasks with one key at most one is pending, running or successful; when another
-        holds it, that one's id is returned. `tags`: names and values to find the task by. `eager`: start now, before
-        the response. `priority`: higher runs first (5 without). `queue`: one of the manager's queues.
-        `delay` (seconds or timedelta) or `run_at` (an aware datetime): not before then.
+        `idempotency_key`: at most one task with this key is pending, running or successful; if another task holds the
+        key, its id is returned. `tags`: names and values for finding the task. `eager`: start now, before the
+        response. `priority`: higher runs first (default 5). `queue`: one of the manager's queues. `delay` (seconds or
+        timedelta) or `run_at` (an aware datetime): the earliest start.
 
         Raises `TaskArgumentError` for an argument that cannot be stored, `UnknownQueueError`, `QueueFullError`,
-        `ConfigurationError` for a wrong option and `NotStartedError` when the manager is not running.
+        `ConfigurationError` for a wrong option, and `NotStartedError` if the manager is not running.
         """
         options, rest = split_options(kwargs)
         task_id, native = self._outbox.add(func, args, rest, options)
@@ -87,11 +87,11 @@ class ManagedBackgroundTasks(BackgroundTasks):
         return task_id
 
     async def __call__(self) -> None:
-        """Run the undecorated functions, and what was appended by hand; the response calls this.
+        """Run the undecorated functions, and tasks that were appended directly; the response calls this.
 
-        Declared tasks are handed over by the middleware, and never run inside the request.
+        Declared tasks never run inside the request: the middleware lets them start.
         """
-        # More may be added by those that run.
+        # A running function may add more.
         for task in self.tasks:
             try:
                 await (task() if isinstance(task, NativeCall) else BackgroundTasks([task])())

@@ -1,4 +1,4 @@
-"""Arguments that die with their request: a task that runs after it would find them closed."""
+"""Arguments that end with their request: a task that runs later would find them closed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WAYS_OUT: dict[type, str] = {
     UploadFile: "Read it in the route and pass the bytes (await file.read()), or store it and pass the path.",
     FormData: "Take its values in the route and pass those; read uploads and pass the bytes.",
     HTTPConnection: "Take what the task needs from it in the route and pass that.",
-    BackgroundTask: "Await task_manager.enqueue(...) where a task is to add another one.",
+    BackgroundTask: "Await task_manager.enqueue(...) in a task that adds another one.",
 }
 _BOUND = tuple(_WAYS_OUT)
 _COLLECTIONS = (list, tuple, set, frozenset)
@@ -25,9 +25,9 @@ _COLLECTIONS = (list, tuple, set, frozenset)
 def refuse_request_bound(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], outlives: Callable[[], bool]
 ) -> None:
-    """Raise `TaskArgumentError` for an argument that is closed or gone after the request, if the task outlives that.
+    """Raise `TaskArgumentError` for an argument that ends with the request, if the task outlives the request.
 
-    Looks into lists, tuples, sets and dicts too, one level deep.
+    Also looks into lists, tuples, sets and dicts, one level deep.
     """
     if not args and not kwargs:
         return

@@ -1,4 +1,4 @@
-"""The request that is being served, as a context variable."""
+"""The current request, as a context variable."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from taskflow_otel.request.outbox import Outbox
 
 
 class CurrentRequest(NamedTuple):
-    """What FastAPI's functions have to find out about the request that they work for."""
+    """What the wrappers of FastAPI's functions need to know about their request."""
 
     outbox: Outbox | None
-    """What `BackgroundTasks` are made of; `None` where only `Depends(get_tasks)` is used."""
+    """Makes the `BackgroundTasks`; `None` if only `Depends(get_tasks)` is used."""
     outboxes: dict[int, Outbox]
-    """Of all managers that take part."""
+    """Those of all managers in this request."""
     scope: Scope
     home: FastAPI | None
     native: bool
-    """The native annotation gets managed tasks too."""
+    """The native annotation also gets managed tasks."""
 
 
 current_request: ContextVar[CurrentRequest | None] = ContextVar("taskflow_otel_request", default=None)
 
 
 def without_request() -> None:
-    """Forget the request in this context, which outlives it."""
+    """Remove the request from this context, which outlives it."""
     current_request.set(None)
 
 

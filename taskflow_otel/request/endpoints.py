@@ -1,9 +1,9 @@
-"""What happens between a route and its response, where no exit stack sees it.
+"""Events between a route and its response that the exit stacks do not see.
 
-An exception that leaves an endpoint or a dependency fails the request, also when a route class of the application's own
-catches it and answers: FastAPI's exit stacks see nothing of that. And a response may carry background tasks that the
-endpoint made by hand. So the functions by which FastAPI's routes call the application's code are wrapped; for requests
-without tasks of ours the wrappers do nothing.
+An exception that leaves an endpoint or a dependency fails the request, even if the application's own route class
+catches it and answers: FastAPI's exit stacks do not see that. Also, a response may have background tasks that the
+endpoint made by hand. So we wrap the functions by which FastAPI's routes call the application's code. For requests
+without managed tasks, the wrappers do nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _watched(function: RouteFunction, calls_endpoint: bool) -> RouteFunction:
             if calls_endpoint:
                 _adopt(result)
             elif has_errors(result):
-                # The endpoint is not called; its dependencies were.
+                # The dependencies were called, but the endpoint is not.
                 _withdraw()
         except BaseException:
             _withdraw()
@@ -43,7 +43,7 @@ def _watched(function: RouteFunction, calls_endpoint: bool) -> RouteFunction:
 
 
 def _withdraw() -> None:
-    # Asked for only now: a dependency may have made the first outbox of the request.
+    # Only now, because a dependency may have made the first outbox of the request.
     request = current_request.get()
     if request is None:
         return
@@ -52,7 +52,7 @@ def _withdraw() -> None:
 
 
 def _adopt(result: object) -> None:
-    """Give the declared tasks among background tasks that were made by hand to their managers."""
+    """Give the declared tasks among hand-made background tasks to their managers."""
     request = current_request.get()
     if request is None:
         return

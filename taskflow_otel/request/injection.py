@@ -1,7 +1,7 @@
-"""How routes get their `BackgroundTasks`: natively annotated, explicitly annotated, or through `Depends`.
+"""How routes get their `BackgroundTasks`: by the native annotation, by our annotation, or through `Depends`.
 
-FastAPI asks a function of ours for the object of the native annotation. That asks a context variable; without an
-answer there (every request of every other application) it does what FastAPI does.
+FastAPI calls our function for the object of the native annotation. The function reads a context variable. If that is
+empty, as in requests of other applications, it does the same as FastAPI.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from taskflow_otel.request.stacks import at_the_end_of, attach
 
 @contextlib.contextmanager
 def injecting(outbox: Outbox, scope: Scope, home: FastAPI, *, native: bool) -> Iterator[None]:
-    """Have FastAPI inject this outbox's tasks while one request of `home` is served.
+    """Let FastAPI inject this outbox's tasks while one request of `home` is served.
 
-    Where not `native`, only into routes which name `ManagedBackgroundTasks` themselves, or in a dependency.
+    If not `native`, only for routes or dependencies that name `ManagedBackgroundTasks`.
     """
     outboxes = outboxes_of(scope)
     outboxes[id(outbox.door)] = outbox
     request = CurrentRequest(outbox, outboxes, scope, home, native)
     outer = current_request.get()
     if not native and outer is not None and outer.native and outer.home is home:
-        # Another manager of the same application is the one that its routes get.
+        # The routes of this application get the tasks of another manager.
         request = outer._replace(outboxes=outboxes, scope=scope)
     token = current_request.set(request)
     try:
@@ -43,13 +43,13 @@ def injecting(outbox: Outbox, scope: Scope, home: FastAPI, *, native: bool) -> I
 
 
 def hook_fastapi() -> None:
-    """Make FastAPI ask; done once, harmless to repeat. Raises `ConfigurationError` for a FastAPI built otherwise."""
+    """Make FastAPI call our function; harmless to repeat. Raises `ConfigurationError` for an unknown FastAPI."""
     watch_endpoints()
     make_background_tasks_by(_make_background_tasks)
 
 
 def tasks_of(door: Door, scope: Scope, tasks: BackgroundTasks) -> ManagedBackgroundTasks:
-    """The managed tasks of one manager for a request, beside those that FastAPI has made for its response."""
+    """The managed tasks of one manager for a request, connected with those that FastAPI made for the response."""
     outbox = outboxes_of(scope).get(id(door))
     if outbox is None:
         outbox = _outbox_of_stacks(door, scope)
@@ -58,14 +58,14 @@ def tasks_of(door: Door, scope: Scope, tasks: BackgroundTasks) -> ManagedBackgro
     if scope["type"] == "http":
         attach(outbox, scope)
     managed = ManagedBackgroundTasks(outbox)
-    # One list, so that the response runs the undecorated functions of both in the order in which they were added.
+    # One list, so that the response runs the undecorated functions of both in the order of their addition.
     managed.tasks = tasks.tasks
     outbox.look_after(tasks.tasks)
     return managed
 
 
 def _outbox_of_stacks(door: Door, scope: Scope) -> Outbox:
-    """An outbox for a request of an application without our middleware: FastAPI's exit stacks do its work."""
+    """An outbox for a request of an application without our middleware: FastAPI's exit stacks do the work."""
     watch_endpoints()
     outbox = new_outbox(door, scope)
     current = current_request.get()
@@ -79,7 +79,7 @@ def _outbox_of_stacks(door: Door, scope: Scope) -> Outbox:
 
     async def before_response(*exc_info: Any) -> bool:
         await outbox.before_response(*exc_info)
-        # Now that all dependencies are there, the next exit callback of the request sees what the response raises.
+        # All dependencies are entered now, so the next exit callback of the request sees the response's exception.
         request_stack(scope).push_async_exit(outbox.leave_response)
         return False
 
@@ -95,7 +95,7 @@ def _outbox_of_stacks(door: Door, scope: Scope) -> Outbox:
 
 def _make_background_tasks() -> BackgroundTasks:
     request = current_request.get()
-    # A mounted application shares the scope, and names itself in it: it was not installed, so it stays native.
+    # A mounted application sets itself as `app` in the shared scope. It was not installed, so it stays native.
     if request is None or request.outbox is None or request.scope.get("app") is not request.home:
         return BackgroundTasks()
     if not request.native and not asks_for(ManagedBackgroundTasks, request.scope):

@@ -1,10 +1,10 @@
-"""The ASGI middleware: commit before the response's first byte, hand the tasks over after its last.
+"""The ASGI middleware: commit before the response's first byte, let the tasks start after its last byte.
 
-`TaskMiddleware` sits innermost, directly around FastAPI's own exception handling. When the application in it has
-returned, the request's dependencies have finished, and every other middleware sees the 503 that it answers when tasks
-could not be stored. Whether the request failed is learned from FastAPI's exit stacks, and from what leaves the
-application. `DeliveryMiddleware` sits outermost: only there it is known when the last byte has left, since
-middlewares between the two may hold a response back.
+`TaskMiddleware` is the innermost one, directly around FastAPI's own exception handling. When the inner application has
+returned, the request's dependencies have finished. If tasks could not be stored, it answers 503, and all other
+middlewares see that. FastAPI's exit stacks, and exceptions that leave the application, show whether the request failed.
+`DeliveryMiddleware` is the outermost one: only there it is known when the last byte has left, because middlewares
+between the two may delay a response.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DELIVERY = "taskflow_otel.delivery"
 
 
 def add_task_middleware(app: FastAPI, door: Door, installed: Callable[[], bool]) -> None:
-    """Put the middleware into an application that has not started; `installed` tells whether it injects natively."""
+    """Add the middlewares to an application that has not started; `installed` returns whether it injects natively."""
     add_middlewares(
         app,
         innermost=Middleware(TaskMiddleware, door=door, home=app, installed=installed),
@@ -42,7 +42,7 @@ def another_is_installed(app: FastAPI, door: Door) -> bool:
 
 
 class Delivery:
-    """How far the response of one request has got on its way to the client, and the tasks that wait for its end."""
+    """The progress of the response of one request, and the tasks that wait for its end."""
 
     __slots__ = ("_outboxes", "_over", "begun")
 
@@ -52,14 +52,14 @@ class Delivery:
         self._outboxes: list[Outbox] = []
 
     def add(self, outbox: Outbox) -> None:
-        """Let the tasks of a request that went well start: now, or when the last byte has left."""
+        """Let the tasks of a successful request start: now, or when the last byte has left."""
         if self._over:
             outbox.close()
         else:
             self._outboxes.append(outbox)
 
     def end(self, *, kept: bool) -> None:
-        """Nothing of the response follows."""
+        """The response is complete."""
         self._over = True
         outboxes, self._outboxes = self._outboxes, []
         for outbox in outboxes:
@@ -82,7 +82,7 @@ class DeliveryMiddleware:
         delivery = scope[_DELIVERY] = Delivery()
 
         async def watched(message: Message) -> None:
-            # Before: a client that is gone takes nothing back.
+            # Before the send: if the client is gone, the tasks start nevertheless.
             delivery.begun = True
             await send(message)
             if _is_last(message):
@@ -138,7 +138,7 @@ class _Exchange:
             if self._outbox.is_failure(exc):
                 self._outbox.fail()
             else:
-                # That changes nothing for tasks that were acknowledged.
+                # Acknowledged tasks start nevertheless.
                 await self._conclude()
             if not self._replaced:
                 raise
@@ -158,14 +158,14 @@ class _Exchange:
 
     async def _pass_on(self, message: Message) -> None:
         if self._replaced:
-            # As ASGI says of a client that is gone: whatever else the route sends is for nobody.
+            # As ASGI requires for a disconnected client: no one receives what the route still sends.
             raise OSError("the response was replaced by 503, because background tasks could not be stored")
         if message["type"] == "http.response.start":
             if not await self._before_first_byte():
                 return
             self._started = True
         elif self._outbox.uncommitted:
-            # Added while the response was streaming.
+            # The route added tasks while the response was streaming.
             await self._outbox.deliver()
         try:
             await self._send(message)
@@ -174,7 +174,7 @@ class _Exchange:
             raise
 
     async def _before_first_byte(self) -> bool:
-        """Commit the request's tasks; `False` when that failed and 503 was sent in place of the response."""
+        """Commit the request's tasks; return `False` if that failed and 503 was sent in place of the response."""
         if not self._outbox.uncommitted:
             return True
         try:

@@ -21,7 +21,7 @@ from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.request.bound import refuse_request_bound
 
 NOT_KEPT = (
-    "The request was understood, but its background tasks could not be stored, so nothing of it was started. "
+    "The request was understood, but its background tasks could not be stored, so none of them was started. "
     "Try again in a moment."
 )
 RETRY_AFTER = "1"
@@ -30,20 +30,20 @@ RETRY_AFTER = "1"
 class _State(Enum):
     OPEN = auto()
     OVER = auto()
-    """The request has ended well: what is added from now on starts at once."""
+    """The request has succeeded: tasks that are added from now on start at once."""
     FAILED = auto()
-    """The request has failed: what is added from now on never runs."""
+    """The request has failed: tasks that are added from now on never run."""
 
 
 class Added(NamedTuple):
-    """The id of a task, and its call where it is to run inside the request."""
+    """The id of a task, and its call if it runs inside the request."""
 
     task_id: str
     native: NativeCall | None
 
 
 class NativeCall(BackgroundTask):
-    """An undecorated function among the background tasks of a response: run where FastAPI would run it, and observed.
+    """An undecorated function among the background tasks of a response: it runs where FastAPI would run it.
 
     Not through `BackgroundTask.__call__`, which instrumentation replaces: there would be two spans.
     """
@@ -54,7 +54,7 @@ class NativeCall(BackgroundTask):
         self._task = task
 
     async def __call__(self) -> None:
-        """Run the function and return once it has ended; raises what it raised."""
+        """Run the function to its end; raises its exception."""
         await self._outbox.run_native(self._task)
 
 
@@ -75,9 +75,9 @@ class Outbox:
         self.door = door
         self._leave = leave
         self.attached = False
-        """FastAPI's exit stacks of this request know of it."""
+        """It is connected to FastAPI's exit stacks of this request."""
         self.client_gone: BaseException | None = None
-        """The error by which the server said that the client is gone."""
+        """The error with which the server reported that the client is gone."""
         self._immediate = immediate
         self._state = _State.OPEN
         self._eager: list[LiveTask] = []
@@ -117,23 +117,23 @@ class Outbox:
         if native:
             self._natives[task] = None
         self._new.append(task)
-        # Looked at after the task was put there: whoever ends the request in another thread sees one or the other.
+        # Checked after the task was added: the code that ends the request sees the task, or this check sees the end.
         if self._state is not _State.OPEN:
             self.door.call_on_loop(self._take_late)
         return Added(task_id, NativeCall(self, task) if native else None)
 
     def look_after(self, tasks: list[BackgroundTask]) -> None:
-        """Remember a list of background tasks that user code can append to."""
+        """Remember a list of background tasks to which user code can append."""
         self._lists.append(tasks)
 
     def adopt_lists(self) -> None:
-        """Take over the declared tasks that user code appended to its lists by hand."""
+        """Add the declared tasks that user code appended to its lists by hand."""
         for tasks in self._lists:
             if tasks:
                 self.adopt(tasks)
 
     def adopt(self, tasks: list[BackgroundTask]) -> bool:
-        """Take the declared tasks out of a list of background tasks and add them; whether there were any."""
+        """Move the declared tasks from a list of background tasks into this outbox; return whether there were any."""
         declared = [one for one in tasks if type(one) is BackgroundTask and self.door.is_declared(one.func)]
         for one in declared:
             tasks.remove(one)
@@ -141,10 +141,10 @@ class Outbox:
         return bool(declared)
 
     async def deliver(self) -> None:
-        """Make the tasks added so far known, persisted ones durably; raises `BackendError`, and then none will run."""
+        """Commit and publish the tasks added so far; raises `BackendError`, and then none of them runs."""
         tasks, self._new = self._new, []
         eager, self._eager = self._eager, []
-        # Also if this is cancelled: what is committed by then is to be released or discarded, like all the others.
+        # Also after a cancellation: committed tasks must be released or discarded like all others.
         self._waiting += [task for task in tasks if task not in self._natives] if self._natives else tasks
         try:
             await self.door.make_known(tasks)
@@ -156,9 +156,9 @@ class Outbox:
             await self.door.arrived(eager)
 
     async def run_native(self, task: LiveTask) -> None:
-        """Run an undecorated function inside the request; raises what it raised, and then the rest never runs."""
+        """Run an undecorated function inside the request; raises its exception, and then the rest never runs."""
         if self.uncommitted:
-            # Added by another one, a moment ago.
+            # Another function has just added it.
             await self.deliver()
         if task not in self._natives:
             return
@@ -174,18 +174,18 @@ class Outbox:
             raise task.error
 
     def cancel_natives(self) -> None:
-        """An undecorated function of this request has failed: those after it never run."""
+        """An undecorated function of this request has failed: the later ones never run."""
         natives, self._natives = list(self._natives), {}
         if natives:
             self._new = [task for task in self._new if task not in natives]
             self.door.withdraw(natives, Reason.EARLIER_FAILED)
 
     def close(self) -> None:
-        """The request is over: let its tasks start, and what is added from now on at once; nothing if it has failed."""
+        """The request is over: let its tasks and later ones start, unless the request has failed."""
         if self._state is _State.FAILED:
             return
         self._state = _State.OVER
-        # Natives that no response has called (it was replaced by one without them) run now.
+        # Natives that no response has called (it was replaced by another one) run now.
         tasks, self._waiting = [*self._waiting, *(task for task in self._natives if task.known)], []
         self._natives.clear()
         self._lists.clear()
@@ -195,7 +195,7 @@ class Outbox:
             self._take_late()
 
     def abandon(self) -> None:
-        """An exception left the route or one of its dependencies: what was added until now never runs."""
+        """An exception left the route or a dependency: the tasks added so far never run."""
         tasks = [*self._new, *self._waiting, *(task for task in self._natives if task not in self._new)]
         self._new, self._waiting = [], []
         self._natives.clear()
@@ -203,7 +203,7 @@ class Outbox:
             self.door.withdraw(tasks, Reason.REQUEST_FAILED)
 
     def fail(self) -> None:
-        """The request has failed: its tasks never run, nor does what is added from now on."""
+        """The request has failed: its tasks, and those that are added from now on, never run."""
         self._state = _State.FAILED
         self._lists.clear()
         self.abandon()
@@ -211,7 +211,7 @@ class Outbox:
     def is_failure(self, exc: BaseException) -> bool:
         """Whether an exception that leaves the request means that the request has failed.
 
-        Not one of an undecorated function, which ran after the response, nor the news that the client is gone.
+        Not if it comes from an undecorated function, which ran after the response, or from a client that is gone.
         """
         if exc is self._native_error:
             return False
@@ -221,10 +221,10 @@ class Outbox:
     async def leave_route(
         self, _type: type[BaseException] | None, exc: BaseException | None, _traceback: TracebackType | None
     ) -> bool:
-        """The route's dependencies are about to finish, or have failed; as an exit callback of FastAPI's stack."""
+        """Exit callback of FastAPI's stack: the route's dependencies will finish now, or have failed."""
         if exc is None:
             for task in list(self._natives):
-                # The response has a background of its own, or was made anew without this one.
+                # The response has its own background tasks, or was replaced.
                 await self.run_native(task)
         elif not isinstance(exc, asyncio.CancelledError) and self.is_failure(exc):
             self.fail()
@@ -233,7 +233,7 @@ class Outbox:
     async def before_response(
         self, _type: type[BaseException] | None, exc: BaseException | None, _traceback: TracebackType | None
     ) -> bool:
-        """Commit when the route has returned; as the last exit callback of FastAPI's function stack."""
+        """Last exit callback of FastAPI's function stack: commit after the route has returned."""
         if exc is not None:
             self.fail()
             return False
@@ -246,7 +246,7 @@ class Outbox:
     async def leave_response(
         self, _type: type[BaseException] | None, exc: BaseException | None, _traceback: TracebackType | None
     ) -> bool:
-        """The response was sent, or could not be; as the first exit callback of FastAPI's request stack."""
+        """First exit callback of FastAPI's request stack: the response was sent, or failed."""
         if isinstance(exc, (OSError, ClientDisconnect)):
             self.client_gone = exc
         return await self.leave_route(_type, exc, _traceback)
@@ -254,7 +254,7 @@ class Outbox:
     async def after_request(
         self, _type: type[BaseException] | None, exc: BaseException | None, _traceback: TracebackType | None
     ) -> bool:
-        """Release when the request is over; as the last exit callback of FastAPI's request stack."""
+        """Last exit callback of FastAPI's request stack: the request is over, so its tasks may start."""
         if exc is not None and self.is_failure(exc):
             self.fail()
             return False
@@ -277,6 +277,6 @@ _SCOPE_KEY = "taskflow_otel.outboxes"
 
 
 def outboxes_of(scope: Scope) -> dict[int, Outbox]:
-    """The outboxes of a request by the identity of their door: it has one for each manager that takes part."""
+    """The outboxes of a request, one for each manager, by the identity of the manager's door."""
     outboxes: dict[int, Outbox] = scope.setdefault(_SCOPE_KEY, {})
     return outboxes

@@ -1,6 +1,6 @@
-"""FastAPI's exit stacks of a request: where it finishes dependencies, and where it shows that a request has failed.
+"""FastAPI's exit stacks of a request: they finish dependencies, and show whether the request has failed.
 
-The function stack is left before the response is sent, the request stack after it.
+The function stack closes before the response is sent, the request stack after it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ ExitCallback = Callable[
 
 
 def attach(outbox: Outbox, scope: Scope) -> None:
-    """Have the request's end tell the outbox how it went, once."""
+    """Connect an outbox to the end of its request, once."""
     if not outbox.attached:
         outbox.attached = True
-        # The function stack is left when all dependencies have been entered, so the outbox is told before they finish.
+        # The function stack closes after all dependencies were entered, so the outbox is called before they finish.
         function_stack(scope).callback(request_stack(scope).push_async_exit, outbox.leave_route)
 
 
 def at_the_end_of(stack: AsyncExitStack, callback: ExitCallback) -> None:
-    """Call back when all that is and will be in the stack has been left, whatever was entered before."""
+    """Call back last, after all present and future entries of the stack have been closed."""
     earlier = stack.pop_all()
     stack.push_async_exit(callback)
     stack.push_async_exit(earlier)

@@ -1,4 +1,4 @@
-"""A clock that a test turns: time passes only when it is told to."""
+"""A clock that a test controls: time passes only through `advance`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _SETTLE_ROUNDS = 20
 
 
 class FakeTimer:
-    """What `FakeClock.call_later` returns."""
+    """The result of `FakeClock.call_later`."""
 
     def __init__(self, callback: Callable[[], None]) -> None:
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        """Take the call back; harmless once it has been made."""
+        """Cancel the call; harmless after it was made."""
         self.callback = None
 
 
 class FakeClock:
     """A `taskflow_otel.runtime.clock.Clock` for `TaskManager(clock=...)`.
 
-    `start`: the wall time it begins at, aware. `advance` moves wall and monotonic time and makes what has become due
-    happen, in order; `set_wall` moves the wall alone, as an administrator or NTP does.
+    `start`: the first wall time, aware. `advance` moves wall and monotonic time, and runs the timers that are due, in
+    order. `set_wall` moves only the wall clock, as an administrator or NTP does.
     """
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
@@ -40,17 +40,17 @@ class FakeClock:
         return self._wall
 
     def monotonic(self) -> float:
-        """Seconds that the test has let pass."""
+        """Seconds that have passed through `advance`."""
         return self._monotonic
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> FakeTimer:
-        """Call back once the test has let `delay` seconds pass."""
+        """Call back after `delay` seconds of `advance`."""
         timer = FakeTimer(callback)
         heapq.heappush(self._timers, (self._monotonic + max(0.0, delay), next(self._order), timer))
         return timer
 
     async def sleep(self, delay: float) -> None:
-        """Wait until the test has let `delay` seconds pass."""
+        """Wait for `delay` seconds of `advance`."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def wake() -> None:
@@ -64,11 +64,11 @@ class FakeClock:
             timer.cancel()
 
     def set_wall(self, moment: datetime) -> None:
-        """Set the wall clock without letting time pass."""
+        """Set the wall clock; no time passes."""
         self._wall = moment.astimezone(UTC)
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass, stopping at each timer on the way so that what it starts happens at its moment."""
+        """Let time pass; stop at each timer, so that its effects happen at the right time."""
         end = self._monotonic + seconds
         await settle()
         while self._timers and self._timers[0][0] <= end:
@@ -87,6 +87,6 @@ class FakeClock:
 
 
 async def settle() -> None:
-    """Let everything that is ready to run on the event loop run."""
+    """Run everything that is ready on the event loop."""
     for _ in range(_SETTLE_ROUNDS):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A task's context without a task: what a unit test gives to a function that asks for one."""
+"""A task context without a task, for unit tests of functions that use one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from taskflow_otel.model.record import Progress
 
 @dataclass(frozen=True, slots=True)
 class RecordedLog:
-    """One line of `task_log`, as a task would have stored it."""
+    """One line of `task_log`, as a task would store it."""
 
     message: str
     level: str
@@ -22,7 +22,7 @@ class RecordedLog:
 
 
 class RecordedContext(TaskContext):
-    """A `TaskContext` that keeps what the function says: `logs` and `marks` of progress, in order.
+    """A `TaskContext` that records the function's output: `logs`, and `marks` of progress, in order.
 
     `request_cancel()` asks the function to stop, as a cancel or a timeout does.
     """

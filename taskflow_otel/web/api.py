@@ -1,4 +1,4 @@
-"""The REST API as one router, put together from its parts."""
+"""The REST API as one router, assembled from its parts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_router(
     guard: Guard,
     sessions: Sessions,
 ) -> APIRouter:
-    """All routes under `settings.path`, to be included on an application."""
+    """All routes under `settings.path`, for inclusion in an application."""
     router = APIRouter(prefix=settings.path, tags=["taskflow"], route_class=TaskflowRoute)
     audit = AuditLog()
     add_page_routes(router, settings, guard, sessions, audit)

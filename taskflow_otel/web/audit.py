@@ -15,7 +15,7 @@ class AuditLog:
     """Writes actions to the stdlib logger `taskflow_otel.audit`, with the actor in the record's attributes."""
 
     def record(self, request: Request, actor: Actor | None, action: str, target: str, outcome: str = "done") -> None:
-        """One action and what became of it. Names come from outside, hence their quoted form."""
+        """Log one action and its result. Names come from outside, so they are quoted."""
         name = actor.name if actor and actor.name else "anonymous"
         client = request.client.host if request.client else "unknown"
         _log.info(

@@ -1,4 +1,4 @@
-"""Who may look and who may act: roles, users, and the limit on guessing."""
+"""Authentication: roles, users, and the limit on wrong passwords."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 
 
 class Role(StrEnum):
-    """`viewer` may look; `operator` may also retry, cancel, delete, pause and change limits."""
+    """`viewer` may read; `operator` may also retry, cancel, delete, pause and change limits."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -25,7 +25,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who makes a request. `expires_at` (seconds since the epoch) and `csrf` belong to a cookie session."""
+    """The user of a request. `expires_at` (seconds since the epoch) and `csrf` belong to a cookie session."""
 
     name: str | None
     role: Role
@@ -36,9 +36,9 @@ class Actor:
 
 @runtime_checkable
 class AuthBackend(Protocol):
-    """Checks a user name and a password against whatever holds them; may be a coroutine.
+    """Checks a user name and a password; may be a coroutine.
 
-    Returns the role, or `None` when the two do not belong together. A synchronous method must not block.
+    Returns the role, or `None` if name and password are wrong. A synchronous method must not block.
     """
 
     def authenticate(self, username: str, password: str) -> Role | str | Awaitable[Role | str | None] | None: ...
@@ -59,7 +59,7 @@ class StaticUsers:
         self._digests = [_credential_digest(name, password) for name, password in users]
 
     def authenticate(self, username: str, password: str) -> Role | None:
-        """The role of the user, or `None`. Takes equally long whichever user it is and wherever they differ."""
+        """The role of the user, or `None`. The time does not depend on the user or on the position of a difference."""
         given = _credential_digest(username, password)
         found = False
         for digest in self._digests:
@@ -72,7 +72,7 @@ def _credential_digest(username: str, password: str) -> bytes:
 
 
 def make_auth_backend(auth: object) -> AuthBackend | None:
-    """Return the backend that the `auth` setting describes; raises `ConfigurationError`."""
+    """Return the authentication backend for the `auth` setting; raises `ConfigurationError`."""
     if auth is None:
         return None
     if isinstance(auth, AuthBackend):
@@ -111,7 +111,7 @@ class LoginThrottle:
     """Counts failed logins per key over a sliding window (seconds) and refuses further ones beyond the limit."""
 
     _MAX_KEYS = 10_000
-    _MAX_IN_FLIGHT = 20  # parallel guesses would otherwise all pass before the first one has failed
+    _MAX_IN_FLIGHT = 20  # otherwise all parallel guesses would pass before the first one has failed
 
     def __init__(self, *, window: float = 60.0, clock: Clock = SYSTEM_CLOCK) -> None:
         self._window = window
@@ -121,7 +121,7 @@ class LoginThrottle:
 
     @contextmanager
     def attempt(self, limits: dict[str, int]) -> Iterator[Callable[[], None]]:
-        """One login under each of the keys; yields what to call when it failed. Raises `TooManyLoginsError`."""
+        """Count one login under each key; yields a function to call if it failed. Raises `TooManyLoginsError`."""
         for key, limit in limits.items():
             self._refuse_if_over(key, limit)
         for key in limits:
@@ -153,15 +153,15 @@ class LoginThrottle:
 
 
 class Authenticator:
-    """Asks the auth backend, under the throttle."""
+    """Calls the authentication backend, with the limit on wrong passwords."""
 
     def __init__(self, backend: AuthBackend, throttle: LoginThrottle) -> None:
         self._backend = backend
         self._throttle = throttle
 
     async def role_of(self, username: str, password: str, client: str) -> Role | None:
-        """The role of a user whose password is right, else `None`. Raises `TooManyLoginsError`."""
-        # Hashed, so that a long made-up name costs no memory.
+        """The role of a user with a correct password, else `None`. Raises `TooManyLoginsError`."""
+        # Hashed, so that long invented names need little memory.
         pair = hashlib.sha256(f"{client}\n{username}".encode("utf-8", "surrogatepass")).hexdigest()
         with self._throttle.attempt({pair: 5, client: 50}) as failed:
             answer = self._backend.authenticate(username, password)

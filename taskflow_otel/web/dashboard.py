@@ -38,10 +38,10 @@ SECURITY_HEADERS = {
 }
 
 
-# Not Starlette's StaticFiles: it reads the disk for each request, and is a mount, which `include_router` of the oldest
-# FastAPI that is supported leaves behind.
+# Not Starlette's StaticFiles: it reads the disk for each request, and it is a mount, which `include_router` of the
+# oldest supported FastAPI does not copy.
 class Assets:
-    """The static files, read once; answered from memory with an `ETag`."""
+    """The static files, read once, served from memory with an `ETag`."""
 
     def __init__(self) -> None:
         folder = files("taskflow_otel.web").joinpath("static")
@@ -56,7 +56,7 @@ class Assets:
         return self._bodies[name].decode()
 
     def answer(self, request: Request, name: str) -> Response:
-        """One file, 304 when the client has it, 404 when there is none of this name."""
+        """One file; 304 if the client has it, 404 if it does not exist."""
         if name not in self._bodies or name.endswith(".html"):
             raise HTTPException(404, detail=f"there is no file {name!r}")
         body = self._bodies[name]
@@ -70,7 +70,7 @@ class Assets:
 def add_page_routes(
     router: APIRouter, settings: WebSettings, guard: Guard, sessions: Sessions, audit: AuditLog
 ) -> None:
-    """The page, its files, and logging in and out."""
+    """The page, its files, login and logout."""
     assets = Assets()
     viewer = Depends(guard.viewer)
 
@@ -91,18 +91,18 @@ def add_page_routes(
         except HTTPException as exc:
             if exc.status_code != 401:
                 raise
-            # Relative, as every address here, so that it holds behind a proxy that strips a prefix.
+            # Relative, like every address here, so that it works behind a proxy that removes a prefix.
             return RedirectResponse(f"login?{urlencode({'next': request.url.query})}", 303)
         return page("index.html", title=settings.title)
 
     @router.get("/static/{name}", include_in_schema=False)
     async def static(request: Request, name: str) -> Response:
-        """Open to everyone, as the login form needs it: the same files are in every wheel."""
+        """Open to everyone, because the login form needs the files, and every wheel has the same ones."""
         return assets.answer(request, name)
 
-    @router.get("/session", responses=errors(), summary="Who is looking")
+    @router.get("/session", responses=errors(), summary="The current user")
     async def session(actor: Actor = viewer) -> SessionOut:
-        """The actor, and what the page needs to know."""
+        """The current user, and the settings of the page."""
         return SessionOut(
             title=settings.title,
             actor=actor.name,
@@ -132,14 +132,14 @@ def add_page_routes(
             return response
         if role is None:
             audit.record(request, None, "login", username, "refused")
-            return login_page(request, "The user name and the password do not belong together.", 401)
+            return login_page(request, "The user name or the password is wrong.", 401)
         audit.record(request, Actor(username, role, "session"), "login", username)
         answer = RedirectResponse(f"dashboard{'?' if _kept(request) else ''}{_kept(request)}", 303)
         answer.set_cookie(
             COOKIE,
             sessions.issue(username, role),
             max_age=sessions.lifetime,
-            path=None,  # the browser's default is the folder it sees, right behind any proxy
+            path=None,  # the browser's default is the folder of the address, which is right behind any proxy
             secure=_is_https(request),
             httponly=True,
             samesite="lax",
@@ -156,7 +156,7 @@ def add_page_routes(
 
 
 def _kept(request: Request) -> str:
-    # Rebuilt from its parts: the view to return to after login, and never another address.
+    # Rebuilt from its parts, so that it can only be a view of this page and never another address.
     return urlencode(parse_qsl(request.query_params.get("next", "")))
 
 

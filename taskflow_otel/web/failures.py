@@ -1,4 +1,4 @@
-"""Failures grouped by what is the same in their errors, so that a thousand failures read as three problems."""
+"""Failures grouped by similar errors, so that a thousand failures appear as three problems."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def group(records: Iterable[TaskRecord]) -> list[FailureGroupOut]:
 async def read_failures(engine: TaskEngine, query: TaskQuery) -> FailuresOut:
     """Group the newest failures that the query matches."""
     records: list[TaskRecord] = []
-    # A page may end before it is full, where the backend has looked at many tasks for it.
+    # A page may end before it is full, if the backend has read many tasks for it.
     for _ in range(_PAGES):
         page = await engine.lookup.page(query)
         records += page.records

@@ -1,4 +1,4 @@
-"""The routes about the whole: metrics, figures, live stream, queues, instances, health."""
+"""The routes about the fleet: metrics, overview, live stream, queues, instances, health."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _BACKEND_PATIENCE = 2.0
 def add_fleet_routes(
     router: APIRouter, engine: TaskEngine, metrics: MetricsPage, stream: EventSource, guard: Guard
 ) -> None:
-    """Everything that is read."""
+    """The routes that only read."""
     overview = Overview(engine)
     streams = EventStreams(stream)
     viewer = Depends(guard.viewer)
@@ -50,7 +50,7 @@ def add_fleet_routes(
         dependencies=[Depends(guard.scraper)],
         responses={
             200: {
-                "description": "The metrics, in the format that `Accept` asks for.",
+                "description": "The metrics, in the format of the `Accept` header.",
                 "content": {
                     "application/openmetrics-text": {"schema": {"type": "string"}},
                     "text/plain": {"schema": {"type": "string"}},
@@ -74,16 +74,16 @@ def add_fleet_routes(
     @router.get("/stats", dependencies=[viewer], responses=errors(422), summary="The aggregate")
     async def get_stats(
         found: Annotated[TaskQuery, Depends(task_filter)],
-        exact: Annotated[bool, Query(description="Count every task that matches, however long that takes.")] = False,
+        exact: Annotated[bool, Query(description="Count every task that matches, without a limit.")] = False,
     ) -> StatsOut:
         """How many of the tasks that match are in each state.
 
-        Exact without a filter, and by name, queue, source and state. By anything else the newest 10,000 are counted,
-        and with several conditions or a text to search for, those among the newest tasks that were looked at.
+        Exact without a filter, and with filters by name, queue, source and state. With other filters, only the newest
+        10,000 tasks are counted; with several conditions or a search text, only the newest tasks that were read.
         """
         return stats_out(await engine.lookup.counts(replace(found, count_limit=None if exact else COUNT_LIMIT)))
 
-    @router.get("/overview", dependencies=[viewer], responses=errors(422), summary="The overview's figures")
+    @router.get("/overview", dependencies=[viewer], responses=errors(422), summary="The numbers of the overview")
     async def get_overview(window: Literal["15m", "1h", "6h", "24h"] = "1h") -> OverviewOut:
         """Rates, shares and percentiles over the window, of all instances."""
         return await overview.read(window)
@@ -92,7 +92,7 @@ def add_fleet_routes(
         "/events",
         responses={
             200: {
-                "description": "Server-Sent Events: small deltas, then a comment every 15 seconds of silence.",
+                "description": "Server-Sent Events: small deltas, and a comment after 15 seconds without a change.",
                 "content": {"text/event-stream": {"schema": {"type": "string"}}},
             },
             **errors(422),
@@ -107,12 +107,12 @@ def add_fleet_routes(
             str | None, Query(description="As `Last-Event-ID`, for clients that cannot set a header.")
         ] = None,
     ) -> Response:
-        """What changes, as it changes; a reconnect with `Last-Event-ID` misses nothing."""
+        """Changes as they happen; a reconnect with `Last-Event-ID` misses nothing."""
         return streams.open(last_event_id or after, until=actor.expires_at)
 
     @router.get("/queues", dependencies=[viewer], responses=errors(), summary="Queues")
     async def list_queues() -> list[QueueOut]:
-        """The queues of the instance that answers, with their limits."""
+        """The queues of the answering instance, with their limits."""
         return queues_out(engine.queues.stats())
 
     @router.get("/instances", dependencies=[viewer], responses=errors(), summary="Instances")
@@ -135,7 +135,7 @@ def add_fleet_routes(
 
 
 def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: AuditLog) -> None:
-    """Everything that changes a queue."""
+    """The routes that change a queue."""
     operator = Depends(guard.operator)
 
     def known(name: str) -> str:
@@ -146,7 +146,7 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
 
     @router.patch("/queues/{name}", responses=errors(403, 404, 422), summary="Change a queue's limits")
     async def patch_queue(request: Request, name: str, body: QueueIn, actor: Actor = operator) -> QueueOut:
-        """Change what is given; `null` lifts a limit."""
+        """Change the given limits; `null` removes a limit."""
         changes: dict[str, Any] = body.model_dump(exclude_unset=True)
         await engine.queues.update(known(name), **changes)
         audit.record(request, actor, "configure-queue", name, str(changes))
@@ -154,7 +154,7 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
 
     @router.post("/queues/{name}/pause", responses=errors(403, 404, 422), summary="Pause a queue")
     async def pause_queue(request: Request, name: str, actor: Actor = operator) -> QueueOut:
-        """Start no further task of this queue; running ones go on."""
+        """Start no further task of this queue; running ones continue."""
         await engine.queues.pause(known(name))
         audit.record(request, actor, "pause-queue", name)
         return queue_out(engine.queues.stats()[name])
@@ -178,7 +178,5 @@ async def _unready_reasons(engine: TaskEngine) -> list[str]:
     except BackendError as exc:
         return [f"the backend does not work: {exc}"]
     if engine.vitals.backend_failing:
-        return [
-            "the backend can be read but not written to (a full disk, a lock?); tasks that must be kept are refused"
-        ]
+        return ["the backend can be read but not written (a full disk, a lock?); persisted tasks are refused"]
     return []

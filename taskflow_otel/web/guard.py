@@ -1,4 +1,4 @@
-"""The door of the administration: every route under its path passes one of the methods of `Guard`."""
+"""Access control of the administration: every route under its path uses one of the methods of `Guard`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OPEN = Actor(None, Role.OPERATOR, "open")
 
 
 class Guard:
-    """Tells who makes a request, and whether they may.
+    """Identifies the user of a request, and checks the permission.
 
-    `authenticator=None` leaves everything open. `metrics_token` is a bearer token for the metrics alone.
+    `authenticator=None` leaves everything open. `metrics_token` is a bearer token for the metrics only.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Guard:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody needs to log in."""
+        """Whether no login is needed."""
         return self._authenticator is None
 
     def may_act(self, actor: Actor) -> bool:
@@ -49,13 +49,13 @@ class Guard:
         return actor.role is Role.OPERATOR and not self._read_only
 
     async def viewer(self, request: Request, response: Response) -> Actor:
-        """Anyone who may look (a FastAPI dependency)."""
+        """A user who may read (a FastAPI dependency)."""
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return await self.identify(request)
 
     async def operator(self, request: Request, response: Response) -> Actor:
-        """Someone who may act, with proof that the request is their own (a FastAPI dependency)."""
+        """A user who may act; also checks for CSRF (a FastAPI dependency)."""
         actor = await self.viewer(request, response)
         if self._read_only:
             raise HTTPException(403, detail="this administration is read-only (TaskAdmin(read_only=True))")
@@ -65,7 +65,7 @@ class Guard:
         return actor
 
     async def scraper(self, request: Request, response: Response) -> Actor:
-        """Anyone who may look, or the bearer of the metrics token (a FastAPI dependency)."""
+        """A user who may read, or the bearer of the metrics token (a FastAPI dependency)."""
         if self._metrics_token is not None:
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() == "bearer" and _equal(token.strip(), self._metrics_token):
@@ -77,7 +77,7 @@ class Guard:
         return await self.viewer(request, response)
 
     async def identify(self, request: Request) -> Actor:
-        """Who makes the request; answers 401 (or 429 after too many guesses) where that is not known."""
+        """The user of the request; answers 401 without a login, or 429 after too many wrong passwords."""
         if self._authenticator is None:
             return OPEN
         if (cookie := request.cookies.get(COOKIE)) and (actor := self._sessions.read(cookie)):
@@ -89,7 +89,7 @@ class Guard:
         raise HTTPException(401, detail="log in first", headers=_challenge(request))
 
     async def log_in(self, request: Request, username: str, password: str) -> Role | None:
-        """The role that goes with the credentials, else `None`; answers 429 after too many guesses."""
+        """The role for the credentials, else `None`; answers 429 after too many wrong passwords."""
         if self._authenticator is None:
             return Role.OPERATOR
         client = request.client.host if request.client else ""
@@ -101,10 +101,10 @@ class Guard:
             ) from None
 
     def check_intent(self, request: Request, actor: Actor) -> None:
-        """Refuse what another site made a browser send (CSRF).
+        """Refuse a request that another site made the browser send (CSRF).
 
-        A cookie session proves itself by its token in `X-CSRF-Token`. Basic credentials, which browsers repeat by
-        themselves, and open installations are held to the origin that the browser reports; other clients report none.
+        A cookie session must send its token in `X-CSRF-Token`. For Basic credentials, which browsers repeat by
+        themselves, and for open installations, the origin in the browser's headers must match. Other clients send none.
         """
         if actor.via == "session":
             if not _equal(request.headers.get("x-csrf-token", ""), actor.csrf or ""):
@@ -114,13 +114,13 @@ class Guard:
 
 
 def check_same_origin(request: Request) -> None:
-    """Refuse a request that a browser says comes from another site (Fetch Metadata, RFC 6454 Origin)."""
+    """Refuse a request from another site, by the browser's headers (Fetch Metadata, RFC 6454 Origin)."""
     site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
     if site is not None:
         foreign = site not in {"same-origin", "none"}
     elif origin is not None:
-        # Custom headers cannot be sent across sites without a preflight, so X-Forwarded-Host is a proxy's word.
+        # Another site cannot send custom headers without a preflight, so X-Forwarded-Host comes from a proxy.
         hosts = {request.headers.get("host"), request.headers.get("x-forwarded-host")}
         foreign = urlsplit(origin).netloc not in hosts
     else:
@@ -133,7 +133,7 @@ def _equal(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
 
 
-# Not FastAPI's HTTPBasic: it reads ASCII alone, and answers a damaged header itself, without the challenge of this one.
+# Not FastAPI's HTTPBasic: it reads only ASCII, and answers a damaged header itself, without our challenge.
 def _basic_credentials(request: Request) -> tuple[str, str] | None:
     scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
@@ -146,7 +146,7 @@ def _basic_credentials(request: Request) -> tuple[str, str] | None:
 
 
 def _challenge(request: Request) -> dict[str, str]:
-    # The page has a login form of its own; a challenge would open the browser's dialog over it.
+    # The page has its own login form; a challenge would open the browser's dialog over it.
     if "sec-fetch-mode" in request.headers or "text/event-stream" in request.headers.get("accept", ""):
         return {}
     return {"WWW-Authenticate": 'Basic realm="taskflow", charset="UTF-8"'}

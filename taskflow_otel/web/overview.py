@@ -1,4 +1,4 @@
-"""The figures above the page, from the ledger, so that they are those of the whole fleet."""
+"""The numbers at the top of the page, from the ledger, so that they cover the whole fleet."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ _TRUSTED = 300.0  # settled counts change when history is deleted
 
 
 class Overview:
-    """Reads the figures; several viewers at once share one reading.
+    """Reads the numbers; simultaneous viewers share one reading.
 
-    A stretch of time in which nothing is pending or running any more does not change, so that a refresh asks the
-    ledger about the others only.
+    A time range without pending or running tasks does not change any more, so a refresh reads only the other ranges.
     """
 
     def __init__(self, engine: TaskEngine, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -38,7 +37,7 @@ class Overview:
         self._lock = asyncio.Lock()
 
     async def read(self, window: str) -> OverviewOut:
-        """The figures of one of `WINDOWS`, at most a second old."""
+        """The numbers of one of `WINDOWS`, at most a second old."""
         async with self._lock:
             known = self._read.get(window)
             if known is None or self._clock.monotonic() - known[0] > _FRESH:
@@ -61,7 +60,7 @@ class Overview:
         latest = await self._engine.lookup.page(TaskQuery(since=now - timedelta(seconds=seconds), limit=_SAMPLE))
         sample = [record for record in latest.records if record.status.finished and record.duration is not None]
         success, failed = (_sum(stretches, status) for status in (TaskStatus.SUCCESS, TaskStatus.FAILED))
-        # The rate of a service that has just started is not thinned by the time before it.
+        # The rate of a service that has just started must not include the time before its start.
         began = next((index for index, counts in zip(indexes, stretches, strict=True) if counts.total), last)
         covered = max(1.0, now.timestamp() - began * width)
         ages = [stats.oldest_ready_age for stats in self._engine.queues.stats().values() if stats.ready]
@@ -88,19 +87,19 @@ class Overview:
             return known
         since, until = (datetime.fromtimestamp(edge * width, UTC) for edge in (index, index + 1))
         counts = await self._engine.lookup.counts(TaskQuery(since=since, until=until))
-        # Tasks of other instances arrive in the ledger a moment after they were created.
+        # Tasks of other instances reach the ledger a moment after their creation.
         if until + timedelta(seconds=5) < now and not _sum([counts], *LIVE_STATUSES):
             self._settled[width, index] = counts
         return counts
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The smallest value that at least `share` of the values do not exceed (nearest rank); `None` of nothing."""
+    """The smallest value that at least `share` of the values do not exceed (nearest rank); `None` without values."""
     return sorted(values)[math.ceil(share * len(values)) - 1] if values else None
 
 
 def first_wait(record: TaskRecord) -> float | None:
-    """Seconds from enqueue to the first start; `None` where it never started or was delayed on purpose."""
+    """Seconds from enqueue to the first start; `None` if it never started or was delayed on purpose."""
     if any(entry.transition is Transition.ENQUEUED and entry.reason == Reason.DELAYED for entry in record.timeline):
         return None
     for entry in record.timeline:

@@ -1,4 +1,4 @@
-"""What callers write in a query string, turned into a question to the ledger; bad input is a 422 with a sentence."""
+"""Query strings converted into queries to the ledger; bad input gives 422 with an explanation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from taskflow_otel.model.vocabulary import Source
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 
 MAX_PAGE = 1_000
-COUNT_LIMIT = 10_000  # where the number of tasks is not kept, it is counted so far for an answer
+COUNT_LIMIT = 10_000  # if the number of tasks is not stored, counting stops here
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -22,12 +22,12 @@ _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def bad_input(sentence: str) -> HTTPException:
-    """The answer to input that cannot be understood."""
+    """The answer to invalid input."""
     return HTTPException(422, detail=sentence)
 
 
 def parse_moment(name: str, text: str, now: datetime) -> datetime:
-    """Return the moment that `text` names: an ISO 8601 time (UTC where it has no zone), or an age such as `6h`."""
+    """Return the moment of `text`: an ISO 8601 time (UTC if it has no zone), or an age such as `6h`."""
     try:
         if age := _DURATION.fullmatch(text.strip()):
             return now - timedelta(seconds=float(age[1]) * _UNITS[age[2]])
@@ -53,13 +53,13 @@ def task_filter(
     func_name: Annotated[str | None, Query(description="Only tasks of this name.")] = None,
     queue: Annotated[str | None, Query(description="Only tasks of this queue.")] = None,
     tag: Annotated[str | None, Query(description="`key:value`, or `key` for any value.")] = None,
-    source: Annotated[Source | None, Query(description="Only tasks that were made like this.")] = None,
+    source: Annotated[Source | None, Query(description="Only tasks of this source.")] = None,
     since: Annotated[str | None, Query(description="Created at or after: an ISO 8601 time, or an age (`6h`).")] = None,
     until: Annotated[str | None, Query(description="Created before: an ISO 8601 time, or an age (`6h`).")] = None,
     trace_id: Annotated[str | None, Query(description="Trace id, 32 hexadecimal digits.")] = None,
     q: Annotated[str | None, Query(description="Part of the name, the error or the task id.", max_length=200)] = None,
 ) -> TaskQuery:
-    """The filters of the task list, as a query without page."""
+    """The filters of the task list, as a query without paging."""
     for name, value in (("func_name", func_name), ("queue", queue), ("tag", tag), ("q", q)):
         if value is not None and "\x00" in value:
             raise bad_input(f"{name} must not contain a NUL character")
@@ -80,9 +80,9 @@ def task_filter(
 
 
 def page_cursor(
-    cursor: Annotated[str | None, Query(description="`X-Next-Cursor` of the page before.")] = None,
+    cursor: Annotated[str | None, Query(description="`X-Next-Cursor` of the previous page.")] = None,
 ) -> str | None:
-    """The cursor of a page, which is the id of the last task of the page before."""
+    """The cursor of a page: the id of the last task of the previous page."""
     if cursor is not None and not _TASK_ID.fullmatch(cursor):
         raise bad_input(f"cursor must be the X-Next-Cursor of an earlier answer, not {cursor!r}")
     return cursor

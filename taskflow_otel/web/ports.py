@@ -1,4 +1,4 @@
-"""What the web room asks of the rooms below it, as narrow protocols: the engine, the metrics, the live stream."""
+"""What the web room needs from the rooms below it, as small protocols: the engine, the metrics, the live stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taskflow_otel.model.vocabulary import EngineState
 
 
 class QueueFigures(Protocol):
-    """The state of one queue in this process at this moment; ages are seconds."""
+    """The current state of one queue in this process; ages are seconds."""
 
     @property
     def name(self) -> str: ...
@@ -36,26 +36,26 @@ class QueueFigures(Protocol):
 
 
 class ScheduleBook(Protocol):
-    """The schedules as the API uses them."""
+    """The schedules, for the API."""
 
     def statuses(self) -> list[ScheduleStatus]:
-        """The recurring ones, by name."""
+        """The recurring schedules, by name."""
 
     async def planned(self) -> list[ScheduledRun]:
-        """The single runs that have not begun, the next first."""
+        """The planned runs that have not begun, the next first."""
 
     async def run(self, name: str) -> TaskRecord:
         """Make one run now; raises `UnknownScheduleError` and `QueueFullError`."""
 
     async def pause(self, name: str) -> ScheduleStatus:
-        """Fire no more, on any instance; raises `UnknownScheduleError`."""
+        """Stop firing, on all instances; raises `UnknownScheduleError`."""
 
     async def resume(self, name: str) -> ScheduleStatus:
         """Fire again; raises `UnknownScheduleError`."""
 
 
 class TaskLookup(Protocol):
-    """What can be read of tasks. Every record handed out is a copy."""
+    """Read access to tasks. Every returned record is a copy."""
 
     async def get(self, task_id: str) -> TaskRecord:
         """One task; raises `TaskNotFoundError`."""
@@ -67,7 +67,7 @@ class TaskLookup(Protocol):
 
 
 class TaskControl(Protocol):
-    """What can be asked of tasks."""
+    """Actions on tasks."""
 
     async def cancel(self, task_id: str) -> TaskRecord:
         """Ask for a cancellation; raises `TaskNotFoundError` or `TaskStateError`."""
@@ -84,14 +84,14 @@ class TaskRetries(Protocol):
 
 
 class QueueBook(Protocol):
-    """The queues as the API uses them. Each change raises `UnknownQueueError`."""
+    """The queues, for the API. Each change raises `UnknownQueueError`."""
 
     def stats(self) -> Mapping[str, QueueFigures]: ...
 
     async def update(
         self, name: str, *, concurrency: int | EllipsisType | None = ..., max_size: int | EllipsisType | None = ...
     ) -> None:
-        """Change the limits that are given; `None` lifts one."""
+        """Change the given limits; `None` removes a limit."""
 
     async def pause(self, name: str) -> None: ...
     async def resume(self, name: str) -> None: ...
@@ -101,19 +101,19 @@ class HistoryCleaner(Protocol):
     """Deletes finished tasks."""
 
     async def delete(self, before: datetime) -> int:
-        """Delete those that ended before this moment, in batches; return how many."""
+        """Delete tasks that ended before this moment, in batches; return how many."""
 
 
 class EngineVitals(Protocol):
-    """How the engine fares."""
+    """The health of the engine."""
 
     @property
     def backend_failing(self) -> bool:
-        """Whether the last thing written to the backend was refused (a full disk, a server that is down)."""
+        """Whether the last write to the backend failed (a full disk, a server that is down)."""
 
 
 class TaskEngine(Protocol):
-    """The engine as the API uses it."""
+    """The engine, for the API."""
 
     @property
     def lookup(self) -> TaskLookup: ...
@@ -137,13 +137,13 @@ class TaskEngine(Protocol):
 
 
 class MetricsPage(Protocol):
-    """The exposition of the metrics."""
+    """The metrics page."""
 
     async def refresh(self) -> None:
-        """Take in what has been counted anywhere until now."""
+        """Include all counts of all instances until now."""
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Body and content type; blocking, to be called off the event loop."""
+        """Body and content type; blocking, so call it on a thread."""
 
 
 class EventSource(Protocol):
@@ -154,4 +154,4 @@ class EventSource(Protocol):
         """The id of the latest change."""
 
     def subscribe(self, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
-        """Changes as encoded events, from just after `last_event_id` where that is still known."""
+        """Changes as encoded events, starting after `last_event_id` if that is still known."""

@@ -1,4 +1,4 @@
-"""How every route of the API answers when something is wrong: `{"detail": sentence}` with the fitting status."""
+"""How every route of the API answers errors: `{"detail": sentence}` with the matching status."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 
 
 class TaskflowRoute(APIRoute):
-    """Answers errors itself: the handlers that the application has for its own errors stay out of it."""
+    """Answers errors itself, so that the application's error handlers are not called."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -73,10 +73,10 @@ def _sentence(exc: RequestValidationError) -> str:
 
 _MEANING = {
     401: "Log in first.",
-    403: "Not allowed: read-only, role, or no proof that the request is the user's own.",
-    404: "There is no such thing.",
-    409: "The present state does not allow it; the reason is in `detail`.",
-    422: "The input cannot be understood; `detail` says why.",
+    403: "Not allowed: read-only, wrong role, or a missing CSRF token.",
+    404: "Not found.",
+    409: "The current state does not allow it; the reason is in `detail`.",
+    422: "The input is invalid; `detail` says why.",
     503: "The manager or its backend is not available, or the queue is full.",
 }
 

@@ -1,4 +1,4 @@
-"""The routes about schedules: when they run, and running, pausing and resuming them by hand."""
+"""The routes about schedules: list, run, pause and resume them."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from taskflow_otel.web.settings import WebSettings
 
 
 class ScheduleOut(BaseModel):
-    """A schedule, or a single run that is planned."""
+    """A schedule, or a planned run."""
 
-    name: str = Field(description="The schedule's name; of a single run its run key.")
+    name: str = Field(description="The name of the schedule, or the run key of a planned run.")
     kind: Literal["recurring", "once"]
     func_name: str
     rule: str
     timezone: str
-    next_run: datetime | None = Field(description="Null while it is paused.")
-    last_run: datetime | None = Field(description="The latest firing time, whichever instance fired it.")
+    next_run: datetime | None = Field(description="Null while the schedule is paused.")
+    last_run: datetime | None = Field(description="The latest firing time on any instance.")
     last_task_id: str | None
     paused: bool
     catch_up: str | None
     overlap: str | None
-    missed: int = Field(description="Firings that did not run, counted since the instance that answers started.")
-    errors: int = Field(description="Failures while firing, counted likewise.")
+    missed: int = Field(description="Firings that did not run since the start of the answering instance.")
+    errors: int = Field(description="Errors while firing since the start of the answering instance.")
     last_error: str | None
 
 
 def add_schedule_routes(
     router: APIRouter, engine: TaskEngine, settings: WebSettings, guard: Guard, audit: AuditLog
 ) -> None:
-    """Everything about schedules. A name may hold slashes: one made from a cron expression does."""
+    """All routes about schedules. A name may contain slashes."""
     operator = Depends(guard.operator)
     book = engine.schedules
 
     @router.get("/schedules", dependencies=[Depends(guard.viewer)], responses=errors(), summary="Schedules")
     async def list_schedules() -> list[ScheduleOut]:
-        """The recurring schedules by name, then the planned single runs of all instances, the next first."""
+        """The recurring schedules by name, then the planned runs of all instances, the next first."""
         planned = [planned_out(run) for run in await book.planned()]
         return [*map(schedule_out, book.statuses()), *planned]
 
@@ -59,7 +59,7 @@ def add_schedule_routes(
         summary="Run a schedule now",
     )
     async def run_schedule(request: Request, name: str, actor: Actor = operator) -> Response:
-        """Make one run beside the rule, and return its task."""
+        """Make one run, independently of the rule, and return its task."""
         record = await book.run(name)
         audit.record(request, actor, "run-schedule", name, f"as {record.task_id}")
         hidden = None if settings.display_func_args else {"args", "kwargs"}
@@ -68,14 +68,14 @@ def add_schedule_routes(
 
     @router.post("/schedules/{name:path}/pause", responses=errors(403, 404, 422), summary="Pause a schedule")
     async def pause_schedule(request: Request, name: str, actor: Actor = operator) -> ScheduleOut:
-        """Let it fire no more, on all instances and over restarts."""
+        """Stop it from firing, on all instances, also after a restart."""
         status = await book.pause(name)
         audit.record(request, actor, "pause-schedule", name)
         return schedule_out(status)
 
     @router.post("/schedules/{name:path}/resume", responses=errors(403, 404, 422), summary="Resume a schedule")
     async def resume_schedule(request: Request, name: str, actor: Actor = operator) -> ScheduleOut:
-        """Let it fire again; what would have fired meanwhile is not caught up."""
+        """Let it fire again; firings during the pause are not caught up."""
         status = await book.resume(name)
         audit.record(request, actor, "resume-schedule", name)
         return schedule_out(status)
@@ -102,7 +102,7 @@ def schedule_out(status: ScheduleStatus) -> ScheduleOut:
 
 
 def planned_out(run: ScheduledRun) -> ScheduleOut:
-    """One planned run; its arguments stay where they are."""
+    """One planned run, without its arguments."""
     return ScheduleOut(
         name=run.run_key,
         kind="once",

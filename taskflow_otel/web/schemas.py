@@ -1,4 +1,4 @@
-"""The JSON of the API, as models: what OpenAPI shows is what is sent."""
+"""The JSON of the API, as models: OpenAPI shows exactly what is sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from taskflow_otel.web.ports import QueueFigures
 
 
 def _one_of(kind: type[Word]) -> WithJsonSchema:
-    """A text that is one of these words, unless a later version or a damaged row has written another."""
+    """A text that is one of these words; a later version or a damaged row may contain another word."""
     words = "\n".join(f"* `{word}`: {word.meaning}" for word in kind)
     known = {"type": "string", "enum": [word.value for word in kind], "title": kind.__name__}
     return WithJsonSchema(
@@ -30,7 +30,7 @@ def _one_of(kind: type[Word]) -> WithJsonSchema:
 
 
 class ErrorOut(BaseModel):
-    """What went wrong, in a sentence."""
+    """A sentence that explains the error."""
 
     detail: str
 
@@ -61,7 +61,7 @@ class TimelineOut(BaseModel):
 
 
 class ProgressOut(BaseModel):
-    """How far a running task says it is."""
+    """The progress that a running task reports."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -73,7 +73,7 @@ class ProgressOut(BaseModel):
 class TaskOut(BaseModel):
     """One task. Times are ISO 8601 in UTC, durations seconds.
 
-    In a list, `logs` and `stacktrace` are null: ask for the task itself.
+    In a list, `logs` and `stacktrace` are null: request the task itself.
     """
 
     model_config = ConfigDict(title="TaskRecord")
@@ -108,7 +108,7 @@ class TaskOut(BaseModel):
     retried_by: str | None
     duplicate_of: str | None
     damage: str | None = Field(
-        default=None, description="What of the stored task cannot be read; null for a sound one."
+        default=None, description="The parts of the stored task that cannot be read; null if it is not damaged."
     )
     args: list[Any] | None = Field(
         default=None, description="Only where arguments are displayed; null while encrypted."
@@ -124,7 +124,7 @@ class TaskDetailOut(TaskOut):
     model_config = ConfigDict(title="TaskDetail")
 
     cancel_requested: bool = False
-    logs_dropped: int = Field(default=0, description="Log entries beyond the number that is kept.")
+    logs_dropped: int = Field(default=0, description="Number of log entries beyond the limit.")
 
 
 class StatsOut(BaseModel):
@@ -140,11 +140,11 @@ class StatsOut(BaseModel):
     rejected: int
     success_rate: float | None = Field(description="Share (0 to 1) of successes among successes and failures.")
     avg_duration_seconds: float | None
-    exact: bool = Field(description="False: only the newest tasks that match were counted; there are at least so many.")
+    exact: bool = Field(description="False: only the newest tasks that match were counted, so the numbers are bounds.")
 
 
 class PointOut(BaseModel):
-    """The tasks created in one stretch of the window, by what became of them."""
+    """The tasks created in one part of the window, by outcome."""
 
     at: datetime
     success: int
@@ -154,7 +154,7 @@ class PointOut(BaseModel):
 
 
 class OverviewOut(BaseModel):
-    """The figures above the dashboard, of the whole fleet."""
+    """The numbers at the top of the dashboard, for the whole fleet."""
 
     window_seconds: float
     bucket_seconds: float
@@ -164,13 +164,13 @@ class OverviewOut(BaseModel):
     pending: int
     run_p95_seconds: float | None
     wait_p95_seconds: float | None
-    sample: int = Field(description="Number of latest finished tasks that the percentiles are made from.")
+    sample: int = Field(description="Number of latest finished tasks behind the percentiles.")
     oldest_ready_age_seconds: float | None
     points: list[PointOut]
 
 
 class FailureGroupOut(BaseModel):
-    """Failed tasks whose errors are the same but for ids, numbers and quoted values."""
+    """Failed tasks whose errors differ only in ids, numbers and quoted values."""
 
     error_type: str | None
     error: str = Field(description="The normalised first line of the error.")
@@ -179,14 +179,14 @@ class FailureGroupOut(BaseModel):
     count: int
     first_at: datetime
     last_at: datetime
-    retryable: list[str] = Field(description="Ids of the tasks of this group that nothing has retried yet.")
+    retryable: list[str] = Field(description="Ids of the tasks of this group that were not retried yet.")
 
 
 class FailuresOut(BaseModel):
     """Failures, the most frequent first."""
 
     scanned: int
-    truncated: bool = Field(description="Whether there are more failures than were looked at.")
+    truncated: bool = Field(description="Whether there are more failures than were read.")
     groups: list[FailureGroupOut]
 
 
@@ -213,11 +213,11 @@ class SkippedOut(BaseModel):
 
 
 class BulkRetryOut(BaseModel):
-    """What became of a bulk retry."""
+    """The result of a bulk retry."""
 
     retried: list[RetriedOut]
     skipped: list[SkippedOut]
-    more: bool = Field(default=False, description="Whether further tasks match: ask again.")
+    more: bool = Field(default=False, description="Whether more tasks match: repeat the request.")
 
 
 class DeletedOut(BaseModel):
@@ -227,7 +227,7 @@ class DeletedOut(BaseModel):
 
 
 class QueueOut(BaseModel):
-    """One queue of the instance that answers."""
+    """One queue of the answering instance."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -242,7 +242,7 @@ class QueueOut(BaseModel):
 
 
 class QueueIn(BaseModel):
-    """New limits of a queue; what is left out stays, null lifts the limit."""
+    """New limits of a queue; an omitted limit stays, null removes it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -260,11 +260,11 @@ class InstanceOut(BaseModel):
     started_at: datetime
     heartbeat_at: datetime
     lease_seconds: float
-    answering: bool = Field(description="Whether this is the instance that answers.")
+    answering: bool = Field(description="Whether this is the answering instance.")
 
 
 class HealthOut(BaseModel):
-    """Ready or not, and why not."""
+    """Whether the instance is ready, and if not, why."""
 
     status: Literal["ok", "unavailable"]
     reasons: list[str]
@@ -272,7 +272,7 @@ class HealthOut(BaseModel):
 
 
 class SessionOut(BaseModel):
-    """Who is looking, and what the page needs to know."""
+    """The current user, and the settings of the page."""
 
     title: str
     actor: str | None
@@ -285,7 +285,7 @@ class SessionOut(BaseModel):
 
 
 def task_fields(record: TaskRecord, *, with_args: bool) -> dict[str, Any]:
-    """The fields of a task that a list shows."""
+    """The fields of a task in a list."""
     fields: dict[str, Any] = {
         "task_id": record.task_id,
         "func_name": record.func_name,
@@ -322,7 +322,7 @@ def task_fields(record: TaskRecord, *, with_args: bool) -> dict[str, Any]:
 
 
 def task_out(record: TaskRecord, *, with_args: bool) -> TaskOut:
-    """A task as a list shows it."""
+    """A task in a list."""
     return TaskOut(**task_fields(record, with_args=with_args))
 
 
@@ -338,15 +338,15 @@ def task_detail(record: TaskRecord, logs: list[LogEntry], *, with_args: bool) ->
 
 
 def shown_arguments(payload: str | None) -> tuple[list[Any] | None, dict[str, Any] | None]:
-    """The stored arguments as JSON; `(None, None)` where there are none or they are ciphertext."""
+    """The stored arguments as JSON; `(None, None)` if there are none or they are ciphertext."""
     if payload is None or is_encrypted(payload):
         return None, None
     try:
         args, kwargs = readable_arguments(payload)
     except (TaskArgumentError, ValueError, TypeError, KeyError, LookupError, AttributeError, RecursionError):
-        # One damaged row must not hide the page it is on; running the task says what is wrong with it.
+        # One damaged row must not make its page fail; a run of the task reports the error.
         return None, None
-    # Arguments may hold what JSON has no form for, and may be long: a page shows their beginning.
+    # Arguments may have no JSON form, and may be long: the page shows their beginning.
     shown = plain_value([args, kwargs])
     return shown[0], shown[1]
 
@@ -384,7 +384,7 @@ def queue_out(figures: QueueFigures) -> QueueOut:
 
 
 def instance_out(instance: Instance, answering: str) -> InstanceOut:
-    """One instance, as the one with the id `answering` sees it."""
+    """One instance; `answering` is the id of the instance that answers."""
     return InstanceOut(
         instance_id=instance.instance_id,
         host=instance.host,

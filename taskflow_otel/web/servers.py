@@ -1,4 +1,4 @@
-"""What the web room knows of the server that runs it: whether it is stopping, and how to cut a client off."""
+"""The server that runs the application: whether it is stopping, and how to disconnect a client."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ServerWatch:
-    """Whether the server of the running event loop is stopping, from now until `close`.
+    """Watches whether the server of the running event loop is stopping, until `close`.
 
-    A server that is known says so itself, whoever stops it. Of any other one, a signal that usually stops a process is
-    taken for its stop: where it was none, a browser opens its stream again.
+    A known server reports this itself. For any other server, a signal that usually stops a process counts as its stop.
+    If that was wrong, browsers open their streams again.
     """
 
     def __init__(self) -> None:
@@ -38,9 +38,9 @@ class ServerWatch:
         return self._signalled or any(known.any_stopping(servers) for known, servers in self._found)
 
     def cutter_of(self, scope: Scope) -> Callable[[], object] | None:
-        """How to close the connection of a request, with what waits to be written to it; `None` where nobody can.
+        """A function that closes the connection of a request and drops unsent data; `None` if that is impossible.
 
-        Over HTTP/2 nobody can: other answers share the connection.
+        It is impossible with HTTP/2, because other responses share the connection.
         """
         for known, servers in self._found:
             if known is uvicorn and (transport := uvicorn.transport_of(scope, servers)) is not None:
@@ -51,7 +51,7 @@ class ServerWatch:
         return None
 
     def close(self) -> None:
-        """Hear signals no longer."""
+        """Stop listening for signals."""
         self._signals.close()
 
     def _hear(self) -> None:
@@ -59,7 +59,7 @@ class ServerWatch:
 
 
 def _address(pair: Any) -> tuple[str, int] | None:
-    """Host and port, which granian gives as a text; `None` for the path of a socket."""
+    """Host and port, which granian passes as a text; `None` for the path of a socket."""
     try:
         host, port = pair
         return str(host), int(port)

@@ -1,4 +1,4 @@
-"""Signed sessions: a cookie that any worker with the same key can check, and the CSRF proof that goes with it."""
+"""Signed sessions: a cookie that any worker with the same key can check, and its CSRF token."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.auth import Actor, Role
 from taskflow_otel.web.settings import is_text
 
-# Not by itsdangerous: every installation would depend on it for the sake of twenty lines, and its tokens carry the time
-# of their signing, while these carry their end.
+# Not by itsdangerous: every installation would need the package for twenty lines of code, and its tokens contain the
+# time of signing, while these contain the time of expiry.
 COOKIE = "taskflow_session"
 
 
 class Sessions:
     """Issues and reads session tokens: base64url(JSON) "." base64url(HMAC-SHA256).
 
-    `secret_key` of at least 16 characters keeps sessions valid across workers and restarts; without one each
-    process has its own. `lifetime` is in seconds. Nothing is stored, so a token holds until it expires or the key
-    changes.
+    `secret_key` (at least 16 characters) keeps sessions valid across workers and restarts; without it each process has
+    its own key. `lifetime` is in seconds. Nothing is stored, so a token is valid until it expires or the key changes.
     """
 
     def __init__(self, secret_key: str | None, lifetime: float, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -36,7 +35,7 @@ class Sessions:
             )
         self.lifetime = max(1, int(seconds("token_expiry", lifetime, exclusive=True)))
         master = secret_key.encode() if secret_key else secrets.token_bytes(32)
-        # One key for each purpose, so that a proof for one can never pass as the other.
+        # One key for each purpose, so that a token for one is never valid for the other.
         self._session_key = hmac.digest(master, b"taskflow-otel session v1", hashlib.sha256)
         self._csrf_key = hmac.digest(master, b"taskflow-otel csrf v1", hashlib.sha256)
         self._clock = clock
@@ -49,7 +48,7 @@ class Sessions:
         return f"{payload}.{self._signature(payload)}"
 
     def read(self, token: str) -> Actor | None:
-        """Who the token stands for; `None` when it is forged, damaged or expired."""
+        """The user of the token; `None` if it is forged, damaged or expired."""
         payload, _, signature = token.partition(".")
         if not hmac.compare_digest(self._signature(payload).encode(), signature.encode("utf-8", "replace")):
             return None

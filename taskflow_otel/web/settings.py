@@ -13,16 +13,16 @@ _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
 def is_text(value: object) -> bool:
-    """Whether a setting is a text with something in it."""
+    """Whether a setting is a text that is not empty."""
     return isinstance(value, str) and bool(value.strip())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSettings:
-    """Where the administration is mounted and what it shows; raises `ConfigurationError`.
+    """The path and the contents of the administration; raises `ConfigurationError`.
 
-    `poll_interval` (seconds) is how often the page asks again for what the stream does not carry: totals, queues
-    and instances. `trace_url` is a deep link with a `{trace_id}` placeholder.
+    `poll_interval` (seconds): how often the page reloads what the stream does not contain: totals, queues and
+    instances. `trace_url`: the URL of a trace, with the placeholder `{trace_id}`.
     """
 
     path: str = "/tasks"
@@ -35,7 +35,7 @@ class WebSettings:
     def __post_init__(self) -> None:
         if not is_text(self.path) or not _PATH.fullmatch(self.path):
             raise ConfigurationError(
-                f"path must begin with a slash, not end with one, and name a place of its own such as '/tasks'; "
+                f"path must begin with a slash, not end with one, and not be empty, such as '/tasks'; "
                 f"it is {self.path!r}"
             )
         if not is_text(self.title):

@@ -16,11 +16,11 @@ from taskflow_otel.web.servers import ServerWatch
 
 RECONNECT_MS = 2_000
 HEARTBEAT = 15.0
-"""Seconds of silence after which a comment keeps proxies from closing the connection."""
+"""Seconds without a change after which a comment is sent, so that proxies do not close the connection."""
 MAX_STREAMS = 256
-"""Streams that one process serves at once."""
+"""The most streams of one process at once."""
 SEND_TIMEOUT = 20.0
-"""Seconds that a client may take to read; then its connection is closed."""
+"""Seconds in which a client must read; then its connection is closed."""
 _LAST_SEND_TIMEOUT = 1.0
 """The same once the server is stopping."""
 _LOOK = 0.25
@@ -28,10 +28,10 @@ _LOOK = 0.25
 
 
 class EventStreams:
-    """The open streams of one application: bounded in number and in the time of each send, and ended with the server.
+    """The open streams of one application: limited in number and in the time of each send; they end with the server.
 
-    `limit`: streams at once; one more is answered by 503. `send_timeout` (seconds): a client that does not read for
-    so long is disconnected. `heartbeat`: seconds of silence before a comment is sent.
+    `limit`: streams at once; a further one gets 503. `send_timeout` (seconds): a client that does not read for this
+    long is disconnected. `heartbeat`: seconds without a change before a comment is sent.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class EventStreams:
         )
 
     def enter(self, response: EventStreamResponse) -> bool:
-        """Count a stream that begins; `False` when there are too many."""
+        """Count a new stream; return `False` if there are too many."""
         if len(self._open) >= self._limit:
             return False
         if not self._open:
@@ -81,7 +81,7 @@ class EventStreams:
         return True
 
     def leave(self, response: EventStreamResponse, scope: Scope) -> None:
-        """The stream has ended. A client that does not read must not hold up the end of the server either."""
+        """The stream has ended. A client that does not read must not delay the end of the server."""
         self._open.discard(response)
         if self.stopping and (cut := self._cutter_of(scope)) is not None:
             asyncio.get_running_loop().call_later(_LAST_SEND_TIMEOUT, cut)
@@ -97,14 +97,14 @@ class EventStreams:
 
     @property
     def send_timeout(self) -> float:
-        """Seconds that a send which begins now may take."""
+        """The time limit in seconds for a send that begins now."""
         return _LAST_SEND_TIMEOUT if self.stopping else self._send_timeout
 
     async def cut_off(self, scope: Scope) -> None:
-        """Close the connection of a client that does not read, with what waits in its write buffer."""
+        """Close the connection of a client that does not read; drop its unsent data."""
         if (cut := self._cutter_of(scope)) is not None:
             cut()
-            # The server learns of it at the next turn of the loop.
+            # The server sees the close in the next turn of the loop.
             await asyncio.sleep(0)
 
     def _cutter_of(self, scope: Scope) -> Callable[[], object] | None:
@@ -123,7 +123,7 @@ class EventStreams:
 
 
 class EventStreamResponse(StreamingResponse):
-    """One stream, whose source is closed as soon as the client is gone, not when it is garbage-collected."""
+    """One stream. Its source is closed as soon as the client is gone, not at the next garbage collection."""
 
     media_type = "text/event-stream"
 
@@ -139,9 +139,9 @@ class EventStreamResponse(StreamingResponse):
         self._sending: asyncio.Timeout | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream, or answer 503 when there are too many streams."""
+        """Stream, or answer 503 if there are too many streams."""
         if not self._streams.enter(self):
-            full = "This process serves as many live streams as it can; close some, or read the task list instead."
+            full = "This process has reached its limit of live streams; close some, or read the task list instead."
             await JSONResponse({"detail": full}, 503, {"Retry-After": "10"})(scope, receive, send)
             return
         self._scope = scope
@@ -151,7 +151,7 @@ class EventStreamResponse(StreamingResponse):
             self._streams.leave(self, scope)
 
     async def stream_response(self, send: Send) -> None:
-        """Send what comes; a send that takes too long ends the stream and the connection."""
+        """Send the changes; a send that takes too long ends the stream and the connection."""
         frames = self._streams.frames(self._last_event_id, self._until)
 
         async def bounded(message: Message) -> None:
@@ -167,13 +167,13 @@ class EventStreamResponse(StreamingResponse):
             await frames.aclose()
 
     def hurry(self, deadline: float) -> None:
-        """End the send under way by `deadline`, in the time of the loop."""
+        """End the current send by `deadline`, an event-loop time."""
         sending = self._sending
         if sending is not None and (due := sending.when()) is not None and deadline < due:
             try:
                 sending.reschedule(deadline)
             except RuntimeError:
-                # It has ended: there is nothing to shorten.
+                # It has already ended.
                 self._sending = None
 
 
@@ -186,9 +186,9 @@ async def frames(
     stopping: asyncio.Future[None] | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> AsyncGenerator[bytes, None]:
-    """The bytes of the stream: changes as they come, a comment after `heartbeat` seconds of silence.
+    """The bytes of the stream: changes as they happen, and a comment after `heartbeat` seconds without a change.
 
-    A new stream begins with an event `begin`, whose id can be resumed from: what is read after it misses nothing.
+    A new stream begins with an event `begin`. A client that continues from its id misses nothing.
     """
     start = last_event_id or source.cursor
     changes = source.subscribe(start)

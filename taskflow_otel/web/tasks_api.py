@@ -43,12 +43,12 @@ _ENCODED_AT_ONCE = 50
 _LIST_HEADERS = {
     "X-Total-Count": {"description": "Number of tasks that match.", "schema": {"type": "integer"}},
     "X-Total-Count-Exact": {
-        "description": "`false`: at least so many tasks match; they were not all counted.",
+        "description": "`false`: the number is a lower bound, because not all tasks were counted.",
         "schema": {"type": "boolean"},
     },
     "X-Next-Cursor": {
-        "description": "Cursor of the next page; absent on the last. A search that looks at many tasks may end a page "
-        "early, even without any task; it goes on from the cursor.",
+        "description": "Cursor of the next page; absent on the last one. A search that reads many tasks may end a page "
+        "early, even without any task; the cursor continues it.",
         "schema": {"type": "string"},
     },
     "Link": {"description": "The next page, `rel=next` (RFC 8288).", "schema": {"type": "string"}},
@@ -58,7 +58,7 @@ _LIST_HEADERS = {
 def add_collection_routes(
     router: APIRouter, engine: TaskEngine, settings: WebSettings, guard: Guard, audit: AuditLog
 ) -> None:
-    """The routes with fixed names, which must come before those with a task id."""
+    """The routes with fixed names, which must come before the routes with a task id."""
     hidden = None if settings.display_func_args else {"__all__": {"args", "kwargs"}}
     operator = Depends(guard.operator)
 
@@ -86,7 +86,7 @@ def add_collection_routes(
         if page.next_cursor is not None:
             kept = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
             headers["X-Next-Cursor"] = page.next_cursor
-            # Relative, so that it holds behind any proxy.
+            # Relative, so that it works behind any proxy.
             headers["Link"] = f'<?{urlencode([*kept, ("cursor", page.next_cursor)])}>; rel="next"'
         return Response(await encode(page.records), headers=headers, media_type="application/json")
 
@@ -102,7 +102,7 @@ def add_collection_routes(
 
     @router.get("/failures", dependencies=[Depends(guard.viewer)], responses=errors(422), summary="Failures, grouped")
     async def list_failures(found: Annotated[TaskQuery, Depends(task_filter)]) -> FailuresOut:
-        """The newest failures that match, grouped by their error without ids, numbers and quoted values."""
+        """The newest failures that match, grouped by error, without ids, numbers and quoted values."""
         return await read_failures(engine, replace(found, status=TaskStatus.FAILED, limit=SCAN_LIMIT))
 
     @router.post("/bulk-retry", status_code=202, responses=errors(403, 422), summary="Retry tasks by id")
@@ -112,14 +112,14 @@ def add_collection_routes(
         audit.record(request, actor, "bulk-retry", f"{len(body.task_ids)} tasks", f"retried {len(out.retried)}")
         return out
 
-    @router.post("/retry-failed", status_code=202, responses=errors(403, 422), summary="Retry what failed")
+    @router.post("/retry-failed", status_code=202, responses=errors(403, 422), summary="Retry failed tasks")
     async def retry_failed(
         request: Request,
         found: Annotated[TaskQuery, Depends(task_filter)],
         actor: Actor = operator,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Retry at most so many.")] = MAX_PAGE,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="The most tasks to retry.")] = MAX_PAGE,
     ) -> BulkRetryOut:
-        """Enqueue anew the failed tasks that match (`?since=6h`) and that nothing has retried yet, newest first."""
+        """Retry the failed tasks that match (`?since=6h`) and were not retried yet, newest first."""
         query = replace(found, status=TaskStatus.FAILED, limit=MAX_PAGE)
         ids: list[str] = []
         while len(ids) <= limit:
@@ -181,11 +181,11 @@ def add_item_routes(
         request: Request,
         task_id: str,
         actor: Actor = operator,
-        rerun: Annotated[bool, Query(description="Run a task once more that has succeeded.")] = False,
+        rerun: Annotated[bool, Query(description="Also run a successful task once more.")] = False,
     ) -> Response:
-        """Enqueue a finished task anew and return the new one; `retry_of` and `retried_by` link the two.
+        """Make a new task from a finished one and return it; `retry_of` and `retried_by` link the two.
 
-        Of several retries of one task at once, one wins; the others get 409 with its id.
+        If several requests retry one task at once, one succeeds; the others get 409 with the id of the new task.
         """
         record = await engine.retries.retry(task_id, rerun=rerun)
         audit.record(request, actor, "retry", task_id, f"as {record.task_id}")
@@ -199,7 +199,7 @@ def add_item_routes(
         summary="Cancel a live task",
     )
     async def cancel_task(request: Request, task_id: str, actor: Actor = operator) -> Response:
-        """Cancel a pending or running task, on whichever instance it is."""
+        """Cancel a pending or running task of any instance."""
         record = await engine.control.cancel(task_id)
         audit.record(request, actor, "cancel", task_id)
         return _one(task_out(record, with_args=settings.display_func_args), hidden, 202)

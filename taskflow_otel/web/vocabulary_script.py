@@ -1,4 +1,4 @@
-"""The page's own copy of the vocabulary, generated: `python -m taskflow_otel.web.vocabulary_script`."""
+"""Generates the vocabulary of the page: `python -m taskflow_otel.web.vocabulary_script`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def render() -> str:
         _constant("The states of a task.", "STATUSES", _list(TaskStatus)),
         _constant("The states in which a task has not ended.", "LIVE", f"new Set({_list(live)})"),
         _constant("What made a task.", "SOURCES", _list(Source)),
-        _constant("Where an instance stands.", "INSTANCE_STATES", _list(InstanceState)),
+        _constant("The state of an instance.", "INSTANCE_STATES", _list(InstanceState)),
         _constant("How an attempt ended, by the transition that ended it.", "OUTCOMES", _object(OUTCOMES.items())),
         _constant("Why a task is in its state.", "REASONS", _object((reason, reason.label) for reason in Reason)),
     )

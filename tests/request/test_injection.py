@@ -129,7 +129,7 @@ def test_installing_twice_is_harmless() -> None:
 async def test_mounting_on_an_application_that_runs_already_is_an_error_that_says_so() -> None:
     app = FastAPI()
     await post(app, "/")
-    with pytest.raises(ConfigurationError, match="started already"):
+    with pytest.raises(ConfigurationError, match="already started"):
         TaskManager().init_app(app)
 
 

@@ -114,7 +114,7 @@ async def test_health_tells_of_a_backend_that_can_only_be_read(client: httpx.Asy
     engine.backend_failing = True
     answer = await client.get("/tasks/health")
     assert answer.status_code == 503
-    assert "not written to" in answer.json()["reasons"][0]
+    assert "not written" in answer.json()["reasons"][0]
 
 
 async def test_health_names_the_trouble_of_the_backend(client: httpx.AsyncClient, engine: FakeEngine) -> None:

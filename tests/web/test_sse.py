@@ -139,7 +139,7 @@ async def test_one_stream_too_many_is_refused_with_the_reason(
                 stack.callback((await watch(served.url)).close)
             answer = await client.get("/tasks/events")
             assert answer.status_code == 503
-            assert "as many live streams as it can" in answer.json()["detail"]
+            assert "its limit of live streams" in answer.json()["detail"]
 
         async def admitted() -> bool:
             async with client.stream("GET", "/tasks/events") as answer:

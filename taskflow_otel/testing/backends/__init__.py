@@ -1,14 +1,14 @@
-"""The conformance suite of backends: what the contract in `taskflow_otel.backends.base` means, as tests.
+"""The conformance suite of backends: the contract of `taskflow_otel.backends.base` as tests.
 
-An author of a backend runs it like this (pytest and pytest-asyncio needed)::
+The author of a backend runs it like this (pytest and pytest-asyncio are needed)::
 
     class TestMyBackend(BackendConformance):
         @pytest.fixture
         def backend_factory(self, tmp_path):
             return lambda: MyBackend(tmp_path / "tasks")
 
-Each call of the factory makes a backend, not yet opened, on the same storage; the storage is empty when a test
-begins. A backend in memory may return one object every time, if that keeps its content when closed.
+Each call of the factory makes a backend, not yet opened, on the same storage. The storage is empty when a test begins.
+A backend in memory may return the same object every time, if the object keeps its content after `close`.
 """
 
 from __future__ import annotations
@@ -20,4 +20,4 @@ __all__ = ["BackendConformance", "FleetConformance", "TaskConformance"]
 
 
 class BackendConformance(TaskConformance, FleetConformance):
-    """The whole suite. Inherit from this, and give it a fixture `backend_factory`."""
+    """The whole suite. Inherit from it, and define the fixture `backend_factory`."""

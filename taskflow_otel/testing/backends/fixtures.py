@@ -1,4 +1,4 @@
-"""What every part of the suite begins with: backends that are open, and are closed properly at the end."""
+"""The fixtures of every part of the suite: backends that are open, and are closed properly at the end."""
 
 from __future__ import annotations
 

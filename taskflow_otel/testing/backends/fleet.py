@@ -1,4 +1,4 @@
-"""What a backend does for several instances, and how history ends."""
+"""Backends with several instances, and the deletion of history."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from taskflow_otel.testing.backends.samples import (
 
 
 class FleetConformance(BackendFixtures):
-    """What several instances do together, and how history ends."""
+    """Tests with several instances, and of the deletion of history."""
 
     async def test_changes_of_other_instances_are_seen_oldest_first(self, backend: Backend) -> None:
         start = datetime.now(UTC) - timedelta(minutes=1)

@@ -21,7 +21,7 @@ _clock = count(1)
 
 
 def make_task(**fields: Any) -> TaskRecord:
-    """A pending, persisted task of the instance `one`; each is created a second after the one made before."""
+    """A pending, persisted task of the instance `one`; each is created a second after the previous one."""
     created = BASE + timedelta(seconds=next(_clock))
     defaults: dict[str, Any] = {
         "task_id": new_task_id(),
@@ -37,7 +37,7 @@ def make_task(**fields: Any) -> TaskRecord:
 
 
 def finish(task: TaskRecord, status: TaskStatus = TaskStatus.SUCCESS, seconds: float = 1.5) -> TaskRecord:
-    """The task after it has run for so many seconds."""
+    """The task after a run of `seconds`."""
     task = task.copy()
     task.status, task.duration = status, seconds
     task.start_time = task.created_at + timedelta(seconds=1)
@@ -96,7 +96,7 @@ def ids(records: Iterable[TaskRecord]) -> list[str]:
 
 
 def population() -> list[TaskRecord]:
-    """Sixty tasks, oldest first, that differ in everything a query can ask for; the same ones each time."""
+    """Sixty tasks, oldest first, that differ in all attributes of a query; always the same ones."""
     draw = random.Random(20260301)
     return [
         make_task(
@@ -115,7 +115,7 @@ def population() -> list[TaskRecord]:
 
 
 def queries(tasks: list[TaskRecord]) -> list[TaskQuery]:
-    """Each condition alone, and some together."""
+    """Each condition alone, and some combinations."""
     early, late = tasks[10].created_at, tasks[40].created_at
     conditions: list[dict[str, Any]] = [
         {},
@@ -145,7 +145,7 @@ def queries(tasks: list[TaskRecord]) -> list[TaskQuery]:
 
 
 def matches(task: TaskRecord, query: TaskQuery) -> bool:
-    """Whether the query lets the task through: the plain reference that backends are compared with."""
+    """Whether a task matches the query: the simple reference implementation for comparison with backends."""
     equal = ("status", "func_name", "queue", "source", "trace_id")
     if any(getattr(query, name) not in (None, getattr(task, name)) for name in equal):
         return False

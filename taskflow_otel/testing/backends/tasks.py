@@ -1,4 +1,4 @@
-"""What a backend does with tasks: store, change, refuse, find and count them."""
+"""Backends with tasks: store, change, refuse, find and count them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from taskflow_otel.testing.backends.samples import (
 
 
 class TaskConformance(BackendFixtures):
-    """What is stored, changed, refused, found and counted."""
+    """Tests of storing, changing, refusing, finding and counting tasks."""
 
     async def test_it_fulfils_the_protocol(self, backend: Backend) -> None:
         assert isinstance(backend, Backend)

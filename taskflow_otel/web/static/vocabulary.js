@@ -9,7 +9,7 @@ export const LIVE = new Set(["pending", "running"]);
 /** What made a task. */
 export const SOURCES = ["manual", "scheduled", "retry"];
 
-/** Where an instance stands. */
+/** The state of an instance. */
 export const INSTANCE_STATES = ["alive", "dead", "stopped"];
 
 /** How an attempt ended, by the transition that ended it. */
