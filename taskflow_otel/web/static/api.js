@@ -1,4 +1,4 @@
-// The REST API. Addresses are relative to the page, so that they hold behind any proxy.
+// The REST API. Addresses are relative to the page, so that they work behind any proxy.
 
 export class ApiError extends Error {
   constructor(status, message) {
@@ -20,7 +20,7 @@ export class Api {
     return (await this.#send("GET", withParams(path, params))).json();
   }
 
-  /** A page of tasks with the total (at least so many, where not `exact`) and the cursor of the next. */
+  /** A page of tasks with the total (a lower bound if not `exact`) and the cursor of the next page. */
   async tasks(params) {
     const response = await this.#send("GET", withParams("./", params));
     return {

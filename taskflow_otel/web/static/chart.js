@@ -3,7 +3,7 @@
 import { s } from "./dom.js";
 import { clock } from "./format.js";
 
-/** A line over its area; decoration beside the number it belongs to. */
+/** A line over its area; decoration next to its number. */
 export function sparkline(values) {
   const [width, height] = [120, 32];
   const top = Math.max(...values, 1e-9);
@@ -20,7 +20,7 @@ export function sparkline(values) {
 
 const LAYERS = ["success", "failed", "other", "live"];
 
-/** What became of the tasks of each stretch, stacked. */
+/** The outcomes of the tasks in each part of the window, stacked. */
 export function activity(points) {
   const [width, height, gap] = [900, 150, 4];
   const top = niceTop(Math.max(...points.map((point) => LAYERS.reduce((sum, layer) => sum + point[layer], 0))));

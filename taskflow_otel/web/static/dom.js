@@ -1,8 +1,8 @@
-// Building the page. Everything from outside becomes text or an attribute; nothing is ever parsed as HTML.
+// Builds the page. Data from outside becomes text or an attribute; nothing is ever parsed as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element. `props`: `class`, `text`, `on` (listeners), `data`, anything else an attribute (null and false leave it out). */
+/** An element. `props`: `class`, `text`, `on` (listeners), `data`; all others are attributes (null and false omit one). */
 export function h(tag, props = {}, ...children) {
   return fill(document.createElement(tag), props, children);
 }
@@ -24,7 +24,7 @@ function fill(element, props, children) {
   return element;
 }
 
-/** Write text only where it differs, so that an unchanged cell costs no layout. */
+/** Write text only if it differs, so that an unchanged cell costs no layout. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -63,7 +63,7 @@ export function pill(status) {
   return h("span", { class: "pill", data: { status }, text: status });
 }
 
-/** A short form of an id, with the whole of it to copy. */
+/** A short form of an id; the whole id can be copied. */
 export function copyable(text, shown = text) {
   const label = h("span", { class: "mono", text: shown });
   const button = h(
@@ -105,7 +105,7 @@ export function toast(message, kind = "info") {
   setTimeout(() => item.remove(), kind === "error" ? 8000 : 4000);
 }
 
-/** Ask before something that cannot be taken back; resolves to whether the user agreed. */
+/** Ask before an action that cannot be undone; resolves to whether the user agreed. */
 export function confirmed(title, text, action, { danger = false } = {}) {
   const dialog = document.getElementById("dialog");
   const answer = (value) => () => dialog.close(value);
@@ -124,7 +124,7 @@ export function confirmed(title, text, action, { danger = false } = {}) {
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
 }
 
-/** The state of a view that has nothing to show. */
+/** The empty state of a view. */
 export function empty(title, text) {
   return h("div", { class: "empty" }, h("strong", { text: title }), h("p", { text }));
 }

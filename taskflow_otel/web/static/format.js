@@ -1,4 +1,4 @@
-// Numbers and times as people read them.
+// Numbers and times in a form for people.
 
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
@@ -13,7 +13,7 @@ export function duration(seconds) {
   return `${minutes} m ${pad(whole % 60)} s`;
 }
 
-/** A duration that still grows: in whole seconds, so that the digits do not dance. */
+/** A duration that still grows: in whole seconds, so that the digits do not flicker. */
 export function elapsed(seconds) {
   return seconds < 60 ? `${Math.floor(seconds)} s` : duration(Math.floor(seconds));
 }
@@ -34,7 +34,7 @@ export function share(value) {
   return percent < 0.1 ? "<0.1 %" : `${percent.toFixed(percent < 10 ? 1 : 0)} %`;
 }
 
-/** The time of day; with the date where that is not today. */
+/** The time of day, with the date unless it is today. */
 export function clock(iso) {
   if (!iso) return "–";
   const moment = new Date(iso);
@@ -58,7 +58,7 @@ export function ago(iso) {
   return `${Math.floor(seconds / 86400)} d ago`;
 }
 
-/** How long it is until a moment. */
+/** The time until a moment. */
 export function until(iso) {
   if (!iso) return "–";
   const seconds = (Date.parse(iso) - Date.now()) / 1000;
@@ -69,12 +69,12 @@ export function until(iso) {
   return `in ${Math.floor(seconds / 86400)} d`;
 }
 
-/** Seconds from one ISO time to another; to now where the second is missing. */
+/** Seconds from one ISO time to another; to now if the second is missing. */
 export function secondsBetween(from, to) {
   return Math.max(0, ((to ? Date.parse(to) : Date.now()) - Date.parse(from)) / 1000);
 }
 
-/** The last part of a UUIDv7, where its ids differ. */
+/** The last part of a UUIDv7, in which ids differ. */
 export function shortId(id) {
   return id.slice(-8);
 }

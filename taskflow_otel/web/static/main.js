@@ -1,4 +1,4 @@
-// Puts the page together: session, navigation, stream, and one view at a time.
+// Assembles the page: session, navigation, stream, and one view at a time.
 
 import { Api } from "./api.js";
 import { h, icon, setText, toast } from "./dom.js";
@@ -51,7 +51,7 @@ class Page {
     document.addEventListener("visibilitychange", () => this.#poll());
     this.#show();
     this.#poll();
-    // What happened between the first reading and a late stream, nobody has told.
+    // The stream began after the first reading, so the changes in between are missing.
     if (late) this.stream.opened.then(() => this.refresh());
   }
 
@@ -65,7 +65,7 @@ class Page {
     this.#show();
   }
 
-  /** Let the view read anew. What the stream tells meanwhile is shown afterwards: the answer may be older than it. */
+  /** Let the view read again. Changes from the stream are applied after the answer, which may be older than they are. */
   async refresh() {
     this.#readings += 1;
     try {
@@ -76,13 +76,13 @@ class Page {
     }
   }
 
-  /** Hold the state of the present view in the address, without a step in the history. */
+  /** Keep the state of the current view in the address, without a step in the history. */
   remember(params) {
     const given = Object.entries(params).filter(([, value]) => value);
     history.replaceState(null, "", `?${new URLSearchParams(given)}`);
   }
 
-  /** Do something on the server and say how it went; resolves to the answer, or null. */
+  /** Do an action on the server and show its result; resolves to the answer, or null. */
   async attempt(action, done) {
     try {
       const answer = await action();
@@ -117,7 +117,7 @@ class Page {
     }
   }
 
-  // Only what the stream does not carry is asked for again, and only while someone looks.
+  // Reload only what the stream does not contain, and only while the page is visible.
   #poll() {
     clearInterval(this.#polled);
     if (!document.hidden) this.#polled = setInterval(() => this.#guard(this.#view?.poll?.()), this.session.poll_interval * 1000);
@@ -142,7 +142,7 @@ class Page {
   }
 
   async #logOut() {
-    // Nothing may be asked for any more once the session has ended.
+    // No more requests after the session has ended.
     this.#view?.close?.();
     this.#view = null;
     clearInterval(this.#polled);

@@ -1,10 +1,10 @@
-// Tasks as rows that follow the stream: one change touches one row.
+// Tasks as rows that follow the stream: one change updates one row.
 
 import { h, pill, setShown, setText } from "./dom.js";
 import { clock, duration, elapsed, firstLine, secondsBetween, shortId } from "./format.js";
 import { LIVE, REASONS } from "./vocabulary.js";
 
-/** A table of tasks, newest first. `accepts(task, known)` tells whether a task belongs here; `limit` bounds the rows. */
+/** A table of tasks, newest first. `accepts(task, known)` returns whether a task belongs here; `limit` bounds the rows. */
 export class TaskRows {
   #rows = new Map();
   #running = new Set();
@@ -32,7 +32,7 @@ export class TaskRows {
     return this.#rows.size;
   }
 
-  /** Show exactly these tasks; `complete` when there are none after them. */
+  /** Show exactly these tasks; `complete`: there are no more after them. */
   replace(tasks, complete) {
     this.#rows.clear();
     this.#running.clear();
@@ -59,7 +59,7 @@ export class TaskRows {
   }
 
   #insert(task) {
-    // Ids are in the order of creation (UUIDv7). A new task is nearly always the first.
+    // Ids are in the order of creation (UUIDv7). A new task is almost always the first.
     let after = this.body.firstElementChild;
     while (after && after.dataset.id > task.task_id) after = after.nextElementSibling;
     if (!after && !this.complete) return;

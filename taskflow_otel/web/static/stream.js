@@ -1,4 +1,4 @@
-// The live stream: what changed, gathered per frame, so that work follows the number of changed tasks.
+// The live stream: changes are collected for each frame, so that the work depends on the number of changed tasks.
 
 const SLOWEST_RETRY = 30000;
 
@@ -13,18 +13,18 @@ export class Stream {
   #opened;
   #ended = false;
 
-  /** `onChange(tasks, logs)`: tasks as a map of id to delta. `onReset()`: too much was missed, read again. */
+  /** `onChange(tasks, logs)`: tasks as a map from id to delta. `onReset()`: changes were missed, so read again. */
   constructor({ onChange, onReset, onState }) {
     this.onChange = onChange;
     this.onReset = onReset;
     this.onState = onState;
-    /** Resolves when the stream first stands: what is read after that cannot miss a change. */
+    /** Resolves when the stream is first connected: a later reading cannot miss a change. */
     this.opened = new Promise((resolve) => (this.#opened = resolve));
     document.addEventListener("visibilitychange", () => (document.hidden ? this.#close("paused") : this.#open()));
     if (!document.hidden) this.#open();
   }
 
-  /** Close for good. */
+  /** Close permanently. */
   end() {
     this.#ended = true;
     this.#close("paused");
@@ -42,7 +42,7 @@ export class Stream {
     });
     source.addEventListener("begin", (event) => {
       this.#lastId = event.lastEventId;
-      // Nothing tells what happened between an earlier stream and one that does not resume it.
+      // A stream that does not continue the earlier one does not show the changes in between.
       if (!this.#opened) return this.onReset();
       this.#opened();
       this.#opened = null;

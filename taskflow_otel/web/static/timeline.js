@@ -1,4 +1,4 @@
-// A task's life as bars: what it waited for, when it ran, attempt by attempt.
+// The life of a task as bars: its waits and its runs, for each attempt.
 
 import { h } from "./dom.js";
 import { clock, duration } from "./format.js";
@@ -22,7 +22,7 @@ export function segments(task, now = Date.now()) {
     if (kind === "waiting" && entry.reason === "delayed") kind = "delayed";
     found.push({
       kind,
-      // Waiting for a retry belongs to the attempt that it leads to.
+      // The wait for a retry belongs to the next attempt.
       attempt: following?.transition === "started" ? following.attempt : entry.attempt + (kind === "backoff" ? 1 : 0),
       from: Date.parse(entry.timestamp),
       to: following ? Date.parse(following.timestamp) : Math.max(now, Date.parse(entry.timestamp)),

@@ -5,7 +5,7 @@ const WINDOWS = ["1h", "6h", "24h", "7d"];
 const SETTLE = 1500;
 const RETRY_AT_ONCE = 1000;
 
-/** Failures as problems: grouped by what is the same in their errors. */
+/** Failures as problems: grouped by similar errors. */
 export class FailuresView {
   constructor(page, root) {
     this.page = page;
@@ -39,7 +39,7 @@ export class FailuresView {
 
   change(tasks) {
     if (this.soon || ![...tasks.values()].some((delta) => delta.status === "failed")) return;
-    // Many failures at once are one reading.
+    // Many failures at once cause only one reading.
     this.soon = setTimeout(() => {
       this.soon = null;
       this.page.refresh();
@@ -81,7 +81,7 @@ export class FailuresView {
   }
 
   async #retryAll() {
-    if (!(await confirmed("Retry everything that failed?", `All failures of the last ${this.since} that nothing has retried yet are enqueued again, up to 1,000 at once.`, "Retry all"))) return;
+    if (!(await confirmed("Retry everything that failed?", `All failures of the last ${this.since} that were not retried yet are enqueued again, up to 1,000 at once.`, "Retry all"))) return;
     await this.#run(() => this.page.api.act("POST", "retry-failed", { params: { since: this.since } }));
   }
 

@@ -5,7 +5,7 @@ import { TaskRows } from "./rows.js";
 
 const WINDOWS = ["15m", "1h", "6h", "24h"];
 
-/** How things stand: the figures of the window, what runs now and what failed last. */
+/** The overview: the numbers of the window, the running tasks and the latest failures. */
 export class OverviewView {
   constructor(page, root) {
     this.page = page;
@@ -22,8 +22,8 @@ export class OverviewView {
     this.top = h("span", { class: "chart-top mono" });
     this.from = h("span");
     this.health = h("div", { class: "banner bad", role: "alert", hidden: true });
-    this.running = panelOf("Running now", "?view=tasks&status=running", (task) => task.status === "running", "Nothing runs at the moment", "A task appears here while its function runs.");
-    this.failed = panelOf("Latest failures", "?view=failures", (task) => task.status === "failed", "No failures", "Nothing has failed. Enjoy it.");
+    this.running = panelOf("Running now", "?view=tasks&status=running", (task) => task.status === "running", "Nothing runs now", "A task appears here while its function runs.");
+    this.failed = panelOf("Latest failures", "?view=failures", (task) => task.status === "failed", "No failures", "Nothing has failed.");
     this.switch = h(
       "div",
       { class: "segmented", role: "group", "aria-label": "Window" },
@@ -75,7 +75,7 @@ export class OverviewView {
     this.tiles.failures.show(share(figures.failure_share), null, points.map((point) => point.failed), figures.failure_share >= 0.05 ? "bad" : "");
     this.tiles.running.show(count(figures.running));
     const age = figures.oldest_ready_age_seconds;
-    this.tiles.pending.show(count(figures.pending), age === null ? "nothing waits for a slot" : `oldest ready ${duration(age)}`);
+    this.tiles.pending.show(count(figures.pending), age === null ? "no task waits for a slot" : `oldest ready ${duration(age)}`);
     this.tiles.run.show(duration(figures.run_p95_seconds), basis);
     this.tiles.wait.show(duration(figures.wait_p95_seconds), basis);
     const { chart, top } = activity(points);

@@ -9,7 +9,7 @@ export class QueuesView {
     this.grid = h("div", { class: "queues" });
     this.blank = empty("No queues", "A queue appears when the manager starts.");
     this.blank.hidden = true;
-    root.append(h("div", { class: "view-head" }, h("h1", { text: "Queues" }), h("span", { class: "muted", text: "of the instance that answers" })), this.grid, this.blank);
+    root.append(h("div", { class: "view-head" }, h("h1", { text: "Queues" }), h("span", { class: "muted", text: "of the answering instance" })), this.grid, this.blank);
   }
 
   async refresh() {
@@ -81,9 +81,9 @@ class QueueCard {
     this.meter.setAttribute("aria-valuenow", String(queue.running));
     this.meter.setAttribute("aria-valuemax", String(queue.concurrency ?? queue.running));
     const size = queue.max_size === null ? "" : `, ${count(queue.ready + queue.delayed)} of ${count(queue.max_size)} places taken`;
-    setText(this.use, limited ? `${queue.running} of ${queue.concurrency} slots${size}` : `no limit of its own${size}`);
+    setText(this.use, limited ? `${queue.running} of ${queue.concurrency} slots${size}` : `no own limit${size}`);
     for (const [name, input] of Object.entries(this.inputs)) {
-      // What someone is typing is theirs.
+      // Do not overwrite a field in which someone is typing.
       if (document.activeElement !== input.field && !input.changed) input.field.value = queue[name] ?? "";
     }
   }

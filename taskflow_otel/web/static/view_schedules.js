@@ -17,14 +17,14 @@ export class SchedulesView {
       this.body,
     );
     root.append(
-      h("div", { class: "view-head" }, h("h1", { text: "Schedules" }), h("span", { class: "muted", text: "missed and errors: of the instance that answers" })),
+      h("div", { class: "view-head" }, h("h1", { text: "Schedules" }), h("span", { class: "muted", text: "missed and errors: of the answering instance" })),
       h("section", { class: "card flush" }, this.table, this.blank),
     );
   }
 
   async refresh() {
     const schedules = await this.page.api.get("schedules");
-    // A redrawn button must not lose the keyboard's place.
+    // A redrawn button must keep the keyboard focus.
     const focused = document.activeElement?.dataset.key;
     this.body.replaceChildren(...schedules.map((schedule) => this.#row(schedule)));
     if (focused) [...this.body.querySelectorAll("button")].find((button) => button.dataset.key === focused)?.focus();

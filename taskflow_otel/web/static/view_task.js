@@ -7,7 +7,7 @@ import { LIVE } from "./vocabulary.js";
 const NEAR_END = 40;
 const WIDE = new Set(["Task id", "Trace id"]);
 
-/** One task: what it is, where its time went, what it said, why it failed. */
+/** One task: its data, its timeline, its log, its error. */
 export class TaskView {
   constructor(page, root) {
     this.page = page;
@@ -94,7 +94,7 @@ export class TaskView {
     const hasArgs = task.args !== undefined;
     setShown(this.args, hasArgs);
     if (hasArgs) {
-      const shown = task.args === null ? "Encrypted, or none stored." : JSON.stringify({ args: task.args, kwargs: task.kwargs }, null, 2);
+      const shown = task.args === null ? "Encrypted, or not stored." : JSON.stringify({ args: task.args, kwargs: task.kwargs }, null, 2);
       this.args.replaceChildren(h("div", { class: "card-head" }, h("h2", { text: "Arguments" })), h("pre", { class: "trace", text: shown }));
     }
   }
@@ -216,7 +216,7 @@ function copyButton(text) {
   return button;
 }
 
-/** The deep link to a trace; only ever an http(s) address. */
+/** The link to a trace; always an http(s) address. */
 function traceLink(pattern, id) {
   if (!pattern || !id) return null;
   const address = pattern.replaceAll("{trace_id}", encodeURIComponent(id));

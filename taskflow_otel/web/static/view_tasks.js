@@ -8,10 +8,10 @@ const AGES = [["", "Any time"], ["15m", "Last 15 minutes"], ["1h", "Last hour"],
 const FROM = [["", "Any source"], ...SOURCES.map((source) => [source, source[0].toUpperCase() + source.slice(1)])];
 const PAGE = 100;
 
-/** A number, with a plus where it is only the least that it can be. */
+/** A number, with a plus if it is a lower bound. */
 const atLeast = (number, exact) => `${count(number)}${exact ? "" : "+"}`;
 
-/** The list of tasks; its filters live in the address. */
+/** The list of tasks; its filters are in the address. */
 export class TasksView {
   constructor(page, root) {
     this.page = page;
@@ -19,7 +19,7 @@ export class TasksView {
     this.rows = new TaskRows({ accepts: (task) => this.#accepts(task) });
     this.count = h("span", { class: "muted", "aria-live": "polite" });
     this.more = h("button", { class: "button", type: "button", text: "Show more", hidden: true, on: { click: () => page.attempt(() => this.#readMore()) } });
-    this.blank = empty("No tasks", "Nothing matches. Loosen a filter, or enqueue something.");
+    this.blank = empty("No tasks", "No task matches. Remove a filter, or enqueue a task.");
     this.pausing = empty("Nothing yet", "No match among the newest tasks. “Show more” searches older ones.");
     this.blank.hidden = this.pausing.hidden = true;
     this.chips = new Map(["", ...STATUSES].map((status) => [status, this.#chip(status)]));
@@ -55,7 +55,7 @@ export class TasksView {
     const { status: _, ...others } = this.filters;
     const stats = await this.page.api.get("stats", others);
     for (const [status, chip] of this.chips) setText(chip.number, atLeast(stats[status || "total"], stats.exact));
-    // Of a bound, the one that the list came with is the better.
+    // If the total is a lower bound, the one of the list is better.
     if (stats.exact) this.#total(stats[this.filters.status || "total"], true);
   }
 
@@ -86,7 +86,7 @@ export class TasksView {
   #accepts(task, known) {
     const { filters } = this;
     if (["status", "func_name", "queue", "source"].some((name) => filters[name] && task[name] !== filters[name])) return false;
-    // The rest of a row that the server chose does not change; its full error may match where the delta's line does not.
+    // The server chose this row by its full error, which the delta does not contain; the other fields do not change.
     if (known) return true;
     const [key, ...value] = filters.tag.split(/[:=](.*)/s);
     if (key && (task.tags?.[key] === undefined || (value.length && task.tags[key] !== value[0]))) return false;

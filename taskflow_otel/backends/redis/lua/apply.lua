@@ -69,7 +69,7 @@ local function update(change)
   local task = task_key(id)
   local before = call('HMGET', task, 'owner', 'token', 'status', 'dims')
   if before[1] ~= owner or before[2] ~= token then return 'S' end
-  -- Only a repeated write meets a finished task under its own token.
+  -- Only a repeated write finds a finished task with its own token.
   if not LIVE[before[3]] then return 'A' end
   if before[3] ~= status or before[4] ~= dims then
     index(id, false, before[3], before[4], nil)

@@ -1,4 +1,4 @@
--- Prepended to every other script. KEYS[1] is the hash tag that all keys begin with, so that they share one slot.
+-- Prepended to every other script. KEYS[1] is the hash tag with which all keys begin, so that they share one slot.
 --
 --   task:<id>         hash: owner, token, status, dims, search, head, doc; where they apply also key, duration,
 --                     cancel, retried_by
@@ -10,11 +10,11 @@
 --   settings, setting_names      hash: key -> value; its keys, in order
 --   groups:<owner>    set of the groups below; a group is '1' (persisted) or '0', then the task's name and seal
 --   live:<owner>:<group>         ids of unfinished tasks by creation time
---   cancel:<owner>    set of live ids whose cancellation was asked for
---   changed:<owner>   ids by the time of their last write; owners: the owners by theirs
+--   cancel:<owner>    set of live ids for which a cancellation was requested
+--   changed:<owner>   ids by the time of their last write; owners: the owners by the time of their last write
 --   finished          ids by end time
 --   instances, instance:<id>     set, and one hash each: doc, heartbeat, state, declared_by
---   handed:<owner>    ids given out by the latest take_over
+--   handed:<owner>    ids returned by the latest take_over
 --   writer:<id>       number of a writer's latest ordered call; the one kind of key that expires
 --   schema            version
 local P = KEYS[1] .. ':'
@@ -23,10 +23,10 @@ local LIVE = {pending = true, running = true}
 
 local function task_key(id) return P .. 'task:' .. id end
 local function index_key(dim, status) return P .. 'index:' .. status .. ':' .. dim end
--- The length keeps two pairs of owner and group from meeting in one key.
+-- With the length, two different pairs of owner and group never get the same key.
 local function live_key(owner, group) return P .. 'live:' .. #owner .. ':' .. owner .. ':' .. group end
 
--- Microseconds of the server, one more at each call of one script, so that changes of a batch keep their order.
+-- Microseconds of the server's clock, plus one for each call within a script, so that a batch keeps its order.
 local moment
 local function now()
   if not moment then
@@ -37,7 +37,7 @@ local function now()
   return moment
 end
 
--- A call that its client gave up on can arrive after a later one of the same client; it must not be applied then.
+-- A call that timed out can arrive after a newer call of the same client; it must not be applied then.
 local function superseded(writer, number)
   local key = P .. 'writer:' .. writer
   local latest = call('GET', key)
@@ -52,8 +52,8 @@ local function row(id)
   return found
 end
 
--- What a script does to sorted sets and counters is gathered and written at its end, one command for each key: in a
--- batch that is some dozens of commands in place of thousands. Scripts that use these functions end with flush().
+-- Changes of sorted sets and counters are collected and written at the end of the script, one command for each key: a
+-- batch then needs dozens of commands and not thousands. Scripts that use these functions must end with flush().
 local members, durations, groups, owners = {}, {}, {}, {}
 
 local function gathered(key)
@@ -74,7 +74,7 @@ local function count_duration(field, micros, number)
   sum[2] = sum[2] + number
 end
 
--- The tasks of a batch mostly share their dimensions: what they amount to is found once.
+-- Most tasks of a batch have the same dimensions, so the key names are computed once.
 local indexes = {}
 local function indexes_of(status, dims)
   local of_status = indexes[status]
@@ -93,7 +93,7 @@ local function indexes_of(status, dims)
   return found
 end
 
--- `score` false takes the task out; a duration is counted in or out with it.
+-- `score` false removes the task; its duration is added or subtracted too.
 local function index(id, score, status, dims, duration)
   local found = indexes_of(status, dims)
   for _, set in ipairs(found.sets) do set[id] = score end
@@ -103,7 +103,7 @@ local function index(id, score, status, dims, duration)
   end
 end
 
--- `score` false takes the task out, here and below.
+-- `score` false removes the task, here and below.
 local function live(id, score, owner, group)
   local key = live_key(owner, group)
   if not groups[key] then groups[key] = {owner, group} end

@@ -1,5 +1,5 @@
--- ARGV: instance id, heartbeat that was seen, mark of this call. Returns 1 to the one caller who declared it; the mark
--- lets that caller ask again when the first answer was lost.
+-- ARGV: instance id, heartbeat that was seen, mark of this call. Returns 1 to the one caller who declared it; with
+-- the mark, that caller can repeat the call if the first answer was lost.
 local key = P .. 'instance:' .. ARGV[1]
 local stored = call('HMGET', key, 'state', 'heartbeat', 'declared_by')
 if stored[1] == 'dead' and stored[3] == ARGV[3] then return 1 end

@@ -1,4 +1,4 @@
--- ARGV: key, and the value; without one the setting is deleted.
+-- ARGV: key and value; without a value the setting is deleted.
 if ARGV[2] then
   call('HSET', P .. 'settings', ARGV[1], ARGV[2])
   call('ZADD', P .. 'setting_names', 0, ARGV[1])

@@ -1,4 +1,4 @@
--- ARGV: task id. Returns 1 when the task lives.
+-- ARGV: task id. Returns 1 if the task is live.
 local stored = call('HMGET', task_key(ARGV[1]), 'status', 'owner')
 if not LIVE[stored[1]] then return 0 end
 call('HSET', task_key(ARGV[1]), 'cancel', '1')

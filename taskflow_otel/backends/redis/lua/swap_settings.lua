@@ -1,5 +1,5 @@
--- ARGV: the number of expected settings; then of each expected one, and of each change: key, '1' or '0' (there is none),
--- value. Returns 1, or 0 when a setting is not as expected.
+-- ARGV: the number of expected settings; then for each expected one and each change: key, '1' or '0' (no value), value.
+-- Returns 1, or 0 if an expected setting does not match.
 local first_change = 2 + 3 * tonumber(ARGV[1])
 for n = 2, first_change - 1, 3 do
   local stored = call('HGET', P .. 'settings', ARGV[n])

@@ -1,5 +1,5 @@
--- ARGV: writer, number, new owner, limit, whether the answer to the call before was lost, then JSON: the dead
--- instances, and the groups to take without their first character (false for all). Returns the rows taken.
+-- ARGV: writer, number, new owner, limit, whether the answer to the previous call was lost, then JSON: the dead
+-- instances, and the groups to take, without their first character (false for all). Returns the rows taken.
 if superseded(ARGV[1], ARGV[2]) then return false end
 
 local owner, limit = ARGV[3], tonumber(ARGV[4])
@@ -7,7 +7,7 @@ local handed = P .. 'handed:' .. owner
 local taken = {}
 
 if ARGV[5] == '1' then
-  -- What was handed out in an answer that never came is this owner's already: nobody else would ever run it.
+  -- The tasks of a lost answer already belong to this owner: no one else would ever run them.
   for _, id in ipairs(call('LRANGE', handed, 0, -1)) do
     local stored = call('HMGET', task_key(id), 'owner', 'status')
     if stored[1] == owner and LIVE[stored[2]] then taken[#taken + 1] = id end

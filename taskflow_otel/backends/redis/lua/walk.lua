@@ -1,5 +1,5 @@
--- ARGV: mode (page or count), id of the last task of the page before (or ''), its time in case it is gone, candidates
--- to look at, rows wanted, then JSON: statuses, dimensions, and the remaining conditions.
+-- ARGV: mode (page or count), id of the last task of the previous page (or ''), its time in case it is gone, number of
+-- candidates to read, rows wanted, then JSON: statuses, dimensions, and the remaining conditions.
 -- Returns {candidates seen, id of the last, whether the walk is at its end, rows or counts}.
 local cursor, budget, wanted = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 local statuses, dims, wants = cjson.decode(ARGV[6]), cjson.decode(ARGV[7]), cjson.decode(ARGV[8])
@@ -11,8 +11,8 @@ for _, dim in ipairs(dims) do
   if not size or members < size then drive, size = dim, members end
 end
 
--- How many members of an index are not older than the cursor: members of one time are ordered by id, and
--- the place among them is found by halving.
+-- How many members of an index are not older than the cursor. Members of the same time are ordered by id; a binary
+-- search finds the place among them.
 local function rank_after(key, created)
   local low = call('ZCOUNT', key, '(' .. created, '+inf')
   local high = low + call('ZCOUNT', key, created, created)
@@ -46,7 +46,7 @@ for _, status in ipairs(statuses) do
   end
 end
 
--- Takes the newest of the tasks that the streams begin with.
+-- Takes the newest of the first tasks of the streams.
 local function advance()
   local best
   for _, stream in ipairs(streams) do
@@ -62,7 +62,7 @@ local function advance()
 end
 
 local function matches(id, status)
-  -- The time of a cursor that is gone is only known to the millisecond.
+  -- If the cursor's task is gone, its time is known only to the millisecond.
   if gone and id >= cursor then return false end
   for _, dim in ipairs(dims) do
     if dim ~= drive and not call('ZSCORE', index_key(dim, status), id) then return false end
