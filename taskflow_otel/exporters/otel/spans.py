@@ -82,7 +82,7 @@ class SpanContexts:
         return context
 
     def of(self, ref: SpanRef) -> Context:
-        """A context in which the span of `ref` is current; without one, a context in which none is."""
+        """A context in which the span of `ref` is current; for an empty `ref`, a context without a span."""
         return self._contexts.get(ref.span_id) or context_of(ref)
 
 

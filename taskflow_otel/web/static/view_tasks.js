@@ -19,7 +19,7 @@ export class TasksView {
     this.rows = new TaskRows({ accepts: (task) => this.#accepts(task) });
     this.count = h("span", { class: "muted", "aria-live": "polite" });
     this.more = h("button", { class: "button", type: "button", text: "Show more", hidden: true, on: { click: () => page.attempt(() => this.#readMore()) } });
-    this.blank = empty("No tasks", "No task matches. Remove a filter, or enqueue a task.");
+    this.blank = empty("No tasks", "Nothing matches. Remove a filter, or enqueue a task.");
     this.pausing = empty("Nothing yet", "No match among the newest tasks. “Show more” searches older ones.");
     this.blank.hidden = this.pausing.hidden = true;
     this.chips = new Map(["", ...STATUSES].map((status) => [status, this.#chip(status)]));
