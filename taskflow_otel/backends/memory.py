@@ -34,9 +34,9 @@ _TICK = timedelta(microseconds=1)
 class MemoryBackend:
     """A backend in the memory of this process, with the semantics of the real ones.
 
-    `max_finished` bounds the finished tasks that are kept: the oldest are dropped, with their logs, when one more
-    ends. `durable=True` claims durability, so that tests reach the code paths of persisted tasks without a database.
-    Several managers of one process and one event loop may share an object; its content outlives `close()`.
+    `max_finished` bounds the finished tasks: when another one ends, the oldest is dropped with its logs.
+    `durable=True` claims durability, so that tests reach the code for persisted tasks without a database. Several
+    managers of one process and one event loop may share an object; its content stays after `close()`.
     `namespace` is taken as by the other backends, and separates nothing: each object is a storage of its own.
 
     Raises `ConfigurationError` when `max_finished` is not a whole number of at least 0, or `namespace` not a name.
@@ -315,7 +315,7 @@ class MemoryBackend:
             self._forget(next(iter(self._finished)))
 
     def _touch(self, task_id: str) -> None:
-        # Strictly increasing, so that the order of the dictionary is the order of its values.
+        # Strictly increasing, so that the dictionary is ordered by its values.
         self._last_change = max(SYSTEM_CLOCK.now(), self._last_change + _TICK)
         self._changed.pop(task_id, None)
         self._changed[task_id] = self._last_change

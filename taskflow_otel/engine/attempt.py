@@ -121,7 +121,7 @@ class AttemptRunner:
             failure = exc
         finally:
             self._owner.ended(attempt, failure)
-            # Its traceback holds this frame.
+            # The traceback of the exception holds this frame.
             failure = None
 
     async def _attempt(self, task: LiveTask, executor: Executor) -> float | None:

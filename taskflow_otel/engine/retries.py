@@ -25,7 +25,7 @@ from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus
 from taskflow_otel.runtime.owned_tasks import in_slices
 
 REFUSALS = (TaskNotFoundError, TaskStateError, UnknownTaskError, TaskArgumentError, QueueFullError)
-"""Why one task of many cannot be retried, while the next one can."""
+"""The errors that prevent the retry of one task, but not of the next one."""
 _FLUSH_BEFORE_LINK = 1.0
 """Seconds to wait for pending history before a retry is committed."""
 _TOGETHER = 100

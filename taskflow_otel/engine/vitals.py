@@ -30,7 +30,7 @@ class Vitals:
         return self._ledger.health.dropped_history
 
     def slots(self) -> dict[str, tuple[int, int | None]]:
-        """Attempts that each executor runs, and the most that it may."""
+        """How many attempts each executor runs, and its limit."""
         return {name: (slots.used, slots.capacity) for name, slots in self._dispatcher.slots.items()}
 
     def stuck(self) -> dict[str, int]:

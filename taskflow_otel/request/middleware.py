@@ -37,7 +37,7 @@ def add_task_middleware(app: FastAPI, door: Door, installed: Callable[[], bool])
 
 
 def another_is_installed(app: FastAPI, door: Door) -> bool:
-    """Whether routes of this application get the tasks of another door."""
+    """Whether the routes of this application get the tasks of another manager."""
     return any(one["door"] is not door and one["installed"]() for one in settings_of(app, TaskMiddleware))
 
 

@@ -84,7 +84,7 @@ def make_auth_backend(auth: object) -> AuthBackend | None:
             return StaticUsers([_pair(user) for user in auth])
         case _:
             pass
-    # The value itself may be a password that has lost its user name: it stays out of the message.
+    # The value could be a password without its user name, so the message does not contain it.
     raise ConfigurationError(
         "auth must be (user, password), a list of such pairs that is not empty, or an object with "
         f"authenticate(username, password) -> role; it is {type(auth).__name__}"

@@ -37,7 +37,7 @@ def normalise(error: str | None) -> str:
 
 
 async def group(records: Iterable[TaskRecord]) -> list[FailureGroupOut]:
-    """The groups of these failures (newest first), the largest first."""
+    """The groups of these failures (given newest first), the largest group first."""
     groups: dict[tuple[str | None, str], list[TaskRecord]] = {}
     async for record in in_slices(records, _NORMALISED_AT_ONCE):
         groups.setdefault((record.error_type, normalise(record.error)), []).append(record)

@@ -107,7 +107,7 @@ def add_collection_routes(
 
     @router.post("/bulk-retry", status_code=202, responses=errors(403, 422), summary="Retry tasks by id")
     async def bulk_retry(request: Request, body: BulkRetryIn, actor: Actor = operator) -> BulkRetryOut:
-        """Enqueue each task anew; those whose state does not allow it are skipped with the reason."""
+        """Retry each task; tasks whose state does not allow it are skipped with the reason."""
         out = await _retry_all(engine, body.task_ids)
         audit.record(request, actor, "bulk-retry", f"{len(body.task_ids)} tasks", f"retried {len(out.retried)}")
         return out
@@ -142,7 +142,7 @@ def add_collection_routes(
             Query(description="Ended before: an ISO 8601 time, or an age (`7d`). Default: all finished tasks."),
         ] = None,
     ) -> DeletedOut:
-        """Delete finished tasks and their logs, for good."""
+        """Delete finished tasks and their logs permanently."""
         now = SYSTEM_CLOCK.now()
         deleted = await engine.cleaner.delete(parse_moment("before", before, now) if before else now)
         audit.record(request, actor, "delete-history", before or "all", f"deleted {deleted}")

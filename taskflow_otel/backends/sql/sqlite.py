@@ -46,7 +46,7 @@ _HEADER = b"SQLite format 3\x00"
 _READERS = 3
 _CHECKPOINT_PAGES = 4_000
 _CLOCK = SYSTEM_CLOCK
-"""Other processes hold the locks of the file, and these go by no other clock."""
+"""The system clock: the waits are for other processes that lock the file."""
 _LOCKED = Backoff(first=0.02, longest=0.02)
 _WRITER_CACHE_KIB = 16_384
 

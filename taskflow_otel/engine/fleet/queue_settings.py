@@ -63,7 +63,7 @@ class QueueSettings(Service):
             self._apply(name, state)
 
     def stats(self) -> dict[str, QueueStats]:
-        """The queues of this process at this moment."""
+        """The queues of this process now."""
         now = self._clock.monotonic()
         return {queue.name: queue.stats(now) for queue in self._queues.all()}
 

@@ -14,7 +14,7 @@ class Notes:
     """One note for each task, oldest first. No method looks at more notes than it adds, takes or drops."""
 
     def __init__(self) -> None:
-        # Ordered: to find the first entry of a plain dictionary takes the longer the more were taken from there.
+        # An OrderedDict: finding the first entry of a plain dict gets slower with each entry removed at its front.
         self._notes: OrderedDict[str, LiveTask] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         """Notes of finished tasks: they will not change, and only they can be dropped."""
