@@ -5,22 +5,26 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskflow_otel.model import enqueue, options, task_options
 from taskflow_otel.model.plain import (
     MAX_DEPTH,
     MAX_EXTRA_TEXT,
     MAX_ITEMS,
     MAX_NAME,
+    MAX_PROGRESS_TEXT,
     MAX_TAG_TEXT,
     MAX_TAGS,
     class_name,
@@ -34,6 +38,7 @@ from taskflow_otel.model.plain import (
     repr_of,
     text_of,
 )
+from taskflow_otel.model.record import MAX_LOG_ENTRIES, MAX_LOG_TEXT, MAX_TEXT
 from tests.faults.values import LyingDict, Said, anything, boxed, texts
 
 
@@ -250,3 +255,26 @@ def test_two_keys_stay_two_whatever_they_are_made_of(one: str, other: str) -> No
     assert (distinct_text(one) == distinct_text(other)) == (one == other)
     assert is_storable(distinct_text(one))
     assert distinct_text(distinct_text(one)) == distinct_text(one)
+
+
+def test_the_table_of_the_guarantees_states_the_caps() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text()
+    _, table, _ = page.split("<!-- caps -->")
+    rows = re.findall(r"^\| ([^|]+) \| ([\d,]+) \|", table, re.MULTILINE)
+    assert {what: int(number.replace(",", "")) for what, number in rows} == {
+        "log entries": MAX_LOG_ENTRIES,
+        "characters of all its log entries": MAX_LOG_TEXT,
+        "characters of a log message": MAX_TEXT,
+        "characters of an error": MAX_TEXT,
+        "characters of a stack trace": MAX_TEXT,
+        "characters of the extra values of one log entry": MAX_EXTRA_TEXT,
+        "items in the extra values of one log entry": MAX_ITEMS,
+        "levels of lists and mappings": MAX_DEPTH,
+        "characters of the name of a tag, an extra value or a class": MAX_NAME,
+        "tags": MAX_TAGS,
+        "characters of the value of a tag": MAX_TAG_TEXT,
+        "characters of a progress message": MAX_PROGRESS_TEXT,
+        "characters of an idempotency key": enqueue._MAX_KEY,
+        "characters of the name of a task or a queue": task_options._MAX_NAME,
+    }
+    assert options._MAX_NAME == task_options._MAX_NAME
