@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench peers instructions chaos schedules lint format typecheck clean
+.PHONY: help demo test coverage across bench peers instructions chaos schedules lint format typecheck clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -13,8 +13,19 @@ help:  ## Show the targets
 demo: $(VENV)/.runtime  ## Start the example app on an embedded SQLite database
 	$(BIN)/python -m examples.demo
 
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Tests across rooms: most of what they run is in other processes, which are not measured.
+ACROSS := $(addprefix tests/,benchmarks chaos contributing dashboards e2e ledger typing)
+COVERED := $(filter-out $(ACROSS),$(patsubst %/,%,$(wildcard tests/*/))) $(wildcard tests/test_*.py)
+
 test: lint typecheck $(VENV)/.packages  ## Run the linters, the type checkers and all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+coverage: $(VENV)/.dev $(VENV)/.packages  ## Run the tests of the rooms, and hold their branch coverage against its floor
+	$(PYTEST) --cov --cov-report=term $(COVERED) $(PYTEST_ARGS)
+
+across: $(VENV)/.dev $(VENV)/.packages  ## Run the tests that are not part of the coverage
+	$(PYTEST) $(ACROSS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev $(VENV)/.packages peers  ## Measure every figure beside its reference
 	@mkdir -p build
