@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from taskflow_otel.engine.executors.base import Executor
@@ -46,7 +46,8 @@ class Dispatcher:
         self._queues = queues
         self._clock = clock
         self._start: Callable[[LiveTask], None] = _nobody
-        self._turns = queues.all()
+        self._lines: dict[Queue, None] = {}
+        """The queues with ready tasks, by turns; a queue whose last ready task was cancelled leaves when it is met."""
         self._open = False
         self._set_aside: Callable[[LiveTask], None] | None = None
         self._pumping = False
@@ -83,15 +84,20 @@ class Dispatcher:
         task.advance(_LINE_UP)
         task.ready_at = self._clock.monotonic()
         if self._set_aside is not None and task.record.persisted:
-            queue.push(task)
+            self._line_up(queue, task)
             self._set_aside(task)
             return
         if self._may_go_at_once(queue, task):
             task.advance(_GET_SLOT)
             self._take(queue, task)
             return
+        self._line_up(queue, task)
+        # Only this queue has anything new to start.
+        self._pump((queue,))
+
+    def _line_up(self, queue: Queue, task: LiveTask) -> None:
         queue.push(task)
-        self.pump()
+        self._lines.setdefault(queue)
 
     def _may_go_at_once(self, queue: Queue, task: LiveTask) -> bool:
         """Whether a task would be the next to start anyway: nothing waits before it, and there is room for it.
@@ -131,13 +137,22 @@ class Dispatcher:
 
     def give_back(self, task: LiveTask) -> None:
         """Give the slot of an ended attempt back."""
+        saturated = len(self._starting) >= _MAX_STARTING
         self._starting.discard(task)
-        self._queues.of(task).running -= 1
-        self.slots[task.record.executor].used -= 1
-        self.pump()
+        queue, slots = self._queues.of(task), self.slots[task.record.executor]
+        queue.running -= 1
+        slots.used -= 1
+        if saturated or slots.capacity is not None:
+            self.pump()
+        elif queue.ready:
+            # No other queue can have waited for this.
+            self._pump((queue,))
 
     def pump(self) -> None:
         """Start all tasks that may start; if they are many, the rest in later turns of the event loop."""
+        self._pump(self._lines)
+
+    def _pump(self, queues: Iterable[Queue]) -> None:
         if not self._open or self._pumping or self._pump_due or len(self._starting) >= _MAX_STARTING:
             return
         self._pumping = True
@@ -146,14 +161,14 @@ class Dispatcher:
             progress = True
             while progress and budget > 0:
                 progress = False
-                for queue in self._turns if len(self._turns) == 1 else tuple(self._turns):
-                    if queue.ready and self._start_one(queue):
+                for queue in tuple(queues):
+                    if not queue.ready:
+                        self._lines.pop(queue, None)
+                    elif self._start_one(queue):
                         progress = True
                         budget -= 1
                         # The queue that got a slot is the last in turn for the next one.
-                        if len(self._turns) > 1:
-                            self._turns.remove(queue)
-                            self._turns.append(queue)
+                        self._lines[queue] = self._lines.pop(queue, None)
             if progress:
                 self._pump_due = True
                 asyncio.get_running_loop().call_soon(self._pump_on)

@@ -28,7 +28,7 @@ class Backlog:
         self._clock = clock
         self._health = health
         self._interval = interval
-        self._commits: list[Commit] = []
+        self._commits: deque[Commit] = deque()
         self.in_hand: list[Commit] = []
         """Part of the current transaction."""
         self._apart: deque[Batch] = deque()
@@ -97,11 +97,12 @@ class Backlog:
     def take_back(self, commits: Iterable[Commit]) -> None:
         """Withdraw commits, except those that were tried already: these stay until their outcome is known."""
         left = {id(commit) for commit in commits}
-        self._commits = [commit for commit in self._commits if commit.tried or id(commit) not in left]
+        self._commits = deque(commit for commit in self._commits if commit.tried or id(commit) not in left)
 
     def clear(self) -> None:
         """Forget the commits: they will not be written."""
-        self.in_hand, self._commits = [], []
+        self.in_hand = []
+        self._commits.clear()
         self._apart.clear()
         self.release_all()
 
@@ -123,7 +124,7 @@ class Backlog:
         return self._gather() if new else None
 
     def _gather(self) -> Batch:
-        commits, self._commits = self._commits[:MAX_BATCH], self._commits[MAX_BATCH:]
+        commits = [self._commits.popleft() for _ in range(min(MAX_BATCH, len(self._commits)))]
         items: list[Item] = []
         batch = Batch([])
         logs: list[Item] = []
@@ -182,7 +183,7 @@ class Backlog:
                     history = True
                 case _:
                     assert_never(item)
-        self._commits = commits + self._commits
+        self._commits.extendleft(reversed(commits))
         if self._health.failing_since is not None:
             self._trim()
         self._flush_asked = self._flush_asked or history or bool(self._barriers)
