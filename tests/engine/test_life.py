@@ -15,8 +15,9 @@ from fastapi import BackgroundTasks, FastAPI
 from fastapi.testclient import TestClient
 from starlette.background import BackgroundTask
 
-from taskflow_otel import NotStartedError, TaskManager, TaskStatus
+from taskflow_otel import NotStartedError, TaskAdmin, TaskManager, TaskStatus
 from taskflow_otel.model.query import TaskQuery
+from tests.backends.conftest import FACTORIES
 from tests.managers import Gate, finish, started
 
 T = TypeVar("T")
@@ -161,3 +162,29 @@ async def test_a_request_that_is_served_on_another_event_loop_has_its_tasks_run(
         for task in manager.store.list():
             await finish(manager, task.task_id)
         assert ran == [kind]
+
+
+PAGES = ("", "/stats", "/metrics", "/health", "/queues", "/schedules", "/instances", "/overview", "/failures")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "mysql", "redis"])
+async def test_every_page_can_be_asked_for_on_another_event_loop(request: pytest.FixtureRequest, kind: str) -> None:
+    """Connections to a database belong to the event loop that they were made on."""
+    app, manager = FastAPI(), TaskManager(snapshot_backend=FACTORIES[kind](request)())
+    TaskAdmin(app, manager)
+
+    @manager.task(persist=True)
+    async def fails() -> None:
+        raise ValueError("no")
+
+    def ask() -> dict[str, int]:
+        client = TestClient(app)
+        answers = {page: client.get(f"/tasks{page}").status_code for page in PAGES}
+        answers["retry"] = client.post(f"/tasks/{task_id}/retry").status_code
+        answers["delete"] = client.delete("/tasks/history").status_code
+        return answers
+
+    async with started(manager):
+        task_id = await manager.enqueue(fails)
+        await finish(manager, task_id)
+        assert await asyncio.to_thread(ask) == {**dict.fromkeys(PAGES, 200), "retry": 202, "delete": 200}
