@@ -59,8 +59,11 @@ class Door:
 
         Raises `NotStartedError`, and what `TaskBuilder.build` and `Intake.take` raise.
         """
-        self.life.require_running()
-        return self._intake.take(self._builder.build(func, args, kwargs, options))
+        taken = self._take(func, args, kwargs, options)
+        if taken.task is not None and taken.task.repeats is not None:
+            # The caller has this id from now on: should its task have been deleted, the new one takes it over.
+            taken.task.record.task_id = taken.task_id
+        return taken
 
     @at_home
     async def make_known(self, tasks: Sequence[LiveTask]) -> None:
@@ -101,14 +104,20 @@ class Door:
         options: EnqueueOptions = NO_OPTIONS,
     ) -> str:
         """Add a task and return its id once it is known; if another task holds its idempotency key, return that id."""
-        task_id, task = self.add(func, args, kwargs, options)
+        task_id, task = self._take(func, args, kwargs, options)
         if task is None:
             return task_id
         if not task.durable:
             self._intake.enter(task)
             return task_id
         await self._enter(task)
-        return task.record.duplicate_of or task_id
+        return task.repeats or task.record.duplicate_of or task.id
+
+    def _take(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: EnqueueOptions
+    ) -> Taken:
+        self.life.require_running()
+        return self._intake.take(self._builder.build(func, args, kwargs, options))
 
     def _withdraw(self, tasks: Sequence[LiveTask], reason: Reason) -> None:
         self._background.own(self._intake.withdraw(tasks, reason))

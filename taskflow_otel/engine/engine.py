@@ -225,7 +225,7 @@ class Engine:
         )
         """The queues, as people see and change them."""
         retention = None if settings.retention_days is None else timedelta(days=settings.retention_days)
-        self.cleaner = Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention, self._life)
+        self.cleaner = Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention, self._tasks, self._life)
         """Deletes history."""
         self._services: list[Service] = [
             self._heartbeat,

@@ -17,6 +17,7 @@ from taskflow_otel.engine.membership import Membership, Ownership
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queue, Queues
 from taskflow_otel.errors import BackendError, QueueFullError, StaleTokenError
+from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.status import Transition
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
@@ -79,7 +80,10 @@ class Intake:
         record = task.record
         key = record.idempotency_key
         if key is not None and (holder := self._tasks.holder_of(key)) is not None and self._membership.lease_holds:
-            return Taken(holder, None)
+            if self._tasks.live(holder) is not None:
+                return Taken(holder, None)
+            task.repeats = holder
+            return Taken(holder, task)
         self.take_place(self._queues.get(record.queue), task, enforce=record.run_at is None)
         self._lifecycle.created(record)
         self._tasks.add(task)
@@ -100,6 +104,8 @@ class Intake:
         if len(tasks) == 1 and not tasks[0].durable and tasks[0].cancel_reason is None:
             self._show(tasks[0], {})
             return
+        if any(task.repeats is not None for task in tasks):
+            tasks = await self._without_repeated(tasks)
         results: dict[str, Applied] = {}
         durable = [task for task in tasks if task.durable]
         if durable:
@@ -207,12 +213,44 @@ class Intake:
         elif task.record.run_at is not None:
             task.timer = self._timers.at(task.record.run_at, due)
 
+    async def _without_repeated(self, tasks: Sequence[LiveTask]) -> list[LiveTask]:
+        """Drop the tasks that repeat a finished one, and take in those whose original was deleted."""
+        try:
+            return [task for task in tasks if task.repeats is None or not await self._repeats(task)]
+        except (BackendError, asyncio.CancelledError):
+            self.reject(tasks)
+            raise
+
+    async def _repeats(self, task: LiveTask) -> bool:
+        record, original = task.record, task.repeats or ""
+        key = record.idempotency_key or ""
+        if await self._ledger.holder_of(key) == original:
+            self._drop_repeated(task)
+            return True
+        self._tasks.release_key(key, original)
+        if self._tasks.live(record.task_id) is not None:
+            # Another caller got the same id, and this one a moment later: the ledger decides which task has the key.
+            record.task_id = new_task_id()
+        task.repeats = None
+        self.take_place(self._queues.get(record.queue), task, enforce=False)
+        self._lifecycle.created(record)
+        self._tasks.add(task)
+        return False
+
+    @staticmethod
+    def _drop_repeated(task: LiveTask) -> None:
+        """Forget a task of which nobody has heard: its id is that of another one."""
+        task.advance(Step.LEAVE)
+        task.args = task.kwargs = task.sealed = task.context = None
+
     async def withdraw(self, tasks: Iterable[LiveTask], reason: Reason) -> None:
         """End tasks that were never handed over: their request failed."""
         held = []
         for task in tasks:
             if task.phase is Phase.COMMITTING:
                 task.cancel_reason = task.cancel_reason or reason
+            elif task.repeats is not None and task.phase is Phase.BUILT:
+                self._drop_repeated(task)
             elif task.phase in {Phase.BUILT, _HELD}:
                 held.append(task)
         for start in range(0, len(held), _SLICE):
@@ -272,6 +310,8 @@ class Intake:
     def reject(self, tasks: Iterable[LiveTask]) -> None:
         """End tasks whose commit failed: they never run."""
         for task in tasks:
-            if not task.known:
+            if task.repeats is not None and task.phase is Phase.BUILT:
+                self._drop_repeated(task)
+            elif not task.known:
                 self._queues.of(task).leave_place(task)
                 self._lifecycle.rejected(task, Reason.COMMIT_FAILED, history=False)

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from taskflow_otel.engine.phase import BEFORE_COMMIT_PHASES, NEXT, UNKNOWN_PHASE
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.payload import Codec
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.timers import Timer
 
 REFUSED = -1
@@ -47,6 +49,9 @@ class LiveTask(Struct, eq=False, weakref=True):
     """Each transition is committed before it is published and takes effect."""
     sealed: Sealed | None = None
     """The arguments of an undecorated function while encryption is on; `args` is `None` then."""
+    repeats: str | None = None
+    """The finished task of this process that held its key, and whose id the caller got. Any instance may have deleted
+    it since: the ledger is asked before the commit."""
     link: RetryLink | None = None
     """The link to the task that it retries, written with its insert."""
     insert_tried: bool = False
@@ -105,10 +110,7 @@ class LiveTasks:
         self._live[task.record.task_id] = task
 
     def holder_of(self, key: str) -> str | None:
-        """The live task of this process that holds `key`.
-
-        What becomes of a finished one is decided in the ledger: any instance may delete it from the history.
-        """
+        """The task of this process that held `key` when it was last heard of."""
         with self._key_lock:
             return self._keys.get(key)
 
@@ -127,11 +129,22 @@ class LiveTasks:
         """Move a finished task into the window, which may drop the oldest one."""
         record = task.record
         self._live.pop(record.task_id, None)
-        if record.idempotency_key is not None:
+        if record.idempotency_key is not None and record.status is not TaskStatus.SUCCESS:
             self.release_key(record.idempotency_key, record.task_id)
         self._finished[record.task_id] = record
         if len(self._finished) > self._window:
-            self._finished.popitem(last=False)
+            self._forget(next(iter(self._finished)))
+
+    def forget_finished(self, before: datetime) -> None:
+        """Forget the finished tasks that ended before a moment, and their keys: they are deleted from the history."""
+        for task_id, record in list(self._finished.items()):
+            if record.end_time is not None and record.end_time < before:
+                self._forget(task_id)
+
+    def _forget(self, task_id: str) -> None:
+        record = self._finished.pop(task_id)
+        if record.idempotency_key is not None:
+            self.release_key(record.idempotency_key, task_id)
 
     def drop(self, task: LiveTask) -> None:
         """Forget a task that another instance has taken over."""

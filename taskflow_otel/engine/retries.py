@@ -102,7 +102,7 @@ class Retries:
         if built:
             await self._intake.make_known(list(built.values()))
         for task_id, task in list(built.items()):
-            if (first := task.record.duplicate_of) is not None:
+            if (first := task.repeats or task.record.duplicate_of) is not None:
                 refused[task_id] = await self._second(task_id, first)
                 del built[task_id]
             elif (window := self._tasks.record(task_id)) is not None:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.life import Life, at_home
+from taskflow_otel.engine.live import LiveTasks
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
 
@@ -17,12 +18,13 @@ class Cleaner(Service):
     """Deletes finished tasks, in small batches with pauses between them; as a service those older than `retention`."""
 
     def __init__(
-        self, backend: Backend, clock: Clock, interval: float, retention: timedelta | None, life: Life
+        self, backend: Backend, clock: Clock, interval: float, retention: timedelta | None, tasks: LiveTasks, life: Life
     ) -> None:
         super().__init__("cleaner", interval, clock)
         self._backend = backend
         self._clock = clock
         self._retention = retention
+        self._tasks = tasks
         self.life = life
 
     async def tick(self) -> None:
@@ -37,6 +39,7 @@ class Cleaner(Service):
         while True:
             count = await self._backend.delete_finished(before, _DELETE_BATCH)
             deleted += count
+            self._tasks.forget_finished(before)
             if count < _DELETE_BATCH:
                 return deleted
             await self._clock.sleep(_DELETE_PAUSE)

@@ -142,6 +142,10 @@ class Ledger:
                 doubts[record.task_id] = REFUSED if isinstance(entry.change, Insert) else len(record.timeline) - 1
         return doubts
 
+    async def holder_of(self, idempotency_key: str) -> str | None:
+        """The id of the task that holds a key; raises `BackendError`."""
+        return await self._backend.holder_of(idempotency_key)
+
     async def holds(self, record: TaskRecord) -> bool:
         """Whether the last line of a record's timeline is in the ledger, whoever owns the task now.
 

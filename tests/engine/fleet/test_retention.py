@@ -9,6 +9,7 @@ from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Insert
 from taskflow_otel.engine.fleet.retention import Cleaner
 from taskflow_otel.engine.life import Life
+from taskflow_otel.engine.live import LiveTasks
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.testing.backends.samples import finish, make_task
 from taskflow_otel.testing.clock import FakeClock
@@ -34,7 +35,7 @@ async def test_only_finished_tasks_that_ended_before_the_moment_are_deleted() ->
     old.end_time, new.end_time = clock.now() - timedelta(days=8), clock.now() - timedelta(days=6)
     live.created_at = clock.now() - timedelta(days=9)
     await backend.apply([Insert(old), Insert(new), Insert(live)])
-    await Cleaner(backend, clock, 60, timedelta(days=7), Life()).tick()
+    await Cleaner(backend, clock, 60, timedelta(days=7), LiveTasks(10), Life()).tick()
     left = (await backend.page(TaskQuery())).records
     assert {record.task_id for record in left} == {new.task_id, live.task_id}
     await backend.close()
@@ -44,7 +45,7 @@ async def test_others_get_the_backend_between_two_batches() -> None:
     clock, backend = FakeClock(), Batches()
     await backend.open()
     await backend.apply([Insert(finish(make_task())) for _ in range(1_200)])
-    cleaner = Cleaner(backend, clock, 60, None, Life())
+    cleaner = Cleaner(backend, clock, 60, None, LiveTasks(10), Life())
     deleting = asyncio.create_task(cleaner.delete(clock.now() + timedelta(days=365)))
     await clock.advance(0)
     assert (backend.deleted, deleting.done()) == ([500], False), "it waits before it goes on"
