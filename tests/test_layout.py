@@ -208,3 +208,36 @@ def test_a_test_file_lies_in_a_room_of_the_package_or_in_one_that_tests_across_r
     rooms = {str(path.parent.relative_to(PACKAGE)) for path in PACKAGE.rglob("__init__.py")}
     found = {str(path.parent.relative_to(TESTS)) for path in TESTS.rglob("test_*.py")}
     assert found - rooms - across == set()
+
+
+SLEEPS = {
+    "waiting.py": "It polls, for all others.",
+    "servers.py": "A port of a killed server is free a moment later, and nothing says when.",
+}
+"""The modules of tests that may let time pass, and why."""
+
+
+def hopeful_sleeps(path: Path) -> Iterator[int]:
+    """The lines on which a test lets time pass. A function inside another one stands for a user's, which may take time.
+
+    `asyncio.sleep(0)` is no time but one turn of the event loop.
+    """
+
+    def look(node: ast.AST, depth: int) -> Iterator[int]:
+        inner = depth + isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"asyncio.sleep", "time.sleep", "anyio.sleep"}:
+            zero = bool(node.args) and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0
+            if depth < 2 and not zero:
+                yield node.lineno
+        for child in ast.iter_child_nodes(node):
+            yield from look(child, inner)
+
+    yield from look(ast.parse(path.read_text()), 0)
+
+
+def test_no_test_waits_for_a_time_and_hopes() -> None:
+    """Programs that tests start as processes of their own are no tests."""
+    tests = [*TESTS.glob("*.py"), *TESTS.rglob("test_*.py"), *TESTS.rglob("conftest.py")]
+    found = {str(path.relative_to(TESTS)): lines for path in tests if (lines := list(hopeful_sleeps(path)))}
+    assert {name: lines for name, lines in found.items() if name not in SLEEPS} == {}
+    assert SLEEPS.keys() <= found.keys(), "an entry that is not needed any more"

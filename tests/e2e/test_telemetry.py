@@ -276,12 +276,13 @@ class HangingExporter(SpanExporter):
     """Blocks its flush, as one whose collector has gone away does."""
 
     def __init__(self) -> None:
-        self.release = threading.Event()
+        self.entered, self.release = threading.Event(), threading.Event()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         return SpanExportResult.SUCCESS
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        self.entered.set()
         return self.release.wait(WAIT)
 
 
@@ -295,10 +296,9 @@ async def test_a_flush_that_hangs_does_not_block_the_event_loop_at_shutdown() ->
     await manager.startup()
     assert await run_some(manager) == EXPECTED
     stopping = asyncio.create_task(manager.shutdown())
-    ticks = 0
-    while not stopping.done() and ticks < 50:
-        await asyncio.sleep(0.001)
-        ticks += 1
+    # The event loop hears of the flush while it hangs.
+    assert await asyncio.to_thread(exporter.entered.wait, WAIT)
     assert not stopping.done()
+    assert not exporter.release.is_set()
     exporter.release.set()
     await stopping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +22,7 @@ from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from tests.servers import RedisServer, free_port
+from tests.waiting import eventually
 
 
 def record(**changes: Any) -> TaskRecord:
@@ -43,12 +44,6 @@ async def opened(url: str, **options: Any) -> AsyncIterator[RedisBackend]:
         yield backend
     finally:
         await backend.close()
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -124,7 +119,7 @@ async def test_tasks_taken_over_in_an_answer_that_was_lost_are_handed_out_again(
             stored = await observer.get(task.task_id)
             return stored is not None and stored.instance == "two"
 
-        await eventually(taken)
+        await eventually(taken, "the takeover")
         assert await backend.take_over(["one"], "two", None, 10) == [replace(task, instance="two", token=2)]
         assert await backend.take_over(["one"], "two", None, 10) == []
 
@@ -186,7 +181,7 @@ async def test_writes_wait_for_the_replica_and_fail_without_it() -> None:
             async def in_sync() -> bool:
                 return bool((await client.info("replication"))["master_link_status"] == "up")
 
-            await eventually(in_sync)
+            await eventually(in_sync, "the replica to follow")
         async with opened(server.url, wait_replicas=1, timeout=5.0) as backend:
             await backend.apply([Insert(task)])
             async with opened(replica.url) as other:
@@ -206,7 +201,7 @@ async def test_a_cluster_keeps_everything_in_one_slot() -> None:
             async def up() -> bool:
                 return "cluster_state:ok" in str(await admin.execute_command("CLUSTER", "INFO"))
 
-            await eventually(up)
+            await eventually(up, "the cluster to answer")
         async with opened(server.url, cluster=True) as backend:
             task = record(idempotency_key="k", tags={"a": "b"}, persisted=True)
             await backend.apply([Insert(task)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 import pytest
@@ -14,6 +15,7 @@ from taskflow_otel.backends.sql import schema, servers
 from taskflow_otel.errors import BackendUnavailableError, ConfigurationError, MissingExtraError
 from taskflow_otel.testing.backends.samples import make_task
 from tests.servers import MariaDBServer, PostgresServer, free_port
+from tests.waiting import eventually
 
 T = TypeVar("T")
 
@@ -46,14 +48,17 @@ async def backend(kind: str, server: PostgresServer | MariaDBServer) -> AsyncIte
     await backend.close()
 
 
-async def eventually(ask: Callable[[], Awaitable[T]]) -> T:
+async def answer_of(ask: Callable[[], Awaitable[T]]) -> T:
     """The answer, once the backend is available again; fails after thirty seconds."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await ask()
-            except BackendUnavailableError:
-                await asyncio.sleep(0.05)
+    answers: list[T] = []
+
+    async def asked() -> bool:
+        with suppress(BackendUnavailableError):
+            answers.append(await ask())
+        return bool(answers)
+
+    await eventually(asked, "an answer of the backend")
+    return answers[0]
 
 
 async def test_only_a_migration_may_take_as_long_as_it_takes(
@@ -141,7 +146,7 @@ async def test_a_server_that_was_killed_is_used_again_once_it_is_back(
         with pytest.raises(BackendUnavailableError):
             await backend.get(before.task_id)
     await asyncio.to_thread(server.start)
-    await eventually(lambda: backend.apply([Insert(after)]))
+    await answer_of(lambda: backend.apply([Insert(after)]))
     assert await backend.get(before.task_id) == before
     assert await backend.get(after.task_id) == after
 
@@ -166,7 +171,7 @@ async def test_a_server_that_does_not_answer_is_an_error_in_time(
                 await backend.get(task.task_id)
         finally:
             server.resume()
-    assert await eventually(lambda: backend.get(task.task_id)) == task
+    assert await answer_of(lambda: backend.get(task.task_id)) == task
 
 
 @pytest.mark.parametrize(
