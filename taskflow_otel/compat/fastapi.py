@@ -68,6 +68,11 @@ def _annotation(call: Callable[..., Any], parameter: str) -> object:
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
+def dependency_calls(dependant: Dependant) -> list[Callable[..., Any] | None]:
+    """The functions of a route's own dependencies, in their order; not those that these ask for."""
+    return [one.call for one in dependant.dependencies]
+
+
 def wrap_route_functions(wrap: Callable[[RouteFunction, bool], RouteFunction]) -> None:
     """Wrap the functions by which routes call the application's code; harmless to repeat.
 

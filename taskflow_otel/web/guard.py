@@ -8,10 +8,11 @@ import hmac
 import math
 from urllib.parse import urlsplit
 
-from fastapi import HTTPException, Request, Response
+from fastapi import HTTPException, Request
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.web.auth import Actor, Authenticator, Role, TooManyLoginsError
+from taskflow_otel.web.entrance import entrance
 from taskflow_otel.web.sessions import COOKIE, Sessions
 from taskflow_otel.web.settings import is_text
 
@@ -48,15 +49,15 @@ class Guard:
         """Whether the actor may change anything."""
         return actor.role is Role.OPERATOR and not self._read_only
 
-    async def viewer(self, request: Request, response: Response) -> Actor:
+    @entrance
+    async def viewer(self, request: Request) -> Actor:
         """A user who may read (a FastAPI dependency)."""
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Content-Type-Options"] = "nosniff"
         return await self.identify(request)
 
-    async def operator(self, request: Request, response: Response) -> Actor:
+    @entrance
+    async def operator(self, request: Request) -> Actor:
         """A user who may act; also checks for CSRF (a FastAPI dependency)."""
-        actor = await self.viewer(request, response)
+        actor = await self.identify(request)
         if self._read_only:
             raise HTTPException(403, detail="this administration is read-only (TaskAdmin(read_only=True))")
         if actor.role is not Role.OPERATOR:
@@ -64,7 +65,8 @@ class Guard:
         self.check_intent(request, actor)
         return actor
 
-    async def scraper(self, request: Request, response: Response) -> Actor:
+    @entrance
+    async def scraper(self, request: Request) -> Actor:
         """A user who may read, or the bearer of the metrics token (a FastAPI dependency)."""
         if self._metrics_token is not None:
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -74,7 +76,7 @@ class Guard:
                 raise HTTPException(
                     401, detail="the metrics need their bearer token", headers={"WWW-Authenticate": "Bearer"}
                 )
-        return await self.viewer(request, response)
+        return await self.identify(request)
 
     async def identify(self, request: Request) -> Actor:
         """The user of the request; answers 401 without a login, or 429 after too many wrong passwords."""

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
+from taskflow_otel.compat.fastapi import dependency_calls
 from taskflow_otel.errors import (
     BackendError,
     ConfigurationError,
@@ -22,6 +23,7 @@ from taskflow_otel.errors import (
     UnknownScheduleError,
     UnknownTaskError,
 )
+from taskflow_otel.web.entrance import bounded, entrances
 from taskflow_otel.web.schemas import ErrorOut
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
@@ -39,14 +41,23 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 
 
 class TaskflowRoute(APIRoute):
-    """Answers errors itself, so that the application's error handlers are not called."""
+    """Decides who may come in before it reads the body, and answers errors itself.
+
+    The application's error handlers are not called.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
+        admit = entrances(dependency_calls(self.dependant))
 
         async def guarded(request: Request) -> Response:
             try:
-                return await handler(request)
+                for entrance in admit:
+                    await entrance(request)
+                response = await handler(bounded(request))
+                response.headers.setdefault("Cache-Control", "no-store")
+                response.headers.setdefault("X-Content-Type-Options", "nosniff")
+                return response
             except HTTPException as exc:
                 return problem(exc.status_code, str(exc.detail), exc.headers)
             except RequestValidationError as exc:
@@ -76,6 +87,7 @@ _MEANING = {
     403: "Not allowed: read-only, wrong role, or a missing CSRF token.",
     404: "Not found.",
     409: "The current state does not allow it; the reason is in `detail`.",
+    413: "The request body is too large.",
     422: "The input is invalid; `detail` says why.",
     503: "The manager or its backend is not available, or the queue is full.",
 }

@@ -105,7 +105,7 @@ def add_collection_routes(
         """The newest failures that match, grouped by error, without ids, numbers and quoted values."""
         return await read_failures(engine, replace(found, status=TaskStatus.FAILED, limit=SCAN_LIMIT))
 
-    @router.post("/bulk-retry", status_code=202, responses=errors(403, 422), summary="Retry tasks by id")
+    @router.post("/bulk-retry", status_code=202, responses=errors(403, 413, 422), summary="Retry tasks by id")
     async def bulk_retry(request: Request, body: BulkRetryIn, actor: Actor = operator) -> BulkRetryOut:
         """Retry each task; tasks whose state does not allow it are skipped with the reason."""
         out = await _retry_all(engine, body.task_ids)

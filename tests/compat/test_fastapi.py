@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from taskflow_otel.compat.fastapi import (
     ROUTE_FUNCTIONS,
     asks_for,
+    dependency_calls,
     function_stack,
     has_errors,
     make_background_tasks_by,
@@ -94,6 +95,24 @@ async def test_the_route_of_a_request_says_how_its_background_tasks_are_annotate
         asked == {"plain": False, "special": True, "nested": True},
         "asks_for reads scope['route'].dependant, its call, its dependencies and its background_tasks_param_name, and "
         "get_typed_signature; look at Dependant in fastapi/dependencies/models.py, and at get_dependant beside it.",
+    )
+
+
+def test_the_dependencies_of_a_route_are_found_in_their_order() -> None:
+    app = FastAPI()
+
+    def before() -> None: ...
+    def inner() -> None: ...
+    def outer(_: None = Depends(inner)) -> None: ...
+
+    @app.get("/", dependencies=[Depends(before)])
+    async def route(_: None = Depends(outer)) -> None: ...
+
+    (found,) = (one for one in app.routes if isinstance(one, routing.APIRoute) and one.path == "/")
+    SHAPE.holds(
+        dependency_calls(found.dependant) == [before, outer],
+        "dependency_calls reads APIRoute.dependant and its dependencies; look at Dependant in "
+        "fastapi/dependencies/models.py.",
     )
 
 

@@ -1,0 +1,127 @@
+"""What is read of a request before it is known who makes it, and how much after that."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.types import Message
+
+from tests.web.users import USER, Directory
+
+MEGABYTE = b"x" * 1_000_000
+_BASIC = {name: base64.b64encode(f"{name}:right".encode()) for name in ("ada", "vic")}
+
+
+def operations(app: FastAPI) -> list[tuple[str, str]]:
+    """Method and address of each documented route."""
+    return [
+        (method.upper(), path.format(task_id="x", name="mail"))
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+    ]
+
+
+class Upload:
+    """A request with a body of 100 MB, in pieces of one; counts the pieces that are asked for."""
+
+    def __init__(self, app: FastAPI, method: str, path: str, *headers: tuple[bytes, bytes]) -> None:
+        self._app = app
+        self._pieces = 100
+        self.received = 0
+        self.status = 0
+        self.body = b""
+        target, _, query = path.partition("?")
+        self._scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": target,
+            "raw_path": target.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(b"host", b"test"), (b"content-type", b"application/json"), *headers],
+            "client": ("127.0.0.1", 1),
+            "server": ("test", 80),
+        }
+
+    async def send(self) -> Any:
+        """Send it until the answer is there; returns the answer's JSON."""
+        await self._app(self._scope, self._receive, self._answer)
+        return json.loads(self.body)
+
+    async def _receive(self) -> Message:
+        self.received += 1
+        self._pieces -= 1
+        return {"type": "http.request", "body": MEGABYTE, "more_body": self._pieces > 0}
+
+    async def _answer(self, message: Message) -> None:
+        self.status = message.get("status", self.status)
+        self.body += message.get("body", b"")
+
+
+async def test_no_byte_of_a_body_is_read_before_it_is_known_who_sends_it(app_of: Callable[..., FastAPI]) -> None:
+    app = app_of(auth=USER)
+    for method, path in [*operations(app), ("GET", "/tasks/"), ("POST", "/tasks/logout")]:
+        upload = Upload(app, method, path)
+        await upload.send()
+        assert (upload.status, upload.received) == (401, 0), (method, path)
+
+
+async def test_no_byte_of_a_body_is_read_from_someone_who_may_not_act(app_of: Callable[..., FastAPI]) -> None:
+    app = app_of(auth=Directory())
+    actions = [(method, path) for method, path in operations(app) if method != "GET"]
+    assert len(actions) >= 11
+    for method, path in actions:
+        upload = Upload(app, method, path, (b"authorization", b"Basic " + _BASIC["vic"]))
+        await upload.send()
+        assert (upload.status, upload.received) == (403, 0), (method, path)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/tasks/bulk-retry"), ("PATCH", "/tasks/queues/mail")])
+async def test_the_body_of_someone_who_may_act_is_bounded(
+    app_of: Callable[..., FastAPI], method: str, path: str
+) -> None:
+    app, basic = app_of(auth=Directory()), (b"authorization", b"Basic " + _BASIC["ada"])
+    in_pieces = Upload(app, method, path, basic)
+    assert "256 KiB" in (await in_pieces.send())["detail"]
+    assert (in_pieces.status, in_pieces.received) == (413, 1)
+    declared = Upload(app, method, path, basic, (b"content-length", b"100000000"))
+    assert "256 KiB" in (await declared.send())["detail"]
+    assert (declared.status, declared.received) == (413, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/tasks/bulk-retry"),
+        ("POST", "/tasks/retry-failed?since=soon"),
+        ("POST", "/tasks/retry-failed?status=bad&limit=0"),
+        ("POST", "/tasks/x/retry?rerun=perhaps"),
+        ("GET", "/tasks?since=soon"),
+        ("GET", "/tasks/events?after=x"),
+    ],
+)
+async def test_who_asks_is_decided_before_what_they_ask(app_of: Callable[..., FastAPI], method: str, path: str) -> None:
+    upload = Upload(app_of(auth=USER), method, path)
+    await upload.send()
+    assert upload.status == 401
+
+
+async def test_a_password_is_checked_once_for_each_request(app_of: Callable[..., FastAPI]) -> None:
+    asked: list[str] = []
+
+    class Counting:
+        def authenticate(self, username: str, password: str) -> str:
+            asked.append(username)
+            return "operator"
+
+    upload = Upload(app_of(auth=Counting()), "GET", "/tasks/session", (b"authorization", b"Basic " + _BASIC["ada"]))
+    assert (await upload.send())["actor"] == "ada"
+    assert asked == ["ada"]
