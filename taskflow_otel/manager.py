@@ -43,7 +43,7 @@ from taskflow_otel.metrics.fleet import FleetMetrics
 from taskflow_otel.metrics.sources import ScheduleMetrics, connect_metrics
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.enqueue import split_options
-from taskflow_otel.model.options import QueueConfig, flag
+from taskflow_otel.model.options import QueueConfig, flag, seconds
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import CatchUp, Overlap, ScheduledRun, ScheduleStatus, make_rule
 from taskflow_otel.model.task_options import TaskOptions, shows_task_options
@@ -116,6 +116,7 @@ class TaskManager:
         clock: Clock | None = None,
     ) -> None:
         telemetry = telemetry or Telemetry()
+        lease_seconds = seconds("lease_seconds", lease_seconds, exclusive=True)
         clock = clock or SYSTEM_CLOCK
         self._frozen = FrozenStart(wanted=flag("freeze_gc", freeze_gc))
         settings = EngineSettings(
