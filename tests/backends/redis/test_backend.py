@@ -246,6 +246,18 @@ async def test_a_page_goes_on_after_its_last_task_was_deleted(redis: RedisBacken
     assert rest.records == [finished(task) for task in made[9:4:-1]]
 
 
+async def test_a_key_that_was_stored_in_an_earlier_form_is_released(client: Redis, redis: RedisBackend) -> None:
+    """Earlier versions stored keys with a NUL as they were."""
+    task = record(idempotency_key="a\0", persisted=True)
+    await redis.apply([Insert(task)])
+    [(digest, holder)] = (await client.hgetall("{taskflow}:keys")).items()
+    await client.hdel("{taskflow}:keys", digest)
+    await client.hset("{taskflow}:keys", "a\0", holder)
+    await client.hset(f"{{taskflow}}:task:{task.task_id}", "key", "a\0")
+    await redis.apply([Update(finished(task, TaskStatus.FAILED))])
+    assert await client.hgetall("{taskflow}:keys") == {}
+
+
 async def test_a_late_write_of_a_call_that_was_given_up_is_not_applied(redis_url: str, redis: RedisBackend) -> None:
     await redis.apply([Insert(record(persisted=True))])
     link = connection.Connection(redis_url, "{taskflow}", timeout=5, max_connections=2, cluster=False, wait_replicas=0)

@@ -84,7 +84,14 @@ local function update(change)
     live(id, false, owner, group)
     place(P .. 'finished', id, ended)
     call('SREM', P .. 'cancel:' .. owner, id)
-    if key ~= cjson.null and not holds and call('HDEL', task, 'key') == 1 then call('HDEL', P .. 'keys', key) end
+    if key ~= cjson.null and not holds then
+      -- As it was stored: an earlier version may have written another form of the same key.
+      local held = call('HGET', task, 'key')
+      if held then
+        call('HDEL', task, 'key')
+        call('HDEL', P .. 'keys', held)
+      end
+    end
   end
   changed(id, now(), owner)
   return 'A'
