@@ -35,12 +35,14 @@ class TaskOutput:
         self._tasks = tasks
         self._clock = clock
         self._life = life
+        # Bound once, and not for each attempt.
+        self._on_log, self._on_progress = self._log, self._progress
 
     def context_of(self, task: LiveTask) -> TaskContext:
         """The context of the attempt that is about to run."""
         record = task.record
         return TaskContext(
-            record.task_id, record.func_name, record.attempt, dict(record.tags), self._log, self._progress
+            record.task_id, record.func_name, record.attempt, dict(record.tags), self._on_log, self._on_progress
         )
 
     def _log(self, context: TaskContext, message: str, level: str, extra: dict[str, Any], size: int) -> None:

@@ -6,8 +6,7 @@ empty, as in requests of other applications, it does the same as FastAPI.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextvars import Token
 from typing import Any
 
 from fastapi import BackgroundTasks, FastAPI
@@ -22,9 +21,8 @@ from taskflow_otel.request.outbox import Outbox, outboxes_of
 from taskflow_otel.request.stacks import at_the_end_of, attach
 
 
-@contextlib.contextmanager
-def injecting(outbox: Outbox, scope: Scope, home: FastAPI, *, native: bool) -> Iterator[None]:
-    """Let FastAPI inject this outbox's tasks while one request of `home` is served.
+def inject(outbox: Outbox, scope: Scope, home: FastAPI, *, native: bool) -> Token[CurrentRequest | None]:
+    """Let FastAPI inject this outbox's tasks while one request of `home` is served: until the token is reset.
 
     If not `native`, only for routes or dependencies that name `ManagedBackgroundTasks`.
     """
@@ -35,11 +33,7 @@ def injecting(outbox: Outbox, scope: Scope, home: FastAPI, *, native: bool) -> I
     if not native and outer is not None and outer.native and outer.home is home:
         # The routes of this application get the tasks of another manager.
         request = outer._replace(outboxes=outboxes, scope=scope)
-    token = current_request.set(request)
-    try:
-        yield
-    finally:
-        current_request.reset(token)
+    return current_request.set(request)
 
 
 def hook_fastapi() -> None:

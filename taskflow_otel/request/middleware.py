@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from taskflow_otel.compat.starlette import add_middlewares, settings_of
 from taskflow_otel.engine.door import Door
 from taskflow_otel.errors import BackendError
-from taskflow_otel.request.current import new_outbox
-from taskflow_otel.request.injection import injecting
+from taskflow_otel.request.current import current_request, new_outbox
+from taskflow_otel.request.injection import inject
 from taskflow_otel.request.outbox import NOT_KEPT, RETRY_AFTER, Outbox
 
 _DELIVERY = "taskflow_otel.delivery"
@@ -108,11 +108,14 @@ class TaskMiddleware:
             await self._app(scope, receive, send)
             return
         outbox = new_outbox(self._door, scope)
-        with injecting(outbox, scope, self._home, native=self._installed()):
+        token = inject(outbox, scope, self._home, native=self._installed())
+        try:
             if scope["type"] == "websocket":
                 await self._app(scope, receive, send)
             else:
                 await _Exchange(outbox, scope, send).run(self._app, receive)
+        finally:
+            current_request.reset(token)
 
 
 class _Exchange:
@@ -160,13 +163,14 @@ class _Exchange:
         if self._replaced:
             # As ASGI requires for a disconnected client: no one receives what the route still sends.
             raise OSError("the response was replaced by 503, because background tasks could not be stored")
-        if message["type"] == "http.response.start":
-            if not await self._before_first_byte():
+        starts = message["type"] == "http.response.start"
+        if self._outbox.uncommitted:
+            if not starts:
+                # The route added tasks while the response was streaming.
+                await self._outbox.deliver()
+            elif not await self._before_first_byte():
                 return
-            self._started = True
-        elif self._outbox.uncommitted:
-            # The route added tasks while the response was streaming.
-            await self._outbox.deliver()
+        self._started = self._started or starts
         try:
             await self._send(message)
         except OSError as exc:
@@ -175,8 +179,6 @@ class _Exchange:
 
     async def _before_first_byte(self) -> bool:
         """Commit the request's tasks; return `False` if that failed and 503 was sent in place of the response."""
-        if not self._outbox.uncommitted:
-            return True
         try:
             await self._outbox.deliver()
         except BackendError:
