@@ -33,6 +33,7 @@ from tests.chaos.crash_points import (
     add_transaction_points,
 )
 from tests.chaos.kinds import KINDS
+from tests.chaos.planted import FAULTS
 
 # One O_APPEND write of a short line is atomic: lines of several processes never mix, and survive each of them.
 _notes = os.open(os.environ["CHAOS_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -60,10 +61,13 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     points.reach(DRAIN)
 
 
+backend = make_backend(os.environ["CHAOS_BACKEND"], os.environ["CHAOS_URL"])
+if fault := os.environ.get("CHAOS_FAULT"):
+    FAULTS[fault].plant(backend)
 app = FastAPI(lifespan=lifespan)
 app.add_middleware(ResponseCrashPoints, points=points)
 task_manager = TaskManager(
-    snapshot_backend=add_crash_points(make_backend(os.environ["CHAOS_BACKEND"], os.environ["CHAOS_URL"]), points),
+    snapshot_backend=add_crash_points(backend, points),
     max_concurrent_tasks=24,
     shutdown_timeout=0.5,
     cancel_grace=1.0,

@@ -10,7 +10,7 @@ def make_backend(name: str, url: str) -> Backend:
     match name:
         case "sqlite":
             return SqliteBackend(url)
-        case "postgres":
+        case "postgres" | "pgbouncer":
             return PostgresBackend(url)
         case "mysql":
             return MySQLBackend(url)

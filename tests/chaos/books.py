@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -67,7 +67,9 @@ class Executions:
 
     by_task: dict[str, list[Note]] = field(default_factory=lambda: defaultdict(list))
     ended: dict[str, datetime] = field(default_factory=dict)
-    """When somebody was told of the end of a task, by whose time it was committed."""
+    """When an observer was first given the end of a task, by whose time it was committed."""
+    ends: Counter[str] = field(default_factory=Counter)
+    """How often observers were given the end of a task."""
 
     def of(self, task_id: str, word: str) -> list[Note]:
         """The notes with this word that one task wrote."""
@@ -84,7 +86,8 @@ def read_notes(path: Path) -> Executions:
     for line in path.read_text().splitlines() if path.exists() else ():
         word, task_id, *rest = line.split()
         if word == "ended":
-            executions.ended[task_id] = datetime.fromisoformat(rest[0])
+            executions.ended.setdefault(task_id, datetime.fromisoformat(rest[0]))
+            executions.ends[task_id] += 1
             continue
         attempt, pid, kind, number, at = rest
         note = Note(word, task_id, int(attempt), int(pid), kind, int(number), datetime.fromisoformat(at))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from taskflow_otel.errors import IllegalTransitionError
-from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition, next_status
 from tests.chaos.books import Acknowledgement, Answers, Executions, Note, Refusal
 from tests.chaos.kinds import KINDS, Kind
@@ -51,7 +51,11 @@ class Findings:
 
 
 class Check:
-    """One comparison. `died_soon`: whether a process had trouble within seconds of this refusal."""
+    """One comparison.
+
+    `died_soon`: whether a process had trouble within seconds of this refusal. `drained`: the processes that ended in
+    order, and could write what they had to.
+    """
 
     def __init__(
         self,
@@ -59,11 +63,13 @@ class Check:
         executions: Executions,
         records: Mapping[str, TaskRecord],
         died_soon: Callable[[Refusal], bool],
+        drained: frozenset[int] = frozenset(),
     ) -> None:
         self._answers = answers
         self._executions = executions
         self._records = records
         self._died_soon = died_soon
+        self._drained = drained
         self._findings = Findings()
 
     def run(self) -> Findings:
@@ -77,6 +83,9 @@ class Check:
             kind = KINDS[self._executions.by_task[task_id][0].kind]
             if kind.persisted:
                 self._add("what ran is in the ledger", "it ran, and has no record", task_id)
+        for task_id, number in self._executions.ends.items():
+            if number > 1:
+                self._add("one end is published", f"observers were given {number} ends", task_id)
         for record in self._records.values():
             for rule, detail in self._record(record):
                 self._add(rule, detail, record.task_id)
@@ -153,6 +162,9 @@ class Check:
             yield "everything ends", f"it is still {record.status} ({record.reason}), owned by {record.instance}"
             return
         yield from _replay(record)
+        for start, end in itertools.pairwise(record.timeline):
+            if end.reason == "process_died" and start.transition is Transition.STARTED and self._has_drained(start):
+                yield "a drain forgets nothing", f"attempt {start.attempt} was left open by {start.instance}"
         counts = Counter(entry.transition for entry in record.timeline)
         if counts[Transition.RETRY_SCHEDULED] != record.retries_used:
             yield "only failures use retries", f"{record.retries_used} used, {counts[Transition.RETRY_SCHEDULED]} waits"
@@ -161,6 +173,9 @@ class Check:
             yield "options are kept", f"persisted is {record.persisted}"
         if kind.persisted:
             yield from self._runs(record, kind)
+
+    def _has_drained(self, entry: TimelineEntry) -> bool:
+        return any(f"-{pid}-" in entry.instance for pid in self._drained)
 
     def _runs(self, record: TaskRecord, kind: Kind) -> Iterator[tuple[str, str]]:
         entered = self._executions.of(record.task_id, "enter")

@@ -1,4 +1,4 @@
-"""What happens to the database of a storm: it ends, dies, freezes, or takes no writes for a while."""
+"""What happens to the servers of a storm, a database and its pooler: they end, die, freeze, or take no writes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import contextlib
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 
 from tests.servers import PostgresServer, RedisServer, Server
 
@@ -19,10 +21,10 @@ KILLED, STOPPED, PAUSED, READ_ONLY = (
 
 
 class Shaker:
-    """Gives one server trouble now and then, drawn by `draw`."""
+    """Gives one of the servers trouble now and then, drawn by `draw`."""
 
-    def __init__(self, server: Server, draw: random.Random) -> None:
-        self._server = server
+    def __init__(self, servers: Sequence[Server], draw: random.Random) -> None:
+        self._servers = servers
         self._draw = draw
         self._shaking = False
         self._over_at = 0.0
@@ -39,44 +41,42 @@ class Shaker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), self._draw.uniform(4, 12))
                 return
-            kind = self._draw.choice(self._kinds())
+            server = self._draw.choice(self._servers)
+            kind = self._draw.choice(_kinds(server))
             self._shaking = True
             try:
-                await self._shake(kind, self._draw.choice([0, 0, 0.5, 2.5]))
+                await _shake(server, kind, self._draw.choice([0, 0, 0.5, 2.5]))
             finally:
                 self._shaking, self._over_at = False, time.monotonic()
             self.tally[kind] += 1
 
-    def _kinds(self) -> list[str]:
-        kinds = [KILLED, STOPPED]
-        if not isinstance(self._server, PostgresServer):
-            # One process: of PostgreSQL a signal would reach the parent of those that serve the connections.
-            kinds.append(PAUSED)
-        if isinstance(self._server, (PostgresServer, RedisServer)):
-            kinds.append(READ_ONLY)
-        return kinds
 
-    async def _shake(self, kind: str, seconds: float) -> None:
-        begin, end = {
-            KILLED: (self._server.kill, self._server.start),
-            STOPPED: (self._server.stop, self._server.start),
-            PAUSED: (self._server.pause, self._server.resume),
-            READ_ONLY: (self._refuse_writes, self._accept_writes),
-        }[kind]
-        await asyncio.to_thread(begin)
-        await asyncio.sleep(max(seconds, 2.5 if kind in {PAUSED, READ_ONLY} else 0.0))
-        await asyncio.to_thread(end)
+def _kinds(server: Server) -> list[str]:
+    kinds = [KILLED, STOPPED]
+    if not isinstance(server, PostgresServer):
+        # One process: of PostgreSQL a signal would reach the parent of those that serve the connections.
+        kinds.append(PAUSED)
+    if isinstance(server, (PostgresServer, RedisServer)):
+        kinds.append(READ_ONLY)
+    return kinds
 
-    def _refuse_writes(self) -> None:
-        """Make it what a server is after a failover has made it a replica."""
-        self._set_read_only(True)
 
-    def _accept_writes(self) -> None:
-        self._set_read_only(False)
+async def _shake(server: Server, kind: str, seconds: float) -> None:
+    begin, end = {
+        KILLED: (server.kill, server.start),
+        STOPPED: (server.stop, server.start),
+        PAUSED: (server.pause, server.resume),
+        READ_ONLY: (partial(_set_read_only, server, True), partial(_set_read_only, server, False)),
+    }[kind]
+    await asyncio.to_thread(begin)
+    await asyncio.sleep(max(seconds, 2.5 if kind in {PAUSED, READ_ONLY} else 0.0))
+    await asyncio.to_thread(end)
 
-    def _set_read_only(self, read_only: bool) -> None:
-        if isinstance(self._server, PostgresServer):
-            self._server.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if read_only else 'off'}")
-            self._server.execute("SELECT pg_reload_conf()")
-        elif isinstance(self._server, RedisServer):
-            self._server.execute("REPLICAOF", *(("127.0.0.1", "1") if read_only else ("NO", "ONE")))
+
+def _set_read_only(server: Server, read_only: bool) -> None:
+    """Make it what a server is after a failover has made it a replica, or a primary again."""
+    if isinstance(server, PostgresServer):
+        server.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if read_only else 'off'}")
+        server.execute("SELECT pg_reload_conf()")
+    elif isinstance(server, RedisServer):
+        server.execute("REPLICAOF", *(("127.0.0.1", "1") if read_only else ("NO", "ONE")))

@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,14 +31,16 @@ from tests.chaos.fleet import Member
 from tests.chaos.kinds import KINDS
 from tests.chaos.report import Report
 from tests.chaos.shaking import Shaker
-from tests.servers import MariaDBServer, PostgresServer, RedisServer, Server
+from tests.servers import MariaDBServer, PgBouncerServer, PostgresServer, RedisServer, Server
 
 SERVERS: Mapping[str, Callable[[Mapping[str, str] | None], Server]] = {
     "postgres": PostgresServer,
     "mysql": MariaDBServer,
     "redis": RedisServer,
 }
-BACKENDS = ("sqlite", *SERVERS)
+POOLED = "pgbouncer"
+"""PostgreSQL behind a pooler, which has trouble of its own."""
+BACKENDS = ("sqlite", *SERVERS, POOLED)
 _OPTIONS = {"mysql": {"max-allowed-packet": "512K"}}
 
 LEASE = 2.0
@@ -58,7 +60,7 @@ _LAST_COUNTS = 20.0
 
 KILL, PAUSE, SHORT_PAUSE, LEAVE = "at a random moment", "pause past the lease", "short pause", "drain"
 _DECK = (*POINTS, KILL, KILL, KILL, KILL, KILL, PAUSE, SHORT_PAUSE, LEAVE)
-_TRANSACTIONAL = {"postgres", "mysql"}
+_TRANSACTIONAL = {"postgres", "mysql", POOLED}
 """Where one instance's open transaction must not hold up the others. Of one SQLite file there is a single writer."""
 
 
@@ -78,6 +80,12 @@ class Plan:
     """What happens to the members; by default everything. With none of it only the database has trouble."""
     shaken: bool = True
     """Whether the database has trouble."""
+    pauses: tuple[float, float] = (1.2, 1.8)
+    """Shortest and longest pause past the lease, in leases."""
+    kinds: tuple[str, ...] = tuple(KINDS)
+    """The types of task that are added."""
+    planted: str | None = None
+    """The fault of `tests.chaos.planted` that the servers have."""
 
     @property
     def deck(self) -> tuple[str, ...]:
@@ -98,13 +106,13 @@ class Tally:
 
 
 class Storm:
-    """One storm over one backend at `url`; `server` is its database, where that is a process."""
+    """One storm over one backend at `url`; `servers` are the processes of its database."""
 
-    def __init__(self, plan: Plan, directory: Path, url: str, server: Server | None) -> None:
+    def __init__(self, plan: Plan, directory: Path, url: str, servers: Sequence[Server]) -> None:
         self._plan = plan
         self._draw = random.Random(plan.seed)
         self._url = url
-        self._shaker = None if server is None or not plan.shaken else Shaker(server, self._draw)
+        self._shaker = Shaker(servers, self._draw) if servers and plan.shaken else None
         self._notes = directory / "notes.txt"
         self._tally = Tally()
         self._answers = Answers()
@@ -119,10 +127,16 @@ class Storm:
             "CHAOS_NOTES": str(self._notes),
             "CHAOS_LEASE": str(LEASE),
         }
+        if plan.planted is not None:
+            environment["CHAOS_FAULT"] = plan.planted
         self._members = [Member(number, directory, environment) for number in range(plan.members)]
         self._differences: list[str] = []
         self._blocked_since: dict[int, float] = {}
         """Since when each process has refused everything, on the monotonic clock."""
+        self._drained: set[int] = set()
+        """The processes that ended in order while nothing else was in trouble: they have left no attempt open."""
+        self._disturbed_at = 0.0
+        """When a process was last killed or stopped: on SQLite it may have held the one write lock."""
 
     async def run(self) -> Report:
         """Let the storm pass, let a clean instance finish what is left, and compare the ledger with the books."""
@@ -151,7 +165,7 @@ class Storm:
         executions = read_notes(self._notes)
         if self._shaker is not None:
             self._tally.others.update(self._shaker.tally)
-        findings = Check(self._answers, executions, records, self._died_soon).run()
+        findings = Check(self._answers, executions, records, self._died_soon, frozenset(self._drained)).run()
         return Report.make(
             self._plan.backend,
             self._plan.seed,
@@ -175,7 +189,8 @@ class Storm:
 
     async def _client(self) -> None:
         """Add tasks, one request after the other, on whichever member is up."""
-        kinds, weights = list(KINDS.values()), [kind.share for kind in KINDS.values()]
+        kinds = [KINDS[name] for name in self._plan.kinds]
+        weights = [kind.share for kind in kinds]
         async with httpx.AsyncClient(timeout=8) as client:
             while not self._over.is_set():
                 [kind] = self._draw.choices(kinds, weights)
@@ -250,7 +265,7 @@ class Storm:
         if fault == KILL:
             await self._kill(member, fault)
         elif fault == PAUSE:
-            await self._pause(member, fault, self._draw.uniform(1.2, 1.8) * LEASE)
+            await self._pause(member, fault, self._draw.uniform(*self._plan.pauses) * LEASE)
         elif fault == SHORT_PAUSE:
             await self._pause(member, fault, self._draw.uniform(0.1, 0.5) * LEASE)
         elif fault == LEAVE:
@@ -279,6 +294,7 @@ class Storm:
             self._tally.others[STOPPED_IN_TRANSACTION] += 1
 
     async def _kill(self, member: Member, what: str) -> None:
+        self._disturbed_at = time.monotonic()
         member.signal(signal.SIGKILL)
         await member.ended(10)
         self._tally.kills[what] += 1
@@ -286,11 +302,14 @@ class Storm:
     async def _pause(self, member: Member, what: str, seconds: float) -> None:
         member.signal(signal.SIGSTOP)
         await asyncio.sleep(seconds)
+        self._disturbed_at = time.monotonic()
         member.signal(signal.SIGCONT)
         member.up = True
         self._tally.others[what] += 1
 
     async def _leave(self, member: Member) -> None:
+        shaken = self._shaker.shaken_at if self._shaker is not None else 0.0
+        calm = time.monotonic() - max(self._disturbed_at, shaken) > BLOCKED
         member.signal(signal.SIGTERM)
         if not await member.ended(_DRAIN_WAIT):
             await self._drain_hangs(member)
@@ -299,6 +318,8 @@ class Storm:
             self._tally.kills[KILL] += 1
         else:
             self._tally.others[LEAVE] += 1
+            if calm and (self._shaker is None or self._shaker.shaken_at == shaken):
+                self._drained.add(member.pid)
             # Once uvicorn has shut down in order, it raises the signal that it was sent again.
             if member.exit_code not in (0, -signal.SIGTERM):
                 self._answers.unexpected.append(f"a drain ended with {member.exit_code}: {member.log_path}")
@@ -387,8 +408,11 @@ def run_storm(plan: Plan, directory: Path | None = None) -> Report:
     with contextlib.ExitStack() as stack:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskflow-chaos-")))
-        server = (
-            stack.enter_context(SERVERS[plan.backend](_OPTIONS.get(plan.backend))) if plan.backend in SERVERS else None
-        )
-        url = str(directory / "tasks.db") if server is None else server.fresh_url()
-        return asyncio.run(Storm(plan, directory, url, server).run())
+        servers: list[Server] = []
+        if plan.backend == POOLED:
+            database = stack.enter_context(PostgresServer())
+            servers = [database, stack.enter_context(PgBouncerServer(database))]
+        elif plan.backend in SERVERS:
+            servers = [stack.enter_context(SERVERS[plan.backend](_OPTIONS.get(plan.backend)))]
+        url = servers[-1].fresh_url() if servers else str(directory / "tasks.db")
+        return asyncio.run(Storm(plan, directory, url, servers).run())

@@ -12,6 +12,7 @@ BINARIES = {
     "postgres": ("postgres", "postgresql"),
     "mysql": ("mariadbd", "mariadb-server"),
     "redis": ("redis-server", "redis-server"),
+    "pgbouncer": ("pgbouncer", "pgbouncer"),
 }
 
 

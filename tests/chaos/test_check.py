@@ -26,6 +26,7 @@ class World:
         self.executions = Executions()
         self.records: dict[str, TaskRecord] = {}
         self.died_soon = False
+        self.drained: frozenset[int] = frozenset()
         t = Transition
         self.task("slow", TaskStatus.INTERRUPTED, (t.ENQUEUED, FIRST), (t.STARTED, FIRST), (t.INTERRUPTED, SECOND))
         self.note("slow", "enter", 0, FIRST)
@@ -78,7 +79,7 @@ class World:
         self.executions.by_task[task_id].append(Note(word, task_id, attempt, pid, kind, 100, at))
 
     def check(self) -> Findings:
-        return Check(self.answers, self.executions, self.records, lambda _: self.died_soon).run()
+        return Check(self.answers, self.executions, self.records, lambda _: self.died_soon, self.drained).run()
 
     def strike(self, task_id: str, place: int) -> None:
         """Take a line out of a timeline."""
@@ -186,6 +187,17 @@ def forget_the_delay(world: World) -> None:
     world.note("delayed", "enter", 0, FIRST, seconds=KINDS["delayed"].delay - 1)
 
 
+def forget_an_attempt_in_a_drain(world: World) -> None:
+    timeline = world.records["slow"].timeline
+    last = timeline[-1]
+    timeline[-1] = TimelineEntry(last.transition, last.timestamp, last.attempt, last.instance, "process_died")
+    world.drained = frozenset({FIRST})
+
+
+def publish_two_ends(world: World) -> None:
+    world.executions.ends["slow"] = 2
+
+
 def answer_with_an_error(world: World) -> None:
     world.answers.unexpected.append("500")
 
@@ -214,6 +226,8 @@ def answer_with_an_error(world: World) -> None:
         (run_what_failed, "a failed request's task never runs"),
         (leave_the_row_of_what_failed, "a failed request's task says so"),
         (forget_the_delay, "a delay is kept"),
+        (forget_an_attempt_in_a_drain, "a drain forgets nothing"),
+        (publish_two_ends, "one end is published"),
         (name_no_original, "a duplicate names its original"),
         (answer_with_an_error, "every answer and every drain ends well"),
     ],

@@ -1,0 +1,43 @@
+"""The storm finds what it is there to find: a server in which one promise is broken does not pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos.crash_points import BEFORE_COMMIT, IN_COMMIT
+from tests.chaos.planted import FAULTS
+from tests.chaos.storm import KILL, LEAVE, PAUSE, Plan, run_storm
+from tests.chaos.test_chaos_slice import BINARIES
+from tests.servers import find_binary
+
+PLANS = {
+    "acknowledge before the commit": Plan("sqlite", kills=12, seconds=20, faults=(BEFORE_COMMIT, IN_COMMIT, KILL)),
+    # Pauses long enough to be taken over, on a database where whoever is paused holds nobody up.
+    "no fencing": Plan(
+        "postgres", kills=100, seconds=25, faults=(PAUSE,), pauses=(2.5, 3.5), kinds=("again", "slow"), shaken=False
+    ),
+    # Nobody dies before the end: what was refused is in doubt for as long as its process may have died of it.
+    "refused commit left in the ledger": Plan("redis", kills=100, seconds=35, faults=()),
+    "delay lost at takeover": Plan("sqlite", kills=10, seconds=20, faults=(KILL,), kinds=("delayed",)),
+    "failed request's task run": Plan("sqlite", kills=100, seconds=5, faults=()),
+    "drain that forgets": Plan("sqlite", kills=100, seconds=10, faults=(LEAVE,), kinds=("slow",)),
+    "drain that interrupts what should be requeued": Plan(
+        "sqlite", kills=100, seconds=10, faults=(LEAVE,), kinds=("again",), clients=16
+    ),
+}
+"""The shortest storm that has to meet each fault."""
+
+
+def test_every_fault_has_a_storm() -> None:
+    assert PLANS.keys() == FAULTS.keys()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found(name: str) -> None:
+    plan = PLANS[name]
+    if plan.backend in BINARIES:
+        find_binary(*BINARIES[plan.backend])
+    report = run_storm(replace(plan, seed=5, planted=name))
+    assert {violation.rule for violation in report.violations} & FAULTS[name].rules, f"\n{report}"
