@@ -7,7 +7,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from tests.servers import PostgresServer, RedisServer, Server
@@ -62,12 +62,13 @@ def _kinds(server: Server) -> list[str]:
 
 
 async def _shake(server: Server, kind: str, seconds: float) -> None:
-    begin, end = {
+    ways: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
         KILLED: (server.kill, server.start),
         STOPPED: (server.stop, server.start),
         PAUSED: (server.pause, server.resume),
         READ_ONLY: (partial(_set_read_only, server, True), partial(_set_read_only, server, False)),
-    }[kind]
+    }
+    begin, end = ways[kind]
     await asyncio.to_thread(begin)
     await asyncio.sleep(max(seconds, 2.5 if kind in {PAUSED, READ_ONLY} else 0.0))
     await asyncio.to_thread(end)
