@@ -52,7 +52,7 @@ class Ends(TaskObserver):
 
     async def on_lifecycle(self, event: LifecycleEvent) -> None:
         if event.status.finished:
-            os.write(_notes, f"ended {event.task_id} {datetime.now(UTC).isoformat()}\n".encode())
+            os.write(_notes, f"ended {event.task_id} {datetime.now(UTC).isoformat()} {event.status}\n".encode())
 
 
 @asynccontextmanager

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from taskflow_otel.model.status import TaskStatus
+
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
@@ -69,7 +71,7 @@ class Executions:
     ended: dict[str, datetime] = field(default_factory=dict)
     """When an observer was first given the end of a task, by whose time it was committed."""
     ends: Counter[str] = field(default_factory=Counter)
-    """How often observers were given the end of a task."""
+    """How often observers were given the end of a task. One that was refused, and turned out to be stored, may have one."""
 
     def of(self, task_id: str, word: str) -> list[Note]:
         """The notes with this word that one task wrote."""
@@ -87,7 +89,7 @@ def read_notes(path: Path) -> Executions:
         word, task_id, *rest = line.split()
         if word == "ended":
             executions.ended.setdefault(task_id, datetime.fromisoformat(rest[0]))
-            executions.ends[task_id] += 1
+            executions.ends[task_id] += rest[1] != TaskStatus.REJECTED
             continue
         attempt, pid, kind, number, at = rest
         note = Note(word, task_id, int(attempt), int(pid), kind, int(number), datetime.fromisoformat(at))

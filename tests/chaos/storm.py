@@ -59,6 +59,8 @@ _LAST_WORK = 120.0
 _LAST_COUNTS = 20.0
 
 KILL, PAUSE, SHORT_PAUSE, LEAVE = "at a random moment", "pause past the lease", "short pause", "drain"
+REST = "left in peace"
+"""For as long as others may need to work as one who takes over."""
 _DECK = (*POINTS, KILL, KILL, KILL, KILL, KILL, PAUSE, SHORT_PAUSE, LEAVE)
 _TRANSACTIONAL = {"postgres", "mysql", POOLED}
 """Where one instance's open transaction must not hold up the others. Of one SQLite file there is a single writer."""
@@ -262,7 +264,9 @@ class Storm:
                 self._over.set()
 
     async def _strike(self, member: Member, fault: str) -> None:
-        if fault == KILL:
+        if fault == REST:
+            await asyncio.sleep(2 * LEASE)
+        elif fault == KILL:
             await self._kill(member, fault)
         elif fault == PAUSE:
             await self._pause(member, fault, self._draw.uniform(*self._plan.pauses) * LEASE)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.crash_points import BEFORE_COMMIT, IN_COMMIT
 from tests.chaos.planted import FAULTS
-from tests.chaos.storm import KILL, LEAVE, PAUSE, Plan, run_storm
+from tests.chaos.storm import KILL, LEAVE, PAUSE, REST, Plan, run_storm
 from tests.chaos.test_chaos_slice import BINARIES
 from tests.servers import find_binary
 
@@ -16,7 +16,14 @@ PLANS = {
     "acknowledge before the commit": Plan("sqlite", kills=12, seconds=20, faults=(BEFORE_COMMIT, IN_COMMIT, KILL)),
     # Pauses long enough to be taken over, on a database where whoever is paused holds nobody up.
     "no fencing": Plan(
-        "postgres", kills=100, seconds=25, faults=(PAUSE,), pauses=(2.5, 3.5), kinds=("again", "slow"), shaken=False
+        "postgres",
+        kills=100,
+        seconds=30,
+        members=3,
+        faults=(PAUSE, REST),
+        pauses=(2.0, 3.0),
+        kinds=("again", "slow"),
+        shaken=False,
     ),
     # Nobody dies before the end: what was refused is in doubt for as long as its process may have died of it.
     "refused commit left in the ledger": Plan("redis", kills=100, seconds=35, faults=()),
