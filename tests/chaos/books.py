@@ -71,7 +71,7 @@ class Executions:
     ended: dict[str, datetime] = field(default_factory=dict)
     """When an observer was first given the end of a task, by whose time it was committed."""
     ends: Counter[str] = field(default_factory=Counter)
-    """How often observers were given the end of a task. A refusal is not counted: the task may turn out to be stored."""
+    """How often observers were given the end of a task, refusals apart: a refused task may turn out to be stored."""
 
     def of(self, task_id: str, word: str) -> list[Note]:
         """The notes with this word that one task wrote."""
