@@ -73,6 +73,12 @@ def dependency_calls(dependant: Dependant) -> list[Callable[..., Any] | None]:
     return [one.call for one in dependant.dependencies]
 
 
+def query_names(dependant: Dependant) -> frozenset[str]:
+    """The query parameters that a route and its dependencies take, by the names that a client writes."""
+    own = {field.alias for field in dependant.query_params}
+    return frozenset(own.union(*map(query_names, dependant.dependencies)))
+
+
 def wrap_route_functions(wrap: Callable[[RouteFunction, bool], RouteFunction]) -> None:
     """Wrap the functions by which routes call the application's code; harmless to repeat.
 

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
-from taskflow_otel.compat.fastapi import dependency_calls
+from taskflow_otel.compat.fastapi import dependency_calls, query_names
 from taskflow_otel.errors import (
     BackendError,
     ConfigurationError,
@@ -24,6 +24,7 @@ from taskflow_otel.errors import (
     UnknownTaskError,
 )
 from taskflow_otel.web.entrance import bounded, entrances
+from taskflow_otel.web.refusals import READING, refuse_body, refuse_unknown_parameters
 from taskflow_otel.web.schemas import ErrorOut
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
@@ -43,18 +44,28 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 class TaskflowRoute(APIRoute):
     """Decides who may come in before it reads the body, and answers errors itself.
 
-    The application's error handlers are not called.
+    A route that changes something answers 422 to what it does not know. The application's error handlers are not
+    called.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         admit = entrances(dependency_calls(self.dependant))
+        known = query_names(self.dependant)
+        # The login form is not a route of the API: it has no entrance, and reads its own body.
+        changes = bool(admit) and not READING.issuperset(self.methods or ())
+        takes_body = self.body_field is not None
 
         async def guarded(request: Request) -> Response:
             try:
                 for entrance in admit:
                     await entrance(request)
-                response = await handler(bounded(request))
+                request = bounded(request)
+                if changes:
+                    refuse_unknown_parameters(request, known)
+                    if not takes_body:
+                        await refuse_body(request)
+                response = await handler(request)
                 response.headers.setdefault("Cache-Control", "no-store")
                 response.headers.setdefault("X-Content-Type-Options", "nosniff")
                 return response

@@ -8,7 +8,7 @@ import fastapi.dependencies.utils as solving
 import fastapi.routing as routing
 import httpx
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, Query, Request
 from starlette.types import Message, Receive, Scope, Send
 
 from taskflow_otel.compat.fastapi import (
@@ -18,6 +18,7 @@ from taskflow_otel.compat.fastapi import (
     function_stack,
     has_errors,
     make_background_tasks_by,
+    query_names,
     request_stack,
 )
 from taskflow_otel.errors import ConfigurationError
@@ -113,6 +114,23 @@ def test_the_dependencies_of_a_route_are_found_in_their_order() -> None:
         dependency_calls(found.dependant) == [before, outer],
         "dependency_calls reads APIRoute.dependant and its dependencies; look at Dependant in "
         "fastapi/dependencies/models.py.",
+    )
+
+
+def test_the_query_parameters_of_a_route_are_found_by_the_names_that_clients_write() -> None:
+    app = FastAPI()
+
+    def inner(since: str, renamed: str = Query(alias="as")) -> None: ...
+    def outer(limit: int = 1, _: None = Depends(inner)) -> None: ...
+
+    @app.get("/{name}")
+    async def route(name: str, flag: bool = False, _: None = Depends(outer)) -> None: ...
+
+    (found,) = (one for one in app.routes if isinstance(one, routing.APIRoute) and one.path == "/{name}")
+    SHAPE.holds(
+        query_names(found.dependant) == {"since", "as", "limit", "flag"},
+        "query_names reads the query_params of a Dependant and of its dependencies, and the alias of each; look at "
+        "Dependant in fastapi/dependencies/models.py.",
     )
 
 

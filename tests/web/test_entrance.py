@@ -84,7 +84,9 @@ async def test_no_byte_of_a_body_is_read_from_someone_who_may_not_act(app_of: Ca
         assert (upload.status, upload.received) == (403, 0), (method, path)
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/tasks/bulk-retry"), ("PATCH", "/tasks/queues/mail")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/tasks/bulk-retry"), ("PATCH", "/tasks/queues/mail"), ("DELETE", "/tasks/history")]
+)
 async def test_the_body_of_someone_who_may_act_is_bounded(
     app_of: Callable[..., FastAPI], method: str, path: str
 ) -> None:

@@ -1,0 +1,49 @@
+"""What a route that changes something refuses to overlook: parameters and bodies that it does not know."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Collection
+
+from fastapi import HTTPException, Request
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods of routes that change nothing."""
+
+
+def refuse_unknown_parameters(request: Request, known: Collection[str]) -> None:
+    """Answer 422 to a query parameter that is unknown, empty, or given twice.
+
+    A misspelled filter must not select everything, and neither must an empty one, such as that of a shell variable
+    which is not set.
+    """
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    for name, times in counts.items():
+        if name not in known:
+            raise HTTPException(422, detail=f"{name!r} is not a parameter of this route; {_advice(name, known)}")
+        if times > 1:
+            raise HTTPException(422, detail=f"{name} is given {times} times; give it once")
+        if not request.query_params[name].strip():
+            raise HTTPException(422, detail=f"{name} is empty; leave it out, or give it a value")
+
+
+async def refuse_body(request: Request) -> None:
+    """Answer 422 to a body that says something, on a route that takes none; `{}` says nothing."""
+    body = await request.body()
+    try:
+        says_something = bool(body.strip()) and json.loads(body) != {}
+    except (ValueError, RecursionError):
+        says_something = True
+    if says_something:
+        raise HTTPException(
+            422, detail="this route takes no request body; put its parameters into the query string (?since=6h)"
+        )
+
+
+def _advice(name: str, known: Collection[str]) -> str:
+    if not known:
+        return "it takes none"
+    close = difflib.get_close_matches(name[:100], known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(sorted(known))}"
