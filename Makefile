@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage across bench peers instructions chaos schedules lint format typecheck clean
+.PHONY: help demo test coverage across bench peers instructions chaos schedules lint format typecheck generated clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -60,6 +60,12 @@ format: $(VENV)/.dev  ## Format the code
 typecheck: $(VENV)/.dev  ## Check the types
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+generated: $(VENV)/.dev  ## Write what is generated from the code anew: pages and the script of words
+	$(BIN)/python -m taskflow_otel.web.vocabulary_script
+	$(BIN)/python -m taskflow_otel.exporters.signals_doc > docs/telemetry.md
+	$(BIN)/python -m tests.rooms
+	$(BIN)/python -m tests.e2e.walk
 
 clean:  ## Remove the virtual environment and every cache
 	rm -rf $(VENV) build/peers .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
