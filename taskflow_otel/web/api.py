@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from taskflow_otel.web.audit import AuditLog
+from taskflow_otel.web.bulk_api import add_bulk_routes
 from taskflow_otel.web.dashboard import add_page_routes
 from taskflow_otel.web.fleet_api import add_fleet_routes, add_queue_routes
 from taskflow_otel.web.guard import Guard
@@ -32,7 +33,8 @@ def make_router(
     add_fleet_routes(router, engine, metrics, stream, guard)
     add_queue_routes(router, engine, guard, audit)
     add_schedule_routes(router, engine, settings, guard, audit)
-    add_collection_routes(router, engine, settings, guard, audit)
+    add_collection_routes(router, engine, settings, guard)
+    add_bulk_routes(router, engine, guard, audit)
     # Last, because a task id may be any single path segment.
     add_item_routes(router, engine, settings, guard, audit)
     return router

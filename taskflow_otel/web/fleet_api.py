@@ -144,7 +144,7 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
             raise UnknownQueueError(name, stats)
         return name
 
-    @router.patch("/queues/{name}", responses=errors(403, 404, 413, 422), summary="Change a queue's limits")
+    @router.patch("/queues/{name}", responses=errors(400, 403, 404, 413, 422), summary="Change a queue's limits")
     async def patch_queue(request: Request, name: str, body: QueueIn, actor: Actor = operator) -> QueueOut:
         """Change the given limits; `null` removes a limit."""
         changes: dict[str, Any] = body.model_dump(exclude_unset=True)

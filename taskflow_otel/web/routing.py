@@ -94,6 +94,7 @@ def _sentence(exc: RequestValidationError) -> str:
 
 
 _MEANING = {
+    400: "The request body cannot be read.",
     401: "Log in first.",
     403: "Not allowed: read-only, wrong role, or a missing CSRF token.",
     404: "Not found.",

@@ -190,8 +190,8 @@ class FailuresOut(BaseModel):
     groups: list[FailureGroupOut]
 
 
-class BulkRetryIn(BaseModel):
-    """Which tasks to retry."""
+class TaskIdsIn(BaseModel):
+    """Which tasks to act on."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -206,7 +206,7 @@ class RetriedOut(BaseModel):
 
 
 class SkippedOut(BaseModel):
-    """A task that was not retried, and why."""
+    """A task that was skipped, and why."""
 
     task_id: str
     reason: str
@@ -217,7 +217,19 @@ class BulkRetryOut(BaseModel):
 
     retried: list[RetriedOut]
     skipped: list[SkippedOut]
-    more: bool = Field(default=False, description="Whether more tasks match: repeat the request.")
+    more: bool = Field(description="Whether more tasks match: repeat the request.")
+    matched: int = Field(description="How many tasks were selected, at most the limit.")
+    dry_run: bool
+
+
+class BulkCancelOut(BaseModel):
+    """The result of a bulk cancellation."""
+
+    cancelled: list[str]
+    skipped: list[SkippedOut]
+    more: bool = Field(description="Whether more tasks match: repeat the request.")
+    matched: int = Field(description="How many tasks were selected, at most the limit.")
+    dry_run: bool
 
 
 class DeletedOut(BaseModel):

@@ -1,4 +1,4 @@
-"""The routes about tasks: list, detail, retry, cancel, failures and the bulk actions."""
+"""The routes about tasks: list, detail, retry, cancel and failures."""
 
 from __future__ import annotations
 
@@ -11,26 +11,19 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 
-from taskflow_otel.errors import TaskflowError
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.failures import SCAN_LIMIT, read_failures
 from taskflow_otel.web.guard import Guard
-from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, page_cursor, parse_moment, task_filter
+from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, page_cursor, task_filter
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.routing import errors
 from taskflow_otel.web.schemas import (
-    BulkRetryIn,
-    BulkRetryOut,
-    DeletedOut,
     FailuresOut,
-    RetriedOut,
-    SkippedOut,
     TaskDetailOut,
     TaskOut,
     task_detail,
@@ -55,12 +48,9 @@ _LIST_HEADERS = {
 }
 
 
-def add_collection_routes(
-    router: APIRouter, engine: TaskEngine, settings: WebSettings, guard: Guard, audit: AuditLog
-) -> None:
+def add_collection_routes(router: APIRouter, engine: TaskEngine, settings: WebSettings, guard: Guard) -> None:
     """The routes with fixed names, which must come before the routes with a task id."""
     hidden = None if settings.display_func_args else {"__all__": {"args", "kwargs"}}
-    operator = Depends(guard.operator)
 
     async def encode(records: Sequence[TaskRecord]) -> bytes:
         """A JSON array, made a few tasks at a time, so that a long page does not keep the event loop."""
@@ -104,49 +94,6 @@ def add_collection_routes(
     async def list_failures(found: Annotated[TaskQuery, Depends(task_filter)]) -> FailuresOut:
         """The newest failures that match, grouped by error, without ids, numbers and quoted values."""
         return await read_failures(engine, replace(found, status=TaskStatus.FAILED, limit=SCAN_LIMIT))
-
-    @router.post("/bulk-retry", status_code=202, responses=errors(403, 413, 422), summary="Retry tasks by id")
-    async def bulk_retry(request: Request, body: BulkRetryIn, actor: Actor = operator) -> BulkRetryOut:
-        """Retry each task; tasks whose state does not allow it are skipped with the reason."""
-        out = await _retry_all(engine, body.task_ids)
-        audit.record(request, actor, "bulk-retry", f"{len(body.task_ids)} tasks", f"retried {len(out.retried)}")
-        return out
-
-    @router.post("/retry-failed", status_code=202, responses=errors(403, 422), summary="Retry failed tasks")
-    async def retry_failed(
-        request: Request,
-        found: Annotated[TaskQuery, Depends(task_filter)],
-        actor: Actor = operator,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="The most tasks to retry.")] = MAX_PAGE,
-    ) -> BulkRetryOut:
-        """Retry the failed tasks that match (`?since=6h`) and were not retried yet, newest first."""
-        query = replace(found, status=TaskStatus.FAILED, limit=MAX_PAGE)
-        ids: list[str] = []
-        while len(ids) <= limit:
-            page = await engine.lookup.page(query)
-            ids += [record.task_id for record in page.records if record.retried_by is None]
-            if page.next_cursor is None:
-                break
-            query = replace(query, cursor=page.next_cursor)
-        out = await _retry_all(engine, ids[:limit])
-        out.more = len(ids) > limit
-        audit.record(request, actor, "retry-failed", request.url.query, f"retried {len(out.retried)}")
-        return out
-
-    @router.delete("/history", responses=errors(403, 422), summary="Delete finished tasks")
-    async def delete_history(
-        request: Request,
-        actor: Actor = operator,
-        before: Annotated[
-            str | None,
-            Query(description="Ended before: an ISO 8601 time, or an age (`7d`). Default: all finished tasks."),
-        ] = None,
-    ) -> DeletedOut:
-        """Delete finished tasks and their logs permanently."""
-        now = SYSTEM_CLOCK.now()
-        deleted = await engine.cleaner.delete(parse_moment("before", before, now) if before else now)
-        audit.record(request, actor, "delete-history", before or "all", f"deleted {deleted}")
-        return DeletedOut(deleted=deleted)
 
 
 def add_item_routes(
@@ -207,13 +154,3 @@ def add_item_routes(
 
 def _one(task: TaskOut, hidden: set[str] | None, status: int) -> JSONResponse:
     return JSONResponse(task.model_dump(mode="json", exclude=hidden), status, {"Cache-Control": "no-store"})
-
-
-async def _retry_all(engine: TaskEngine, ids: Sequence[str]) -> BulkRetryOut:
-    out = BulkRetryOut(retried=[], skipped=[])
-    for task_id, result in (await engine.retries.retry_all(ids)).items():
-        if isinstance(result, TaskflowError):
-            out.skipped.append(SkippedOut(task_id=task_id, reason=str(result)))
-        else:
-            out.retried.append(RetriedOut(task_id=task_id, new_task_id=result.task_id))
-    return out

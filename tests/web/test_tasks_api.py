@@ -184,48 +184,6 @@ async def test_an_unknown_task_is_not_found(client: httpx.AsyncClient, method: s
     assert "none" in answer.json()["detail"]
 
 
-async def test_bulk_retry_takes_what_it_can_and_says_why_it_skips_the_rest(
-    client: httpx.AsyncClient, engine: FakeEngine
-) -> None:
-    failed, running = (engine.put(make_record(status=status)) for status in (TaskStatus.FAILED, TaskStatus.RUNNING))
-    answer = await client.post(
-        "/tasks/bulk-retry", json={"task_ids": [failed.task_id, failed.task_id, running.task_id, "none"]}
-    )
-    assert answer.status_code == 202
-    assert [pair["task_id"] for pair in answer.json()["retried"]] == [failed.task_id]
-    assert {skip["task_id"] for skip in answer.json()["skipped"]} == {running.task_id, "none"}
-
-
-async def test_retry_failed_takes_the_failures_of_the_window_that_nothing_has_retried(
-    client: httpx.AsyncClient, engine: FakeEngine
-) -> None:
-    engine.put(make_record(status=TaskStatus.FAILED, age=7 * 3600))
-    engine.put(make_record(status=TaskStatus.FAILED, retried_by="another"))
-    engine.put(make_record(status=TaskStatus.SUCCESS))
-    wanted = [engine.put(make_record(status=TaskStatus.FAILED, age=3600)).task_id for _ in range(2)]
-    answer = await client.post("/tasks/retry-failed?since=6h")
-    assert {pair["task_id"] for pair in answer.json()["retried"]} == set(wanted)
-    assert (await client.post("/tasks/retry-failed?since=6h")).json() == {"retried": [], "skipped": [], "more": False}
-
-
-async def test_retry_failed_stops_at_its_limit_and_says_that_there_is_more(
-    client: httpx.AsyncClient, engine: FakeEngine
-) -> None:
-    for _ in range(3):
-        engine.put(make_record(status=TaskStatus.FAILED))
-    answer = (await client.post("/tasks/retry-failed?limit=2")).json()
-    assert (len(answer["retried"]), answer["more"]) == (2, True)
-
-
-async def test_deleting_history_leaves_live_tasks_and_newer_ones(client: httpx.AsyncClient, engine: FakeEngine) -> None:
-    for age in (10 * 86400, 3600):
-        engine.put(make_record(age=age))
-    engine.put(make_record(status=TaskStatus.RUNNING, age=20 * 86400))
-    assert (await client.delete("/tasks/history?before=7d")).json() == {"deleted": 1}
-    assert (await client.delete("/tasks/history")).json() == {"deleted": 1}
-    assert [record.status for record in engine.records.values()] == [TaskStatus.RUNNING]
-
-
 @pytest.mark.parametrize("number", [0, 1, 50, 51, 300])
 async def test_a_long_page_is_encoded_in_slices_and_is_one_array(
     client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, number: int
