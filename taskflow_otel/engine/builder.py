@@ -31,6 +31,7 @@ from taskflow_otel.model.enqueue import (
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.options import checked_priority, flag, seconds
 from taskflow_otel.model.payload import Codec
+from taskflow_otel.model.plain import kept_tags
 from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.trace import TaskTrace
@@ -230,7 +231,7 @@ class TaskBuilder:
             created_at=now,
             run_at=run_at,
             reason=first_reason(run_at, now),
-            tags=checked_tags(options.tags),
+            tags=_tags(options.tags, source),
             idempotency_key=checked_key(options.idempotency_key),
             source=source.value,
             priority=DEFAULT_PRIORITY if priority is None else checked_priority(priority),
@@ -271,3 +272,8 @@ class TaskBuilder:
 
 def _first_of(*names: str | None) -> str:
     return next(name for name in names if name is not None)
+
+
+def _tags(tags: object, source: Source) -> dict[str, str]:
+    # Those of a retry or a planned run were made plain before.
+    return dict(kept_tags(tags)) if source is not _MANUAL and type(tags) is dict else checked_tags(tags)

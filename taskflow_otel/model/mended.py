@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from taskflow_otel.model.plain import encodable, plain_extra, plain_number, plain_tags, plain_value, repr_of, text_of
+from taskflow_otel.model.plain import encodable, kept_extra, kept_tags, plain_number, plain_value, repr_of, text_of
 from taskflow_otel.model.record import Progress, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import TaskTrace
@@ -91,7 +91,7 @@ def read_tags(stored: Any) -> dict[str, str]:
     """The stored tags; an earlier version stored any text. Raises `TypeError` if they are not a mapping."""
     if type(stored) is not dict:
         raise TypeError("tags are a mapping")
-    return plain_tags(stored)
+    return kept_tags(stored)
 
 
 def read_duration(seconds: Any) -> float:
@@ -112,7 +112,7 @@ def read_timeline_entry(
 
 def read_extra(stored: Any) -> dict[str, Any]:
     """The stored extra values of a log entry; an earlier version stored any values."""
-    return plain_extra(stored)[0] if type(stored) is dict else {"…": plain_value(stored)}
+    return kept_extra(stored) if type(stored) is dict else {"…": plain_value(stored)}
 
 
 def read_trace(trace: TaskTrace) -> TaskTrace:

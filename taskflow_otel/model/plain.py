@@ -37,6 +37,8 @@ _DECIMAL_BITS = 2_000
 _SHORT = 256
 _BATCH_CHARACTERS, _BATCH_ITEMS = 64 * 1_048_576, 1_000_000
 _SCALARS = frozenset({bool, type(None)})
+_MARK = 64
+"""Characters that a mark of what is missing, or the number of an equal name, adds to a text at most."""
 _TOO_DEEP = "[deeper levels cut]"
 
 
@@ -48,9 +50,14 @@ def plain_text(text: str, limit: int = MAX_TEXT) -> str:
     text = str.__str__(text)
     length = len(text)
     kept = text if length <= limit else text[:limit]
+    missing = length - len(kept)
     if not kept.isascii() or "\x00" in kept:
         kept = kept.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
-    return kept if length <= limit else f"{kept}… [{length - limit} characters cut]"
+        if len(kept) > limit:
+            # Escapes are longer than what they stand for.
+            missing += len(kept) - limit
+            kept = kept[:limit]
+    return kept if not missing else f"{kept}… [{missing} characters cut]"
 
 
 def is_storable(text: str) -> bool:
@@ -188,14 +195,34 @@ def plain_tags(tags: Mapping[Any, Any]) -> dict[str, str]:
     return plain
 
 
+def kept_tags(tags: dict[Any, Any]) -> dict[str, str]:
+    """Tags that were made plain earlier, unchanged: what is cut twice would misstate how much is missing."""
+    if len(tags) <= MAX_TAGS + 1:
+        for name, value in tags.items():
+            if type(name) is not str or len(name) > MAX_NAME + _MARK or not is_storable(name):
+                break
+            if type(value) is not str or len(value) > MAX_TAG_TEXT + _MARK or not is_storable(value):
+                break
+        else:
+            return tags
+    return plain_tags(tags)
+
+
+def kept_extra(extra: dict[Any, Any]) -> dict[str, Any]:
+    """The extra values of a log entry that were made plain earlier, bounded so that each mark stays as it is."""
+    plain: dict[str, Any] = _Budget(MAX_EXTRA_TEXT + _MARK * MAX_ITEMS, 2 * MAX_ITEMS, _MARK).mapping(extra, MAX_DEPTH)
+    return plain
+
+
 class _Budget:
     """How much of a value may still be kept."""
 
-    __slots__ = ("characters", "items")
+    __slots__ = ("_name", "characters", "items")
 
-    def __init__(self, characters: int, items: int) -> None:
+    def __init__(self, characters: int, items: int, mark: int = 0) -> None:
         self.characters = characters
         self.items = items
+        self._name = MAX_NAME + mark
 
     def value(self, value: Any, depth: int) -> Any:
         """The value as JSON data."""
@@ -233,7 +260,7 @@ class _Budget:
                     more += 1
                     continue
                 self.items -= 1
-                name = _unused(plain, text_of(key, min(MAX_NAME, max(0, self.characters))))
+                name = _unused(plain, text_of(key, min(self._name, max(0, self.characters))))
                 self.characters -= len(name)
                 plain[name] = self.value(item, depth - 1)
         except BaseException as broken:  # a user's mapping, or one that another thread changes

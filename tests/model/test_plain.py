@@ -30,6 +30,8 @@ from taskflow_otel.model.plain import (
     class_name,
     distinct_text,
     is_storable,
+    kept_extra,
+    kept_tags,
     plain_extra,
     plain_number,
     plain_tags,
@@ -278,3 +280,24 @@ def test_the_table_of_the_guarantees_states_the_caps() -> None:
         "characters of the name of a task or a queue": task_options._MAX_NAME,
     }
     assert options._MAX_NAME == task_options._MAX_NAME
+
+
+@given(boxed(st.dictionaries(anything(hashable=True), anything(), max_size=80)))
+def test_what_was_made_plain_once_is_read_as_it_is(said: Said) -> None:
+    tags = plain_tags(said.value)
+    assert kept_tags(tags) == tags
+    extra, _ = plain_extra({str(number): value for number, value in enumerate(said.value.values())})
+    assert kept_extra(json.loads(json.dumps(extra))) == extra
+
+
+@pytest.mark.parametrize(
+    "tags", [{"a": 1}, {"a": "\0"}, {"\ud800": "b"}, {"a": "x" * 9_999}, {str(n): "" for n in range(99)}]
+)
+def test_tags_that_an_earlier_version_has_stored_are_made_plain_when_they_are_read(tags: dict[Any, Any]) -> None:
+    assert kept_tags(tags) == plain_tags(tags) != tags
+
+
+@given(texts(), st.integers(0, 50))
+def test_a_text_is_cut_to_its_limit_with_its_escapes(text: str, limit: int) -> None:
+    kept, mark, _ = plain_text(text * 3, limit).partition("… [")
+    assert len(kept) <= limit or not mark
