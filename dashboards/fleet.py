@@ -102,7 +102,7 @@ PAGE = Page(
                 ),
                 Graph(
                     "Tasks of dead processes",
-                    "Tasks taken over from processes that died, by what became of them.",
+                    "Tasks taken over from processes that died, by what happened to them.",
                     "short",
                     [Query(increase(signals.TASKS_RECOVERED, by="reason"), "{{reason}}")],
                 ),

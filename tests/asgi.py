@@ -97,7 +97,7 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
-        # A slow client: whoever does not wait for this send gets far ahead of it.
+        # A slow client: code that does not wait for this send gets far ahead of it.
         for _ in range(_SLOWNESS):
             await asyncio.sleep(0)
         self.messages.append(message)

@@ -199,7 +199,7 @@ class Server:
         wait_until(lambda: all(map(_stopped, Path(f"/proc/{self.pid}/task").glob("*/stat"))), f"{self.name} to stop")
 
     def resume(self) -> None:
-        """Let a paused process go on."""
+        """Let a paused process continue."""
         os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:

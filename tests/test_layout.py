@@ -52,7 +52,7 @@ ELSEWHERE = [
     ),
     Elsewhere(
         "engine/test_control.py",
-        "A table of who starts what; it shows in what becomes of attempts that are stopped.",
+        "A table of who starts what; the tests of stopped attempts cover it.",
         ("engine/attempts.py",),
     ),
     Elsewhere(
@@ -87,7 +87,7 @@ ELSEWHERE = [
     ),
     Elsewhere(
         "ledger/test_lost_answers.py",
-        "It needs a backend whose answer is lost, and instances that go on.",
+        "It needs a backend whose answer is lost, and instances that continue.",
         ("engine/late_commits.py",),
     ),
     Elsewhere(
@@ -97,7 +97,7 @@ ELSEWHERE = [
     ),
     Elsewhere(
         "e2e/test_failed_requests.py",
-        "Hooks in FastAPI's handling of a request, which show in what becomes of the tasks of one.",
+        "Hooks in FastAPI's handling of a request, which the tests of failed and successful requests cover.",
         ("request/current.py", "request/endpoints.py", "request/stacks.py"),
     ),
     Elsewhere(

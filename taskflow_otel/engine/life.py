@@ -92,7 +92,7 @@ S = TypeVar("S", bound=Lives)
 def at_home(
     method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-    """Run a method on the event loop of its engine, whichever loop it is awaited on."""
+    """Run a method on the event loop of its engine, even if it is awaited on another loop."""
 
     @functools.wraps(method)
     def anywhere(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:

@@ -85,7 +85,7 @@ class Lifecycle:
         self.show_refused(task)
 
     def note(self, task: LiveTask) -> None:
-        """Have the history of a task written before long."""
+        """Write the history of a task soon."""
         self._ledger.note(task)
 
     def refuse(self, record: TaskRecord, reason: Reason, *, duplicate_of: str | None = None) -> None:

@@ -88,7 +88,7 @@ class Lookup:
 
     @at_home
     async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
-        """Return the task once it has finished, on whichever instance.
+        """Return the task once it has finished on any instance.
 
         Raises `TaskNotFoundError`, `TimeoutError` after `timeout` seconds, and `ConfigurationError` for a timeout that
         is no number of seconds from 0 to a hundred years.

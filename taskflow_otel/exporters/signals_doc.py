@@ -74,7 +74,7 @@ _VOCABULARY: tuple[tuple[str, str, type[Word]], ...] = (
     ("Outcomes of attempts", "The label `outcome`: how an attempt ended.", AttemptOutcome),
     (
         "Outcomes of recoveries",
-        f"The label `reason` of `{signals.TASKS_RECOVERED.name}`: what became of a task that was taken over.",
+        f"The label `reason` of `{signals.TASKS_RECOVERED.name}`: what happened to a task that was taken over.",
         RecoveryOutcome,
     ),
     (

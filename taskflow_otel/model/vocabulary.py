@@ -190,7 +190,7 @@ class EngineState(Word):
 class LogLevel(Word):
     """The severity of a task's log entry."""
 
-    DEBUG = "debug", "A detail for whoever looks for an error."
+    DEBUG = "debug", "A detail that helps to find an error."
     INFO = "info", "Something happened as expected."
     WARNING = "warning", "Something unexpected happened, and the task can continue."
     ERROR = "error", "A part of the task failed."

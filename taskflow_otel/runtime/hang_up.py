@@ -1,4 +1,4 @@
-"""Ending a TCP connection of this process that somebody else's code serves."""
+"""Ending a TCP connection of this process that other code serves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OPEN_FILES = Path("/dev/fd")
 def hang_up(server: tuple[str, int], client: tuple[str, int]) -> bool:
     """Shut down the connection between these two addresses; `False` when this process has none that it can find.
 
-    Whoever reads or writes there learns that it has ended: a write that waits for a peer that does not read fails.
+    Code that reads or writes there sees the end: a write that waits for a peer that does not read fails.
     """
     try:
         numbers = [int(path.name) for path in _OPEN_FILES.iterdir()]

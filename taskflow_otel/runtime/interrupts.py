@@ -1,4 +1,4 @@
-"""Hearing signals that somebody else handles."""
+"""Listening for signals that other code handles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import FrameType
 
 @contextmanager
 def on_signals(numbers: tuple[signal.Signals, ...], callback: Callable[[], None]) -> Iterator[None]:
-    """Call back on the running event loop for each of these signals inside; whoever handled them before still does.
+    """Call back on the running event loop for each of these signals inside; the previous handlers still run.
 
     Without effect in other threads than the main one, and for signals that Python does not handle.
     """
@@ -33,7 +33,7 @@ def _on_signal(number: signal.Signals, callback: Callable[[], None]) -> Iterator
     listening = True
 
     def handle(number: int, frame: FrameType | None) -> None:
-        # It stays in the chain when somebody has wrapped it and keeps it.
+        # It stays in the chain if other code has wrapped it and keeps it.
         if listening:
             loop.call_soon_threadsafe(callback)
         previous(number, frame)

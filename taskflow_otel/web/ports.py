@@ -80,7 +80,7 @@ class TaskRetries(Protocol):
         """The new task; raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`."""
 
     async def retry_all(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord | TaskflowError]:
-        """By id the new task, or why there is none."""
+        """By id, the new task or the reason why it was not made."""
 
 
 class QueueBook(Protocol):

@@ -350,7 +350,7 @@ def task_detail(record: TaskRecord, logs: list[LogEntry], *, with_args: bool) ->
 
 
 def shown_arguments(payload: str | None) -> tuple[list[Any] | None, dict[str, Any] | None]:
-    """The stored arguments as JSON; `(None, None)` if there are none or they are ciphertext."""
+    """The stored arguments as JSON; `(None, None)` if they are not stored or are ciphertext."""
     if payload is None or is_encrypted(payload):
         return None, None
     try:

@@ -1,4 +1,4 @@
-"""What a fault means for whoever wrote: try again, try the parts, or give up."""
+"""What a fault means for the writer: try again, try the parts, or give up."""
 
 from __future__ import annotations
 

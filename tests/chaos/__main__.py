@@ -15,7 +15,7 @@ def main() -> int:
     """Run the storms; the exit status is 1 when a promise was not kept."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="default: every one, in turn")
-    parser.add_argument("--kills", type=int, default=200, help="the storm ends after so many (default: 200)")
+    parser.add_argument("--kills", type=int, default=200, help="kills after which the storm ends (default: 200)")
     parser.add_argument("--seconds", type=float, default=1800, help="or after this time (default: 1800)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults drawn and of the load (default: 0)")
     parser.add_argument("--members", type=int, default=2, help="server processes at once (default: 2)")

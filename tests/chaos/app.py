@@ -48,7 +48,7 @@ class JobError(Exception):
 
 
 class Ends(TaskObserver):
-    """Notes when it was told of the end of a task."""
+    """Notes when it heard of the end of a task."""
 
     async def on_lifecycle(self, event: LifecycleEvent) -> None:
         if event.status.finished:

@@ -1,7 +1,7 @@
 """Named moments at which a process kills itself: around the backend, around the response, inside a task.
 
 The library knows nothing of them. The driver arms a point by writing its name to a file, and the process that
-reaches the armed point dies of SIGKILL there, as it would if somebody pulled the plug at that very moment.
+reaches the armed point dies of SIGKILL there, as in a power cut at that moment.
 """
 
 from __future__ import annotations

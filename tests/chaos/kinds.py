@@ -19,7 +19,7 @@ class Kind:
     fails: bool = False
     """Added only by requests that fail by themselves afterwards, so that it never runs."""
     delay: float = 0.0
-    """Seconds: it is not entered earlier, whoever runs it."""
+    """Seconds: no instance enters it earlier."""
 
 
 KINDS = {

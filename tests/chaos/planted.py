@@ -44,7 +44,7 @@ def _acknowledge_before_the_commit(_: Backend) -> None:
 
 
 def _fence_nothing(backend: Backend) -> None:
-    """Whoever was taken over writes as before, and is not told."""
+    """An instance that was taken over writes as before, and gets no error."""
     inner, beat = backend.apply, Heartbeat._beat  # the fault
 
     async def apply(changes: Sequence[Change]) -> list[Applied]:

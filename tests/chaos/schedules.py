@@ -44,7 +44,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A kill every `pace` seconds (from, to) for `seconds`, and so many `blackouts` in between."""
+    """A kill every `pace` seconds (from, to) for `seconds`, with this number of `blackouts` in between."""
 
     backend: str
     seconds: float
@@ -141,7 +141,7 @@ class Storm:
             await self._blackout()
 
     async def _blow(self) -> None:
-        """Kill one instance; every third time another one is frozen meanwhile."""
+        """Kill one instance; every third time another one is frozen at the same time."""
         victim, other = self._draw.sample(self._members, 2)
         if self._draw.random() < 0.6:
             # While a firing is under way.

@@ -28,7 +28,7 @@ def note(word: str, **values: object) -> None:
 
 
 class Words(logging.Handler):
-    """Notes what the scheduler says: it says what it leaves out before it goes on."""
+    """Notes the scheduler's log: it logs what it leaves out before it continues."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""

@@ -41,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """An instance said that it leaves out so many firings, at this moment of its clock."""
+    """An instance said how many firings it leaves out, at this moment of its clock."""
 
     schedule: str
     number: int

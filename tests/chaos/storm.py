@@ -150,7 +150,7 @@ class Storm:
             if self._shaker is not None:
                 trouble.append(asyncio.create_task(self._shaker.run(self._over)))
             for job in (*load, *trouble):
-                # One that fails must not leave the others to go on for the rest of the time.
+                # If one fails, the others must not run for the rest of the time.
                 job.add_done_callback(lambda _: self._over.set())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), self._plan.seconds)
@@ -190,7 +190,7 @@ class Storm:
             yield from deck
 
     async def _client(self) -> None:
-        """Add tasks, one request after the other, on whichever member is up."""
+        """Add tasks, one request after the other, on any member that is up."""
         kinds = [KINDS[name] for name in self._plan.kinds]
         weights = [kind.share for kind in kinds]
         async with httpx.AsyncClient(timeout=8) as client:
@@ -245,7 +245,7 @@ class Storm:
         troubled = max(member.troubled_at[pid], default=0.0)
         shaken = self._shaker.shaken_at if self._shaker is not None else 0.0
         if self._plan.backend == "sqlite":
-            # Whoever is stopped may hold the one write lock of the file: docs/guarantees.md says so.
+            # The stopped process may hold the one write lock of the file: docs/guarantees.md says so.
             troubled = max([troubled, *(at for one in self._members for ats in one.troubled_at.values() for at in ats)])
         if now - max(since, troubled, shaken) > BLOCKED:
             self._blocked_since[pid] = now
@@ -281,7 +281,7 @@ class Storm:
 
     async def _stop_in_transaction(self, member: Member) -> None:
         if self._one_stopped.locked():
-            # Somebody has to be left who can be held up.
+            # At least one other process must remain.
             await asyncio.sleep(1)
             return
         async with self._one_stopped:

@@ -14,7 +14,7 @@ from tests.servers import find_binary
 
 PLANS = {
     "acknowledge before the commit": Plan("sqlite", kills=12, seconds=20, faults=(BEFORE_COMMIT, IN_COMMIT, KILL)),
-    # Pauses long enough to be taken over, on a database where whoever is paused holds nobody up.
+    # Pauses long enough to be taken over, on a database where a paused process delays no other.
     "no fencing": Plan(
         "postgres",
         kills=100,

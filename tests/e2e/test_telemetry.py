@@ -204,7 +204,7 @@ async def test_an_observer_in_trouble_changes_no_outcome_and_no_other_observer(o
     troubled, healthy = observer(), InMemoryLogger()
     manager = TaskManager(loggers=[troubled, healthy])
     await manager.startup()
-    # A hanging observer hangs during all of this: the tasks end all the same.
+    # A hanging observer hangs during all of this: the tasks end nevertheless.
     assert await run_some(manager) == EXPECTED
     if isinstance(troubled, Hangs):
         troubled.release.set()

@@ -1,4 +1,4 @@
-"""Several workers behind one port report as one: whoever answers, the totals are those of the ledger."""
+"""Several workers behind one port report as one: every answer has the totals of the ledger."""
 
 from __future__ import annotations
 

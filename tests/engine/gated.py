@@ -50,7 +50,7 @@ class Gate:
         return len(self._entered.read_text()) if self._entered.exists() else 0
 
     def open(self, word: str = "succeed") -> None:
-        """Let the function end, by `succeed` or `fail`; after `say` it writes a log entry and goes on waiting."""
+        """Let the function end, by `succeed` or `fail`; after `say` it writes a log entry and waits again."""
         waiting = self.path.with_suffix(".new")
         waiting.write_text(word)
         # A reader never sees half a word.

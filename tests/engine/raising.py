@@ -15,7 +15,7 @@ class OwnBaseError(BaseException):
 
 
 class UnprintableError(Exception):
-    """Its text cannot be had."""
+    """Its text cannot be read."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
@@ -97,7 +97,7 @@ SHAPES: dict[str, tuple[Callable[[], None], str, str]] = {
 
 
 async def run_one(manager: TaskManager, body: Callable[[], None], executor: str, **options: Any) -> TaskRecord:
-    """Run `body` as a task of this executor, then a harmless one to see that the engine goes on."""
+    """Run `body` as a task of this executor, then a harmless one to see that the engine still works."""
 
     async def job() -> None:
         body()

@@ -114,7 +114,7 @@ class Scene:
         await self.reach(TaskStatus.RUNNING)
 
     async def let_go(self) -> None:
-        """Let the function return, on whichever instance it runs."""
+        """Let the function return, on any instance."""
         self.gate.open()
         await eventually(
             lambda: not any(manager.engine.vitals.slots()[self.executor][0] for manager in self._managers),

@@ -167,7 +167,7 @@ async def test_a_cancel_during_the_commit_of_a_failure_prevents_the_retry() -> N
         await backend.holding.wait()
         cancelling = asyncio.create_task(manager.cancel(task_id))
         await settle()
-        assert not cancelling.done(), "what becomes of the task is not known yet"
+        assert not cancelling.done(), "the outcome of the task is not known yet"
         backend.release()
         await cancelling
         assert (await manager.wait(task_id, timeout=5)).status is TaskStatus.CANCELLED

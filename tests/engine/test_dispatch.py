@@ -38,7 +38,7 @@ class Callbacks:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Look at every callback that runs meanwhile."""
+        """Look at every callback that runs inside."""
         run = asyncio.Handle._run
 
         def watched(handle: asyncio.Handle) -> None:

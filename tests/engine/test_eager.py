@@ -1,4 +1,4 @@
-"""Eager tasks start at `add_task`, and a persisted one is committed before the response all the same."""
+"""Eager tasks start at `add_task`, and a persisted one is still committed before the response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The start and the stop of an engine: nothing is left of a life, and the next one goes on."""
+"""The start and the stop of an engine: nothing remains after a stop, and the next start continues the work."""
 
 from __future__ import annotations
 

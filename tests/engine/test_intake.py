@@ -1,4 +1,4 @@
-"""Two callers with one idempotency key: nobody is told of a task that the ledger does not hold."""
+"""Two callers with one idempotency key: no one gets a task that the ledger does not hold."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class TaskMachine(RuleBasedStateMachine):
             return
         if task_id in books.inside:
             books.violations.append(f"{task_id} runs twice at once")
-        # A limit is one for new starts: what ran before it was lowered may go on.
+        # A limit is one for new starts: what ran before it was lowered may continue.
         limit = self.limits[record.queue]
         beside = sum(self.queue_of(other) == record.queue for other in books.inside)
         if limit is not None and beside >= limit:

@@ -55,7 +55,7 @@ class Reader:
         await eventually(lambda: bool(self._stream._waiting), "the subscription")
 
     async def has(self, number: int) -> list[StreamMessage]:
-        """What it has got, once these are so many messages."""
+        """The received messages, once there are `number` of them."""
         await eventually(lambda: len(self.messages) >= number, f"message {number}")
         assert len(self.messages) == number
         return self.messages

@@ -128,7 +128,7 @@ class Stage:
             self.frames.append(frame)
 
     async def play(self, client: httpx.AsyncClient, said: Mapping[str, Any]) -> None:
-        """One case, and what others see meanwhile."""
+        """One case, and what others see at the same time."""
         self.says = said
         options = {name: said[name] for name in OPTIONS if said[name] is not None}
         task_id: str | None = None

@@ -1,4 +1,4 @@
-"""A setting or an instance that cannot be read is reported and left out; everything else goes on."""
+"""A setting or an instance that cannot be read is reported and left out; everything else continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory, history, logs and texts are bounded, and say where they were cut (SPEC G6)."""
+"""Memory, history, logs and texts are bounded, and say where they were cut."""
 
 from __future__ import annotations
 

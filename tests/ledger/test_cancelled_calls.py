@@ -1,4 +1,4 @@
-"""Whoever is cancelled in the middle of a call gives its connection back."""
+"""A caller that is cancelled in the middle of a call gives its connection back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def backend(backend_factory: BackendFactory) -> AsyncIterator[Backend]:
 @pytest.mark.parametrize("call", CALLS)
 async def test_a_call_that_is_cancelled_at_any_point_gives_its_connection_back(backend: Backend, call: str) -> None:
     async def cancelled_after(turns: int) -> bool:
-        """Whether the call was still under way after so many turns of the event loop."""
+        """Whether the call was still under way after `turns` turns of the event loop."""
         pending = asyncio.ensure_future(CALLS[call](backend))
         for _ in range(turns):
             await asyncio.sleep(0.0002)

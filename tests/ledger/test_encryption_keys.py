@@ -53,7 +53,7 @@ async def test_a_backlog_whose_key_is_missing_waits_and_runs_once_a_process_has_
     sealed = [await first.enqueue(job, f"sealed {n}", delay=60) for n in range(3)]
     await fleet.die(first)
     await fleet.start(without)
-    # Those of its own go on.
+    # Its own tasks continue.
     assert (await finish(without, await without.enqueue(job, "own"))).status is TaskStatus.SUCCESS
     calls = fleet.wires[without].calls
     await eventually(lambda: [name for name, _ in calls].count("take_over") > 2, "several takeovers")

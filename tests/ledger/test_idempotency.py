@@ -1,4 +1,4 @@
-"""One idempotency key, two instances, the same moment: one execution (SPEC G5)."""
+"""One idempotency key, two instances, the same moment: one execution."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ async def test_a_locked_row_delays_its_task_alone_and_its_outcome_is_kept(
             gate.opened.set()
         assert (await finish(manager, other)).status is TaskStatus.SUCCESS
         await eventually(lambda: f"the changes of task {locked} wait to be stored" in caplog.text, "the wait")
-        # Meanwhile everything else is committed in time, retries of the locked one included.
+        # Everything else is committed in time, including retries of the locked one.
         for _ in range(20):
             assert (await finish(manager, await manager.enqueue(quick))).status is TaskStatus.SUCCESS
         assert (await manager.get(locked)).status.value == state

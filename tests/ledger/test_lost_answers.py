@@ -1,4 +1,4 @@
-"""A commit whose answer never came is told of exactly once, whoever goes on with the task."""
+"""A commit whose answer was lost is published exactly once, no matter which instance continues the task."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_one_that_was_only_cut_off_tells_of_it_when_it_is_back(scene: Scen
     record = await scene.take_over()
     scene.fleet.wires[scene.one].cut = False
     assert await asyncio.wait_for(enqueuing, WAIT) == record.task_id
-    await eventually(lambda: scene.lines_told() == lines(record), "all lines of the timeline, each told of once")
+    await eventually(lambda: scene.lines_told() == lines(record), "all lines of the timeline, each published once")
     await scene.agree(scene.one)
     await scene.agree(scene.other)
 
@@ -116,7 +116,7 @@ async def test_a_task_that_was_refused_although_it_was_committed_counts_as_enque
     record = await scene.take_over()
     if not dies:
         fleet.wires[scene.one].cut = False
-        await eventually(lambda: scene.lines_told() == lines(record), "all lines of the timeline, each told of once")
+        await eventually(lambda: scene.lines_told() == lines(record), "all lines of the timeline, each published once")
         await scene.agree(scene.one)
     await scene.agree(scene.other)
 

@@ -63,7 +63,7 @@ def secret() -> Secret:
 
 @dataclasses.dataclass
 class NewCard:
-    """What became of `Card` in the next release: nothing that is stored fits it."""
+    """`Card` as it is in the next release: stored values do not fit it."""
 
     holder: int
     number: UUID

@@ -1,4 +1,4 @@
-"""What living managers make of what dead ones have left (SPEC G2, G4)."""
+"""What living managers do with the tasks of dead ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backend in trouble (SPEC G7): 503 for what must be kept; everything else goes on; no restart when it has passed."""
+"""A failing backend: 503 for persisted tasks; everything else continues; no restart is needed afterwards."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class SqliteTrouble(Trouble):
         return self._made[-1]
 
     async def reconnect(self) -> None:
-        """Let go of the connection that writes: while it is open, a permission that is taken away changes nothing."""
+        """Close the connection that writes: while it is open, a removed permission changes nothing."""
         for backend in self._made:
             if backend._write_engine is not None:
                 async with backend._write_engine.connect() as connection:
@@ -74,7 +74,7 @@ class SqliteTrouble(Trouble):
 
 
 class DiskFull(SqliteTrouble):
-    """Somebody else fills the disk."""
+    """Another program fills the disk."""
 
     async def _begin(self) -> None:
         with (self.directory / "filler").open("wb", buffering=0) as file:
@@ -227,7 +227,7 @@ def small_disk(directory: Path) -> Iterator[Path]:
 
 @contextmanager
 def unprivileged() -> Iterator[Path]:
-    """A directory of a process for which permissions count: root gives its privileges up meanwhile."""
+    """A directory of a process for which permissions count: root gives up its privileges in it."""
     directory = Path(tempfile.mkdtemp(prefix="taskflow-plain-"))
     root = os.geteuid() == 0
     if root:

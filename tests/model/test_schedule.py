@@ -1,4 +1,4 @@
-"""When rules fire: compared with a plain computation of five years, and what becomes of what was missed."""
+"""When rules fire: compared with a plain computation of five years, and what happens to missed firings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection is ended from outside, whoever serves it."""
+"""A connection can be ended from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A signal is heard beside whoever handles it."""
+"""A signal is heard in addition to its handler."""
 
 from __future__ import annotations
 

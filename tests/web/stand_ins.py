@@ -38,7 +38,7 @@ def make_record(
     duration: float = 0.4,
     **fields: Any,
 ) -> TaskRecord:
-    """A record created `age` seconds ago that waited and ran for so many seconds, with the timeline of its status."""
+    """A record created `age` seconds ago that waited and ran for these seconds, with the timeline of its status."""
     created = datetime.now(UTC) - timedelta(seconds=age)
     started, ended = created + timedelta(seconds=wait), created + timedelta(seconds=wait + duration)
     attempt = fields.get("attempt", 0)

@@ -55,7 +55,7 @@ async def test_a_reading_of_the_overview_is_shared_and_settled_times_are_not_ask
     live = engine.put(make_record(status=TaskStatus.RUNNING))
     live.created_at = now - timedelta(minutes=10)
     clock.passed += 400
-    assert await stretches_asked() == 30, "history may have been deleted meanwhile"
+    assert await stretches_asked() == 30, "history may have been deleted since"
     clock.passed += 5
     assert await stretches_asked() == 2, "a stretch with a live task is still open"
 

@@ -92,8 +92,8 @@ Item = Commit | Note | Lines
 class Batch:
     """The changes of one transaction, in order.
 
-    `apart`: it is a part of one that failed. `due` is the monotonic time before which it is not tried again, after
-    so many `failures` of it alone. `barriers` are released when it is written.
+    `apart`: it is a part of a failed batch. `due`: the monotonic time of the next try. `failures`: how often this part
+    has failed. `barriers` are released when it is written.
     """
 
     items: list[Item]

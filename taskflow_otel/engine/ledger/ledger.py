@@ -2,7 +2,7 @@
 
 A caller that needs a durable change awaits `commit`. Changes that arrive during a transaction go into the next one
 together. The history of tasks that are not persisted is noted. It is written with the next transaction or after
-`snapshot_interval`, whichever comes first.
+`snapshot_interval` at the latest.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Ledger:
         return await self._backend.holder_of(idempotency_key)
 
     async def holds(self, record: TaskRecord) -> bool:
-        """Whether the last line of a record's timeline is in the ledger, whoever owns the task now.
+        """Whether the last line of a record's timeline is in the ledger; another instance may own the task now.
 
         Waits for the backend without a timeout.
         """

@@ -20,7 +20,7 @@ T = TypeVar("T")
 PAUSE = 5.0
 """Seconds between two attempts to export to a collector that has failed repeatedly."""
 _PATIENCE = 2
-"""After so many failures in a row there are pauses. The SDK's exporter has retried each of them."""
+"""Failures in a row after which there are pauses. The SDK's exporter has retried each of them."""
 
 
 class BoundedExport:

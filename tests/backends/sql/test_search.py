@@ -1,4 +1,4 @@
-"""How far a search looks where no index decides every condition, and that it goes on from there."""
+"""How far a search reads if no index decides every condition, and that the next page continues there."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ async def test_a_file_system_that_cannot_lock_is_named_at_the_opening(
             return super().execute(statement, *parameters)
 
     def without_locks(database: str, factory: type[sqlite3.Connection], **options: Any) -> sqlite3.Connection:
-        class Connection(factory):  # type: ignore[valid-type, misc]  # whichever is asked for
+        class Connection(factory):  # type: ignore[valid-type, misc]  # the requested one
             def cursor(self, *_: object) -> Cursor:
                 cursor: Cursor = super().cursor(Cursor)
                 return cursor

@@ -9,7 +9,7 @@ from tests.waiting import wait_until
 
 if "IMPORT_BEGUN" in os.environ:
     Path(os.environ["IMPORT_BEGUN"]).touch()
-    wait_until(Path(os.environ["IMPORT_MAY_END"]).exists, "the permission to go on")
+    wait_until(Path(os.environ["IMPORT_MAY_END"]).exists, "the permission to continue")
 
 
 def quick() -> None:

@@ -48,7 +48,7 @@ class LockedError(Exception):
 
 
 class UnspeakableError(Exception):
-    """Its text cannot be had."""
+    """Its text cannot be read."""
 
     def __str__(self) -> str:
         raise RuntimeError("no words")

@@ -1,4 +1,4 @@
-"""What the tasks of other instances do is passed on once, and only while somebody watches."""
+"""What the tasks of other instances do is passed on once, and only while someone watches."""
 
 from __future__ import annotations
 

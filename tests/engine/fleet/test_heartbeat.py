@@ -1,4 +1,4 @@
-"""The heartbeat: who beats in time keeps its tasks, and who learns that it was declared dead goes on as another."""
+"""The heartbeat: an instance that beats in time keeps its tasks; a dead one continues under a new id."""
 
 from __future__ import annotations
 

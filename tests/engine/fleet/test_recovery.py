@@ -1,4 +1,4 @@
-"""What becomes of tasks that were taken over."""
+"""What happens to tasks that were taken over."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.managers import WAIT, started, status_of
 
 
 class Locked(MemoryBackend):
-    """A durable backend in which somebody holds the rows of some tasks."""
+    """A durable backend in which another transaction locks the rows of some tasks."""
 
     def __init__(self) -> None:
         super().__init__(durable=True)

@@ -48,7 +48,7 @@ async def test_others_get_the_backend_between_two_batches() -> None:
     cleaner = Cleaner(backend, clock, 60, None, LiveTasks(10), Life())
     deleting = asyncio.create_task(cleaner.delete(clock.now() + timedelta(days=365)))
     await clock.advance(0)
-    assert (backend.deleted, deleting.done()) == ([500], False), "it waits before it goes on"
+    assert (backend.deleted, deleting.done()) == ([500], False), "it waits before it continues"
     await clock.advance(10)
     assert await deleting == 1_200
     assert backend.deleted == [500, 500, 200]

@@ -19,7 +19,7 @@ from tests.engine.membership import Alone
 
 
 class Picky(MemoryBackend):
-    """Refuses whatever contains a text, and waits in vain for locked tasks."""
+    """Refuses every change that contains a text, and times out at locked tasks."""
 
     def __init__(self) -> None:
         super().__init__(durable=True)

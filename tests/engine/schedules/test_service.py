@@ -132,7 +132,7 @@ async def test_the_metrics_tell_of_every_schedule() -> None:
 
 
 class CountingClock(FakeClock):
-    """Counts how often somebody asks to be woken."""
+    """Counts the requests to be woken."""
 
     asked = 0
 

@@ -41,7 +41,7 @@ def fill(bounded: BoundedExport, number: int) -> list[int]:
 
 
 def fail(bounded: BoundedExport, collector: Collector, times: int) -> None:
-    """Let so many exports fail, of one item each."""
+    """Let `times` exports fail, of one item each."""
     collector.takes = False
     for _ in range(times):
         assert not bounded.send(fill(bounded, 1), collector.export)
