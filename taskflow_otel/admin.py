@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from taskflow_otel.web.api import make_router
+from taskflow_otel.web.api import make_routers
 from taskflow_otel.web.auth import Authenticator, AuthSetting, LoginThrottle, make_auth_backend
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.sessions import Sessions
@@ -66,7 +66,7 @@ class TaskAdmin:
             metrics_token=metrics_token,
             read_only=read_only,
         )
-        router = make_router(
+        routers = make_routers(
             task_manager.engine,
             task_manager.metrics_page,
             task_manager.stream,
@@ -74,7 +74,8 @@ class TaskAdmin:
             guard=guard,
             sessions=sessions,
         )
-        app.include_router(router)
+        for router in routers:
+            app.include_router(router)
         task_manager.init_app(app)
         if auto_install:
             task_manager.install(app)

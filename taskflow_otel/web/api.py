@@ -1,8 +1,8 @@
-"""The REST API as one router, assembled from its parts."""
+"""The REST API as routers, assembled from their parts."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.bulk_api import add_bulk_routes
@@ -10,6 +10,8 @@ from taskflow_otel.web.dashboard import add_page_routes
 from taskflow_otel.web.fleet_api import add_fleet_routes, add_queue_routes
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
+from taskflow_otel.web.probes_api import add_probe_routes
+from taskflow_otel.web.readiness import Readiness
 from taskflow_otel.web.routing import TaskflowRoute
 from taskflow_otel.web.schedules_api import add_schedule_routes
 from taskflow_otel.web.sessions import Sessions
@@ -17,7 +19,7 @@ from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.web.tasks_api import add_collection_routes, add_item_routes
 
 
-def make_router(
+def make_routers(
     engine: TaskEngine,
     metrics: MetricsPage,
     stream: EventSource,
@@ -25,11 +27,18 @@ def make_router(
     *,
     guard: Guard,
     sessions: Sessions,
-) -> APIRouter:
-    """All routes under `settings.path`, for inclusion in an application."""
-    router = APIRouter(prefix=settings.path, tags=["taskflow"], route_class=TaskflowRoute)
-    audit = AuditLog()
-    add_page_routes(router, settings, guard, sessions, audit)
+) -> list[APIRouter]:
+    """All routes under `settings.path`, for inclusion in an application in this order."""
+    readiness, audit = Readiness(engine), AuditLog()
+    always = APIRouter(prefix=settings.path, tags=["taskflow"], route_class=TaskflowRoute)
+    add_page_routes(always, settings, guard, sessions, audit)
+    add_probe_routes(always, engine, readiness, guard)
+    router = APIRouter(
+        prefix=settings.path,
+        tags=["taskflow"],
+        route_class=TaskflowRoute,
+        dependencies=[Depends(readiness.require_started)],
+    )
     add_fleet_routes(router, engine, metrics, stream, guard)
     add_queue_routes(router, engine, guard, audit)
     add_schedule_routes(router, engine, settings, guard, audit)
@@ -37,4 +46,4 @@ def make_router(
     add_bulk_routes(router, engine, guard, audit)
     # Last, because a task id may be any single path segment.
     add_item_routes(router, engine, settings, guard, audit)
-    return router
+    return [always, router]

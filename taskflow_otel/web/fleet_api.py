@@ -9,10 +9,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from taskflow_otel.errors import BackendError, UnknownQueueError
+from taskflow_otel.errors import UnknownQueueError
 from taskflow_otel.exporters.prometheus.exposition import MetricsFormat, negotiate
 from taskflow_otel.model.query import TaskQuery
-from taskflow_otel.model.vocabulary import EngineState
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.guard import Guard
@@ -21,7 +20,6 @@ from taskflow_otel.web.params import COUNT_LIMIT, task_filter
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
 from taskflow_otel.web.routing import errors
 from taskflow_otel.web.schemas import (
-    HealthOut,
     InstanceOut,
     OverviewOut,
     QueueIn,
@@ -33,8 +31,6 @@ from taskflow_otel.web.schemas import (
     stats_out,
 )
 from taskflow_otel.web.sse import EventStreams
-
-_BACKEND_PATIENCE = 2.0
 
 
 def add_fleet_routes(
@@ -120,19 +116,6 @@ def add_fleet_routes(
         """The processes that share the backend."""
         return [instance_out(instance, engine.instance_id) for instance in await engine.lookup.instances()]
 
-    @router.get(
-        "/health",
-        dependencies=[viewer],
-        response_model=HealthOut,
-        responses={**errors(), 503: {"model": HealthOut, "description": "Not ready, and why."}},
-        summary="Health",
-    )
-    async def get_health() -> Response:
-        """Whether this instance takes tasks and reaches its backend."""
-        reasons = await _unready_reasons(engine)
-        body = HealthOut(status="unavailable" if reasons else "ok", reasons=reasons, instance=engine.instance_id)
-        return JSONResponse(body.model_dump(), 503 if reasons else 200, {"Cache-Control": "no-store"})
-
 
 def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: AuditLog) -> None:
     """The routes that change a queue."""
@@ -165,18 +148,3 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
         await engine.queues.resume(known(name))
         audit.record(request, actor, "resume-queue", name)
         return queue_out(engine.queues.stats()[name])
-
-
-async def _unready_reasons(engine: TaskEngine) -> list[str]:
-    if engine.state is not EngineState.RUNNING:
-        return [f"the task manager is {engine.state}, not running"]
-    try:
-        async with asyncio.timeout(_BACKEND_PATIENCE):
-            await engine.lookup.instances()
-    except TimeoutError:
-        return [f"the backend did not answer within {_BACKEND_PATIENCE:g} s"]
-    except BackendError as exc:
-        return [f"the backend does not work: {exc}"]
-    if engine.vitals.backend_failing:
-        return ["the backend can be read but not written (a full disk, a lock?); persisted tasks are refused"]
-    return []

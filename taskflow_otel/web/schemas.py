@@ -283,6 +283,12 @@ class HealthOut(BaseModel):
     instance: str
 
 
+class ProbeOut(BaseModel):
+    """Yes or no, for a probe."""
+
+    status: Literal["ok", "unavailable"]
+
+
 class SessionOut(BaseModel):
     """The current user, and the settings of the page."""
 

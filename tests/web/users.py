@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+PROBES = {"/tasks/livez", "/tasks/readyz"}
+"""What needs no login."""
+
 USER = ("ada", "correct horse")
 
 

@@ -1,0 +1,57 @@
+"""Liveness and readiness for orchestrators, and the reasons for people."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from taskflow_otel.admin import TaskAdmin
+from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.manager import TaskManager
+from taskflow_otel.model.vocabulary import EngineState
+from tests.web.conftest import ClientOf
+from tests.web.stand_ins import FakeEngine
+from tests.web.users import USER
+
+
+async def test_probes_need_no_login_and_health_does(client_of: ClientOf) -> None:
+    client = client_of(auth=USER)
+    for probe in ("livez", "readyz"):
+        answer = await client.get(f"/tasks/{probe}")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+    assert (await client.get("/tasks/health")).status_code == 401
+
+
+@pytest.mark.parametrize("state", [EngineState.NEW, EngineState.DRAINING, EngineState.STOPPED])
+async def test_an_instance_that_takes_no_tasks_is_alive_and_not_ready(
+    client: httpx.AsyncClient, engine: FakeEngine, state: EngineState
+) -> None:
+    engine.state = state
+    assert (await client.get("/tasks/livez")).status_code == 200
+    answer = await client.get("/tasks/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "unavailable"})
+
+
+async def test_readiness_keeps_to_itself_what_is_wrong_with_the_backend(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.failure = BackendUnavailableError("db.internal:5432 does not answer")
+    answer = await client.get("/tasks/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "unavailable"})
+    assert "db.internal" in (await client.get("/tasks/health")).json()["reasons"][0]
+
+
+async def test_a_manager_whose_lifespan_never_ran_says_so_on_every_route() -> None:
+    manager, app = TaskManager(), FastAPI()
+    TaskAdmin(app, manager)
+    kept = {"/tasks/livez": 200, "/tasks/session": 200, "/tasks/readyz": 503, "/tasks/health": 503}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        for path, methods in app.openapi()["paths"].items():
+            for method in methods:
+                answer = await client.request(method, path.format(task_id="x", name="default"))
+                if path in kept:
+                    assert answer.status_code == kept[path]
+                else:
+                    assert answer.status_code == 503, (method, path)
+                    assert "run the app's lifespan" in answer.json()["detail"]
