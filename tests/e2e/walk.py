@@ -150,7 +150,7 @@ async def walk() -> list[Call]:
         telemetry = Telemetry(
             tracer_provider=TracerProvider(), logger_provider=LoggerProvider(), meter_provider=MeterProvider()
         )
-        # History is written when the manager stops: a transaction of its own would be none of the walk.
+        # History is written when the manager stops, since a transaction for it alone does not belong to the walk.
         manager = TaskManager(snapshot_db=Path(folder) / "tasks.db", snapshot_interval=600, telemetry=telemetry)
         app = FastAPI()
         manager.install(app)
