@@ -8,10 +8,19 @@ from taskflow_otel.engine.ledger.batch import Commit
 from taskflow_otel.runtime.clock import Clock, TimerHandle
 
 FOREVER = float("inf")
+_STOOD_STILL = 0.5
+"""Seconds by which the timer is late where not the backend was slow, but this process stood still."""
+_CHANCE = 2.0
+"""Seconds that a commit then gets: for a heartbeat, and to repeat its transaction."""
 
 
 class Deadlines:
-    """Calls `give_up` with the commits whose time is over; `pending` returns all commits."""
+    """Calls `give_up` with the commits whose time is over; `pending` returns all commits.
+
+    After the process stood still (it was paused, or its event loop was blocked), commits that are overdue get a chance.
+    The backend may have committed in that time, and another instance may even run the task by now: a commit that is
+    given up before its answer is read would refuse a task that runs.
+    """
 
     def __init__(
         self, clock: Clock, pending: Callable[[], Iterable[Commit]], give_up: Callable[[list[Commit]], None]
@@ -44,9 +53,13 @@ class Deadlines:
         self._timer = self._clock.call_later(delay, self._sweep)
 
     def _sweep(self) -> None:
-        self._timer, self._due = None, FOREVER
         now = self._clock.monotonic() + 1e-6
+        late = now - self._due
+        self._timer, self._due = None, FOREVER
         waiting = [entry for entry in self._pending() if not entry.future.done()]
+        if late > _STOOD_STILL:
+            for entry in waiting:
+                entry.deadline = max(entry.deadline, now + _CHANCE)
         self._give_up([entry for entry in waiting if entry.deadline <= now])
         earliest = min((entry.deadline for entry in waiting if entry.deadline > now), default=FOREVER)
         if earliest != FOREVER:

@@ -19,6 +19,10 @@ class CountingClock(FakeClock):
 
     timers = 0
 
+    def stand_still(self, seconds: float) -> None:
+        """Let time pass in which no timer is called, as in a process that is stopped."""
+        self._move_to(self.monotonic() + seconds)
+
     def call_later(self, delay: float, callback: Callable[[], None]) -> FakeTimer:
         self.timers += 1
         return super().call_later(delay, callback)
@@ -54,6 +58,20 @@ async def test_each_is_given_up_at_its_own_time(waiting: Waiting) -> None:
     early.future.cancel()
     await waiting.clock.advance(3)
     assert waiting.given_up == [early, late]
+
+
+async def test_after_the_process_stood_still_an_overdue_commit_gets_a_chance_to_read_its_answer(waiting: Waiting) -> None:
+    entry = waiting.commit(2)
+    endless = waiting.commit(FOREVER)
+    await waiting.clock.advance(1.5)
+    waiting.clock.stand_still(10)
+    await waiting.clock.advance(0)
+    assert waiting.given_up == []
+    await waiting.clock.advance(1.9)
+    assert waiting.given_up == []
+    await waiting.clock.advance(0.2)
+    assert waiting.given_up == [entry]
+    assert endless.deadline == FOREVER
 
 
 async def test_many_that_begin_one_after_another_need_one_timer(waiting: Waiting) -> None:
