@@ -17,17 +17,22 @@ _CHANCE = 2.0
 class Deadlines:
     """Calls `give_up` with the commits whose time is over; `pending` returns all commits.
 
-    After the process stood still (it was paused, or its event loop was blocked), commits that are overdue get a chance.
-    The backend may have committed in that time, and another instance may even run the task by now: a commit that is
-    given up before its answer is read would refuse a task that runs.
+    After the process stood still for longer than its lease (`lease_holds`), commits that are overdue get a chance. The
+    backend may have committed in that time, and another instance may run the task by now: a commit that is given up
+    before its answer is read would refuse a task that runs.
     """
 
     def __init__(
-        self, clock: Clock, pending: Callable[[], Iterable[Commit]], give_up: Callable[[list[Commit]], None]
+        self,
+        clock: Clock,
+        pending: Callable[[], Iterable[Commit]],
+        give_up: Callable[[list[Commit]], None],
+        lease_holds: Callable[[], bool],
     ) -> None:
         self._clock = clock
         self._pending = pending
         self._give_up = give_up
+        self._lease_holds = lease_holds
         self._timer: TimerHandle | None = None
         self._due = FOREVER
         """When the timer fires: at the earliest deadline, or before it."""
@@ -57,7 +62,7 @@ class Deadlines:
         late = now - self._due
         self._timer, self._due = None, FOREVER
         waiting = [entry for entry in self._pending() if not entry.future.done()]
-        if late > _STOOD_STILL:
+        if late > _STOOD_STILL and not self._lease_holds():
             for entry in waiting:
                 entry.deadline = max(entry.deadline, now + _CHANCE)
         self._give_up([entry for entry in waiting if entry.deadline <= now])
