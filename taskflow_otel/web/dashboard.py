@@ -14,6 +14,7 @@ from fastapi.responses import RedirectResponse
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.guard import Guard, check_same_origin
+from taskflow_otel.web.headers import PAGE_HEADERS
 from taskflow_otel.web.routing import errors
 from taskflow_otel.web.schemas import SessionOut
 from taskflow_otel.web.sessions import COOKIE, Sessions
@@ -26,16 +27,6 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _LOGIN_BODY_LIMIT = 8_192
-SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
 
 
 # Not Starlette's StaticFiles: it reads the disk for each request, and it is a mount, which `include_router` of the
@@ -61,7 +52,7 @@ class Assets:
             raise HTTPException(404, detail=f"there is no file {name!r}")
         body = self._bodies[name]
         etag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
-        headers = {**SECURITY_HEADERS, "ETag": etag, "Cache-Control": "no-cache"}
+        headers = {**PAGE_HEADERS, "ETag": etag, "Cache-Control": "no-cache"}
         if etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(body, headers=headers, media_type=_TYPES[name[name.rindex(".") :]])
@@ -76,7 +67,7 @@ def add_page_routes(
 
     def page(name: str, status: int = 200, **values: str) -> Response:
         text = Template(assets.text(name)).substitute({key: html.escape(value) for key, value in values.items()})
-        headers = {**SECURITY_HEADERS, "Cache-Control": "no-store", "Content-Type": _TYPES[".html"]}
+        headers = {**PAGE_HEADERS, "Cache-Control": "no-store", "Content-Type": _TYPES[".html"]}
         return Response(text, status, headers)
 
     def login_page(request: Request, message: str = "", status: int = 200) -> Response:

@@ -65,7 +65,7 @@ def add_fleet_routes(
             return JSONResponse(stats.model_dump(mode="json"), headers={"Vary": "Accept"})
         await metrics.refresh()
         body, content_type = await asyncio.to_thread(metrics.render, accept)
-        return Response(body, headers={"Content-Type": content_type, "Vary": "Accept", "Cache-Control": "no-store"})
+        return Response(body, headers={"Content-Type": content_type, "Vary": "Accept"})
 
     @router.get("/stats", dependencies=[viewer], responses=errors(422), summary="The aggregate")
     async def get_stats(

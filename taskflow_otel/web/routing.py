@@ -9,6 +9,7 @@ from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
 from taskflow_otel.compat.fastapi import dependency_calls, query_names
 from taskflow_otel.errors import (
@@ -24,6 +25,7 @@ from taskflow_otel.errors import (
     UnknownTaskError,
 )
 from taskflow_otel.web.entrance import bounded, entrances
+from taskflow_otel.web.headers import API_HEADERS
 from taskflow_otel.web.refusals import READING, refuse_body, refuse_unknown_parameters
 from taskflow_otel.web.schemas import ErrorOut
 
@@ -66,8 +68,8 @@ class TaskflowRoute(APIRoute):
                     if not takes_body:
                         await refuse_body(request)
                 response = await handler(request)
-                response.headers.setdefault("Cache-Control", "no-store")
-                response.headers.setdefault("X-Content-Type-Options", "nosniff")
+                for name, value in API_HEADERS.items():
+                    response.headers.setdefault(name, value)
                 return response
             except HTTPException as exc:
                 return problem(exc.status_code, str(exc.detail), exc.headers)
@@ -79,10 +81,19 @@ class TaskflowRoute(APIRoute):
 
         return guarded
 
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 405 in the shape of the API to a method that the address does not have."""
+        methods = sorted(self.methods or ())
+        if scope["method"] in methods:
+            await super().handle(scope, receive, send)
+            return
+        sentence = f"this address does not take {scope['method']}; it takes {' or '.join(methods)}"
+        await problem(405, sentence, {"Allow": ", ".join(methods)})(scope, receive, send)
+
 
 def problem(status: int, sentence: str, headers: Any = None) -> JSONResponse:
     """The one shape of an error."""
-    return JSONResponse({"detail": sentence}, status, {"Cache-Control": "no-store", **(headers or {})})
+    return JSONResponse({"detail": sentence}, status, {**API_HEADERS, **(headers or {})})
 
 
 def _sentence(exc: RequestValidationError) -> str:

@@ -64,7 +64,7 @@ def add_schedule_routes(
         audit.record(request, actor, "run-schedule", name, f"as {record.task_id}")
         hidden = None if settings.display_func_args else {"args", "kwargs"}
         task = task_out(record, with_args=settings.display_func_args).model_dump(mode="json", exclude=hidden)
-        return JSONResponse(task, 202, {"Cache-Control": "no-store"})
+        return JSONResponse(task, 202)
 
     @router.post("/schedules/{name:path}/pause", responses=errors(403, 404, 422), summary="Pause a schedule")
     async def pause_schedule(request: Request, name: str, actor: Actor = operator) -> ScheduleOut:

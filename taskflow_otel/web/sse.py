@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from taskflow_otel.exporters.stream import frame
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.ports import EventSource
+from taskflow_otel.web.routing import problem
 from taskflow_otel.web.servers import ServerWatch
 
 RECONNECT_MS = 2_000
@@ -130,7 +131,7 @@ class EventStreamResponse(StreamingResponse):
     def __init__(self, streams: EventStreams, last_event_id: str | None, until: float | None) -> None:
         super().__init__(
             (),
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"},
+            headers={"X-Accel-Buffering": "no"},
         )
         self._streams = streams
         self._last_event_id = last_event_id
@@ -142,7 +143,7 @@ class EventStreamResponse(StreamingResponse):
         """Stream, or answer 503 if there are too many streams."""
         if not self._streams.enter(self):
             full = "This process has reached its limit of live streams; close some, or read the task list instead."
-            await JSONResponse({"detail": full}, 503, {"Retry-After": "10"})(scope, receive, send)
+            await problem(503, full, {"Retry-After": "10"})(scope, receive, send)
             return
         self._scope = scope
         try:

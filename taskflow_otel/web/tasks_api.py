@@ -69,7 +69,7 @@ def add_collection_routes(router: APIRouter, engine: TaskEngine, settings: WebSe
     ) -> Response:
         """The tasks of all instances that share the backend, newest first."""
         page = await engine.lookup.page(replace(found, limit=limit, cursor=cursor, count_limit=COUNT_LIMIT))
-        headers = {"Cache-Control": "no-store"}
+        headers: dict[str, str] = {}
         if page.total is not None:
             headers["X-Total-Count"] = str(page.total)
             headers["X-Total-Count-Exact"] = "true" if page.total_exact else "false"
@@ -153,4 +153,4 @@ def add_item_routes(
 
 
 def _one(task: TaskOut, hidden: set[str] | None, status: int) -> JSONResponse:
-    return JSONResponse(task.model_dump(mode="json", exclude=hidden), status, {"Cache-Control": "no-store"})
+    return JSONResponse(task.model_dump(mode="json", exclude=hidden), status)
