@@ -21,24 +21,24 @@ _ACTIVE = frozenset({EngineState.RUNNING, EngineState.DRAINING})
 
 
 class Life:
-    """The state of an engine: its parts ask it before they take a task, and reach the engine's thread through it."""
+    """The state of an engine: its parts check it before they take a task, and reach the engine's thread through it."""
 
     def __init__(self) -> None:
         self.state = EngineState.NEW
         self.home: asyncio.AbstractEventLoop | None = None
-        """The event loop that the engine lives on, from `begin` to `end`."""
+        """The event loop of the engine, from `begin` to `end`."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
 
     def begin(self) -> None:
-        """Bind to the event loop that runs now; raises `TaskStateError` while the engine runs already."""
+        """Bind to the running event loop; raises `TaskStateError` if the engine already runs."""
         if self.state in _ACTIVE:
             raise TaskStateError(f"the engine is {self.state} already")
         self._loop = self.home = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
     def end(self, state: EngineState) -> None:
-        """Leave the event loop; what threads still call on it is called."""
+        """Leave the event loop; pending calls from threads are still made there."""
         self.state, self.home = state, None
 
     @property
@@ -66,7 +66,7 @@ class Life:
     async def run_at_home(self, work: Coroutine[Any, Any, T]) -> T:
         """Await a coroutine on the engine's event loop, in the caller's context, from any other one.
 
-        Raises `NotStartedError` at once if that loop is closed or does not run, because nobody would ever answer.
+        Raises `NotStartedError` at once if that loop is closed or does not run, because no one would ever answer.
         """
         home = self.home
         if home is None or home is asyncio.get_running_loop():
@@ -99,7 +99,7 @@ def at_home(
         work, home = method(self, *args, **kwargs), self.life.home
         try:
             return work if home is None or home is asyncio.get_running_loop() else self.life.run_at_home(work)
-        except RuntimeError:  # no loop runs yet: which one it will be, shows when it is awaited
+        except RuntimeError:  # no loop runs yet; the caller may await the coroutine on one later
             return self.life.run_at_home(work)
 
     return anywhere

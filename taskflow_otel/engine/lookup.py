@@ -1,4 +1,4 @@
-"""What can be read of tasks: those of this process as they are now, and those of all instances as they are stored."""
+"""Read access to tasks: those of this process in their current state, those of all instances in their stored state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _POLL = 0.2
 
 
 class Lookup:
-    """Reads tasks. Every record handed out is a copy."""
+    """Reads tasks. Every returned record is a copy."""
 
     def __init__(self, backend: Backend, ledger: Ledger, tasks: LiveTasks, clock: Clock, life: Life) -> None:
         self._backend = backend
@@ -49,7 +49,7 @@ class Lookup:
 
     @at_home
     async def get_all(self, task_ids: Sequence[str]) -> dict[str, TaskRecord]:
-        """Snapshots of those of these tasks that exist, by id."""
+        """Snapshots of the tasks among these that exist, by id."""
         found = {live.id: live.record.copy() for task_id in task_ids if (live := self._tasks.live(task_id)) is not None}
         stored = await self._backend.get_all([task_id for task_id in task_ids if task_id not in found])
         for task_id in task_ids:
@@ -91,7 +91,7 @@ class Lookup:
         """Return the task once it has finished on any instance.
 
         Raises `TaskNotFoundError`, `TimeoutError` after `timeout` seconds, and `ConfigurationError` for a timeout that
-        is no number of seconds from 0 to a hundred years.
+        is not a number of seconds from 0 to a hundred years.
         """
         if timeout is not None:
             timeout = seconds("timeout", timeout)

@@ -31,7 +31,7 @@ _FLUSH_BEFORE_LINK = 1.0
 _TOGETHER = 100
 """Retries in one commit."""
 _BUILT_AT_ONCE = 10
-"""Tasks built before the event loop gets its turn: decrypting and encrypting arguments takes time."""
+"""Tasks built before others get the event loop: decrypting and encrypting arguments takes time."""
 
 
 class Retries:
@@ -72,9 +72,9 @@ class Retries:
 
     @at_home
     async def retry_all(self, task_ids: Iterable[str]) -> dict[str, TaskRecord | TaskflowError]:
-        """Retry several tasks in few transactions; by id the new task, or the error that `retry` would raise.
+        """Retry several tasks in few transactions; return by id the new task, or the error that `retry` would raise.
 
-        Raises `NotStartedError`, and `BackendError` when a transaction failed; the retries before it hold.
+        Raises `NotStartedError`, and `BackendError` if a transaction failed; earlier retries stay valid.
         """
         ids = list(dict.fromkeys(task_ids))
         results: dict[str, TaskRecord | TaskflowError] = {}
@@ -96,7 +96,7 @@ class Retries:
                 except REFUSALS as exc:
                     refused[task_id] = exc
         except BaseException:
-            # What has a place in a queue must not keep it.
+            # Tasks that will not be committed must give up their places in the queues.
             self._intake.reject(built.values())
             raise
         if built:
@@ -137,7 +137,7 @@ class Retries:
         return task
 
     async def _second(self, task_id: str, first: str) -> TaskStateError:
-        """Why the ledger has refused a retry: `first` was there before it."""
+        """Why the ledger refused a retry: `first` was there earlier."""
         try:
             if (await self._lookup.get(first)).retry_of == task_id:
                 return TaskStateError(f"task {task_id} is being retried already, by {first}")

@@ -1,4 +1,4 @@
-"""The numbers of an engine: its slots, its stuck attempts, and how its backend takes what is written."""
+"""The numbers of an engine: its slots, its stuck attempts, and the health of its backend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from taskflow_otel.engine.live import LiveTasks
 
 
 class Vitals:
-    """Reads the numbers of this moment."""
+    """Reads the current numbers."""
 
     def __init__(self, tasks: LiveTasks, ledger: Ledger, dispatcher: Dispatcher, control: Control) -> None:
         self._tasks = tasks

@@ -61,9 +61,9 @@ class NativeCall(BackgroundTask):
 class Outbox:
     """Collects the tasks of one request.
 
-    Declared tasks are released when the request is over. Undecorated functions (`natives`) run inside it, one after
-    the other, because the response calls them. `immediate`: there is no response to wait for (a WebSocket), so each
-    task starts once it is committed. `leave` makes a context forget the request; it is called in that of each task.
+    Declared tasks may start when the request is over. Undecorated functions (`natives`) run inside it, one after the
+    other, because the response calls them. `immediate`: there is no response (a WebSocket), so each task starts once it
+    is committed. `leave` makes a context forget the request; it is called in that of each task.
     """
 
     __slots__ = (
@@ -103,7 +103,7 @@ class Outbox:
         if task is None:
             return Added(task_id, None)
         if task.context is not None:
-            # The task may wait for long: its context variables must not keep the request.
+            # The task may wait long: its context variables must not keep the request alive.
             task.context.run(self._leave)
         if at_once is None:
             at_once = task.definition.config.eager

@@ -11,7 +11,7 @@ _OPEN_FILES = Path("/dev/fd")
 
 
 def hang_up(server: tuple[str, int], client: tuple[str, int]) -> bool:
-    """Shut down the connection between these two addresses; `False` when this process has none that it can find.
+    """Shut down the connection between these two addresses; return `False` if this process cannot find it.
 
     Code that reads or writes there sees the end: a write that waits for a peer that does not read fails.
     """
@@ -33,5 +33,5 @@ def _is_between(number: int, server: tuple[str, int], client: tuple[str, int]) -
             connection.shutdown(socket.SHUT_RDWR)
             return True
     except OSError:
-        # Closed since it was listed, or a socket without a peer.
+        # It was closed since the listing, or it is a socket without a peer.
         return False

@@ -14,7 +14,7 @@ from types import FrameType
 def on_signals(numbers: tuple[signal.Signals, ...], callback: Callable[[], None]) -> Iterator[None]:
     """Call back on the running event loop for each of these signals inside; the previous handlers still run.
 
-    Without effect in other threads than the main one, and for signals that Python does not handle.
+    No effect outside the main thread, and for signals that Python does not handle.
     """
     with ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
@@ -38,7 +38,7 @@ def _on_signal(number: signal.Signals, callback: Callable[[], None]) -> Iterator
             loop.call_soon_threadsafe(callback)
         previous(number, frame)
 
-    # A handler that was added to the loop is told by the wakeup file descriptor, whatever handles the signal here.
+    # A handler that was added to the loop gets the signal through the wakeup file descriptor in any case.
     signal.signal(number, handle)
     try:
         yield

@@ -35,9 +35,7 @@ class Readiness:
         except BackendError as exc:
             return [f"the backend does not work: {exc}"]
         if engine.vitals.backend_failing:
-            return [
-                "the backend can be read but not written to (a full disk, a lock?); tasks that must be kept are refused"
-            ]
+            return ["the backend can be read but not written (a full disk, a lock?); persisted tasks are refused"]
         return []
 
     async def is_ready(self) -> bool:
