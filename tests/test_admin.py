@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import BackgroundTasks, FastAPI
 
-from taskflow_otel.admin import TaskAdmin
-from tests.web.stand_ins import FakeManager
+from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager
+from tests.asgi import post, running
 from tests.web.users import USER
 
 
@@ -16,13 +16,24 @@ from tests.web.users import USER
 def test_an_open_administration_says_so_at_start(
     caplog: pytest.LogCaptureFixture, options: dict[str, Any], warns: bool
 ) -> None:
-    TaskAdmin(FastAPI(), FakeManager(), **options)  # type: ignore[arg-type]  # a stand-in for the manager
+    TaskAdmin(FastAPI(), TaskManager(), **options)
     assert any("is open to everyone" in message for message in caplog.messages) is warns
 
 
 @pytest.mark.parametrize("auto_install", [True, False])
-def test_the_manager_is_tied_to_the_application(auto_install: bool) -> None:
-    manager, app = FakeManager(), FastAPI()
-    TaskAdmin(app, manager, auto_install=auto_install)  # type: ignore[arg-type]  # a stand-in for the manager
-    assert manager.mounted_on == [app]
-    assert manager.installed_on == ([app] if auto_install else [])
+async def test_the_manager_runs_as_long_as_the_application_and_manages_native_tasks_where_asked_to(
+    auto_install: bool,
+) -> None:
+    manager, app = TaskManager(), FastAPI()
+    given: list[type] = []
+
+    @app.post("/")
+    async def route(tasks: BackgroundTasks) -> None:
+        given.append(type(tasks))
+
+    TaskAdmin(app, manager, auto_install=auto_install)
+    async with running(app):
+        assert manager.engine.state == "running"
+        await post(app, "/")
+    assert given == [ManagedBackgroundTasks if auto_install else BackgroundTasks]
+    assert manager.engine.state == "stopped"

@@ -76,6 +76,11 @@ ELSEWHERE = [
         ("engine/executors/base.py", "engine/executors/coroutines.py"),
     ),
     Elsewhere(
+        "web/test_bulk_api.py",
+        "Which tasks an action on many is about; it shows in what is acted on.",
+        ("web/selection.py",),
+    ),
+    Elsewhere(
         "engine/schedules/test_firing.py",
         "The claim of a firing is a step of it.",
         ("engine/claims.py",),

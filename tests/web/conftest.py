@@ -16,8 +16,9 @@ from fastapi import FastAPI
 from playwright.async_api import Browser, async_playwright
 
 from taskflow_otel.admin import TaskAdmin
+from tests.managers import started
 from tests.waiting import eventually
-from tests.web.stand_ins import FakeEngine, FakeManager
+from tests.web.house import House
 
 ClientOf = Callable[..., httpx.AsyncClient]
 _CHROMIUM_ARGS = [
@@ -31,17 +32,21 @@ _CHROMIUM_ARGS = [
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
+async def engine() -> AsyncIterator[House]:
+    house = House()
+    async with started(house.manager):
+        house.open()
+        yield house
+        house.backend.unreadable = house.backend.unwritable = None
 
 
 @pytest.fixture
-def app_of(engine: FakeEngine) -> Callable[..., FastAPI]:
+def app_of(engine: House) -> Callable[..., FastAPI]:
     """An application with `TaskAdmin(**options)` over the engine of the test."""
 
     def build(**options: Any) -> FastAPI:
         app = FastAPI()
-        TaskAdmin(app, FakeManager(engine), **options)  # type: ignore[arg-type]  # a stand-in for the manager
+        TaskAdmin(app, engine.manager, **options)
         return app
 
     return build

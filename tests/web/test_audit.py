@@ -8,12 +8,12 @@ import pytest
 
 from taskflow_otel.model.status import TaskStatus
 from tests.web.conftest import ClientOf
-from tests.web.stand_ins import FakeEngine, make_record
+from tests.web.house import House, make_record
 from tests.web.users import USER
 
 
 async def test_actions_and_logins_are_audited_with_their_actor(
-    client_of: ClientOf, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+    client_of: ClientOf, engine: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "taskflow_otel.audit")
     record = engine.put(make_record(status=TaskStatus.FAILED))

@@ -8,12 +8,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from taskflow_otel import TaskManager
 from taskflow_otel.admin import TaskAdmin
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.web.auth import LoginThrottle, TooManyLoginsError
 from tests.clocks import HandClock
 from tests.web.conftest import ClientOf
-from tests.web.stand_ins import FakeManager
 from tests.web.users import FORM, USER, Directory
 
 
@@ -79,5 +79,5 @@ def test_the_throttle_forgets_after_its_window_and_knows_its_keys_apart() -> Non
 
 def test_a_password_never_shows_in_the_error_about_it() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        TaskAdmin(FastAPI(), FakeManager(), auth="hunter2-password")  # type: ignore[arg-type]  # wrong on purpose
+        TaskAdmin(FastAPI(), TaskManager(), auth="hunter2-password")  # type: ignore[arg-type]  # wrong on purpose
     assert "hunter2" not in str(caught.value)

@@ -6,11 +6,11 @@ import httpx
 import pytest
 
 from taskflow_otel.model.status import TaskStatus
-from tests.web.stand_ins import FakeEngine, make_record
+from tests.web.house import House, make_record
 
 
 async def test_bulk_retry_takes_what_it_can_and_says_why_it_skips_the_rest(
-    client: httpx.AsyncClient, engine: FakeEngine
+    client: httpx.AsyncClient, engine: House
 ) -> None:
     failed, running = (engine.put(make_record(status=status)) for status in (TaskStatus.FAILED, TaskStatus.RUNNING))
     answer = await client.post(
@@ -22,7 +22,7 @@ async def test_bulk_retry_takes_what_it_can_and_says_why_it_skips_the_rest(
 
 
 async def test_retry_failed_takes_the_failures_of_the_window_that_nothing_has_retried(
-    client: httpx.AsyncClient, engine: FakeEngine
+    client: httpx.AsyncClient, engine: House
 ) -> None:
     engine.put(make_record(status=TaskStatus.FAILED, age=7 * 3600))
     engine.put(make_record(status=TaskStatus.FAILED, retried_by="another"))
@@ -40,7 +40,7 @@ async def test_retry_failed_takes_the_failures_of_the_window_that_nothing_has_re
 
 
 async def test_retry_failed_stops_at_its_limit_and_says_that_there_is_more(
-    client: httpx.AsyncClient, engine: FakeEngine
+    client: httpx.AsyncClient, engine: House
 ) -> None:
     for _ in range(3):
         engine.put(make_record(status=TaskStatus.FAILED))
@@ -48,7 +48,7 @@ async def test_retry_failed_stops_at_its_limit_and_says_that_there_is_more(
     assert (len(answer["retried"]), answer["more"]) == (2, True)
 
 
-async def test_deleting_history_leaves_live_tasks_and_newer_ones(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_deleting_history_leaves_live_tasks_and_newer_ones(client: httpx.AsyncClient, engine: House) -> None:
     for age in (10 * 86400, 3600):
         engine.put(make_record(age=age))
     engine.put(make_record(status=TaskStatus.RUNNING, age=20 * 86400))
@@ -73,7 +73,7 @@ async def test_deleting_history_leaves_live_tasks_and_newer_ones(client: httpx.A
     ],
 )
 async def test_bulk_actions_select_what_the_list_shows_for_the_same_filter(
-    client: httpx.AsyncClient, engine: FakeEngine, route: str, query: str
+    client: httpx.AsyncClient, engine: House, route: str, query: str
 ) -> None:
     status = TaskStatus.PENDING if route == "bulk-cancel" else TaskStatus.FAILED
     for fields in ({"queue": "mail"}, {"tags": {"tenant": "acme"}}, {"source": "retry"}, {"age": 7200.0}, {}):
@@ -91,9 +91,7 @@ async def test_bulk_actions_select_what_the_list_shows_for_the_same_filter(
     assert acted_on == shown
 
 
-async def test_a_filter_selects_what_can_be_retried_and_was_not_yet(
-    client: httpx.AsyncClient, engine: FakeEngine
-) -> None:
+async def test_a_filter_selects_what_can_be_retried_and_was_not_yet(client: httpx.AsyncClient, engine: House) -> None:
     wanted = {
         engine.put(make_record(status=status)).task_id
         for status in (TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.INTERRUPTED, TaskStatus.REJECTED)
@@ -118,7 +116,7 @@ async def test_a_filter_selects_what_can_be_retried_and_was_not_yet(
 )
 @pytest.mark.parametrize("route", ["bulk-retry", "bulk-cancel"])
 async def test_a_bulk_action_that_does_not_say_which_tasks_is_refused(
-    client: httpx.AsyncClient, engine: FakeEngine, route: str, query: str, body: object, says: str
+    client: httpx.AsyncClient, engine: House, route: str, query: str, body: object, says: str
 ) -> None:
     engine.put(make_record(status=TaskStatus.FAILED))
     answer = (
@@ -129,14 +127,14 @@ async def test_a_bulk_action_that_does_not_say_which_tasks_is_refused(
     assert len(engine.records) == 1
 
 
-async def test_retry_failed_refuses_another_state_than_failed(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_retry_failed_refuses_another_state_than_failed(client: httpx.AsyncClient, engine: House) -> None:
     engine.put(make_record(status=TaskStatus.CANCELLED))
     assert (await client.post("/tasks/retry-failed?status=cancelled")).status_code == 422
     assert (await client.post("/tasks/retry-failed?status=failed")).json()["matched"] == 0
 
 
 async def test_bulk_cancel_takes_what_it_can_and_says_why_it_skips_the_rest(
-    client: httpx.AsyncClient, engine: FakeEngine
+    client: httpx.AsyncClient, engine: House
 ) -> None:
     running, pending, done = (
         engine.put(make_record(status=status)).task_id
@@ -149,7 +147,7 @@ async def test_bulk_cancel_takes_what_it_can_and_says_why_it_skips_the_rest(
 
 
 async def test_bulk_cancel_stops_at_its_limit_and_says_that_there_is_more(
-    client: httpx.AsyncClient, engine: FakeEngine
+    client: httpx.AsyncClient, engine: House
 ) -> None:
     for _ in range(3):
         engine.put(make_record(status=TaskStatus.PENDING))

@@ -9,7 +9,7 @@ from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web import failures
 from taskflow_otel.web.failures import normalise
 from tests.turns import Turns
-from tests.web.stand_ins import FakeEngine, make_record
+from tests.web.house import House, make_record
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,10 @@ def test_errors_are_normalised_to_what_they_have_in_common(error: str | None, ex
 
 @pytest.mark.parametrize(("window", "scanned"), [(1, 3), (2, 4)])
 async def test_failures_are_looked_for_on_several_pages_but_not_on_all(
-    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, window: int, scanned: int
+    client: httpx.AsyncClient, engine: House, monkeypatch: pytest.MonkeyPatch, window: int, scanned: int
 ) -> None:
     monkeypatch.setattr(failures, "_PAGES", 3)
-    engine.search_window = window
+    engine.backend.window = window
     for number in range(4):
         engine.put(make_record(status=TaskStatus.FAILED, error=f"boom {number}"))
     found = (await client.get("/tasks/failures?q=boom")).json()
@@ -42,7 +42,7 @@ async def test_failures_are_looked_for_on_several_pages_but_not_on_all(
 
 
 async def test_failures_are_grouped_by_what_is_the_same_in_their_errors(
-    client: httpx.AsyncClient, engine: FakeEngine
+    client: httpx.AsyncClient, engine: House
 ) -> None:
     for number in (3, 14):
         engine.put(make_record(status=TaskStatus.FAILED, error_type="OSError", error=f"disk {number} is 'full'\nmore"))
@@ -57,7 +57,7 @@ async def test_failures_are_grouped_by_what_is_the_same_in_their_errors(
 
 
 async def test_many_failures_are_grouped_in_slices(
-    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, engine: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(300):
         engine.put(make_record(status=TaskStatus.FAILED, error=f"boom {number}"))

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from taskflow_otel.model.status import TaskStatus
 from tests.web.conftest import ClientOf
-from tests.web.stand_ins import FakeEngine, make_record
+from tests.web.house import House, make_record
 from tests.web.users import PROBES, USER, Directory
 
 
@@ -25,7 +25,7 @@ async def test_everything_under_the_path_asks_who_is_there(app_of: Callable[...,
         assert answer.json() == {"detail": "log in first"}
 
 
-async def test_a_viewer_looks_and_an_operator_acts(client_of: ClientOf, engine: FakeEngine) -> None:
+async def test_a_viewer_looks_and_an_operator_acts(client_of: ClientOf, engine: House) -> None:
     record = engine.put(make_record(status=TaskStatus.FAILED))
     client = client_of(auth=Directory())
     assert (await client.get("/tasks/session", auth=("vic", "right"))).json()["can_act"] is False
@@ -34,7 +34,7 @@ async def test_a_viewer_looks_and_an_operator_acts(client_of: ClientOf, engine: 
         assert answer.status_code == code
 
 
-async def test_read_only_refuses_every_action(client_of: ClientOf, engine: FakeEngine) -> None:
+async def test_read_only_refuses_every_action(client_of: ClientOf, engine: House) -> None:
     record = engine.put(make_record())
     client = client_of(read_only=True)
     document = (await client.get("/openapi.json")).json()
@@ -63,7 +63,7 @@ async def test_read_only_refuses_every_action(client_of: ClientOf, engine: FakeE
 )
 @pytest.mark.parametrize("auth", [None, USER])
 async def test_a_page_of_another_site_cannot_act_through_the_browser(
-    client_of: ClientOf, engine: FakeEngine, auth: Any, headers: dict[str, str], code: int
+    client_of: ClientOf, engine: House, auth: Any, headers: dict[str, str], code: int
 ) -> None:
     record = engine.put(make_record(status=TaskStatus.FAILED))
     answer = await client_of(auth=auth).post(f"/tasks/{record.task_id}/retry", headers=headers, auth=auth)

@@ -8,10 +8,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from taskflow_otel import TaskAdmin, TaskManager
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.status import TaskStatus
 from tests.web.conftest import ClientOf
-from tests.web.stand_ins import FakeEngine, make_record
+from tests.web.house import House, make_record
 from tests.web.users import USER
 
 HIDDEN = [
@@ -53,14 +54,16 @@ def routes(app: FastAPI, task_id: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("situation", ["works", "down", "new", "anonymous", "read-only", "another site"])
 async def test_every_answer_has_the_headers_of_its_kind(
-    app_of: Callable[..., FastAPI], client_of: ClientOf, engine: FakeEngine, situation: str
+    app_of: Callable[..., FastAPI], client_of: ClientOf, engine: House, situation: str
 ) -> None:
     record = engine.put(make_record(status=TaskStatus.FAILED))
     client = client_of(auth=USER if situation == "anonymous" else None, read_only=situation == "read-only")
     if situation == "down":
-        engine.failure = BackendUnavailableError("down")
+        engine.backend.unreadable = BackendUnavailableError("down")
     if situation == "new":
-        engine.state = "new"  # type: ignore[assignment]  # by its text
+        never_started = FastAPI()
+        TaskAdmin(never_started, TaskManager())
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(never_started), base_url="http://test")
     if situation == "another site":
         client.headers["Sec-Fetch-Site"] = "cross-site"
     for method, path in routes(app_of(), record.task_id):

@@ -11,10 +11,10 @@ import pytest
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web.overview import Overview, percentile
 from tests.clocks import HandClock
-from tests.web.stand_ins import FakeEngine, make_record
+from tests.web.house import House, make_record
 
 
-async def test_the_overview_measures_the_window(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_the_overview_measures_the_window(client: httpx.AsyncClient, engine: House) -> None:
     for age in range(100, 1100, 100):
         engine.put(make_record(age=age, wait=0.5, duration=2.0))
     engine.put(make_record(status=TaskStatus.FAILED, age=50, wait=0.5, duration=9.0))
@@ -37,23 +37,22 @@ class Standing(HandClock):
 
 
 async def test_a_reading_of_the_overview_is_shared_and_settled_times_are_not_asked_about_again(
-    engine: FakeEngine,
+    engine: House,
 ) -> None:
     now = datetime(2026, 1, 1, 12, 0, 30, tzinfo=UTC)
     clock = Standing(now.timestamp())
-    overview = Overview(engine, clock=clock)
+    overview = Overview(engine.manager.engine, clock=clock)
 
     async def stretches_asked() -> int:
-        engine.queries.clear()
+        engine.backend.queries.clear()
         await asyncio.gather(*(overview.read("1h") for _ in range(5)))
-        return sum(query.until is not None for query in engine.queries)
+        return sum(query.until is not None for query in engine.backend.queries)
 
     assert await stretches_asked() == 30
     assert await stretches_asked() == 0
     clock.passed += 5
     assert await stretches_asked() == 1
-    live = engine.put(make_record(status=TaskStatus.RUNNING))
-    live.created_at = now - timedelta(minutes=10)
+    engine.put(make_record(status=TaskStatus.RUNNING, created_at=now - timedelta(minutes=10)))
     clock.passed += 400
     assert await stretches_asked() == 30, "history may have been deleted since"
     clock.passed += 5

@@ -18,9 +18,10 @@ from taskflow_otel.exporters.stream import LiveStream
 from taskflow_otel.model.record import Progress
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web import fleet_api, tasks_api
+from tests.managers import Gate
 from tests.waiting import eventually
 from tests.web.conftest import Served
-from tests.web.stand_ins import FakeEngine, make_record
+from tests.web.house import House, make_record
 
 pytestmark = pytest.mark.browser
 
@@ -63,7 +64,7 @@ def opened(
 
 @pytest.mark.parametrize("prefix", ["", "/behind/proxy"])
 async def test_a_task_appears_without_reload_and_its_failure_shows_the_traceback(
-    opened: OpenPage, engine: FakeEngine, prefix: str
+    opened: OpenPage, engine: House, prefix: str
 ) -> None:
     async with opened("?view=tasks", prefix=prefix) as page:
         await expect(page.get_by_text("Nothing matches")).to_be_visible()
@@ -78,7 +79,7 @@ async def test_a_task_appears_without_reload_and_its_failure_shows_the_traceback
         await expect(page.get_by_label("Traceback", exact=True)).to_contain_text("CardError: declined")
 
 
-async def test_a_change_touches_the_row_of_its_task_and_no_other(opened: OpenPage, engine: FakeEngine) -> None:
+async def test_a_change_touches_the_row_of_its_task_and_no_other(opened: OpenPage, engine: House) -> None:
     records = [engine.put(make_record(status=TaskStatus.RUNNING)) for _ in range(5)]
     async with opened("?view=tasks") as page:
         await expect(page.locator("tbody tr")).to_have_count(5)
@@ -102,7 +103,7 @@ async def test_a_change_touches_the_row_of_its_task_and_no_other(opened: OpenPag
         assert await page.evaluate("added") == 1
 
 
-async def test_names_errors_tags_and_logs_are_shown_and_never_executed(opened: OpenPage, engine: FakeEngine) -> None:
+async def test_names_errors_tags_and_logs_are_shown_and_never_executed(opened: OpenPage, engine: House) -> None:
     record = make_record(HOSTILE, TaskStatus.FAILED, error=HOSTILE, error_type=HOSTILE, stacktrace=HOSTILE)
     record.tags, record.queue, record.idempotency_key = {HOSTILE: HOSTILE}, HOSTILE, HOSTILE
     engine.put(record)
@@ -116,7 +117,7 @@ async def test_names_errors_tags_and_logs_are_shown_and_never_executed(opened: O
                 await expect(page.get_by_role("log")).to_contain_text("live <img")
 
 
-async def test_filters_live_in_the_address(opened: OpenPage, engine: FakeEngine) -> None:
+async def test_filters_live_in_the_address(opened: OpenPage, engine: House) -> None:
     engine.put(make_record("alpha", TaskStatus.FAILED))
     engine.put(make_record("beta"))
     async with opened("?view=tasks&status=failed") as page:
@@ -137,7 +138,7 @@ async def test_filters_live_in_the_address(opened: OpenPage, engine: FakeEngine)
         await expect(page.locator("tbody tr")).to_have_count(2)
 
 
-async def test_more_tasks_than_a_page_are_read_on_demand(opened: OpenPage, engine: FakeEngine) -> None:
+async def test_more_tasks_than_a_page_are_read_on_demand(opened: OpenPage, engine: House) -> None:
     for _ in range(130):
         engine.put(make_record())
     async with opened("?view=tasks") as page:
@@ -148,7 +149,7 @@ async def test_more_tasks_than_a_page_are_read_on_demand(opened: OpenPage, engin
 
 
 async def test_a_number_that_was_not_counted_to_its_end_has_a_plus(
-    opened: OpenPage, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    opened: OpenPage, engine: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (fleet_api, tasks_api):
         monkeypatch.setattr(module, "COUNT_LIMIT", 3)
@@ -161,8 +162,8 @@ async def test_a_number_that_was_not_counted_to_its_end_has_a_plus(
         await expect(page.get_by_text("1 task", exact=True)).to_be_visible()
 
 
-async def test_a_search_that_ended_early_says_so_and_goes_on_on_demand(opened: OpenPage, engine: FakeEngine) -> None:
-    engine.search_window = 2
+async def test_a_search_that_ended_early_says_so_and_goes_on_on_demand(opened: OpenPage, engine: House) -> None:
+    engine.backend.window = 2
     engine.put(make_record("needle"))
     for _ in range(3):
         engine.put(make_record())
@@ -175,7 +176,7 @@ async def test_a_search_that_ended_early_says_so_and_goes_on_on_demand(opened: O
         await expect(page.get_by_text("No match among the newest tasks")).to_be_hidden()
 
 
-async def test_a_hidden_page_costs_nothing_and_misses_nothing(opened: OpenPage, engine: FakeEngine) -> None:
+async def test_a_hidden_page_costs_nothing_and_misses_nothing(opened: OpenPage, engine: House) -> None:
     record = engine.put(make_record(status=TaskStatus.RUNNING))
     async with opened("?view=tasks") as page:
         await expect(page.locator("tbody tr")).to_contain_text("running")
@@ -187,8 +188,8 @@ async def test_a_hidden_page_costs_nothing_and_misses_nothing(opened: OpenPage, 
         await expect(page.locator("tbody tr")).to_contain_text("success")
 
 
-async def test_a_page_that_missed_too_much_reads_again(opened: OpenPage, engine: FakeEngine) -> None:
-    engine.stream = LiveStream(size=3)
+async def test_a_page_that_missed_too_much_reads_again(opened: OpenPage, engine: House) -> None:
+    engine.manager.stream = LiveStream(size=3)
     async with opened("?view=tasks") as page:
         await expect(page.get_by_text("Live")).to_be_visible()
         await page.evaluate(SET_HIDDEN, True)
@@ -199,7 +200,7 @@ async def test_a_page_that_missed_too_much_reads_again(opened: OpenPage, engine:
         await expect(page.locator("tbody tr")).to_have_count(10)
 
 
-async def test_a_running_task_shows_progress_and_its_log_as_they_come(opened: OpenPage, engine: FakeEngine) -> None:
+async def test_a_running_task_shows_progress_and_its_log_as_they_come(opened: OpenPage, engine: House) -> None:
     record = engine.put(make_record(status=TaskStatus.RUNNING, progress=Progress(1, 4, "step one")))
     async with opened(f"?view=task&id={record.task_id}") as page:
         await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "25")
@@ -215,7 +216,7 @@ async def test_a_running_task_shows_progress_and_its_log_as_they_come(opened: Op
         await expect(page.locator(".log")).to_have_count(3)
 
 
-async def test_what_the_stream_tells_while_a_task_is_read_is_not_lost(opened: OpenPage, engine: FakeEngine) -> None:
+async def test_what_the_stream_tells_while_a_task_is_read_is_not_lost(opened: OpenPage, engine: House) -> None:
     record = engine.put(make_record(status=TaskStatus.RUNNING))
     async with opened("?view=tasks") as page:
         browser = await page.context.new_cdp_session(page)
@@ -235,14 +236,14 @@ async def test_what_the_stream_tells_while_a_task_is_read_is_not_lost(opened: Op
         await expect(page.get_by_role("log")).to_contain_text("said in between")
 
 
-async def test_the_trace_of_a_task_is_a_link(opened: OpenPage, engine: FakeEngine) -> None:
+async def test_the_trace_of_a_task_is_a_link(opened: OpenPage, engine: House) -> None:
     record = engine.put(make_record())
     async with opened(f"?view=task&id={record.task_id}", trace_url="http://jaeger.test/trace/{trace_id}") as page:
         link = page.get_by_role("link", name="Trace")
         await expect(link).to_have_attribute("href", f"http://jaeger.test/trace/{'a' * 32}")
 
 
-async def test_failures_are_retried_as_a_group_after_a_question(opened: OpenPage, engine: FakeEngine) -> None:
+async def test_failures_are_retried_as_a_group_after_a_question(opened: OpenPage, engine: House) -> None:
     for number in range(3):
         engine.put(make_record(status=TaskStatus.FAILED, error=f"order {number} refused", error_type="OrderError"))
     async with opened("?view=failures") as page:
@@ -256,7 +257,7 @@ async def test_failures_are_retried_as_a_group_after_a_question(opened: OpenPage
     assert sum(record.source == "retry" for record in engine.records.values()) == 3
 
 
-async def test_a_queue_is_paused_and_limited_by_hand(opened: OpenPage, engine: FakeEngine) -> None:
+async def test_a_queue_is_paused_and_limited_by_hand(opened: OpenPage, engine: House) -> None:
     async with opened("?view=queues") as page:
         card = page.locator("article").filter(has_text="mail")
         await card.get_by_role("button", name="Pause").click()
@@ -269,14 +270,14 @@ async def test_a_queue_is_paused_and_limited_by_hand(opened: OpenPage, engine: F
     assert (mail.paused, mail.concurrency, mail.max_size) == (True, 7, None)
 
 
-async def test_someone_who_may_only_look_is_offered_no_action(opened: OpenPage, engine: FakeEngine) -> None:
+async def test_someone_who_may_only_look_is_offered_no_action(opened: OpenPage, engine: House) -> None:
     record = engine.put(make_record(status=TaskStatus.FAILED))
     async with opened(f"?view=task&id={record.task_id}", read_only=True) as page:
         await expect(page.get_by_role("heading", name="Log", exact=True)).to_be_visible()
         await expect(page.get_by_role("button", name="Retry")).to_have_count(0)
 
 
-async def test_the_list_is_walked_with_the_keyboard(opened: OpenPage, engine: FakeEngine) -> None:
+async def test_the_list_is_walked_with_the_keyboard(opened: OpenPage, engine: House) -> None:
     for name in ("first", "second", "third"):
         engine.put(make_record(name))
     async with opened("?view=tasks") as page:
@@ -290,9 +291,7 @@ async def test_the_list_is_walked_with_the_keyboard(opened: OpenPage, engine: Fa
 
 
 @pytest.mark.parametrize("view", ["overview", "tasks", "failures", "queues", "instances", "task"])
-async def test_a_phone_shows_every_view_without_scrolling_sideways(
-    opened: OpenPage, engine: FakeEngine, view: str
-) -> None:
+async def test_a_phone_shows_every_view_without_scrolling_sideways(opened: OpenPage, engine: House, view: str) -> None:
     record = engine.put(make_record("a_task_with_quite_a_long_name" * 3, TaskStatus.FAILED, error="x" * 400))
     record.stacktrace = "y" * 400
     engine.log(record, "z" * 400)
@@ -304,10 +303,12 @@ async def test_a_phone_shows_every_view_without_scrolling_sideways(
 
 
 async def test_logging_in_leads_to_the_view_that_was_asked_for_and_lets_an_operator_act(
-    opened: OpenPage, engine: FakeEngine
+    opened: OpenPage, engine: House
 ) -> None:
-    record = engine.put(make_record("slow", TaskStatus.RUNNING))
-    async with opened(f"?view=task&id={record.task_id}", auth=("ada", "secret"), title="Orders") as page:
+    gate = Gate()
+    task_id = await engine.manager.enqueue(gate.run)
+    await gate.entered.wait()
+    async with opened(f"?view=task&id={task_id}", auth=("ada", "secret"), title="Orders") as page:
         await page.get_by_label("User name").fill("ada")
         await page.get_by_label("Password").fill("secret")
         await page.get_by_role("button", name="Log in").click()

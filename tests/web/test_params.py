@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.web.stand_ins import FakeEngine
+from tests.web.house import House
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ async def test_input_that_cannot_be_understood_is_answered_with_a_sentence(
 
 
 async def test_since_is_inclusive_and_in_utc_whatever_zone_it_was_written_in(
-    client: httpx.AsyncClient, engine: FakeEngine
+    client: httpx.AsyncClient, engine: House
 ) -> None:
     await client.get("/tasks?since=2026-01-01T02:00:00%2B02:00")
-    assert engine.queries[-1].since == datetime(2026, 1, 1, tzinfo=UTC)
+    assert engine.backend.queries[-1].since == datetime(2026, 1, 1, tzinfo=UTC)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
-import pytest
 from fastapi import FastAPI
 
 from taskflow_otel.admin import TaskAdmin
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.manager import TaskManager
 from taskflow_otel.model.vocabulary import EngineState
+from tests.managers import Gate
+from tests.waiting import eventually
 from tests.web.conftest import ClientOf
-from tests.web.stand_ins import FakeEngine
+from tests.web.house import House
 from tests.web.users import USER
 
 
@@ -23,20 +26,35 @@ async def test_probes_need_no_login_and_health_does(client_of: ClientOf) -> None
     assert (await client.get("/tasks/health")).status_code == 401
 
 
-@pytest.mark.parametrize("state", [EngineState.NEW, EngineState.DRAINING, EngineState.STOPPED])
-async def test_an_instance_that_takes_no_tasks_is_alive_and_not_ready(
-    client: httpx.AsyncClient, engine: FakeEngine, state: EngineState
-) -> None:
-    engine.state = state
-    assert (await client.get("/tasks/livez")).status_code == 200
-    answer = await client.get("/tasks/readyz")
-    assert (answer.status_code, answer.json()) == (503, {"status": "unavailable"})
+async def test_an_instance_that_takes_no_tasks_is_alive_and_not_ready() -> None:
+    manager, gate = TaskManager(), Gate()
+
+    async def alive_and_ready() -> tuple[int, int, object]:
+        # An application of its own each time: an answer holds for a second.
+        app = FastAPI()
+        TaskAdmin(app, manager)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            alive, ready = await client.get("/tasks/livez"), await client.get("/tasks/readyz")
+        return alive.status_code, ready.status_code, ready.json()
+
+    not_ready = (200, 503, {"status": "unavailable"})
+    assert await alive_and_ready() == not_ready, "it is new"
+    await manager.startup()
+    assert await alive_and_ready() == (200, 200, {"status": "ok"})
+    await manager.enqueue(gate.run)
+    await gate.entered.wait()
+    stopping = asyncio.create_task(manager.shutdown())
+    await eventually(lambda: manager.engine.state is EngineState.DRAINING, "the drain to begin")
+    assert await alive_and_ready() == not_ready, "it drains"
+    gate.opened.set()
+    await stopping
+    assert await alive_and_ready() == not_ready, "it has stopped"
 
 
 async def test_readiness_keeps_to_itself_what_is_wrong_with_the_backend(
-    client: httpx.AsyncClient, engine: FakeEngine
+    client: httpx.AsyncClient, engine: House
 ) -> None:
-    engine.failure = BackendUnavailableError("db.internal:5432 does not answer")
+    engine.backend.unreadable = BackendUnavailableError("db.internal:5432 does not answer")
     answer = await client.get("/tasks/readyz")
     assert (answer.status_code, answer.json()) == (503, {"status": "unavailable"})
     assert "db.internal" in (await client.get("/tasks/health")).json()["reasons"][0]

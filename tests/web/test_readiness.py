@@ -5,14 +5,14 @@ from __future__ import annotations
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.web.readiness import Readiness
 from tests.clocks import HandClock
-from tests.web.stand_ins import FakeEngine
+from tests.web.house import House
 
 
-async def test_readiness_is_asked_of_the_backend_once_a_second_at_most() -> None:
-    engine, clock = FakeEngine(), HandClock()
-    readiness = Readiness(engine, clock=clock)
+async def test_readiness_is_asked_of_the_backend_once_a_second_at_most(engine: House) -> None:
+    clock = HandClock()
+    readiness = Readiness(engine.manager.engine, clock=clock)
     assert await readiness.is_ready()
-    engine.failure = BackendUnavailableError("down")
+    engine.backend.unreadable = BackendUnavailableError("down")
     assert await readiness.is_ready()
     clock.seconds += 1.5
     assert not await readiness.is_ready()

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from taskflow_otel.model.status import TaskStatus
-from tests.web.stand_ins import FakeEngine, make_record
+from tests.web.house import House, make_record
 
 
 def changing(app: FastAPI) -> list[tuple[str, str, dict[str, Any]]]:
@@ -24,13 +24,13 @@ def changing(app: FastAPI) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 @pytest.fixture
-def finished(engine: FakeEngine) -> list[str]:
+def finished(engine: House) -> list[str]:
     """Two finished tasks, which a request that is refused leaves alone."""
     return [engine.put(make_record(status=TaskStatus.FAILED)).task_id for _ in range(2)]
 
 
 async def test_a_parameter_that_no_route_knows_is_refused_by_each_that_changes_something(
-    app_of: Callable[..., FastAPI], client: httpx.AsyncClient, engine: FakeEngine, finished: list[str]
+    app_of: Callable[..., FastAPI], client: httpx.AsyncClient, engine: House, finished: list[str]
 ) -> None:
     routes = changing(app_of())
     assert len(routes) >= 11
@@ -42,7 +42,7 @@ async def test_a_parameter_that_no_route_knows_is_refused_by_each_that_changes_s
 
 
 async def test_a_body_is_refused_by_each_route_that_takes_none(
-    app_of: Callable[..., FastAPI], client: httpx.AsyncClient, engine: FakeEngine, finished: list[str]
+    app_of: Callable[..., FastAPI], client: httpx.AsyncClient, engine: House, finished: list[str]
 ) -> None:
     for method, path, operation in changing(app_of()):
         for body in (b'{"status":"failed"}', b"[1]", b"status=failed", b"\xff", b"[" * 100_000):
@@ -66,7 +66,7 @@ async def test_a_body_is_refused_by_each_route_that_takes_none(
     ],
 )
 async def test_a_mistake_in_a_filter_selects_nothing_and_is_named(
-    client: httpx.AsyncClient, engine: FakeEngine, finished: list[str], method: str, query: str, names: str
+    client: httpx.AsyncClient, engine: House, finished: list[str], method: str, query: str, names: str
 ) -> None:
     answer = await client.request(method, f"/tasks/{query}")
     assert answer.status_code == 422
@@ -75,6 +75,6 @@ async def test_a_mistake_in_a_filter_selects_nothing_and_is_named(
     assert not engine.queues["mail"].paused
 
 
-async def test_an_empty_object_is_no_body(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_an_empty_object_is_no_body(client: httpx.AsyncClient, engine: House) -> None:
     assert (await client.post("/tasks/queues/mail/pause", json={})).status_code == 200
     assert engine.queues["mail"].paused

@@ -10,7 +10,7 @@ from taskflow_otel.web.auth import Role
 from taskflow_otel.web.sessions import COOKIE, Sessions
 from tests.clocks import HandClock
 from tests.web.conftest import ClientOf
-from tests.web.stand_ins import FakeEngine, make_record
+from tests.web.house import House, make_record
 from tests.web.users import FORM, USER
 
 
@@ -36,9 +36,7 @@ async def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(
     assert ("secure" in cookie) is secure
 
 
-async def test_a_session_may_look_but_acts_only_with_its_own_csrf_proof(
-    client_of: ClientOf, engine: FakeEngine
-) -> None:
+async def test_a_session_may_look_but_acts_only_with_its_own_csrf_proof(client_of: ClientOf, engine: House) -> None:
     record = engine.put(make_record(status=TaskStatus.FAILED))
     client = client_of(auth=USER)
     token = await logged_in(client)

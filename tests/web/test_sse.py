@@ -25,7 +25,7 @@ from tests.procs import ROOT
 from tests.servers import free_port, spawn
 from tests.waiting import eventually, wait_until
 from tests.web.conftest import Served
-from tests.web.stand_ins import FakeEngine, make_record
+from tests.web.house import House, make_record
 
 
 def parse(text: str) -> dict[str, str]:
@@ -59,7 +59,7 @@ async def watch(url: str, *, close: bool = False) -> socket.socket:
     return watcher
 
 
-async def test_a_stream_begins_with_a_place_to_resume_from_and_resuming_misses_nothing(engine: FakeEngine) -> None:
+async def test_a_stream_begins_with_a_place_to_resume_from_and_resuming_misses_nothing(engine: House) -> None:
     async with aclosing(frames(engine.stream)) as stream:
         begin = await event(stream)
         assert begin["event"] == "begin"
@@ -75,19 +75,19 @@ async def test_a_stream_begins_with_a_place_to_resume_from_and_resuming_misses_n
         assert [json.loads(parse(part)["data"])["task_id"] for part in parts] == [first.task_id, second.task_id]
 
 
-async def test_an_id_that_is_not_known_any_more_asks_to_read_again(engine: FakeEngine) -> None:
+async def test_an_id_that_is_not_known_any_more_asks_to_read_again(engine: House) -> None:
     async with aclosing(frames(engine.stream, "of-another-process")) as stream:
         assert (await event(stream))["event"] == "reset"
 
 
-async def test_silence_is_filled_with_comments(engine: FakeEngine) -> None:
+async def test_silence_is_filled_with_comments(engine: House) -> None:
     async with asyncio.timeout(10), aclosing(frames(engine.stream, heartbeat=0.01)) as stream:
         async for part in stream:
             if part == b": heartbeat\n\n":
                 break
 
 
-async def test_closing_the_stream_ends_its_subscription(engine: FakeEngine) -> None:
+async def test_closing_the_stream_ends_its_subscription(engine: House) -> None:
     stream = frames(engine.stream)
     await event(stream)
     engine.put(make_record())
@@ -98,7 +98,7 @@ async def test_closing_the_stream_ends_its_subscription(engine: FakeEngine) -> N
 
 
 @pytest.mark.parametrize("end", ["the server", "the session"])
-async def test_a_stream_ends_with_the_server_and_with_its_session(engine: FakeEngine, end: str) -> None:
+async def test_a_stream_ends_with_the_server_and_with_its_session(engine: House, end: str) -> None:
     stopping = asyncio.get_running_loop().create_future()
     if end == "the server":
         stopping.set_result(None)
@@ -110,7 +110,7 @@ async def test_a_stream_ends_with_the_server_and_with_its_session(engine: FakeEn
 
 
 async def test_the_header_of_a_reconnecting_browser_wins_over_the_address_it_began_with(
-    engine: FakeEngine,
+    engine: House,
     app_of: Callable[..., FastAPI],
     serving: Callable[..., AbstractAsyncContextManager[Served]],
 ) -> None:
@@ -150,7 +150,7 @@ async def test_one_stream_too_many_is_refused_with_the_reason(
 
 
 async def test_a_watcher_that_does_not_read_is_cut_off(
-    engine: FakeEngine,
+    engine: House,
     app_of: Callable[..., FastAPI],
     serving: Callable[..., AbstractAsyncContextManager[Served]],
     monkeypatch: pytest.MonkeyPatch,

@@ -9,9 +9,10 @@ from taskflow_otel.model.cipher import ENCRYPTED_PREFIX
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web import tasks_api
 from taskflow_otel.web.schemas import task_out
+from tests.managers import Gate, finish, status_of
 from tests.turns import Turns
 from tests.web.conftest import ClientOf
-from tests.web.stand_ins import FakeEngine, make_record
+from tests.web.house import House, make_record
 
 SPEC_FIELDS = {
     "task_id", "func_name", "status", "created_at", "run_at", "start_time", "end_time", "duration", "attempt",
@@ -22,7 +23,7 @@ SPEC_FIELDS = {
 
 
 async def test_tasks_are_listed_newest_first_with_the_fields_of_the_specification(
-    client: httpx.AsyncClient, engine: FakeEngine
+    client: httpx.AsyncClient, engine: House
 ) -> None:
     ids = [engine.put(make_record()).task_id for _ in range(3)]
     answer = await client.get("/tasks")
@@ -31,14 +32,14 @@ async def test_tasks_are_listed_newest_first_with_the_fields_of_the_specificatio
     assert datetime.fromisoformat(answer.json()[0]["created_at"]).utcoffset() == timedelta(0)
 
 
-async def test_the_list_answers_with_and_without_a_slash(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_the_list_answers_with_and_without_a_slash(client: httpx.AsyncClient, engine: House) -> None:
     engine.put(make_record())
     with_slash, without = await client.get("/tasks/"), await client.get("/tasks")
     assert with_slash.status_code == without.status_code == 200
     assert with_slash.json() == without.json()
 
 
-async def test_following_the_cursor_gives_every_task_once(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_following_the_cursor_gives_every_task_once(client: httpx.AsyncClient, engine: House) -> None:
     ids = [engine.put(make_record()).task_id for _ in range(7)]
     seen: list[str] = []
     address: httpx.URL | None = httpx.URL("http://test/tasks?limit=3&func_name=send_email")
@@ -70,9 +71,7 @@ async def test_following_the_cursor_gives_every_task_once(client: httpx.AsyncCli
         ("status=failed&queue=mail", set()),
     ],
 )
-async def test_each_filter_selects(
-    client: httpx.AsyncClient, engine: FakeEngine, query: str, expected: set[str]
-) -> None:
+async def test_each_filter_selects(client: httpx.AsyncClient, engine: House, query: str, expected: set[str]) -> None:
     ids = {
         name: engine.put(record).task_id
         for name, record in {
@@ -90,7 +89,7 @@ async def test_each_filter_selects(
 
 
 async def test_a_total_that_was_not_counted_to_its_end_says_so(
-    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, engine: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks_api, "COUNT_LIMIT", 5)
     for number in range(7):
@@ -100,8 +99,8 @@ async def test_a_total_that_was_not_counted_to_its_end_says_so(
         assert (headers["X-Total-Count"], headers["X-Total-Count-Exact"]) == (total, exact)
 
 
-async def test_a_search_that_ended_early_goes_on_from_its_cursor(client: httpx.AsyncClient, engine: FakeEngine) -> None:
-    engine.search_window = 2
+async def test_a_search_that_ended_early_goes_on_from_its_cursor(client: httpx.AsyncClient, engine: House) -> None:
+    engine.backend.window = 2
     needle = engine.put(make_record("needle"))
     for _ in range(3):
         engine.put(make_record())
@@ -113,7 +112,7 @@ async def test_a_search_that_ended_early_goes_on_from_its_cursor(client: httpx.A
     assert "X-Next-Cursor" not in second.headers
 
 
-async def test_one_task_comes_with_its_log_error_and_timeline(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_one_task_comes_with_its_log_error_and_timeline(client: httpx.AsyncClient, engine: House) -> None:
     record = engine.put(
         make_record(status=TaskStatus.FAILED, error="boom", error_type="OSError", stacktrace="Traceback")
     )
@@ -144,7 +143,7 @@ PAYLOAD = '{"v":1,"args":["ada@example.com"],"kwargs":{"copies":2}}'
     ],
 )
 async def test_arguments_are_shown_only_where_allowed_and_readable(
-    client_of: ClientOf, engine: FakeEngine, display: bool, payload: str | None, expected: tuple[object, object]
+    client_of: ClientOf, engine: House, display: bool, payload: str | None, expected: tuple[object, object]
 ) -> None:
     record = engine.put(make_record(payload=payload))
     client = client_of(display_func_args=display)
@@ -163,7 +162,7 @@ async def test_arguments_are_shown_only_where_allowed_and_readable(
     ],
 )
 async def test_an_action_is_accepted_or_refused_with_the_reason(
-    client: httpx.AsyncClient, engine: FakeEngine, action: str, status: TaskStatus, code: int
+    client: httpx.AsyncClient, engine: House, action: str, status: TaskStatus, code: int
 ) -> None:
     record = engine.put(make_record(status=status))
     answer = await client.post(f"/tasks/{record.task_id}/{action}")
@@ -174,7 +173,23 @@ async def test_an_action_is_accepted_or_refused_with_the_reason(
         assert answer.json()["retry_of"] == record.task_id
         assert engine.records[record.task_id].retried_by == answer.json()["task_id"]
     else:
-        assert answer.json()["status"] == "cancelled"
+        # Its instance is asked to.
+        assert engine.records[record.task_id].cancel_requested
+
+
+@pytest.mark.parametrize("status", [TaskStatus.PENDING, TaskStatus.RUNNING])
+async def test_a_task_of_the_instance_that_answers_is_cancelled(
+    client: httpx.AsyncClient, engine: House, status: TaskStatus
+) -> None:
+    gate = Gate()
+    task_id = await engine.manager.enqueue(gate.run, delay=60 if status is TaskStatus.PENDING else 0)
+    if status is TaskStatus.RUNNING:
+        await gate.entered.wait()
+    assert await status_of(engine.manager, task_id) is status
+    answer = await client.post(f"/tasks/{task_id}/cancel")
+    assert answer.status_code == 202
+    assert (await finish(engine.manager, task_id)).status is TaskStatus.CANCELLED
+    assert gate.cancelled is (status is TaskStatus.RUNNING)
 
 
 @pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("POST", "/retry"), ("POST", "/cancel")])
@@ -186,7 +201,7 @@ async def test_an_unknown_task_is_not_found(client: httpx.AsyncClient, method: s
 
 @pytest.mark.parametrize("number", [0, 1, 50, 51, 300])
 async def test_a_long_page_is_encoded_in_slices_and_is_one_array(
-    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, number: int
+    client: httpx.AsyncClient, engine: House, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     for _ in range(number):
         engine.put(make_record())
