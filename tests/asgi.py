@@ -48,7 +48,7 @@ class Exchange:
             "method": self.method,
             "scheme": "http",
             "path": path,
-            "raw_path": path.encode(),
+            "raw_path": path.encode("utf-8", "replace"),
             "query_string": query.encode(),
             "root_path": "",
             "headers": [(b"host", b"test")],

@@ -6,12 +6,13 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from fastapi import HTTPException, Query
+from fastapi import Query
 
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.vocabulary import Source
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK
+from taskflow_otel.web.refusals import InvalidInput, is_storable
 
 MAX_PAGE = 1_000
 COUNT_LIMIT = 10_000  # if the number of tasks is not stored, counting stops here
@@ -19,11 +20,6 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
-
-
-def bad_input(sentence: str) -> HTTPException:
-    """The answer to invalid input."""
-    return HTTPException(422, detail=sentence)
 
 
 def parse_moment(name: str, text: str, now: datetime) -> datetime:
@@ -35,8 +31,9 @@ def parse_moment(name: str, text: str, now: datetime) -> datetime:
         moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text.strip())
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise bad_input(
-            f"{name} must be an ISO 8601 time (2026-01-31T12:00:00Z) or an age such as 30m, 6h or 7d, not {text!r}"
+        raise InvalidInput(
+            name,
+            f"{name} must be an ISO 8601 time (2026-01-31T12:00:00Z) or an age such as 30m, 6h or 7d, not {text!r}",
         ) from None
 
 
@@ -44,7 +41,7 @@ def parse_tag(text: str) -> tuple[str, str | None]:
     """Return `key:value` (or `key=value`) as a pair; a bare `key` matches any value."""
     key, *value = re.split("[:=]", text, maxsplit=1)
     if not key:
-        raise bad_input(f"tag must be written key:value, or key alone for any value, not {text!r}")
+        raise InvalidInput("tag", f"tag must be written key:value, or key alone for any value, not {text!r}")
     return key, value[0] if value else None
 
 
@@ -61,10 +58,10 @@ def task_filter(
 ) -> TaskQuery:
     """The filters of the task list, as a query without paging."""
     for name, value in (("func_name", func_name), ("queue", queue), ("tag", tag), ("q", q)):
-        if value is not None and "\x00" in value:
-            raise bad_input(f"{name} must not contain a NUL character")
+        if value is not None and not is_storable(value):
+            raise InvalidInput(name, f"{name} must not contain a NUL character")
     if trace_id is not None and not _TRACE_ID.fullmatch(trace_id.lower()):
-        raise bad_input(f"trace_id must be 32 hexadecimal digits, not {trace_id!r}")
+        raise InvalidInput("trace_id", f"trace_id must be 32 hexadecimal digits, not {trace_id!r}")
     now = SYSTEM_CLOCK.now()
     return TaskQuery(
         status=status,
@@ -84,5 +81,5 @@ def page_cursor(
 ) -> str | None:
     """The cursor of a page: the id of the last task of the previous page."""
     if cursor is not None and not _TASK_ID.fullmatch(cursor):
-        raise bad_input(f"cursor must be the X-Next-Cursor of an earlier answer, not {cursor!r}")
+        raise InvalidInput("cursor", f"cursor must be the X-Next-Cursor of an earlier answer, not {cursor!r}")
     return cursor

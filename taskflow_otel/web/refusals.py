@@ -13,6 +13,22 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods of routes that change nothing."""
 
 
+class InvalidInput(HTTPException):  # an answer
+    """The answer 422 to a parameter that cannot be understood."""
+
+    def __init__(self, field: str, sentence: str) -> None:
+        super().__init__(422, detail=sentence)
+        self.field = field
+
+
+def is_storable(text: str) -> bool:
+    """Whether every database can store a text: it has no NUL character and no lone surrogate."""
+    try:
+        return b"\x00" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def refuse_unknown_parameters(request: Request, known: Collection[str]) -> None:
     """Answer 422 to a query parameter that is unknown, empty, or given twice.
 
@@ -22,11 +38,11 @@ def refuse_unknown_parameters(request: Request, known: Collection[str]) -> None:
     counts = Counter(name for name, _ in request.query_params.multi_items())
     for name, times in counts.items():
         if name not in known:
-            raise HTTPException(422, detail=f"{name!r} is not a parameter of this route; {_advice(name, known)}")
+            raise InvalidInput(name, f"{name!r} is not a parameter of this route; {_advice(name, known)}")
         if times > 1:
-            raise HTTPException(422, detail=f"{name} is given {times} times; give it once")
+            raise InvalidInput(name, f"{name} is given {times} times; give it once")
         if not request.query_params[name].strip():
-            raise HTTPException(422, detail=f"{name} is empty; leave it out, or give it a value")
+            raise InvalidInput(name, f"{name} is empty; leave it out, or give it a value")
 
 
 async def refuse_body(request: Request) -> None:

@@ -1,8 +1,9 @@
-"""How every route of the API answers errors: `{"detail": sentence}` with the matching status."""
+"""How every route of the API answers errors: a problem body (RFC 9457) with the matching status."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
@@ -26,8 +27,16 @@ from taskflow_otel.errors import (
 )
 from taskflow_otel.web.entrance import bounded, entrances
 from taskflow_otel.web.headers import API_HEADERS
-from taskflow_otel.web.refusals import READING, refuse_body, refuse_unknown_parameters
+from taskflow_otel.web.refusals import (
+    READING,
+    InvalidInput,
+    is_storable,
+    refuse_body,
+    refuse_unknown_parameters,
+)
 from taskflow_otel.web.schemas import ErrorOut
+
+PROBLEM_TYPE = "application/problem+json"
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TaskNotFoundError, 404),
@@ -62,6 +71,7 @@ class TaskflowRoute(APIRoute):
             try:
                 for entrance in admit:
                     await entrance(request)
+                _refuse_impossible_names(request)
                 request = bounded(request)
                 if changes:
                     refuse_unknown_parameters(request, known)
@@ -72,9 +82,10 @@ class TaskflowRoute(APIRoute):
                     response.headers.setdefault(name, value)
                 return response
             except HTTPException as exc:
-                return problem(exc.status_code, str(exc.detail), exc.headers)
+                fields = [exc.field] if isinstance(exc, InvalidInput) else []
+                return problem(exc.status_code, str(exc.detail), exc.headers, fields=fields)
             except RequestValidationError as exc:
-                return problem(422, _sentence(exc))
+                return _invalid(exc)
             except tuple(kind for kind, _ in _STATUS) as exc:
                 status = next(status for kind, status in _STATUS if isinstance(exc, kind))
                 return problem(status, str(exc), {"Retry-After": "1"} if status == 503 else None)
@@ -91,17 +102,39 @@ class TaskflowRoute(APIRoute):
         await problem(405, sentence, {"Allow": ", ".join(methods)})(scope, receive, send)
 
 
-def problem(status: int, sentence: str, headers: Any = None) -> JSONResponse:
-    """The one shape of an error."""
-    return JSONResponse({"detail": sentence}, status, {**API_HEADERS, **(headers or {})})
+def problem(status: int, sentence: str, headers: Any = None, *, fields: Sequence[str] = ()) -> JSONResponse:
+    """The one shape of an error (RFC 9457)."""
+    body = ErrorOut(title=HTTPStatus(status).phrase, status=status, detail=sentence, fields=list(fields))
+    return JSONResponse(body.model_dump(), status, {**API_HEADERS, **(headers or {})}, PROBLEM_TYPE)
 
 
-def _sentence(exc: RequestValidationError) -> str:
-    parts = []
+def _invalid(exc: RequestValidationError) -> JSONResponse:
+    parts: list[str] = []
+    fields: list[str] = []
     for error in exc.errors():
-        where = ".".join(str(part) for part in error["loc"][1:]) or "the request body"
-        parts.append(f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}")
-    return "; ".join(parts)
+        if error["type"] == "json_invalid":
+            parts.append(_not_json(exc.body, error["loc"][-1], error["ctx"]["error"]))
+            continue
+        field = ".".join(str(part) for part in error["loc"][1:])
+        if field:
+            fields.append(field)
+        parts.append(f"{field or 'the request body'}: {error['msg'][:1].lower()}{error['msg'][1:]}")
+    return problem(422, "; ".join(parts), fields=fields)
+
+
+def _not_json(text: Any, position: Any, what: str) -> str:
+    if not isinstance(text, str) or not isinstance(position, int):
+        return f"the request body is not JSON: {what}"
+    line = text.count("\n", 0, position) + 1
+    column = position - text.rfind("\n", 0, position)
+    return f"the request body is not JSON: {what} at line {line}, column {column}"
+
+
+def _refuse_impossible_names(request: Request) -> None:
+    """Answer 404 to a name that nothing stored can have: a database would refuse it in its own words."""
+    for name, value in request.path_params.items():
+        if not is_storable(str(value)):
+            raise HTTPException(404, detail=f"there is nothing with the {name} {value!a}")
 
 
 _MEANING = {
@@ -112,10 +145,16 @@ _MEANING = {
     409: "The current state does not allow it; the reason is in `detail`.",
     413: "The request body is too large.",
     422: "The input is invalid; `detail` says why.",
+    429: "Too many wrong passwords; `Retry-After` says how long to wait.",
     503: "The manager or its backend is not available, or the queue is full.",
 }
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error answers of a route, for OpenAPI; 401 and 503 are possible everywhere."""
-    return {status: {"model": ErrorOut, "description": _MEANING[status]} for status in sorted({401, 503, *statuses})}
+    """The error answers of a route, for OpenAPI; 401, 429 and 503 are possible everywhere."""
+    schema = {"$ref": f"#/components/schemas/{ErrorOut.__name__}"}
+    return {
+        # The model is what puts the schema into the document.
+        status: {"model": ErrorOut, "description": _MEANING[status], "content": {PROBLEM_TYPE: {"schema": schema}}}
+        for status in sorted({401, 429, 503, *statuses})
+    }

@@ -30,9 +30,13 @@ def _one_of(kind: type[Word]) -> WithJsonSchema:
 
 
 class ErrorOut(BaseModel):
-    """A sentence that explains the error."""
+    """What went wrong (RFC 9457), as `application/problem+json`."""
 
-    detail: str
+    type: str = "about:blank"
+    title: str = Field(description="The meaning of the status.")
+    status: int
+    detail: str = Field(description="What is wrong and what to do, in a sentence.")
+    fields: list[str] = Field(default=[], description="The parameters and fields of the body that are wrong.")
 
 
 class LogOut(BaseModel):

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.web.params import MAX_PAGE, bad_input
+from taskflow_otel.web.params import MAX_PAGE
 from taskflow_otel.web.ports import TaskEngine
+from taskflow_otel.web.refusals import InvalidInput, is_storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ def statuses_of(query: TaskQuery, possible: Collection[TaskStatus]) -> Sequence[
     if query.status is None:
         return list(possible)
     if query.status not in possible:
-        raise bad_input(f"status must be {' or '.join(possible)} here, not {query.status}")
+        raise InvalidInput("status", f"status must be {' or '.join(possible)} here, not {query.status}")
     return [query.status]
 
 
@@ -60,9 +61,13 @@ async def named_or_matching(
     """The tasks with these ids, or else those that the filter matches; answers 422 unless exactly one is given."""
     filtered = query != TaskQuery()
     if task_ids is not None and filtered:
-        raise bad_input("give either task_ids in the request body or a filter in the query string, not both")
+        raise InvalidInput("task_ids", "give either task_ids in the body or a filter in the query string, not both")
     if task_ids is not None:
+        if not all(map(is_storable, task_ids)):
+            raise InvalidInput("task_ids", "a task id never contains a NUL character")
         return Selection(list(dict.fromkeys(task_ids)))
     if not filtered:
-        raise bad_input("give task_ids in the request body, or a filter in the query string (?queue=mail)")
+        raise InvalidInput(
+            "task_ids", "give task_ids in the request body, or a filter in the query string (?queue=mail)"
+        )
     return await matching(engine, query, statuses_of(query, possible), limit, wanted)

@@ -110,6 +110,7 @@ async def test_a_filter_selects_what_can_be_retried_and_was_not_yet(client: http
         ("", None, "give task_ids in the request body, or a filter"),
         ("?dry_run=true", None, "give task_ids in the request body, or a filter"),
         ("?queue=mail", {"task_ids": ["x"]}, "not both"),
+        ("", {"task_ids": ["x", "\x00"]}, "NUL"),
         ("?status=success", None, "status must be"),
         ("?queue=mail", {"filter": "x"}, "filter"),
     ],

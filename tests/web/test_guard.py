@@ -22,7 +22,7 @@ async def test_everything_under_the_path_asks_who_is_there(app_of: Callable[...,
     for method, path in [*documented, ("get", "/tasks/"), ("post", "/tasks/logout")]:
         answer = await client.request(method, path.format(task_id="x", name="default"), json={"task_ids": ["x"]})
         assert answer.status_code == 401, (method, path)
-        assert answer.json() == {"detail": "log in first"}
+        assert (answer.json()["detail"], answer.json()["status"]) == ("log in first", 401)
 
 
 async def test_a_viewer_looks_and_an_operator_acts(client_of: ClientOf, engine: House) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import httpx
+import pytest
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import PlainTextResponse
 
 from taskflow_otel.admin import TaskAdmin
 from taskflow_otel.errors import BackendUnavailableError
+from tests.asgi import Exchange
 from tests.web.house import House
 
 
@@ -16,7 +20,15 @@ async def test_a_backend_that_is_down_is_answered_with_503_and_a_sentence(
 ) -> None:
     engine.backend.unreadable = BackendUnavailableError("the database does not answer")
     answer = await client.get("/tasks")
-    assert (answer.status_code, answer.json()) == (503, {"detail": "the database does not answer"})
+    assert answer.status_code == 503
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json() == {
+        "type": "about:blank",
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "the database does not answer",
+        "fields": [],
+    }
     assert answer.headers["Retry-After"] == "1"
 
 
@@ -30,3 +42,39 @@ async def test_the_error_handlers_of_the_application_are_left_to_the_application
     TaskAdmin(app, engine.manager)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         assert (await client.get("/tasks?since=x")).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [('{"task_ids": [}', "at line 1, column 15"), ('{\n"task_ids":\n  nonsense}', "at line 3, column 3")],
+)
+async def test_a_body_that_is_not_json_says_where(client: httpx.AsyncClient, body: str, says: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = await client.post("/tasks/bulk-retry", content=body, headers=headers)
+    assert answer.status_code == 422
+    assert says in answer.json()["detail"]
+
+
+async def test_the_wrong_fields_of_a_body_are_named(client: httpx.AsyncClient) -> None:
+    answer = await client.patch("/tasks/queues/mail", json={"concurrency": 0, "speed": 3})
+    assert set(answer.json()["fields"]) == {"concurrency", "speed"}
+
+
+@pytest.mark.parametrize("name", ["\x00", "a\x00b", "\ud800"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/tasks/{}"),
+        ("POST", "/tasks/{}/retry"),
+        ("POST", "/tasks/{}/cancel"),
+        ("POST", "/tasks/queues/{}/pause"),
+        ("POST", "/tasks/schedules/{}/run"),
+    ],
+)
+async def test_a_name_that_nothing_can_have_is_not_found_and_not_asked_of_the_backend(
+    app_of: Callable[..., FastAPI], engine: House, method: str, path: str, name: str
+) -> None:
+    engine.backend.unreadable = BackendUnavailableError("db.internal:5432 refuses NUL")
+    exchange = await Exchange(app_of(), path.format(name), method=method).run()
+    assert exchange.status == 404
+    assert "there is nothing with the" in exchange.json["detail"]
