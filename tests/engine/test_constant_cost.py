@@ -24,6 +24,7 @@ from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.phase import Phase
 from taskflow_otel.engine.queues import Queue
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
+from taskflow_otel.exporters import stream
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.task_options import make_task_config
 from taskflow_otel.runtime.timers import Timers
@@ -254,6 +255,36 @@ async def test_a_task_takes_as_many_steps_beside_many_others_as_beside_few(what:
 
         found.append(await steps_of_one_task(manager, prepare))
         gate.set()
+    assert found[1] - found[0] <= SLACK, found
+
+
+async def test_a_task_takes_as_many_steps_beside_many_watchers_of_the_live_stream_as_beside_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # No change is sent while steps are counted: sending is what the watchers cost, and the task does not wait for it.
+    monkeypatch.setattr(stream, "_INTERVAL_PER_SUBSCRIBER", 3600.0)
+    found = []
+    for size in (SMALL, LARGE // 4):
+        manager = TaskManager(queues={"measured": QueueConfig()}, snapshot_interval=3600.0)
+        watching: list[asyncio.Task[None]] = []
+
+        async def watch(manager: TaskManager = manager) -> None:
+            async for _ in manager.stream.subscribe():
+                pass
+
+        async def prepare(
+            manager: TaskManager = manager,
+            watch: Callable[[], Any] = watch,
+            watching: list[asyncio.Task[None]] = watching,
+            size: int = size,
+        ) -> None:
+            watching += [asyncio.create_task(watch()) for _ in range(size)]
+            await eventually(lambda: manager.stream.subscribers == size, "all to watch")
+
+        found.append(await steps_of_one_task(manager, prepare))
+        # The stream ends with the manager.
+        await asyncio.gather(*watching)
+        assert manager.stream.subscribers == manager.stream.encoded == 0
     assert found[1] - found[0] <= SLACK, found
 
 
