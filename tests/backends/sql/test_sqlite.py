@@ -195,6 +195,37 @@ async def test_a_lock_held_too_long_is_an_error_that_passes(path: Path) -> None:
     await backend.close()
 
 
+@pytest.mark.parametrize("existing", [False, True], ids=["new file", "existing file"])
+async def test_a_start_while_another_process_holds_the_write_lock_says_so_and_the_next_one_succeeds(
+    path: Path, existing: bool
+) -> None:
+    kept = make_task()
+    if existing:
+        before = SqliteBackend(path)
+        await before.open()
+        await before.apply([Insert(kept)])
+        await before.close()
+    backend = SqliteBackend(path)
+    backend.use_lease(0.15)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        # The lock lasts until the start has failed: a start without a limit would never return.
+        with pytest.raises(
+            BackendUnavailableError, match=r"tasks\.db' is locked by another process.* Look for a long transaction"
+        ) as caught:
+            await backend.open()
+        assert caught.value.transient is True
+        other.execute("ROLLBACK")
+        # Enough for the machine, however loaded it is: nothing holds the lock now.
+        backend.use_lease(30)
+        await backend.open()
+    try:
+        assert await backend.get(kept.task_id) == (kept if existing else None)
+        assert await backend.apply([Insert(make_task())]) == [APPLIED]
+    finally:
+        await backend.close()
+
+
 async def test_a_full_disk_is_an_error_that_passes(backend: SqliteBackend) -> None:
     kept = make_task()
     await backend.apply([Insert(kept)])
