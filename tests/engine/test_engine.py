@@ -175,8 +175,9 @@ async def test_a_manager_can_be_started_again_after_its_end() -> None:
 SCRIPT = """
 import asyncio, sys
 from taskflow_otel import TaskManager
+from tests.chaos.backends import make_backend
 
-manager = TaskManager(snapshot_db=sys.argv[1], lease_seconds=600)
+manager = TaskManager(snapshot_backend=make_backend(*sys.argv[1:]), lease_seconds=600)
 entered = 0
 
 @manager.task(persist=True, requeue_on_interrupt=True)
@@ -210,23 +211,43 @@ TORN_DOWN = "asyncio.run(first())"
 CLOSED = "loop = asyncio.new_event_loop(); loop.run_until_complete(first()); loop.close()"
 
 
-@pytest.mark.parametrize("how", [TORN_DOWN, CLOSED], ids=["torn down", "closed"])
-def test_a_script_that_forgets_the_shutdown_ends_and_a_next_start_up_says_so_and_takes_over(
-    tmp_path: Path, how: str
-) -> None:
-    """The lease is ten minutes: only the manager itself can know that its former life is over."""
-    program = SCRIPT.replace("{how}", f"{how}\nprint('over', flush=True)\nasyncio.run(second())")
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "tasks.db")],
+STORAGES = {
+    "sqlite": lambda request: str(request.getfixturevalue("tmp_path") / "tasks.db"),
+    "postgres": lambda request: request.getfixturevalue("postgres_url"),
+    "pgbouncer": lambda request: request.getfixturevalue("pgbouncer_url"),
+    "mysql": lambda request: request.getfixturevalue("mariadb_url"),
+    "redis": lambda request: request.getfixturevalue("redis_url"),
+}
+
+
+@pytest.fixture(params=STORAGES)
+def storage(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """The name of a backend, and the address of an empty storage that several processes share."""
+    kind: str = request.param
+    return kind, STORAGES[kind](request)
+
+
+def run(program: str, storage: tuple[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end, with these arguments."""
+    return subprocess.run(
+        [sys.executable, "-c", program, *storage],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
+        cwd=Path(__file__).parents[2],
     )
+
+
+@pytest.mark.parametrize("how", [TORN_DOWN, CLOSED], ids=["torn down", "closed"])
+def test_a_script_that_forgets_the_shutdown_ends_and_a_next_start_up_says_so_and_takes_over(
+    storage: tuple[str, str], how: str
+) -> None:
+    """The lease is ten minutes: only the manager itself can know that its former life is over."""
+    done = run(SCRIPT.replace("{how}", f"{how}\nprint('over', flush=True)\nasyncio.run(second())"), storage)
     assert done.stdout.split() == ["over", "ran"]
     assert done.stderr.count("was closed without shutdown()") == 1
 
 
-def test_a_script_that_forgets_the_shutdown_does_not_hang(tmp_path: Path) -> None:
-    program = SCRIPT.replace("{how}", TORN_DOWN)
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "tasks.db")], timeout=60, check=True)
+def test_a_script_that_forgets_the_shutdown_does_not_hang(storage: tuple[str, str]) -> None:
+    run(SCRIPT.replace("{how}", TORN_DOWN), storage)
