@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ TORN_DOWN = "asyncio.run(first())"
 CLOSED = "loop = asyncio.new_event_loop(); loop.run_until_complete(first()); loop.close()"
 
 
-STORAGES = {
+STORAGES: dict[str, Callable[[pytest.FixtureRequest], str]] = {
     "sqlite": lambda request: str(request.getfixturevalue("tmp_path") / "tasks.db"),
     "postgres": lambda request: request.getfixturevalue("postgres_url"),
     "pgbouncer": lambda request: request.getfixturevalue("pgbouncer_url"),
