@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -25,7 +24,7 @@ from taskflow_otel.runtime.owned_tasks import in_slices
 _APPLIED = Applied(Outcome.APPLIED)
 _STALE = Applied(Outcome.STALE)
 _SLICE = 100
-"""Changes applied before others get the event loop."""
+"""Changes applied, or tasks deleted, before others get the event loop."""
 _LOOK = 1_000
 """Tasks read before others get the event loop."""
 _TICK = timedelta(microseconds=1)
@@ -213,11 +212,17 @@ class MemoryBackend:
             async for task_id in in_slices(list(self._finished), _LOOK)
             if (record := self._tasks.get(task_id)) is not None and (moment := _ended(record)) < before
         ]
-        # Another call may have deleted some of them in the meantime.
-        doomed = [task_id for _, task_id in heapq.nsmallest(limit, ended) if task_id in self._finished]
-        for task_id in doomed:
-            self._forget(task_id)
-        return len(doomed)
+        deleted = 0
+        for _, task_id in sorted(ended):
+            if deleted == limit:
+                break
+            # Another call may have deleted it in the meantime.
+            if task_id in self._finished:
+                self._forget(task_id)
+                deleted += 1
+                if deleted % _SLICE == 0:
+                    await asyncio.sleep(0)
+        return deleted
 
     async def latest_once(self, prefix: str) -> tuple[str, str] | None:
         """The greatest name used once with this prefix, and the task that used it."""

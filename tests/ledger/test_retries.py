@@ -13,11 +13,13 @@ from fastapi import FastAPI
 
 from taskflow_otel import TaskAdmin, TaskManager, TaskRecord, TaskStatus
 from taskflow_otel.backends.base import Applied, Change, Insert
+from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.errors import TaskNotFoundError, TaskStateError
 from taskflow_otel.model.query import TaskQuery
 from tests.asgi import running
 from tests.ledger.fleet import Fleet
 from tests.managers import finish
+from tests.turns import Turns
 
 
 class Work:
@@ -178,3 +180,25 @@ async def test_what_has_succeeded_is_run_once_more_only_when_that_is_said() -> N
         assert accepted.status_code == 202
         assert (await finish(manager, accepted.json()["task_id"])).retry_of == task_id
     assert work.ran == {1: 2}
+
+
+async def test_many_retries_are_built_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, manager = FastAPI(), TaskManager(commit_timeout=60)
+    TaskAdmin(app, manager)
+    work = Work(manager, persist=False)
+    async with (
+        running(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+    ):
+        ids = [await manager.enqueue(work.task, number) for number in range(300)]
+        for task_id in ids:
+            await finish(manager, task_id)
+        async with Turns() as turns:
+            monkeypatch.setattr(TaskBuilder, "rebuild", turns.counted(TaskBuilder.rebuild))
+            answer = (await client.post("/tasks/bulk-retry", json={"task_ids": ids})).json()
+        assert (len(answer["retried"]), answer["skipped"]) == (300, [])
+        assert turns.calls == 300
+        assert turns.most <= 10
+        work.finish()
+        for pair in answer["retried"]:
+            await finish(manager, pair["new_task_id"])
