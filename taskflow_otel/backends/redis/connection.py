@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import cache, partial
 from importlib import resources
 from typing import Any
@@ -144,12 +144,21 @@ class Connection:
         """From now on, wait for repairs by a person instead of raising."""
         self._opening = False
 
-    def _translated(self) -> AbstractContextManager[None]:
-        return translated(opening=self._opening)
+    @asynccontextmanager
+    async def _guarded(self) -> AsyncIterator[None]:
+        """Translate the driver's errors; discard the connections to a server that became a replica."""
+        with translated(opening=self._opening):
+            try:
+                yield
+            except exceptions.ResponseError as error:
+                # Only a new connection finds its successor. A connection in use is discarded by its own answer.
+                if redis_fault(error) is Fault.CONNECTION and isinstance(self._client, Redis):
+                    await self._client.connection_pool.disconnect(inuse_connections=False)
+                raise
 
     async def command(self, name: str, *args: str) -> Any:
         """Run one command on keys of this backend."""
-        with self._translated():
+        async with self._guarded():
             return await self._client.execute_command(name, *args)
 
     async def info(self, section: str) -> dict[str, Any] | None:
@@ -162,7 +171,7 @@ class Connection:
         return None if found is None else found.get(name)
 
     async def _asked(self, question: str, about: str) -> dict[str, Any] | None:
-        with self._translated():
+        async with self._guarded():
             try:
                 if isinstance(self._client, RedisCluster):
                     await self._client.initialize()
@@ -177,7 +186,7 @@ class Connection:
 
     async def read(self, script: str, *args: str) -> Any:
         """Run a script that changes nothing."""
-        with self._translated():
+        async with self._guarded():
             return await self._evaluate(script, args, self._alone)
 
     async def write(self, script: str, *args: str, lasting: bool = False) -> Any:
@@ -191,14 +200,8 @@ class Connection:
             waits.append(("WAIT", str(self._wait_replicas), limit))
         if lasting and self.syncs:
             waits.append(("WAITAOF", "1", "0", limit))
-        with self._translated():
-            try:
-                return await self._evaluate(script, args, partial(self._confirmed, waits) if waits else self._alone)
-            except exceptions.ResponseError as error:
-                # The server became a replica: only a new connection finds its successor.
-                if redis_fault(error) is Fault.CONNECTION and isinstance(self._client, Redis):
-                    await self._client.connection_pool.disconnect(inuse_connections=False)
-                raise
+        async with self._guarded():
+            return await self._evaluate(script, args, partial(self._confirmed, waits) if waits else self._alone)
 
     async def _evaluate(self, script: str, args: tuple[str, ...], run: Callable[..., Awaitable[Any]]) -> Any:
         try:

@@ -89,6 +89,46 @@ async def test_a_full_server_refuses_the_whole_batch_and_takes_it_when_there_is_
         assert (await backend.counts(TaskQuery())).by_status == {TaskStatus.RUNNING: 1, TaskStatus.PENDING: 10}
 
 
+@pytest.mark.parametrize(
+    ("call", "stale_data", "said"),
+    [
+        ("apply", "yes", "read only replica"),
+        ("request_cancel", "yes", "read only replica"),
+        ("apply", "no", "MASTER is down"),
+        ("get", "no", "MASTER is down"),
+        ("page", "no", "MASTER is down"),
+    ],
+)
+async def test_no_connection_is_kept_that_leads_to_a_server_that_became_a_replica(
+    call: str, stale_data: str, said: str
+) -> None:
+    task = record()
+    done: list[Change] = [Update(replace(task, status=TaskStatus.SUCCESS))]
+    arguments: dict[str, Any] = {"apply": done, "page": TaskQuery()}
+    with RedisServer({"replica-serve-stale-data": stale_data}) as server:
+        async with opened(server.url) as backend, Redis.from_url(server.url, protocol=2) as admin:
+            own = await admin.client_id()
+
+            async def connections() -> set[int]:
+                return {int(found["id"]) for found in await admin.client_list("normal")} - {own}
+
+            await asyncio.gather(*(backend.get(task.task_id) for _ in range(5)))
+            await backend.apply([Insert(task)])
+            before = await connections()
+            assert len(before) > 1
+            await admin.execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
+            assert await connections() == before
+            with pytest.raises(BackendUnavailableError, match=said):
+                await getattr(backend, call)(arguments.get(call, task.task_id))
+
+            async def replaced() -> bool:
+                return before.isdisjoint(await connections())
+
+            await eventually(replaced, "the end of the old connections")
+            await admin.execute_command("REPLICAOF", "NO", "ONE")
+            assert [applied.outcome for applied in await backend.apply(done)] == [Outcome.APPLIED]
+
+
 async def test_a_stopped_server_is_a_timeout_and_recovers(server: RedisServer) -> None:
     async with opened(server.url, timeout=0.2) as backend:
         task = record()

@@ -52,6 +52,22 @@ def test_an_error_of_postgres_is_judged_by_its_sqlstate(
     assert postgres_fault(caught.value) is fault
 
 
+@pytest.mark.parametrize(
+    "message", ['prepared statement "_pg3_0" does not exist', 'prepared statement "s" already exists']
+)
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.OperationalError, psycopg.ProgrammingError, psycopg.DatabaseError,
+        psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement,
+    ],
+)  # fmt: skip
+def test_a_pooler_that_confuses_prepared_statements_spoils_the_connection_and_no_change(
+    error: type[psycopg.Error], message: str
+) -> None:
+    assert postgres_fault(error(message)) is Fault.CONNECTION
+
+
 MYSQL = [
     ("INSERT INTO one VALUES (1), (1)", 1062, Fault.CHANGE),
     ("INSERT INTO short VALUES ('long')", 1406, Fault.CHANGE),

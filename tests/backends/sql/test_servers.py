@@ -10,10 +10,11 @@ from typing import TypeVar
 import pytest
 
 from taskflow_otel.backends import MySQLBackend, PostgresBackend
-from taskflow_otel.backends.base import Insert
+from taskflow_otel.backends.base import Insert, Update
 from taskflow_otel.backends.sql import schema, servers
 from taskflow_otel.errors import BackendUnavailableError, ConfigurationError, MissingExtraError
-from taskflow_otel.testing.backends.samples import make_task
+from taskflow_otel.testing.backends.fixtures import APPLIED
+from taskflow_otel.testing.backends.samples import finish, make_task
 from tests.servers import MariaDBServer, PostgresServer, free_port
 from tests.waiting import eventually
 
@@ -149,6 +150,48 @@ async def test_a_server_that_was_killed_is_used_again_once_it_is_back(
     await answer_of(lambda: backend.apply([Insert(after)]))
     assert await backend.get(before.task_id) == before
     assert await backend.get(after.task_id) == after
+
+
+_READ_ONLY = {
+    "postgres": "SET SESSION default_transaction_read_only = on",
+    "mysql": "SET SESSION TRANSACTION READ ONLY",
+}
+_SESSION = {"postgres": "SELECT pg_backend_pid()", "mysql": "SELECT CONNECTION_ID()"}
+_SESSIONS = {
+    "postgres": "SELECT pid FROM pg_stat_activity WHERE application_name = 'taskflow-otel'",
+    "mysql": "SELECT id FROM information_schema.processlist",
+}
+
+
+async def sessions(backend: PostgresBackend | MySQLBackend, *statements: str) -> set[int]:
+    """The sessions of all connections of the pool, after these statements in each of them."""
+    engine = backend._read_engine
+    assert engine is not None
+    async with engine.connect() as one, engine.connect() as other:
+        found: set[int] = set()
+        for connection in (one, other):
+            for statement in statements:
+                await connection.exec_driver_sql(statement)
+            found.add((await connection.exec_driver_sql(_SESSION[backend.name])).scalar_one())
+        return found
+
+
+async def test_sessions_that_have_become_read_only_are_replaced_and_the_change_is_written(
+    backend: PostgresBackend | MySQLBackend, server: PostgresServer | MariaDBServer, kind: str
+) -> None:
+    task = make_task()
+    await backend.apply([Insert(task)])
+    before = await sessions(backend, _READ_ONLY[kind])
+    assert len(before) == 2
+    assert await backend.apply([Update(finish(task))]) == [APPLIED]
+    after = await sessions(backend)
+    assert len(after) == 2
+    assert after.isdisjoint(before)
+    # No session that answered so stays open.
+    await eventually(
+        lambda: before.isdisjoint(map(int, server.execute(_SESSIONS[kind]).split())), "the end of the old sessions"
+    )
+    assert await backend.get(task.task_id) == finish(task)
 
 
 async def test_a_server_that_does_not_answer_is_an_error_in_time(
