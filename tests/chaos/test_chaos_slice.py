@@ -26,7 +26,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_ends_twice(backend: str) -> No
     assert (report.losses, report.violations, report.differences) == (0, [], []), f"\n{report}"
 
 
-@pytest.mark.parametrize("backend", ["postgres", "mysql"])
+@pytest.mark.parametrize("backend", ["postgres", "mysql", "pgbouncer"])
 def test_an_instance_that_is_stopped_inside_a_transaction_holds_nobody_up(backend: str) -> None:
     find_binary(*BINARIES[backend])
     report = run_storm(Plan(backend, kills=100, seconds=20, seed=3, faults=(STOPPED_IN_TRANSACTION,), shaken=False))
