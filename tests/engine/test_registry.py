@@ -15,19 +15,22 @@ from fastapi import Path as PathParameter
 from taskflow_otel import ConfigurationError, TaskManager, TaskStatus
 from taskflow_otel.errors import TaskArgumentError
 from taskflow_otel.model.options import ExecutorName
+from taskflow_otel.testing.clock import FakeClock
+from tests.ledger.fleet import LONG_AGO
 from tests.managers import finish, started
 
 
 class Declared:
-    """A manager with a durable store, and one persisted task behind every kind of handle."""
+    """A manager with a durable store, and one task behind every kind of handle, which fails the first time."""
 
-    def __init__(self, directory: Path) -> None:
-        self.manager = manager = TaskManager(snapshot_db=directory / "tasks.db")
-        self.seen = seen = list[tuple[Any, ...]]()
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        self.manager = manager = TaskManager(snapshot_db=directory / "tasks.db", **settings)
+        self.seen = list[tuple[Any, ...]]()
+        run = self.run
 
         @manager.task(name="plain", persist=True, retries=2)
         async def plain(a: int, b: int = 0) -> None:
-            seen.append((a, b))
+            run(a, b)
 
         def logged(func: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
             @functools.wraps(func)
@@ -38,23 +41,23 @@ class Declared:
 
         class Mailer:
             @staticmethod
-            @manager.task(name="static inside", persist=True)
+            @manager.task(name="static inside", persist=True, retries=1)
             async def inside(a: int) -> None:
-                seen.append((a,))
+                run(a)
 
-            @manager.task(name="static outside", persist=True)
+            @manager.task(name="static outside", persist=True, retries=1)
             @staticmethod
             async def outside(a: int) -> None:
-                seen.append((a,))
+                run(a)
 
             @manager.task(name="method", retries=2)
             async def method(self, a: int) -> None:
-                seen.append((type(self).__name__, a))
+                run(type(self).__name__, a)
 
             @classmethod
             @manager.task(name="class method", retries=2)
             async def of_class(cls, a: int) -> None:
-                seen.append((cls.__name__, a))
+                run(cls.__name__, a)
 
             @manager.task(name="kept method", persist=True)
             async def kept(self, a: int) -> None: ...
@@ -75,12 +78,20 @@ class Declared:
             "class method of an instance": (self.mailer.of_class, "class method", ("Mailer", 7)),
         }
 
+    def run(self, *arguments: Any) -> None:
+        """What every task does."""
+        self.seen.append(arguments)
+        if len(self.seen) == 1:
+            raise ConnectionError("once more")
+
 
 HANDLES = [
     "partial", "partial of a partial", "outer decorator", "partial of an outer decorator", "bound to a value",
     "static method", "static method of an instance", "task over static method", "method", "method of the class",
     "class method", "class method of an instance",
 ]  # fmt: skip
+KEPT = HANDLES[: HANDLES.index("method")]
+"""Those of persisted tasks."""
 
 
 @pytest.mark.parametrize("kind", HANDLES)
@@ -92,7 +103,22 @@ async def test_every_handle_has_the_options_of_its_declaration(kind: str, tmp_pa
         record = await finish(manager, await manager.enqueue(handle, 7))
     assert (record.status, record.func_name) == (TaskStatus.SUCCESS, name)
     assert record.persisted is config.persist
-    assert declared.seen == [arguments]
+    assert (record.retries_used, declared.seen) == (1, [arguments] * 2)
+
+
+@pytest.mark.parametrize("kind", KEPT)
+async def test_a_persisted_handle_runs_in_the_next_life_of_its_process(kind: str, tmp_path: Path) -> None:
+    # What is delayed is never due by this clock, and is overdue by that of the next life.
+    first = Declared(tmp_path, clock=FakeClock(LONG_AGO))
+    handle, name, arguments = first.handles[kind]
+    async with started(first.manager) as manager:
+        task_id = await manager.enqueue(handle, 7, delay=60)
+    assert first.seen == []
+    second = Declared(tmp_path)
+    async with started(second.manager) as manager:
+        record = await finish(manager, task_id)
+    assert (record.status, record.func_name, record.retries_used) == (TaskStatus.SUCCESS, name, 1)
+    assert (first.seen, second.seen) == ([], [arguments] * 2)
 
 
 async def test_a_persisted_method_of_an_object_that_cannot_be_stored_is_refused_at_the_call(tmp_path: Path) -> None:
