@@ -237,29 +237,32 @@ def test_an_option_of_the_declaration_that_is_empty_is_not_taken_for_absent(opti
 # What runs is what was stored.
 
 
-@pytest.mark.parametrize("executor", ["async", "thread"])
+def take(note: str, items: list[int]) -> None:
+    with Path(note).open("a") as seen:
+        print(*items, file=seen)
+    items.append(99)
+    if Path(note).read_text().count("\n") == 1:
+        raise RuntimeError("once more")
+
+
+async def take_async(note: str, items: list[int]) -> None:
+    take(note, items)
+
+
+@pytest.mark.parametrize("executor", ["async", "thread", "process"])
 async def test_a_persisted_task_sees_neither_later_changes_nor_those_of_an_earlier_attempt(
     executor: ExecutorName, tmp_path: Path
 ) -> None:
-    manager = TaskManager(snapshot_db=tmp_path / "tasks.db")
-    seen: list[list[int]] = []
-
-    def take(items: list[int]) -> None:
-        seen.append(list(items))
-        items.append(99)
-        if len(seen) == 1:
-            raise RuntimeError("once more")
-
-    async def take_async(items: list[int]) -> None:
-        take(items)
-
-    job = manager.task(name="job", persist=True, retries=1)(take_async if executor == "async" else take)
-    items = [1, 2]
+    manager = TaskManager(snapshot_db=tmp_path / "tasks.db", max_process_workers=1)
+    func = take_async if executor == "async" else take
+    job = manager.task(name="job", persist=True, retries=1, executor=executor)(func)
+    note, items = tmp_path / "note", [1, 2]
     async with started(manager):
-        created = manager.engine.door.add(job, (items,), {})
+        created = manager.engine.door.add(job, (str(note), items), {})
         items.clear()
         assert created.task is not None
         await manager.engine.door.make_known([created.task])
         manager.engine.door.hand_over([created.task])
-        assert (await finish(manager, created.task_id)).status is TaskStatus.SUCCESS
-    assert seen == [[1, 2], [1, 2]]
+        record = await manager.wait(created.task_id, 60)
+    assert (record.status, record.executor) == (TaskStatus.SUCCESS, executor)
+    assert note.read_text() == "1 2\n1 2\n"

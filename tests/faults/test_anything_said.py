@@ -176,7 +176,7 @@ async def _sound(number: int) -> None:
     assert number == 1
 
 
-@pytest.mark.parametrize("kind", sorted(set(FACTORIES) - {"pgbouncer"}))
+@pytest.mark.parametrize("kind", sorted(FACTORIES))
 async def test_whatever_is_said_other_tasks_the_list_the_stream_the_metrics_and_the_shutdown_do_not_notice(
     request: pytest.FixtureRequest, kind: str
 ) -> None:
@@ -202,7 +202,7 @@ async def test_whatever_is_said_other_tasks_the_list_the_stream_the_metrics_and_
     assert manager.store.list() == []
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+@pytest.mark.parametrize("kind", sorted(FACTORIES))
 async def test_whatever_a_child_process_says_its_task_ends_and_can_be_shown(
     request: pytest.FixtureRequest, kind: str
 ) -> None:

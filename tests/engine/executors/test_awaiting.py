@@ -13,6 +13,7 @@ import anyio.from_thread
 import pytest
 
 from taskflow_otel import TaskManager, TaskStatus
+from tests.engine.executors.conftest import in_shared, run
 from tests.managers import finish, started
 
 ran: list[str] = []
@@ -81,19 +82,58 @@ async def test_whatever_returns_an_awaitable_is_awaited(kind: str, declared: boo
     assert (record.status, ran) == (TaskStatus.SUCCESS, [kind])
 
 
-def process_lambda(path: str) -> Awaitable[None]:
-    async def write() -> None:
-        await asyncio.sleep(0)
-        Path(path).write_text("ran")
-
-    return write()
+async def write(path: str) -> None:
+    await asyncio.sleep(0)
+    Path(path).write_text("ran")
 
 
-async def test_an_awaitable_is_awaited_in_the_process_too(tmp_path: Path) -> None:
-    manager = TaskManager()
-    job = manager.task(executor="process")(process_lambda)
-    async with started(manager):
-        record = await finish(manager, await manager.enqueue(job, str(tmp_path / "out")))
+def returns_coroutine(path: str) -> Awaitable[None]:
+    return write(path)
+
+
+def write_in_two_steps(path: str) -> Any:
+    async def outer() -> Any:
+        return write(path)
+
+    return outer()
+
+
+class Writer:
+    def __call__(self, path: str) -> Awaitable[None]:
+        return write(path)
+
+    def method(self, path: str) -> Awaitable[None]:
+        return write(path)
+
+
+class Later:
+    """What can be awaited and is no coroutine: the task function is its class."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return write(self.path).__await__()
+
+
+AWAITABLES_OF_CHILDREN: dict[str, Callable[..., Any]] = {
+    "function": returns_coroutine,
+    "sync decorator": sync_decorator(write),
+    "lambda": lambda path: write(path),
+    "object": Writer(),
+    "method": Writer().method,
+    "awaitable of an awaitable": write_in_two_steps,
+    "awaitable object": Later,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", AWAITABLES_OF_CHILDREN)
+@in_shared
+async def test_whatever_returns_an_awaitable_is_awaited_in_the_process_too(
+    shared: TaskManager, kind: str, tmp_path: Path
+) -> None:
+    job = shared.task(executor="process", name=kind)(AWAITABLES_OF_CHILDREN[kind])
+    record = await run(shared, job, str(tmp_path / "out"))
     assert record.status is TaskStatus.SUCCESS, record.error
     assert (tmp_path / "out").read_text() == "ran"
 
