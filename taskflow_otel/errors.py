@@ -140,11 +140,15 @@ class BackendError(TaskflowError):
     """The backend refused or failed.
 
     `transient`: trying again can help. `divisible`: some of the changes may succeed without the others; by default
-    this is so for an error that is not transient, because then one of the changes is the cause.
+    this is so for an error that is not transient, because then one of the changes is the cause. `reason`: why a change
+    is refused for good, in words that the task's record may show; the message may name the database.
     """
 
-    def __init__(self, message: str, *, transient: bool = True, divisible: bool | None = None) -> None:
+    def __init__(
+        self, message: str, *, transient: bool = True, divisible: bool | None = None, reason: str | None = None
+    ) -> None:
         super().__init__(message)
+        self.reason = reason
         self.transient = transient
         self.divisible = not transient if divisible is None else divisible
 

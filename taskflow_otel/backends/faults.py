@@ -24,11 +24,11 @@ class Fault(StrEnum):
     """Something that a person must repair (a missing table, a permission, a damaged file): all changes wait for it."""
 
 
-def backend_error(fault: Fault, message: str, *, opening: bool = False) -> BackendError:
-    """The library's error for a fault.
+def backend_error(fault: Fault, message: str, *, opening: bool = False, reason: str | None = None) -> BackendError:
+    """The library's error for a fault; `reason` is used if a change is its cause.
 
     Something that a person must repair ends a start; later, while tasks run, the changes wait for the repair.
     """
     if fault is Fault.CHANGE or (fault is Fault.SETUP and opening):
-        return BackendError(message, transient=False)
+        return BackendError(message, transient=False, reason=reason if fault is Fault.CHANGE else None)
     return BackendUnavailableError(message, divisible=fault is Fault.HELD)

@@ -18,6 +18,7 @@ from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queue, Queues
 from taskflow_otel.errors import BackendError, QueueFullError, StaleTokenError
 from taskflow_otel.model.ids import new_task_id
+from taskflow_otel.model.plain import plain_text
 from taskflow_otel.model.status import Transition
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
@@ -26,6 +27,8 @@ from taskflow_otel.runtime.timers import Timers
 
 logger = logging.getLogger("taskflow_otel.engine")
 
+_NAMED = 5
+"""Tasks that one log line names."""
 _SLICE = 100
 """Tasks handled in one callback of the event loop before others get their turn."""
 
@@ -99,7 +102,7 @@ class Intake:
         """Commit new durable tasks, then publish all of them.
 
         Raises `BackendError` if the commit fails; then none of the tasks runs, and each is `REJECTED`
-        (`commit_failed`).
+        (`commit_failed`; `error` says why if trying again cannot help).
         """
         if len(tasks) == 1 and not tasks[0].durable and tasks[0].cancel_reason is None:
             self._show(tasks[0], {})
@@ -111,8 +114,8 @@ class Intake:
         if durable:
             try:
                 results = await self._commit_inserts(durable)
-            except (BackendError, asyncio.CancelledError):
-                self.reject(tasks)
+            except (BackendError, asyncio.CancelledError) as exc:
+                self.reject(tasks, _why(exc, tasks))
                 raise
         refused = [task for task in durable if results[task.id].outcome is _DUPLICATE]
         if len(tasks) <= _SLICE:
@@ -307,11 +310,20 @@ class Intake:
         if task.phase is not Phase.GONE:
             self._lifecycle.refused(task)
 
-    def reject(self, tasks: Iterable[LiveTask]) -> None:
+    def reject(self, tasks: Iterable[LiveTask], why: str | None = None) -> None:
         """End tasks whose commit failed: they never run."""
         for task in tasks:
             if task.repeats is not None and task.phase is Phase.BUILT:
                 self._drop_repeated(task)
             elif not task.known:
                 self._queues.of(task).leave_place(task)
-                self._lifecycle.rejected(task, Reason.COMMIT_FAILED, history=False)
+                self._lifecycle.rejected(task, Reason.COMMIT_FAILED, error=why, history=False)
+
+
+def _why(exc: BaseException, tasks: Sequence[LiveTask]) -> str | None:
+    """Why the backend refuses these tasks for good, in words for their records: without the database's address."""
+    if not isinstance(exc, BackendError) or exc.transient:
+        return None
+    logger.warning("the backend refuses %s for good: %s", " or ".join(task.id for task in tasks[:_NAMED]), exc)
+    reason = plain_text(exc.reason or "the backend refuses a value; the log of this process says why")
+    return reason if len(tasks) == 1 else f"one of the {len(tasks)} tasks that belong together was refused: {reason}"

@@ -58,7 +58,7 @@ class Lifecycle:
         """A refused record in its state before the refusal."""
         record = refused.copy()
         record.timeline.clear()
-        record.duplicate_of = record.end_time = None
+        record.duplicate_of = record.end_time = record.error = None
         record.reason = first_reason(record.run_at, record.created_at)
         self.begin(record)
         return record
@@ -76,9 +76,16 @@ class Lifecycle:
         self._bus.publish(lifecycle_event(record, _ENQUEUED, None, record.timeline[-1].timestamp))
 
     def rejected(
-        self, task: LiveTask, reason: Reason, *, duplicate_of: str | None = None, history: bool = True
+        self,
+        task: LiveTask,
+        reason: Reason,
+        *,
+        duplicate_of: str | None = None,
+        error: str | None = None,
+        history: bool = True,
     ) -> None:
         """End a task that was never accepted: its queue was full, the commit failed, or it is a duplicate."""
+        task.record.error = error
         self.refuse(task.record, reason, duplicate_of=duplicate_of)
         if history:
             self._ledger.note(task)

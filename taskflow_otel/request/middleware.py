@@ -1,7 +1,7 @@
 """The ASGI middleware: commit before the response's first byte, let the tasks start after its last byte.
 
 `TaskMiddleware` is the innermost one, directly around FastAPI's own exception handling. When the inner application has
-returned, the request's dependencies have finished. If tasks could not be stored, it answers 503, and all other
+returned, the request's dependencies have finished. If tasks could not be stored, it answers 503 or 422, and all other
 middlewares see that. FastAPI's exit stacks, and exceptions that leave the application, show whether the request failed.
 `DeliveryMiddleware` is the outermost one: only there it is known when the last byte has left, because middlewares
 between the two may delay a response.
@@ -22,7 +22,8 @@ from taskflow_otel.engine.door import Door
 from taskflow_otel.errors import BackendError
 from taskflow_otel.request.current import current_request, new_outbox
 from taskflow_otel.request.injection import inject
-from taskflow_otel.request.outbox import NOT_KEPT, RETRY_AFTER, Outbox
+from taskflow_otel.request.outbox import Outbox
+from taskflow_otel.request.refusal import refusal_of
 
 _DELIVERY = "taskflow_otel.delivery"
 
@@ -162,7 +163,7 @@ class _Exchange:
     async def _pass_on(self, message: Message) -> None:
         if self._replaced:
             # As ASGI requires for a disconnected client: no one receives what the route still sends.
-            raise OSError("the response was replaced by 503, because background tasks could not be stored")
+            raise OSError("the response was replaced, because background tasks could not be stored")
         starts = message["type"] == "http.response.start"
         if self._outbox.uncommitted:
             if not starts:
@@ -178,12 +179,13 @@ class _Exchange:
             raise
 
     async def _before_first_byte(self) -> bool:
-        """Commit the request's tasks; return `False` if that failed and 503 was sent in place of the response."""
+        """Commit the request's tasks; return `False` if that failed and a refusal was sent in place of the response."""
         try:
             await self._outbox.deliver()
-        except BackendError:
+        except BackendError as error:
             self._replaced = True
-            response = JSONResponse({"detail": NOT_KEPT}, 503, {"Retry-After": RETRY_AFTER})
+            status, detail, headers = refusal_of(error)
+            response = JSONResponse({"detail": detail}, status, headers)
             await response(self._scope, _no_receive, self._send)
         return not self._replaced
 

@@ -19,12 +19,7 @@ from taskflow_otel.errors import BackendError
 from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions, checked_eager
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.request.bound import refuse_request_bound
-
-NOT_KEPT = (
-    "The request was understood, but its background tasks could not be stored, so none of them was started. "
-    "Try again in a moment."
-)
-RETRY_AFTER = "1"
+from taskflow_otel.request.refusal import refusal_of
 
 
 class _State(Enum):
@@ -240,7 +235,7 @@ class Outbox:
         try:
             await self.deliver()
         except BackendError as error:
-            raise HTTPException(503, NOT_KEPT, {"Retry-After": RETRY_AFTER}) from error
+            raise HTTPException(*refusal_of(error)) from error
         return False
 
     async def leave_response(

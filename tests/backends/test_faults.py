@@ -25,6 +25,7 @@ from taskflow_otel.errors import BackendUnavailableError
 def test_a_fault_says_whether_the_changes_or_a_part_of_them_may_succeed_later(
     fault: Fault, opening: bool, transient: bool, divisible: bool
 ) -> None:
-    error = backend_error(fault, "what happened", opening=opening)
+    error = backend_error(fault, "what happened", opening=opening, reason="why")
+    assert error.reason == ("why" if fault is Fault.CHANGE else None)
     assert (error.transient, error.divisible, str(error)) == (transient, divisible, "what happened")
     assert isinstance(error, BackendUnavailableError) is transient

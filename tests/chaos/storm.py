@@ -231,7 +231,9 @@ class Storm:
                 self._answers.acknowledged.append(Acknowledgement(task_id, number, kind, key, sent_at))
             case 409 if way != "jobs":
                 pass
-            case 503 | 413:
+            case 422 if size == TOO_LARGE:
+                self._answers.refuse(number, pid)
+            case 503:
                 self._answers.refuse(number, pid)
                 if size != TOO_LARGE:
                     self._blocked(member, pid)

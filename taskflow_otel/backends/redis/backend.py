@@ -14,7 +14,13 @@ from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Out
 from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
 from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.backends.redis import codec
-from taskflow_otel.errors import BackendError, ConfigurationError, MissingExtraError, SchemaVersionError
+from taskflow_otel.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ConfigurationError,
+    MissingExtraError,
+    SchemaVersionError,
+)
 from taskflow_otel.model.options import seconds, whole
 from taskflow_otel.model.plain import distinct_text
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery, sound
@@ -209,12 +215,12 @@ class RedisBackend:
     @property
     def _connection(self) -> Connection:
         if self._link is None:
-            raise BackendError("the RedisBackend is not open", transient=False)
+            raise _not_open()
         return self._link
 
     async def _write_in_order(self, name: str, *args: str, lasting: bool = False) -> Any:
         if self._ordered is None:
-            raise BackendError("the RedisBackend is not open", transient=False)
+            raise _not_open()
         return await self._ordered.write(name, *args, lasting=lasting)
 
     async def apply(self, changes: Sequence[Change]) -> list[Applied]:
@@ -224,7 +230,8 @@ class RedisBackend:
         try:
             args = _apply_args(changes)
         except (TypeError, ValueError) as error:
-            raise BackendError(f"a change cannot be written as JSON: {error}", transient=False) from error
+            reason = f"a change cannot be written as JSON: {error}"
+            raise BackendError(reason, transient=False, reason=reason) from error
         acknowledges = any(isinstance(change, Insert) and change.record.persisted for change in changes)
         answers = await self._write_in_order("apply", *args, lasting=acknowledges)
         return [
@@ -419,6 +426,10 @@ class RedisBackend:
         for key, value in (*expected.items(), *changes.items()):
             args += (key, "0" if value is None else "1", value or "")
         return bool(await self._connection.write("swap_settings", *args))
+
+
+def _not_open() -> BackendUnavailableError:
+    return BackendUnavailableError("the RedisBackend is not open. Start the manager, or await backend.open() first.")
 
 
 def _knows_waitaof(version: str) -> bool:

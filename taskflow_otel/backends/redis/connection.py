@@ -57,7 +57,7 @@ def translated(*, opening: bool = False) -> Iterator[None]:
             message = f"this server is part of a cluster: RedisBackend(url, cluster=True) ({error})"
         else:
             message = f"Redis {_SAYS[fault]}: {error}"
-        raise backend_error(fault, message, opening=opening) from error
+        raise backend_error(fault, message, opening=opening, reason=message) from error
 
 
 def check_url(url: str) -> None:

@@ -438,8 +438,12 @@ class SqlBackend(ABC):
         if isinstance(error, TimeoutError):
             return BackendUnavailableError(f"{self._where}: {operation} took longer than {self._limits.operation:g} s")
         fault = self._dialect.fault(error)
-        message = f"{self._where}: {operation} {_SAYS[fault]}: {str(original(error)).strip()}"
-        return backend_error(fault, message, opening=self._writer is None)
+        said = str(original(error)).strip()
+        message = f"{self._where}: {operation} {_SAYS[fault]}: {said}"
+        # The further lines may contain the statement and its values.
+        first, *_ = said.splitlines() or [""]
+        reason = f"the {self.name} database refuses a value: {first}"
+        return backend_error(fault, message, opening=self._writer is None, reason=reason)
 
 
 async def _records(rows: Sequence[Any]) -> list[TaskRecord]:

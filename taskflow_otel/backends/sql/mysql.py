@@ -55,10 +55,12 @@ class MySQLBackend(ServerBackend):
                 raise BackendUnavailableError(str(error), divisible=True) from error
             if _escaped_size(changes[0]) < self._max_packet:
                 raise
+            limit = (
+                f"accepts {self._max_packet} bytes at once (max_allowed_packet), and this is more. "
+                "Raise that limit, or store large arguments elsewhere."
+            )
             raise BackendError(
-                f"{self._where} accepts {self._max_packet} bytes at once (max_allowed_packet), and this is more. "
-                "Raise that limit, or store large arguments elsewhere.",
-                transient=False,
+                f"{self._where} {limit}", transient=False, reason=f"the {self.name} database {limit}"
             ) from error
 
     def _begin(self) -> str:

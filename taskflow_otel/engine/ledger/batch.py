@@ -148,4 +148,7 @@ def judged(exc: Exception) -> BackendError | None:
     """The error as one of the library; `None` for a driver's error that says nothing about the changes."""
     if isinstance(exc, BackendError):
         return exc
-    return BackendError(f"{type(exc).__name__}: {exc}", transient=False) if isinstance(exc, _THEIR_FAULT) else None
+    if not isinstance(exc, _THEIR_FAULT):
+        return None
+    reason = f"{type(exc).__name__}: {exc}"
+    return BackendError(reason, transient=False, reason=reason)

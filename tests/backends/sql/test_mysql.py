@@ -23,6 +23,9 @@ async def test_too_large_a_packet_is_refused_for_good_and_alone(mariadb_url: str
     with pytest.raises(BackendError) as alone:
         await backend.apply([Insert(huge)])
     assert not alone.value.transient
+    assert alone.value.reason is not None
+    assert "max_allowed_packet" in alone.value.reason
+    assert str(make_url(mariadb_url).host) not in alone.value.reason
     assert await backend.apply([Insert(good)]) == [APPLIED]
     await backend.close()
 
