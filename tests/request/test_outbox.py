@@ -60,8 +60,8 @@ class Site:
             return ManagedBackgroundTasks
         return Annotated[ManagedBackgroundTasks, Depends(self.manager.get_tasks)]
 
-    def add(self, tasks: ManagedBackgroundTasks, what: str = "task") -> None:
-        self.ids.append(tasks.add_task(self.kept, what))
+    def add(self, tasks: ManagedBackgroundTasks, what: str = "task", *, persist: bool = True) -> None:
+        self.ids.append(tasks.add_task(self.kept if persist else self.passing, what))
 
     async def ended(self, index: int = 0) -> tuple[TaskStatus, str | None]:
         record = await self.manager.wait(self.ids[index], WAIT)
@@ -75,6 +75,8 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
 
 CANCELLED = (TaskStatus.CANCELLED, "request_failed")
 SUCCESS = (TaskStatus.SUCCESS, None)
+
+persisted_or_not = pytest.mark.parametrize("persist", [True, False], ids=["persisted", "not persisted"])
 
 
 @pytest.mark.parametrize("scope", ["function", "request"])
@@ -193,16 +195,17 @@ def catching(then: Callable[[], Response]) -> type[APIRoute]:
     return Catching
 
 
+@persisted_or_not
 @pytest.mark.parametrize("status", [200, 404])
 @pytest.mark.parametrize("broken", ["endpoint", "sync endpoint", "dependency", "validation", "response model"])
 async def test_a_route_class_that_catches_and_answers_does_not_run_the_tasks_of_what_failed(
-    site: Site, broken: str, status: int
+    site: Site, broken: str, status: int, persist: bool
 ) -> None:
     router = APIRouter(route_class=catching(lambda: JSONResponse("caught", status)))
     tasks = site.tasks
 
     def adds(tasks: tasks) -> None:
-        site.add(tasks)
+        site.add(tasks, persist=persist)
 
     def breaks(_: Annotated[None, Depends(adds)]) -> None:
         if broken == "dependency":
@@ -227,7 +230,8 @@ async def test_a_route_class_that_catches_and_answers_does_not_run_the_tasks_of_
     assert site.log == []
 
 
-async def test_of_a_route_that_is_tried_again_the_tasks_of_the_good_attempt_run(site: Site) -> None:
+@persisted_or_not
+async def test_of_a_route_that_is_tried_again_the_tasks_of_the_good_attempt_run(site: Site, persist: bool) -> None:
     class Again(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handler = super().get_route_handler()
@@ -244,7 +248,7 @@ async def test_of_a_route_that_is_tried_again_the_tasks_of_the_good_attempt_run(
 
     @router.post("/")
     async def route(tasks: tasks) -> None:
-        site.add(tasks, f"attempt {len(site.ids)}")
+        site.add(tasks, f"attempt {len(site.ids)}", persist=persist)
         if len(site.ids) == 1:
             raise LookupError
 
@@ -256,8 +260,9 @@ async def test_of_a_route_that_is_tried_again_the_tasks_of_the_good_attempt_run(
     assert site.log == ["attempt 1"]
 
 
+@persisted_or_not
 @pytest.mark.parametrize("place", ["route", "route class", "middleware", "dependency"])
-async def test_a_response_that_is_sent_inside_an_except_is_no_failure(site: Site, place: str) -> None:
+async def test_a_response_that_is_sent_inside_an_except_is_no_failure(site: Site, place: str, persist: bool) -> None:
     class Cached(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handler = super().get_route_handler()
@@ -299,9 +304,9 @@ async def test_a_response_that_is_sent_inside_an_except_is_no_failure(site: Site
             if place == "route":
                 raise KeyError
         except KeyError:
-            site.add(tasks)
+            site.add(tasks, persist=persist)
             return JSONResponse("fallback")
-        site.add(tasks)
+        site.add(tasks, persist=persist)
         return JSONResponse("fallback")
 
     site.app.include_router(router)
