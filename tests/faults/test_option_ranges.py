@@ -12,10 +12,15 @@ from typing import Any
 
 import pytest
 
-from taskflow_otel import ConfigurationError, QueueConfig, TaskManager, TaskStatus, UnknownQueueError
+from taskflow_otel import ConfigurationError, QueueConfig, TaskManager, TaskRecord, TaskStatus, UnknownQueueError
+from taskflow_otel.model.options import LONGEST_SECONDS
 from taskflow_otel.model.plain import repr_of
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.vocabulary import Reason
+from tests.backends.conftest import FACTORIES, BackendFactory
 from tests.faults.values import Broken, LyingDict, LyingNumber, LyingText, Wordless
 from tests.managers import finish, started
+from tests.waiting import eventually
 
 NO_NUMBERS: list[Any] = [
     math.nan, True, "1", b"1", [], {}, object(), Broken(), Broken(SystemExit), Wordless(), LyingText("1"), LyingDict(),
@@ -151,21 +156,80 @@ ENDS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("end", range(len(ENDS)))
+ENDS_OF_A_DECLARATION: list[dict[str, Any]] = [
+    {"priority": 2**31 - 1}, {"priority": -(2**31) + 1}, {"retries": 2**31 - 1}, {"retries": 0},
+    {"retries": 1, "delay": LONGEST_SECONDS, "max_delay": timedelta(seconds=LONGEST_SECONDS)},
+    {"timeout": LONGEST_SECONDS}, {"backoff": 5e-324}, {"jitter": 0}, {"jitter": 1}, {"name": "x" * 200},
+    {"name": "☕" * 200},
+]  # fmt: skip
+
+
+@pytest.fixture(params=sorted(FACTORIES))
+async def stored(request: pytest.FixtureRequest) -> AsyncIterator[TaskManager]:
+    """A manager that runs, once on each backend."""
+    factory: BackendFactory = FACTORIES[request.param](request)
+    # The longest name, of characters that are several bytes.
+    queues = {"☕" * 200: QueueConfig()}
+    async with started(TaskManager(snapshot_backend=factory(), snapshot_interval=0.05, queues=queues)) as manager:
+        yield manager
+
+
+def as_stored(record: TaskRecord) -> tuple[Any, ...]:
+    """What the options of a call or a declaration change in the row of a task."""
+    key = record.idempotency_key
+    return record.func_name, record.status, record.queue, record.priority, record.tags, record.run_at, key
+
+
 @pytest.mark.parametrize("persist", [True, False])
-async def test_the_ends_of_each_range_work(manager: TaskManager, end: int, persist: bool) -> None:
-    task = manager.task(persist=persist)(job)
-    assert (await finish(manager, await manager.enqueue(task, **ENDS[end]))).status is TaskStatus.SUCCESS
+async def test_the_ends_of_each_range_work_and_are_stored_as_they_are(stored: TaskManager, persist: bool) -> None:
+    task = stored.task(persist=persist)(job)
+    calls = [(task, end) for end in [*ENDS, {"queue": "☕" * 200}]]
+    for number, end in enumerate(ENDS_OF_A_DECLARATION):
+
+        async def declared() -> None: ...
+
+        calls.append((stored.task(persist=persist, **{"name": f"end {number}", **end})(declared), {}))
+    ended = [await finish(stored, await stored.enqueue(task, **options)) for task, options in calls]
+    assert {record.status for record in ended} == {TaskStatus.SUCCESS}
+    rows: list[TaskRecord] = []
+
+    async def written() -> bool:
+        rows[:] = (await stored.engine.lookup.page(TaskQuery(limit=100))).records
+        return [row.status for row in rows] == [TaskStatus.SUCCESS] * len(ended)
+
+    await eventually(written, "the history of every task")
+    assert [as_stored(row) for row in rows[::-1]] == [as_stored(record) for record in ended]
 
 
-@pytest.mark.parametrize(
-    "option", [{"delay": 36_525 * 86_400}, {"run_at": datetime(2199, 12, 31, tzinfo=UTC)}], ids=str
-)
-async def test_the_longest_wait_can_be_stored_and_cancelled(manager: TaskManager, option: dict[str, Any]) -> None:
-    task_id = await manager.enqueue(manager.task(persist=True)(job), **option)
-    record = await manager.get(task_id)
-    assert (record.status, record.run_at is None) == (TaskStatus.PENDING, False)
-    assert (await manager.cancel(task_id)).status is TaskStatus.CANCELLED
+async def test_the_longest_wait_can_be_stored_and_cancelled(stored: TaskManager) -> None:
+    task = stored.task(persist=True)(job)
+    options: list[dict[str, Any]] = [{"delay": LONGEST_SECONDS}, {"run_at": datetime(2199, 12, 31, tzinfo=UTC)}]
+    ids = [await stored.enqueue(task, **option) for option in options]
+    rows = (await stored.engine.lookup.page(TaskQuery())).records
+    assert [(row.task_id, row.status) for row in rows[::-1]] == [(task_id, TaskStatus.PENDING) for task_id in ids]
+    for row in rows:
+        assert row.run_at == (await stored.get(row.task_id)).run_at is not None
+        assert (await stored.cancel(row.task_id)).status is TaskStatus.CANCELLED
+
+
+async def test_a_failed_task_with_the_longest_wait_before_its_retry_is_stored_pending(stored: TaskManager) -> None:
+    @stored.task(persist=True, retries=1, delay=LONGEST_SECONDS)
+    async def failing() -> None:
+        raise ConnectionError("not yet")
+
+    task_id = await stored.enqueue(failing)
+    rows: list[TaskRecord] = []
+
+    async def waits() -> bool:
+        rows[:] = (await stored.engine.lookup.page(TaskQuery())).records
+        return [row.reason for row in rows] == [Reason.RETRY_WAIT]
+
+    await eventually(waits, "the wait for the retry")
+    [row] = rows
+    assert (row.task_id, row.status) == (task_id, TaskStatus.PENDING)
+    assert row.run_at is not None
+    assert row.run_at - row.created_at >= timedelta(seconds=LONGEST_SECONDS)
+    assert (await stored.cancel(task_id)).status is TaskStatus.CANCELLED
 
 
 @pytest.mark.parametrize("option", AT_THE_DECLARATION)
