@@ -49,6 +49,16 @@ async def test_a_long_page_is_decoded_in_slices(
         await backend.close()
 
 
+async def test_a_read_of_a_long_page_in_memory_can_be_cancelled() -> None:
+    backend = MemoryBackend()
+    await backend.apply([Insert(make_task()) for _ in range(5 * TASKS)])
+    reading = asyncio.create_task(backend.page(TaskQuery(limit=3 * TASKS)))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
 FORGETTERS = {"memory": ("taskflow_otel.backends.memory", "MemoryBackend._forget")}
 """What handles a task that is deleted; SQL decodes its row, to subtract it from the counts."""
 
