@@ -72,6 +72,7 @@ generated: $(VENV)/.dev  ## Write what is generated from the code anew: pages an
 	$(BIN)/python -m taskflow_otel.exporters.signals_doc > docs/telemetry.md
 	$(BIN)/python -m tests.rooms
 	$(BIN)/python -m tests.e2e.walk
+	$(BIN)/python -m dashboards.generate
 
 clean:  ## Remove the virtual environment and every cache
 	rm -rf $(VENV) build/peers .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -41,7 +41,7 @@ PAGE = Page(
                 ),
                 Graph(
                     "Accepted and started",
-                    "Tasks accepted and attempts started per second: where they part, a backlog grows.",
+                    "Tasks accepted and attempts started per second: if the lines diverge, a backlog grows.",
                     "ops",
                     [
                         Query(rate(signals.TASKS_ENQUEUED, QUEUE, by="queue"), "{{queue}}, accepted"),

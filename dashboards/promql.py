@@ -5,7 +5,7 @@ from __future__ import annotations
 from taskflow_otel.exporters.signals import MetricSpec, MetricType
 
 SCOPE = ('job=~"$job"', 'instance=~"$instance"')
-"""The matchers that every query of a dashboard bears."""
+"""The matchers that every query of a dashboard has."""
 
 
 def select(spec: MetricSpec, *matchers: str, suffix: str = "") -> str:

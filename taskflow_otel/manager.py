@@ -184,7 +184,7 @@ class TaskManager:
             observe=self.metrics.observe_backend,
             schedule_meter=ScheduleMetrics(self.metrics),
             fleet_watched=lambda: self.stream.subscribers > 0,
-            tell_fleet=self.stream.inject,
+            publish_remote=self.stream.inject,
         )
         self._decorators = TaskDecorators(self.engine, self._registry)
         self.metrics_page = FleetMetrics(

@@ -30,7 +30,7 @@ from taskflow_otel import (
 )
 from taskflow_otel.backends import MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
 from tests.asgi import post, running
-from tests.engine.jobs import job, later_numbers, numbers
+from tests.engine.declared_tasks import job, later_numbers, numbers
 
 
 @pytest.mark.parametrize("generator", [numbers, later_numbers])
@@ -191,7 +191,7 @@ async def test_an_unknown_id_is_an_error(manager: TaskManager, method: str) -> N
 
 
 @pytest.mark.parametrize("method", ["pause_queue", "resume_queue", "update_queue_config"])
-async def test_an_unknown_queue_is_an_error_for_whoever_manages_it(manager: TaskManager, method: str) -> None:
+async def test_an_unknown_queue_is_an_error_for_every_caller(manager: TaskManager, method: str) -> None:
     with pytest.raises(UnknownQueueError, match="no queue 'nowhere'"):
         await getattr(manager, method)("nowhere")
 

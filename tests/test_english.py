@@ -62,7 +62,10 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         yield from enumerate(text.splitlines(), 1)
         return
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type in PYTHON_TEXT:
+        if token.type == tokenize.NAME and token.string.startswith("test_"):
+            # The name of a test is a sentence.
+            yield token.start[0], token.string.replace("_", " ")
+        elif token.type in PYTHON_TEXT:
             yield from enumerate(token.string.splitlines(), token.start[0])
 
 

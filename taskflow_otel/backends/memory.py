@@ -36,7 +36,7 @@ class MemoryBackend:
     `max_finished` bounds the finished tasks: when another one ends, the oldest is dropped with its logs.
     `durable=True` claims durability, so that tests reach the code for persisted tasks without a database. Several
     managers of one process and one event loop may share an object; its content stays after `close()`.
-    `namespace` is taken as by the other backends, and separates nothing: each object is a storage of its own.
+    `namespace` is accepted as by the other backends, but has no effect: each object is a storage of its own.
 
     Raises `ConfigurationError` when `max_finished` is not a whole number of at least 0, or `namespace` not a name.
     """

@@ -1,4 +1,4 @@
-"""Who hears of a change: every transition and log entry is delivered once to each exporter and observer."""
+"""Delivers events: each exporter and observer gets every transition and log entry once."""
 
 from __future__ import annotations
 

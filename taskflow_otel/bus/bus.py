@@ -52,7 +52,7 @@ class ObserverBus:
         self._failures = ThrottledReport()
         self._give_to(exporters)
         self._look_again = _LONG_AGO
-        """When an idle exporter is asked again whether it still is."""
+        """When idle exporters are asked again whether they are still idle."""
         self._start = _hooks(exporters, "start")
         self._flush = _hooks(exporters, "flush")
         self._close = _hooks(exporters, "close")

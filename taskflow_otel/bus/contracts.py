@@ -1,4 +1,4 @@
-"""Who can hear of events: exporters at once, observers from a queue of their own."""
+"""The base classes of receivers: exporters are called at once, observers through their own queue."""
 
 from __future__ import annotations
 

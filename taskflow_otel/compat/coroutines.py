@@ -1,4 +1,4 @@
-"""Coroutines: the variables of those that the tasks of the running event loop are inside of."""
+"""Coroutines: the local variables of those that run on the current event loop."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """hypercorn: whether the server that runs the application is stopping.
 
-It waits for its connections before it ends the lifespan. The context of its worker knows when that begins, also where
-the process that was signalled is another one. It is found on the event loop, by the coroutine that serves.
+It waits for its connections before it ends the lifespan. The context of its worker shows when that wait begins, even if
+another process received the signal. It is found on the event loop, by the coroutine that serves.
 """
 
 from __future__ import annotations

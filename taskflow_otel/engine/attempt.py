@@ -40,7 +40,7 @@ _START_TIMEOUT = 5.0
 _START_RETRY = 1.0
 
 
-# Names of this module: until Python 3.12, to look a member up in its enum takes as long as a call.
+# Module-level names: until Python 3.12, the lookup of an enum member takes as long as a call.
 _STARTED, _SUCCEEDED = Transition.STARTED, Transition.SUCCEEDED
 _END, _ENTER = Step.END, Step.ENTER
 
@@ -55,7 +55,7 @@ class AttemptOwner(Protocol):
         """The attempt was asked to stop."""
 
     def ended(self, attempt: asyncio.Task[None], failure: Exception | None) -> None:
-        """An attempt does nothing more; `failure` is what it failed by, where that is not its function's failure."""
+        """The attempt has ended. `failure`: an error of the engine, not of the task's function."""
 
 
 class AttemptRunner:
@@ -110,7 +110,7 @@ class AttemptRunner:
                 wait = await self._attempt(task, executor)
             except StaleTokenError as exc:
                 logger.warning("%s", exc)
-                self._lifecycle.refused(task)
+                self._lifecycle.fenced(task)
             finally:
                 if preparing is not None:
                     preparing.dismiss(task.id)

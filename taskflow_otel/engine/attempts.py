@@ -21,7 +21,7 @@ from taskflow_otel.runtime.owned_tasks import OwnedTasks
 class Attempts:
     """Starts attempts, each as an asyncio task of `owned`. It is an `AttemptOwner`.
 
-    `background` owns the work for tasks that may not wait here for another attempt. `complain` is called with the error
+    `background` owns the work for tasks that may not wait here for another attempt. `on_error` is called with the error
     of an attempt that is not the failure of its function.
     """
 
@@ -33,7 +33,7 @@ class Attempts:
         control: Control,
         drain: Drain,
         life: Life,
-        complain: Callable[[BaseException], None],
+        on_error: Callable[[BaseException], None],
     ) -> None:
         self._owned = owned
         self._background = background
@@ -41,7 +41,7 @@ class Attempts:
         self._control = control
         self._drain = drain
         self._life = life
-        self._complain = complain
+        self._on_error = on_error
         self._runner: AttemptRunner | None = None
 
     def connect(self, runner: AttemptRunner) -> None:
@@ -73,7 +73,7 @@ class Attempts:
     def ended(self, attempt: asyncio.Task[None], failure: Exception | None) -> None:
         """An attempt is over."""
         if failure is not None:
-            self._complain(failure)
+            self._on_error(failure)
         self._owned.end(attempt)
 
     def asked(self, task: LiveTask) -> None:

@@ -38,7 +38,7 @@ from taskflow_otel.model.trace import TaskTrace
 from taskflow_otel.model.vocabulary import ExecutorKind, Source
 from taskflow_otel.runtime.clock import Clock
 
-# Names of this module, since looking a member up in its enum is a call, for each task.
+# Module-level names: the lookup of an enum member would be a call for each task.
 _MANUAL, _PROCESS = Source.MANUAL, ExecutorKind.PROCESS
 
 
@@ -65,7 +65,7 @@ class TaskBuilder:
         self._membership = membership
         self._cipher = cipher
         self.seals: Collection[str] = () if cipher is None else cipher.seals
-        """Of the stored arguments that can be read here besides plain ones."""
+        """The seals of the encrypted arguments that this process can decrypt."""
         self._durable = durable
         self._persist_all = persist_all
         self._templates: dict[TaskDefinition, TaskRecord] = {}
@@ -110,7 +110,7 @@ class TaskBuilder:
         """Build the task that retries a finished one, from its stored arguments.
 
         It is committed before it runs, even if its type is not persisted: the backend accepts only one retry of a task.
-        Where encryption is on, its arguments are encrypted anew, with the first key. Raises `TaskArgumentError` when
+        If encryption is on, its arguments are encrypted again, with the first key. Raises `TaskArgumentError` when
         those of the original cannot be decrypted.
         """
         options = EnqueueOptions(
@@ -158,12 +158,12 @@ class TaskBuilder:
         return codec.decode(payload if self._cipher is None else self._cipher.decrypt(payload))
 
     def readable(self, payload: str) -> bool:
-        """Whether this process has the key of stored arguments, where they say which it is."""
+        """Whether this process has the key that stored arguments name; `True` if they name none."""
         seal = seal_of(payload)
         return seal is None or seal in self.seals
 
     def _renewed(self, payload: str) -> str:
-        """Stored arguments as a new task is to keep them: encrypted with the first key, where there is one."""
+        """The stored arguments for a new task: encrypted with the first key, if there is one."""
         if self._cipher is not None:
             return self._cipher.encrypt(self._cipher.decrypt(payload))
         if is_encrypted(payload):

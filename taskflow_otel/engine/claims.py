@@ -74,7 +74,7 @@ class Claims:
         record.task_id = task_id or record.task_id
         self._lifecycle.begin(record)
         if blocked_by is not None:
-            self._lifecycle.refuse(record, Reason.OVERLAP, duplicate_of=blocked_by)
+            self._lifecycle.mark_rejected(record, Reason.OVERLAP, duplicate_of=blocked_by)
         with self._tasks.unpublished_while(record.task_id):
             try:
                 applied = await self._ledger.commit_alone(Insert(record, once))
@@ -89,7 +89,7 @@ class Claims:
             self._show_claimed(task)
         # If this process was declared dead since, the instance that takes over its tasks runs this one.
         if stale or record.instance != self._membership.instance.instance_id:
-            self._intake.leave_to_owner(task)
+            self._intake.leave_new_to_owner(task)
         else:
             self._intake.hand_over([task])
         return Claimed(record, True, None)
@@ -100,7 +100,7 @@ class Claims:
         self._lifecycle.announce(record)
         if record.status.finished:
             task.durable = False
-            self._lifecycle.show_refused(task)
+            self._lifecycle.publish_rejected(task)
             return
         if record.idempotency_key is not None:
             self._tasks.hold_key(record.idempotency_key, record.task_id)

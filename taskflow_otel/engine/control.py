@@ -102,7 +102,7 @@ class Control:
                 try:
                     await self.lifecycle.move(task, Transition.CANCELLED, reason=reason)
                 except StaleTokenError:
-                    self.lifecycle.refused(task)
+                    self.lifecycle.fenced(task)
             case Phase.STARTING | Phase.RUNNING:
                 self._ask(task, reason)
             case Phase.ENDING if task.attempt is not None and not task.attempt.done():
@@ -129,7 +129,7 @@ class Control:
     def forget(self, task: LiveTask) -> None:
         """Forget a task of a stopped engine."""
         self._stop_waiting(task)
-        self.lifecycle.forgotten(task)
+        self.lifecycle.forget(task)
 
     async def rejoin(self, instance_id: str) -> None:
         """Forget the tasks that others have taken over from this process, and own the rest under a new id."""
@@ -160,7 +160,7 @@ class Control:
     def leave_to_owner(self, task: LiveTask) -> None:
         """Forget a task that waits here and belongs to another instance now."""
         self._stop_waiting(task)
-        self.lifecycle.refused(task)
+        self.lifecycle.fenced(task)
 
     def _stop_waiting(self, task: LiveTask) -> None:
         queue = self._queues.of(task)
@@ -190,7 +190,7 @@ class Control:
         if task.cancel_reason is None or reason is Ownership.LOST:
             task.cancel_reason = reason
         if reason not in LEAVING:
-            # A person asked for it, so it holds wherever the task runs next.
+            # A user asked for it, so it also applies if another instance runs the task next.
             task.record.cancel_requested = True
 
     def watch(self, task: LiveTask) -> None:

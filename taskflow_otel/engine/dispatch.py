@@ -18,7 +18,7 @@ _MAX_STARTING = 1_000
 """How many starts may wait for their commit. More would only wait longer, and tasks of higher priority behind them."""
 
 
-# Names of this module: until Python 3.12, to look a member up in its enum takes as long as a call.
+# Module-level names: until Python 3.12, the lookup of an enum member takes as long as a call.
 _LINE_UP, _GET_SLOT = Step.LINE_UP, Step.GET_SLOT
 
 
@@ -47,7 +47,7 @@ class Dispatcher:
         self._clock = clock
         self._start: Callable[[LiveTask], None] = _nobody
         self._lines: dict[Queue, None] = {}
-        """The queues with ready tasks, by turns; a queue whose last ready task was cancelled leaves when it is met."""
+        """The queues with ready tasks, in turn. A queue that has none left is removed at its turn."""
         self._open = False
         self._set_aside: Callable[[LiveTask], None] | None = None
         self._pumping = False

@@ -19,7 +19,7 @@ from taskflow_otel.runtime.owned_tasks import OwnedTasks
 
 
 class Door:
-    """Adds tasks. `background` owns work beside the caller."""
+    """Adds tasks. `background` owns the work that no caller awaits."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Door:
         """
         taken = self._take(func, args, kwargs, options)
         if taken.task is not None and taken.task.repeats is not None:
-            # The caller has this id from now on: should its task have been deleted, the new one takes it over.
+            # The caller now knows this id. If its task was deleted, the new task gets the id.
             taken.task.record.task_id = taken.task_id
         return taken
 

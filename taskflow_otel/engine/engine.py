@@ -64,8 +64,8 @@ class Engine:
     """Runs tasks.
 
     Everything here happens on one event loop, the one that `start` was called on. Only `door.add` may be called from
-    any thread. `fleet_watched` returns whether someone follows the live stream; `tell_fleet` gives the stream a task
-    of another instance; `observe` receives the duration of each backend operation.
+    any thread. `fleet_watched` returns whether someone follows the live stream; `publish_remote` gives the stream a
+    task of another instance; `observe` receives the duration of each backend operation.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class Engine:
         observe: Observe = lambda *_: None,
         schedule_meter: ScheduleMeter | None = None,
         fleet_watched: Callable[[], bool] = lambda: False,
-        tell_fleet: Callable[[TaskRecord], None] = lambda _: None,
+        publish_remote: Callable[[TaskRecord], None] = lambda _: None,
     ) -> None:
         self._clock = clock
         self._backend = backend
         self._bus = bus
         self._settings = settings
         self._life = Life()
-        self._attempts = OwnedTasks(_complain_of_attempt)
-        self._background = OwnedTasks(_complain)
+        self._attempts = OwnedTasks(_log_attempt_error)
+        self._background = OwnedTasks(_log_error)
         self._executors: dict[str, Executor] = {
             ExecutorKind.ASYNC.value: AsyncExecutor(settings.max_concurrent_tasks),
             ExecutorKind.THREAD.value: ThreadExecutor(settings.max_sync_threads),
@@ -168,7 +168,7 @@ class Engine:
             cancel_grace=settings.cancel_grace,
         )
         attempts = Attempts(
-            self._attempts, self._background, intake, self.control, self._drain, self._life, _complain_of_attempt
+            self._attempts, self._background, intake, self.control, self._drain, self._life, _log_attempt_error
         )
         runner = AttemptRunner(
             self._lifecycle,
@@ -232,7 +232,7 @@ class Engine:
             self.queues,
             self._takeover,
             RemoteCancels(backend, self._clock, interval, self._heartbeat, self.control.cancel_for_another),
-            FleetWatch(backend, self._clock, interval, self._heartbeat, fleet_watched, tell_fleet),
+            FleetWatch(backend, self._clock, interval, self._heartbeat, fleet_watched, publish_remote),
         ]
         if retention is not None:
             self._services.append(self.cleaner)
@@ -244,7 +244,7 @@ class Engine:
 
     @property
     def state(self) -> EngineState:
-        """Where the engine stands."""
+        """The state of the engine."""
         return self._life.state
 
     @property
@@ -327,7 +327,7 @@ class Engine:
             return
         self._life.state = EngineState.DRAINING
         self._drain.begin()
-        # The tasks of dead instances, and all firings from now on, are for the instances that stay.
+        # Other instances handle the tasks of dead instances and all later firings.
         ending = gather_all([self.schedules.stop(), self._takeover.stop(), self._recovery.stop()])
         await bounded(ending, self._settings.cancel_grace / 5, "the watch over the other instances")
         await self._drain.run()
@@ -376,11 +376,11 @@ class Engine:
             logger.error("this instance could not sign off (%s); its lease must run out", str(exc) or "no answer")
 
 
-def _complain(exc: BaseException) -> None:
+def _log_error(exc: BaseException) -> None:
     logger.error("%s", exc, exc_info=None if isinstance(exc, TaskflowError) else exc)
 
 
-def _complain_of_attempt(exc: BaseException) -> None:
+def _log_attempt_error(exc: BaseException) -> None:
     if isinstance(exc, BackendUnavailableError):
         # The event loop is being closed during the attempt.
         logger.error("the outcome of an attempt could not be written: %s", exc)

@@ -33,7 +33,7 @@ _SLICE = 100
 """Tasks handled in one callback of the event loop before others get their turn."""
 
 
-# Names of this module: until Python 3.12, to look a member up in its enum takes as long as a call.
+# Module-level names: until Python 3.12, the lookup of an enum member takes as long as a call.
 _HELD = Phase.HELD
 _COMMIT = Step.COMMIT
 _DUPLICATE, _STALE = Outcome.DUPLICATE, Outcome.STALE
@@ -93,7 +93,7 @@ class Intake:
         return Taken(record.task_id, task)
 
     def enter(self, task: LiveTask) -> None:
-        """Take in all three steps a task that `take` has just taken, and that no commit is needed for."""
+        """Publish a taken task that needs no commit, and let it start."""
         self._lifecycle.enqueued(task)
         if task.phase is _HELD:
             self.line_up(task)
@@ -130,7 +130,7 @@ class Intake:
         for task in [task for task in tasks if task.cancel_reason]:
             cause = task.cancel_reason
             if cause is Ownership.LOST:
-                self.leave_to_owner(task)
+                self.leave_new_to_owner(task)
             elif cause is not None and not (cause is Reason.SHUTDOWN and task.record.persisted):
                 await self.withdraw([task], cause)
 
@@ -232,7 +232,7 @@ class Intake:
             return True
         self._tasks.release_key(key, original)
         if self._tasks.live(record.task_id) is not None:
-            # Another caller got the same id, and this one a moment later: the ledger decides which task has the key.
+            # Two callers got the same id: the ledger decides which task has the key.
             record.task_id = new_task_id()
         task.repeats = None
         self.take_place(self._queues.get(record.queue), task, enforce=False)
@@ -242,7 +242,7 @@ class Intake:
 
     @staticmethod
     def _drop_repeated(task: LiveTask) -> None:
-        """Forget a task of which nobody has heard: its id is that of another one."""
+        """Forget a task that was never published; its caller has the id of an earlier one."""
         task.advance(Step.LEAVE)
         task.args = task.kwargs = task.sealed = task.context = None
 
@@ -272,7 +272,7 @@ class Intake:
         try:
             await self._lifecycle.move(task, Transition.CANCELLED, reason=reason)
         except StaleTokenError:
-            self._lifecycle.refused(task)
+            self._lifecycle.fenced(task)
 
     def take_place(self, queue: Queue, task: LiveTask, *, enforce: bool) -> None:
         """Count a task as waiting in a queue; raises `QueueFullError`, and then the task is `REJECTED`."""
@@ -304,11 +304,11 @@ class Intake:
             for task in refused:
                 task.stored = True
 
-    def leave_to_owner(self, task: LiveTask) -> None:
+    def leave_new_to_owner(self, task: LiveTask) -> None:
         """Forget a new task that another instance owns now."""
         self._queues.of(task).leave_place(task)
         if task.phase is not Phase.GONE:
-            self._lifecycle.refused(task)
+            self._lifecycle.fenced(task)
 
     def reject(self, tasks: Iterable[LiveTask], why: str | None = None) -> None:
         """End tasks whose commit failed: they never run."""

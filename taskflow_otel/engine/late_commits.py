@@ -61,9 +61,9 @@ class LateCommits:
         doubt.close()
         return None
 
-    def _doubt(self, record: TaskRecord, told: int) -> ExitStack:
+    def _doubt(self, record: TaskRecord, published: int) -> ExitStack:
         doubt = ExitStack()
-        doubt.enter_context(self._tasks.unpublished_while(record.task_id, told))
+        doubt.enter_context(self._tasks.unpublished_while(record.task_id, published))
         return doubt
 
     async def _correct(

@@ -15,7 +15,7 @@ from taskflow_otel.model.vocabulary import EngineState
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# A name of this module, since looking a member up in its enum is a call, for each task.
+# Module-level names: the lookup of an enum member would be a call for each task.
 _RUNNING = EngineState.RUNNING
 _ACTIVE = frozenset({EngineState.RUNNING, EngineState.DRAINING})
 

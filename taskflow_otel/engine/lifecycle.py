@@ -20,7 +20,7 @@ from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
 
-# Names of this module: until Python 3.12, to look a member up in its enum takes as long as a call.
+# Module-level names: until Python 3.12, the lookup of an enum member takes as long as a call.
 _ENQUEUED, _STARTED, _SUCCEEDED, _RETRY_SCHEDULED = (
     Transition.ENQUEUED,
     Transition.STARTED,
@@ -86,23 +86,23 @@ class Lifecycle:
     ) -> None:
         """End a task that was never accepted: its queue was full, the commit failed, or it is a duplicate."""
         task.record.error = error
-        self.refuse(task.record, reason, duplicate_of=duplicate_of)
+        self.mark_rejected(task.record, reason, duplicate_of=duplicate_of)
         if history:
             self._ledger.note(task)
-        self.show_refused(task)
+        self.publish_rejected(task)
 
     def note(self, task: LiveTask) -> None:
         """Write the history of a task soon."""
         self._ledger.note(task)
 
-    def refuse(self, record: TaskRecord, reason: Reason, *, duplicate_of: str | None = None) -> None:
-        """Mark a record as refused, without publishing it yet."""
+    def mark_rejected(self, record: TaskRecord, reason: Reason, *, duplicate_of: str | None = None) -> None:
+        """Mark a record as rejected, without publishing it yet."""
         record.timeline.clear()
         record.duplicate_of = duplicate_of
         self._advance(record, Transition.REJECTED, self._clock.now(), reason=reason, before=None)
 
-    def show_refused(self, task: LiveTask) -> None:
-        """Publish a refused task."""
+    def publish_rejected(self, task: LiveTask) -> None:
+        """Publish a rejected task."""
         record = task.record
         self._bus.publish(lifecycle_event(record, Transition.REJECTED, None, record.timeline[-1].timestamp))
         self._end(task)
@@ -190,12 +190,12 @@ class Lifecycle:
             self._bus.publish(lifecycle_event(record, last.transition, last.previous, record.timeline[-1].timestamp))
             self._bus.refused(record)
 
-    def refused(self, task: LiveTask) -> None:
+    def fenced(self, task: LiveTask) -> None:
         """Forget a task whose write the ledger refused: it belongs to another instance now."""
-        self.forgotten(task)
+        self.forget(task)
         self._bus.refused(task.record)
 
-    def forgotten(self, task: LiveTask) -> None:
+    def forget(self, task: LiveTask) -> None:
         """Forget a task that is now only in the ledger."""
         if task.phase is not Phase.GONE:
             task.advance(_LEAVE)
@@ -241,7 +241,7 @@ class Lifecycle:
         task.advance(_LEAVE)
         # A finished task must not keep the user's objects alive.
         task.args = task.kwargs = task.sealed = task.context = task.task_context = task.call = None
-        # Nor do the frames and context variables of its attempt stay until its history is written.
+        # Nor must it keep the frames and context variables of its attempt until its history is written.
         task.attempt = task.timer = None
         self._tasks.finish(task)
         if task.waiters is not None:

@@ -29,7 +29,7 @@ REFUSED = -1
 
 
 class Sealed(NamedTuple):
-    """Arguments that are nowhere stored, as ciphertext, and what reads them."""
+    """Encrypted arguments that are not stored, and the codec that reads them."""
 
     codec: Codec
     payload: str
@@ -72,6 +72,7 @@ class LiveTask(Struct, eq=False, weakref=True):
     task_context: TaskContext | None = None
     cancel_reason: StopCause | None = None
     waiting_in_queue: bool = False
+    """It counts as waiting in its queue, from `take_place` to `leave_place`: in several phases, so no phase says it."""
     log_count: int = 0
     log_size: int = 0
     waiters: list[asyncio.Future[None]] | None = None
@@ -110,7 +111,7 @@ class LiveTasks:
         self._live[task.record.task_id] = task
 
     def holder_of(self, key: str) -> str | None:
-        """The task of this process that held `key` when it was last heard of."""
+        """The task of this process that holds `key`, as far as this process knows."""
         with self._key_lock:
             return self._keys.get(key)
 

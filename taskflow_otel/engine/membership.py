@@ -17,9 +17,9 @@ class Ownership(Enum):
 
 
 StopCause = Reason | Ownership
-"""Why a task is stopped: the reason that its outcome names, or that it is not this process's any more."""
+"""Why a task is stopped: the reason of its outcome, or `Ownership.LOST`."""
 LEAVING = frozenset({Reason.SHUTDOWN, Ownership.LOST})
-"""What is not a person's wish: the attempt is interrupted, and the task may run elsewhere."""
+"""Causes that no user asked for: the attempt is interrupted, and the task may run elsewhere."""
 
 
 class Membership(Protocol):

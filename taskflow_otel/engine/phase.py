@@ -1,7 +1,7 @@
 """The phases of a task inside this process, the steps between them, and the table of legal steps.
 
 The status is public (`taskflow_otel.model.status`); the phase says what the engine may do next. The picture is in
-`docs/architecture.md`; a test compares it with this table.
+`docs/architecture.md`; a test compares the table beside it with this one.
 """
 
 from __future__ import annotations

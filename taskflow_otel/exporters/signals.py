@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from taskflow_otel.model.status import Transition
-from taskflow_otel.model.vocabulary import OUTCOMES, AttemptOutcome
+from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.vocabulary import OUTCOMES, AttemptOutcome, QueueState, RecoveryOutcome, SlotState
 
 SCOPE = "taskflow_otel"
 """Name of the instrumentation scope of tracer, logger and meter."""
@@ -63,12 +63,16 @@ ATTRIBUTES = (
     Attribute(QUEUE, "string", "the queue"),
     Attribute(ATTEMPT, "int", "number of the attempt, from 0"),
     Attribute(PRIORITY, "int", "higher runs first"),
-    Attribute(EXECUTOR, "string", "`async`, `thread` or `process`"),
-    Attribute(SOURCE, "string", "`manual`, `scheduled` or `retry` (by hand)"),
+    Attribute(EXECUTOR, "string", "one of [the executors](#executors)"),
+    Attribute(SOURCE, "string", "one of [the sources](#sources)"),
     Attribute(INSTANCE, "string", "the process that owns the task"),
     Attribute(QUEUE_WAIT, "double", "seconds from ready to started, without deliberate delays"),
     Attribute(TAG_PREFIX + "*", "string", "the tags given to `add_task`"),
-    Attribute(OUTCOME, "string", "how the attempt ended: the transition's name"),
+    Attribute(
+        OUTCOME,
+        "string",
+        "the transition that ended the attempt: `succeeded` where metrics have `success`",
+    ),
     Attribute(REASON, "string", "why, if the transition alone does not say"),
     Attribute(INTERRUPTED, "boolean", "`true` if the attempt ended because its process died"),
     Attribute(DURATION, "double", "run time of the attempt in seconds"),
@@ -221,7 +225,7 @@ TASK_ATTEMPTS = MetricSpec(
 TASKS_FINISHED = MetricSpec(
     "taskflow_tasks_finished_total",
     _COUNTER,
-    "Tasks that reached their end, by outcome: success, failed, cancelled, interrupted, rejected.",
+    f"Tasks that reached their end, by outcome: {', '.join((*AttemptOutcome, TaskStatus.REJECTED))}.",
     (*_TASK, "outcome"),
     on=_FINISHES | {_T.REJECTED},
 )
@@ -285,7 +289,7 @@ LAST_SUCCESS = MetricSpec(
 TASKS_RECOVERED = MetricSpec(
     "taskflow_tasks_recovered_total",
     _COUNTER,
-    "Tasks of dead processes taken over: waiting (had not started), rerun, interrupted, poison.",
+    f"Tasks of dead processes taken over: {', '.join(RecoveryOutcome)}.",
     ("reason",),
     on=_on(_T.RECOVERED, _T.INTERRUPTED, _T.FAILED),
 )
@@ -311,7 +315,7 @@ BACKEND_OPERATION = MetricSpec(
 QUEUE_DEPTH = MetricSpec(
     "taskflow_queue_depth",
     _GAUGE,
-    "Tasks that wait in a queue: ready (for a slot) or delayed.",
+    f"Tasks that wait in a queue: {', '.join(QueueState)}.",
     ("queue", "state"),
 )
 QUEUE_OLDEST_READY_AGE = MetricSpec(
@@ -325,7 +329,7 @@ QUEUE_OLDEST_READY_AGE = MetricSpec(
 EXECUTOR_SLOTS = MetricSpec(
     "taskflow_executor_slots",
     _GAUGE,
-    "Slots of an executor: used or free.",
+    f"Slots of an executor: {', '.join(SlotState)}.",
     ("executor", "state"),
 )
 TASKS_STUCK = MetricSpec(

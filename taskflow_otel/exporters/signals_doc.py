@@ -150,7 +150,7 @@ def _log_table() -> str:
 
 def _metric_table(specs: Sequence[MetricSpec]) -> str:
     return _table(
-        ("metric", "type", "unit", "labels", "meaning", "moved by"),
+        ("metric", "type", "unit", "labels", "meaning", "changed by"),
         (
             (_code(m.name), m.type, m.unit or "–", _codes(m.labels) or "–", m.help, _transitions(m.on) or "–")
             for m in specs

@@ -86,7 +86,7 @@ class LiveStream(Exporter):
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Keep the transition for the subscribers."""
-        # `_append` without the call: three of these for each task, whether anybody watches or not.
+        # `_append` without the call: three of these for each task, even if no one watches.
         ring = self._ring
         if len(ring) == self._size:
             self._first += 1

@@ -79,10 +79,10 @@ class Stored:
         """Whether a timeline line of a task belongs to this process and is not in these counts."""
         if event.instance != self.instance and event.instance not in self.formerly:
             return False
-        told = self.unpublished.get(event.task_id)
-        if told is None:
+        published = self.unpublished.get(event.task_id)
+        if published is None:
             return event.timestamp > self.taken_at
-        return event.transition is not Transition.REJECTED if told == REFUSED else line >= told
+        return event.transition is not Transition.REJECTED if published == REFUSED else line >= published
 
     def dump(self, counts: str) -> str:
         """As JSON; `counts` is the JSON of the counts, which can be large."""
@@ -175,7 +175,7 @@ class FleetMetrics(Service):
             await self._fold_dead()
 
     async def refresh(self) -> None:
-        """Return once all counts of all instances from before this call are shown.
+        """Return once the page includes what all instances counted before this call.
 
         While the backend does not answer, the latest known counts are shown; a single process shows its current ones.
         """

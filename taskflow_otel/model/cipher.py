@@ -12,7 +12,7 @@ ENCRYPTED_PREFIX = "fernet1:"
 """Marks a payload as ciphertext, and names its format. A plain payload is JSON and starts with a brace."""
 _FINGERPRINT = 16
 SEAL_PATTERN = f"{ENCRYPTED_PREFIX}{'_' * _FINGERPRINT}:%"
-"""Of a payload that names its key, for SQL's `LIKE`."""
+"""The pattern of payloads that name their key, for SQL's `LIKE`."""
 _SEAL = re.compile(f"{ENCRYPTED_PREFIX}[0-9a-f]{{{_FINGERPRINT}}}(?=:)")
 
 _MAKE_A_KEY = 'python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
@@ -24,7 +24,7 @@ def is_encrypted(payload: str) -> bool:
 
 
 def seal_of(payload: str | None) -> str | None:
-    """What a ciphertext begins with, by which the key that can decrypt it is known; `None` for all other payloads."""
+    """The beginning of a ciphertext, which identifies its key; `None` for all other payloads."""
     found = None if payload is None else _SEAL.match(payload)
     return None if found is None else found[0]
 
@@ -36,7 +36,7 @@ class PayloadCipher:
     they encrypted are stored. Raises `ConfigurationError` for an invalid key, and `MissingExtraError` without the
     `encryption` extra. Source: the Fernet specification (github.com/fernet/spec).
 
-    A ciphertext begins with the fingerprint of its key, so that a process which does not have the key knows it.
+    A ciphertext begins with the fingerprint of its key, so that a process can see whether it has the key.
     """
 
     __slots__ = ("_fernet", "_seal", "seals")
@@ -63,7 +63,7 @@ class PayloadCipher:
         marks = [_seal(key) for key in several]
         self._seal = marks[0]
         self.seals = frozenset(marks)
-        """Of what these keys can decrypt; see `seal_of`."""
+        """The seals of what these keys can decrypt; see `seal_of`."""
 
     def encrypt(self, payload: str) -> str:
         """Return the payload as marked ciphertext."""

@@ -17,7 +17,7 @@ _RANDOM = struct.Struct("=QB")
 _POOL = 128
 _LOW = (1 << 62) - 1
 _pool: list[int] = []
-"""Random numbers left of what the system was last asked for: a call for each id would cost as much as the id."""
+"""Unused random numbers from the last call of the system: a call for each id would cost as much as the id."""
 
 
 def _forget_pool() -> None:
@@ -39,7 +39,7 @@ def new_task_id() -> str:
         if not _pool:
             _pool.extend([high << 8 | low for high, low in _RANDOM.iter_unpack(os.urandom(_POOL * _RANDOM.size))])
         tail = _pool.pop()
-        # The machine's time: an id has to be new in the ledger, whatever clock a test turns.
+        # The machine's time: an id must be new in the ledger even if a test controls the clock.
         # 48 bits of milliseconds and 74 of counter and randomness, without the version and variant bits.
         value = (time.time_ns() // 1_000_000 << 74) | tail
         if value <= _last:

@@ -139,7 +139,7 @@ _LONGEST_GROWN = 30 * 86_400.0  # an uncapped exponential must not leave the cal
 
 
 def _is_one_of(exc: BaseException, classes: tuple[type[BaseException], ...]) -> bool:
-    """`isinstance`; where a class of the user's raises when it is asked, what it inherits from decides."""
+    """Like `isinstance`; if a user's class raises during the check, the inheritance of the exception decides."""
     for one in classes:
         try:
             if isinstance(exc, one):

@@ -38,7 +38,7 @@ _SHORT = 256
 _BATCH_CHARACTERS, _BATCH_ITEMS = 64 * 1_048_576, 1_000_000
 _SCALARS = frozenset({bool, type(None)})
 _MARK = 64
-"""Characters that a mark of what is missing, or the number of an equal name, adds to a text at most."""
+"""The most characters that a cut mark, or the number of a duplicate name, adds to a text."""
 _TOO_DEEP = "[deeper levels cut]"
 
 
@@ -196,7 +196,7 @@ def plain_tags(tags: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def kept_tags(tags: dict[Any, Any]) -> dict[str, str]:
-    """Tags that were made plain earlier, unchanged: what is cut twice would misstate how much is missing."""
+    """Tags that were made plain earlier, unchanged: a second cut would state a wrong number of missing characters."""
     if len(tags) <= MAX_TAGS + 1:
         for name, value in tags.items():
             if type(name) is not str or len(name) > MAX_NAME + _MARK or not is_storable(name):

@@ -1,4 +1,4 @@
-"""The tasks of one request: collected while it runs, committed before its response, released after it."""
+"""The tasks of one request: collected while it runs, committed before its response, handed over after it."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Outbox:
         """Commit and publish the tasks added so far; raises `BackendError`, and then none of them runs."""
         tasks, self._new = self._new, []
         eager, self._eager = self._eager, []
-        # Also after a cancellation: committed tasks must be released or discarded like all others.
+        # Also after a cancellation: committed tasks must be handed over or withdrawn like all others.
         self._waiting += [task for task in tasks if task not in self._natives] if self._natives else tasks
         try:
             await self.door.make_known(tasks)

@@ -37,7 +37,7 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clock and the running event loop's timers."""
 
-    # The functions themselves, without a call around them: each task asks for the time seven times.
+    # The functions themselves, not methods that call them: each task reads the time seven times.
     now = staticmethod(functools.partial(datetime.now, UTC))
     monotonic = staticmethod(time.monotonic)
 
@@ -50,4 +50,4 @@ class SystemClock:
 
 
 SYSTEM_CLOCK: Clock = SystemClock()
-"""The clock of whatever is not given another one."""
+"""The default clock."""

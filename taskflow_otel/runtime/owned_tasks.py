@@ -17,10 +17,10 @@ _TURN = 0.1
 
 
 class OwnedTasks(Collection[asyncio.Task[None]]):
-    """The asyncio tasks of one owner. `complain` is called with the exception of a task that failed."""
+    """The asyncio tasks of one owner. `on_error` is called with the exception of a task that failed."""
 
-    def __init__(self, complain: Callable[[BaseException], None]) -> None:
-        self._complain = complain
+    def __init__(self, on_error: Callable[[BaseException], None]) -> None:
+        self._on_error = on_error
         self._tasks: set[asyncio.Task[None]] = set()
 
     def own(self, work: Coroutine[Any, Any, None], *, context: Context | None = None) -> asyncio.Task[None]:
@@ -32,7 +32,7 @@ class OwnedTasks(Collection[asyncio.Task[None]]):
         return task
 
     def begin(self, work: Coroutine[Any, Any, None], context: Context) -> asyncio.Task[None]:
-        """Start a piece of work that takes its failures in, and as its last step has `end` called.
+        """Start work that handles its own failures and calls `end` as its last step.
 
         That saves the event loop a callback for each piece.
         """
@@ -60,7 +60,7 @@ class OwnedTasks(Collection[asyncio.Task[None]]):
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
-            self._complain(exc)
+            self._on_error(exc)
 
     def __contains__(self, task: object) -> bool:
         return task in self._tasks

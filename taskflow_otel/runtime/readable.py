@@ -11,11 +11,11 @@ from taskflow_otel.runtime.throttled_report import Once
 T = TypeVar("T")
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What the decoder of a stored text or row raises for one that it does not understand."""
+"""The exceptions of decoders for a stored text or row that they cannot read."""
 
 
 class Readable:
-    """Reads stored things one by one: what cannot be read is reported once and left out, the others count."""
+    """Reads stored items one by one; an unreadable item is reported once and left out."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger

@@ -1,4 +1,4 @@
-"""How to log a recurring failure: once a minute with its number, once when it begins, or only once."""
+"""How to log a recurring failure: once a minute with a count, once when it begins, or only once."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ async def _cancel_all(engine: TaskEngine, ids: Sequence[str], out: BulkCancelOut
         try:
             await engine.control.cancel(task_id)
         except TaskflowError as exc:
-            # What cannot be cancelled must not hide what was.
+            # A task that cannot be cancelled must not hide the ones that were.
             out.skipped.append(SkippedOut(task_id=task_id, reason=str(exc)))
         else:
             out.cancelled.append(task_id)

@@ -1,4 +1,4 @@
-"""Who comes in, decided before anything of the request's body is read."""
+"""Access checks that run before the request body is read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def entrance(decide: _Decide[_Owner]) -> _Decide[_Owner]:
 
 
 def entrances(dependencies: Iterable[Callable[..., Any] | None]) -> list[Callable[..., Awaitable[Actor]]]:
-    """Those of the dependencies of a route that decide who may come in."""
+    """The dependencies of a route that decide about access."""
     return [call for call in dependencies if call is not None and getattr(call, "is_entrance", False)]
 
 

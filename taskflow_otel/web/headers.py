@@ -13,7 +13,7 @@ API_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-"""Of each answer that does not set another value. An answer that is opened in a browser loads and runs nothing."""
+"""The headers of each answer that does not set them itself. A browser that opens it loads and runs nothing."""
 
 PAGE_HEADERS = {
     **_SHARED,
@@ -22,4 +22,4 @@ PAGE_HEADERS = {
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
 }
-"""Of the page and its files."""
+"""The headers of the page and its files."""

@@ -133,7 +133,7 @@ class TaskEngine(Protocol):
     def instance_id(self) -> str: ...
     @property
     def state(self) -> EngineState:
-        """`new`, `running`, `draining` or `stopped`."""
+        """The state of the engine of this process."""
 
 
 class MetricsPage(Protocol):

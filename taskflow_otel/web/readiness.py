@@ -49,6 +49,6 @@ class Readiness:
             return self._known[1]
 
     async def require_started(self) -> None:
-        """Raise `NotStartedError` while the lifespan has not run: what is read then looks empty, and is not known."""
+        """Raise `NotStartedError` before the lifespan has run: answers would look empty, but nothing was read."""
         if self._engine.state is EngineState.NEW:
             raise NotStartedError

@@ -1,4 +1,4 @@
-"""What a route that changes something refuses to overlook: parameters and bodies that it does not know."""
+"""Unknown parameters and bodies, which routes that change something refuse."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def is_storable(text: str) -> bool:
 def refuse_unknown_parameters(request: Request, known: Collection[str]) -> None:
     """Answer 422 to a query parameter that is unknown, empty, or given twice.
 
-    A misspelled filter must not select everything, and neither must an empty one, such as that of a shell variable
-    which is not set.
+    A misspelled filter must not select everything, and neither must an empty one, for example from an unset shell
+    variable.
     """
     counts = Counter(name for name, _ in request.query_params.multi_items())
     for name, times in counts.items():
@@ -46,7 +46,7 @@ def refuse_unknown_parameters(request: Request, known: Collection[str]) -> None:
 
 
 async def refuse_body(request: Request) -> None:
-    """Answer 422 to a body that says something, on a route that takes none; `{}` says nothing."""
+    """Answer 422 to a body on a route that takes none; `{}` counts as no body."""
     body = await request.body()
     try:
         says_something = bool(body.strip()) and json.loads(body) != {}

@@ -131,7 +131,7 @@ def _not_json(text: Any, position: Any, what: str) -> str:
 
 
 def _refuse_impossible_names(request: Request) -> None:
-    """Answer 404 to a name that nothing stored can have: a database would refuse it in its own words."""
+    """Answer 404 to a name that no stored object can have: a database would raise its own error."""
     for name, value in request.path_params.items():
         if not is_storable(str(value)):
             raise HTTPException(404, detail=f"there is nothing with the {name} {value!a}")

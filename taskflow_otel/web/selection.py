@@ -22,7 +22,7 @@ class Selection:
 
 
 def statuses_of(query: TaskQuery, possible: Collection[TaskStatus]) -> Sequence[TaskStatus]:
-    """The states that the filter selects among those that the action is possible in; answers 422 to another one."""
+    """The states that the filter selects; answers 422 to a state in which the action is impossible."""
     if query.status is None:
         return list(possible)
     if query.status not in possible:

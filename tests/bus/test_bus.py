@@ -167,7 +167,7 @@ async def test_a_sleeping_observer_delays_nobody_and_its_overflow_is_counted() -
     assert bus.dropped == {"Sleeper": 13, "InMemoryLogger": 0}, "what was still queued or in hand counts too"
 
 
-async def test_a_raising_observer_is_counted_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_raising_observer_is_counted_and_continues(caplog: pytest.LogCaptureFixture) -> None:
     class Raiser(TaskObserver):
         name = "raiser"
         heard = 0
@@ -295,7 +295,7 @@ async def test_the_loop_turns_after_each_event_of_an_observer_that_blocks_it() -
     await bus.close(5)
 
 
-async def test_an_observer_that_awaits_and_then_fails_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_observer_that_awaits_and_then_fails_continues(caplog: pytest.LogCaptureFixture) -> None:
     class Remote(Listener):
         async def on_log(self, event: LogEvent) -> None:
             await asyncio.sleep(0)

@@ -17,13 +17,13 @@ SHAPE = Shape("hypercorn", "0.18.0")
 
 
 async def test_a_worker_is_found_on_its_loop_and_says_that_it_stops() -> None:
-    begun, go_on, stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    begun, proceed, stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             raise NotImplementedError
         begun.set()
-        await go_on.wait()
+        await proceed.wait()
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -59,7 +59,7 @@ async def test_a_worker_is_found_on_its_loop_and_says_that_it_stops() -> None:
         "the coroutine `worker_serve` in hypercorn/asyncio/run.py is no longer found in the tasks of the loop, or its "
         "`context.terminated` is no longer set before it waits for its connections.",
     )
-    go_on.set()
+    proceed.set()
     await reader.read()
     writer.close()
     await writer.wait_closed()

@@ -18,13 +18,13 @@ SHAPE = Shape("uvicorn", "0.54.0")
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 async def test_a_server_is_found_on_its_loop_with_its_connections_and_says_that_it_stops(http: str) -> None:
-    begun, go_on = asyncio.Event(), asyncio.Event()
+    begun, proceed = asyncio.Event(), asyncio.Event()
     scopes: list[Scope] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scopes.append(dict(scope))
         begun.set()
-        await go_on.wait()
+        await proceed.wait()
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -58,7 +58,7 @@ async def test_a_server_is_found_on_its_loop_with_its_connections_and_says_that_
     before = any_stopping(found)
     server.should_exit = True
     SHAPE.holds(not before and any_stopping(found), "Server.should_exit in uvicorn/server.py no longer says so.")
-    go_on.set()
+    proceed.set()
     await reader.read()
     writer.close()
     await writer.wait_closed()

@@ -68,7 +68,7 @@ class Scene:
 
     async def __aexit__(self, *_: object) -> None:
         # What still runs ends by itself, since a shutdown would cost its process.
-        await self.let_go()
+        await self.release()
         for manager in self._managers:
             await manager.shutdown()
 
@@ -113,7 +113,7 @@ class Scene:
         await eventually(lambda: self.gate.entries >= times, "the function to be entered", interval=0.002)
         await self.reach(TaskStatus.RUNNING)
 
-    async def let_go(self) -> None:
+    async def release(self) -> None:
         """Let the function return, on any instance."""
         self.gate.open()
         await eventually(
@@ -197,7 +197,7 @@ async def interrupted(scene: Scene) -> None:
     await scene.die()
     await scene.manager.startup()
     await scene.reach(TaskStatus.INTERRUPTED)
-    await scene.let_go()
+    await scene.release()
 
 
 async def rejected(scene: Scene) -> None:

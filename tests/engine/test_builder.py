@@ -16,7 +16,7 @@ from taskflow_otel import (
     TaskManager,
     UnknownQueueError,
 )
-from tests.engine.jobs import job
+from tests.engine.declared_tasks import job
 from tests.managers import started
 
 
@@ -39,7 +39,7 @@ async def test_an_argument_that_cannot_be_stored_is_refused_on_a_persisted_task_
     assert manager.store.list() == []
 
 
-async def test_the_same_argument_is_welcome_where_nothing_is_to_be_stored(manager: TaskManager) -> None:
+async def test_the_same_argument_is_welcome_where_nothing_will_be_stored(manager: TaskManager) -> None:
     seen: list[object] = []
 
     @manager.task()

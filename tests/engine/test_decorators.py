@@ -18,7 +18,7 @@ from taskflow_otel import (
 from taskflow_otel.engine.decorators import TaskDecorators
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.model.task_options import TaskOptions, make_task_config
-from tests.engine.jobs import job, later_numbers, numbers
+from tests.engine.declared_tasks import job, later_numbers, numbers
 
 
 def plain_job() -> None:

@@ -13,7 +13,7 @@ from taskflow_otel import (
     TaskManager,
 )
 from tests.asgi import post
-from tests.engine.jobs import job
+from tests.engine.declared_tasks import job
 
 
 async def test_something_that_cannot_be_called_is_no_task(manager: TaskManager) -> None:

@@ -116,7 +116,7 @@ async def test_a_persisted_eager_task_that_cannot_be_kept_is_answered_with_503_a
         assert manager.store.list() == []
 
 
-async def test_an_eager_task_of_a_request_that_fails_has_started_and_goes_on() -> None:
+async def test_an_eager_task_of_a_request_that_fails_has_started_and_continues() -> None:
     manager = TaskManager()
     site = Site(manager, "async")
     async with started(manager):

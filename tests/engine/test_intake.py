@@ -92,7 +92,7 @@ async def test_a_request_that_fails_leaves_its_key_to_the_next() -> None:
     await manager.shutdown()
 
 
-async def test_a_key_that_a_task_elsewhere_has_let_go_of_is_free_here_too() -> None:
+async def test_a_key_that_a_task_elsewhere_has_released_is_free_here_too() -> None:
     backend = MemoryBackend(durable=True)
     elsewhere = make_task(instance="other", idempotency_key="k")
     await backend.apply([Insert(elsewhere)])

@@ -22,7 +22,7 @@ def live(*, durable: bool = True, **fields: Any) -> LiveTask:
     return LiveTask(make_task(**fields), DEFINITION, (), {}, None, durable=durable)
 
 
-def test_only_so_many_finished_tasks_are_remembered_and_the_oldest_is_forgotten() -> None:
+def test_a_limited_number_of_finished_tasks_is_remembered_and_the_oldest_is_forgotten() -> None:
     tasks, made = LiveTasks(finished_window=2), [live() for _ in range(3)]
     for task in made:
         tasks.add(task)

@@ -32,7 +32,7 @@ class Yard:
         self.inside.remove(door)
         self.done += 1
 
-    def let_go(self, number: int | None = None) -> None:
+    def release(self, number: int | None = None) -> None:
         """Let the oldest `number` tasks end, or all of them."""
         for door in self.inside[:number]:
             door.set()
@@ -41,7 +41,7 @@ class Yard:
         """Let the oldest task end, and see it gone."""
         await eventually(lambda: bool(self.inside), "a task to be inside", interval=0.001)
         gone = self.done + 1
-        self.let_go(1)
+        self.release(1)
         await eventually(lambda: self.done == gone, "it to end", interval=0.001)
 
     async def holds(self, number: int) -> None:
@@ -65,12 +65,12 @@ async def test_a_full_queue_that_is_lowered_lets_its_tasks_end_and_starts_none_a
         await yard.holds(8)
 
         await manager.update_queue_config("q", concurrency=3)
-        yard.let_go(5)
+        yard.release(5)
         await eventually(lambda: yard.done == 5, "five tasks to end")
         await yard.holds(3)
         assert len(yard.crowds) == 8, "a task started while the queue was above its limit"
 
-        yard.let_go(1)
+        yard.release(1)
         await eventually(lambda: len(yard.crowds) == 9, "the next task to start")
         assert yard.crowds[-1] == 2
 
@@ -78,7 +78,7 @@ async def test_a_full_queue_that_is_lowered_lets_its_tasks_end_and_starts_none_a
         await yard.holds(6)
         await manager.update_queue_config("q", concurrency=None)
         await yard.holds(20 - yard.done)
-        yard.let_go()
+        yard.release()
         await eventually(lambda: yard.done == 20, "every task to end")
 
 
@@ -213,7 +213,7 @@ async def test_a_retry_waits_in_line_like_everybody_else() -> None:
         await yard.holds(1)
         assert attempts == 1
         assert (await manager.get(retried)).status is TaskStatus.PENDING
-        yard.let_go()
+        yard.release()
         assert (await manager.wait(retried, timeout=10)).status is TaskStatus.SUCCESS
     assert yard.crowds == [0]
 

@@ -229,7 +229,7 @@ def test_data_cannot_forge_a_field_of_the_stream() -> None:
     assert json.loads(sent.partition(b"data: ")[2])["error"] == "x\n\nevent: forged\r\ndata: {}\u2028"
 
 
-def test_text_that_is_not_unicode_and_numbers_that_are_not_json_are_valid_json_all_the_same() -> None:
+def test_text_that_is_not_unicode_and_numbers_that_are_not_json_are_valid_json_nevertheless() -> None:
     assert json.loads(frame("e-1", "log", {"message": "\ud800"}).partition(b"data: ")[2]) == {"message": "\\ud800"}
     assert frame("e-1", "log", {"x": float("nan")}).endswith(b'data: {"x":null}\n\n')
 

@@ -77,7 +77,7 @@ async def test_thousands_of_finished_tasks_leave_only_the_window_in_memory(
     assert not engine._ledger._backlog
 
 
-async def test_retention_deletes_in_batches_while_tasks_go_on(fleet: Fleet) -> None:
+async def test_retention_deletes_in_batches_while_tasks_continue(fleet: Fleet) -> None:
     clock = FakeClock()
     manager = fleet.manager(clock=clock, retention_days=1)
 

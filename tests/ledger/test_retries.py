@@ -107,7 +107,7 @@ async def test_two_bulk_retries_of_the_same_tasks_retry_each_once(fleet: Fleet) 
     assert len(await fleet.records(TaskQuery(func_name="work", status=TaskStatus.SUCCESS))) == 30
 
 
-async def test_many_retries_share_few_transactions_and_each_says_what_became_of_it(fleet: Fleet) -> None:
+async def test_many_retries_share_few_transactions_and_each_says_what_happened_to_it(fleet: Fleet) -> None:
     manager = fleet.manager(commit_timeout=60)
     work = Work(manager, persist=True)
     await fleet.start(manager)

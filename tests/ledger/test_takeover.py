@@ -94,7 +94,7 @@ async def test_a_task_of_unknown_name_stays_stored_is_reported_once_and_runs_whe
     assert sorted(ran) == ["known", "renamed 0", "renamed 1", "renamed 2"]
 
 
-async def test_a_delay_and_the_wait_for_a_retry_go_on_where_they_were(fleet: Fleet) -> None:
+async def test_a_delay_and_the_wait_for_a_retry_continue_where_they_were(fleet: Fleet) -> None:
     ran: list[str] = []
 
     async def later(what: str) -> None:

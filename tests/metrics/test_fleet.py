@@ -131,7 +131,7 @@ async def test_any_instance_answers_with_the_sum_of_all(backend: MemoryBackend, 
     assert [(await worker.scrape())[FINISHED] for worker in workers] == [6.0, 6.0, 6.0]
 
 
-async def test_a_later_answer_never_shows_less_whoever_gives_it(backend: MemoryBackend, clock: FakeClock) -> None:
+async def test_a_later_answer_never_shows_less_from_any_instance(backend: MemoryBackend, clock: FakeClock) -> None:
     workers = [await Worker(name, backend, clock).start() for name in "ab"]
     shown = [0.0]
     for step in range(20):
@@ -190,7 +190,7 @@ async def test_counts_outlive_their_instance_and_what_was_so_at_the_time_does_no
     assert len(await backend.settings(MARKS)) == (1 if in_order else 2)
 
 
-async def test_the_next_life_goes_on_where_the_last_one_ended(backend: MemoryBackend, clock: FakeClock) -> None:
+async def test_the_next_life_continues_where_the_last_one_ended(backend: MemoryBackend, clock: FakeClock) -> None:
     for life in range(1, 4):
         worker = await Worker(f"life{life}", backend, clock).start()
         worker.run(10)
@@ -251,7 +251,7 @@ async def test_an_instance_that_was_only_paused_is_not_counted_twice(backend: Me
     assert [mark for mark in (await backend.settings(MARKS)).values() if mark != "own"] == []
 
 
-async def test_a_manager_that_starts_again_goes_on_counting(backend: MemoryBackend, clock: FakeClock) -> None:
+async def test_a_manager_that_starts_again_continues_counting(backend: MemoryBackend, clock: FakeClock) -> None:
     again, other = [await Worker(name, backend, clock).start() for name in "ab"]
     again.run(3)
     await again.leave()

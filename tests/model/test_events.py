@@ -59,7 +59,7 @@ def test_an_event_belongs_to_the_span_of_the_attempt_and_before_it_to_that_of_th
     assert lifecycle_event(record, Transition.FAILED, None, MOMENT).span is record.trace.creation
 
 
-def test_an_event_keeps_what_was_so_when_its_record_goes_on() -> None:
+def test_an_event_does_not_change_with_its_record() -> None:
     record = a_record()
     event = lifecycle_event(record, Transition.FAILED, TaskStatus.RUNNING, MOMENT)
     record.attempt, record.error, record.status = 10, "another", TaskStatus.SUCCESS

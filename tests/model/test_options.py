@@ -62,7 +62,7 @@ def test_every_wait_is_finite_and_not_negative(
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"concurrency": 1.5}, {"max_size": -1}, {"max_size": True}])
-def test_a_queue_refuses_limits_that_are_none(options: dict[str, Any]) -> None:
+def test_a_queue_refuses_limits_that_are_invalid(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=f"QueueConfig.{next(iter(options))}"):
         QueueConfig(**options)
 

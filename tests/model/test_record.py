@@ -11,7 +11,7 @@ from taskflow_otel.model.trace import SpanRef
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def test_a_copy_is_equal_and_does_not_see_what_becomes_of_its_original() -> None:
+def test_a_copy_is_equal_and_does_not_see_what_happens_to_its_original() -> None:
     record = TaskRecord("id", "name", TaskStatus.PENDING, MOMENT)
     record.timeline.append(TimelineEntry(Transition.ENQUEUED, MOMENT, 0, "instance"))
     copy = record.copy()

@@ -209,7 +209,7 @@ MINUTE = timedelta(minutes=1)
         ("all", timedelta(seconds=30), list(range(11)), 0),
     ],
 )
-def test_what_was_due_meanwhile_follows_the_policy(
+def test_missed_firings_follow_the_policy(
     rule: Rule, catch_up: str, late: timedelta, fired: list[int], missed: int
 ) -> None:
     found = due(rule, catch_up, NOON, NOON + 10 * MINUTE + late)  # type: ignore[arg-type]

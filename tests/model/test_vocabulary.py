@@ -144,3 +144,7 @@ def test_the_executors_that_a_person_can_write_are_all_kinds() -> None:
 def test_every_level_has_its_number() -> None:
     assert list(LOG_LEVELS) == list(LogLevel)
     assert sorted(LOG_LEVELS.values()) == list(LOG_LEVELS.values())
+
+
+def test_the_names_for_type_checkers_are_those_of_the_vocabulary() -> None:
+    assert set(get_args(ExecutorName)) == {kind.value for kind in ExecutorKind}

@@ -81,7 +81,7 @@ async def test_names_beyond_the_cap_make_it_a_comparison_of_totals(watched: Watc
     assert await reconcile(watched.backend, metrics={"page": page}) == []
 
 
-async def test_a_page_that_is_none_is_refused(watched: Watched) -> None:
+async def test_text_that_is_not_a_metrics_page_is_refused(watched: Watched) -> None:
     with pytest.raises(ConfigurationError, match="page is not a metrics page"):
         await reconcile(watched.backend, metrics={"page": "<html>{"})
 

@@ -44,7 +44,7 @@ async def test_an_error_for_good_is_raised_at_once() -> None:
     assert clock.waits == []
 
 
-async def test_whoever_judges_the_errors_decides_when_to_give_up_and_knows_the_next_wait() -> None:
+async def test_the_judge_of_the_errors_decides_when_to_give_up_and_knows_the_next_wait() -> None:
     clock, waits = Patient(), list[float]()
 
     async def operation() -> None:

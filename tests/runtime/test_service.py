@@ -27,7 +27,7 @@ class Probe(Service):
         raise BackendUnavailableError("away")
 
 
-async def test_a_failing_service_goes_on_less_and_less_often() -> None:
+async def test_a_failing_service_is_repeated_less_and_less_often() -> None:
     clock = FakeClock()
     probe = Probe(clock)
     await probe.start()

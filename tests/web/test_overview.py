@@ -9,9 +9,15 @@ import httpx
 import pytest
 
 from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.web.overview import Overview, percentile
+from taskflow_otel.web.overview import WINDOWS, Overview, percentile
 from tests.clocks import HandClock
 from tests.web.house import House, make_record
+
+
+async def test_the_api_takes_the_windows_that_are_measured(client: httpx.AsyncClient) -> None:
+    operation = (await client.get("/openapi.json")).json()["paths"]["/tasks/overview"]["get"]
+    [window] = [one for one in operation["parameters"] if one["name"] == "window"]
+    assert window["schema"]["enum"] == list(WINDOWS)
 
 
 async def test_the_overview_measures_the_window(client: httpx.AsyncClient, engine: House) -> None:

@@ -162,7 +162,7 @@ async def test_a_number_that_was_not_counted_to_its_end_has_a_plus(
         await expect(page.get_by_text("1 task", exact=True)).to_be_visible()
 
 
-async def test_a_search_that_ended_early_says_so_and_goes_on_on_demand(opened: OpenPage, engine: House) -> None:
+async def test_a_search_that_ended_early_says_so_and_continues_on_demand(opened: OpenPage, engine: House) -> None:
     engine.backend.window = 2
     engine.put(make_record("needle"))
     for _ in range(3):

@@ -174,9 +174,7 @@ async def test_a_watcher_that_does_not_read_is_cut_off(
     ("way", "close"),
     [*((way, False) for way in (*WAYS, *UNSIGNALLED)), *((way, True) for way in WAYS if WAYS[way] in UVICORN)],
 )
-def test_watchers_do_not_hold_up_the_stop_whoever_serves_and_whatever_tells_it_to_stop(
-    way: str, close: bool, tmp_path: Path
-) -> None:
+def test_watchers_do_not_hold_up_the_stop_under_any_server_and_any_stop(way: str, close: bool, tmp_path: Path) -> None:
     """One watcher reads, and the other one does not."""
     port, log = free_port(), tmp_path / "app.log"
     process = spawn(

@@ -99,7 +99,7 @@ async def test_a_total_that_was_not_counted_to_its_end_says_so(
         assert (headers["X-Total-Count"], headers["X-Total-Count-Exact"]) == (total, exact)
 
 
-async def test_a_search_that_ended_early_goes_on_from_its_cursor(client: httpx.AsyncClient, engine: House) -> None:
+async def test_a_search_that_ended_early_continues_from_its_cursor(client: httpx.AsyncClient, engine: House) -> None:
     engine.backend.window = 2
     needle = engine.put(make_record("needle"))
     for _ in range(3):

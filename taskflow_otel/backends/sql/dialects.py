@@ -33,7 +33,7 @@ class Dialect(Protocol):
     by_edges: bool
     """Whether a first query on the index alone finds how far back a page reaches.
 
-    For a planner that estimates from its indexes how many rows a range has, and would else sort or read too many.
+    For a planner that estimates from its indexes how many rows a range has, and would otherwise sort or read too many.
     """
 
     def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:

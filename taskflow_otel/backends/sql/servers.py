@@ -22,7 +22,7 @@ class ServerBackend(SqlBackend):
     """A SQL backend on a server, with a connection pool that replaces broken connections."""
 
     url_options: ClassVar[frozenset[str]]
-    """What the URL may hold behind its question mark. The rest is a parameter, or decided by the backend."""
+    """The options that the URL may contain. All others are parameters, or the backend sets them."""
 
     def __init__(
         self,

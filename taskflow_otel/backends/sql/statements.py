@@ -78,7 +78,7 @@ _SUCCEEDED_COLUMNS = [
 
 
 def now_micros() -> int:
-    """The present, in microseconds since 1970: of the machine, as in what other instances write."""
+    """The machine's time in microseconds since 1970; other instances write the same."""
     return time.time_ns() // 1_000
 
 

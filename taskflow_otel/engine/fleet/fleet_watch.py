@@ -26,33 +26,33 @@ class FleetWatch(Service):
         interval: float,
         membership: Membership,
         watched: Callable[[], bool],
-        tell: Callable[[TaskRecord], None],
+        publish: Callable[[TaskRecord], None],
     ) -> None:
         super().__init__("fleet-watch", interval, clock)
         self._backend = backend
         self._clock = clock
         self._membership = membership
         self._watched = watched
-        self._tell = tell
+        self._publish = publish
         self._since: datetime | None = None
-        self._told: dict[str, int] = {}
+        self._published: dict[str, int] = {}
 
     async def tick(self) -> None:
         """Pass on each change since the last look, once."""
         if not self._watched():
-            self._since, self._told = None, {}
+            self._since, self._published = None, {}
             return
         now = self._clock.now()
         since = self._since or now - self._OVERLAP
         records = await self._backend.changed_since(
             since, not_of=self._membership.instance.instance_id, limit=self._PAGE
         )
-        told: dict[str, int] = {}
+        published: dict[str, int] = {}
         for record in records:
             # The length of the timeline distinguishes the states of a task.
             mark = len(record.timeline) * 2 + record.cancel_requested
-            told[record.task_id] = mark
-            if self._told.get(record.task_id) != mark or record.progress is not None:
-                self._tell(record)
-        self._told = told
+            published[record.task_id] = mark
+            if self._published.get(record.task_id) != mark or record.progress is not None:
+                self._publish(record)
+        self._published = published
         self._since = now - self._OVERLAP

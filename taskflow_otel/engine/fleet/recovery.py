@@ -50,7 +50,7 @@ class Recovery:
         self._clock = clock
         self._max_crashes = max_crashes
         self._patience = patience
-        self._decisions = OwnedTasks(_complain)
+        self._decisions = OwnedTasks(_log_error)
 
     async def recover(self, taken: Sequence[tuple[TaskRecord, datetime]]) -> None:
         """Decide about tasks that this instance has just taken over, and start those that may run.
@@ -101,7 +101,7 @@ class Recovery:
                 await self._lifecycle.move(task, Transition.RECOVERED, reason=Reason.TAKEOVER)
         except StaleTokenError:
             # During this decision, the instance itself was declared dead.
-            self._lifecycle.refused(task)
+            self._lifecycle.fenced(task)
         return task
 
     async def _was_running(self, task: LiveTask, last_heartbeat: datetime) -> None:
@@ -145,5 +145,5 @@ def _decided(decision: asyncio.Task[LiveTask], record: TaskRecord) -> bool:
     return exc is None
 
 
-def _complain(exc: BaseException) -> None:
+def _log_error(exc: BaseException) -> None:
     logger.critical("a recovery ended with an error of the engine: %s", exc, exc_info=exc)

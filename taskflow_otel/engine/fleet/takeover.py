@@ -103,7 +103,7 @@ class Takeover(Service):
                 continue
             gone[instance.instance_id] = instance
         if gone or self._unanswered:
-            # A takeover whose answer was lost may have made these tasks its own; only this instance can ask for them.
+            # A takeover without an answer may have given these tasks to this instance; no other one asks for them.
             self._unanswered = True
             await self._take_over(gone, own)
             self._unanswered = False
@@ -141,7 +141,7 @@ class Takeover(Service):
                 break
         left = await self._backend.orphan_names(list(gone))
         known = set(self._names())
-        # Rows of a known name that stayed are locked, and a later round takes them, or sealed.
+        # The remaining rows of a known name are locked or sealed. A later round takes the locked ones.
         self._report({name: left[name] for name in left.keys() - known}, UNKNOWN)
         if not known.isdisjoint(left):
             sealed = await self._backend.orphan_names(list(gone), self._seals)
@@ -151,7 +151,7 @@ class Takeover(Service):
         )
 
     def _report(self, left: dict[str, int], why: str) -> None:
-        """Say once of each name why its tasks are left where they are."""
+        """Report once for each name why its tasks are not taken over."""
         for name, count in left.items():
             if self._reported.passes(f"{why} {name}"):
                 logger.error(why, count, name)

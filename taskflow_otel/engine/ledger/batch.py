@@ -43,7 +43,7 @@ class Note:
 
     task: LiveTask
     after_insert: bool = False
-    """It follows an insert that was tried before: that may have stored an earlier state without an answer."""
+    """An insert was tried before: it may have stored an earlier state although its answer was lost."""
 
     @property
     def task_id(self) -> str:
@@ -68,7 +68,7 @@ class Note:
 
 
 def notes_of(task: LiveTask) -> list[Note]:
-    """What writes the current state of a task, also where an insert of an earlier one may have been applied."""
+    """The notes that write a task's current state, even if an insert of an earlier state was applied."""
     tried = task.insert_tried and not task.stored
     return [Note(task), Note(task, after_insert=True)] if tried else [Note(task)]
 

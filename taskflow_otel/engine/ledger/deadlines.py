@@ -9,7 +9,7 @@ from taskflow_otel.runtime.clock import Clock, TimerHandle
 
 FOREVER = float("inf")
 _STOOD_STILL = 0.5
-"""Seconds by which the timer is late where not the backend was slow, but this process stood still."""
+"""If the timer is later than this many seconds, this process stood still; the backend was not slow."""
 _CHANCE = 2.0
 """Seconds that a commit then gets: for a heartbeat, and to repeat its transaction."""
 
@@ -18,8 +18,8 @@ class Deadlines:
     """Calls `give_up` with the commits whose time is over; `pending` returns all commits.
 
     After the process stood still for longer than its lease (`lease_holds`), commits that are overdue get a chance. The
-    backend may have committed in that time, and another instance may run the task by now: a commit that is given up
-    before its answer is read would refuse a task that runs.
+    backend may have committed in that time, and another instance may run the task by now: if the commit were given up
+    before its answer is read, a running task would be published as rejected.
     """
 
     def __init__(

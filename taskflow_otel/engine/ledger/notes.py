@@ -28,7 +28,7 @@ class Notes:
         return len(self._ended)
 
     def add(self, task: LiveTask) -> bool:
-        """Note a task; an existing note covers its current state too. Whether anything has changed by that."""
+        """Note a task; return `False` if nothing changed, because an existing note covers its current state."""
         record = task.record
         if record.status.finished:
             self._notes[record.task_id] = task

@@ -85,7 +85,7 @@ class Entry:
         self.errors = 0
         self.last_error: str | None = None
         self.outage = Outage(clock)
-        self._told: tuple[tuple[object, ...], ScheduleStatus] | None = None
+        self._cached: tuple[tuple[object, ...], ScheduleStatus] | None = None
 
     @property
     def rule_text(self) -> str:
@@ -103,11 +103,11 @@ class Entry:
     def status(self) -> ScheduleStatus:
         """The current status of the schedule."""
         next_run = None if self.paused else self.next
-        stand = (next_run, self.last, self.last_task_id, self.paused, self.missed, self.errors, self.last_error)
+        key = (next_run, self.last, self.last_task_id, self.paused, self.missed, self.errors, self.last_error)
         # Metrics read every schedule each second, and few have changed.
-        told = self._told
-        if told is not None and told[0] == stand:
-            return told[1]
+        cached = self._cached
+        if cached is not None and cached[0] == key:
+            return cached[1]
         status = ScheduleStatus(
             name=self.schedule.name,
             func_name=self.definition.name,
@@ -123,7 +123,7 @@ class Entry:
             errors=self.errors,
             last_error=self.last_error,
         )
-        self._told = stand, status
+        self._cached = key, status
         return status
 
 

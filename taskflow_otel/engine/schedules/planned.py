@@ -84,7 +84,7 @@ class PlannedRuns:
         self._clock = clock
         self._meter = meter
         self._plans: dict[str, _Plan] = {}
-        self._background = OwnedTasks(_complain)
+        self._background = OwnedTasks(_log_error)
         self._changes = 0
         self._unknown, self._sealed = Once(), Once()
         self._readable = Readable(logger)
@@ -267,7 +267,7 @@ class PlannedRuns:
         return found
 
 
-def _complain(exc: BaseException) -> None:
+def _log_error(exc: BaseException) -> None:
     logger.critical("a planned run ended with an error of the scheduler: %s", exc, exc_info=exc)
 
 

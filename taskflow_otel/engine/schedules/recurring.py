@@ -54,7 +54,7 @@ class Scheduler:
         self._meter = meter
         self._patience = patience
         self._entries: dict[str, Entry] = {}
-        self._background = OwnedTasks(_complain)
+        self._background = OwnedTasks(_log_error)
         self._changes = 0
         self._readable = Readable(logger)
         self._running = False
@@ -334,7 +334,7 @@ class Scheduler:
             logger.warning("the schedule %r fires again", entry.schedule.name)
 
 
-def _complain(exc: BaseException) -> None:
+def _log_error(exc: BaseException) -> None:
     logger.critical("a schedule ended with an error of the scheduler: %s", exc, exc_info=exc)
 
 

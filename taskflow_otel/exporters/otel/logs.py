@@ -54,7 +54,7 @@ _KINDS = {
 }
 _NEVER_ASKED = datetime.min.replace(tzinfo=UTC), True
 _ASK_INTERVAL = timedelta(seconds=1)
-"""How long the answer of the SDK holds to whether records are wanted: to ask takes as long as a third of a record."""
+"""How long the SDK's answer whether records are wanted is reused: asking takes a third of a record's time."""
 
 
 class LogsExporter(Exporter):
@@ -77,7 +77,7 @@ class LogsExporter(Exporter):
         self._logger: Logger | None = None
 
     def idle_until(self, now: datetime) -> datetime | None:
-        """While there is no provider: it is looked for again then."""
+        """The time of the next look for a provider; `None` once there is one."""
         return None if self._logger is not None or self._active(now) is not None else self._slot.look_again
 
     def _active(self, now: datetime) -> Logger | None:
@@ -117,7 +117,7 @@ class LogsExporter(Exporter):
             # In other transitions, the event's error belongs to an earlier attempt.
             _add_exception(attributes, event)
         what = f"{event.func_name} {kind.words}"
-        # As a record: emitted in parts, the SDK looks for an exception among them first.
+        # As a record object: for separate arguments, the SDK first looks for an exception.
         logger.emit(
             LogRecord(
                 timestamp=spans.nanoseconds(event.timestamp),

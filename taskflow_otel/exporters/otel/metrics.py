@@ -69,7 +69,7 @@ class OtelMetricsExporter(Exporter):
                     unit = "s" if spec.unit else "1"
                     meter.create_observable_gauge(signals.otel_name(spec), [self._reading(spec)], unit, spec.help)
                 case MetricType.HISTOGRAM:
-                    # Those of tasks are recorded as the events come, the others are shown on the page alone.
+                    # Histograms of tasks are recorded at each event; the others are only on the Prometheus page.
                     pass
                 case _:
                     assert_never(spec.type)
@@ -89,7 +89,7 @@ class OtelMetricsExporter(Exporter):
         )
 
     def idle_until(self, now: datetime) -> datetime | None:
-        """Without a provider, until the next start."""
+        """Without a provider, it is idle until the next start."""
         return NEVER if self._meter is None else None
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:

@@ -19,7 +19,7 @@ _NO_STATE = TraceState()
 _NOTHING_CURRENT = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 
-# Several signals of a task bear the same moment.
+# Several signals of a task have the same time.
 @lru_cache(maxsize=64)
 def nanoseconds(moment: datetime) -> int:
     """Unix time in nanoseconds, exact to the microsecond that a datetime holds."""

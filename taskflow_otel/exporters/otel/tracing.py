@@ -28,13 +28,13 @@ Propagation = Literal["auto", "parent", "link"]
 PROPAGATIONS: tuple[str, ...] = get_args(Propagation)
 
 SOON = 60.0
-"""With `auto`, an attempt belongs to the trace of its request if it starts within so few seconds of the creation."""
+"""With `auto`, an attempt belongs to the trace of its request if it starts within this many seconds of the creation."""
 
 EXCEPTION_SIGNAL_OPT_IN = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
 TASK_ID_KEY = otel_context.create_key("taskflow.task_id")
 """The key of the task id in the context of an attempt, for log correlation."""
 
-# A name of this module, since looking a member up in its enum is a call, for each attempt.
+# A module-level name: the lookup of an enum member would be a call for each attempt.
 _MANUAL = Source.MANUAL
 _NOT_AN_ERROR = frozenset({Transition.SUCCEEDED, Transition.CANCELLED})
 _CRASHES = frozenset({Transition.INTERRUPTED, Transition.RECOVERED})
@@ -50,7 +50,7 @@ class _Open:
         self.creation = creation
         """The context of the `send` span, if this process made it; `None` for a task taken over."""
         self.context = context
-        """One in which that span is current."""
+        """A context in which the `send` span is current."""
         self.attempt: Span | None = None
 
 
@@ -86,7 +86,7 @@ class TracingExporter(Exporter):
         self._contexts = contexts or spans.SpanContexts()
 
     def idle_until(self, now: datetime) -> datetime | None:
-        """While there is no provider: it is looked for again then."""
+        """The time of the next look for a provider; `None` once there is one."""
         return None if self._tracer is not None or self._active(now) is not None else self._slot.look_again
 
     def _active(self, now: datetime) -> Tracer | None:

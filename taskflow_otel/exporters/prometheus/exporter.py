@@ -31,7 +31,7 @@ DEFAULT_MAX_LABEL_VALUES = 200
 
 Samples = Iterable[tuple[LabelValues, float]]
 _View = tuple[tuple[Snapshot, ...], Snapshot | None]
-# Plain text, as labels are; and names of this module, since looking a member up in its enum is a call, for each event.
+# Plain text, as labels are. Module-level names: the lookup of an enum member would be a call for each event.
 SOURCES = tuple(source.value for source in Source)
 ATTEMPT_OUTCOMES = tuple(outcome.value for outcome in AttemptOutcome)
 _SUCCESS, _FAILED = AttemptOutcome.SUCCESS.value, AttemptOutcome.FAILED.value
@@ -149,6 +149,7 @@ class PrometheusExporter(Exporter):
         if cell is None:
             cell = self._admit(key)
         transition = event.transition
+        # A chain, the most frequent first: this runs for every event, and a `match` compares by `==`.
         if transition is _STARTED:
             self._running[event.task_id] = cell
             cell.running += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from math import inf
+from typing import assert_never
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import (
@@ -46,13 +47,13 @@ _NAMED = 2
 """How specific a media range is that names its type."""
 
 
-# Not by prometheus_client: its `choose_encoder` takes OpenMetrics wherever that is named, whatever else is preferred.
+# Not by prometheus_client: its `choose_encoder` takes OpenMetrics if the header names it, even if it prefers text.
 def negotiate(accept: str | None) -> MetricsFormat:
     """The format that an `Accept` header prefers; text if it allows no known format.
 
-    JSON is only for those that name it. Of equally preferred formats, the one that is named goes before those that a
-    wildcard covers, then JSON, then text. A media range that names another major version of OpenMetrics than 1 is not
-    served by it.
+    JSON is served only if the header names it. Of equally preferred formats, a named one goes before one that a
+    wildcard covers; after that, JSON goes before text, and text before OpenMetrics. A media range with another major
+    version of OpenMetrics than 1 does not count.
     """
     ranges = list(_media_ranges(accept or "*/*"))
     best, best_rank = MetricsFormat.TEXT, (0.0, -1)
@@ -128,10 +129,15 @@ def _family(spec: MetricSpec, children: dict[LabelValues, Value]) -> Metric:
             info.add_metric((), dict(zip(spec.labels, labels, strict=True)))
         return info
     family: CounterMetricFamily | GaugeMetricFamily
-    if spec.type is MetricType.COUNTER:
-        family = CounterMetricFamily(spec.name, spec.help, labels=spec.labels)
-    else:
-        family = GaugeMetricFamily(spec.name, spec.help, labels=spec.labels, unit=spec.unit)
+    match spec.type:
+        case MetricType.COUNTER:
+            family = CounterMetricFamily(spec.name, spec.help, labels=spec.labels)
+        case MetricType.GAUGE:
+            family = GaugeMetricFamily(spec.name, spec.help, labels=spec.labels, unit=spec.unit)
+        case MetricType.HISTOGRAM:
+            raise AssertionError(f"{spec.name} has numbers where a histogram has buckets")
+        case _:
+            assert_never(spec.type)
     for labels, number in numbers.items():
         family.add_metric(labels, number)
     return family

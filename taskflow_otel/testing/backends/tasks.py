@@ -136,7 +136,7 @@ class TaskConformance(BackendFixtures):
         found.trace.creation.trace_id = "f" * 32
         assert await backend.get(task.task_id) == task
 
-    async def test_an_unknown_task_is_none_with_an_empty_log(self, backend: Backend) -> None:
+    async def test_an_unknown_task_gives_no_record_and_an_empty_log(self, backend: Backend) -> None:
         assert await backend.get(new_task_id()) is None
         assert await backend.logs(new_task_id()) == []
 
@@ -390,7 +390,7 @@ class TaskConformance(BackendFixtures):
                 assert count_limit <= counts.total <= len(expected), query
                 assert Counter(counts.by_status) <= by_status, query
 
-    async def test_paging_goes_on_when_the_task_of_the_cursor_was_deleted(self, backend: Backend) -> None:
+    async def test_paging_continues_when_the_task_of_the_cursor_was_deleted(self, backend: Backend) -> None:
         tasks = [make_task() for _ in range(4)]
         await backend.apply([Insert(task) for task in tasks])
         await backend.apply([Update(finish(tasks[2]))])

@@ -234,7 +234,7 @@ async def test_pages_and_counts_agree_with_a_plain_filter_over_all_tasks(
         assert (counts.duration_sum, counts.duration_count) == (1.5 * len(ended), len(ended))
 
 
-async def test_a_page_goes_on_after_its_last_task_was_deleted(redis: RedisBackend, client: Redis) -> None:
+async def test_a_page_continues_after_its_last_task_was_deleted(redis: RedisBackend, client: Redis) -> None:
     made = [record(created_at=datetime.now(UTC)) for _ in range(20)]
     await redis.apply([Insert(finished(task)) for task in made])
     first = await redis.page(TaskQuery(limit=10))

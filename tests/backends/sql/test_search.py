@@ -130,7 +130,7 @@ async def test_live_tasks_are_counted_up_to_the_limit(backend: Backend) -> None:
     assert (await backend.counts(TaskQuery(status=TaskStatus.FAILED, count_limit=1))).exact
 
 
-async def test_a_search_whose_tasks_are_deleted_meanwhile_goes_on_where_it_was() -> None:
+async def test_a_search_whose_tasks_are_deleted_during_it_continues_where_it_was() -> None:
     answers: list[list[Any]] = [[(1,)], [(2,)], [], []]
 
     async def read(_: Select[Any]) -> list[Any]:

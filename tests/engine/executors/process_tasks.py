@@ -71,11 +71,11 @@ def wait_for(path: Path, started: Path) -> None:
     wait_until(path.exists, str(path))
 
 
-def speak(go_on: Path) -> None:
+def speak(proceed: Path) -> None:
     context = own_context()
-    task_log("half way", level="warning", path=go_on, attempt=context.attempt, tag=context.tags["colour"])
+    task_log("half way", level="warning", path=proceed, attempt=context.attempt, tag=context.tags["colour"])
     context.progress(1, 2, "half")
-    wait_until(go_on.exists, str(go_on))
+    wait_until(proceed.exists, str(proceed))
     task_log("done")
 
 

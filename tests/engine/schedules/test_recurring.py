@@ -157,7 +157,7 @@ async def test_a_clock_that_is_set_back_far_brings_no_storm_and_no_silence() -> 
     assert Counter(await plant.times())[360] == 1
 
 
-async def test_several_instances_whose_clock_is_set_back_go_on_with_one_firing_each_time() -> None:
+async def test_several_instances_whose_clock_is_set_back_continue_with_one_firing_each_time() -> None:
     plant = Plant(every(60))
     async with plant.running(), plant.running(), plant.running():
         await plant.clock.advance(301)

@@ -72,7 +72,7 @@ def test_a_task_that_never_ran_has_no_attempt_and_no_duration(exporter: Promethe
         (True, Transition.FAILED, "poison", "poison"),
     ],
 )
-def test_recovered_tasks_are_counted_by_what_became_of_them(
+def test_recovered_tasks_are_counted_by_what_happened_to_them(
     exporter: PrometheusExporter, bus: ObserverBus, ran: bool, transition: Transition, reason: str, label: str
 ) -> None:
     dead = Story(ObserverBus()).created().enqueued()
