@@ -18,7 +18,7 @@ class Limits:
     operation: float
     """One operation, including the wait for a connection: a failed heartbeat can be repeated within the lease."""
     lock: float
-    """The wait for a row that another transaction has locked."""
+    """The wait for a row that another transaction has locked; also the wait until a cancelled operation has ended."""
     idle: float
     """How long a transaction may be idle before the server ends it and releases its locks."""
 

@@ -35,6 +35,8 @@ from taskflow_otel.errors import BackendError, BackendUnavailableError, Taskflow
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery, sound
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.vocabulary import InstanceState
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK
+from taskflow_otel.runtime.deadline import insistent
 from taskflow_otel.runtime.readable import Readable
 
 T = TypeVar("T")
@@ -106,8 +108,8 @@ class SqlBackend(ABC):
             for engine in {self._write_engine.sync_engine, self._read_engine.sync_engine}:
                 event.listen(engine, "before_cursor_execute", self._in_namespace, retval=True)
         try:
-            async with self._guard("opening", self._asked_timeout or _OPENING_SECONDS) as limit:
-                await self._prepare(self._write_engine, limit)
+            async with self._guard("opening", self._asked_timeout or _OPENING_SECONDS) as lift_limit:
+                await self._prepare(self._write_engine, lift_limit)
         except BaseException:
             await self.close()
             raise
@@ -353,12 +355,10 @@ class SqlBackend(ABC):
                 # Another process has just inserted one of the settings.
                 return False
 
-    async def _prepare(self, engine: AsyncEngine, limit: asyncio.Timeout) -> None:
+    async def _prepare(self, engine: AsyncEngine, lift_limit: Callable[[], None]) -> None:
         async with engine.begin() as connection:
             # A migration of many tasks may take longer than an operation.
-            await schema.prepare(
-                connection, self._dialect, self._where, named=self._named, migrating=lambda: limit.reschedule(None)
-            )
+            await schema.prepare(connection, self._dialect, self._where, named=self._named, migrating=lift_limit)
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[Callable[[Executable], Awaitable[Sequence[Any]]]]:
@@ -418,11 +418,12 @@ class SqlBackend(ABC):
         return BackendUnavailableError(f"{self._where} is not open. Start the manager, or await backend.open() first.")
 
     @asynccontextmanager
-    async def _guard(self, operation: str, seconds: float | None = None) -> AsyncIterator[asyncio.Timeout]:
-        """Translate the driver's exceptions, and limit the time."""
+    async def _guard(self, operation: str, seconds: float | None = None) -> AsyncIterator[Callable[[], None]]:
+        """Translate the driver's exceptions, and limit the time until the value is called."""
         try:
-            async with asyncio.timeout(self._timeout and (seconds or self._timeout)) as limit:
-                yield limit
+            seconds = self._timeout and (seconds or self._timeout)
+            async with insistent(SYSTEM_CLOCK, seconds, self._limits.lock) as lift_limit:
+                yield lift_limit
         except (SQLAlchemyError, OSError, ValueError, TypeError, ArithmeticError, self._driver_error) as error:
             if isinstance(error, TaskflowError):
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import operator
 import os
 import sqlite3
@@ -158,7 +157,7 @@ class SqliteBackend(SqlBackend):
         self._check_file()
         return [APPLIED] * len(changes)
 
-    async def _prepare(self, engine: AsyncEngine, limit: asyncio.Timeout) -> None:
+    async def _prepare(self, engine: AsyncEngine, lift_limit: Callable[[], None]) -> None:
         _checked_path(self._path)
         prepare, deadline = super()._prepare, _CLOCK.monotonic() + self._limits.operation
 
@@ -168,7 +167,7 @@ class SqliteBackend(SqlBackend):
                 raise error
 
         # Turning on the write-ahead log does not wait for other processes that do the same.
-        await retrying(_CLOCK, lambda: prepare(engine, limit), backoff=_LOCKED, judge=judge)
+        await retrying(_CLOCK, lambda: prepare(engine, lift_limit), backoff=_LOCKED, judge=judge)
         async with engine.connect() as connection:
             mode = (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar()
         if mode != "wal":

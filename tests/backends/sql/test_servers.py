@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
-from typing import TypeVar
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
 
 import pytest
 
 from taskflow_otel.backends import MySQLBackend, PostgresBackend
 from taskflow_otel.backends.base import Insert, Update
+from taskflow_otel.backends.sql import backend as sql_backend
 from taskflow_otel.backends.sql import schema, servers
 from taskflow_otel.errors import BackendUnavailableError, ConfigurationError, MissingExtraError
+from taskflow_otel.runtime.deadline import insistent
 from taskflow_otel.testing.backends.fixtures import APPLIED
 from taskflow_otel.testing.backends.samples import finish, make_task
 from tests.servers import MariaDBServer, PostgresServer, free_port
@@ -65,22 +67,22 @@ async def answer_of(ask: Callable[[], Awaitable[T]]) -> T:
 async def test_only_a_migration_may_take_as_long_as_it_takes(
     backend: PostgresBackend | MySQLBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deadlines: list[float | None] = []
-    reschedule = asyncio.Timeout.reschedule
+    lifted: list[str] = []
 
-    def noted(limit: asyncio.Timeout, when: float | None) -> None:
-        deadlines.append(when)
-        reschedule(limit, when)
+    @asynccontextmanager
+    async def noted(*limits: Any) -> AsyncIterator[Callable[[], None]]:
+        async with insistent(*limits) as lift:
+            yield lambda: lifted.append("lifted") or lift()  # type: ignore[func-returns-value]  # one after the other
 
-    monkeypatch.setattr(asyncio.Timeout, "reschedule", noted)
+    monkeypatch.setattr(sql_backend, "insistent", noted)
     await backend.close()
     await backend.open()
-    assert None not in deadlines
+    assert not lifted
     async with backend._write_engine.begin() as connection:  # type: ignore[union-attr]  # it is open
         await connection.execute(schema.meta.update().values(value="1"))
     await backend.close()
     await backend.open()
-    assert deadlines[-1] is None
+    assert lifted
 
 
 @pytest.mark.parametrize("maker", [PostgresBackend, MySQLBackend])
