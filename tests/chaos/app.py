@@ -181,17 +181,45 @@ async def failing(number: int) -> None:
 
 
 @task_manager.task(persist=True)
-async def odd(number: int) -> None:
-    """Say what no database, no JSON and no terminal takes as it is."""
+async def odd(number: int, said: object) -> None:
+    """Say what no database, no JSON and no terminal takes as it is; every second job says it in its error too."""
     itself: list[object] = []
     itself.append(itself)
     context = get_task_context()
     assert context is not None
     note("enter", number)
+    if said != odd_argument(number):
+        # An end without a note: the check takes it for an outcome that is not the function's.
+        raise JobError(f"job {number} was given {said!r}")
     for value in (itself, 10**5000, float("nan"), "\ud800\0", {("a", b"b"): datetime.now(UTC)}, Unprintable()):
         task_log("odd \ud800", value=value)
     context.progress(10**5000, 10**5001, message="\ud800")
+    if number % 2:
+        note("raise", number)
+        raise odd_error(number)
     note("leave", number)
+
+
+def odd_argument(number: int) -> object:
+    """What the odd job of this number is given."""
+    arguments = ("\ud800\0", 10**400, b"\xff\0", {"\ud800": ["\0", float("-inf")]}, "\ufffd?", float("inf"), "")
+    return arguments[number % len(arguments)]
+
+
+def odd_key(number: int) -> str:
+    """A key that differs from those of other numbers only in what a database does not store as it is."""
+    return f"odd \0{chr(0xD800 + number % 2048)}{chr(0xD800 + number // 2048)}"
+
+
+def odd_error(number: int) -> Exception:
+    """What the odd job of this number raises."""
+    errors = (
+        JobError("\ud800\0" * 10_000),
+        UnprintableError(),
+        JobError(Unprintable(), b"\xff", 10**5000),
+        ExceptionGroup("\ud800", [JobError("\0"), UnprintableError()]),
+    )
+    return errors[number // 2 % len(errors)]
 
 
 class Unprintable:
@@ -201,6 +229,10 @@ class Unprintable:
         raise RuntimeError("no")
 
     __str__ = __repr__
+
+
+class UnprintableError(Unprintable, Exception):
+    """An error that cannot say what went wrong."""
 
 
 @task_manager.task(persist=True)
@@ -238,7 +270,9 @@ def add(
     if kind == "large":
         arguments += ("x" * size,)
     if kind == "odd":
+        arguments += (odd_argument(number),)
         tags["odd"] = "\ud800\0"
+        key = odd_key(number)
     delay = KINDS[kind].delay or None
     return {"task_id": tasks.add_task(JOBS[kind], *arguments, idempotency_key=key, tags=tags, delay=delay)}
 

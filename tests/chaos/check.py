@@ -211,6 +211,8 @@ class Check:
             case TaskStatus.FAILED:
                 if not final & raised:
                     yield "an outcome is the function's", "failed, and the last attempt did not raise"
+                if not record.error:
+                    yield "a failure says why", "it failed without an error"
                 if record.retries_used != kind.retries:
                     yield "every retry is used", f"failed after {record.retries_used} of {kind.retries} retries"
             case TaskStatus.INTERRUPTED if kind.requeue:

@@ -38,6 +38,7 @@ KINDS = {
         Kind("delayed", 3, delay=3.0),
         Kind("process", 1, requeue=True),
         Kind("failing", 2, fails=True),
+        # Its arguments, key, tags, log, progress and error are what no database takes as it is.
         Kind("odd", 1),
         Kind("large", 1),
     )

@@ -39,7 +39,7 @@ class World:
         doomed = self.task(
             "doomed", TaskStatus.FAILED, (t.ENQUEUED, FIRST), *failures, (t.STARTED, FIRST), (t.FAILED, FIRST)
         )
-        doomed.retries_used = 2
+        doomed.retries_used, doomed.error = 2, "it is doomed"
         for attempt in range(3):
             self.note("doomed", "enter", attempt, FIRST)
             self.note("doomed", "raise", attempt, FIRST)
@@ -162,6 +162,14 @@ def succeed_without_returning(world: World) -> None:
     world.executions.by_task["again"].pop()
 
 
+def fail_without_raising(world: World) -> None:
+    world.executions.by_task["doomed"].pop()
+
+
+def fail_without_a_word(world: World) -> None:
+    world.records["doomed"].error = None
+
+
 def run_what_was_rejected(world: World) -> None:
     world.note("copy", "enter", 0, FIRST)
 
@@ -221,6 +229,8 @@ def answer_with_an_error(world: World) -> None:
         (run_without_a_record, "what ran is in the ledger"),
         (enter_twice, "one entry for each attempt"),
         (succeed_without_returning, "an outcome is the function's"),
+        (fail_without_raising, "an outcome is the function's"),
+        (fail_without_a_word, "a failure says why"),
         (run_what_was_rejected, "what never ran was never entered"),
         (poison_too_soon, "poison is what crashed three times"),
         (run_what_failed, "a failed request's task never runs"),
