@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from tests.servers import PostgresServer, RedisServer, Server
+from tests.read_only import set_read_only
+from tests.servers import PgBouncerServer, PostgresServer, Server
 
 KILLED, STOPPED, PAUSED, READ_ONLY = (
     "database killed",
@@ -56,7 +57,7 @@ def _kinds(server: Server) -> list[str]:
     if not isinstance(server, PostgresServer):
         # One process: of PostgreSQL a signal would reach the parent of those that serve the connections.
         kinds.append(PAUSED)
-    if isinstance(server, (PostgresServer, RedisServer)):
+    if not isinstance(server, PgBouncerServer):
         kinds.append(READ_ONLY)
     return kinds
 
@@ -66,18 +67,9 @@ async def _shake(server: Server, kind: str, seconds: float) -> None:
         KILLED: (server.kill, server.start),
         STOPPED: (server.stop, server.start),
         PAUSED: (server.pause, server.resume),
-        READ_ONLY: (partial(_set_read_only, server, True), partial(_set_read_only, server, False)),
+        READ_ONLY: (partial(set_read_only, server, True), partial(set_read_only, server, False)),
     }
     begin, end = ways[kind]
     await asyncio.to_thread(begin)
     await asyncio.sleep(max(seconds, 2.5 if kind in {PAUSED, READ_ONLY} else 0.0))
     await asyncio.to_thread(end)
-
-
-def _set_read_only(server: Server, read_only: bool) -> None:
-    """Make it what a server is after a failover has made it a replica, or a primary again."""
-    if isinstance(server, PostgresServer):
-        server.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if read_only else 'off'}")
-        server.execute("SELECT pg_reload_conf()")
-    elif isinstance(server, RedisServer):
-        server.execute("REPLICAOF", *(("127.0.0.1", "1") if read_only else ("NO", "ONE")))

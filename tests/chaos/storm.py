@@ -31,6 +31,7 @@ from tests.chaos.fleet import Member
 from tests.chaos.kinds import KINDS
 from tests.chaos.report import Report
 from tests.chaos.shaking import Shaker
+from tests.read_only import url_that_obeys
 from tests.servers import MariaDBServer, PgBouncerServer, PostgresServer, RedisServer, Server
 
 SERVERS: Mapping[str, Callable[[Mapping[str, str] | None], Server]] = {
@@ -420,5 +421,5 @@ def run_storm(plan: Plan, directory: Path | None = None) -> Report:
             servers = [database, stack.enter_context(PgBouncerServer(database))]
         elif plan.backend in SERVERS:
             servers = [stack.enter_context(SERVERS[plan.backend](_OPTIONS.get(plan.backend)))]
-        url = servers[-1].fresh_url() if servers else str(directory / "tasks.db")
+        url = url_that_obeys(servers[-1], servers[-1].fresh_url()) if servers else str(directory / "tasks.db")
         return asyncio.run(Storm(plan, directory, url, servers).run())

@@ -21,6 +21,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
+from tests.read_only import set_read_only, url_that_obeys
 from tests.servers import MariaDBServer, PostgresServer, RedisServer, Server
 
 
@@ -164,28 +165,13 @@ class ReadOnlyServer(ServerKilled):
 
     def __init__(self, server: Server) -> None:
         super().__init__(server)
-        if isinstance(server, MariaDBServer):
-            # The administrator may write to a server that is read-only.
-            server.execute("CREATE USER shop@'%' IDENTIFIED BY 'shop'; GRANT ALL ON *.* TO shop@'%'")
-            server.execute("REVOKE SUPER, READ ONLY ADMIN ON *.* FROM shop@'%'")
-            self._url = make_url(self._url).set(username="shop", password="shop").render_as_string(hide_password=False)
+        self._url = url_that_obeys(server, self._url)
 
     async def _begin(self) -> None:
-        await asyncio.to_thread(self._set, True)
+        await asyncio.to_thread(set_read_only, self.server, True)
 
     async def _end(self) -> None:
-        await asyncio.to_thread(self._set, False)
-
-    def _set(self, read_only: bool) -> None:
-        match self.server:
-            case RedisServer():
-                self.server.execute("REPLICAOF", *(("127.0.0.1", "1") if read_only else ("NO", "ONE")))
-            case PostgresServer():
-                value = "on" if read_only else "off"
-                self.server.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
-                self.server.execute("SELECT pg_reload_conf()")
-            case MariaDBServer():
-                self.server.execute(f"SET GLOBAL read_only = {int(read_only)}")
+        await asyncio.to_thread(set_read_only, self.server, False)
 
 
 class PoolExhausted(Trouble):
