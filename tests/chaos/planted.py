@@ -15,6 +15,7 @@ import msgspec
 
 from taskflow_otel.backends import Backend
 from taskflow_otel.backends.base import Applied, Change, Insert, Outcome, Update
+from taskflow_otel.backends.limits import Limits
 from taskflow_otel.engine.door import Door
 from taskflow_otel.engine.drain import Drain
 from taskflow_otel.engine.fleet.heartbeat import Heartbeat
@@ -112,6 +113,13 @@ def _interrupt_in_a_drain_what_should_be_requeued(_: Backend) -> None:
     Drain.begin = unasked  # type: ignore[method-assign]
 
 
+def _wait_a_minute_for_everything(_: Backend) -> None:
+    def of_lease(lease: float, timeout: float | None = None, where: str = "") -> Limits:
+        return Limits(operation=60.0, lock=60.0, idle=60.0)  # the fault
+
+    Limits.of_lease = of_lease  # type: ignore[method-assign]
+
+
 FAULTS = {
     fault.name: fault
     for fault in (
@@ -134,5 +142,6 @@ FAULTS = {
             _interrupt_in_a_drain_what_should_be_requeued,
             frozenset({"what may run again does"}),
         ),
+        Fault("no time limits", _wait_a_minute_for_everything, frozenset({"every answer and every drain ends well"})),
     )
 }
