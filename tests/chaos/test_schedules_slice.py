@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.schedules import Plan, run_storm
-from tests.chaos.storm import BACKENDS
+from tests.chaos.schedules import SCHEDULED, Plan, run_storm
 from tests.chaos.test_chaos_slice import BINARIES
 from tests.servers import find_binary
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SCHEDULED)
 def test_each_firing_time_makes_one_task_that_runs(backend: str) -> None:
     if backend in BINARIES:
         find_binary(*BINARIES[backend])
