@@ -168,7 +168,14 @@ class Storm:
         executions = read_notes(self._notes)
         if self._shaker is not None:
             self._tally.others.update(self._shaker.tally)
-        findings = Check(self._answers, executions, records, self._died_soon, frozenset(self._drained)).run()
+        findings = Check(
+            self._answers,
+            executions,
+            records,
+            self._died_soon,
+            frozenset(self._drained),
+            one_end=STOPPED_IN_TRANSACTION not in self._plan.deck,
+        ).run()
         return Report.make(
             self._plan.backend,
             self._plan.seed,

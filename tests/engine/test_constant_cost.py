@@ -162,7 +162,7 @@ def task_types(size: int) -> Callable[[], object]:
 def deadlines(size: int) -> Callable[[], object]:
     loop = asyncio.get_running_loop()
     pending: list[Commit] = []
-    due = Deadlines(FakeClock(), lambda: pending, lambda _: None, lambda: True)
+    due = Deadlines(FakeClock(), lambda: pending, lambda _: None)
 
     def commit() -> None:
         future: asyncio.Future[Applied] = loop.create_future()

@@ -8,31 +8,17 @@ from taskflow_otel.engine.ledger.batch import Commit
 from taskflow_otel.runtime.clock import Clock, TimerHandle
 
 FOREVER = float("inf")
-_STOOD_STILL = 0.5
-"""If the timer is later than this many seconds, this process stood still; the backend was not slow."""
-_CHANCE = 2.0
-"""Seconds that a commit then gets: for a heartbeat, and to repeat its transaction."""
 
 
 class Deadlines:
-    """Calls `give_up` with the commits whose time is over; `pending` returns all commits.
-
-    After the process stood still for longer than its lease (`lease_holds`), commits that are overdue get a chance. The
-    backend may have committed in that time, and another instance may run the task by now: if the commit were given up
-    before its answer is read, a running task would be published as rejected.
-    """
+    """Calls `give_up` with the commits whose time is over; `pending` returns all commits."""
 
     def __init__(
-        self,
-        clock: Clock,
-        pending: Callable[[], Iterable[Commit]],
-        give_up: Callable[[list[Commit]], None],
-        lease_holds: Callable[[], bool],
+        self, clock: Clock, pending: Callable[[], Iterable[Commit]], give_up: Callable[[list[Commit]], None]
     ) -> None:
         self._clock = clock
         self._pending = pending
         self._give_up = give_up
-        self._lease_holds = lease_holds
         self._timer: TimerHandle | None = None
         self._due = FOREVER
         """When the timer fires: at the earliest deadline, or before it."""
@@ -58,13 +44,9 @@ class Deadlines:
         self._timer = self._clock.call_later(delay, self._sweep)
 
     def _sweep(self) -> None:
-        now = self._clock.monotonic() + 1e-6
-        late = now - self._due
         self._timer, self._due = None, FOREVER
+        now = self._clock.monotonic() + 1e-6
         waiting = [entry for entry in self._pending() if not entry.future.done()]
-        if late > _STOOD_STILL and not self._lease_holds():
-            for entry in waiting:
-                entry.deadline = max(entry.deadline, now + _CHANCE)
         self._give_up([entry for entry in waiting if entry.deadline <= now])
         earliest = min((entry.deadline for entry in waiting if entry.deadline > now), default=FOREVER)
         if earliest != FOREVER:

@@ -48,7 +48,7 @@ class Ledger:
         self.health = BackendHealth(backend.name, clock)
         """Whether writes to the backend succeed."""
         self._backlog = Backlog(clock, self.health, interval=snapshot_interval)
-        self._deadlines = Deadlines(clock, self._backlog.pending, self._give_up, lambda: membership.lease_holds)
+        self._deadlines = Deadlines(clock, self._backlog.pending, self._give_up)
         self._writer = Writer(self._backlog, backend, self.health, clock, membership, observe=observe, late=self._late)
         self._writing: asyncio.Task[None] | None = None
         self._torn_down = False
