@@ -59,7 +59,8 @@ class World:
         """A stored and acknowledged task with this timeline."""
         task_id = task_id or kind
         number = len(self.records)
-        record = TaskRecord(task_id, kind, status, NOON, persisted=True, tags={"number": str(number)})
+        persisted = KINDS[kind].persisted
+        record = TaskRecord(task_id, kind, status, NOON, persisted=persisted, tags={"number": str(number)})
         self.records[task_id] = record
         attempt = -1
         for second, (transition, pid) in enumerate(story):
@@ -269,3 +270,13 @@ def test_a_duplicate_whose_note_died_with_its_process_is_no_loss() -> None:
     del world.records["copy"]
     findings = world.check()
     assert (findings.violations, findings.vanished_duplicates) == ([], 1)
+
+
+def test_a_task_that_is_not_persisted_may_be_published_as_ended_by_two_processes() -> None:
+    world = World()
+    t = Transition
+    world.task("history", TaskStatus.CANCELLED, (t.ENQUEUED, FIRST), (t.CANCELLED, SECOND))
+    world.note("history", "enter", 0, FIRST)
+    world.note("history", "leave", 0, FIRST)
+    world.executions.ends["history"] = 2
+    assert world.check() == Findings()
