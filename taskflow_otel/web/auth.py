@@ -9,18 +9,11 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal, Protocol, runtime_checkable
 
 from taskflow_otel.errors import ConfigurationError, TaskflowError
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
-
-
-class Role(StrEnum):
-    """`viewer` may read; `operator` may also retry, cancel, delete, pause and change limits."""
-
-    VIEWER = "viewer"
-    OPERATOR = "operator"
+from taskflow_otel.wire.bodies import Role as Role  # noqa: PLC0414  # users import it from here
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import MAX_PAGE, parse_moment, task_filter
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.routing import errors
-from taskflow_otel.web.schemas import (
+from taskflow_otel.web.selection import Selection, matching, named_or_matching, statuses_of
+from taskflow_otel.wire.bodies import (
     BulkCancelOut,
     BulkRetryOut,
     DeletedOut,
@@ -26,7 +27,6 @@ from taskflow_otel.web.schemas import (
     SkippedOut,
     TaskIdsIn,
 )
-from taskflow_otel.web.selection import Selection, matching, named_or_matching, statuses_of
 
 # In the order of the enumeration, so that repeated requests select alike.
 _RETRYABLE = [status for status in TaskStatus if status in FINISHED_STATUSES and status is not TaskStatus.SUCCESS]

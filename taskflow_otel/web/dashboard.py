@@ -16,9 +16,9 @@ from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.guard import Guard, check_same_origin
 from taskflow_otel.web.headers import PAGE_HEADERS
 from taskflow_otel.web.routing import errors
-from taskflow_otel.web.schemas import SessionOut
 from taskflow_otel.web.sessions import COOKIE, Sessions
 from taskflow_otel.web.settings import WebSettings
+from taskflow_otel.wire.bodies import SessionOut
 
 _TYPES = {
     ".css": "text/css; charset=utf-8",

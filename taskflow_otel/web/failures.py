@@ -10,7 +10,7 @@ from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.web.ports import TaskEngine
-from taskflow_otel.web.schemas import FailureGroupOut, FailuresOut
+from taskflow_otel.wire.bodies import FailureGroupOut, FailuresOut
 
 SCAN_LIMIT = 1_000
 _LENGTH = 200

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from taskflow_otel.errors import UnknownQueueError
 from taskflow_otel.exporters.prometheus.exposition import MetricsFormat, negotiate
 from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.web.answers import instance_out, queue_out, queues_out, stats_out
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.guard import Guard
@@ -19,18 +20,8 @@ from taskflow_otel.web.overview import Overview
 from taskflow_otel.web.params import COUNT_LIMIT, task_filter
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
 from taskflow_otel.web.routing import errors
-from taskflow_otel.web.schemas import (
-    InstanceOut,
-    OverviewOut,
-    QueueIn,
-    QueueOut,
-    StatsOut,
-    instance_out,
-    queue_out,
-    queues_out,
-    stats_out,
-)
 from taskflow_otel.web.sse import EventStreams
+from taskflow_otel.wire.bodies import InstanceOut, OverviewOut, QueueIn, QueueOut, StatsOut
 
 
 def add_fleet_routes(

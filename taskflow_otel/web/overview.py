@@ -13,7 +13,7 @@ from taskflow_otel.model.status import LIVE_STATUSES, TaskStatus, Transition
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.ports import TaskEngine
-from taskflow_otel.web.schemas import OverviewOut, PointOut
+from taskflow_otel.wire.bodies import OverviewOut, PointOut
 
 WINDOWS = {"15m": 900.0, "1h": 3_600.0, "6h": 21_600.0, "24h": 86_400.0}
 _BUCKETS = 30

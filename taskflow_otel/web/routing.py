@@ -34,7 +34,7 @@ from taskflow_otel.web.refusals import (
     refuse_body,
     refuse_unknown_parameters,
 )
-from taskflow_otel.web.schemas import ErrorOut
+from taskflow_otel.wire.bodies import ErrorOut
 
 PROBLEM_TYPE = "application/problem+json"
 

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Literal
-
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
 
-from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
+from taskflow_otel.web.answers import planned_out, schedule_out, task_out
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.routing import errors
-from taskflow_otel.web.schemas import TaskOut, task_out
 from taskflow_otel.web.settings import WebSettings
-
-
-class ScheduleOut(BaseModel):
-    """A schedule, or a planned run."""
-
-    name: str = Field(description="The name of the schedule, or the run key of a planned run.")
-    kind: Literal["recurring", "once"]
-    func_name: str
-    rule: str
-    timezone: str
-    next_run: datetime | None = Field(description="Null while the schedule is paused.")
-    last_run: datetime | None = Field(description="The latest firing time on any instance.")
-    last_task_id: str | None
-    paused: bool
-    catch_up: str | None
-    overlap: str | None
-    missed: int = Field(description="Firings that did not run since the start of the answering instance.")
-    errors: int = Field(description="Errors while firing since the start of the answering instance.")
-    last_error: str | None
+from taskflow_otel.wire.bodies import ScheduleOut, TaskOut
 
 
 def add_schedule_routes(
@@ -79,43 +56,3 @@ def add_schedule_routes(
         status = await book.resume(name)
         audit.record(request, actor, "resume-schedule", name)
         return schedule_out(status)
-
-
-def schedule_out(status: ScheduleStatus) -> ScheduleOut:
-    """One recurring schedule."""
-    return ScheduleOut(
-        name=status.name,
-        kind="recurring",
-        func_name=status.func_name,
-        rule=status.rule,
-        timezone=status.timezone,
-        next_run=status.next_run,
-        last_run=status.last_run,
-        last_task_id=status.last_task_id,
-        paused=status.paused,
-        catch_up=status.catch_up,
-        overlap=status.overlap,
-        missed=status.missed,
-        errors=status.errors,
-        last_error=status.last_error,
-    )
-
-
-def planned_out(run: ScheduledRun) -> ScheduleOut:
-    """One planned run, without its arguments."""
-    return ScheduleOut(
-        name=run.run_key,
-        kind="once",
-        func_name=run.func_name,
-        rule="once",
-        timezone="UTC",
-        next_run=run.run_at,
-        last_run=None,
-        last_task_id=None,
-        paused=False,
-        catch_up=None,
-        overlap=None,
-        missed=0,
-        errors=0,
-        last_error=None,
-    )

@@ -15,6 +15,7 @@ from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.owned_tasks import in_slices
+from taskflow_otel.web.answers import task_detail, task_out
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.failures import SCAN_LIMIT, read_failures
@@ -22,14 +23,8 @@ from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, page_cursor, task_filter
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.routing import errors
-from taskflow_otel.web.schemas import (
-    FailuresOut,
-    TaskDetailOut,
-    TaskOut,
-    task_detail,
-    task_out,
-)
 from taskflow_otel.web.settings import WebSettings
+from taskflow_otel.wire.bodies import FailuresOut, TaskDetailOut, TaskOut
 
 _TASKS = TypeAdapter(list[TaskOut])
 _ENCODED_AT_ONCE = 50

@@ -287,13 +287,13 @@ ENDPOINT = Change(
     "A new REST endpoint",
     edits=(
         Edit(
-            "taskflow_otel/web/schemas.py",
+            "taskflow_otel/wire/bodies.py",
             "\nclass DeletedOut(",
             "\nclass AttemptsOut(BaseModel):\n"
             '    """How often a task was tried."""\n\n'
             "    task_id: str\n    attempts: int\n\n\nclass DeletedOut(",
         ),
-        Edit("taskflow_otel/web/tasks_api.py", "    FailuresOut,\n", "    AttemptsOut,\n    FailuresOut,\n"),
+        Edit("taskflow_otel/web/tasks_api.py", "import FailuresOut, ", "import AttemptsOut, FailuresOut, "),
         Edit(
             "taskflow_otel/web/tasks_api.py",
             '    @router.post(\n        "/{task_id}/retry",\n',

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from taskflow_otel.model.record import LogEntry
-from taskflow_otel.web.schemas import task_detail
+from taskflow_otel.web.answers import task_detail
 from tests.faults.values import texts
 
 json_values: st.SearchStrategy[Any] = st.recursive(

@@ -8,7 +8,7 @@ import pytest
 from taskflow_otel.model.cipher import ENCRYPTED_PREFIX
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web import tasks_api
-from taskflow_otel.web.schemas import task_out
+from taskflow_otel.web.answers import task_out
 from tests.managers import Gate, finish, status_of
 from tests.turns import Turns
 from tests.web.conftest import ClientOf

@@ -13,7 +13,7 @@ from taskflow_otel.model.query import TaskCounts
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.testing.backends.samples import BASE, full_task, make_instance, make_task
-from taskflow_otel.web.schemas import (
+from taskflow_otel.web.answers import (
     instance_out,
     queues_out,
     shown_arguments,

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from taskflow_otel.errors import TaskArgumentError
-from taskflow_otel.model.cipher import is_encrypted
-from taskflow_otel.model.payload import readable_arguments
-from taskflow_otel.model.plain import plain_value
-from taskflow_otel.model.query import Instance, TaskCounts
-from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.vocabulary import ExecutorKind, InstanceState, LogLevel, Reason, Source, Word
-from taskflow_otel.web.auth import Role
-from taskflow_otel.web.ports import QueueFigures
+
+
+class Role(StrEnum):
+    """`viewer` may read; `operator` may also retry, cancel, delete, pause and change limits."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
 
 
 def _one_of(kind: type[Word]) -> WithJsonSchema:
@@ -266,6 +265,25 @@ class QueueIn(BaseModel):
     max_size: int | None = Field(default=None, ge=0)
 
 
+class ScheduleOut(BaseModel):
+    """A schedule, or a planned run."""
+
+    name: str = Field(description="The name of the schedule, or the run key of a planned run.")
+    kind: Literal["recurring", "once"]
+    func_name: str
+    rule: str
+    timezone: str
+    next_run: datetime | None = Field(description="Null while the schedule is paused.")
+    last_run: datetime | None = Field(description="The latest firing time on any instance.")
+    last_task_id: str | None
+    paused: bool
+    catch_up: str | None
+    overlap: str | None
+    missed: int = Field(description="Firings that did not run since the start of the answering instance.")
+    errors: int = Field(description="Errors while firing since the start of the answering instance.")
+    last_error: str | None
+
+
 class InstanceOut(BaseModel):
     """One process that runs tasks."""
 
@@ -304,116 +322,3 @@ class SessionOut(BaseModel):
     can_act: bool
     trace_url: str | None
     poll_interval: float
-
-
-def task_fields(record: TaskRecord, *, with_args: bool) -> dict[str, Any]:
-    """The fields of a task in a list."""
-    fields: dict[str, Any] = {
-        "task_id": record.task_id,
-        "func_name": record.func_name,
-        "status": record.status,
-        "created_at": record.created_at,
-        "run_at": record.run_at,
-        "start_time": record.start_time,
-        "end_time": record.end_time,
-        "duration": record.duration,
-        "attempt": record.attempt,
-        "retries_used": record.retries_used,
-        "error": record.error,
-        "error_type": record.error_type,
-        "tags": record.tags,
-        "idempotency_key": record.idempotency_key,
-        "source": record.source,
-        "priority": record.priority,
-        "executor": record.executor,
-        "queue": record.queue,
-        "instance": record.instance,
-        "trace_id": record.trace_id,
-        "span_id": record.span_id,
-        "progress": ProgressOut.model_validate(record.progress) if record.progress else None,
-        "reason": record.reason,
-        "timeline": record.timeline,
-        "retry_of": record.retry_of,
-        "retried_by": record.retried_by,
-        "duplicate_of": record.duplicate_of,
-        "damage": record.damage,
-    }
-    if with_args:
-        fields["args"], fields["kwargs"] = shown_arguments(record.payload)
-    return fields
-
-
-def task_out(record: TaskRecord, *, with_args: bool) -> TaskOut:
-    """A task in a list."""
-    return TaskOut(**task_fields(record, with_args=with_args))
-
-
-def task_detail(record: TaskRecord, logs: list[LogEntry], *, with_args: bool) -> TaskDetailOut:
-    """A task with its log, error and timeline."""
-    return TaskDetailOut(
-        **task_fields(record, with_args=with_args),
-        stacktrace=record.stacktrace,
-        logs=[LogOut.model_validate(entry) for entry in logs],
-        cancel_requested=record.cancel_requested,
-        logs_dropped=record.logs_dropped,
-    )
-
-
-def shown_arguments(payload: str | None) -> tuple[list[Any] | None, dict[str, Any] | None]:
-    """The stored arguments as JSON; `(None, None)` if they are not stored or are ciphertext."""
-    if payload is None or is_encrypted(payload):
-        return None, None
-    try:
-        args, kwargs = readable_arguments(payload)
-    except (TaskArgumentError, ValueError, TypeError, KeyError, LookupError, AttributeError, RecursionError):
-        # One damaged row must not make its page fail; a run of the task reports the error.
-        return None, None
-    # Arguments may have no JSON form, and may be long: the page shows their beginning.
-    shown = plain_value([args, kwargs])
-    return shown[0], shown[1]
-
-
-def stats_out(counts: TaskCounts) -> StatsOut:
-    """The aggregate of the counts."""
-    by_status = {status.value: counts.by_status.get(status, 0) for status in TaskStatus}
-    judged = by_status[TaskStatus.SUCCESS] + by_status[TaskStatus.FAILED]
-    return StatsOut(
-        total=counts.total,
-        **by_status,
-        success_rate=by_status[TaskStatus.SUCCESS] / judged if judged else None,
-        avg_duration_seconds=counts.duration_sum / counts.duration_count if counts.duration_count else None,
-        exact=counts.exact,
-    )
-
-
-def queues_out(stats: Mapping[str, QueueFigures]) -> list[QueueOut]:
-    """All queues by name."""
-    return [queue_out(stats[name]) for name in sorted(stats)]
-
-
-def queue_out(figures: QueueFigures) -> QueueOut:
-    """One queue."""
-    return QueueOut(
-        name=figures.name,
-        concurrency=figures.concurrency,
-        max_size=figures.max_size,
-        running=figures.running,
-        ready=figures.ready,
-        delayed=figures.delayed,
-        paused=figures.paused,
-        oldest_ready_age_seconds=figures.oldest_ready_age if figures.ready else None,
-    )
-
-
-def instance_out(instance: Instance, answering: str) -> InstanceOut:
-    """One instance; `answering` is the id of the instance that answers."""
-    return InstanceOut(
-        instance_id=instance.instance_id,
-        host=instance.host,
-        pid=instance.pid,
-        state=instance.state,
-        started_at=instance.started_at,
-        heartbeat_at=instance.heartbeat_at,
-        lease_seconds=instance.lease_seconds,
-        answering=instance.instance_id == answering,
-    )

@@ -1,0 +1,179 @@
+"""The answers of the API, made from records and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from taskflow_otel.errors import TaskArgumentError
+from taskflow_otel.model.cipher import is_encrypted
+from taskflow_otel.model.payload import readable_arguments
+from taskflow_otel.model.plain import plain_value
+from taskflow_otel.model.query import Instance, TaskCounts
+from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.web.ports import QueueFigures
+from taskflow_otel.wire.bodies import (
+    InstanceOut,
+    LogOut,
+    ProgressOut,
+    QueueOut,
+    ScheduleOut,
+    StatsOut,
+    TaskDetailOut,
+    TaskOut,
+)
+
+
+def task_fields(record: TaskRecord, *, with_args: bool) -> dict[str, Any]:
+    """The fields of a task in a list."""
+    fields: dict[str, Any] = {
+        "task_id": record.task_id,
+        "func_name": record.func_name,
+        "status": record.status,
+        "created_at": record.created_at,
+        "run_at": record.run_at,
+        "start_time": record.start_time,
+        "end_time": record.end_time,
+        "duration": record.duration,
+        "attempt": record.attempt,
+        "retries_used": record.retries_used,
+        "error": record.error,
+        "error_type": record.error_type,
+        "tags": record.tags,
+        "idempotency_key": record.idempotency_key,
+        "source": record.source,
+        "priority": record.priority,
+        "executor": record.executor,
+        "queue": record.queue,
+        "instance": record.instance,
+        "trace_id": record.trace_id,
+        "span_id": record.span_id,
+        "progress": ProgressOut.model_validate(record.progress) if record.progress else None,
+        "reason": record.reason,
+        "timeline": record.timeline,
+        "retry_of": record.retry_of,
+        "retried_by": record.retried_by,
+        "duplicate_of": record.duplicate_of,
+        "damage": record.damage,
+    }
+    if with_args:
+        fields["args"], fields["kwargs"] = shown_arguments(record.payload)
+    return fields
+
+
+def task_out(record: TaskRecord, *, with_args: bool) -> TaskOut:
+    """A task in a list."""
+    return TaskOut(**task_fields(record, with_args=with_args))
+
+
+def task_detail(record: TaskRecord, logs: list[LogEntry], *, with_args: bool) -> TaskDetailOut:
+    """A task with its log, error and timeline."""
+    return TaskDetailOut(
+        **task_fields(record, with_args=with_args),
+        stacktrace=record.stacktrace,
+        logs=[LogOut.model_validate(entry) for entry in logs],
+        cancel_requested=record.cancel_requested,
+        logs_dropped=record.logs_dropped,
+    )
+
+
+def shown_arguments(payload: str | None) -> tuple[list[Any] | None, dict[str, Any] | None]:
+    """The stored arguments as JSON; `(None, None)` if they are not stored or are ciphertext."""
+    if payload is None or is_encrypted(payload):
+        return None, None
+    try:
+        args, kwargs = readable_arguments(payload)
+    except (TaskArgumentError, ValueError, TypeError, KeyError, LookupError, AttributeError, RecursionError):
+        # One damaged row must not make its page fail; a run of the task reports the error.
+        return None, None
+    # Arguments may have no JSON form, and may be long: the page shows their beginning.
+    shown = plain_value([args, kwargs])
+    return shown[0], shown[1]
+
+
+def stats_out(counts: TaskCounts) -> StatsOut:
+    """The aggregate of the counts."""
+    by_status = {status.value: counts.by_status.get(status, 0) for status in TaskStatus}
+    judged = by_status[TaskStatus.SUCCESS] + by_status[TaskStatus.FAILED]
+    return StatsOut(
+        total=counts.total,
+        **by_status,
+        success_rate=by_status[TaskStatus.SUCCESS] / judged if judged else None,
+        avg_duration_seconds=counts.duration_sum / counts.duration_count if counts.duration_count else None,
+        exact=counts.exact,
+    )
+
+
+def queues_out(stats: Mapping[str, QueueFigures]) -> list[QueueOut]:
+    """All queues by name."""
+    return [queue_out(stats[name]) for name in sorted(stats)]
+
+
+def queue_out(figures: QueueFigures) -> QueueOut:
+    """One queue."""
+    return QueueOut(
+        name=figures.name,
+        concurrency=figures.concurrency,
+        max_size=figures.max_size,
+        running=figures.running,
+        ready=figures.ready,
+        delayed=figures.delayed,
+        paused=figures.paused,
+        oldest_ready_age_seconds=figures.oldest_ready_age if figures.ready else None,
+    )
+
+
+def instance_out(instance: Instance, answering: str) -> InstanceOut:
+    """One instance; `answering` is the id of the instance that answers."""
+    return InstanceOut(
+        instance_id=instance.instance_id,
+        host=instance.host,
+        pid=instance.pid,
+        state=instance.state,
+        started_at=instance.started_at,
+        heartbeat_at=instance.heartbeat_at,
+        lease_seconds=instance.lease_seconds,
+        answering=instance.instance_id == answering,
+    )
+
+
+def schedule_out(status: ScheduleStatus) -> ScheduleOut:
+    """One recurring schedule."""
+    return ScheduleOut(
+        name=status.name,
+        kind="recurring",
+        func_name=status.func_name,
+        rule=status.rule,
+        timezone=status.timezone,
+        next_run=status.next_run,
+        last_run=status.last_run,
+        last_task_id=status.last_task_id,
+        paused=status.paused,
+        catch_up=status.catch_up,
+        overlap=status.overlap,
+        missed=status.missed,
+        errors=status.errors,
+        last_error=status.last_error,
+    )
+
+
+def planned_out(run: ScheduledRun) -> ScheduleOut:
+    """One planned run, without its arguments."""
+    return ScheduleOut(
+        name=run.run_key,
+        kind="once",
+        func_name=run.func_name,
+        rule="once",
+        timezone="UTC",
+        next_run=run.run_at,
+        last_run=None,
+        last_task_id=None,
+        paused=False,
+        catch_up=None,
+        overlap=None,
+        missed=0,
+        errors=0,
+        last_error=None,
+    )
