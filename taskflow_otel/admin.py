@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from taskflow_otel.web.api import make_routers
 from taskflow_otel.web.auth import Authenticator, AuthSetting, LoginThrottle, make_auth_backend
 from taskflow_otel.web.guard import Guard
+from taskflow_otel.web.hosts import Hosts
 from taskflow_otel.web.sessions import Sessions
 from taskflow_otel.web.settings import WebSettings
 
@@ -29,6 +31,9 @@ class TaskAdmin:
     `metrics_token`: a bearer token that gives access to `{path}/metrics`. `read_only`: no one can change anything.
     `poll_interval` (seconds): how often the page refreshes its totals. `trace_url`: the URL of a trace, with
     `{trace_id}` in it. `display_func_args`: show the arguments of tasks.
+    `allowed_hosts`: the names under which this server is reached, such as `["tasks.example.com", "*.example.org"]`;
+    others are answered 421. Without it, an open administration answers under IP addresses and names that the public
+    DNS gives to nobody (no dot, `localhost`, `.localhost`, `.internal`), and one with `auth` under every name.
 
     Raises `ConfigurationError` for a wrong setting.
     """
@@ -49,6 +54,7 @@ class TaskAdmin:
         trace_url: str | None = None,
         metrics_token: str | None = None,
         read_only: bool = False,
+        allowed_hosts: Sequence[str] | None = None,
     ) -> None:
         self.settings = WebSettings(
             path=path,
@@ -66,6 +72,7 @@ class TaskAdmin:
             metrics_token=metrics_token,
             read_only=read_only,
         )
+        hosts = Hosts(allowed_hosts, is_open=guard.is_open)
         routers = make_routers(
             task_manager.engine,
             task_manager.metrics_page,
@@ -73,6 +80,7 @@ class TaskAdmin:
             self.settings,
             guard=guard,
             sessions=sessions,
+            hosts=hosts,
         )
         for router in routers:
             app.include_router(router)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Depends
 
 from taskflow_otel.web.audit import AuditLog
@@ -9,6 +11,7 @@ from taskflow_otel.web.bulk_api import add_bulk_routes
 from taskflow_otel.web.dashboard import add_page_routes
 from taskflow_otel.web.fleet_api import add_fleet_routes, add_queue_routes
 from taskflow_otel.web.guard import Guard
+from taskflow_otel.web.hosts import Hosts
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
 from taskflow_otel.web.probes_api import add_probe_routes
 from taskflow_otel.web.readiness import Readiness
@@ -27,18 +30,22 @@ def make_routers(
     *,
     guard: Guard,
     sessions: Sessions,
+    hosts: Hosts,
 ) -> list[APIRouter]:
     """All routes under `settings.path`, for inclusion in an application in this order."""
     readiness, audit = Readiness(engine), AuditLog()
-    always = APIRouter(prefix=settings.path, tags=["taskflow"], route_class=TaskflowRoute)
-    add_page_routes(always, settings, guard, sessions, audit)
-    add_probe_routes(always, engine, readiness, guard)
-    router = APIRouter(
-        prefix=settings.path,
-        tags=["taskflow"],
-        route_class=TaskflowRoute,
-        dependencies=[Depends(readiness.require_started)],
-    )
+    named = Depends(hosts.check)
+
+    def part(*dependencies: Any) -> APIRouter:
+        return APIRouter(
+            prefix=settings.path, tags=["taskflow"], route_class=TaskflowRoute, dependencies=list(dependencies)
+        )
+
+    page = part(named)
+    add_page_routes(page, settings, guard, sessions, audit)
+    probes = part()
+    add_probe_routes(probes, engine, readiness, guard, hosts)
+    router = part(named, Depends(readiness.require_started))
     add_fleet_routes(router, engine, metrics, stream, guard)
     add_queue_routes(router, engine, guard, audit)
     add_schedule_routes(router, engine, settings, guard, audit)
@@ -46,4 +53,4 @@ def make_routers(
     add_bulk_routes(router, engine, guard, audit)
     # Last, because a task id may be any single path segment.
     add_item_routes(router, engine, settings, guard, audit)
-    return [always, router]
+    return [page, probes, router]

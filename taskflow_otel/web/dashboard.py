@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
+from taskflow_otel.web.addresses import client_scheme
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.guard import Guard, check_same_origin
@@ -131,7 +132,7 @@ def add_page_routes(
             sessions.issue(username, role),
             max_age=sessions.lifetime,
             path=None,  # the browser's default is the folder of the address, which is right behind any proxy
-            secure=_is_https(request),
+            secure=client_scheme(request) == "https",
             httponly=True,
             samesite="lax",
         )
@@ -142,17 +143,14 @@ def add_page_routes(
         guard.check_intent(request, actor)
         audit.record(request, actor, "logout", actor.name or "")
         answer = Response(status_code=204)
-        answer.set_cookie(COOKIE, "", max_age=0, path=None, secure=_is_https(request), httponly=True, samesite="lax")
+        secure = client_scheme(request) == "https"
+        answer.set_cookie(COOKIE, "", max_age=0, path=None, secure=secure, httponly=True, samesite="lax")
         return answer
 
 
 def _kept(request: Request) -> str:
     # Rebuilt from its parts, so that it can only be a view of this page and never another address.
     return urlencode(parse_qsl(request.query_params.get("next", "")))
-
-
-def _is_https(request: Request) -> bool:
-    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
 
 
 async def _small_body(request: Request) -> bytes:

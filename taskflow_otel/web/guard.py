@@ -6,11 +6,11 @@ import base64
 import binascii
 import hmac
 import math
-from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
 
 from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.web.addresses import own_origins, stated_origin
 from taskflow_otel.web.auth import Actor, Authenticator, Role, TooManyLoginsError
 from taskflow_otel.web.entrance import entrance
 from taskflow_otel.web.sessions import COOKIE, Sessions
@@ -120,15 +120,14 @@ def check_same_origin(request: Request) -> None:
     site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
     if site is not None:
-        foreign = site not in {"same-origin", "none"}
-    elif origin is not None:
-        # Another site cannot send custom headers without a preflight, so X-Forwarded-Host comes from a proxy.
-        hosts = {request.headers.get("host"), request.headers.get("x-forwarded-host")}
-        foreign = urlsplit(origin).netloc not in hosts
-    else:
-        foreign = False
-    if foreign:
-        raise HTTPException(403, detail="this request was made by a page of another site")
+        if site not in {"same-origin", "none"}:
+            raise HTTPException(403, detail="this request was made by a page of another site")
+    elif origin is not None and stated_origin(request) not in own_origins(request):
+        raise HTTPException(
+            403,
+            detail=f"this request was made by a page of another site, {origin[:100]!a}. If that is this site behind a "
+            "proxy, let the proxy keep the header Host and send X-Forwarded-Proto",
+        )
 
 
 def _equal(given: str, expected: str) -> bool:

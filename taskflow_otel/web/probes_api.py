@@ -6,14 +6,15 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 
 from taskflow_otel.web.guard import Guard
+from taskflow_otel.web.hosts import Hosts
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.readiness import Readiness
 from taskflow_otel.web.routing import errors
 from taskflow_otel.wire.bodies import HealthOut, ProbeOut
 
 
-def add_probe_routes(router: APIRouter, engine: TaskEngine, readiness: Readiness, guard: Guard) -> None:
-    """Liveness, readiness and health."""
+def add_probe_routes(router: APIRouter, engine: TaskEngine, readiness: Readiness, guard: Guard, hosts: Hosts) -> None:
+    """Liveness and readiness, under any name: load balancers have names of their own. Health, which has reasons."""
 
     @router.get("/livez", summary="Liveness")
     async def get_liveness() -> ProbeOut:
@@ -34,7 +35,7 @@ def add_probe_routes(router: APIRouter, engine: TaskEngine, readiness: Readiness
 
     @router.get(
         "/health",
-        dependencies=[Depends(guard.viewer)],
+        dependencies=[Depends(hosts.check), Depends(guard.viewer)],
         response_model=HealthOut,
         responses={**errors(), 503: {"model": HealthOut, "description": "Not ready, and why."}},
         summary="Health",

@@ -10,7 +10,8 @@ from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import Message, Receive, Scope, Send
 
 from taskflow_otel.compat.fastapi import dependency_calls, query_names
 from taskflow_otel.errors import (
@@ -81,7 +82,7 @@ class TaskflowRoute(APIRoute):
                 for name, value in API_HEADERS.items():
                     response.headers.setdefault(name, value)
                 return response
-            except HTTPException as exc:
+            except StarletteHTTPException as exc:  # FastAPI raises that for a body that is not text
                 fields = [exc.field] if isinstance(exc, InvalidInput) else []
                 return problem(exc.status_code, str(exc.detail), exc.headers, fields=fields)
             except RequestValidationError as exc:
@@ -93,13 +94,29 @@ class TaskflowRoute(APIRoute):
         return guarded
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 405 in the shape of the API to a method that the address does not have."""
+        """Answer 405 in the shape of the API to a method that the address does not have, and 500 where it fails."""
         methods = sorted(self.methods or ())
         if scope["method"] in methods:
-            await super().handle(scope, receive, send)
+            await self._answer(scope, receive, send)
             return
         sentence = f"this address does not take {scope['method']}; it takes {' or '.join(methods)}"
         await problem(405, sentence, {"Allow": ", ".join(methods)})(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await super().handle(scope, receive, noted)
+        except Exception:
+            # Answered here, with the headers of every answer, and raised: the application reports it.
+            if not begun:
+                await problem(500, "this is an error of the server; its log has the details")(scope, receive, send)
+            raise
 
 
 def problem(status: int, sentence: str, headers: Any = None, *, fields: Sequence[str] = ()) -> JSONResponse:
@@ -144,6 +161,7 @@ _MEANING = {
     404: "Not found.",
     409: "The current state does not allow it; the reason is in `detail`.",
     413: "The request body is too large.",
+    421: "Not answered under this name: `TaskAdmin(allowed_hosts=...)`.",
     422: "The input is invalid; `detail` says why.",
     429: "Too many wrong passwords; `Retry-After` says how long to wait.",
     503: "The manager or its backend is not available, or the queue is full.",
@@ -151,10 +169,10 @@ _MEANING = {
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error answers of a route, for OpenAPI; 401, 429 and 503 are possible everywhere."""
+    """The error answers of a route, for OpenAPI; 401, 421, 429 and 503 are possible everywhere."""
     schema = {"$ref": f"#/components/schemas/{ErrorOut.__name__}"}
     return {
         # The model is what puts the schema into the document.
         status: {"model": ErrorOut, "description": _MEANING[status], "content": {PROBLEM_TYPE: {"schema": schema}}}
-        for status in sorted({401, 429, 503, *statuses})
+        for status in sorted({401, 421, 429, 503, *statuses})
     }

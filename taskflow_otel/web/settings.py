@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.options import seconds
 
-_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_PATH = re.compile(r"(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._~-]+)+")
 
 
 def is_text(value: object) -> bool:
@@ -35,7 +35,8 @@ class WebSettings:
     def __post_init__(self) -> None:
         if not is_text(self.path) or not _PATH.fullmatch(self.path):
             raise ConfigurationError(
-                f"path must begin with a slash, not end with one, and not be empty, such as '/tasks'; "
+                "path must begin with a slash and not end with one, such as '/tasks' or '/internal/tasks'. Its parts "
+                "consist of letters, digits and .-_~, are not empty, and are not '.' or '..', which browsers resolve; "
                 f"it is {self.path!r}"
             )
         if not is_text(self.title):

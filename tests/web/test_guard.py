@@ -58,7 +58,12 @@ async def test_read_only_refuses_every_action(client_of: ClientOf, engine: House
         ({"Origin": "http://test"}, 202),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
-        ({"Origin": "https://public.example", "X-Forwarded-Host": "public.example"}, 202),
+        ({"Origin": "https://test"}, 403),
+        ({"Origin": "http://TEST:80"}, 202),
+        ({"Origin": "http://test:8000"}, 403),
+        ({"Origin": "https://public.example", "X-Forwarded-Host": "public.example"}, 403),
+        ({"Origin": "https://app", "X-Forwarded-Host": "app", "X-Forwarded-Proto": "https, http"}, 202),
+        ({"Origin": "https://app", "Forwarded": "proto=https;host=app"}, 202),
     ],
 )
 @pytest.mark.parametrize("auth", [None, USER])

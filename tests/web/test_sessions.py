@@ -23,7 +23,14 @@ async def logged_in(client: httpx.AsyncClient) -> str:
 
 @pytest.mark.parametrize(
     ("base_url", "headers", "secure"),
-    [("http://test", {}, False), ("https://test", {}, True), ("http://test", {"X-Forwarded-Proto": "https"}, True)],
+    [
+        ("http://test", {}, False),
+        ("https://test", {}, True),
+        ("http://test", {"X-Forwarded-Proto": "https"}, True),
+        ("http://test", {"X-Forwarded-Proto": "https, http"}, True),
+        ("http://test", {"Forwarded": 'for="[2001:db8::1]";proto=https, for=10.0.0.1;proto=http'}, True),
+        ("http://test", {"X-Forwarded-Proto": "http, https"}, False),
+    ],
 )
 async def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(
     client_of: ClientOf, base_url: str, headers: dict[str, str], secure: bool

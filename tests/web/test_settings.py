@@ -20,6 +20,32 @@ from taskflow_otel.errors import ConfigurationError
         ({"path": "/"}, "slash"),
         ({"path": ""}, "slash"),
         ({"path": "/{x}"}, "path"),
+        ({"path": None}, "path"),
+        ({"path": b"/tasks"}, "path"),
+        *(
+            ({"path": path}, "browsers resolve")
+            for path in (
+                "/..",
+                "/.",
+                "/a/..",
+                "/../a",
+                "/a/./b",
+                "//tasks",
+                "//evil.example",
+                "/a//b",
+                "/tasks?x=1",
+                "/tasks#x",
+                "/tasks;x",
+                "/a b",
+                "/tasks\n",
+                "/%2e%2e",
+                "http://x/tasks",
+                "\\\\tasks",
+                "/t\u00e4sks",
+            )
+        ),
+        ({"allowed_hosts": "tasks.example.com"}, "allowed_hosts must be a list"),
+        ({"allowed_hosts": ["http://tasks.example.com"]}, "without scheme and port"),
         ({"title": " "}, "title"),
         ({"poll_interval": 0}, "poll_interval"),
         ({"trace_url": "javascript:alert('{trace_id}')"}, "trace_url"),
@@ -42,3 +68,8 @@ def test_a_wrong_setting_is_an_error_at_the_call(options: dict[str, Any], says: 
     with pytest.raises(ConfigurationError, match=says):
         TaskAdmin(app, manager, **options)
     assert app.routes == before
+
+
+@pytest.mark.parametrize("path", ["/tasks", "/a/b", "/...", "/.well-known", "/a..b", "/~x-1_2"])
+def test_a_path_that_every_browser_keeps_as_it_is_can_be_used(path: str) -> None:
+    assert TaskAdmin(FastAPI(), TaskManager(), path).settings.path == path
