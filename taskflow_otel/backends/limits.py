@@ -21,22 +21,26 @@ class Limits:
     """The wait for a row that another transaction has locked; also the wait until a cancelled operation has ended."""
     idle: float
     """How long a transaction may be idle before the server ends it and releases its locks."""
+    too_long: str = ""
+    """What is wrong with the timeout that the user gave, if it is not the one in force."""
 
     @classmethod
-    def of_lease(cls, lease: float, timeout: float | None = None, where: str = "") -> Limits:
-        """The limits for a lease in seconds.
-
-        A user's `timeout` for one operation is used, but at most half the lease; a longer one logs a warning.
-        """
-        operation = min(10.0, lease / 3)
+    def of_lease(cls, lease: float, timeout: float | None = None) -> Limits:
+        """The limits for a lease in seconds; a user's `timeout` is used, but at most half the lease."""
+        operation, too_long = min(10.0, lease / 3), ""
         if timeout is not None:
             operation = min(timeout, lease / 2)
             if timeout > operation:
-                logger.warning(
-                    "%s: timeout=%g is too long for a lease of %g s; an operation is given up after %g s",
-                    where, timeout, lease, operation,
-                )  # fmt: skip
-        return cls(operation, min(1.0, lease / 10, operation / 2), lease / 3)
+                too_long = (
+                    f"timeout={timeout:g} is too long for a lease of {lease:g} s; "
+                    f"an operation is given up after {operation:g} s"
+                )
+        return cls(operation, min(1.0, lease / 10, operation / 2), lease / 3, too_long)
+
+    def report(self, where: str) -> None:
+        """Log a warning if the user's timeout is too long; called by `open`, when the lease in force is known."""
+        if self.too_long:
+            logger.warning("%s: %s", where, self.too_long)
 
 
 @runtime_checkable

@@ -114,7 +114,7 @@ def _interrupt_in_a_drain_what_should_be_requeued(_: Backend) -> None:
 
 
 def _wait_a_minute_for_everything(_: Backend) -> None:
-    def of_lease(lease: float, timeout: float | None = None, where: str = "") -> Limits:
+    def of_lease(lease: float, timeout: float | None = None) -> Limits:
         return Limits(operation=60.0, lock=60.0, idle=60.0)  # the fault
 
     Limits.of_lease = of_lease  # type: ignore[method-assign]

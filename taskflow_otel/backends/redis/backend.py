@@ -108,7 +108,7 @@ class RedisBackend:
             prefix = f"{prefix}:{namespace}"
         self._driver = connection
         self._url = url
-        self._prefix = prefix
+        self._where = f"the Redis prefix {prefix!r}"
         self._tag = f"{{{prefix}}}"
         self._asked_timeout = None if timeout is None else seconds("timeout", timeout, exclusive=True)
         self.use_lease(DEFAULT_LEASE)
@@ -126,7 +126,7 @@ class RedisBackend:
 
     def use_lease(self, lease_seconds: float) -> None:
         """Derive the time limit of a command from the lease; a given `timeout` is used if it is shorter."""
-        self._limits = Limits.of_lease(lease_seconds, self._asked_timeout, f"the Redis prefix {self._prefix!r}")
+        self._limits = Limits.of_lease(lease_seconds, self._asked_timeout)
 
     async def open(self) -> None:
         """Connect; check the schema version and the durability of the server.
@@ -135,6 +135,7 @@ class RedisBackend:
         """
         if self._link is not None:
             return
+        self._limits.report(self._where)
         link = self._driver.Connection(
             self._url,
             self._tag,
@@ -160,14 +161,13 @@ class RedisBackend:
             await link.close()
 
     async def _check_schema(self, link: Connection) -> None:
-        where = f"the Redis prefix {self._prefix!r}"
         while True:
             found = await link.write("open", str(SCHEMA_VERSION))
             if not found.isdecimal():
-                raise BackendError(f"{where} holds other data than tasks; choose another prefix", transient=False)
+                raise BackendError(f"{self._where} holds other data than tasks; choose another prefix", transient=False)
             version = int(found)
             if version > SCHEMA_VERSION:
-                raise SchemaVersionError(where, version, SCHEMA_VERSION)
+                raise SchemaVersionError(self._where, version, SCHEMA_VERSION)
             if version == SCHEMA_VERSION:
                 return
             await link.write(MIGRATIONS[version])

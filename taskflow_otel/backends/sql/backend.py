@@ -82,7 +82,7 @@ class SqlBackend(ABC):
 
     def use_lease(self, lease_seconds: float) -> None:
         """Derive the time limits from the lease; a given `timeout` is used if it is shorter."""
-        self._limits = Limits.of_lease(lease_seconds, self._asked_timeout, self._where)
+        self._limits = Limits.of_lease(lease_seconds, self._asked_timeout)
 
     @property
     def _timeout(self) -> float | None:
@@ -104,6 +104,7 @@ class SqlBackend(ABC):
             return
         self._write_engine, self._read_engine = self._connect()
         self._driver_error = self._write_engine.dialect.loaded_dbapi.Error
+        self._limits.report(self._where)
         if self._named is not unnamed:
             for engine in {self._write_engine.sync_engine, self._read_engine.sync_engine}:
                 event.listen(engine, "before_cursor_execute", self._in_namespace, retval=True)
