@@ -59,6 +59,11 @@ class Relay:
             await asyncio.wait(lines)
         await self._server.wait_closed()
 
+    @property
+    def connections(self) -> int:
+        """How many connections there are now."""
+        return len(self._lines)
+
     def silence(self) -> None:
         """From now on, pass nothing on and close nothing; connections are accepted and hear nothing."""
         self._speaking.clear()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from taskflow_otel import TaskManager
-from taskflow_otel.backends import Backend, PostgresBackend
+from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
 from tests.managers import Gate
+from tests.servers import MariaDBServer, RedisServer
 from tests.waiting import eventually
 
 TIMEOUT, GRACE = 1.0, 2.0
@@ -27,6 +30,16 @@ class Storage:
 
 
 @contextmanager
+def sqlite_storage(request: pytest.FixtureRequest) -> Iterator[Storage]:
+    """Another program begins a write and does not end it."""
+    directory: Path = request.getfixturevalue("tmp_path")
+    path = directory / "tasks.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        backend = SqliteBackend(path)
+        yield Storage(backend, lambda: other.execute("BEGIN IMMEDIATE"), lambda: other.execute("ROLLBACK"))
+
+
+@contextmanager
 def postgres_storage(request: pytest.FixtureRequest) -> Iterator[Storage]:
     """Another program locks the tables."""
     url: str = request.getfixturevalue("postgres_url")
@@ -35,7 +48,21 @@ def postgres_storage(request: pytest.FixtureRequest) -> Iterator[Storage]:
         yield Storage(PostgresBackend(url, timeout=LIMIT), lambda: other.execute(lock), other.rollback)
 
 
-STORAGES = {"postgres": postgres_storage}
+@contextmanager
+def mysql_storage(_: pytest.FixtureRequest) -> Iterator[Storage]:
+    """The server is stopped."""
+    with MariaDBServer() as server:
+        yield Storage(MySQLBackend(server.fresh_url(), timeout=LIMIT), server.pause, server.resume)
+
+
+@contextmanager
+def redis_storage(_: pytest.FixtureRequest) -> Iterator[Storage]:
+    """The server is stopped."""
+    with RedisServer() as server:
+        yield Storage(RedisBackend(server.fresh_url(), timeout=LIMIT), server.pause, server.resume)
+
+
+STORAGES = {"sqlite": sqlite_storage, "postgres": postgres_storage, "mysql": mysql_storage, "redis": redis_storage}
 
 
 @pytest.mark.parametrize("kind", STORAGES)

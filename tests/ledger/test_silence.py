@@ -11,13 +11,15 @@ from sqlalchemy import make_url
 
 from taskflow_otel import TaskManager, TaskStatus
 from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, RedisBackend
+from taskflow_otel.backends.limits import LeaseAware
+from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.query import TaskQuery
 from tests.managers import Gate, finish, started
 from tests.relay import Relay
 from tests.waiting import eventually
 
 LEASE = 12.0
-KINDS: dict[str, tuple[str, Callable[[str], Backend]]] = {
+KINDS: dict[str, tuple[str, Callable[..., Backend]]] = {
     "postgres": ("postgres_url", PostgresBackend),
     "mysql": ("mariadb_url", MySQLBackend),
     "redis": ("redis_url", RedisBackend),
@@ -103,3 +105,26 @@ async def test_connections_that_stay_silent_are_replaced_within_the_lease(scene:
     await scene.heartbeat_back()
     await scene.check_commits()
     await scene.check_task()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_all_dead_connections_of_a_pool_cost_one_time_limit_together(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    fixture, make_backend = KINDS[kind]
+    url = make_url(request.getfixturevalue(fixture))
+    assert url.port is not None
+    async with Relay(url.port) as relay:
+        backend = make_backend(url.set(port=relay.port).render_as_string(hide_password=False))
+        assert isinstance(backend, LeaseAware)
+        # An operation may take two seconds.
+        backend.use_lease(6.0)
+        await backend.open()
+        await asyncio.gather(*(backend.get("nothing") for _ in range(20)))
+        dead = relay.connections
+        assert dead > 3
+        relay.lose()
+        with pytest.raises(BackendUnavailableError):
+            await backend.get("nothing")
+        assert await asyncio.gather(*(backend.get("nothing") for _ in range(20))) == [None] * 20
+        await backend.close()

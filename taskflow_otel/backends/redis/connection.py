@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
-from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.connection import AbstractConnection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
@@ -89,6 +89,18 @@ def _script_digest(name: str) -> str:
     return hashlib.sha1(script_source(name).encode(), usedforsecurity=False).hexdigest()
 
 
+class _Pool(BlockingConnectionPool):
+    """A pool that closes what is returned to it after its end: an abandoned command may end much later."""
+
+    over = False
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Take a connection back."""
+        await super().release(connection)
+        if self.over:
+            await connection.disconnect()
+
+
 class Connection:
     """A pool of connections to one server (or cluster), and the scripts called through it.
 
@@ -117,22 +129,26 @@ class Connection:
         self.syncs = False
         """A lasting write returns when the server's file has it (`WAITAOF`)."""
         self._client: Redis | RedisCluster
+        self._pool: _Pool | None = None
+        """`None` for a cluster, which has pools of its own."""
         if cluster:
             self._client = RedisCluster.from_url(url, max_connections=max_connections, **options)
         else:
-            pool = BlockingConnectionPool.from_url(url, max_connections=max_connections, timeout=timeout, **options)
-            self._client = Redis.from_pool(pool)
+            self._pool = _Pool.from_url(url, max_connections=max_connections, timeout=timeout, **options)
+            self._client = Redis.from_pool(self._pool)
 
     @property
     def in_use(self) -> int:
         """Connections checked out of the pool; 0 for a cluster, whose pools do not tell."""
-        if isinstance(self._client, RedisCluster):
+        if self._pool is None:
             return 0
-        counted = self._client.connection_pool.get_connection_count()
+        counted = self._pool.get_connection_count()
         return sum(number for number, attributes in counted if "used" in attributes.values())
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close the connections now, and those in use again when their commands have ended."""
+        if self._pool is not None:
+            self._pool.over = True
         await self._client.aclose()
 
     @property
@@ -146,14 +162,15 @@ class Connection:
 
     @asynccontextmanager
     async def _guarded(self) -> AsyncIterator[None]:
-        """Translate the driver's errors; discard the connections to a server that became a replica."""
+        """Translate the driver's errors; discard all idle connections if this one is dead or leads to a replica."""
         with translated(opening=self._opening):
             try:
                 yield
-            except exceptions.ResponseError as error:
-                # Only a new connection finds its successor. A connection in use is discarded by its own answer.
-                if redis_fault(error) is Fault.CONNECTION and isinstance(self._client, Redis):
-                    await self._client.connection_pool.disconnect(inuse_connections=False)
+            except (exceptions.RedisError, OSError) as error:
+                # Only a new connection finds the successor of a replica. Whatever silenced this connection may have
+                # silenced the others: one time limit for all of them. Those in use are discarded by their own errors.
+                if self._pool is not None and redis_fault(error) is Fault.CONNECTION:
+                    await self._pool.disconnect(inuse_connections=False)
                 raise
 
     async def command(self, name: str, *args: str) -> Any:

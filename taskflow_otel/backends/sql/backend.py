@@ -23,6 +23,7 @@ from taskflow_otel.backends.faults import Fault, backend_error
 from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
 from taskflow_otel.backends.sql import mapping, queries, schema
 from taskflow_otel.backends.sql.batch import UnexpectedRowCount
+from taskflow_otel.backends.sql.connections import Connections
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.faults import original
 from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, to_log_entry, to_record
@@ -73,6 +74,7 @@ class SqlBackend(ABC):
         self.use_lease(DEFAULT_LEASE)
         self._write_engine: AsyncEngine | None = None
         self._read_engine: AsyncEngine | None = None
+        self._connections: list[Connections] = []
         self._writer: Writer | None = None
         self._readable = Readable(logger)
         self._driver_error: type[Exception] = OperationalError
@@ -102,9 +104,11 @@ class SqlBackend(ABC):
         """Connect; create the schema, or migrate an older one; raise `SchemaVersionError` on a newer one."""
         if self._writer is not None:
             return
-        self._write_engine, self._read_engine = self._connect()
-        self._driver_error = self._write_engine.dialect.loaded_dbapi.Error
         self._limits.report(self._where)
+        self._write_engine, self._read_engine = self._connect()
+        pools = {engine.pool: engine for engine in (self._write_engine, self._read_engine)}
+        self._connections = [Connections(engine) for engine in pools.values()]
+        self._driver_error = self._write_engine.dialect.loaded_dbapi.Error
         if self._named is not unnamed:
             for engine in {self._write_engine.sync_engine, self._read_engine.sync_engine}:
                 event.listen(engine, "before_cursor_execute", self._in_namespace, retval=True)
@@ -119,11 +123,10 @@ class SqlBackend(ABC):
 
     async def close(self) -> None:
         """Release every connection, thread and file. Safe to call twice."""
-        self._writer = None
-        engines, self._write_engine, self._read_engine = (self._write_engine, self._read_engine), None, None
-        for engine in engines:
-            if engine is not None:
-                await engine.dispose()
+        self._writer = self._write_engine = self._read_engine = None
+        connections, self._connections = self._connections, []
+        for pooled in connections:
+            await pooled.close()
 
     def connections_in_use(self) -> int:
         """How many connections are in use now."""
@@ -383,10 +386,10 @@ class SqlBackend(ABC):
 
         It is also repeated once, on a new connection, if the old one proved to be unusable before the commit.
         """
-        if self._write_engine is None:
-            raise self._not_open()
         conflicts, renewed = 0, False
         while True:
+            if self._write_engine is None:
+                raise self._not_open()
             entered = committing = False
             try:
                 async with self._write_engine.begin() as connection:
@@ -425,6 +428,11 @@ class SqlBackend(ABC):
             seconds = self._timeout and (seconds or self._timeout)
             async with insistent(SYSTEM_CLOCK, seconds, self._limits.lock) as lift_limit:
                 yield lift_limit
+        except TimeoutError as error:
+            # Whatever silenced this connection may have silenced the others: one time limit for all of them.
+            for pooled in self._connections:
+                pooled.renew()
+            raise self._explain(operation, error) from error
         except (SQLAlchemyError, OSError, ValueError, TypeError, ArithmeticError, self._driver_error) as error:
             if isinstance(error, TaskflowError):
                 raise
