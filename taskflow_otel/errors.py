@@ -152,6 +152,11 @@ class BackendError(TaskflowError):
         self.transient = transient
         self.divisible = not transient if divisible is None else divisible
 
+    @property
+    def http_answer(self) -> tuple[int, dict[str, str]]:
+        """Status and headers of an HTTP answer: try again later, or, if that cannot help, send something else."""
+        return (503, {"Retry-After": "1"}) if self.transient else (422, {})
+
 
 class BackendUnavailableError(BackendError, ConnectionError):
     """The backend could not be reached, or did not answer in time; trying again can help."""

@@ -13,19 +13,16 @@ class Refusal(NamedTuple):
 
     status: int
     detail: str
-    headers: Mapping[str, str] | None = None
+    headers: Mapping[str, str]
 
 
-_LATER = Refusal(
-    503,
+_LATER = (
     "The request was understood, but its background tasks could not be stored, so none of them was started. "
-    "Try again in a moment.",
-    {"Retry-After": "1"},
+    "Try again in a moment."
 )
-_NEVER = Refusal(
-    422,
+_NEVER = (
     "The request was understood, but its background tasks could not be stored, so none of them was started: the "
-    "database refuses their data, and will refuse them again. Send less data, or other values.",
+    "database refuses their data, and will refuse them again. Send less data, or other values."
 )
 
 
@@ -34,4 +31,5 @@ def refusal_of(error: BackendError) -> Refusal:
 
     The backend's own message is not for clients: it names the database. The rejected task has the reason.
     """
-    return _LATER if error.transient else _NEVER
+    status, headers = error.http_answer
+    return Refusal(status, _LATER if error.transient else _NEVER, headers)

@@ -48,7 +48,6 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TaskArgumentError, 409),
     (QueueFullError, 503),
     (NotStartedError, 503),
-    (BackendError, 503),
     (ConfigurationError, 422),
 )
 
@@ -87,6 +86,9 @@ class TaskflowRoute(APIRoute):
                 return problem(exc.status_code, str(exc.detail), exc.headers, fields=fields)
             except RequestValidationError as exc:
                 return _invalid(exc)
+            except BackendError as exc:
+                status, headers = exc.http_answer
+                return problem(status, str(exc), headers)
             except tuple(kind for kind, _ in _STATUS) as exc:
                 status = next(status for kind, status in _STATUS if isinstance(exc, kind))
                 return problem(status, str(exc), {"Retry-After": "1"} if status == 503 else None)

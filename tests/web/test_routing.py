@@ -10,9 +10,10 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import PlainTextResponse
 
 from taskflow_otel.admin import TaskAdmin
-from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.errors import BackendError, BackendUnavailableError
+from taskflow_otel.model.status import TaskStatus
 from tests.asgi import Exchange
-from tests.web.house import House
+from tests.web.house import House, make_record
 
 
 async def test_a_backend_that_is_down_is_answered_with_503_and_a_sentence(
@@ -30,6 +31,26 @@ async def test_a_backend_that_is_down_is_answered_with_503_and_a_sentence(
         "fields": [],
     }
     assert answer.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/tasks"), ("GET", "/tasks/stats"), ("GET", "/tasks/some")])
+async def test_what_the_backend_refuses_for_good_is_answered_with_422_and_no_invitation_to_try_again(
+    client: httpx.AsyncClient, engine: House, method: str, path: str
+) -> None:
+    engine.backend.unreadable = BackendError("the database refuses a value", transient=False)
+    answer = await client.request(method, path)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "the database refuses a value"
+    assert "Retry-After" not in answer.headers
+
+
+async def test_a_retry_whose_task_the_backend_refuses_for_good_is_answered_with_422(
+    client: httpx.AsyncClient, engine: House
+) -> None:
+    failed = engine.put(make_record(status=TaskStatus.FAILED))
+    engine.backend.unwritable = BackendError("a task may have 512 KiB", transient=False, reason="too large")
+    answer = await client.post(f"/tasks/{failed.task_id}/retry")
+    assert (answer.status_code, answer.json()["detail"]) == (422, "a task may have 512 KiB")
 
 
 async def test_the_error_handlers_of_the_application_are_left_to_the_application(engine: House) -> None:
