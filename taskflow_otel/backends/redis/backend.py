@@ -321,8 +321,9 @@ class RedisBackend:
 
     async def holder_of(self, idempotency_key: str) -> str | None:
         """The id of the task that holds the key."""
-        holder: str | None = await self._connection.command("HGET", f"{self._tag}:keys", distinct_text(idempotency_key))
-        return holder
+        forms = (distinct_text(idempotency_key), *codec.old_key(idempotency_key))
+        holders: list[str | None] = await self._connection.command("HMGET", f"{self._tag}:keys", *forms)
+        return next((holder for holder in holders if holder is not None), None)
 
     async def changed_since(self, moment: datetime, *, not_of: str, limit: int) -> list[TaskRecord]:
         """Tasks of other instances written at or after `moment`, oldest change first."""
@@ -444,8 +445,9 @@ def _apply_args(changes: Sequence[Change]) -> list[str]:
         match change:
             case Insert(record, once, link):
                 link_of = ["", ""] if link is None else [record.retry_of or "", link.seen or ""]
-                fields.append(["I", *codec.insert_fields(record), once or "", *link_of])
-                texts += (codec.dump_doc(record), codec.dump_head(record))
+                old_key = codec.old_key(record.idempotency_key)
+                fields.append(["I", *codec.insert_fields(record), once or "", *link_of, "1" if old_key else ""])
+                texts += (codec.dump_doc(record), codec.dump_head(record), *old_key)
             case Update(record):
                 fields.append(["U", *codec.update_fields(record)])
                 texts.append(codec.dump_doc(record))

@@ -26,7 +26,7 @@ from taskflow_otel.model.mended import (
     read_trace,
     without_surrogates,
 )
-from taskflow_otel.model.plain import distinct_text, encodable, repr_of, text_of
+from taskflow_otel.model.plain import distinct_text, encodable, is_storable, repr_of, text_of
 from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import LogEntry, Progress, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
@@ -137,6 +137,11 @@ class _Text:
 
 def _storable_key(key: str | None) -> str | None:
     return None if key is None else distinct_text(key)
+
+
+def old_key(key: str | None) -> tuple[str, ...]:
+    """The form in which version 0.1.0 stored a key, if it was another one."""
+    return () if key is None or is_storable(key) else (key,)
 
 
 _TIME = (to_micros, from_micros)

@@ -258,6 +258,29 @@ async def test_a_key_that_was_stored_in_an_earlier_form_is_released(client: Redi
     assert await client.hgetall("{taskflow}:keys") == {}
 
 
+@pytest.mark.parametrize("key", ["a\0", "\ud800", "a\ufffd\0b"])
+async def test_a_key_that_was_stored_in_an_earlier_form_is_found_and_kept_from_others(
+    client: Redis, redis: RedisBackend, key: str
+) -> None:
+    task, other = record(idempotency_key=key), record(1, idempotency_key=key)
+    await redis.apply([Insert(task)])
+    # As version 0.1.0 stored it.
+    earlier = key.encode("utf-8", "surrogatepass")
+    await client.delete("{taskflow}:keys")
+    await client.hset("{taskflow}:keys", earlier, task.task_id)
+    await client.hset(f"{{taskflow}}:task:{task.task_id}", "key", earlier)
+    assert await redis.holder_of(key) == task.task_id
+    assert await redis.apply([Insert(record()), Insert(other), Insert(task)]) == [
+        Applied(Outcome.APPLIED),
+        Applied(Outcome.DUPLICATE, task.task_id),
+        Applied(Outcome.APPLIED),
+    ]
+    await redis.apply([Update(finished(task, TaskStatus.FAILED))])
+    assert await redis.holder_of(key) is None
+    assert await redis.apply([Insert(other)]) == [Applied(Outcome.APPLIED)]
+    assert await redis.holder_of(key) == other.task_id
+
+
 async def test_a_late_write_of_a_call_that_was_given_up_is_not_applied(redis_url: str, redis: RedisBackend) -> None:
     await redis.apply([Insert(record(persisted=True))])
     link = connection.Connection(redis_url, "{taskflow}", timeout=5, max_connections=2, cluster=False, wait_replicas=0)

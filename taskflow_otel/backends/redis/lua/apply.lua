@@ -1,6 +1,7 @@
--- ARGV: writer, number, JSON list of the changes, then in their order doc and head of each insert, doc of each update:
+-- ARGV: writer, number, JSON list of the changes, then in their order doc and head of each insert, and its key in the form
+-- of version 0.1.0 if that differs; doc of each update:
 --   [I, id, owner, token, status, dims, key, holds, duration, end, search, group, created, cancel, retried_by, once,
---     task that this one retries, the retry of it that was seen]
+--     task that this one retries, the retry of it that was seen, whether its key has another form]
 --   [U, id, owner, token, status, dims, key, holds, duration, end, search, group, created]
 --   [L, id, seq, entry, seq, entry, ...]
 -- An empty text stands for "none" (null for a key, which may be empty); `holds` tells whether the key is held in this
@@ -17,7 +18,8 @@ end
 local function insert(change)
   local doc, head = next_text(), next_text()
   local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created, cancel, retried_by,
-    once, original, seen = unpack(change)
+    once, original, seen, reshaped = unpack(change)
+  local old_key = reshaped ~= '' and next_text()
   local task = task_key(id)
   local stored = call('HMGET', task, 'owner', 'token')
   if stored[1] then
@@ -27,6 +29,8 @@ local function insert(change)
   if linked and linked[1] and linked[2] and linked[2] ~= seen and linked[2] ~= id then return 'D' .. linked[2] end
   local user = once ~= '' and call('HGET', P .. 'once', once)
   if user and user ~= id then return 'D' .. user end
+  local holder = holds and old_key and call('HGET', P .. 'keys', old_key)
+  if holder and holder ~= id then return 'D' .. holder end
   if holds and call('HSETNX', P .. 'keys', key, id) == 0 then
     return 'D' .. call('HGET', P .. 'keys', key)
   end
