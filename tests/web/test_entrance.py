@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import re
+import socket
+import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
+from tests.procs import AppProcess
 from tests.web.users import PROBES, USER, Directory
 
 MEGABYTE = b"x" * 1_000_000
@@ -128,3 +134,40 @@ async def test_a_password_is_checked_once_for_each_request(app_of: Callable[...,
     upload = Upload(app_of(auth=Counting()), "GET", "/tasks/session", (b"authorization", b"Basic " + _BASIC["ada"]))
     assert (await upload.send())["actor"] == "ada"
     assert asked == ["ada"]
+
+
+SENT = 100 * len(MEGABYTE)
+
+
+def push(port: int, method: str, path: str, *, chunked: bool) -> bytes:
+    """Send a request with a body of 100 MB, as far as the server takes it; returns the status line of the answer."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n".encode()
+    # The chunked body is one chunk.
+    length, size = (b"Transfer-Encoding: chunked", b"%x\r\n" % SENT) if chunked else (b"Content-Length: %d" % SENT, b"")
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head + length + b"\r\n\r\n" + size + MEGABYTE)
+        answer = connection.makefile("rb").readline()
+        with contextlib.suppress(ConnectionError):
+            for _ in range(99):
+                connection.sendall(MEGABYTE)
+    return answer
+
+
+def test_the_bodies_of_strangers_take_no_memory_of_the_server(tmp_path: Path) -> None:
+    with AppProcess("tests.apps.guarded_app:app", tmp_path) as server:
+
+        def peak() -> int:
+            """The most memory that the process has ever had, in bytes (proc(5))."""
+            [line] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{server.pid}/status").read_text())
+            return int(line) * 1_024
+
+        urllib.request.urlopen(f"{server.url}/tasks/livez").close()
+        before = peak()
+        for method, path, chunked in (
+            ("POST", "/tasks/bulk-retry", False),
+            ("PATCH", "/tasks/queues/default", False),
+            ("DELETE", "/tasks/history", False),
+            ("POST", "/tasks/bulk-cancel", True),
+        ):
+            assert push(server.port, method, path, chunked=chunked).split()[1] == b"401", (method, path)
+        assert peak() - before < 8 * len(MEGABYTE)
