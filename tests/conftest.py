@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import MariaDBServer, PgBouncerServer, PostgresServer, RedisServer
+
+# In CI, each run tries the same examples, so that a failure there is repeated everywhere with CI=true. Elsewhere, the
+# examples are new in each run; a failure prints how to repeat it.
+settings.register_profile("taskflow-otel", derandomize="CI" in os.environ, print_blob=True)
+settings.load_profile("taskflow-otel")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from taskflow_otel.version import __version__
 
@@ -34,6 +36,11 @@ def test_the_newest_entry_of_the_changelog_is_the_version_of_the_code() -> None:
 
 def test_the_installed_version_is_the_version_of_the_code() -> None:
     assert version("taskflow-otel") == __version__
+
+
+def test_property_tests_try_the_same_examples_in_each_run_of_ci() -> None:
+    assert settings().derandomize == ("CI" in os.environ)
+    assert settings().print_blob
 
 
 def test_the_extra_all_names_every_feature() -> None:
