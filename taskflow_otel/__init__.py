@@ -42,8 +42,11 @@ from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.task_options import TaskConfig
 from taskflow_otel.request.background import ManagedBackgroundTasks
 from taskflow_otel.version import __version__
+from taskflow_otel.web.auth import User
+from taskflow_otel.web.tokens import ApiToken
 
 __all__ = [
+    "ApiToken",
     "BackendError",
     "BackendUnavailableError",
     "ConfigurationError",
@@ -82,6 +85,7 @@ __all__ = [
     "UnknownQueueError",
     "UnknownScheduleError",
     "UnknownTaskError",
+    "User",
     "__version__",
     "configure_telemetry",
     "get_task_context",

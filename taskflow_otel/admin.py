@@ -6,12 +6,14 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from taskflow_otel.web.access import AuthSetting, make_guard
 from taskflow_otel.web.api import make_routers
-from taskflow_otel.web.auth import Authenticator, AuthSetting, LoginThrottle, make_auth_backend
-from taskflow_otel.web.guard import Guard
+from taskflow_otel.web.app_login import RoleOf
+from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.hosts import Hosts
 from taskflow_otel.web.sessions import Sessions
 from taskflow_otel.web.settings import WebSettings
+from taskflow_otel.web.tokens import ApiToken
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -25,9 +27,13 @@ class TaskAdmin:
     """Adds the routes under `path` and connects the manager to the application's lifespan.
 
     `auto_install`: routes that ask for the native `BackgroundTasks` get the managed ones.
-    `auth`: `(user, password)`, a list of such pairs, or an object with `authenticate(username, password)` that
-    returns the role `viewer` or `operator`, or `None`. Without it everything under `path` is open, and a warning
-    says so. `secret_key` keeps sessions valid across workers and restarts for `token_expiry` seconds.
+    `auth`: who may come in. Without it everything under `path` is open, and a warning says so. It may be
+    `(user, password)`; a list of such pairs and of `(user, password, role)`, where the password may be an argon2 hash;
+    an object with `authenticate(username, password)`, which returns the role `viewer` or `operator`, or `None`, and
+    with `find(username)`, which returns a `User` or `None`; or the sign-in of the application: any FastAPI dependency
+    that returns a user or raises. For a dependency, `role` is a function from the user to `viewer`, `operator` or
+    `None`. `tokens`: `ApiToken`s for scripts. `secret_key` keeps sessions valid across workers and restarts for
+    `token_expiry` seconds.
     `metrics_token`: a bearer token that gives access to `{path}/metrics`. `read_only`: no one can change anything.
     `poll_interval` (seconds): how often the page refreshes its totals. `trace_url`: the URL of a trace, with
     `{trace_id}` in it. `display_func_args`: show the arguments of tasks.
@@ -46,6 +52,8 @@ class TaskAdmin:
         *,
         auto_install: bool = False,
         auth: AuthSetting = None,
+        role: RoleOf | None = None,
+        tokens: Sequence[ApiToken] = (),
         title: str = "Tasks",
         secret_key: str | None = None,
         token_expiry: float = 86_400,
@@ -64,11 +72,15 @@ class TaskAdmin:
             trace_url=trace_url,
             read_only=read_only,
         )
-        backend = make_auth_backend(auth)
-        sessions = Sessions(secret_key, token_expiry)
-        guard = Guard(
-            Authenticator(backend, LoginThrottle()) if backend is not None else None,
-            sessions,
+        audit = AuditLog()
+        guard = make_guard(
+            app,
+            task_manager.engine,
+            audit,
+            Sessions(secret_key, token_expiry, audience=path),
+            auth=auth,
+            role=role,
+            tokens=tokens,
             metrics_token=metrics_token,
             read_only=read_only,
         )
@@ -79,7 +91,7 @@ class TaskAdmin:
             task_manager.stream,
             self.settings,
             guard=guard,
-            sessions=sessions,
+            audit=audit,
             hosts=hosts,
         )
         for router in routers:

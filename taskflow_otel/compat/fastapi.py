@@ -6,8 +6,8 @@ FastAPI has no hook for them. A replacement here happens once per process, for e
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, get_args, get_origin
 
 import fastapi.dependencies.utils as solving
@@ -15,6 +15,7 @@ import fastapi.routing as routing
 from fastapi import BackgroundTasks
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import SolvedDependency
+from fastapi.security import APIKeyQuery
 from starlette.types import Scope
 
 from taskflow_otel.errors import ConfigurationError
@@ -25,6 +26,7 @@ _CLASS = "BackgroundTasks"
 _ENDPOINT_CALL = "run_endpoint_function"
 ROUTE_FUNCTIONS = ("solve_dependencies", _ENDPOINT_CALL, "serialize_response")
 """The functions by which a route solves dependencies, calls the endpoint, and validates its result."""
+_REQUEST_STACK, _FUNCTION_STACK = _STACKS = ("fastapi_inner_astack", "fastapi_function_astack")
 
 _wrappers: set[RouteFunction] = set()
 
@@ -76,7 +78,21 @@ def dependency_calls(dependant: Dependant) -> list[Callable[..., Any] | None]:
 def query_names(dependant: Dependant) -> frozenset[str]:
     """The query parameters that a route and its dependencies take, by the names that a client writes."""
     own = {field.alias for field in dependant.query_params}
+    if isinstance(dependant.call, APIKeyQuery):
+        own.add(dependant.call.model.name)
     return frozenset(own.union(*map(query_names, dependant.dependencies)))
+
+
+@asynccontextmanager
+async def own_stacks(scope: Scope) -> AsyncIterator[None]:
+    """Close what dependencies open in a request at the end of this context, and not with the response."""
+    of_the_request = {name: scope[name] for name in _STACKS}
+    async with AsyncExitStack() as after_response, AsyncExitStack() as before_response:
+        scope.update(zip(_STACKS, (after_response, before_response), strict=True))
+        try:
+            yield
+        finally:
+            scope.update(of_the_request)
 
 
 def wrap_route_functions(wrap: Callable[[RouteFunction, bool], RouteFunction]) -> None:
@@ -100,11 +116,11 @@ def has_errors(result: object) -> bool:
 
 def function_stack(scope: Scope) -> AsyncExitStack:
     """The exit stack of a request that closes before the response is sent."""
-    stack: AsyncExitStack = scope["fastapi_function_astack"]
+    stack: AsyncExitStack = scope[_FUNCTION_STACK]
     return stack
 
 
 def request_stack(scope: Scope) -> AsyncExitStack:
     """The exit stack of a request that closes after the response was sent."""
-    stack: AsyncExitStack = scope["fastapi_inner_astack"]
+    stack: AsyncExitStack = scope[_REQUEST_STACK]
     return stack

@@ -42,6 +42,7 @@ from taskflow_otel.engine.retries import Retries
 from taskflow_otel.engine.schedules.firing import NoMeter, ScheduleMeter
 from taskflow_otel.engine.schedules.service import Schedules
 from taskflow_otel.engine.settings import EngineSettings
+from taskflow_otel.engine.shared import SharedValues
 from taskflow_otel.engine.task_output import TaskOutput
 from taskflow_otel.engine.vitals import Vitals
 from taskflow_otel.errors import BackendError, BackendUnavailableError, TaskflowError
@@ -227,6 +228,8 @@ class Engine:
         retention = None if settings.retention_days is None else timedelta(days=settings.retention_days)
         self.cleaner = Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention, self._tasks, self._life)
         """Deletes history."""
+        self.shared = SharedValues(backend, self._life)
+        """Small values that all instances share."""
         self._services: list[Service] = [
             self._heartbeat,
             self.queues,

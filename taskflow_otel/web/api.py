@@ -17,7 +17,6 @@ from taskflow_otel.web.probes_api import add_probe_routes
 from taskflow_otel.web.readiness import Readiness
 from taskflow_otel.web.routing import TaskflowRoute
 from taskflow_otel.web.schedules_api import add_schedule_routes
-from taskflow_otel.web.sessions import Sessions
 from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.web.tasks_api import add_collection_routes, add_item_routes
 
@@ -29,11 +28,11 @@ def make_routers(
     settings: WebSettings,
     *,
     guard: Guard,
-    sessions: Sessions,
+    audit: AuditLog,
     hosts: Hosts,
 ) -> list[APIRouter]:
     """All routes under `settings.path`, for inclusion in an application in this order."""
-    readiness, audit = Readiness(engine), AuditLog()
+    readiness = Readiness(engine)
     named = Depends(hosts.check)
 
     def part(*dependencies: Any) -> APIRouter:
@@ -42,7 +41,7 @@ def make_routers(
         )
 
     page = part(named)
-    add_page_routes(page, settings, guard, sessions, audit)
+    add_page_routes(page, settings, guard, audit)
     probes = part()
     add_probe_routes(probes, engine, readiness, guard, hosts)
     router = part(named, Depends(readiness.require_started))

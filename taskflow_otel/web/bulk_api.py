@@ -13,7 +13,7 @@ from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import FINISHED_STATUSES, LIVE_STATUSES, TaskStatus
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 from taskflow_otel.web.audit import AuditLog
-from taskflow_otel.web.auth import Actor
+from taskflow_otel.web.auth import Actor, Scope
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import MAX_PAGE, parse_moment, task_filter
 from taskflow_otel.web.ports import TaskEngine
@@ -39,7 +39,8 @@ _DryRun = Annotated[bool, Query(description="Change nothing: only count the task
 
 def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: AuditLog) -> None:
     """Retry and cancel many tasks, and delete finished ones."""
-    operator = Depends(guard.operator)
+    may_retry, may_cancel = Depends(guard.acting(Scope.RETRY)), Depends(guard.acting(Scope.CANCEL))
+    may_delete = Depends(guard.acting(Scope.HISTORY))
 
     async def retry(request: Request, actor: Actor, action: str, selected: Selection, *, dry_run: bool) -> BulkRetryOut:
         out = BulkRetryOut(retried=[], skipped=[], more=selected.more, matched=len(selected.ids), dry_run=dry_run)
@@ -53,7 +54,7 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
         request: Request,
         found: _Filter,
         body: TaskIdsIn | None = None,
-        actor: Actor = operator,
+        actor: Actor = may_retry,
         limit: _Limit = MAX_PAGE,
         dry_run: _DryRun = False,
     ) -> BulkRetryOut:
@@ -70,7 +71,7 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
     async def retry_failed(
         request: Request,
         found: _Filter,
-        actor: Actor = operator,
+        actor: Actor = may_retry,
         limit: _Limit = MAX_PAGE,
         dry_run: _DryRun = False,
     ) -> BulkRetryOut:
@@ -84,7 +85,7 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
         request: Request,
         found: _Filter,
         body: TaskIdsIn | None = None,
-        actor: Actor = operator,
+        actor: Actor = may_cancel,
         limit: _Limit = MAX_PAGE,
         dry_run: _DryRun = False,
     ) -> BulkCancelOut:
@@ -103,7 +104,7 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
     @router.delete("/history", responses=errors(403, 422), summary="Delete finished tasks")
     async def delete_history(
         request: Request,
-        actor: Actor = operator,
+        actor: Actor = may_delete,
         before: Annotated[
             str | None,
             Query(description="Ended before: an ISO 8601 time, or an age (`7d`). Default: all finished tasks."),

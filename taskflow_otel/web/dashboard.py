@@ -17,7 +17,7 @@ from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.guard import Guard, check_same_origin
 from taskflow_otel.web.headers import PAGE_HEADERS
 from taskflow_otel.web.routing import errors
-from taskflow_otel.web.sessions import COOKIE, Sessions
+from taskflow_otel.web.sessions import COOKIE
 from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.wire.bodies import SessionOut
 
@@ -59,9 +59,7 @@ class Assets:
         return Response(body, headers=headers, media_type=_TYPES[name[name.rindex(".") :]])
 
 
-def add_page_routes(
-    router: APIRouter, settings: WebSettings, guard: Guard, sessions: Sessions, audit: AuditLog
-) -> None:
+def add_page_routes(router: APIRouter, settings: WebSettings, guard: Guard, audit: AuditLog) -> None:
     """The page, its files, login and logout."""
     assets = Assets()
     viewer = Depends(guard.viewer)
@@ -81,7 +79,8 @@ def add_page_routes(
         try:
             await guard.identify(request)
         except HTTPException as exc:
-            if exc.status_code != 401:
+            # The application leads to its own login, or answers as it likes.
+            if exc.status_code != 401 or not guard.has_form:
                 raise
             # Relative, like every address here, so that it works behind a proxy that removes a prefix.
             return RedirectResponse(f"login?{urlencode({'next': request.url.query})}", 303)
@@ -108,29 +107,29 @@ def add_page_routes(
 
     @router.get("/login", include_in_schema=False)
     async def login_form(request: Request) -> Response:
-        return RedirectResponse("dashboard", 303) if guard.is_open else login_page(request)
+        return login_page(request) if guard.has_form else RedirectResponse(f"dashboard{_view(request)}", 303)
 
     @router.post("/login", include_in_schema=False)
     async def login(request: Request) -> Response:
+        if not guard.has_form:
+            return RedirectResponse(f"dashboard{_view(request)}", 303)
         check_same_origin(request)
         form = dict(parse_qsl((await _small_body(request)).decode("utf-8", "replace")))
         username = form.get("username", "")
         try:
-            role = await guard.log_in(request, username, form.get("password", ""))
+            begun = await guard.log_in(request, username, form.get("password", ""))
         except HTTPException as exc:
-            audit.record(request, None, "login", username, "throttled")
             response = login_page(request, str(exc.detail), exc.status_code)
             response.headers.update(exc.headers or {})
             return response
-        if role is None:
-            audit.record(request, None, "login", username, "refused")
+        if begun is None:
             return login_page(request, "The user name or the password is wrong.", 401)
-        audit.record(request, Actor(username, role, "session"), "login", username)
-        answer = RedirectResponse(f"dashboard{'?' if _kept(request) else ''}{_kept(request)}", 303)
+        audit.record(request, begun.actor, "login", username)
+        answer = RedirectResponse(f"dashboard{_view(request)}", 303)
         answer.set_cookie(
             COOKIE,
-            sessions.issue(username, role),
-            max_age=sessions.lifetime,
+            begun.token,
+            max_age=guard.session_lifetime,
             path=None,  # the browser's default is the folder of the address, which is right behind any proxy
             secure=client_scheme(request) == "https",
             httponly=True,
@@ -139,13 +138,18 @@ def add_page_routes(
         return answer
 
     @router.post("/logout", include_in_schema=False)
-    async def logout(request: Request, actor: Actor = viewer) -> Response:
+    async def logout(request: Request, actor: Actor = viewer, everywhere: bool = False) -> Response:
         guard.check_intent(request, actor)
-        audit.record(request, actor, "logout", actor.name or "")
+        await guard.log_out(actor, everywhere=everywhere)
+        audit.record(request, actor, "logout", actor.name or "", "everywhere" if everywhere else "done")
         answer = Response(status_code=204)
         secure = client_scheme(request) == "https"
         answer.set_cookie(COOKIE, "", max_age=0, path=None, secure=secure, httponly=True, samesite="lax")
         return answer
+
+
+def _view(request: Request) -> str:
+    return f"?{kept}" if (kept := _kept(request)) else ""
 
 
 def _kept(request: Request) -> str:

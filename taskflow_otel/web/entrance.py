@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, TypeVar
 
-from fastapi import HTTPException, Request
+from fastapi import HTTPException, Request, Response
+from starlette.background import BackgroundTasks
 from starlette.types import Message
 
 from taskflow_otel.web.auth import Actor
@@ -15,8 +16,11 @@ MAX_BODY = 256 * 1024
 """Bytes of a request's body; a thousand task ids take 40 KB."""
 
 _ADMITTED = "taskflow_otel.admitted"
+_ALLOWED = "taskflow_otel.parameters"
+_ADDITION = "taskflow_otel.addition"
 _Owner = TypeVar("_Owner")
 _Decide = Callable[[_Owner, Request], Awaitable[Actor]]
+Entrance = Callable[[Request], Awaitable[Actor]]
 
 
 def entrance(decide: _Decide[_Owner]) -> _Decide[_Owner]:
@@ -28,25 +32,50 @@ def entrance(decide: _Decide[_Owner]) -> _Decide[_Owner]:
 
     @functools.wraps(decide)
     async def decide_once(owner: _Owner, request: Request) -> Actor:
-        decided: dict[str, Actor] = request.scope.setdefault(_ADMITTED, {})
-        if decide.__name__ not in decided:
-            decided[decide.__name__] = await decide(owner, request)
-        return decided[decide.__name__]
+        # By the function and not by its name: entrances of one name may need different scopes.
+        decided: dict[_Decide[Any], Actor] = request.scope.setdefault(_ADMITTED, {})
+        if decide not in decided:
+            decided[decide] = await decide(owner, request)
+        return decided[decide]
 
     decide_once.is_entrance = True  # type: ignore[attr-defined]  # a mark on a function
     return decide_once
 
 
-def entrances(dependencies: Iterable[Callable[..., Any] | None]) -> list[Callable[..., Awaitable[Actor]]]:
+def entrances(dependencies: Iterable[Callable[..., Any] | None]) -> list[Entrance]:
     """The dependencies of a route that decide about access."""
     return [call for call in dependencies if call is not None and getattr(call, "is_entrance", False)]
 
 
+def allow_parameters(request: Request, names: Collection[str]) -> None:
+    """Let a request have further query parameters, which an entrance reads."""
+    request.scope[_ALLOWED] = frozenset(names)
+
+
+def allowed_parameters(request: Request) -> frozenset[str]:
+    """The query parameters that belong to an entrance, and not to the route."""
+    allowed: frozenset[str] = request.scope.get(_ALLOWED, frozenset())
+    return allowed
+
+
+def add_to_answer(request: Request, addition: Response) -> None:
+    """Let the answer have what an entrance has added to a response: headers, cookies, background tasks."""
+    request.scope[_ADDITION] = addition
+
+
+def complete(request: Request, response: Response) -> None:
+    """Add what entrances have added."""
+    addition: Response | None = request.scope.get(_ADDITION)
+    if addition is None:
+        return
+    response.raw_headers.extend(pair for pair in addition.raw_headers if not pair[0].startswith(b"content-"))
+    if addition.background is not None:
+        tasks = [addition.background] if response.background is None else [addition.background, response.background]
+        response.background = BackgroundTasks(tasks)
+
+
 def bounded(request: Request) -> Request:
-    """The same request; reading a body of more than `MAX_BODY` bytes answers 413."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > MAX_BODY:
-        raise _too_large()
+    """The same request; reading more than `MAX_BODY` bytes of its body answers 413."""
     received = 0
 
     async def receive() -> Message:
@@ -58,6 +87,13 @@ def bounded(request: Request) -> Request:
         return message
 
     return Request(request.scope, receive)
+
+
+def refuse_large_body(request: Request) -> None:
+    """Answer 413 to a body that is declared to be larger than `MAX_BODY` bytes."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > MAX_BODY:
+        raise _too_large()
 
 
 def _too_large() -> HTTPException:

@@ -14,7 +14,7 @@ from taskflow_otel.exporters.prometheus.exposition import MetricsFormat, negotia
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.web.answers import instance_out, queue_out, queues_out, stats_out
 from taskflow_otel.web.audit import AuditLog
-from taskflow_otel.web.auth import Actor
+from taskflow_otel.web.auth import Actor, Scope
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.overview import Overview
 from taskflow_otel.web.params import COUNT_LIMIT, task_filter
@@ -88,6 +88,7 @@ def add_fleet_routes(
         summary="Live stream",
     )
     async def get_events(
+        request: Request,
         actor: Actor = viewer,
         last_event_id: Annotated[str | None, Header()] = None,
         after: Annotated[
@@ -95,7 +96,8 @@ def add_fleet_routes(
         ] = None,
     ) -> Response:
         """Changes as they happen; a reconnect with `Last-Event-ID` misses nothing."""
-        return streams.open(last_event_id or after, until=actor.expires_at)
+        watch = await guard.watch(request, actor)
+        return streams.open(last_event_id or after, until=watch.until, still=watch.still)
 
     @router.get("/queues", dependencies=[viewer], responses=errors(), summary="Queues")
     async def list_queues() -> list[QueueOut]:
@@ -110,7 +112,7 @@ def add_fleet_routes(
 
 def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: AuditLog) -> None:
     """The routes that change a queue."""
-    operator = Depends(guard.operator)
+    operator = Depends(guard.acting(Scope.QUEUES))
 
     def known(name: str) -> str:
         stats = engine.queues.stats()

@@ -1,49 +1,90 @@
-"""Access control of the administration: every route under its path uses one of the methods of `Guard`."""
+"""Access control of the administration: every route under its path uses one of the entrances of `Guard`."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hmac
-import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from types import MethodType
+from typing import NamedTuple, assert_never
 
 from fastapi import HTTPException, Request
 
 from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.addresses import own_origins, stated_origin
-from taskflow_otel.web.auth import Actor, Authenticator, Role, TooManyLoginsError
-from taskflow_otel.web.entrance import entrance
-from taskflow_otel.web.sessions import COOKIE, Sessions
+from taskflow_otel.web.app_login import AppLogin
+from taskflow_otel.web.auth import Actor, Role, Scope, User
+from taskflow_otel.web.entrance import Entrance, entrance
+from taskflow_otel.web.logins import Attempts, PasswordLogin
+from taskflow_otel.web.session_book import Begun, SessionBook
+from taskflow_otel.web.sessions import COOKIE
 from taskflow_otel.web.settings import is_text
+from taskflow_otel.web.tokens import ApiToken, TokenBook
 
 OPEN = Actor(None, Role.OPERATOR, "open")
+_UNKNOWN_TOKEN = "unknown token"
+_LONGEST_UNCHECKED = timedelta(minutes=15)
+"""How long a live stream lasts for a user whom no one can look up again; then the client must present itself anew."""
+
+
+class PasswordAccess(NamedTuple):
+    """Access by user names and passwords: the check, and the sessions that follow from it."""
+
+    login: PasswordLogin
+    sessions: SessionBook
+
+
+class Watch(NamedTuple):
+    """How long a live stream may last: until a moment (seconds since the epoch), and while `still` returns true."""
+
+    until: float | None
+    still: Callable[[], Awaitable[bool]] | None = None
 
 
 class Guard:
     """Identifies the user of a request, and checks the permission.
 
-    `authenticator=None` leaves everything open. `metrics_token` is a bearer token for the metrics only.
+    `access=None` leaves everything open. `metrics_token` is a bearer token for the metrics only.
     """
 
     def __init__(
         self,
-        authenticator: Authenticator | None,
-        sessions: Sessions,
+        access: PasswordAccess | AppLogin | None,
+        tokens: TokenBook,
+        attempts: Attempts,
         *,
         metrics_token: str | None = None,
         read_only: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if metrics_token is not None and not is_text(metrics_token):
             raise ConfigurationError("metrics_token must be a text that is not empty")
-        self._authenticator = authenticator
-        self._sessions = sessions
+        self._access = access
+        self._tokens = tokens
+        self._attempts = attempts
         self._metrics_token = metrics_token
         self._read_only = read_only
+        self._clock = clock
 
     @property
     def is_open(self) -> bool:
         """Whether no login is needed."""
-        return self._authenticator is None
+        return self._access is None
+
+    @property
+    def has_form(self) -> bool:
+        """Whether people log in with the form of this administration."""
+        return isinstance(self._access, PasswordAccess)
+
+    @property
+    def session_lifetime(self) -> int:
+        """Seconds until a session expires; 0 if there are no sessions."""
+        return self._access.sessions.lifetime if isinstance(self._access, PasswordAccess) else 0
 
     def may_act(self, actor: Actor) -> bool:
         """Whether the actor may change anything."""
@@ -52,67 +93,170 @@ class Guard:
     @entrance
     async def viewer(self, request: Request) -> Actor:
         """A user who may read (a FastAPI dependency)."""
-        return await self.identify(request)
+        actor = await self._enter(request)
+        if not actor.has_scope(Scope.READ):
+            raise _lacking(actor, Scope.READ)
+        return actor
 
     @entrance
     async def operator(self, request: Request) -> Actor:
-        """A user who may act; also checks for CSRF (a FastAPI dependency)."""
-        actor = await self.identify(request)
+        """A user who may act, but no API token; also checks for CSRF (a FastAPI dependency)."""
+        return await self._act(request, None)
+
+    def acting(self, scope: Scope) -> Entrance:
+        """The entrance `operator`, also for API tokens with this scope."""
+
+        @entrance
+        async def operator(_: Guard, request: Request) -> Actor:
+            return await self._act(request, scope)
+
+        return MethodType(operator, self)
+
+    @entrance
+    async def scraper(self, request: Request) -> Actor:
+        """A user who may read, or the bearer of the metrics token (a FastAPI dependency)."""
+        bearer = _bearer(request)
+        if self._metrics_token is not None:
+            if bearer is not None and _equal(bearer, self._metrics_token):
+                return Actor(None, Role.VIEWER, "token")
+            if self.is_open:
+                if bearer is not None:
+                    self._attempts.failed(request, "token-login", _UNKNOWN_TOKEN)
+                raise HTTPException(
+                    401, detail="the metrics need their bearer token", headers={"WWW-Authenticate": "Bearer"}
+                )
+        actor = await self._enter(request)
+        if not (actor.has_scope(Scope.READ) or actor.has_scope(Scope.METRICS)):
+            raise _lacking(actor, Scope.METRICS)
+        return actor
+
+    async def identify(self, request: Request) -> Actor:
+        """The user of the request; answers 401 without a login, 429 after too many failures, or as the app answers."""
+        if self._access is None:
+            return OPEN
+        bearer = _bearer(request)
+        if bearer is not None and (token := self._tokens.find(bearer)) is not None:
+            return self._holder(request, token)
+        if isinstance(self._access, AppLogin):
+            return await self._signed_in_by_app(request, self._access)
+        if (cookie := request.cookies.get(COOKIE)) and (actor := await self._access.sessions.actor_of(request, cookie)):
+            return actor
+        if credentials := _basic_credentials(request):
+            username, password = credentials
+            if role := await self._access.login.role_of(request, username, password):
+                return Actor(username, role, "basic")
+        elif bearer is not None:
+            self._attempts.failed(request, "token-login", _UNKNOWN_TOKEN)
+        raise HTTPException(401, detail="log in first", headers=_challenge(request))
+
+    async def log_in(self, request: Request, username: str, password: str) -> Begun | None:
+        """A new session, or `None` for a wrong password; answers 429 after too many failures."""
+        if not isinstance(self._access, PasswordAccess):
+            raise HTTPException(404, detail="this administration has no login form")
+        role = await self._access.login.role_of(request, username, password)
+        return None if role is None else await self._access.sessions.begin(request, username, role)
+
+    async def log_out(self, actor: Actor, *, everywhere: bool) -> None:
+        """End the session of the actor, or all sessions of that user, on all instances; raises `BackendError`."""
+        if isinstance(self._access, PasswordAccess):
+            await self._access.sessions.end(actor, everywhere=everywhere)
+
+    async def watch(self, request: Request, actor: Actor) -> Watch:
+        """How long the actor may follow the live stream."""
+        match actor.via, self._access:
+            case "session", PasswordAccess() as access:
+                cookie = request.cookies[COOKIE]
+                return Watch(
+                    actor.expires_at, partial(_same, actor, partial(access.sessions.actor_of, request, cookie))
+                )
+            case "basic", PasswordAccess(login) if login.knows_users:
+                name = actor.name or ""
+                return Watch(None, partial(_unchanged, await login.find(name), partial(login.find, name)))
+            case "basic", _:
+                return Watch((self._clock.now() + _LONGEST_UNCHECKED).timestamp())
+            case "app", AppLogin() as app_login:
+                return Watch(None, partial(_same, actor, partial(app_login.actor_of, request)))
+            case _:
+                return Watch(actor.expires_at)
+
+    def check_intent(self, request: Request, actor: Actor) -> None:
+        """Refuse a request that another site made the browser send (CSRF).
+
+        A cookie session must send its token in `X-CSRF-Token`. For credentials that browsers repeat by themselves, and
+        for open installations, the origin in the browser's headers must match. Other clients send none, and are
+        refused if they send cookies. An API token is not sent by a browser on its own.
+        """
+        proof = request.headers.get("x-csrf-token", "")
+        match actor.via:
+            case "token":
+                return
+            case "session":
+                if not _equal(proof, actor.csrf or ""):
+                    raise HTTPException(
+                        403, detail="the X-CSRF-Token header is missing or does not belong to this session"
+                    )
+            case "app":
+                if actor.csrf is not None and _equal(proof, actor.csrf):
+                    return
+                check_same_origin(request)
+                if "cookie" in request.headers and not _tells_origin(request):
+                    raise HTTPException(
+                        403,
+                        detail="a request with cookies must show where it comes from: send the csrf_token of "
+                        "GET /session in the header X-CSRF-Token, or an Origin header",
+                    )
+            case "basic" | "open":
+                check_same_origin(request)
+            case _:
+                assert_never(actor.via)
+
+    async def _act(self, request: Request, scope: Scope | None) -> Actor:
+        actor = await self._enter(request)
         if self._read_only:
             raise HTTPException(403, detail="this administration is read-only (TaskAdmin(read_only=True))")
+        if actor.scopes is not None and (scope is None or scope not in actor.scopes):
+            raise _lacking(actor, scope)
         if actor.role is not Role.OPERATOR:
             raise HTTPException(403, detail="your role is viewer; this needs the role operator")
         self.check_intent(request, actor)
         return actor
 
-    @entrance
-    async def scraper(self, request: Request) -> Actor:
-        """A user who may read, or the bearer of the metrics token (a FastAPI dependency)."""
-        if self._metrics_token is not None:
-            scheme, _, token = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() == "bearer" and _equal(token.strip(), self._metrics_token):
-                return Actor(None, Role.VIEWER, "token")
-            if self.is_open:
-                raise HTTPException(
-                    401, detail="the metrics need their bearer token", headers={"WWW-Authenticate": "Bearer"}
-                )
-        return await self.identify(request)
-
-    async def identify(self, request: Request) -> Actor:
-        """The user of the request; answers 401 without a login, or 429 after too many wrong passwords."""
-        if self._authenticator is None:
-            return OPEN
-        if (cookie := request.cookies.get(COOKIE)) and (actor := self._sessions.read(cookie)):
-            return actor
-        if credentials := _basic_credentials(request):
-            username, password = credentials
-            if role := await self.log_in(request, username, password):
-                return Actor(username, role, "basic")
-        raise HTTPException(401, detail="log in first", headers=_challenge(request))
-
-    async def log_in(self, request: Request, username: str, password: str) -> Role | None:
-        """The role for the credentials, else `None`; answers 429 after too many wrong passwords."""
-        if self._authenticator is None:
-            return Role.OPERATOR
-        client = request.client.host if request.client else ""
+    async def _enter(self, request: Request) -> Actor:
         try:
-            return await self._authenticator.role_of(username, password, client)
-        except TooManyLoginsError as exc:
-            raise HTTPException(
-                429, detail=str(exc), headers={"Retry-After": str(math.ceil(exc.retry_after))}
-            ) from None
+            return await self.identify(request)
+        except HTTPException as exc:
+            # The application leads people to its login page. A program that reads JSON must not read that page.
+            if 300 <= exc.status_code < 400:
+                raise HTTPException(401, detail="log in first") from exc
+            raise
 
-    def check_intent(self, request: Request, actor: Actor) -> None:
-        """Refuse a request that another site made the browser send (CSRF).
+    def _holder(self, request: Request, token: ApiToken) -> Actor:
+        if self._tokens.has_expired(token):
+            self._attempts.failed(request, "token-login", token.name)
+            raise HTTPException(401, detail=f"the API token {token.name!r} has expired", headers=_challenge(request))
+        return token.actor
 
-        A cookie session must send its token in `X-CSRF-Token`. For Basic credentials, which browsers repeat by
-        themselves, and for open installations, the origin in the browser's headers must match. Other clients send none.
-        """
-        if actor.via == "session":
-            if not _equal(request.headers.get("x-csrf-token", ""), actor.csrf or ""):
-                raise HTTPException(403, detail="the X-CSRF-Token header is missing or does not belong to this session")
-            return
-        check_same_origin(request)
+    async def _signed_in_by_app(self, request: Request, login: AppLogin) -> Actor:
+        try:
+            return await login.actor_of(request)
+        except HTTPException as exc:
+            # Without a credential it is no attempt. The application limits those; the audit is limited here.
+            if exc.status_code == 403 or (exc.status_code == 401 and "authorization" in request.headers):
+                with suppress(HTTPException):
+                    self._attempts.failed(request, "login", "by the application")
+            raise
+
+
+async def _same(actor: Actor, identify: Callable[[], Awaitable[Actor | None]]) -> bool:
+    try:
+        found = await identify()
+    except HTTPException:
+        return False
+    return found is not None and (found.name, found.role) == (actor.name, actor.role)
+
+
+async def _unchanged(before: User | None, find: Callable[[], Awaitable[User | None]]) -> bool:
+    return await find() == before
 
 
 def check_same_origin(request: Request) -> None:
@@ -130,8 +274,23 @@ def check_same_origin(request: Request) -> None:
         )
 
 
+def _tells_origin(request: Request) -> bool:
+    return "origin" in request.headers or "sec-fetch-site" in request.headers
+
+
+def _lacking(actor: Actor, scope: Scope | None) -> HTTPException:
+    if scope is None:
+        return HTTPException(403, detail="this needs a person; no API token may do it")
+    return HTTPException(403, detail=f"the API token {actor.name!r} does not have the scope {scope.value!r}")
+
+
 def _equal(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
+
+
+def _bearer(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 # Not FastAPI's HTTPBasic: it reads only ASCII, and answers a damaged header itself, without our challenge.

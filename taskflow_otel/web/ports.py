@@ -112,6 +112,16 @@ class EngineVitals(Protocol):
         """Whether the last write to the backend failed (a full disk, a server that is down)."""
 
 
+class SharedSettings(Protocol):
+    """Small values that all instances share; raises `BackendError`, and `NotStartedError` before the start."""
+
+    async def read(self, prefix: str) -> dict[str, str]:
+        """The values whose keys begin with `prefix`."""
+
+    async def write(self, key: str, value: str | None) -> None:
+        """Write one value, or delete it (`None`)."""
+
+
 class TaskEngine(Protocol):
     """The engine, for the API."""
 
@@ -129,6 +139,8 @@ class TaskEngine(Protocol):
     def cleaner(self) -> HistoryCleaner: ...
     @property
     def vitals(self) -> EngineVitals: ...
+    @property
+    def shared(self) -> SharedSettings: ...
     @property
     def instance_id(self) -> str: ...
     @property

@@ -26,7 +26,7 @@ from taskflow_otel.errors import (
     UnknownScheduleError,
     UnknownTaskError,
 )
-from taskflow_otel.web.entrance import bounded, entrances
+from taskflow_otel.web.entrance import allowed_parameters, bounded, complete, entrances, refuse_large_body
 from taskflow_otel.web.headers import API_HEADERS
 from taskflow_otel.web.refusals import (
     READING,
@@ -68,16 +68,18 @@ class TaskflowRoute(APIRoute):
         takes_body = self.body_field is not None
 
         async def guarded(request: Request) -> Response:
+            request = bounded(request)
             try:
                 for entrance in admit:
                     await entrance(request)
                 _refuse_impossible_names(request)
-                request = bounded(request)
+                refuse_large_body(request)
                 if changes:
-                    refuse_unknown_parameters(request, known)
+                    refuse_unknown_parameters(request, known | allowed_parameters(request))
                     if not takes_body:
                         await refuse_body(request)
                 response = await handler(request)
+                complete(request, response)
                 for name, value in API_HEADERS.items():
                     response.headers.setdefault(name, value)
                 return response

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from taskflow_otel.web.answers import planned_out, schedule_out, task_out
 from taskflow_otel.web.audit import AuditLog
-from taskflow_otel.web.auth import Actor
+from taskflow_otel.web.auth import Actor, Scope
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.routing import errors
@@ -19,7 +19,7 @@ def add_schedule_routes(
     router: APIRouter, engine: TaskEngine, settings: WebSettings, guard: Guard, audit: AuditLog
 ) -> None:
     """All routes about schedules. A name may contain slashes."""
-    operator = Depends(guard.operator)
+    operator = Depends(guard.acting(Scope.SCHEDULES))
     book = engine.schedules
 
     @router.get("/schedules", dependencies=[Depends(guard.viewer)], responses=errors(), summary="Schedules")

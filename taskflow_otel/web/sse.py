@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from fastapi.responses import StreamingResponse
@@ -26,13 +26,18 @@ _LAST_SEND_TIMEOUT = 1.0
 """The same once the server is stopping."""
 _LOOK = 0.25
 """Seconds between two looks at whether the server is stopping."""
+RECHECK = 15.0
+"""Seconds between two looks at whether the user may still follow the stream."""
+
+Still = Callable[[], Awaitable[bool]]
 
 
 class EventStreams:
     """The open streams of one application: limited in number and in the time of each send; they end with the server.
 
     `limit`: streams at once; a further one gets 503. `send_timeout` (seconds): a client that does not read for this
-    long is disconnected. `heartbeat`: seconds without a change before a comment is sent.
+    long is disconnected. `heartbeat`: seconds without a change before a comment is sent. `recheck`: seconds
+    until the user is looked up again.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class EventStreams:
         limit: int = MAX_STREAMS,
         send_timeout: float = SEND_TIMEOUT,
         heartbeat: float = HEARTBEAT,
+        recheck: float = RECHECK,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._clock = clock
@@ -49,22 +55,32 @@ class EventStreams:
         self._limit = limit
         self._send_timeout = send_timeout
         self._heartbeat = heartbeat
+        self._recheck = recheck
         self._open: set[EventStreamResponse] = set()
         self._server: ServerWatch | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._stopping: asyncio.Future[None] | None = None
 
-    def open(self, last_event_id: str | None, *, until: float | None) -> EventStreamResponse:
-        """Answer with the changes since `last_event_id`, until the session ends (`until`, seconds since the epoch)."""
-        return EventStreamResponse(self, last_event_id, until)
+    def open(
+        self, last_event_id: str | None, *, until: float | None = None, still: Still | None = None
+    ) -> EventStreamResponse:
+        """Answer with the changes since `last_event_id`.
 
-    def frames(self, last_event_id: str | None, until: float | None) -> AsyncGenerator[bytes, None]:
+        The stream ends with the session (`until`, seconds since the epoch), or soon after `still` returns false.
+        """
+        return EventStreamResponse(self, last_event_id, until, still)
+
+    def frames(
+        self, last_event_id: str | None, until: float | None, still: Still | None
+    ) -> AsyncGenerator[bytes, None]:
         """The bytes of one stream, until the server stops."""
         return frames(
             self._source,
             last_event_id,
             heartbeat=self._heartbeat,
             until=until,
+            still=still,
+            recheck=self._recheck,
             stopping=self._stopping,
             clock=self._clock,
         )
@@ -128,7 +144,9 @@ class EventStreamResponse(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, streams: EventStreams, last_event_id: str | None, until: float | None) -> None:
+    def __init__(
+        self, streams: EventStreams, last_event_id: str | None, until: float | None, still: Still | None
+    ) -> None:
         super().__init__(
             (),
             headers={"X-Accel-Buffering": "no"},
@@ -136,6 +154,7 @@ class EventStreamResponse(StreamingResponse):
         self._streams = streams
         self._last_event_id = last_event_id
         self._until = until
+        self._still = still
         self._scope: Scope = {}
         self._sending: asyncio.Timeout | None = None
 
@@ -153,7 +172,7 @@ class EventStreamResponse(StreamingResponse):
 
     async def stream_response(self, send: Send) -> None:
         """Send the changes; a send that takes too long ends the stream and the connection."""
-        frames = self._streams.frames(self._last_event_id, self._until)
+        frames = self._streams.frames(self._last_event_id, self._until, self._still)
 
         async def bounded(message: Message) -> None:
             async with asyncio.timeout(self._streams.send_timeout) as self._sending:
@@ -184,6 +203,8 @@ async def frames(
     *,
     heartbeat: float = HEARTBEAT,
     until: float | None = None,
+    still: Still | None = None,
+    recheck: float = RECHECK,
     stopping: asyncio.Future[None] | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> AsyncGenerator[bytes, None]:
@@ -197,14 +218,20 @@ async def frames(
     if last_event_id is None:
         yield frame(start, "begin", {})
     coming: asyncio.Future[bytes] | None = None
+    checked = clock.monotonic()
+    patience = heartbeat if still is None else min(heartbeat, recheck)
     try:
         while True:
             left = heartbeat if until is None else until - clock.now().timestamp()
             if left <= 0 or (stopping is not None and stopping.done()):
                 return
+            if still is not None and clock.monotonic() - checked >= recheck:
+                checked = clock.monotonic()
+                if not await still():
+                    return
             coming = coming or asyncio.ensure_future(_next(changes))
             ends: set[asyncio.Future[Any]] = {coming} if stopping is None else {coming, stopping}
-            await asyncio.wait(ends, timeout=min(left, heartbeat), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, timeout=min(left, patience), return_when=asyncio.FIRST_COMPLETED)
             if coming.done():
                 try:
                     data = coming.result()
@@ -213,7 +240,7 @@ async def frames(
                 finally:
                     coming = None
                 yield data
-            elif left >= heartbeat and not (stopping is not None and stopping.done()):
+            elif left >= patience and not (stopping is not None and stopping.done()):
                 yield b": heartbeat\n\n"
     finally:
         if coming is not None:

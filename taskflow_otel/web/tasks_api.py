@@ -17,7 +17,7 @@ from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.web.answers import task_detail, task_out
 from taskflow_otel.web.audit import AuditLog
-from taskflow_otel.web.auth import Actor
+from taskflow_otel.web.auth import Actor, Scope
 from taskflow_otel.web.failures import SCAN_LIMIT, read_failures
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, page_cursor, task_filter
@@ -96,7 +96,7 @@ def add_item_routes(
 ) -> None:
     """The routes of one task."""
     hidden = None if settings.display_func_args else {"args", "kwargs"}
-    operator = Depends(guard.operator)
+    may_retry, may_cancel = Depends(guard.acting(Scope.RETRY)), Depends(guard.acting(Scope.CANCEL))
 
     @router.get(
         "/{task_id}",
@@ -122,7 +122,7 @@ def add_item_routes(
     async def retry_task(
         request: Request,
         task_id: str,
-        actor: Actor = operator,
+        actor: Actor = may_retry,
         rerun: Annotated[bool, Query(description="Also run a successful task once more.")] = False,
     ) -> Response:
         """Make a new task from a finished one and return it; `retry_of` and `retried_by` link the two.
@@ -140,7 +140,7 @@ def add_item_routes(
         responses=errors(403, 404, 409, 422),
         summary="Cancel a live task",
     )
-    async def cancel_task(request: Request, task_id: str, actor: Actor = operator) -> Response:
+    async def cancel_task(request: Request, task_id: str, actor: Actor = may_cancel) -> Response:
         """Cancel a pending or running task of any instance."""
         record = await engine.control.cancel(task_id)
         audit.record(request, actor, "cancel", task_id)

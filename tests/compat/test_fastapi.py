@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import fastapi.dependencies.utils as solving
 import fastapi.routing as routing
 import httpx
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, Query, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, Query, Request, Response
+from fastapi.security import APIKeyQuery
 from starlette.types import Message, Receive, Scope, Send
 
 from taskflow_otel.compat.fastapi import (
@@ -18,6 +20,7 @@ from taskflow_otel.compat.fastapi import (
     function_stack,
     has_errors,
     make_background_tasks_by,
+    own_stacks,
     query_names,
     request_stack,
 )
@@ -119,18 +122,52 @@ def test_the_dependencies_of_a_route_are_found_in_their_order() -> None:
 
 def test_the_query_parameters_of_a_route_are_found_by_the_names_that_clients_write() -> None:
     app = FastAPI()
+    by_key = APIKeyQuery(name="api_key")
 
     def inner(since: str, renamed: str = Query(alias="as")) -> None: ...
     def outer(limit: int = 1, _: None = Depends(inner)) -> None: ...
 
     @app.get("/{name}")
-    async def route(name: str, flag: bool = False, _: None = Depends(outer)) -> None: ...
+    async def route(name: str, flag: bool = False, _: None = Depends(outer), key: str = Depends(by_key)) -> None: ...
 
     (found,) = (one for one in app.routes if isinstance(one, routing.APIRoute) and one.path == "/{name}")
     SHAPE.holds(
-        query_names(found.dependant) == {"since", "as", "limit", "flag"},
-        "query_names reads the query_params of a Dependant and of its dependencies, and the alias of each; look at "
-        "Dependant in fastapi/dependencies/models.py.",
+        query_names(found.dependant) == {"since", "as", "limit", "flag", "api_key"},
+        "query_names reads the query_params of a Dependant and of its dependencies, the alias of each, and the name of "
+        "an APIKeyQuery; look at Dependant in fastapi/dependencies/models.py, and at fastapi/security/api_key.py.",
+    )
+
+
+async def test_what_dependencies_open_is_closed_with_the_stacks_of_its_own() -> None:
+    steps: list[str] = []
+
+    async def opened() -> AsyncIterator[None]:
+        steps.append("open")
+        yield
+        steps.append("closed")
+
+    async def inner(
+        one: None = Depends(opened), two: None = Depends(opened, use_cache=False, scope="function")
+    ) -> Response:
+        return Response()
+
+    solve = routing.APIRoute("/", inner).get_route_handler()
+    app = FastAPI()
+
+    @app.get("/")
+    async def route(request: Request) -> None:
+        before = (request_stack(request.scope), function_stack(request.scope))
+        async with own_stacks(request.scope):
+            await solve(request)
+            steps.append("solved")
+        steps.append("after")
+        assert (request_stack(request.scope), function_stack(request.scope)) == before
+
+    await get(app, "/")
+    SHAPE.holds(
+        steps == ["open", "open", "solved", "closed", "closed", "after"],
+        "APIRoute.get_route_handler enters dependencies with yield into the stacks of the scope whose keys are in "
+        "_STACKS; look at solve_dependencies in fastapi/dependencies/utils.py.",
     )
 
 

@@ -25,6 +25,13 @@ async def test_everything_under_the_path_asks_who_is_there(app_of: Callable[...,
         assert (answer.json()["detail"], answer.json()["status"]) == ("log in first", 401)
 
 
+@pytest.mark.parametrize("header", ["Basic", "Basic !!!", "Basic YWJj", "Basic /////w==", "Bearer x", "nonsense"])
+async def test_damaged_credentials_are_no_credentials(client_of: ClientOf, header: str) -> None:
+    answer = await client_of(auth=USER).get("/tasks", headers={"Authorization": header})
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Basic")
+
+
 async def test_a_viewer_looks_and_an_operator_acts(client_of: ClientOf, engine: House) -> None:
     record = engine.put(make_record(status=TaskStatus.FAILED))
     client = client_of(auth=Directory())

@@ -1,6 +1,10 @@
-"""Sessions: a signed cookie, and the proof against other sites that goes with it."""
+"""Session tokens: signed, bound to their administration, and of no use to a forger."""
 
 from __future__ import annotations
+
+import base64
+import json
+import logging
 
 import httpx
 import pytest
@@ -12,6 +16,13 @@ from tests.clocks import HandClock
 from tests.web.conftest import ClientOf
 from tests.web.house import House, make_record
 from tests.web.users import FORM, USER
+
+KEY = "k" * 32
+
+
+def issue(sessions: Sessions, *, place: str = "") -> str:
+    """The token of ada, a viewer."""
+    return sessions.issue("ada", Role.VIEWER, credential="hash", generation="", place=place)[0]
 
 
 async def logged_in(client: httpx.AsyncClient) -> str:
@@ -55,19 +66,11 @@ async def test_a_session_may_look_but_acts_only_with_its_own_csrf_proof(client_o
     assert answer.status_code == 202
 
 
-async def test_after_logging_out_the_door_is_closed(client_of: ClientOf) -> None:
-    client = client_of(auth=USER)
-    token = await logged_in(client)
-    assert (await client.post("/tasks/logout")).status_code == 403
-    assert (await client.post("/tasks/logout", headers={"X-CSRF-Token": token})).status_code == 204
-    assert (await client.get("/tasks")).status_code == 401
-
-
 async def test_a_session_holds_in_another_worker_with_the_same_key_only(client_of: ClientOf) -> None:
-    first = client_of(auth=USER, secret_key="k" * 32)
+    first = client_of(auth=USER, secret_key=KEY)
     token = await logged_in(first)
     cookies = {COOKIE: first.cookies[COOKIE]}
-    for key, code in (("k" * 32, 200), ("x" * 32, 401), (None, 401)):
+    for key, code in ((KEY, 200), ("x" * 32, 401), (None, 401)):
         other = client_of(auth=USER, secret_key=key)
         other.cookies.update(cookies)
         assert (await other.get("/tasks")).status_code == code
@@ -75,20 +78,83 @@ async def test_a_session_holds_in_another_worker_with_the_same_key_only(client_o
             assert (await other.get("/tasks/session")).json()["csrf_token"] == token
 
 
+async def test_a_session_of_one_administration_is_worthless_at_another_with_the_same_key(client_of: ClientOf) -> None:
+    first = client_of(auth=USER, secret_key=KEY)
+    await logged_in(first)
+    other = client_of(auth=USER, secret_key=KEY, path="/other/tasks")
+    other.cookies.set(COOKIE, first.cookies[COOKIE])
+    assert (await other.get("/other/tasks")).status_code == 401
+    assert (await first.get("/tasks")).status_code == 200
+
+
 def test_a_session_ends_when_its_time_is_over() -> None:
     clock = HandClock(1_000.0)
     sessions = Sessions("k" * 16, 60, clock=clock)
-    token = sessions.issue("ada", Role.VIEWER)
+    token = issue(sessions)
     clock.seconds += 59
-    actor = sessions.read(token)
-    assert actor is not None
-    assert (actor.name, actor.role, actor.expires_at) == ("ada", Role.VIEWER, 1_060)
+    session = sessions.read(token)
+    assert session is not None
+    assert (session.username, session.role, session.expires_at) == ("ada", Role.VIEWER, 1_060)
     clock.seconds += 1
     assert sessions.read(token) is None
 
 
-@pytest.mark.parametrize("damage", ["", ".", "a.b", "{token}x", "x{token}", "{payload}.", "{payload}.é", "é{token}"])
+@pytest.mark.parametrize(
+    "damage", ["", ".", "a.b", "{token}x", "x{token}", "{payload}.", "{payload}.é", "é{token}", "{payload}", "W10.x"]
+)
 def test_a_changed_session_is_refused(damage: str) -> None:
     sessions = Sessions(None, 60)
-    token = sessions.issue("ada", Role.VIEWER)
+    token = issue(sessions)
     assert sessions.read(damage.format(token=token, payload=token.partition(".")[0])) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"r": "operator"}, {"u": "eve"}, {"e": 9e12}, {"s": "0" * 32}, {"g": "x"}, {"c": ""}]
+)
+def test_no_field_of_a_session_can_be_swapped(change: dict[str, object]) -> None:
+    sessions = Sessions(KEY, 60)
+    payload, _, signature = issue(sessions).partition(".")
+    body = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    forged = base64.urlsafe_b64encode(json.dumps({**body, **change}).encode()).rstrip(b"=").decode()
+    assert sessions.read(f"{payload}.{signature}") is not None
+    assert sessions.read(f"{forged}.{signature}") is None
+
+
+@pytest.mark.parametrize(
+    ("reader", "place"),
+    [
+        (Sessions(KEY, 60, audience="/other"), ""),
+        (Sessions("x" * 32, 60, audience="/tasks"), ""),
+        (Sessions(KEY, 60, audience="/tasks"), "/mounted/elsewhere"),
+        (Sessions(KEY, 60, audience=""), "/tasks"),
+    ],
+)
+def test_a_session_is_valid_at_its_own_path_and_key_alone(reader: Sessions, place: str) -> None:
+    token = issue(Sessions(KEY, 60, audience="/tasks"))
+    assert Sessions(KEY, 60, audience="/tasks").read(token) is not None
+    assert reader.read(token, place) is None
+
+
+def test_a_session_says_nothing_about_the_credential() -> None:
+    tokens = [
+        sessions.issue("ada", Role.VIEWER, credential="hash", generation="")[1].stamp
+        for sessions in (Sessions(KEY, 60), Sessions("x" * 32, 60), Sessions(KEY, 60, audience="/other"))
+    ]
+    assert len(set(tokens)) == 3
+    assert Sessions(KEY, 60).is_stamp(tokens[0], "ada", "hash")
+    assert not Sessions(KEY, 60).is_stamp(tokens[0], "ada", "new hash")
+    assert not Sessions(KEY, 60).is_stamp(tokens[0], "eve", "hash")
+
+
+def test_a_session_of_another_process_is_reported_once_where_there_is_no_key(caplog: pytest.LogCaptureFixture) -> None:
+    of_another_worker = issue(Sessions(None, 60, audience="/tasks"))
+    here = Sessions(None, 60, audience="/tasks")
+    for _ in range(3):
+        assert here.read(of_another_worker) is None
+        assert here.read("noise.noise") is None
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "secret_key" in warnings[0]
+    caplog.clear()
+    assert Sessions(KEY, 60, audience="/tasks").read(of_another_worker) is None
+    assert not caplog.records

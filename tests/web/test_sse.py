@@ -109,6 +109,22 @@ async def test_a_stream_ends_with_the_server_and_with_its_session(engine: House,
     assert engine.stream.subscribers == 0
 
 
+@pytest.mark.parametrize("lively", [True, False])
+async def test_a_stream_ends_once_its_user_may_not_follow_it_any_more(engine: House, lively: bool) -> None:
+    answers = [True, True, False]
+
+    async def still() -> bool:
+        if lively:
+            engine.put(make_record())
+        return answers.pop(0)
+
+    async with asyncio.timeout(10):
+        parts = [part async for part in frames(engine.stream, still=still, recheck=0.001)]
+    assert any(b"begin" in part for part in parts)
+    assert answers == []
+    assert engine.stream.subscribers == 0
+
+
 async def test_the_header_of_a_reconnecting_browser_wins_over_the_address_it_began_with(
     engine: House,
     app_of: Callable[..., FastAPI],

@@ -46,7 +46,8 @@ export class Api {
     } catch {
       throw new ApiError(0, "The server cannot be reached.");
     }
-    if (response.status === 401) {
+    // An application may lead to its own login page instead of answering 401.
+    if (response.status === 401 || response.redirected) {
       location.assign(`login?${new URLSearchParams({ next: location.search.slice(1) })}`);
       throw new ApiError(401, "Log in first.");
     }
