@@ -80,6 +80,7 @@ class TaskManager:
     stuck, or abandoned in a drain. `commit_timeout`: seconds that a response may wait for the commit of its tasks
     before the client gets 503. `lease_seconds`: the tasks of an instance without a heartbeat for this long are taken
     over. `freeze_gc`: until the shutdown, garbage collections skip all objects that the process had at the start.
+    `False` leaves the garbage collector of the process alone.
     `clock` is for tests.
 
     Raises `ConfigurationError` for any wrong setting, and `MissingExtraError` if a dependency is not installed.
@@ -112,7 +113,7 @@ class TaskManager:
         cancel_grace: float = 5.0,
         commit_timeout: float = 5.0,
         lease_seconds: float = 15.0,
-        freeze_gc: bool = False,
+        freeze_gc: bool = True,
         clock: Clock | None = None,
     ) -> None:
         telemetry = telemetry or Telemetry()
