@@ -9,8 +9,8 @@ class FrozenStart:
     """Excludes all objects that exist at the start from later garbage collections (`gc.freeze`).
 
     A full collection visits every object of the process. With frameworks loaded, each one blocks the event loop for
-    tens of milliseconds and finds nothing. What is garbage at the start stays until `thaw`: the first start of a process
-    therefore collects first. Later ones do not, since a collection at each start would slow test suites down.
+    tens of milliseconds and finds nothing. What is garbage at the start stays until `thaw`, so the first start of a
+    process collects first. Later ones do not, since a collection at each start would slow test suites down.
     """
 
     _collected = False
