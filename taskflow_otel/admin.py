@@ -72,7 +72,7 @@ class TaskAdmin:
             trace_url=trace_url,
             read_only=read_only,
         )
-        audit = AuditLog()
+        audit = AuditLog(task_manager.engine.audit)
         guard = make_guard(
             app,
             task_manager.engine,

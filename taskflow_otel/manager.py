@@ -69,6 +69,7 @@ class TaskManager:
     any backend; it wins over `snapshot_db`. Without either, history is in memory and nothing can be persisted.
     `snapshot_interval`: the longest time in seconds before a transition of a task that is not persisted is written.
     `requeue_pending`: treat every decorated task as `persist=True`. `retention_days`: delete older finished tasks.
+    `audit_retention_days`: delete older entries of the audit, and older bulk operations.
     `loggers`: observers; `log_file` and the options after it are shorthand for one `FileLogger`.
     `telemetry`: OpenTelemetry providers, propagation and metric settings. `capture_logs`: `logging` records emitted
     inside a task also become its log entries. `encrypt_args_key`: one Fernet key or several (rotation).
@@ -94,6 +95,7 @@ class TaskManager:
         snapshot_interval: float = 1.0,
         requeue_pending: bool = False,
         retention_days: float | None = None,
+        audit_retention_days: float | None = 90.0,
         loggers: Sequence[TaskObserver] = (),
         log_file: str | os.PathLike[str] | None = None,
         log_file_max_bytes: int = 10 * 1024 * 1024,
@@ -127,6 +129,7 @@ class TaskManager:
             max_sync_threads=max_sync_threads,
             snapshot_interval=snapshot_interval,
             retention_days=retention_days,
+            audit_retention_days=audit_retention_days,
             shutdown_timeout=shutdown_timeout,
             cancel_grace=cancel_grace,
             commit_timeout=commit_timeout,

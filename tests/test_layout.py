@@ -27,8 +27,13 @@ ELSEWHERE = [
         "backends/test_conformance.py",
         "The contract of backends, as a suite that every backend runs.",
         (
+            "backends/admin.py",
             "backends/base.py",
+            "backends/memory_admin.py",
+            "backends/redis/audit.py",
+            "backends/sql/audit.py",
             "backends/sql/backend.py",
+            "testing/backends/admin.py",
             "testing/backends/fixtures.py",
             "testing/backends/fleet.py",
             "testing/backends/samples.py",
@@ -129,6 +134,11 @@ ELSEWHERE = [
         "engine/fleet/test_takeover.py",
         "A protocol and two names of reasons.",
         ("engine/membership.py",),
+    ),
+    Elsewhere(
+        "backends/test_conformance.py",
+        "Plain data, and the filter that the suite compares backends with.",
+        ("model/audit.py",),
     ),
     Elsewhere(
         "web/test_overview.py",

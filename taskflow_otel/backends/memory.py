@@ -12,6 +12,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
+from taskflow_otel.backends.memory_admin import MemoryAuditStore
 from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.options import whole
@@ -63,6 +64,8 @@ class MemoryBackend:
         self._instances: dict[str, Instance] = {}
         self._used_once: dict[str, str] = {}
         self._settings: dict[str, str] = {}
+        self.audit_store = MemoryAuditStore()
+        """What people did through the administration."""
 
     async def open(self) -> None:
         """Nothing to connect."""

@@ -18,6 +18,7 @@ from typing import Any
 from taskflow_otel.bus.contracts import Exporter, TaskObserver, overrides
 from taskflow_otel.bus.worker import Worker
 from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.audit import AuditEntry
 from taskflow_otel.model.events import LifecycleEvent, LogEvent, without_exception
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.vocabulary import LOG_LEVELS
@@ -85,6 +86,7 @@ class ObserverBus:
         self._log = _hooks(exporters, "on_log")
         self._progress = _hooks(exporters, "on_progress")
         self._refused = _hooks(exporters, "on_refused")
+        self._audit = _hooks(exporters, "on_audit")
 
     def _part_idle(self, now: datetime) -> None:
         """Leave out the exporters that do nothing: without an SDK, half of the calls."""
@@ -148,6 +150,16 @@ class ObserverBus:
                 hook(record)
             except Exception as exc:
                 self._failures.add(name, "failed on a refused write", exc)
+
+    def audit(self, entry: AuditEntry) -> None:
+        """Someone acted through the administration, or tried to. Call it on the event loop's thread."""
+        if entry.at >= self._look_again:
+            self._part_idle(entry.at)
+        for name, hook in self._audit:
+            try:
+                hook(entry)
+            except Exception as exc:
+                self._failures.add(name, "failed on an entry of the audit", exc)
 
     async def start(self) -> None:
         """Start every observer; one that fails is logged and stays off, and does not stop the others."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from taskflow_otel.model.audit import AuditEntry
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.vocabulary import LogLevel
@@ -42,6 +43,9 @@ class Exporter:
 
     def on_refused(self, record: TaskRecord) -> None:
         """The ledger refused a write of this instance: another instance has taken the task over (fencing)."""
+
+    def on_audit(self, entry: AuditEntry) -> None:
+        """Someone acted through the administration, or tried to."""
 
     def dropped(self) -> int:
         """How many items it has dropped so far, for `taskflow_events_dropped_total`. Called on any thread."""

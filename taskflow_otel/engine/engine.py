@@ -8,8 +8,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
 
+from taskflow_otel.backends.admin import KeepsAudit
 from taskflow_otel.backends.base import Backend
+from taskflow_otel.backends.memory_admin import MemoryAuditStore
 from taskflow_otel.bus import ObserverBus
+from taskflow_otel.engine.admin.audit_trail import AuditTrail
+from taskflow_otel.engine.admin.retention import AdminCleaner
 from taskflow_otel.engine.attempt import AttemptRunner
 from taskflow_otel.engine.attempts import Attempts
 from taskflow_otel.engine.builder import TaskBuilder
@@ -230,15 +234,22 @@ class Engine:
         """Deletes history."""
         self.shared = SharedValues(backend, self._life)
         """Small values that all instances share."""
+        audit_store = backend.audit_store if isinstance(backend, KeepsAudit) else MemoryAuditStore()
+        self.audit = AuditTrail(audit_store, bus, self._clock, interval, self._life, lambda: self.instance_id)
+        """What people do through the administration."""
+        kept = None if settings.audit_retention_days is None else timedelta(days=settings.audit_retention_days)
         self._services: list[Service] = [
             self._heartbeat,
             self.queues,
             self._takeover,
             RemoteCancels(backend, self._clock, interval, self._heartbeat, self.control.cancel_for_another),
             FleetWatch(backend, self._clock, interval, self._heartbeat, fleet_watched, publish_remote),
+            self.audit,
         ]
         if retention is not None:
             self._services.append(self.cleaner)
+        if kept is not None:
+            self._services.append(AdminCleaner(audit_store, self._clock, _CLEAN_INTERVAL, kept))
         # Connections to parts that were built later are made here, and nowhere else.
         self._heartbeat.connect(rejoin=self.control.rejoin, introduce=self._introduce)
         self._ledger.connect(LateCommits(self._tasks, self._lifecycle, self._ledger, intake, self._background).applied)

@@ -25,6 +25,8 @@ class EngineSettings:
     snapshot_interval: float = 1.0
     """Longest time before a transition of a task that is not persisted is written."""
     retention_days: float | None = None
+    audit_retention_days: float | None = 90.0
+    """How long the audit and finished bulk operations are kept."""
     shutdown_timeout: float = 10.0
     """How long a drain waits for running tasks before it cancels them."""
     commit_timeout: float = 5.0
@@ -53,8 +55,9 @@ class EngineSettings:
                 f"lease_seconds ({self.lease_seconds:g}) must be at least twice heartbeat_interval "
                 f"({self.heartbeat_interval:g}), or living instances are declared dead"
             )
-        if self.retention_days is not None:
-            seconds("retention_days", self.retention_days, maximum=_LONGEST_RETENTION, exclusive=True, unit="days")
+        for name in ("retention_days", "audit_retention_days"):
+            if (days := getattr(self, name)) is not None:
+                seconds(name, days, maximum=_LONGEST_RETENTION, exclusive=True, unit="days")
         for name in ("max_concurrent_tasks", "max_sync_threads"):
             value = getattr(self, name)
             if value is not None:

@@ -51,6 +51,19 @@ ERROR_TYPE = "error.type"
 EXCEPTION_TYPE = "exception.type"
 EXCEPTION_MESSAGE = "exception.message"
 EXCEPTION_STACKTRACE = "exception.stacktrace"
+AUDIT_ACTION = "taskflow.audit.action"
+AUDIT_OUTCOME = "taskflow.audit.outcome"
+AUDIT_METHOD = "taskflow.audit.method"
+AUDIT_TARGET = "taskflow.audit.target"
+AUDIT_TASK = "taskflow.audit.task"
+AUDIT_OPERATION = "taskflow.audit.operation"
+AUDIT_REASON = "taskflow.audit.reason"
+AUDIT_DETAIL = "taskflow.audit.detail"
+AUDIT_TIMES = "taskflow.audit.times"
+USER_NAME = "user.name"
+CLIENT_ADDRESS = "client.address"
+HTTP_ROUTE = "http.route"
+HTTP_STATUS = "http.response.status_code"
 
 SYSTEM = "taskflow"
 
@@ -82,6 +95,21 @@ ATTRIBUTES = (
     Attribute(EXCEPTION_TYPE, "string", "class of the exception"),
     Attribute(EXCEPTION_MESSAGE, "string", "its message, capped"),
     Attribute(EXCEPTION_STACKTRACE, "string", "its traceback, capped"),
+    Attribute(AUDIT_ACTION, "string", "the route that was asked for, such as `retry-task`, or `login`"),
+    Attribute(AUDIT_OUTCOME, "string", "one of [the outcomes of actions](#outcomes-of-actions)"),
+    Attribute(
+        AUDIT_METHOD, "string", "how the user was known: `session`, `basic`, `token`; `open` without access control"
+    ),
+    Attribute(AUDIT_TARGET, "string", "the queue, schedule, user or filter that the action was about"),
+    Attribute(AUDIT_TASK, "string", "the id of the task that the action was about"),
+    Attribute(AUDIT_OPERATION, "string", "the id of the bulk operation, which has the ids of all its tasks"),
+    Attribute(AUDIT_REASON, "string", "why, as the user gave it (`?reason=`)"),
+    Attribute(AUDIT_DETAIL, "string", "what happened, or why it was refused"),
+    Attribute(AUDIT_TIMES, "int", "how many refused attempts this record is about"),
+    Attribute(USER_NAME, "string", "the user of the administration"),
+    Attribute(CLIENT_ADDRESS, "string", "the address of the user's client, as the application knows it"),
+    Attribute(HTTP_ROUTE, "string", "method and address of the route"),
+    Attribute(HTTP_STATUS, "int", "the status of the answer"),
 )
 
 _IDENTITY = (MESSAGING_SYSTEM, MESSAGING_DESTINATION_NAME, MESSAGING_MESSAGE_ID, QUEUE, INSTANCE)
@@ -156,6 +184,12 @@ _EVENTS = (
     LogSpec("taskflow.task.rejected", "WARN", "the task was refused", Transition.REJECTED),
 )
 TASK_LOG = LogSpec("taskflow.task.log", "as logged", "an entry written with `task_log`", None)
+AUDIT = LogSpec(
+    "taskflow.audit",
+    "INFO, or WARN if not done",
+    "someone acted through the administration, or tried to; it belongs to no task",
+    None,
+)
 LOGS: dict[Transition, LogSpec] = {spec.transition: spec for spec in _EVENTS if spec.transition is not None}
 
 # Few: each attribute of a record costs the SDK more than the engine needs for the transition.
@@ -170,6 +204,21 @@ LIFECYCLE_LOG_ATTRIBUTES = (
 )
 EXCEPTION_LOG_ATTRIBUTES = (ERROR_TYPE, EXCEPTION_TYPE, EXCEPTION_MESSAGE, EXCEPTION_STACKTRACE)
 TASK_LOG_ATTRIBUTES = (MESSAGING_DESTINATION_NAME, MESSAGING_MESSAGE_ID, QUEUE, ATTEMPT)
+AUDIT_LOG_ATTRIBUTES = (
+    AUDIT_ACTION,
+    AUDIT_OUTCOME,
+    AUDIT_TIMES,
+    HTTP_ROUTE,
+    HTTP_STATUS,
+    USER_NAME,
+    AUDIT_METHOD,
+    CLIENT_ADDRESS,
+    AUDIT_TARGET,
+    AUDIT_TASK,
+    AUDIT_OPERATION,
+    AUDIT_REASON,
+    AUDIT_DETAIL,
+)
 
 
 class MetricType(StrEnum):

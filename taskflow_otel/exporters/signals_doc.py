@@ -11,6 +11,7 @@ from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
 from taskflow_otel.model.status import Transition
 from taskflow_otel.model.vocabulary import (
     AttemptOutcome,
+    AuditOutcome,
     ExecutorKind,
     InstanceState,
     LogLevel,
@@ -82,6 +83,11 @@ _VOCABULARY: tuple[tuple[str, str, type[Word]], ...] = (
         f"The label `outcome` of `{signals.BACKEND_OPERATION.name}`: how a backend answered.",
         OperationOutcome,
     ),
+    (
+        "Outcomes of actions",
+        f"`{signals.AUDIT_OUTCOME}`, `outcome` in `GET /audit`: how an action through the administration ended.",
+        AuditOutcome,
+    ),
     ("States of queued tasks", f"The label `state` of `{signals.QUEUE_DEPTH.name}`.", QueueState),
     ("States of slots", f"The label `state` of `{signals.EXECUTOR_SLOTS.name}`.", SlotState),
     ("States of instances", "The field `state` of an instance.", InstanceState),
@@ -135,7 +141,7 @@ def _log_table() -> str:
             spec.severity,
             spec.meaning + ("; with the exception" if spec.exception else ""),
         )
-        for spec in (*signals.LOGS.values(), signals.TASK_LOG)
+        for spec in (*signals.LOGS.values(), signals.TASK_LOG, signals.AUDIT)
     ]
     lifecycle = (
         f"Attributes of the lifecycle events: {_codes(signals.LIFECYCLE_LOG_ATTRIBUTES)}; "
@@ -145,7 +151,8 @@ def _log_table() -> str:
         f"Attributes of `{signals.TASK_LOG.event_name}`: {_codes(signals.TASK_LOG_ATTRIBUTES)}, "
         f"{_code(signals.LOG_PREFIX + '*')}.\n"
     )
-    return "\n".join((_table(("event", "severity", "meaning"), rows), lifecycle, entries))
+    audit = f"Attributes of `{signals.AUDIT.event_name}`, if known: {_codes(signals.AUDIT_LOG_ATTRIBUTES)}.\n"
+    return "\n".join((_table(("event", "severity", "meaning"), rows), lifecycle, entries, audit))
 
 
 def _metric_table(specs: Sequence[MetricSpec]) -> str:

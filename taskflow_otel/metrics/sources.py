@@ -42,6 +42,7 @@ def connect_metrics(metrics: PrometheusExporter, engine: Engine, bus: ObserverBu
         for name, count in bus.dropped.items():
             yield (name,), count
         yield ("history",), engine.vitals.history_dropped
+        yield ("audit",), engine.audit.lost
 
     def errors() -> Samples:
         for name, count in bus.errors.items():

@@ -177,6 +177,14 @@ class InstanceState(Word):
     STOPPED = "stopped", "It has shut down properly."
 
 
+class AuditOutcome(Word):
+    """How an action through the administration ended."""
+
+    DONE = "done", "It was done."
+    REFUSED = "refused", "It was refused: access, input, or the state of what it was about."
+    FAILED = "failed", "It failed: the manager or its backend was not available."
+
+
 class EngineState(Word):
     """The state of the engine of this process."""
 

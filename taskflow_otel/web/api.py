@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Depends
 
 from taskflow_otel.web.audit import AuditLog
+from taskflow_otel.web.audit_api import add_audit_routes
 from taskflow_otel.web.bulk_api import add_bulk_routes
 from taskflow_otel.web.dashboard import add_page_routes
 from taskflow_otel.web.fleet_api import add_fleet_routes, add_queue_routes
@@ -33,11 +34,12 @@ def make_routers(
 ) -> list[APIRouter]:
     """All routes under `settings.path`, for inclusion in an application in this order."""
     readiness = Readiness(engine)
+    route_class = TaskflowRoute.audited_by(audit)
     named = Depends(hosts.check)
 
     def part(*dependencies: Any) -> APIRouter:
         return APIRouter(
-            prefix=settings.path, tags=["taskflow"], route_class=TaskflowRoute, dependencies=list(dependencies)
+            prefix=settings.path, tags=["taskflow"], route_class=route_class, dependencies=list(dependencies)
         )
 
     page = part(named)
@@ -45,6 +47,7 @@ def make_routers(
     probes = part()
     add_probe_routes(probes, engine, readiness, guard, hosts)
     router = part(named, Depends(readiness.require_started))
+    add_audit_routes(router, engine, guard)
     add_fleet_routes(router, engine, metrics, stream, guard)
     add_queue_routes(router, engine, guard, audit)
     add_schedule_routes(router, engine, settings, guard, audit)

@@ -12,8 +12,8 @@ from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import FINISHED_STATUSES, LIVE_STATUSES, TaskStatus
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK
-from taskflow_otel.web.audit import AuditLog
-from taskflow_otel.web.auth import Actor, Scope
+from taskflow_otel.web.audit import REASON, AuditLog
+from taskflow_otel.web.auth import Scope
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import MAX_PAGE, parse_moment, task_filter
 from taskflow_otel.web.ports import TaskEngine
@@ -42,19 +42,26 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
     may_retry, may_cancel = Depends(guard.acting(Scope.RETRY)), Depends(guard.acting(Scope.CANCEL))
     may_delete = Depends(guard.acting(Scope.HISTORY))
 
-    async def retry(request: Request, actor: Actor, action: str, selected: Selection, *, dry_run: bool) -> BulkRetryOut:
+    async def retry(request: Request, selected: Selection, *, dry_run: bool) -> BulkRetryOut:
         out = BulkRetryOut(retried=[], skipped=[], more=selected.more, matched=len(selected.ids), dry_run=dry_run)
-        if not dry_run:
+        if dry_run:
+            audit.nothing_changed(request)
+        else:
             await _retry_all(engine, selected.ids, out)
-            audit.record(request, actor, action, _target(request, selected), f"retried {len(out.retried)}")
+            audit.note(request, target=_target(request, selected), detail=f"retried {len(out.retried)}")
         return out
 
-    @router.post("/bulk-retry", status_code=202, responses=errors(400, 403, 413, 422), summary="Retry tasks")
+    @router.post(
+        "/bulk-retry",
+        status_code=202,
+        dependencies=[may_retry, REASON],
+        responses=errors(400, 403, 413, 422),
+        summary="Retry tasks",
+    )
     async def bulk_retry(
         request: Request,
         found: _Filter,
         body: TaskIdsIn | None = None,
-        actor: Actor = may_retry,
         limit: _Limit = MAX_PAGE,
         dry_run: _DryRun = False,
     ) -> BulkRetryOut:
@@ -65,27 +72,37 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
         """
         ids = body.task_ids if body else None
         selected = await named_or_matching(engine, ids, found, _RETRYABLE, limit, _not_retried)
-        return await retry(request, actor, "bulk-retry", selected, dry_run=dry_run)
+        return await retry(request, selected, dry_run=dry_run)
 
-    @router.post("/retry-failed", status_code=202, responses=errors(403, 422), summary="Retry failed tasks")
+    @router.post(
+        "/retry-failed",
+        status_code=202,
+        dependencies=[may_retry, REASON],
+        responses=errors(403, 422),
+        summary="Retry failed tasks",
+    )
     async def retry_failed(
         request: Request,
         found: _Filter,
-        actor: Actor = may_retry,
         limit: _Limit = MAX_PAGE,
         dry_run: _DryRun = False,
     ) -> BulkRetryOut:
         """Retry the failed tasks that match (`?since=6h`) and were not retried yet, newest first."""
         statuses = statuses_of(found, [TaskStatus.FAILED])
         selected = await matching(engine, found, statuses, limit, _not_retried)
-        return await retry(request, actor, "retry-failed", selected, dry_run=dry_run)
+        return await retry(request, selected, dry_run=dry_run)
 
-    @router.post("/bulk-cancel", status_code=202, responses=errors(400, 403, 413, 422), summary="Cancel live tasks")
+    @router.post(
+        "/bulk-cancel",
+        status_code=202,
+        dependencies=[may_cancel, REASON],
+        responses=errors(400, 403, 413, 422),
+        summary="Cancel live tasks",
+    )
     async def bulk_cancel(
         request: Request,
         found: _Filter,
         body: TaskIdsIn | None = None,
-        actor: Actor = may_cancel,
         limit: _Limit = MAX_PAGE,
         dry_run: _DryRun = False,
     ) -> BulkCancelOut:
@@ -96,15 +113,21 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
         ids = body.task_ids if body else None
         selected = await named_or_matching(engine, ids, found, _CANCELLABLE, limit)
         out = BulkCancelOut(cancelled=[], skipped=[], more=selected.more, matched=len(selected.ids), dry_run=dry_run)
-        if not dry_run:
+        if dry_run:
+            audit.nothing_changed(request)
+        else:
             await _cancel_all(engine, selected.ids, out)
-            audit.record(request, actor, "bulk-cancel", _target(request, selected), f"cancelled {len(out.cancelled)}")
+            audit.note(request, target=_target(request, selected), detail=f"cancelled {len(out.cancelled)}")
         return out
 
-    @router.delete("/history", responses=errors(403, 422), summary="Delete finished tasks")
+    @router.delete(
+        "/history",
+        dependencies=[may_delete, REASON],
+        responses=errors(403, 422),
+        summary="Delete finished tasks",
+    )
     async def delete_history(
         request: Request,
-        actor: Actor = may_delete,
         before: Annotated[
             str | None,
             Query(description="Ended before: an ISO 8601 time, or an age (`7d`). Default: all finished tasks."),
@@ -113,7 +136,7 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
         """Delete finished tasks and their logs permanently."""
         now = SYSTEM_CLOCK.now()
         deleted = await engine.cleaner.delete(parse_moment("before", before, now) if before else now)
-        audit.record(request, actor, "delete-history", before or "all", f"deleted {deleted}")
+        audit.note(request, target=before or "all", detail=f"deleted {deleted}")
         return DeletedOut(deleted=deleted)
 
 

@@ -124,7 +124,7 @@ def add_page_routes(router: APIRouter, settings: WebSettings, guard: Guard, audi
             return response
         if begun is None:
             return login_page(request, "The user name or the password is wrong.", 401)
-        audit.record(request, begun.actor, "login", username)
+        audit.record(request, begun.actor, "login", username, status=303)
         answer = RedirectResponse(f"dashboard{_view(request)}", 303)
         answer.set_cookie(
             COOKIE,
@@ -141,7 +141,9 @@ def add_page_routes(router: APIRouter, settings: WebSettings, guard: Guard, audi
     async def logout(request: Request, actor: Actor = viewer, everywhere: bool = False) -> Response:
         guard.check_intent(request, actor)
         await guard.log_out(actor, everywhere=everywhere)
-        audit.record(request, actor, "logout", actor.name or "", "everywhere" if everywhere else "done")
+        audit.record(
+            request, actor, "logout", actor.name or "", status=204, detail="everywhere" if everywhere else None
+        )
         answer = Response(status_code=204)
         secure = client_scheme(request) == "https"
         answer.set_cookie(COOKIE, "", max_age=0, path=None, secure=secure, httponly=True, samesite="lax")

@@ -18,6 +18,7 @@ MAX_BODY = 256 * 1024
 _ADMITTED = "taskflow_otel.admitted"
 _ALLOWED = "taskflow_otel.parameters"
 _ADDITION = "taskflow_otel.addition"
+_ACTOR = "taskflow_otel.actor"
 _Owner = TypeVar("_Owner")
 _Decide = Callable[[_Owner, Request], Awaitable[Actor]]
 Entrance = Callable[[Request], Awaitable[Actor]]
@@ -40,6 +41,18 @@ def entrance(decide: _Decide[_Owner]) -> _Decide[_Owner]:
 
     decide_once.is_entrance = True  # type: ignore[attr-defined]  # a mark on a function
     return decide_once
+
+
+def note_actor(request: Request, actor: Actor) -> Actor:
+    """Remember who a request is from, also if it is refused afterwards."""
+    request.scope[_ACTOR] = actor
+    return actor
+
+
+def actor_of(request: Request) -> Actor | None:
+    """The user of a request; `None` if no one is known."""
+    actor: Actor | None = request.scope.get(_ACTOR)
+    return actor
 
 
 def entrances(dependencies: Iterable[Callable[..., Any] | None]) -> list[Entrance]:

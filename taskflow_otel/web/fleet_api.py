@@ -13,7 +13,7 @@ from taskflow_otel.errors import UnknownQueueError
 from taskflow_otel.exporters.prometheus.exposition import MetricsFormat, negotiate
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.web.answers import instance_out, queue_out, queues_out, stats_out
-from taskflow_otel.web.audit import AuditLog
+from taskflow_otel.web.audit import REASON, AuditLog
 from taskflow_otel.web.auth import Actor, Scope
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.overview import Overview
@@ -112,7 +112,7 @@ def add_fleet_routes(
 
 def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: AuditLog) -> None:
     """The routes that change a queue."""
-    operator = Depends(guard.acting(Scope.QUEUES))
+    acting = [Depends(guard.acting(Scope.QUEUES)), REASON]
 
     def known(name: str) -> str:
         stats = engine.queues.stats()
@@ -120,24 +120,29 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
             raise UnknownQueueError(name, stats)
         return name
 
-    @router.patch("/queues/{name}", responses=errors(400, 403, 404, 413, 422), summary="Change a queue's limits")
-    async def patch_queue(request: Request, name: str, body: QueueIn, actor: Actor = operator) -> QueueOut:
+    @router.patch(
+        "/queues/{name}",
+        dependencies=acting,
+        responses=errors(400, 403, 404, 413, 422),
+        summary="Change a queue's limits",
+    )
+    async def configure_queue(request: Request, name: str, body: QueueIn) -> QueueOut:
         """Change the given limits; `null` removes a limit."""
         changes: dict[str, Any] = body.model_dump(exclude_unset=True)
         await engine.queues.update(known(name), **changes)
-        audit.record(request, actor, "configure-queue", name, str(changes))
+        audit.note(request, detail=str(changes))
         return queue_out(engine.queues.stats()[name])
 
-    @router.post("/queues/{name}/pause", responses=errors(403, 404, 422), summary="Pause a queue")
-    async def pause_queue(request: Request, name: str, actor: Actor = operator) -> QueueOut:
+    @router.post("/queues/{name}/pause", dependencies=acting, responses=errors(403, 404, 422), summary="Pause a queue")
+    async def pause_queue(name: str) -> QueueOut:
         """Start no further task of this queue; running ones continue."""
         await engine.queues.pause(known(name))
-        audit.record(request, actor, "pause-queue", name)
         return queue_out(engine.queues.stats()[name])
 
-    @router.post("/queues/{name}/resume", responses=errors(403, 404, 422), summary="Resume a queue")
-    async def resume_queue(request: Request, name: str, actor: Actor = operator) -> QueueOut:
+    @router.post(
+        "/queues/{name}/resume", dependencies=acting, responses=errors(403, 404, 422), summary="Resume a queue"
+    )
+    async def resume_queue(name: str) -> QueueOut:
         """Start tasks of this queue again."""
         await engine.queues.resume(known(name))
-        audit.record(request, actor, "resume-queue", name)
         return queue_out(engine.queues.stats()[name])

@@ -19,7 +19,7 @@ from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.addresses import own_origins, stated_origin
 from taskflow_otel.web.app_login import AppLogin
 from taskflow_otel.web.auth import Actor, Role, Scope, User
-from taskflow_otel.web.entrance import Entrance, entrance
+from taskflow_otel.web.entrance import Entrance, entrance, note_actor
 from taskflow_otel.web.logins import Attempts, PasswordLogin
 from taskflow_otel.web.session_book import Begun, SessionBook
 from taskflow_otel.web.sessions import COOKIE
@@ -223,7 +223,7 @@ class Guard:
 
     async def _enter(self, request: Request) -> Actor:
         try:
-            return await self.identify(request)
+            return note_actor(request, await self.identify(request))
         except HTTPException as exc:
             # The application leads people to its login page. A program that reads JSON must not read that page.
             if 300 <= exc.status_code < 400:

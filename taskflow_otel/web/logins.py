@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from fastapi import HTTPException, Request
 
+from taskflow_otel.model.vocabulary import AuditOutcome
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import AuthBackend, Role, User, UserDirectory, checked_role
 from taskflow_otel.web.throttle import Attempt, LoginThrottle, TooManyLoginsError
@@ -32,11 +33,15 @@ class Attempts:
         except TooManyLoginsError as exc:
             if exc.first:
                 # Once for each delay, so that a flood of guesses is not a flood of entries.
-                self._audit.record(request, None, action, target[:_LONGEST_TARGET], "throttled")
+                self._refused(request, action, target, 429, "too many failures")
             headers = {"Retry-After": str(max(1, math.ceil(exc.retry_after)))}
             raise HTTPException(429, detail=str(exc), headers=headers) from None
         if attempt.outcome is False:
-            self._audit.record(request, None, action, target[:_LONGEST_TARGET], "refused")
+            self._refused(request, action, target, 401, "wrong credentials")
+
+    def _refused(self, request: Request, action: str, target: str, status: int, why: str) -> None:
+        target = target[:_LONGEST_TARGET]
+        self._audit.record(request, None, action, target, AuditOutcome.REFUSED, status=status, detail=why)
 
     def failed(self, request: Request, action: str, target: str) -> None:
         """Count and record a failure that has happened; answers 429 as `of` does."""

@@ -8,6 +8,7 @@ from types import EllipsisType
 from typing import Protocol
 
 from taskflow_otel.errors import TaskflowError
+from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
@@ -104,6 +105,16 @@ class HistoryCleaner(Protocol):
         """Delete tasks that ended before this moment, in batches; return how many."""
 
 
+class AuditTrail(Protocol):
+    """The audit of all instances."""
+
+    async def record(self, entry: AuditEntry, *, wait: bool = True) -> None:
+        """Take an entry; with `wait`, return once it is stored or is stored later. Never raises."""
+
+    async def page(self, query: AuditQuery) -> AuditPage:
+        """One page, newest first."""
+
+
 class EngineVitals(Protocol):
     """The health of the engine."""
 
@@ -137,6 +148,8 @@ class TaskEngine(Protocol):
     def schedules(self) -> ScheduleBook: ...
     @property
     def cleaner(self) -> HistoryCleaner: ...
+    @property
+    def audit(self) -> AuditTrail: ...
     @property
     def vitals(self) -> EngineVitals: ...
     @property

@@ -26,6 +26,7 @@ from taskflow_otel.errors import (
     UnknownScheduleError,
     UnknownTaskError,
 )
+from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.entrance import allowed_parameters, bounded, complete, entrances, refuse_large_body
 from taskflow_otel.web.headers import API_HEADERS
 from taskflow_otel.web.refusals import (
@@ -55,9 +56,16 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 class TaskflowRoute(APIRoute):
     """Decides who may come in before it reads the body, and answers errors itself.
 
-    A route that changes something answers 422 to what it does not know. The application's error handlers are not
-    called.
+    A route that changes something answers 422 to what it does not know, and is audited under its name, whatever its
+    answer is. The application's error handlers are not called.
     """
+
+    audit: AuditLog | None = None
+
+    @classmethod
+    def audited_by(cls, audit: AuditLog) -> type[TaskflowRoute]:
+        """This class, with an audit."""
+        return type("AuditedRoute", (cls,), {"audit": audit})
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -95,7 +103,18 @@ class TaskflowRoute(APIRoute):
                 status = next(status for kind, status in _STATUS if isinstance(exc, kind))
                 return problem(status, str(exc), {"Retry-After": "1"} if status == 503 else None)
 
-        return guarded
+        async def audited(request: Request) -> Response:
+            action = self.name if changes else None
+            status, why = 500, "an unexpected error, which the log of the server has"
+            try:
+                response = await guarded(request)
+                status, why = response.status_code, response.sentence if isinstance(response, Problem) else ""
+                return response
+            finally:
+                if self.audit is not None:
+                    await self.audit.settle(request, action, status, why)
+
+        return audited
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 405 in the shape of the API to a method that the address does not have, and 500 where it fails."""
@@ -123,13 +142,22 @@ class TaskflowRoute(APIRoute):
             raise
 
 
-def problem(status: int, sentence: str, headers: Any = None, *, fields: Sequence[str] = ()) -> JSONResponse:
+class Problem(JSONResponse):
+    """An error, as it is answered; `sentence` says what is wrong."""
+
+    media_type = PROBLEM_TYPE
+    sentence: str = ""
+
+
+def problem(status: int, sentence: str, headers: Any = None, *, fields: Sequence[str] = ()) -> Problem:
     """The one shape of an error (RFC 9457)."""
     body = ErrorOut(title=HTTPStatus(status).phrase, status=status, detail=sentence, fields=list(fields))
-    return JSONResponse(body.model_dump(), status, {**API_HEADERS, **(headers or {})}, PROBLEM_TYPE)
+    answer = Problem(body.model_dump(), status, {**API_HEADERS, **(headers or {})})
+    answer.sentence = sentence
+    return answer
 
 
-def _invalid(exc: RequestValidationError) -> JSONResponse:
+def _invalid(exc: RequestValidationError) -> Problem:
     parts: list[str] = []
     fields: list[str] = []
     for error in exc.errors():

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from taskflow_otel.web.answers import planned_out, schedule_out, task_out
-from taskflow_otel.web.audit import AuditLog
-from taskflow_otel.web.auth import Actor, Scope
+from taskflow_otel.web.audit import REASON, AuditLog
+from taskflow_otel.web.auth import Scope
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.routing import errors
@@ -19,7 +19,7 @@ def add_schedule_routes(
     router: APIRouter, engine: TaskEngine, settings: WebSettings, guard: Guard, audit: AuditLog
 ) -> None:
     """All routes about schedules. A name may contain slashes."""
-    operator = Depends(guard.acting(Scope.SCHEDULES))
+    acting = [Depends(guard.acting(Scope.SCHEDULES)), REASON]
     book = engine.schedules
 
     @router.get("/schedules", dependencies=[Depends(guard.viewer)], responses=errors(), summary="Schedules")
@@ -31,28 +31,34 @@ def add_schedule_routes(
     @router.post(
         "/schedules/{name:path}/run",
         status_code=202,
+        dependencies=acting,
         response_model=TaskOut,
         responses=errors(403, 404, 422),
         summary="Run a schedule now",
     )
-    async def run_schedule(request: Request, name: str, actor: Actor = operator) -> Response:
+    async def run_schedule(request: Request, name: str) -> Response:
         """Make one run, independently of the rule, and return its task."""
         record = await book.run(name)
-        audit.record(request, actor, "run-schedule", name, f"as {record.task_id}")
+        audit.note(request, detail=f"as {record.task_id}")
         hidden = None if settings.display_func_args else {"args", "kwargs"}
         task = task_out(record, with_args=settings.display_func_args).model_dump(mode="json", exclude=hidden)
         return JSONResponse(task, 202)
 
-    @router.post("/schedules/{name:path}/pause", responses=errors(403, 404, 422), summary="Pause a schedule")
-    async def pause_schedule(request: Request, name: str, actor: Actor = operator) -> ScheduleOut:
+    @router.post(
+        "/schedules/{name:path}/pause", dependencies=acting, responses=errors(403, 404, 422), summary="Pause a schedule"
+    )
+    async def pause_schedule(name: str) -> ScheduleOut:
         """Stop it from firing, on all instances, also after a restart."""
         status = await book.pause(name)
-        audit.record(request, actor, "pause-schedule", name)
         return schedule_out(status)
 
-    @router.post("/schedules/{name:path}/resume", responses=errors(403, 404, 422), summary="Resume a schedule")
-    async def resume_schedule(request: Request, name: str, actor: Actor = operator) -> ScheduleOut:
+    @router.post(
+        "/schedules/{name:path}/resume",
+        dependencies=acting,
+        responses=errors(403, 404, 422),
+        summary="Resume a schedule",
+    )
+    async def resume_schedule(name: str) -> ScheduleOut:
         """Let it fire again; firings during the pause are not caught up."""
         status = await book.resume(name)
-        audit.record(request, actor, "resume-schedule", name)
         return schedule_out(status)

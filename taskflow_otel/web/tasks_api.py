@@ -16,8 +16,8 @@ from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.web.answers import task_detail, task_out
-from taskflow_otel.web.audit import AuditLog
-from taskflow_otel.web.auth import Actor, Scope
+from taskflow_otel.web.audit import REASON, AuditLog
+from taskflow_otel.web.auth import Scope
 from taskflow_otel.web.failures import SCAN_LIMIT, read_failures
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, page_cursor, task_filter
@@ -115,6 +115,7 @@ def add_item_routes(
     @router.post(
         "/{task_id}/retry",
         status_code=202,
+        dependencies=[may_retry, REASON],
         response_model=TaskOut,
         responses=errors(403, 404, 409, 422),
         summary="Retry a finished task",
@@ -122,7 +123,6 @@ def add_item_routes(
     async def retry_task(
         request: Request,
         task_id: str,
-        actor: Actor = may_retry,
         rerun: Annotated[bool, Query(description="Also run a successful task once more.")] = False,
     ) -> Response:
         """Make a new task from a finished one and return it; `retry_of` and `retried_by` link the two.
@@ -130,20 +130,20 @@ def add_item_routes(
         If several requests retry one task at once, one succeeds; the others get 409 with the id of the new task.
         """
         record = await engine.retries.retry(task_id, rerun=rerun)
-        audit.record(request, actor, "retry", task_id, f"as {record.task_id}")
+        audit.note(request, detail=f"as {record.task_id}")
         return _one(task_out(record, with_args=settings.display_func_args), hidden, 202)
 
     @router.post(
         "/{task_id}/cancel",
         status_code=202,
+        dependencies=[may_cancel, REASON],
         response_model=TaskOut,
         responses=errors(403, 404, 409, 422),
         summary="Cancel a live task",
     )
-    async def cancel_task(request: Request, task_id: str, actor: Actor = may_cancel) -> Response:
+    async def cancel_task(task_id: str) -> Response:
         """Cancel a pending or running task of any instance."""
         record = await engine.control.cancel(task_id)
-        audit.record(request, actor, "cancel", task_id)
         return _one(task_out(record, with_args=settings.display_func_args), hidden, 202)
 
 

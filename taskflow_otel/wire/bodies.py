@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from taskflow_otel.model.status import TaskStatus, Transition
-from taskflow_otel.model.vocabulary import ExecutorKind, InstanceState, LogLevel, Reason, Source, Word
+from taskflow_otel.model.vocabulary import AuditOutcome, ExecutorKind, InstanceState, LogLevel, Reason, Source, Word
 
 
 class Role(StrEnum):
@@ -295,6 +295,29 @@ class InstanceOut(BaseModel):
     heartbeat_at: datetime
     lease_seconds: float
     answering: bool = Field(description="Whether this is the answering instance.")
+
+
+class AuditOut(BaseModel):
+    """One action through the administration, or an attempt that was refused."""
+
+    model_config = ConfigDict(from_attributes=True, title="AuditEntry")
+
+    entry_id: str
+    at: datetime
+    actor: str | None = Field(description="The user; null if no one was known.")
+    method: str | None = Field(description="How the user was known: `session`, `basic`, `token`, `open`, …")
+    client: str | None = Field(description="The address of the client, as the application knows it.")
+    action: str = Field(description="The route that was asked for, such as `retry-task`, or `login`.")
+    route: str
+    outcome: Annotated[str, _one_of(AuditOutcome)]
+    status: int = Field(description="The status of the answer.")
+    target: str | None = Field(description="The queue, schedule, user or filter that the action was about.")
+    task_id: str | None
+    operation_id: str | None = Field(description="The bulk operation, which has the ids of all its tasks.")
+    reason: str | None = Field(description="Why, as the user gave it.")
+    detail: str | None = Field(description="What happened, or why it was refused.")
+    instance: str
+    times: int = Field(description="How many refused attempts this entry is about.")
 
 
 class HealthOut(BaseModel):

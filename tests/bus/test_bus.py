@@ -12,10 +12,12 @@ import pytest
 from taskflow_otel.bus import Event, Exporter, ObserverBus, TaskObserver
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.memory import InMemoryLogger
+from taskflow_otel.model.audit import AuditEntry
 from taskflow_otel.model.events import LifecycleEvent, LogEvent, lifecycle_event
 from taskflow_otel.model.record import Progress, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.runtime.clock import SystemClock
+from taskflow_otel.testing.backends.admin import make_entry
 from tests.exporters.story import Story
 from tests.waiting import eventually
 
@@ -40,6 +42,9 @@ class Recorder(Exporter):
 
     def on_refused(self, record: TaskRecord) -> None:
         self.heard.append("refused")
+
+    def on_audit(self, entry: AuditEntry) -> None:
+        self.heard.append("audit")
 
     def start(self) -> None:
         self.heard.append("start")
@@ -69,6 +74,9 @@ class Broken(Exporter):
     def on_refused(self, record: TaskRecord) -> None:
         raise RuntimeError("refused")
 
+    def on_audit(self, entry: AuditEntry) -> None:
+        raise RuntimeError("audit")
+
     def start(self) -> None:
         raise RuntimeError("start")
 
@@ -86,10 +94,11 @@ async def tell_everything(bus: ObserverBus) -> None:
     story.record.progress = Progress(1, 2)
     bus.progress(story.record)
     bus.refused(story.record)
+    bus.audit(make_entry())
     await bus.close(5)
 
 
-EVERYTHING = ["start", "created", "enqueued", "started", "hello", "progress", "refused", "close", "flush"]
+EVERYTHING = ["start", "created", "enqueued", "started", "hello", "progress", "refused", "audit", "close", "flush"]
 
 
 async def test_an_exporter_hears_everything_in_order() -> None:
@@ -104,7 +113,7 @@ async def test_a_broken_exporter_is_counted_and_harms_no_other(caplog: pytest.Lo
     with caplog.at_level(logging.ERROR, "taskflow_otel.bus"):
         await tell_everything(bus)
     assert recorder.heard == EVERYTHING
-    assert bus.errors == {"broken": 8, "flush": 1}
+    assert bus.errors == {"broken": 9, "flush": 1}
     assert len(caplog.records) == 2, "the same failure is not logged again within the minute"
 
 

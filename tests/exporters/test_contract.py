@@ -19,10 +19,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from taskflow_otel import Telemetry
 from taskflow_otel.backends.base import Update
 from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.otel.logs import LogsExporter
 from taskflow_otel.exporters.prometheus.values import Histogram
 from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
 from taskflow_otel.model.options import ExecutorName
 from taskflow_otel.model.status import TRANSITIONS, TaskStatus, Transition
+from taskflow_otel.model.vocabulary import AuditOutcome
+from taskflow_otel.testing.backends.admin import make_entry
 from taskflow_otel.testing.clock import settle
 from tests.engine.scenes import (
     EXECUTORS,
@@ -275,3 +278,17 @@ def test_every_promise_of_the_table_is_put_to_the_test() -> None:
         assert set().union(*(span_attributes(span, case) for case in cases)) == {*span.at_start, *span.at_end}
     for metric in (*signals.METRICS, *signals.MESSAGING_METRICS):
         assert {case.transition for case in CASES if moves(metric, case)} == metric.on
+
+
+def test_an_entry_of_the_audit_is_one_log_record_with_what_the_entry_knows() -> None:
+    logs, provider = InMemoryLogRecordExporter(), LoggerProvider(shutdown_on_exit=False)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
+    exporter = LogsExporter(provider)
+    facts = dict.fromkeys(("target", "task_id", "operation_id", "reason", "detail"), "x")
+    exporter.on_audit(make_entry(**facts))
+    exporter.on_audit(make_entry(actor=None, method=None, client=None, outcome=AuditOutcome.REFUSED.value))
+    done, refused = [logged.log_record for logged in logs.get_finished_logs()]
+    assert {done.event_name, refused.event_name} == {signals.AUDIT.event_name}
+    assert (done.severity_text, refused.severity_text) == ("INFO", "WARN")
+    assert set(done.attributes or {}) == set(signals.AUDIT_LOG_ATTRIBUTES)
+    assert set(refused.attributes or {}) < set(signals.AUDIT_LOG_ATTRIBUTES)

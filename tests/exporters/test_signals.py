@@ -18,6 +18,7 @@ def test_every_attribute_in_use_is_explained() -> None:
         *signals.LIFECYCLE_LOG_ATTRIBUTES,
         *signals.EXCEPTION_LOG_ATTRIBUTES,
         *signals.TASK_LOG_ATTRIBUTES,
+        *signals.AUDIT_LOG_ATTRIBUTES,
         signals.LINK,
         signals.TAG_PREFIX + "*",
         signals.LOG_PREFIX + "*",

@@ -75,6 +75,7 @@ OF_A_MANAGER = {
     "commit_timeout": [*NO_SECONDS, 0],
     "lease_seconds": [*NO_SECONDS, 0],
     "retention_days": [*NO_SECONDS, 0],
+    "audit_retention_days": [*NO_SECONDS, 0],
     "process_shutdown_timeout": NO_SECONDS,
     "max_concurrent_tasks": [*NO_WHOLE, 0, -1],
     "max_sync_threads": [*NO_WHOLE, 0, -1],

@@ -136,7 +136,8 @@ async def test_any_dependency_that_returns_a_user_or_raises_protects_every_route
     assert (await client.get("/tasks/dashboard", **credentials)).status_code == 200
     answer = await client.post(f"/tasks/{record.task_id}/retry", **credentials)
     assert answer.status_code == 202
-    assert [entry.__dict__["actor"] for entry in caplog.records if entry.__dict__.get("action") == "retry"] == [name]
+    entries = [vars(entry) for entry in caplog.records if vars(entry).get("action") == "retry-task"]
+    assert [entry["actor"] for entry in entries if entry["outcome"] == "done"] == [name]
 
 
 async def test_what_the_dependency_raises_is_answered_as_it_is(client_of: ClientOf) -> None:

@@ -48,13 +48,16 @@ At = Callable[..., httpx.AsyncClient]
 
 @pytest.fixture
 def audited(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[Any, ...]]]:
-    """Actor, action, target and outcome of each entry of the audit, oldest first."""
+    """Actor, action, target and outcome of each entry of the audit, oldest first; 429 is shown as `throttled`."""
     caplog.set_level(logging.INFO, "taskflow_otel.audit")
 
     def entries() -> list[tuple[Any, ...]]:
-        names = ("actor", "action", "target", "outcome")
+        names = ("actor", "action", "target")
         return [
-            tuple(record.__dict__[name] for name in names)
+            (
+                *(record.__dict__[name] for name in names),
+                "throttled" if record.__dict__["status"] == 429 else record.__dict__["outcome"],
+            )
             for record in caplog.records
             if record.name == "taskflow_otel.audit"
         ]

@@ -17,6 +17,7 @@ from taskflow_otel import TaskAdmin, TaskManager, task_log
 from taskflow_otel.exporters.stream import LiveStream
 from taskflow_otel.model.record import Progress
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.testing.backends.admin import make_entry
 from taskflow_otel.web import fleet_api, tasks_api
 from tests.managers import Gate
 from tests.waiting import eventually
@@ -290,7 +291,7 @@ async def test_the_list_is_walked_with_the_keyboard(opened: OpenPage, engine: Ho
         await expect(page.get_by_label("Search")).to_be_focused()
 
 
-@pytest.mark.parametrize("view", ["overview", "tasks", "failures", "queues", "instances", "task"])
+@pytest.mark.parametrize("view", ["overview", "tasks", "failures", "queues", "instances", "audit", "task"])
 async def test_a_phone_shows_every_view_without_scrolling_sideways(opened: OpenPage, engine: House, view: str) -> None:
     record = engine.put(make_record("a_task_with_quite_a_long_name" * 3, TaskStatus.FAILED, error="x" * 400))
     record.stacktrace = "y" * 400
@@ -300,6 +301,18 @@ async def test_a_phone_shows_every_view_without_scrolling_sideways(opened: OpenP
         await expect(page.locator("h1")).to_be_visible()
         await expect(page.get_by_text("Live", exact=True)).to_be_visible()
         assert await page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+async def test_the_audit_shows_who_did_what_with_a_link_to_the_task(opened: OpenPage, engine: House) -> None:
+    record = engine.put(make_record("charge_card"))
+    await engine.backend.audit_store.add(
+        [make_entry(actor=HOSTILE, task_id=record.task_id, reason="they asked for it")]
+    )
+    async with opened("?view=audit") as page:
+        row = page.get_by_role("row").filter(has_text="they asked for it")
+        await expect(row).to_contain_text(HOSTILE)
+        await row.get_by_role("link").click()
+        await expect(page.get_by_role("heading", name="charge_card")).to_be_visible()
 
 
 async def test_logging_in_leads_to_the_view_that_was_asked_for_and_lets_an_operator_act(

@@ -14,6 +14,7 @@ from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Out
 from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
 from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.backends.redis import codec
+from taskflow_otel.backends.redis.audit import RedisAuditStore
 from taskflow_otel.errors import (
     BackendError,
     BackendUnavailableError,
@@ -123,6 +124,7 @@ class RedisBackend:
         self._ordered: OrderedCalls | None = None
         self._unanswered: set[str] = set()
         """New owners whose latest `take_over` got no answer."""
+        self.audit_store = RedisAuditStore(lambda: self._connection)
 
     def use_lease(self, lease_seconds: float) -> None:
         """Derive the time limit of a command from the lease; a given `timeout` is used if it is shorter."""

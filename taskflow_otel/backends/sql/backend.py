@@ -22,6 +22,7 @@ from taskflow_otel.backends.base import Applied, Change
 from taskflow_otel.backends.faults import Fault, backend_error
 from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
 from taskflow_otel.backends.sql import mapping, queries, schema
+from taskflow_otel.backends.sql.audit import SqlAuditStore
 from taskflow_otel.backends.sql.batch import UnexpectedRowCount
 from taskflow_otel.backends.sql.connections import Connections
 from taskflow_otel.backends.sql.dialects import Dialect
@@ -128,6 +129,11 @@ class SqlBackend(ABC):
         for pooled in connections:
             await pooled.close()
 
+    @property
+    def audit_store(self) -> SqlAuditStore:
+        """What people did through the administration."""
+        return SqlAuditStore(self._read, self._transact, self._dialect)
+
     def connections_in_use(self) -> int:
         """How many connections are in use now."""
         pools = {engine.pool for engine in (self._write_engine, self._read_engine) if engine is not None}
@@ -218,8 +224,7 @@ class SqlBackend(ABC):
             first = self._dialect.insert_ignore(instances).values(values).execution_options(preserve_rowcount=True)
             return (await connection.execute(first)).rowcount == 1
 
-        async with self._guard("the heartbeat"):
-            return await self._write(work)
+        return await self._transact("the heartbeat", work)
 
     async def instances(self) -> list[Instance]:
         """All known instances, in the order in which they started."""
@@ -294,8 +299,7 @@ class SqlBackend(ABC):
             await writer.uncount(connection, doomed)
             return len(doomed)
 
-        async with self._guard("deleting history"):
-            return await self._write(work)
+        return await self._transact("deleting history", work)
 
     async def latest_once(self, prefix: str) -> tuple[str, str] | None:
         """The greatest name used once with this prefix, and the task that used it."""
@@ -323,8 +327,7 @@ class SqlBackend(ABC):
                 row = {"name": mapping.storable(key), "value": mapping.storable(value)}
                 await connection.execute(self._dialect.insert_ignore(settings).values(row))
 
-        async with self._guard("writing a setting"):
-            await self._write(work)
+        await self._transact("writing a setting", work)
 
     async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
         """Write several settings in one transaction if the expected ones match."""
@@ -406,12 +409,15 @@ class SqlBackend(ABC):
                 else:
                     raise
 
+    async def _transact(self, operation: str, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async with self._guard(operation):
+            return await self._write(work)
+
     async def _update_rows(self, statement: UpdateBase, operation: str) -> bool:
         async def work(connection: AsyncConnection) -> bool:
             return (await connection.execute(statement)).rowcount > 0
 
-        async with self._guard(operation):
-            return await self._write(work)
+        return await self._transact(operation, work)
 
     def _open_writer(self) -> Writer:
         if self._writer is None:

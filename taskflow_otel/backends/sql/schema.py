@@ -28,7 +28,7 @@ from taskflow_otel.backends.sql.names import unnamed
 from taskflow_otel.errors import SchemaVersionError
 from taskflow_otel.model.status import TaskStatus
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 # Binary comparison: the ids, keys and names 'a' and 'A' are different. Other row formats limit the indexes too much.
@@ -124,6 +124,28 @@ settings = Table(
     **_OPTIONS,
 )
 
+audit = Table(
+    "taskflow_audit",
+    metadata,
+    Column("entry_id", ID, primary_key=True),
+    Column("at", MICROS, nullable=False),
+    Column("actor", NAME),
+    Column("method", WORD),
+    Column("client", NAME),
+    Column("action", NAME, nullable=False),
+    Column("route", LONG, nullable=False),
+    Column("outcome", WORD, nullable=False),
+    Column("status", WHOLE, nullable=False),
+    Column("target", LONG),
+    Column("task_id", ID),
+    Column("operation_id", ID),
+    Column("reason", LONG),
+    Column("detail", LONG),
+    Column("instance", NAME, nullable=False),
+    Column("times", WHOLE, nullable=False),
+    **_OPTIONS,
+)
+
 
 def _index(
     name: str, *columns: Column[object], where: ColumnElement[bool] | None = None, unique: bool = False
@@ -153,15 +175,21 @@ _index("tasks_live", _c.live_owner, _c.created_at, where=_c.live_owner.is_not(No
 _index("tasks_to_cancel", _c.cancel_requested, _c.live_owner, where=_c.cancel_requested == text("1"))
 _index("tasks_by_change", _c.updated_at)
 _index("tasks_by_end", _c.finished_at, where=_c.finished_at.is_not(None))
+_a = audit.c
+_index("audit_by_age", _a.at, _a.entry_id)
+_index("audit_by_actor", _a.actor, _a.at, _a.entry_id)
+_index("audit_by_action", _a.action, _a.at, _a.entry_id)
+_index("audit_by_outcome", _a.outcome, _a.at, _a.entry_id)
+_index("audit_by_task", _a.task_id, _a.at, _a.entry_id, where=_a.task_id.is_not(None))
 
 Migration = Callable[[AsyncConnection], Awaitable[None]]
 
 
-async def _add_an_index(_: AsyncConnection) -> None:
-    """`_complete` creates the missing index."""
+async def _only_add(_: AsyncConnection) -> None:
+    """`_complete` creates the missing tables and indexes."""
 
 
-MIGRATIONS: Sequence[Migration] = (_add_an_index,)
+MIGRATIONS: Sequence[Migration] = (_only_add, _only_add)
 """The step at index `n` migrates a schema from version `n + 1` to `n + 2`."""
 
 

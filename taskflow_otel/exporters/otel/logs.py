@@ -8,16 +8,18 @@ from typing import Any, NamedTuple
 
 from opentelemetry import _logs
 from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumber
+from opentelemetry.context import get_current
 
 from taskflow_otel.bus import Exporter
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.providers import ProviderSlot
+from taskflow_otel.model.audit import AuditEntry
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
 from taskflow_otel.model.plain import text_of
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef
-from taskflow_otel.model.vocabulary import LogLevel
+from taskflow_otel.model.vocabulary import AuditOutcome, LogLevel
 from taskflow_otel.version import __version__
 
 _SEVERITY = {
@@ -52,6 +54,22 @@ _KINDS = {
     )
     for transition, spec in signals.LOGS.items()
 }
+_AUDIT_ATTRIBUTES = {
+    signals.AUDIT_ACTION: "action",
+    signals.AUDIT_OUTCOME: "outcome",
+    signals.AUDIT_TIMES: "times",
+    signals.HTTP_ROUTE: "route",
+    signals.HTTP_STATUS: "status",
+    signals.USER_NAME: "actor",
+    signals.AUDIT_METHOD: "method",
+    signals.CLIENT_ADDRESS: "client",
+    signals.AUDIT_TARGET: "target",
+    signals.AUDIT_TASK: "task_id",
+    signals.AUDIT_OPERATION: "operation_id",
+    signals.AUDIT_REASON: "reason",
+    signals.AUDIT_DETAIL: "detail",
+}
+"""The attributes of an audit record, and the fields of the entry that they show."""
 _NEVER_ASKED = datetime.min.replace(tzinfo=UTC), True
 _ASK_INTERVAL = timedelta(seconds=1)
 """How long the SDK's answer whether records are wanted is reused: asking takes a third of a record's time."""
@@ -158,6 +176,28 @@ class LogsExporter(Exporter):
             body=event.message,
             attributes=attributes,
             event_name=event_name,
+        )
+
+    def on_audit(self, entry: AuditEntry) -> None:
+        """Emit the record of an action, in the context of its request."""
+        logger = self._logger or self._active(entry.at)
+        if logger is None:
+            return
+        text = "INFO" if entry.outcome == AuditOutcome.DONE else "WARN"
+        attributes = {
+            name: value for name, of in _AUDIT_ATTRIBUTES.items() if (value := getattr(entry, of)) is not None
+        }
+        about = entry.task_id or entry.operation_id or entry.target
+        logger.emit(
+            LogRecord(
+                timestamp=spans.nanoseconds(entry.at),
+                context=get_current(),
+                severity_number=_SEVERITY[text],
+                severity_text=text,
+                body=f"{entry.actor or 'anonymous'}: {entry.action}{f' {about}' if about else ''}: {entry.outcome}",
+                attributes=attributes,
+                event_name=signals.AUDIT.event_name,
+            )
         )
 
     def dropped(self) -> int:

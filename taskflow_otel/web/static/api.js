@@ -20,6 +20,12 @@ export class Api {
     return (await this.#send("GET", withParams(path, params))).json();
   }
 
+  /** A page of a list, and the cursor of the next page. */
+  async list(path, params) {
+    const response = await this.#send("GET", withParams(path, params));
+    return { items: await response.json(), next: response.headers.get("X-Next-Cursor") };
+  }
+
   /** A page of tasks with the total (a lower bound if not `exact`) and the cursor of the next page. */
   async tasks(params) {
     const response = await this.#send("GET", withParams("./", params));

@@ -40,6 +40,7 @@ const ICONS = {
   queues: "M4 5h16v4H4zM4 11h11v4H4zM4 17h6v3H4z",
   schedules: "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM12 7.5V12l3.5 2",
   instances: "M4 4h16v6H4zM4 14h16v6H4zM8 7h.1M8 17h.1",
+  audit: "M6 3h9l4 4v14H6zM9 11h7M9 15h7M9 7h3",
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
   retry: "M20 12a8 8 0 1 1-2.5-5.8M20 3v4.5h-4.5",
   cancel: "M6 6l12 12M18 6 6 18",

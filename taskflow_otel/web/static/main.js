@@ -3,6 +3,7 @@
 import { Api } from "./api.js";
 import { h, icon, setText, toast } from "./dom.js";
 import { Stream } from "./stream.js";
+import { AuditView } from "./view_audit.js";
 import { FailuresView } from "./view_failures.js";
 import { InstancesView } from "./view_instances.js";
 import { OverviewView } from "./view_overview.js";
@@ -18,6 +19,7 @@ const VIEWS = {
   queues: { title: "Queues", view: QueuesView },
   schedules: { title: "Schedules", view: SchedulesView },
   instances: { title: "Instances", view: InstancesView },
+  audit: { title: "Audit", view: AuditView },
   task: { title: "Task", view: TaskView, under: "tasks" },
 };
 const STATES = { live: "Live", connecting: "Connecting…", paused: "Paused" };

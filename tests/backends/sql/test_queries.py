@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import ClauseElement, Connection, create_engine, make_url, select, text, update
 from sqlalchemy.pool import NullPool
 
-from taskflow_otel.backends.sql import queries
+from taskflow_otel.backends.sql import audit, queries
 from taskflow_otel.backends.sql.mapping import micros
 from taskflow_otel.backends.sql.queries import TaskSearch, Way, countable, index_of, kept_counts, ways
 from taskflow_otel.backends.sql.schema import metadata, tasks
+from taskflow_otel.model.audit import AuditCursor, AuditQuery
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
 
@@ -52,6 +53,7 @@ MIXED = (
     TaskQuery(trace_id="x", tag=("a", "b"), queue="x"),
 )
 
+PLACE = AuditCursor(NOW, "x")
 STATEMENTS: dict[str, tuple[str, ClauseElement]] = {
     "claim": ("taskflow_tasks_live", queries.orphans({"a", "b"}, "c", {"n"}, 10)),
     "orphan names": ("taskflow_tasks_live", queries.orphan_names({"a"})),
@@ -59,6 +61,12 @@ STATEMENTS: dict[str, tuple[str, ClauseElement]] = {
     "changes": ("taskflow_tasks_by_change", queries.changed_since(1, "a", 10)),
     "cancel requests": ("taskflow_tasks_to_cancel", queries.cancel_requests("a")),
     "key holder": ("taskflow_tasks_active_key", select(tasks.c.task_id).where(tasks.c.active_key == "k")),
+    "audit": ("taskflow_audit_by_age", audit.page_statement(AuditQuery(since=NOW))),
+    "audit of a user": ("taskflow_audit_by_actor", audit.page_statement(AuditQuery(actor="a", cursor=PLACE))),
+    "audit of an action": ("taskflow_audit_by_action", audit.page_statement(AuditQuery(action="a"))),
+    "audit of an outcome": ("taskflow_audit_by_outcome", audit.page_statement(AuditQuery(outcome="a", until=NOW))),
+    "audit of a task": ("taskflow_audit_by_task", audit.page_statement(AuditQuery(task_id="a"))),
+    "retention of the audit": ("taskflow_audit_by_age", audit.before_statement(1, 10)),
 }
 
 

@@ -16,6 +16,8 @@
 --   instances, instance:<id>     set, and one hash each: doc, heartbeat, state, declared_by
 --   handed:<owner>    ids returned by the latest take_over
 --   writer:<id>       number of a writer's latest ordered call; the one kind of key that expires
+--   audit             ids of the audit by time; audit_of:<task>: those about a task
+--   audit_entries     hash: id -> entry of the audit
 --   schema            version
 local P = KEYS[1] .. ':'
 local call = redis.call

@@ -1,0 +1,97 @@
+"""The route that shows the audit: who did what, on all instances."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from taskflow_otel.model.audit import AuditCursor, AuditEntry, AuditQuery
+from taskflow_otel.model.vocabulary import AuditOutcome
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK
+from taskflow_otel.web.guard import Guard
+from taskflow_otel.web.params import MAX_PAGE, parse_moment
+from taskflow_otel.web.ports import TaskEngine
+from taskflow_otel.web.refusals import InvalidInput, is_storable
+from taskflow_otel.web.routing import errors
+from taskflow_otel.wire.bodies import AuditOut
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CURSOR = re.compile(r"(\d{1,16})\.([0-9a-f-]{36})")
+_HEADERS = {
+    "X-Next-Cursor": {
+        "description": "Cursor of the next page; absent on the last one. A page may end early, even without any entry; "
+        "the cursor continues it.",
+        "schema": {"type": "string"},
+    },
+    "Link": {"description": "The next page, `rel=next` (RFC 8288).", "schema": {"type": "string"}},
+}
+
+
+def add_audit_routes(router: APIRouter, engine: TaskEngine, guard: Guard) -> None:
+    """The audit, page by page."""
+
+    @router.get(
+        "/audit",
+        dependencies=[Depends(guard.viewer)],
+        responses={200: {"headers": _HEADERS}, **errors(422)},
+        summary="Who did what",
+    )
+    async def list_audit(
+        request: Request,
+        response: Response,
+        found: Annotated[AuditQuery, Depends(_audit_filter)],
+    ) -> list[AuditOut]:
+        """The actions on all instances that share the backend, the newest first, refused ones included."""
+        page = await engine.audit.page(found)
+        if page.next_cursor is not None:
+            cursor = _written(page.next_cursor)
+            kept = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+            response.headers["X-Next-Cursor"] = cursor
+            # Relative, so that it works behind any proxy.
+            response.headers["Link"] = f'<?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
+        return [audit_out(entry) for entry in page.entries]
+
+
+def audit_out(entry: AuditEntry) -> AuditOut:
+    """One entry."""
+    return AuditOut.model_validate(entry)
+
+
+def _audit_filter(
+    actor: Annotated[str | None, Query(description="Only actions of this user.")] = None,
+    action: Annotated[str | None, Query(description="Only this action, such as `retry-task`.")] = None,
+    outcome: Annotated[AuditOutcome | None, Query(description="Only actions that ended so.")] = None,
+    since: Annotated[str | None, Query(description="At or after: an ISO 8601 time, or an age (`6h`).")] = None,
+    until: Annotated[str | None, Query(description="Before: an ISO 8601 time, or an age (`6h`).")] = None,
+    task_id: Annotated[str | None, Query(description="Only actions on this task, bulk operations included.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Entries on a page.")] = 100,
+    cursor: Annotated[str | None, Query(description="`X-Next-Cursor` of the previous page.")] = None,
+) -> AuditQuery:
+    for name, value in (("actor", actor), ("action", action), ("task_id", task_id)):
+        if value is not None and not is_storable(value):
+            raise InvalidInput(name, f"{name} must not contain a NUL character")
+    now = SYSTEM_CLOCK.now()
+    return AuditQuery(
+        actor=actor or None,
+        action=action or None,
+        outcome=outcome and outcome.value,
+        since=parse_moment("since", since, now) if since else None,
+        until=parse_moment("until", until, now) if until else None,
+        task_id=task_id or None,
+        limit=limit,
+        cursor=_read(cursor) if cursor else None,
+    )
+
+
+def _written(cursor: AuditCursor) -> str:
+    return f"{(cursor.at - _EPOCH) // timedelta(microseconds=1)}.{cursor.entry_id}"
+
+
+def _read(text: str) -> AuditCursor:
+    if (found := _CURSOR.fullmatch(text)) is None:
+        raise InvalidInput("cursor", f"cursor must be the X-Next-Cursor of an earlier answer, not {text!r}")
+    return AuditCursor(_EPOCH + timedelta(microseconds=int(found[1])), found[2])
