@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
@@ -95,7 +96,9 @@ class AuditLog:
         noted, outcome = _noted(request), _outcome(status)
         entries, noted.drafts = noted.drafts, []
         done = outcome is AuditOutcome.DONE
-        if action is not None and not entries and not (done and noted.nothing_changed):
+        # The throttle records one refusal of each delay, so that a flood of requests is not a flood of entries.
+        delayed = status == HTTPStatus.TOO_MANY_REQUESTS
+        if action is not None and not entries and not delayed and not (done and noted.nothing_changed):
             path = request.path_params
             facts = {"task_id": str(path.get("task_id", "")), "target": str(path.get("name", "")), **noted.facts}
             if detail:

@@ -136,15 +136,16 @@ async def test_each_failure_is_audited_whatever_secret_was_wrong(
     ]
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/tasks"), ("POST", "/tasks/queues/mail/pause")])
 async def test_a_flood_of_guesses_is_audited_once_for_each_delay(
-    at: At, clock: HandClock, audited: Callable[[], list[tuple[Any, ...]]]
+    at: At, clock: HandClock, audited: Callable[[], list[tuple[Any, ...]]], method: str, path: str
 ) -> None:
     client = at("203.0.113.7")
     for _ in range(20):
-        await client.get("/tasks", auth=("x" * 10_000, "guess"))
+        await client.request(method, path, auth=("x" * 10_000, "guess"))
     outcomes = [(len(target), outcome) for _, _, target, outcome in audited()]
     assert outcomes == [(200, "refused")] * 5 + [(200, "throttled")]
     clock.seconds += 1.0
     for _ in range(20):
-        await client.get("/tasks", auth=("x" * 10_000, "guess"))
+        await client.request(method, path, auth=("x" * 10_000, "guess"))
     assert [outcome for *_, outcome in audited()][6:] == ["refused", "throttled"]

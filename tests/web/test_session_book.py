@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,13 +18,14 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from taskflow_otel import User
+from taskflow_otel import TaskAdmin, TaskManager, User
 from taskflow_otel.backends.memory import MemoryBackend
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.testing.backends.samples import make_instance
 from taskflow_otel.web import fleet_api
 from taskflow_otel.web.sessions import COOKIE
 from taskflow_otel.web.sse import EventStreams
+from tests.managers import started
 from tests.waiting import eventually
 from tests.web.conftest import ClientOf, Served
 from tests.web.house import House, at_once
@@ -101,6 +104,31 @@ async def test_a_logout_ends_the_session_in_every_worker_and_after_a_restart(cli
         return (await second.get("/tasks")).status_code == 401
 
     await eventually(ended, "the end of the session in another worker")
+
+
+async def test_sessions_outlive_a_restart_and_ended_ones_do_not(tmp_path: Path) -> None:
+    cookies: list[str] = []
+    for life in range(2):
+        async with contextlib.AsyncExitStack() as stack:
+            workers = []
+            for _ in range(2):
+                manager = await stack.enter_async_context(started(TaskManager(snapshot_db=tmp_path / "tasks.db")))
+                app = FastAPI()
+                TaskAdmin(app, manager, auth=Directory(), secret_key=KEY)
+                client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+                workers.append(await stack.enter_async_context(client))
+            if life == 0:
+                await log_in(workers[0])
+                kept = workers[0].cookies[COOKIE]
+                proof = await log_in(workers[0])
+                cookies = [kept, workers[0].cookies[COOKIE]]
+                assert (await workers[0].post("/tasks/logout", headers=proof)).status_code == 204
+            for worker in workers:
+                codes = []
+                for cookie in cookies:
+                    worker.cookies.set(COOKIE, cookie)
+                    codes.append((await worker.get("/tasks")).status_code)
+                assert codes == [200, 401]
 
 
 async def test_a_logout_ends_one_session_unless_all_are_meant(client_of: ClientOf) -> None:
