@@ -36,11 +36,19 @@ DRAIN = "in drain"
 IN_TRANSACTION = "inside a transaction"
 STOPPED_IN_TRANSACTION = "stopped inside a transaction"
 """Not a death: the process holds its locks and says nothing, as in a frozen container."""
+STOPPED_WITH_KEY = "stopped inside a transaction that inserts a key"
+"""As above, where others that insert the same key have to wait (PostgreSQL)."""
 
 POINTS = (
     BEFORE_COMMIT, IN_COMMIT, AFTER_COMMIT, BEFORE_RESPONSE, AFTER_RESPONSE, BEFORE_CLAIM, AFTER_CLAIM, MID_RUN,
     BEFORE_OUTCOME, AFTER_OUTCOME, RETRY_WAIT, AFTER_TAKEOVER, DRAIN,
 )  # fmt: skip
+
+_INSERTED_KEYS = """
+    SELECT count(*) FROM taskflow_tasks
+    WHERE active_key IS NOT NULL AND status = 'pending' AND xmin = pg_current_xact_id()::xid
+"""
+"""How many idempotency keys the present transaction of PostgreSQL holds that nobody else can see yet."""
 
 _LONGEST_DELAY = {IN_COMMIT: 0.01, RETRY_WAIT: 0.2, DRAIN: 1.0}
 """Points that are a stretch of time: seconds of it."""
@@ -76,9 +84,12 @@ class CrashPoints:
 def add_transaction_points(points: CrashPoints) -> None:
     """Give every SQL transaction of this process a point between its last statement and its commit."""
 
-    def before_commit(_: Connection) -> None:
+    def before_commit(connection: Connection) -> None:
         points.reach(IN_TRANSACTION)
-        if points.armed == STOPPED_IN_TRANSACTION:
+        armed = points.armed
+        if armed == STOPPED_IN_TRANSACTION or (
+            armed == STOPPED_WITH_KEY and connection.exec_driver_sql(_INSERTED_KEYS).scalar_one()
+        ):
             os.kill(os.getpid(), signal.SIGSTOP)
 
     event.listen(Engine, "commit", before_commit)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.crash_points import BEFORE_COMMIT, IN_COMMIT, STOPPED_IN_TRANSACTION
+from tests.chaos.crash_points import BEFORE_COMMIT, IN_COMMIT, STOPPED_WITH_KEY
 from tests.chaos.planted import FAULTS
 from tests.chaos.storm import KILL, LEAVE, PAUSE, REST, Plan, run_storm
 from tests.chaos.test_chaos_slice import BINARIES
@@ -33,16 +33,17 @@ PLANS = {
     "drain that interrupts what should be requeued": Plan(
         "sqlite", kills=100, seconds=10, faults=(LEAVE,), kinds=("again",), clients=16
     ),
-    # Tasks whose keys several instances write at once: what is stopped may hold a key that the others wait for.
+    # Several instances write the same keys at once: the one that is stopped holds keys that the others wait for.
     "no time limits": Plan(
         "postgres",
         kills=100,
         seconds=60,
         members=3,
         clients=16,
-        faults=(STOPPED_IN_TRANSACTION,),
+        faults=(STOPPED_WITH_KEY,),
         kinds=("once",),
         shaken=False,
+        until_unexpected=True,
     ),
 }
 """A short storm that is likely to meet each fault."""
