@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
+from urllib.parse import quote
 
 from sqlalchemy import URL, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
@@ -25,8 +28,10 @@ from taskflow_otel.backends.sql.writes import APPLIED, Writer
 from taskflow_otel.compat.aiosqlite import ScriptConnection, run_script
 from taskflow_otel.errors import BackendError, BackendUnavailableError, ConfigurationError
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK
+from taskflow_otel.runtime.private_files import open_private, warn_of_readers
 from taskflow_otel.runtime.retrying import Backoff, retrying
 
+_log = logging.getLogger("taskflow_otel")
 Durability = Literal["full", "normal"]
 T = TypeVar("T")
 
@@ -61,6 +66,8 @@ class SqliteBackend(SqlBackend):
     power loss: each commit waits for the disk (https://www.sqlite.org/pragma.html#pragma_synchronous). `"normal"`
     survives the death of the process, but a power loss may lose the last commits. `namespace` separates applications
     that share a file.
+
+    The file is created for this account alone (mode 0600); one that others can read gives a warning.
 
     After the file was deleted or replaced, each write raises `BackendUnavailableError`.
 
@@ -159,6 +166,9 @@ class SqliteBackend(SqlBackend):
 
     async def _prepare(self, engine: AsyncEngine, lift_limit: Callable[[], None]) -> None:
         _checked_path(self._path)
+        # SQLite gives its other files the permissions of this one. Its own error says better why there can be none.
+        with suppress(OSError):
+            os.close(open_private(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         prepare, deadline = super()._prepare, _CLOCK.monotonic() + self._limits.operation
 
         def judge(error: Exception, _wait: float) -> None:
@@ -175,6 +185,7 @@ class SqliteBackend(SqlBackend):
                 f"{self._where} has no write-ahead log (journal_mode is {mode!r}): its file system has no memory "
                 "shared between processes. Put it on a local disk."
             )
+        warn_of_readers(_log, f"{self._where}, with the arguments, errors and logs of tasks,", self._files())
         self._identity = self._file_identity()
 
     async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
@@ -190,6 +201,10 @@ class SqliteBackend(SqlBackend):
                 f"{self._where} was deleted or replaced while it was open, so nothing more is written to the old file. "
                 "Put the file back, or restart this process to use the new one."
             )
+
+    def _files(self) -> list[Path]:
+        """The database, its write-ahead log and the index of that."""
+        return [self._path.with_name(f"{self._path.name}{suffix}") for suffix in ("", "-wal", "-shm")]
 
     def _file_identity(self) -> tuple[int, int] | None:
         try:
@@ -254,9 +269,20 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
                 f"this process may not write to {str(needed)!r}. Change its permissions, or give the SQLite database "
                 "another path."
             )
-    if file.exists():
-        with file.open("rb") as stream:
-            header = stream.read(len(_HEADER))
-        if header and header != _HEADER:
-            raise ConfigurationError(f"{str(file)!r} is not a SQLite database. Give another path.")
+    if file.exists() and not _is_database(file):
+        raise ConfigurationError(f"{str(file)!r} is not a SQLite database. Give another path.")
     return file
+
+
+def _is_database(file: Path) -> bool:
+    # SQLite looks, because a file that we opened and closed ourselves would take away the locks that its connections of
+    # this process hold (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    try:
+        with closing(sqlite3.connect(f"file:{quote(os.fsencode(file))}?mode=ro", uri=True, timeout=0)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        # A damaged database, or an error of the moment, is reported when it is opened.
+        if _code(error) == sqlite3.SQLITE_NOTADB:
+            with file.open("rb") as stream:
+                return stream.read(len(_HEADER)) == _HEADER
+    return True

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,9 +15,13 @@ from taskflow_otel.exporters.lines.base import LineLogger
 from taskflow_otel.exporters.lines.text import Format
 from taskflow_otel.model.options import whole
 from taskflow_otel.model.vocabulary import LogLevel
+from taskflow_otel.runtime.file_lock import check_lockable, lock, unlock
+from taskflow_otel.runtime.private_files import open_private, warn_of_readers
 
 FileMode = Literal["rotate", "watched"]
 MODES: tuple[str, ...] = get_args(FileMode)
+_LINE_END = b"\n"
+_log = logging.getLogger("taskflow_otel")
 
 
 # Not by `logging.handlers`: these print a full disk to stderr instead of raising it, and write each record by itself.
@@ -23,11 +30,14 @@ class FileLogger(LineLogger):
 
     `path`: the file; its directory must exist. `max_bytes`: the size at which `mode="rotate"` starts a new file (0:
     never); `backup_count` old files are kept as `path.1`, `path.2`, … `mode="watched"` never rotates; it opens the path
-    again after another program (logrotate) has moved the file. Use it if several processes write one file.
+    again after another program (logrotate) has moved the file. Several processes may write one file in both modes.
     `log_lifecycle`: also write a line for each transition. `min_level`: log entries below it are skipped.
 
-    Raises `ConfigurationError` if the file cannot be opened for writing, or for an invalid option. An error while
-    writing (a full disk) is counted, and logged once a minute; writing continues when there is space again.
+    The file is created for this account alone (mode 0600); one that others can read gives a warning. After a rotation
+    the new file has the permissions and the group of the old one.
+
+    Raises `ConfigurationError` if the file cannot be opened for writing or be locked, or for an invalid option. An
+    error while writing (a full disk) is counted, and logged once a minute; writing continues when there is space again.
     """
 
     def __init__(
@@ -46,37 +56,25 @@ class FileLogger(LineLogger):
         self.path = Path(path)
         self._max_bytes = whole("max_bytes", max_bytes, minimum=0, maximum=2**63 - 1) if mode == "rotate" else 0
         self._backup_count = whole("backup_count", backup_count, minimum=0)
-        self._watched = mode == "watched"
         self._file: int | None = None
-        self._size = 0
         self._torn = False
         """The last write ended in the middle of a line."""
-        try:
-            self._open()
-        except OSError as exc:
-            raise ConfigurationError(
-                f"the log file {str(self.path)!r} cannot be written: {exc.strerror}. "
-                "Create its directory, and let this process write there."
-            ) from exc
-        self.release()
+        self._try_out()
+        warn_of_readers(
+            _log,
+            f"the log file {str(self.path)!r}",
+            [self.path, *(self._backup(number) for number in range(1, self._backup_count + 1) if self._max_bytes)],
+        )
 
     def write(self, lines: list[str]) -> None:
         """Append lines; raises `OSError` if some could not be written."""
-        if self._watched and self._file is not None and self._was_moved():
+        encoded = (line.encode("utf-8", "backslashreplace") for line in lines)
+        if self._max_bytes:
+            self._write_and_rotate(encoded)
+            return
+        if self._was_moved():
             self.release()
-        chunk: list[bytes] = []
-        length = 0
-        for line in lines:
-            data = line.encode("utf-8", "backslashreplace")
-            if self._max_bytes:
-                file_size = self._opened()[1]
-                if file_size + length and file_size + length + len(data) > self._max_bytes:
-                    self._append(b"".join(chunk))
-                    chunk, length = [], 0
-                    self._rotate()
-            chunk.append(data)
-            length += len(data)
-        self._append(b"".join(chunk))
+        self._append(b"".join(encoded))
 
     def release(self) -> None:
         """Close the file; the next write opens it again."""
@@ -84,15 +82,62 @@ class FileLogger(LineLogger):
         if file is not None:
             os.close(file)
 
-    def _open(self) -> int:
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._file = file
-        self._size = os.fstat(file).st_size
-        return file
+    def _write_and_rotate(self, lines: Iterable[bytes]) -> None:
+        size = self._take()
+        try:
+            chunk: list[bytes] = []
+            for line in lines:
+                if size and size + len(line) > self._max_bytes:
+                    self._append(b"".join(chunk))
+                    self._rotate()
+                    chunk, size = [], self._take()
+                chunk.append(line)
+                size += len(line)
+            self._append(b"".join(chunk))
+        finally:
+            if self._file is not None:
+                unlock(self._file)
 
-    def _opened(self) -> tuple[int, int]:
-        file = self._file if self._file is not None else self._open()
-        return file, self._size
+    def _take(self) -> int:
+        """Lock the file that is at the path now, and return its size."""
+        while True:
+            file = self._opened()
+            lock(file)
+            if not self._was_moved():
+                break
+            # Another process has rotated it.
+            unlock(file)
+            self.release()
+        size = os.fstat(file).st_size
+        # Also where another process wrote last: a line that a full disk cut off must not swallow the next one.
+        self._torn = bool(size) and os.pread(file, 1, size - 1) != _LINE_END
+        return size
+
+    def _try_out(self) -> None:
+        try:
+            file = self._opened()
+        except OSError as exc:
+            raise ConfigurationError(
+                f"the log file {str(self.path)!r} cannot be written: {exc.strerror}. "
+                "Create its directory, and let this process write there."
+            ) from exc
+        try:
+            if self._max_bytes:
+                check_lockable(file)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"the log file {str(self.path)!r} cannot be locked: {exc.strerror}. Put it on a local disk, or let "
+                'another program rotate it: FileLogger(mode="watched").'
+            ) from exc
+        finally:
+            self.release()
+
+    def _opened(self) -> int:
+        if self._file is None:
+            # To rotate it, the end of the last line is read too.
+            access = os.O_RDWR if self._max_bytes else os.O_WRONLY
+            self._file = open_private(self.path, access | os.O_APPEND | os.O_CREAT)
+        return self._file
 
     def _was_moved(self) -> bool:
         if self._file is None:
@@ -107,30 +152,41 @@ class FileLogger(LineLogger):
     def _append(self, data: bytes) -> None:
         if not data:
             return
-        file, _ = self._opened()
+        file = self._opened()
         if self._torn:
-            data = b"\n" + data
+            data = _LINE_END + data
         view = memoryview(data)
         try:
             while view:
                 written = os.write(file, view)
-                self._torn = view[written - 1] != 0x0A
-                self._size += written
+                self._torn = view[written - 1] != _LINE_END[0]
                 view = view[written:]
         except OSError:
             # Open the path again next time: it may be another file by then.
+            if self._max_bytes:
+                unlock(file)
             self.release()
             raise
 
     def _rotate(self) -> None:
-        self.release()
+        """Move the locked file away, after all older ones, and make its successor."""
+        old = self._opened()
+        before = os.fstat(old)
         if self._backup_count == 0:
             self.path.unlink(missing_ok=True)
-            return
         for number in range(self._backup_count, 0, -1):
             source = self.path if number == 1 else self._backup(number - 1)
             with contextlib.suppress(FileNotFoundError):
                 source.replace(self._backup(number))
+        # From here on another process may have made the successor.
+        unlock(old)
+        self.release()
+        new = self._opened()
+        # Someone may have let the program read it that ships the lines.
+        if stat.S_IMODE(before.st_mode) != stat.S_IMODE(os.fstat(new).st_mode):
+            with contextlib.suppress(PermissionError):
+                os.fchown(new, -1, before.st_gid)
+                os.fchmod(new, stat.S_IMODE(before.st_mode))
 
     def _backup(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")

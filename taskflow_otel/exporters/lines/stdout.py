@@ -8,6 +8,7 @@ from typing import TextIO
 from taskflow_otel.exporters.lines.base import LineLogger
 from taskflow_otel.exporters.lines.text import Format
 from taskflow_otel.model.vocabulary import LogLevel
+from taskflow_otel.runtime.terminal import writable
 
 
 class StdoutLogger(LineLogger):
@@ -31,8 +32,6 @@ class StdoutLogger(LineLogger):
     def write(self, lines: list[str]) -> None:
         """Write lines and flush."""
         stream = sys.stdout if self._stream is None else self._stream
-        text = "".join(lines)
-        encoding = getattr(stream, "encoding", None) or "utf-8"
         # If the encoding lacks a character, print its escape: the line must not be lost.
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.write(writable("".join(lines), stream))
         stream.flush()

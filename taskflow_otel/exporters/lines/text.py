@@ -9,25 +9,16 @@ from typing import Any, Literal, assert_never, get_args
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
 from taskflow_otel.model.plain import iso, text_of
+from taskflow_otel.runtime.terminal import UNSAFE, escape
 
 Format = Literal["text", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
-
-# Characters that end a line or control a terminal: C0, DEL, C1, the Unicode separators, and bidirectional marks.
-_UNSAFE = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
-_ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _UNSAFE}
-_ESCAPES |= {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
 
 
 def check_format(value: str) -> None:
     """Raise `ConfigurationError` for a format that does not exist."""
     if value not in FORMATS:
         raise ConfigurationError(f"format must be one of {', '.join(FORMATS)}, not {value!r}")
-
-
-def escape(text: str) -> str:
-    """`text` on one line, with the control characters of a terminal escaped."""
-    return text if text.isprintable() else text.translate(_ESCAPES)
 
 
 def line(event: LifecycleEvent | LogEvent, form: Format) -> str:
@@ -83,4 +74,4 @@ def _json_line(event: LifecycleEvent | LogEvent) -> str:
     return text if text.isprintable() else text.translate(_JSON_ESCAPES)
 
 
-_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in _UNSAFE if code >= 0x7F}
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in UNSAFE if code >= 0x7F}

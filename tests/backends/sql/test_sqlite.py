@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from taskflow_otel.backends.sql import sqlite
 from taskflow_otel.errors import BackendError, BackendUnavailableError, ConfigurationError, SchemaVersionError
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.runtime import private_files
 from taskflow_otel.testing.backends.samples import BASE, finish, make_task
 
 APPLIED = Applied(Outcome.APPLIED)
@@ -327,3 +329,44 @@ async def test_a_file_system_that_cannot_lock_is_named_at_the_opening(
     with pytest.raises(BackendError, match=r"cannot lock files as SQLite needs it\. Put it on a local disk"):
         await backend.open()
     await backend.close()
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022])
+async def test_the_database_and_its_other_files_belong_to_this_account_alone(path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        backend = SqliteBackend(path)
+        await backend.open()
+        await backend.apply([Insert(make_task())])
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {"tasks.db": 0o600, "tasks.db-wal": 0o600, "tasks.db-shm": 0o600}
+    await backend.close()
+
+
+async def test_a_database_that_others_can_read_is_used_with_a_warning(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who gets through the directories of a test is nobody's business here.
+    monkeypatch.setattr(private_files, "_lets_in", lambda directory, group: True)
+    path.touch()
+    path.chmod(0o640)
+    backend = SqliteBackend(path)
+    await backend.open()
+    await backend.close()
+    [message] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "arguments, errors and logs of tasks, can be read by the group" in message
+    assert f"chmod 600 {path} {path}-wal {path}-shm" in message
+
+
+@pytest.mark.parametrize("again", [SqliteBackend, sqlite._checked_path])
+async def test_a_second_look_at_the_file_leaves_the_locks_of_the_first_backend(
+    backend: SqliteBackend, path: Path, again: Any
+) -> None:
+    await backend.apply([Insert(make_task())])
+    again(path)
+    # A process that finds no lock holds itself for the last one, and deletes the log that the backend writes.
+    program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('PRAGMA schema_version'); c.close()"
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program, str(path)], check=True)
+    assert path.with_name("tasks.db-wal").exists()

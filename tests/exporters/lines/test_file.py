@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +18,7 @@ from taskflow_otel.bus import ObserverBus
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.lines.file import FileLogger
 from taskflow_otel.exporters.lines.stdout import StdoutLogger
+from taskflow_otel.runtime import file_lock, private_files
 from tests.exporters.lines.conftest import one_task, through
 from tests.exporters.story import Story
 
@@ -142,3 +147,103 @@ async def test_writing_never_happens_on_the_event_loop(path: Path) -> None:
     for thread in set(threading.enumerate()) - before:
         await asyncio.to_thread(thread.join, 10)
     assert not [t for t in threading.enumerate() if t.name.startswith("taskflow Spy")]
+
+
+WRITER = """
+import sys
+from taskflow_otel import FileLogger
+path, name, batches = sys.argv[1], sys.argv[2], int(sys.argv[3])
+logger = FileLogger(path, max_bytes=2_000, backup_count=500)
+print("ready", flush=True)
+sys.stdin.readline()
+for batch in range(batches):
+    logger.write([f"{name} {batch} {number} {'x' * 30}\\n" for number in range(5)])
+    if batch % 7 == 0:
+        logger.release()
+"""
+
+
+def test_several_processes_rotate_one_file_and_lose_no_line(path: Path) -> None:
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), f"process{number}", "100"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    assert [(writer.communicate(timeout=120), writer.returncode)[1] for writer in writers] == [0, 0, 0]
+    files = list(path.parent.iterdir())
+    assert len(files) >= 30
+    assert all(file.stat().st_size <= 2_000 for file in files)
+    # From the oldest file to the newest: the lines of each process, all of them, in their order.
+    in_order = sorted(files, key=lambda file: -int(file.suffix[1:]) if file.suffix[1:].isdecimal() else 0)
+    lines = [line.split() for file in in_order for line in file.read_text().splitlines()]
+    for number in range(3):
+        own = [(int(batch), int(line)) for name, batch, line, _ in lines if name == f"process{number}"]
+        assert own == [(batch, line) for batch in range(100) for line in range(5)]
+
+
+async def test_a_line_that_a_full_disk_cut_off_in_another_process_swallows_none(path: Path) -> None:
+    path.write_text("a whole line\nhalf a li")
+    await through(FileLogger(path), one_task("mine"))
+    assert path.read_text().splitlines()[1] == "half a li"
+    assert path.read_text().endswith("] 2026-01-02T03:04:07 mine\n")
+
+
+async def test_a_lock_that_another_process_keeps_costs_the_lines_and_not_the_shutdown(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_lock, "_TRIES", 2)
+    logger = FileLogger(path)
+    with path.open() as held:
+        file_lock.lock(held.fileno())
+        bus = await through(logger, one_task("lost"))
+    assert bus.errors == {"FileLogger": 1}
+    await through(FileLogger(path), one_task("kept"))
+    assert [line.rpartition(" ")[2] for line in path.read_text().splitlines()] == ["kept"]
+
+
+def test_a_file_system_without_locks_is_refused_with_the_way_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("taskflow_otel.runtime.file_lock.fcntl.flock", none)
+    with pytest.raises(ConfigurationError, match=r"cannot be locked: No locks available.*mode=\"watched\""):
+        FileLogger(path)
+    FileLogger(path, mode="watched")
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022])
+async def test_all_files_belong_to_this_account_alone(path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        await through(FileLogger(path, max_bytes=150), one_task(*(f"number {n}" for n in range(9))))
+    finally:
+        os.umask(before)
+    files = list(path.parent.iterdir())
+    assert len(files) > 3
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+async def test_a_file_that_others_can_read_stays_so_with_a_warning(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who gets through the directories of a test does not matter.
+    monkeypatch.setattr(private_files, "_lets_in", lambda directory, group: True)
+    rotated = path.with_name("tasks.log.1")
+    for file in (path, rotated):
+        file.touch()
+        file.chmod(0o640)
+    logger = FileLogger(path, max_bytes=150)
+    [message] = caplog.messages
+    assert f"the log file '{path}' can be read by the group" in message
+    assert message.endswith(f"chmod 600 {path} {rotated}")
+    await through(logger, one_task(*(f"number {n}" for n in range(9))))
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o640}
