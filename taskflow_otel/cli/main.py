@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
-from taskflow_otel.errors import BackendError, ConfigurationError
+from taskflow_otel.cli.output import Arguments, messages_on
+from taskflow_otel.errors import ConfigurationError, TaskflowError
 from taskflow_otel.reconcile.command import add_reconcile
+from taskflow_otel.runtime.passwords import without_passwords
+from taskflow_otel.runtime.terminal import say
 from taskflow_otel.version import __version__
+
+FAILED = 2
+INTERRUPTED = 130
 
 COMPOSE = "docker-compose.observability.yml"
 RUNBOOKS = "docs/runbooks.md"
@@ -27,18 +35,29 @@ STACK = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments (default: those of the process); return its exit status."""
+    """Run the command with these arguments (default: those of the process); return its exit status.
+
+    0: done. 1: it found a difference. 2: it could not do its work, and says why in one line.
+    """
     options = _parser().parse_args(arguments)
-    try:
-        status: int = options.run(options)
-    except (ConfigurationError, BackendError) as exc:
-        print(f"taskflow-otel: {exc}", file=sys.stderr)
-        return 1
+    with messages_on(sys.stderr):
+        try:
+            status: int = options.run(options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The program that reads the output has ended. The interpreter flushes once more when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        except (TaskflowError, OSError) as exc:
+            say(f"taskflow-otel: {without_passwords(str(exc))}", sys.stderr)
+            return FAILED
+        except KeyboardInterrupt:
+            return INTERRUPTED
     return status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="taskflow-otel", description="Tools around taskflow-otel.")
+    parser = Arguments(prog="taskflow-otel", description="Tools around taskflow-otel.")
     parser.add_argument("--version", action="version", version=f"taskflow-otel {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_dashboards(commands.add_parser)
@@ -60,15 +79,23 @@ def _add_dashboards(add_command: Callable[..., argparse.ArgumentParser]) -> None
     export.add_argument(
         "--runbooks",
         metavar="URL",
+        type=_address,
         default=RUNBOOKS,
         help=f"the address of the runbooks that the alerts link to (default: {RUNBOOKS}, relative to DIR)",
     )
     export.set_defaults(run=_export)
 
 
+def _address(text: str) -> str:
+    # It is written into YAML, where a space or a quote would end it.
+    if not re.fullmatch(r"[\w./][\w.~:/?#@!$&()*+,;=%-]+", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address, such as https://wiki.example.com/taskflow")
+    return text
+
+
 def _export(options: argparse.Namespace) -> int:
     written = export_dashboards(options.directory, force=options.force, runbooks=options.runbooks)
-    print(f"wrote {len(written)} files to {options.directory}; {RUNBOOKS} there explains each alert")
+    say(f"wrote {len(written)} files to {options.directory}; {RUNBOOKS} there explains each alert", sys.stdout)
     return 0
 
 

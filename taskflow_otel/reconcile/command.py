@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import urllib.request
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +13,9 @@ from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, Redis
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.reconcile.compare import Difference, reconcile
 from taskflow_otel.reconcile.otlp_file import read_exports
-
-_TIMEOUT = 30.0
+from taskflow_otel.reconcile.pages import read_page
+from taskflow_otel.runtime.passwords import without_passwords
+from taskflow_otel.runtime.terminal import say
 
 
 def add_reconcile(add_command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -43,7 +44,7 @@ def add_reconcile(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="URL|FILE",
         help="a metrics page, such as http://localhost:8000/tasks/metrics; may be given several times",
     )
-    parser.add_argument("--metrics-token", metavar="TOKEN", help="the bearer token of the metrics pages")
+    parser.add_argument("--metrics-token", type=_token, metavar="TOKEN", help="the bearer token of the metrics pages")
     parser.add_argument(
         "--baseline",
         metavar="FILE",
@@ -69,14 +70,14 @@ def run_reconcile(options: argparse.Namespace) -> int:
         )
     differences = asyncio.run(_compare(options))
     for difference in differences:
-        print(difference)
-    print(f"{len(differences)} differences")
+        say(str(difference), sys.stdout)
+    say(f"{len(differences)} differences", sys.stdout)
     return 1 if differences else 0
 
 
 async def _compare(options: argparse.Namespace) -> list[Difference]:
-    pages = {where: _page(where, options.metrics_token) for where in options.metrics}
-    baseline = None if options.baseline is None else _page(str(options.baseline), None)
+    pages = {without_passwords(where): read_page(where, options.metrics_token) for where in options.metrics}
+    baseline = None if options.baseline is None else read_page(str(options.baseline), None)
     exported = read_exports(options.export) if options.export else None
     backend = open_backend(options.backend)
     await backend.open()
@@ -104,20 +105,23 @@ def open_backend(where: str) -> Backend:
                 raise ConfigurationError(f"there is no database {str(path)!r}")
             return SqliteBackend(path)
         case _:
-            raise ConfigurationError(f"--backend must be a postgresql, mysql or redis URL, or a path, not {where!r}")
+            raise ConfigurationError(
+                f"--backend must be a postgresql, mysql or redis URL, or a path, not {without_passwords(where)!r}"
+            )
 
 
-def _page(where: str, token: str | None) -> str:
-    try:
-        if "://" not in where:
-            return Path(where).read_text(encoding="utf-8")
-        headers = {"Accept": "text/plain", **({"Authorization": f"Bearer {token}"} if token else {})}
-        with urllib.request.urlopen(urllib.request.Request(where, headers=headers), timeout=_TIMEOUT) as answer:
-            return str(answer.read().decode("utf-8"))
-    except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"the metrics page {where} cannot be read: {exc}") from exc
+def _token(text: str) -> str:
+    # The message of a failed request would contain a token that no header can have.
+    if not text.isascii() or not text.isprintable() or not text.strip():
+        raise argparse.ArgumentTypeError("a token consists of printable ASCII characters")
+    return text.strip()
 
 
 def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an ISO 8601 time, such as 2026-01-31 or 2026-01-31T12:00:00Z"
+        ) from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -106,7 +106,7 @@ def read_exports(paths: Iterable[Path]) -> Exported:
         for number, message in _lines(path):
             try:
                 exported.add(message)
-            except (KeyError, TypeError, AttributeError, ValueError) as exc:
+            except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, OSError) as exc:
                 raise ConfigurationError(f"{path}, line {number}, is not an OTLP export in JSON: {exc!r}") from exc
     return exported
 
@@ -117,7 +117,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, json.loads(line)
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise ConfigurationError(f"{path} cannot be read as OTLP in JSON, one export per line: {exc}") from exc
 
 

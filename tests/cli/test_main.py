@@ -67,7 +67,7 @@ def test_a_checkout_exports_the_same_files(tmp_path: Path) -> None:
 def test_files_that_are_there_are_kept_unless_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = tmp_path / "docker-compose.observability.yml"
     mine.write_text("mine")
-    assert main(["dashboards", "export", str(tmp_path)]) == 1
+    assert main(["dashboards", "export", str(tmp_path)]) == 2
     assert f"{mine} exists already (1 of {len(STACK_FILES)} files do)" in capsys.readouterr().err
     assert written(tmp_path) == {mine.name: b"mine"}
 
@@ -86,7 +86,7 @@ def test_alerts_point_to_where_the_runbooks_were_published(tmp_path: Path) -> No
 
 def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    assert main(["dashboards", "export", str(tmp_path / "file" / "stack")]) == 1
+    assert main(["dashboards", "export", str(tmp_path / "file" / "stack")]) == 2
     assert capsys.readouterr().err.startswith(f"taskflow-otel: cannot write to {tmp_path / 'file' / 'stack'}: ")
 
 

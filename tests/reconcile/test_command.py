@@ -45,5 +45,5 @@ async def run_once(path: Path) -> None:
 def test_the_command_says_what_it_cannot_read(
     arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["reconcile", *arguments]) == 1
+    assert main(["reconcile", *arguments]) == 2
     assert complaint in capsys.readouterr().err

@@ -28,6 +28,7 @@ _URL_OPTIONS = frozenset(
         "ssl_check_hostname", "ssl_min_version", "ssl_ciphers", "ssl_password",
     }
 )  # fmt: skip
+_SAFE_COMPLAINTS = ("Redis URL must specify", "Invalid value for")
 _SAYS = {
     Fault.PASSING: "cannot do this now",
     Fault.CONNECTION: "does not answer as a writable server",
@@ -65,7 +66,12 @@ def check_url(url: str) -> None:
     try:
         parsed = parse_url(url)
     except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"the Redis URL is wrong: {error}") from error
+        # A password whose "/" is not escaped shows in other messages, as a port that is not a number.
+        said = str(error) if str(error).startswith(_SAFE_COMPLAINTS) else "redis-py cannot read it"
+        raise ConfigurationError(
+            f"the Redis URL is wrong: {said}. It looks like this: redis://user:password@host:6379/0; in a password, "
+            "write %2F for / and %40 for @"
+        ) from None
     options = parse_qs(urlsplit(url).query, keep_blank_values=True)
     if unknown := sorted(set(options) - _URL_OPTIONS):
         raise ConfigurationError(

@@ -16,6 +16,7 @@ from taskflow_otel.backends.sql.backend import SqlBackend
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
 from taskflow_otel.model.options import seconds, whole
+from taskflow_otel.runtime.passwords import without_passwords
 
 
 class ServerBackend(SqlBackend):
@@ -43,7 +44,7 @@ class ServerBackend(SqlBackend):
         )
         self._pool_size = whole("pool_size", pool_size, minimum=1)
         limit = None if timeout is None else seconds("timeout", timeout, exclusive=True)
-        super().__init__(f"the database {self._url.render_as_string(hide_password=True)}", dialect, limit, namespace)
+        super().__init__(f"the database {_shown(self._url)}", dialect, limit, namespace)
 
     def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
         reader = create_async_engine(
@@ -81,15 +82,18 @@ class ServerBackend(SqlBackend):
         return {}
 
 
+def _shown(url: URL) -> str:
+    return without_passwords(url.render_as_string(hide_password=True))
+
+
 def _checked_url(url: str, schemes: tuple[str, ...], options: frozenset[str], backend: str) -> URL:
     example = f"{schemes[0]}://user:password@host/database"
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ConfigurationError(f"the database URL cannot be read. It looks like this: {example}") from None
     if parsed.get_backend_name() not in schemes or not parsed.database:
-        shown = parsed.render_as_string(hide_password=True)
-        raise ConfigurationError(f"{shown!r} is not the URL of such a database. It looks like this: {example}")
+        raise ConfigurationError(f"{_shown(parsed)!r} is not the URL of such a database. It looks like this: {example}")
     if unknown := sorted(set(parsed.query) - options):
         raise ConfigurationError(
             f"the database URL has options that cannot be set there: {', '.join(unknown)}. "

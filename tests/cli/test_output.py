@@ -1,0 +1,119 @@
+"""Bad arguments: the real command says in one line what is wrong, without passwords, and controls no terminal."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.cli.forked import ROOT, Ended, run_each
+
+HOSTILE = "\x1b]0;owned\x07\x1b[31m\u202e\r\nforged"
+SECRET = "s3cret"
+CHECK = ["reconcile", "--backend", "tasks.db"]
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "nothing": ([], "required: COMMAND"),
+    "no such command": (["dashbords"], "invalid choice: 'dashbords'"),
+    "hostile command": ([HOSTILE], "invalid choice"),
+    "hostile option": (["--" + HOSTILE], "required: COMMAND"),
+    "no action": (["dashboards"], "required: ACTION"),
+    "no directory": (["dashboards", "export"], "required: DIR"),
+    "hostile argument": (["dashboards", "export", "a", HOSTILE], "unrecognized arguments"),
+    "not text": (["dashboards", "export", "a", "\udcff\udc80"], "unrecognized arguments"),
+    "a file as directory": (["dashboards", "export", "text"], "cannot write to text"),
+    "below a file": (["dashboards", "export", f"text/{HOSTILE}"], "cannot write to text"),
+    "existing files": (["dashboards", "export", "full"], "give --force to overwrite"),
+    "too long": (["dashboards", "export", "x" * 5000], "File name too long"),
+    "runbooks that are no address": (["dashboards", "export", "a", "--runbooks", "x\ny: true"], "not an address"),
+    "an alias as runbooks": (["dashboards", "export", "a", "--runbooks", "*x"], "not an address"),
+    "no backend": (["reconcile"], "required: --backend"),
+    "no database": (["reconcile", "--backend", f"missing{HOSTILE}"], "there is no database"),
+    "empty backend": (["reconcile", "--backend", ""], "there is no database"),
+    "a directory as database": (["reconcile", "--backend", "."], "there is no database"),
+    "a text as database": (["reconcile", "--backend", "text"], "is not a SQLite database"),
+    "a long database": (["reconcile", "--backend", "x" * 5000], "File name too long"),
+    "an unknown database": (["reconcile", "--backend", f"oracle://ada:{SECRET}@host/db"], "oracle://ada:***@host/db"),
+    "half a URL": (["reconcile", "--backend", "postgresql://"], "is not the URL of such a database"),
+    "a port that is no number": (["reconcile", "--backend", f"postgresql://ada:{SECRET}@host:x/db"], "cannot be read"),
+    "a MySQL URL": (["reconcile", "--backend", f"mysql://ada:{SECRET}@host"], "mysql"),
+    "an unknown option": (
+        ["reconcile", "--backend", f"postgresql://ada@host/db?password={SECRET}&x=1"], "cannot be set there"
+    ),
+    "a Redis URL": (["reconcile", "--backend", f"redis://ada:{SECRET}/{SECRET}@host:6379"], "the Redis URL is wrong"),
+    "a Redis option": (["reconcile", "--backend", f"redis://:{SECRET}@host/0?db=x"], "Invalid value for 'db'"),
+    "a server that does not answer": (["reconcile", "--backend", f"redis://ada:{SECRET}@127.0.0.1:1/0"], "Redis"),
+    "a server that does not answer, too": (
+        ["reconcile", "--backend", f"postgresql://ada:{SECRET}@127.0.0.1:1/db?sslmode=disable"], "postgresql"
+    ),
+    "not a time": ([*CHECK, "--since", "yesterday"], "not an ISO 8601 time"),
+    "hostile time": ([*CHECK, "--until", HOSTILE], "not an ISO 8601 time"),
+    "no baseline": ([*CHECK, "--since", "2026-01-01", "--metrics", "text"], "as --baseline"),
+    "baseline that is not there": ([*CHECK, "--baseline", f"none{HOSTILE}"], "cannot be read"),
+    "baseline that is a directory": ([*CHECK, "--baseline", "."], "cannot be read"),
+    "baseline that is binary": ([*CHECK, "--baseline", "binary"], "cannot be read"),
+    "no page": ([*CHECK, "--metrics", "none"], "the metrics page none cannot be read"),
+    "a page that is a directory": ([*CHECK, "--metrics", "."], "cannot be read"),
+    "a page that is no page": ([*CHECK, "--metrics", "text"], "is not a metrics page"),
+    "a page of a file": ([*CHECK, "--metrics", "file:///etc/hostname"], "must be a file or an http(s) address"),
+    "a page by FTP": ([*CHECK, "--metrics", f"ftp://ada:{SECRET}@host/x"], "must be a file or an http(s) address"),
+    "a page that nobody serves": (
+        [*CHECK, "--metrics", f"http://ada:{SECRET}@127.0.0.1:1/x?token={SECRET}"], "http://ada:***@127.0.0.1:1/x?token=***"
+    ),
+    "a page at no port": ([*CHECK, "--metrics", f"http://ada:{SECRET}/{SECRET}@host/"], "a port that is not a number"),
+    "a page at no host": ([*CHECK, "--metrics", "http:///x"], "cannot be read"),
+    "a page at half an address": ([*CHECK, "--metrics", "http://[::1/x"], "cannot be read"),
+    "a token with a line end": ([*CHECK, "--metrics-token", f"{SECRET}\r\nX: y"], "printable ASCII"),
+    "a token of other letters": ([*CHECK, "--metrics-token", f"{SECRET}é"], "printable ASCII"),
+    "no export": ([*CHECK, "--export", f"none{HOSTILE}"], "cannot be read as OTLP"),
+    "an export that is a directory": ([*CHECK, "--export", "."], "cannot be read as OTLP"),
+    "an export that is binary": ([*CHECK, "--export", "binary"], "cannot be read as OTLP"),
+    "an export that is text": ([*CHECK, "--export", "text"], "cannot be read as OTLP"),
+    "an export that never ends": ([*CHECK, "--export", "deep"], "OTLP"),
+    "an export of impossible times": ([*CHECK, "--export", "far"], "is not an OTLP export"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """How the command ended with each of the bad lists of arguments, by their names."""
+    place = tmp_path_factory.mktemp("work")
+    (place / "text").write_text("dear diary, this is {")
+    (place / "binary").write_bytes(bytes(range(256)))
+    (place / "deep").write_text("[" * 100_000)
+    span = '{"name": "x", "traceId": "a", "spanId": "b", "startTimeUnixNano": "9999999999999999999999999"}'
+    scope = '{"scope": {"name": "taskflow_otel"}, "spans": [' + span + "]}"
+    (place / "far").write_text('{"resourceSpans": [{"scopeSpans": [' + scope + "]}]}")
+    (place / "full").mkdir()
+    (place / "full" / "docker-compose.observability.yml").touch()
+    with closing(sqlite3.connect(place / "tasks.db")) as connection:
+        connection.execute("CREATE TABLE another_program (x)")
+    return dict(zip(BAD, run_each([arguments for arguments, _ in BAD.values()], place), strict=True))
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_argument_is_answered_with_a_sentence(ended: dict[str, Ended], kind: str) -> None:
+    status, out, err = ended[kind]
+    assert (status, out) == (2, ""), err
+    assert BAD[kind][1] in err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("taskflow-otel")
+    assert SECRET not in err
+    assert [line for line in err.split("\n") if not line.isprintable()] == [], "something could control the terminal"
+    assert not [line for line in err.split("\n") if line.startswith("forged")]
+
+
+def test_where_nobody_reads_the_output_the_command_ends_quietly(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "taskflow_otel", "dashboards", "export", str(tmp_path / "stack")]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (2, "")
