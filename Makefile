@@ -54,10 +54,11 @@ chaos: $(VENV)/.dev $(VENV)/.packages  ## Kill servers under load, 200 times on 
 schedules: $(VENV)/.dev $(VENV)/.packages  ## Kill three instances with schedules, for four minutes on each backend
 	$(BIN)/python -m tests.chaos.schedules $(SCHEDULES_ARGS)
 
-lint: $(VENV)/.dev  ## Check style, formatting and the layers of the package
+lint: $(VENV)/.dev  ## Check style, formatting, the layers of the package, and its code for known kinds of security faults
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive taskflow_otel
 
 format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .

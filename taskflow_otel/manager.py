@@ -44,7 +44,7 @@ from taskflow_otel.metrics.sources import ScheduleMetrics, connect_metrics
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.enqueue import split_options
 from taskflow_otel.model.options import QueueConfig, flag, seconds
-from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import CatchUp, Overlap, ScheduledRun, ScheduleStatus, make_rule
 from taskflow_otel.model.task_options import TaskOptions, shows_task_options
 from taskflow_otel.model.vocabulary import ExecutorKind
@@ -395,8 +395,16 @@ class TaskManager:
         await self.engine.schedules.resume(name)
 
     async def get(self, task_id: str) -> TaskRecord:
-        """A snapshot of a task of any instance; raises `TaskNotFoundError`."""
-        return await self.engine.lookup.get(task_id)
+        """A snapshot of a task of any instance, with its `logs`; raises `TaskNotFoundError`.
+
+        `logs` is `None` if the backend does not answer in two seconds.
+        """
+        return await self.engine.lookup.get_with_logs(task_id)
+
+    async def logs(self, task_id: str) -> list[LogEntry]:
+        """The log entries of a task of any instance, in order; raises `TaskNotFoundError`."""
+        await self.engine.lookup.get(task_id)
+        return await self.engine.lookup.logs(task_id)
 
     async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
         """Return a task once it has finished; raises `TaskNotFoundError`, `TimeoutError` after `timeout` seconds."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHECKED = ("taskflow_otel", "docs", "dashboards", "examples", "tests", "README.md", "CHANGELOG.md")
+CHECKED = ("taskflow_otel", "docs", "dashboards", "examples", "tests", "README.md", "CHANGELOG.md", "SECURITY.md")
 KINDS = {".py", ".md", ".js", ".html", ".lua", ".yml", ".yaml"}
 PYTHON_TEXT = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 

@@ -16,10 +16,16 @@ from taskflow_otel import (
     QueueConfig,
     QueueFullError,
     TaskManager,
+    TaskNotFoundError,
     TaskStateError,
     TaskStatus,
     UnknownTaskError,
+    get_task_context,
+    task_log,
 )
+from taskflow_otel.backends import MemoryBackend
+from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.model.record import LogEntry
 from taskflow_otel.testing.clock import FakeClock, settle
 from tests.inside import own_context
 from tests.managers import WAIT, Gate, finish, started, transitions
@@ -387,3 +393,56 @@ async def test_a_subclass_may_give_its_task_types_options_of_its_own() -> None:
     async with started(manager):
         task_id = await manager.enqueue(fail_once)
         assert (await finish(manager, task_id)).status is TaskStatus.SUCCESS
+
+
+async def test_a_task_comes_with_its_log_and_the_log_alone_too(manager: TaskManager) -> None:
+    entered, gate = asyncio.Event(), asyncio.Event()
+
+    @manager.task(retries=1)
+    async def talk() -> None:
+        context = get_task_context()
+        assert context is not None
+        task_log(f"attempt {context.attempt}", level="warning", size=3)
+        if context.attempt == 0:
+            raise ValueError("again")
+        entered.set()
+        await gate.wait()
+
+    task_id = await manager.enqueue(talk)
+    assert (await manager.get(task_id)).logs == []
+    await asyncio.wait_for(entered.wait(), WAIT)
+    running = await manager.get(task_id)
+    gate.set()
+    await finish(manager, task_id)
+    ended = await manager.get(task_id)
+    for logs in (running.logs, ended.logs, await manager.logs(task_id)):
+        assert logs is not None
+        assert [(entry.message, entry.level, entry.attempt, entry.extra) for entry in logs] == [
+            (f"attempt {attempt}", "warning", attempt, {"size": 3}) for attempt in (0, 1)
+        ]
+
+
+async def test_the_log_of_a_task_that_does_not_exist_is_an_error(manager: TaskManager) -> None:
+    with pytest.raises(TaskNotFoundError):
+        await manager.logs("none")
+
+
+async def test_a_live_task_is_answered_without_its_log_while_the_backend_fails() -> None:
+    class Mute(MemoryBackend):
+        async def logs(self, task_id: str) -> list[LogEntry]:
+            raise BackendUnavailableError("down")
+
+    gate = Gate()
+    async with started(TaskManager(snapshot_backend=Mute())) as manager:
+
+        @manager.task()
+        async def talk() -> None:
+            task_log("hello")
+            await gate.run()
+
+        task_id = await manager.enqueue(talk)
+        await gate.entered.wait()
+        assert (await manager.get(task_id)).logs is None
+        with pytest.raises(BackendUnavailableError):
+            await manager.logs(task_id)
+        gate.opened.set()

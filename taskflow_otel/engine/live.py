@@ -19,6 +19,7 @@ from taskflow_otel.engine.executors.base import Call
 from taskflow_otel.engine.membership import StopCause
 from taskflow_otel.engine.phase import BEFORE_COMMIT_PHASES, NEXT, UNKNOWN_PHASES, Phase, Step, next_phase
 from taskflow_otel.engine.registry import TaskDefinition
+from taskflow_otel.model.hiding import repr_without
 from taskflow_otel.model.payload import Codec
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
@@ -33,6 +34,9 @@ class Sealed(NamedTuple):
 
     codec: Codec
     payload: str
+
+    def __repr__(self) -> str:
+        return repr_without(self, "payload")
 
 
 class LiveTask(Struct, eq=False, weakref=True):
@@ -76,6 +80,9 @@ class LiveTask(Struct, eq=False, weakref=True):
     log_count: int = 0
     log_size: int = 0
     waiters: list[asyncio.Future[None]] | None = None
+
+    def __repr__(self) -> str:
+        return repr_without(self, "args", "kwargs")
 
     @property
     def id(self) -> str:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.phase import Phase
-from taskflow_otel.errors import TaskNotFoundError
+from taskflow_otel.errors import BackendError, TaskNotFoundError
 from taskflow_otel.model.options import seconds
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock
 
 _FLUSH_BEFORE_READ = 1.0
+_LOGS_PATIENCE = 2.0
 _POLL = 0.2
 """Seconds between two looks at a task that another instance runs."""
 
@@ -64,8 +66,26 @@ class Lookup:
                 found[task_id] = record
         return found
 
+    @at_home
+    async def get_with_logs(self, task_id: str) -> TaskRecord:
+        """A snapshot of one task with its log; raises `TaskNotFoundError`.
+
+        A live task is answered without its log while the backend does not answer.
+        """
+        record = await self.get(task_id)
+        live = self._tasks.live(task_id)
+        if live is not None and live.log_count == record.attempt == 0:
+            # In its first attempt nobody else can have logged for it.
+            record.logs = []
+            return record
+        with suppress(BackendError, TimeoutError):
+            async with asyncio.timeout(_LOGS_PATIENCE):
+                record.logs = await self.logs(task_id)
+        return record
+
+    @at_home
     async def logs(self, task_id: str) -> list[LogEntry]:
-        """The log of one task, in order."""
+        """The log of one task, in order; empty for a task that does not exist."""
         await self._ledger.flush(_FLUSH_BEFORE_READ)
         return await self._backend.logs(task_id)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from taskflow_otel.engine.markers import first_marker
 from taskflow_otel.errors import ConfigurationError, DuplicateTaskNameError, UnknownTaskError
 from taskflow_otel.model.enqueue import ADD_TASK_OPTIONS, EnqueueOptions
+from taskflow_otel.model.hiding import repr_without
 from taskflow_otel.model.payload import Codec
 from taskflow_otel.model.task_options import TaskConfig, make_task_config
 from taskflow_otel.model.vocabulary import ExecutorKind
@@ -38,6 +39,9 @@ class Resolved(NamedTuple):
     definition: TaskDefinition
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return repr_without(self, "args", "kwargs")
 
 
 def is_async(func: Callable[..., Any]) -> bool:

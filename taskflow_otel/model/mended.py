@@ -28,7 +28,7 @@ def _kinds(hint: Any) -> frozenset[type]:
     return frozenset({kind, str}) if issubclass(kind, StrEnum) and kind is not TaskStatus else frozenset({kind})
 
 
-_KINDS = {name: _kinds(hint) for name, hint in get_type_hints(TaskRecord).items() if name != "damage"}
+_KINDS = {name: _kinds(hint) for name, hint in get_type_hints(TaskRecord).items() if name not in {"damage", "logs"}}
 
 
 class Shape:

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from taskflow_otel.model.hiding import repr_without
 from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus, Transition
 from taskflow_otel.model.trace import TaskTrace
 from taskflow_otel.model.vocabulary import ExecutorKind, Source
@@ -107,6 +108,8 @@ class TaskRecord(Struct, gc=False):
     trace: TaskTrace = field(default_factory=TaskTrace)
     damage: str | None = None
     """A sentence that names the unreadable parts of the stored row; itself never stored."""
+    logs: list[LogEntry] | None = None
+    """The log, in what `TaskManager.get` returns; `None` where it was not read. It is stored by itself."""
 
     @property
     def trace_id(self) -> str | None:
@@ -124,6 +127,10 @@ class TaskRecord(Struct, gc=False):
     def active_key(self) -> str | None:
         """The idempotency key if this task holds it now, else `None`."""
         return self.idempotency_key if self.status in KEY_HOLDING_STATUSES else None
+
+    def __repr__(self) -> str:
+        """All fields, without the arguments. Tags and the key are shown: telemetry has them too."""
+        return repr_without(self, "payload")
 
     def copy(self) -> TaskRecord:
         """Return a snapshot that later transitions do not change."""

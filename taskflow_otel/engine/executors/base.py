@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from taskflow_otel.engine.context import TaskContext
 from taskflow_otel.engine.registry import TaskDefinition
+from taskflow_otel.model.hiding import repr_without
 
 
 class Call(Struct, eq=False):
@@ -25,6 +26,9 @@ class Call(Struct, eq=False):
     """The function returned an awaitable. It is awaited on the event loop, where it can be cancelled."""
     abandoned: bool = False
     """No one waits for the function any more; set before the awaiting task is cancelled for the last time."""
+
+    def __repr__(self) -> str:
+        return repr_without(self, "args", "kwargs", "payload")
 
 
 class Executor(Protocol):

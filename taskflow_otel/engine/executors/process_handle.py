@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-import subprocess
+import subprocess  # nosec B404  # children run this interpreter with our own program
 import sys
 import threading
 from collections.abc import Callable
@@ -194,7 +194,7 @@ class ChildProcess:
                 f"from taskflow_otel.engine.executors.process_child import main; main({fd})"
             )
             try:
-                self._process = subprocess.Popen(
+                self._process = subprocess.Popen(  # nosec B603  # no shell, and no word of it comes from outside
                     [os.fsdecode(get_executable()), *_interpreter_options(), "-c", code],
                     stdin=subprocess.DEVNULL,
                     pass_fds=[fd],

@@ -221,8 +221,8 @@ class RecordingTracer(Tracer):
         current = trace.get_current_span(context).get_span_context()
         parent = current if current.is_valid else None
         identity = SpanContext(
-            trace_id=random.getrandbits(128) if parent is None else parent.trace_id,
-            span_id=random.getrandbits(64),
+            trace_id=random.getrandbits(128) if parent is None else parent.trace_id,  # nosec B311  # ids of spans are public
+            span_id=random.getrandbits(64),  # nosec B311  # likewise
             is_remote=False,
             trace_flags=TraceFlags(TraceFlags.SAMPLED) if parent is None else parent.trace_flags,
             trace_state=None if parent is None else parent.trace_state,
