@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec import Struct
+from msgspec.structs import astuple
 from redis import Redis
 
 from taskflow_otel.backends import Backend
@@ -15,7 +19,7 @@ def dump(request: pytest.FixtureRequest, backend: Backend) -> bytes:
     """The content of the storage of this test, raw: files with their write-ahead logs, or what the server hands out."""
     match backend.name:
         case "memory":
-            return repr(vars(backend)).encode()
+            return repr(_bare(vars(backend))).encode()
         case "sqlite":
             directory: Path = request.getfixturevalue("tmp_path")
             return b"".join(path.read_bytes() for path in directory.iterdir())
@@ -37,6 +41,19 @@ def dump(request: pytest.FixtureRequest, backend: Backend) -> bytes:
         case "redis":
             return _dump_redis(request.getfixturevalue("redis_server"), request.getfixturevalue("redis_url"))
     raise ValueError(f"how to dump {backend.name!r} is not known")
+
+
+def _bare(value: Any) -> Any:
+    """The same without the structs, whose own `repr` hides arguments."""
+    match value:
+        case Struct():
+            return [_bare(part) for part in astuple(value)]
+        case dict():
+            return [(key, _bare(part)) for key, part in value.items()]
+        case list() | tuple() | set() | deque():
+            return [_bare(part) for part in value]
+        case _:
+            return value
 
 
 def _dump_redis(server: RedisServer, url: str) -> bytes:
