@@ -7,7 +7,7 @@ import hashlib
 import logging
 import secrets
 
-from taskflow_otel.errors import BackendError, NotStartedError
+from taskflow_otel.errors import BackendError, BackendUnavailableError, NotStartedError
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.ports import SharedSettings
 from taskflow_otel.web.sessions import Session
@@ -18,6 +18,7 @@ _PREFIX = "session:"
 _ENDED = f"{_PREFIX}ended:"
 _GENERATION = f"{_PREFIX}generation:"
 _FRESH = 1.0
+_PATIENCE = 2.0
 _FORGOTTEN_AT_ONCE = 100
 
 
@@ -36,6 +37,7 @@ class EndedSessions:
         self._stored: dict[str, str] | None = None
         self._read_at = 0.0
         self._changes = 0
+        self._failure: tuple[float, BackendError | NotStartedError] | None = None
 
     async def includes(self, session: Session) -> bool:
         """Whether the session has been ended, alone or with all sessions of its user."""
@@ -73,7 +75,7 @@ class EndedSessions:
             while fresh or self._stored is None or now - self._read_at > _FRESH:
                 seen = self._changes
                 try:
-                    stored = await self._shared.read(_PREFIX)
+                    stored = await self._read(now)
                 except (BackendError, NotStartedError):
                     if fresh or self._stored is None:
                         raise
@@ -84,6 +86,23 @@ class EndedSessions:
                     self._stored, self._read_at = stored, now
                     break
             return self._stored or {}
+
+    async def _read(self, now: float) -> dict[str, str]:
+        # Requests wait for each other here, so that all of them together wait once a second for a backend that is down.
+        if self._failure is not None and now - self._failure[0] <= _FRESH:
+            raise self._failure[1]
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                stored = await self._shared.read(_PREFIX)
+        except TimeoutError:
+            late = BackendUnavailableError(f"the backend did not answer within {_PATIENCE:g} s")
+            self._failure = self._clock.monotonic(), late
+            raise late from None
+        except (BackendError, NotStartedError) as exc:
+            self._failure = self._clock.monotonic(), exc
+            raise
+        self._failure = None
+        return stored
 
     async def _forget_expired(self) -> None:
         now = self._clock.now().timestamp()

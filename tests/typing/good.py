@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, assert_type
 from uuid import UUID
 
-from fastapi import BackgroundTasks, Depends, FastAPI
+from fastapi import BackgroundTasks, Depends, FastAPI, Header
 
 from taskflow_otel import (
+    ApiToken,
     ManagedBackgroundTasks,
     QueueConfig,
     QueueFullError,
@@ -19,6 +20,7 @@ from taskflow_otel import (
     TaskManager,
     TaskRecord,
     TaskStatus,
+    User,
     get_task_context,
     task_log,
 )
@@ -112,3 +114,28 @@ async def outside_requests() -> TaskStatus:
     cancelled: Awaitable[TaskRecord] = task_manager.cancel(task_id)
     await cancelled
     return record.status if waiting or live or maybe else TaskStatus.SUCCESS
+
+
+class Staff:
+    """A directory of users."""
+
+    async def authenticate(self, username: str, password: str) -> str | None:
+        return "operator" if password == "right" else None
+
+    def find(self, username: str) -> User | None:
+        return User("operator", credential="changed with the password")
+
+
+async def current_user(x_user: Annotated[str, Header()]) -> str:
+    return x_user
+
+
+def role_of(user: str) -> str | None:
+    return "operator" if user == "ada" else None
+
+
+TaskAdmin(FastAPI(), task_manager, auth=("ada", "secret"))
+TaskAdmin(FastAPI(), task_manager, auth=[("ada", "secret"), ("vic", "secret", "viewer")])
+TaskAdmin(FastAPI(), task_manager, auth=Staff(), tokens=[ApiToken("ci", "t" * 40, {"read", "retry"})])
+TaskAdmin(FastAPI(), task_manager, auth=current_user, role=role_of)
+TaskAdmin(FastAPI(), task_manager, auth=Depends(current_user), role=lambda user: "viewer")

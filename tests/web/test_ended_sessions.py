@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.web import ended_sessions
 from taskflow_otel.web.auth import Role
 from taskflow_otel.web.ended_sessions import EndedSessions
 from taskflow_otel.web.sessions import Session
@@ -113,6 +116,31 @@ async def test_while_the_backend_is_down_the_last_known_state_counts_and_nothing
         await elsewhere.includes(session("two"))
     with pytest.raises(BackendUnavailableError):
         await here.generation("ada")
+
+
+@pytest.mark.parametrize("silent", [True, False])
+async def test_all_requests_together_wait_once_a_second_for_a_backend_that_is_down(
+    shared: Shared, clock: HandClock, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    monkeypatch.setattr(ended_sessions, "_PATIENCE", 0.01)
+    ended, asked = EndedSessions(shared, "/tasks", clock=clock), 0
+
+    async def down(prefix: str) -> dict[str, str]:
+        nonlocal asked
+        asked += 1
+        if silent:
+            await asyncio.Event().wait()
+        raise BackendUnavailableError("down")
+
+    monkeypatch.setattr(shared, "read", down)
+    for seconds in (0.0, 1.01):
+        clock.seconds += seconds
+        answers = await asyncio.gather(*(ended.includes(session()) for _ in range(20)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [BackendUnavailableError] * 20
+    assert asked == 2
+    monkeypatch.undo()
+    clock.seconds += 1.01
+    assert not await ended.includes(session())
 
 
 async def test_a_session_that_cannot_be_ended_has_not_ended(

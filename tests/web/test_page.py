@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import BackgroundTasks, FastAPI
+from fastapi import BackgroundTasks, Cookie, FastAPI
+from fastapi.responses import HTMLResponse, RedirectResponse
 from playwright.async_api import Browser, Page, Route, expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -363,3 +364,31 @@ async def test_the_page_shows_what_a_real_manager_runs(
         await page.get_by_role("button", name="Retry").click()
         await expect(page.get_by_text("Retry of")).to_be_visible()
         await page.close()
+
+
+async def test_a_page_whose_user_is_signed_out_by_the_application_leads_to_its_login(
+    browser: Browser,
+    app_of: Callable[..., FastAPI],
+    serving: Callable[..., AbstractAsyncContextManager[Served]],
+) -> None:
+    class SignedOutError(Exception):
+        """What an application raises, whose handler leads to its login."""
+
+    def current_user(shop: Annotated[str | None, Cookie()] = None) -> str:
+        if shop is None:
+            raise SignedOutError
+        return shop
+
+    app = app_of(auth=current_user, role=lambda user: "operator", poll_interval=0.5)
+    app.exception_handler(SignedOutError)(lambda request, exc: RedirectResponse("/shop/login", 303))
+    app.get("/shop/login")(lambda: HTMLResponse("<h1>Sign in to the shop</h1>"))
+    async with serving(app) as served:
+        context = await browser.new_context()
+        await context.add_cookies([{"name": "shop", "value": "ada", "url": served.url}])
+        page = await context.new_page()
+        await page.goto(f"{served.url}/tasks/dashboard")
+        await expect(page.get_by_text("ada", exact=True)).to_be_visible()
+        await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+        await context.clear_cookies()
+        await expect(page.get_by_text("Sign in to the shop")).to_be_visible()
+        await context.close()
