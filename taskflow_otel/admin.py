@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from taskflow_otel.compat.fastapi import build_routes
 from taskflow_otel.web.access import AuthSetting, make_guard
 from taskflow_otel.web.api import make_routers
 from taskflow_otel.web.app_login import RoleOf
@@ -94,8 +95,10 @@ class TaskAdmin:
             audit=audit,
             hosts=hosts,
         )
+        before = len(app.routes)
         for router in routers:
             app.include_router(router)
+        build_routes(app.routes[before:])
         task_manager.init_app(app)
         if auto_install:
             task_manager.install(app)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fastapi import BackgroundTasks, FastAPI
+from fastapi import BackgroundTasks, FastAPI, routing
+from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.utils import get_dependant
 
 from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager
-from tests.asgi import post, running
+from tests.asgi import Exchange, post, running
 from tests.web.users import USER
 
 
@@ -18,6 +20,24 @@ def test_an_open_administration_says_so_at_start(
 ) -> None:
     TaskAdmin(FastAPI(), TaskManager(), **options)
     assert any("is open to everyone" in message for message in caplog.messages) is warns
+
+
+async def test_the_first_request_builds_no_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = FastAPI()
+    TaskAdmin(app, TaskManager())
+    built: list[str] = []
+
+    def build(**parts: Any) -> Dependant:
+        built.append(parts["path"])
+        return get_dependant(**parts)
+
+    monkeypatch.setattr(routing, "get_dependant", build)
+    async with running(app):
+        assert (await Exchange(app, "/tasks", method="GET").run()).status == 200
+    assert built == []
+    # What would have been noticed.
+    app.get("/late")(lambda: None)
+    assert built == ["/late"]
 
 
 @pytest.mark.parametrize("auto_install", [True, False])

@@ -6,7 +6,7 @@ FastAPI has no hook for them. A replacement here happens once per process, for e
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, get_args, get_origin
 
@@ -16,6 +16,7 @@ from fastapi import BackgroundTasks
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import SolvedDependency
 from fastapi.security import APIKeyQuery
+from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from taskflow_otel.errors import ConfigurationError
@@ -73,6 +74,12 @@ def _annotation(call: Callable[..., Any], parameter: str) -> object:
 def dependency_calls(dependant: Dependant) -> list[Callable[..., Any] | None]:
     """The functions of a route's own dependencies, in their order; not those that these ask for."""
     return [one.call for one in dependant.dependencies]
+
+
+def build_routes(routes: Iterable[BaseRoute]) -> None:
+    """Build the routes of included routers now: FastAPI builds all of them in one callback, at the first request."""
+    for route in routes:
+        route.matches({"type": "http", "method": "GET", "path": "/", "root_path": ""})
 
 
 def query_names(dependant: Dependant) -> frozenset[str]:
