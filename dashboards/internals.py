@@ -49,6 +49,18 @@ PAGE = Page(
                     Query(increase(signals.BACKEND_OPERATION, suffix="_bucket", by="le"), "{{le}}"),
                     width=8,
                 ),
+                Graph(
+                    "Backend up",
+                    "1 while the backend answers the instance, 0 while it does not.",
+                    "short",
+                    [Query(gauge(signals.BACKEND_UP, by="instance, backend"), "{{instance}}, {{backend}}")],
+                ),
+                Graph(
+                    "Refused tasks",
+                    "Tasks that were refused, by reason. The clients of a refused commit got 503.",
+                    "short",
+                    [Query(increase(signals.TASKS_REFUSED, by="reason"), "{{reason}}")],
+                ),
             ),
         ),
         Row(

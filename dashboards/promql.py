@@ -32,7 +32,7 @@ def quantile(q: float, spec: MetricSpec, *matchers: str, by: str = "") -> str:
 
 
 def gauge(spec: MetricSpec, *matchers: str, by: str = "") -> str:
-    """A gauge over all instances, added up or taken at its highest, as the table of signals says, by labels."""
+    """A gauge over all instances by labels: added up, highest or lowest, as the table of signals says."""
     return f"{spec.merge}{f' by ({by})' if by else ''} ({select(spec, *matchers)})"
 
 

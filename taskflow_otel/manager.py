@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from types import EllipsisType
 from typing import Any, ParamSpec, TypeVar, Unpack
 from zoneinfo import ZoneInfo
@@ -18,6 +19,7 @@ from starlette.requests import HTTPConnection
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.limits import LeaseAware
+from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.backends.memory import MemoryBackend
 from taskflow_otel.backends.sql.sqlite import SqliteBackend
 from taskflow_otel.bus import ObserverBus, TaskObserver
@@ -41,6 +43,7 @@ from taskflow_otel.exporters.stream import LiveStream
 from taskflow_otel.exporters.telemetry import Telemetry
 from taskflow_otel.metrics.fleet import FleetMetrics
 from taskflow_otel.metrics.sources import ScheduleMetrics, connect_metrics
+from taskflow_otel.metrics.targets import target_address
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.enqueue import split_options
 from taskflow_otel.model.options import QueueConfig, flag, seconds
@@ -137,14 +140,15 @@ class TaskManager:
             heartbeat_interval=min(1.0, lease_seconds / 5),
         )
         cipher = None if encrypt_args_key is None else PayloadCipher(encrypt_args_key)
-        self._backend = _choose_backend(snapshot_db, snapshot_backend)
-        if isinstance(self._backend, LeaseAware):
-            self._backend.use_lease(lease_seconds)
+        chosen = _choose_backend(snapshot_db, snapshot_backend)
+        if isinstance(chosen, LeaseAware):
+            chosen.use_lease(lease_seconds)
         self._registry = TaskRegistry()
         self.metrics = PrometheusExporter(
             telemetry.registry, max_label_values=telemetry.max_label_values, buckets=telemetry.buckets
         )
         """Renders the metrics page."""
+        self._backend = MeasuredBackend(chosen, clock, self.metrics.observe_backend)
         self.stream = LiveStream()
         """The live stream behind the dashboard."""
         observers = list(loggers)
@@ -197,15 +201,16 @@ class TaskManager:
             clock,
             instance_id=lambda: self.engine.instance_id,
             unpublished=self.engine.vitals.unpublished,
+            address=partial(target_address, telemetry.metrics_target),
         )
-        """The metrics of all instances that share the backend."""
+        """The metrics page: those of all workers behind one port, see `docs/metrics.md`."""
         if self._backend.durable:
             self.engine.add_service(self.metrics_page)
         self._log_handler = TaskLogHandler() if capture_logs else None
         self._lifecycle_lock: asyncio.Lock | None = None
         self._users = 0
         self._applications = Applications(self.engine.door, self._running)
-        connect_metrics(self.metrics, self.engine, self._bus, self._registry)
+        connect_metrics(self.metrics, self.engine, self._bus, self._registry, self._backend)
 
     @shows_task_options
     def task(
@@ -293,10 +298,11 @@ class TaskManager:
         await self.engine.at_home(self._startup())
 
     async def _abandon(self) -> None:
-        logger.warning(
-            "the event loop of this TaskManager was closed without shutdown(): running tasks were cut off; the next "
-            "start takes over those that are persisted"
-        )
+        if not self.engine.inherited:
+            logger.warning(
+                "the event loop of this TaskManager was closed without shutdown(): running tasks were cut off; the "
+                "next start takes over those that are persisted"
+            )
         self._users, self._lifecycle_lock = 0, None
         self._registry.close()
         self._stop_capture()

@@ -60,9 +60,8 @@ class AppProcess:
     def start(self, timeout: float = 60.0) -> None:
         """Start, and return once the app answers; raises `RuntimeError` with its output when it ends instead."""
         assert self._process is None, "the app runs already"
-        command = [sys.executable, "-m", "uvicorn", self.app, "--host", "127.0.0.1", "--port", str(self.port)]
         process = self._process = spawn(
-            [*command, "--log-level", "warning", *self.arguments],
+            self.command(),
             cwd=self.cwd,
             log_path=self.log_path,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **self.env},
@@ -71,6 +70,11 @@ class AppProcess:
         if process.poll() is not None:
             self._process = None
             raise RuntimeError(f"{self.app} ended with {process.returncode}:\n{self.output[-4000:]}")
+
+    def command(self) -> Sequence[str]:
+        """How the server is started."""
+        command = [sys.executable, "-m", "uvicorn", self.app, "--host", "127.0.0.1", "--port", str(self.port)]
+        return [*command, "--log-level", "warning", *self.arguments]
 
     def kill(self) -> None:
         """SIGKILL the process and all its workers, as the machine's out-of-memory killer would."""

@@ -66,6 +66,21 @@ ELSEWHERE = [
         ("engine/lookup.py",),
     ),
     Elsewhere(
+        "exporters/otel/test_metrics.py",
+        "Its metrics are sent to OpenTelemetry alone.",
+        ("exporters/messaging.py",),
+    ),
+    Elsewhere(
+        "metrics/test_fleet.py",
+        "What processes store of their counts, read and add up shows on the pages of several.",
+        ("metrics/books.py", "metrics/folding.py", "metrics/stored.py"),
+    ),
+    Elsewhere(
+        "metrics/test_targets.py",
+        "What one target shows for others takes several targets.",
+        ("metrics/elsewhere.py",),
+    ),
+    Elsewhere(
         "metrics/test_sources.py",
         "It answers what the metrics ask.",
         ("engine/vitals.py",),

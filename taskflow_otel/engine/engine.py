@@ -314,12 +314,20 @@ class Engine:
         """Whether the event loop was closed without `stop`."""
         return self._life.lost_its_loop
 
+    @property
+    def inherited(self) -> bool:
+        """Whether it was started by the parent of this process, before a fork."""
+        return self._life.inherited
+
     async def at_home(self, work: Coroutine[Any, Any, None]) -> None:
         """Await a coroutine on the event loop of the engine, while it has one; see `Life.run_at_home`."""
         await self._life.run_at_home(work)
 
     async def abandon(self) -> None:
-        """Forget everything after the event loop was closed without `stop`; the next `start` takes the tasks over."""
+        """Forget everything after the event loop was closed without `stop`; the next `start` takes the tasks over.
+
+        In a forked child nothing is taken over: everything belongs to the parent.
+        """
         self._dispatcher.close()
         for task in self._tasks:
             if task.attempt is not None and not task.attempt.done():
@@ -329,6 +337,10 @@ class Engine:
             owned.abandon()
         self.schedules.abandon()
         self._timers.clear()
+        if self._life.inherited:
+            # The parent of the fork uses the connections, threads and child processes, and the id of the instance.
+            self._life.end(EngineState.STOPPED)
+            return
         limit = self._settings.cancel_grace
         parts = [executor.close(0) for executor in self._executors.values()]
         closing = [bounded(self._backend.close(), limit, f"the {self._backend.name} backend")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -29,6 +30,7 @@ class Life:
         """The event loop of the engine, from `begin` to `end`."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
+        self._process = 0
 
     def begin(self) -> None:
         """Bind to the running event loop; raises `TaskStateError` if the engine already runs."""
@@ -36,6 +38,7 @@ class Life:
             raise TaskStateError(f"the engine is {self.state} already")
         self._loop = self.home = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self._process = os.getpid()
 
     def end(self, state: EngineState) -> None:
         """Leave the event loop; pending calls from threads are still made there."""
@@ -48,8 +51,14 @@ class Life:
 
     @property
     def lost_its_loop(self) -> bool:
-        """Whether the event loop was closed without a stop."""
-        return self.state in _ACTIVE and self._loop is not None and self._loop.is_closed()
+        """Whether the event loop was closed without a stop, or belongs to the parent of this process."""
+        lost = self._loop is not None and (self._loop.is_closed() or self.inherited)
+        return self.state in _ACTIVE and lost
+
+    @property
+    def inherited(self) -> bool:
+        """Whether the engine was started by the parent of this process, before a fork."""
+        return self._process not in (0, os.getpid())
 
     def require_running(self) -> None:
         """Raise `NotStartedError` unless the engine takes tasks."""

@@ -221,6 +221,10 @@ AUDIT_LOG_ATTRIBUTES = (
 )
 
 
+ELSEWHERE = "elsewhere"
+"""The label of counts that are shown for processes which no scraped target shows."""
+
+
 class MetricType(StrEnum):
     """The metric types of the exposition formats."""
 
@@ -242,8 +246,8 @@ class MetricSpec:
     buckets: tuple[float, ...] = ()
     on: frozenset[Transition] = frozenset()
     """The transitions that change it; empty if it is measured elsewhere."""
-    merge: Literal["sum", "max"] = "sum"
-    """How the values of several processes behind one port are combined: `sum` or `max`."""
+    merge: Literal["sum", "max", "min"] = "sum"
+    """How the values of several processes behind one port are combined."""
 
 
 def _on(*transitions: Transition) -> frozenset[Transition]:
@@ -253,8 +257,8 @@ def _on(*transitions: Transition) -> frozenset[Transition]:
 _TASK = ("task", "queue")
 _T = Transition
 _COUNTER, _GAUGE, _HISTOGRAM = MetricType.COUNTER, MetricType.GAUGE, MetricType.HISTOGRAM
-_JOB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-_OPERATION_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+JOB_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_OPERATION_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _FINISHES = _on(_T.SUCCEEDED, _T.FAILED, _T.CANCELLED, _T.INTERRUPTED)
 
 TASKS_ENQUEUED = MetricSpec(
@@ -298,7 +302,7 @@ RUN_DURATION = MetricSpec(
     "Run time of one attempt.",
     _TASK,
     "seconds",
-    _JOB_BUCKETS,
+    JOB_BUCKETS,
     on=ATTEMPT_ENDS,
 )
 QUEUE_WAIT_TIME = MetricSpec(
@@ -307,7 +311,7 @@ QUEUE_WAIT_TIME = MetricSpec(
     "Time from ready to started, without deliberate delays.",
     _TASK,
     "seconds",
-    (0.001, *_JOB_BUCKETS),
+    (0.005, *JOB_BUCKETS),
     on=_on(_T.STARTED),
 )
 END_TO_END = MetricSpec(
@@ -316,7 +320,7 @@ END_TO_END = MetricSpec(
     "Time from creation to the end of a task that ran, including retries and waits.",
     _TASK,
     "seconds",
-    (*_JOB_BUCKETS, 7200.0, 21600.0),
+    (*JOB_BUCKETS, 21600.0),
     on=_FINISHES,
 )
 TASKS_RUNNING = MetricSpec(
@@ -334,6 +338,13 @@ LAST_SUCCESS = MetricSpec(
     "seconds",
     on=_on(_T.SUCCEEDED),
     merge="max",
+)
+TASKS_REFUSED = MetricSpec(
+    "taskflow_tasks_refused_total",
+    _COUNTER,
+    "Tasks that were refused, by reason; clients of a refused commit (`commit_failed`) got 503.",
+    ("reason",),
+    on=_on(_T.REJECTED),
 )
 TASKS_RECOVERED = MetricSpec(
     "taskflow_tasks_recovered_total",
@@ -356,10 +367,17 @@ LABEL_OVERFLOW = MetricSpec(
 BACKEND_OPERATION = MetricSpec(
     "taskflow_backend_operation_duration_seconds",
     _HISTOGRAM,
-    "Time of one backend operation.",
+    "Time of one operation of the backend: a transaction (`apply`), a read, a heartbeat, and so on.",
     ("backend", "operation", "outcome"),
     "seconds",
     _OPERATION_BUCKETS,
+)
+BACKEND_UP = MetricSpec(
+    "taskflow_backend_up",
+    _GAUGE,
+    "Whether the backend answers: 0 while it does not. Then counts of other workers are the last known ones.",
+    ("backend",),
+    merge="min",
 )
 QUEUE_DEPTH = MetricSpec(
     "taskflow_queue_depth",
@@ -445,10 +463,12 @@ METRICS = (
     END_TO_END,
     TASKS_RUNNING,
     LAST_SUCCESS,
+    TASKS_REFUSED,
     TASKS_RECOVERED,
     FENCED_WRITES,
     LABEL_OVERFLOW,
     BACKEND_OPERATION,
+    BACKEND_UP,
     QUEUE_DEPTH,
     QUEUE_OLDEST_READY_AGE,
     EXECUTOR_SLOTS,
@@ -463,30 +483,6 @@ METRICS = (
     BUILD_INFO,
 )
 METRICS_BY_NAME = {spec.name: spec for spec in METRICS}
-
-_MESSAGING_LABELS = (MESSAGING_SYSTEM, MESSAGING_OPERATION_NAME, MESSAGING_DESTINATION_NAME)
-SENT_MESSAGES = MetricSpec(
-    "messaging.client.sent.messages", _COUNTER, "Tasks accepted.", _MESSAGING_LABELS, "{message}", on=_on(_T.ENQUEUED)
-)
-CONSUMED_MESSAGES = MetricSpec(
-    "messaging.client.consumed.messages",
-    _COUNTER,
-    "Attempts started.",
-    _MESSAGING_LABELS,
-    "{message}",
-    on=_on(_T.STARTED),
-)
-PROCESS_DURATION = MetricSpec(
-    "messaging.process.duration",
-    _HISTOGRAM,
-    "Run time of one attempt.",
-    (*_MESSAGING_LABELS, ERROR_TYPE),
-    "s",
-    _JOB_BUCKETS,
-    on=ATTEMPT_ENDS,
-)
-MESSAGING_METRICS = (SENT_MESSAGES, CONSUMED_MESSAGES, PROCESS_DURATION)
-"""The metrics that the semantic conventions require of a messaging library; sent only to OpenTelemetry."""
 
 
 def otel_name(spec: MetricSpec) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
-from taskflow_otel.exporters import signals
+from taskflow_otel.exporters import messaging, signals
 from taskflow_otel.exporters.otel.tracing import SOON
 from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
 from taskflow_otel.model.status import Transition
@@ -49,9 +49,11 @@ The exception of a failed attempt is in the attributes of its log record. With
 `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=logs/dup` it is also an event of the span.
 """
 
-_METRICS = """\
+_METRICS = f"""\
 Prometheus and OpenMetrics text at `/tasks/metrics`. In OpenMetrics, histograms carry exemplars (`trace_id`, `span_id`)
-of sampled spans. Label values beyond `Telemetry(max_label_values=)` count as `_other`.
+of sampled spans. Label values beyond `Telemetry(max_label_values=)` count as `_other`. A page shows the counts of all
+workers behind its address, and one of several targets also shows what no other one shows, with the label
+`{signals.ELSEWHERE}`: see [one target or many](metrics.md).
 """
 
 _OTEL_METRICS = """\
@@ -116,7 +118,7 @@ def render() -> str:
         ),
         "`Telemetry(buckets={name: bounds})` replaces them.\n",
         _OTEL_METRICS,
-        _metric_table(signals.MESSAGING_METRICS),
+        _metric_table(messaging.MESSAGING_METRICS),
         _WORDS,
         *(_words(*words) for words in _VOCABULARY),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -63,6 +64,7 @@ class LiveStream(Exporter):
         self._size = size
         self._first = 0
         """Number of the oldest change in the ring."""
+        self._process = 0
         self._epoch = secrets.token_hex(4)
         self._interval = interval
         self._published = 0
@@ -119,6 +121,9 @@ class LiveStream(Exporter):
     def start(self) -> None:
         """Accept subscriptions, also after a close."""
         self._closed = False
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._epoch = secrets.token_hex(4)
 
     def close(self) -> None:
         """End every subscription."""

@@ -30,6 +30,9 @@ class Telemetry:
     """Where the Prometheus metrics are registered; `None`: in the manager's own registry."""
     propagation: Propagation = "auto"
     """The parent of an attempt's span: see `taskflow_otel.exporters.otel.tracing.TracingExporter`."""
+    metrics_target: str | None = None
+    """The name of what Prometheus scrapes, shared by the processes that answer for each other. Default: the environment
+    variable `TASKFLOW_METRICS_TARGET`, else the host and the listening socket. See `docs/metrics.md`."""
     max_label_values: int = DEFAULT_MAX_LABEL_VALUES
     """How many task names, queues and error types are shown by name; further ones count as `_other`."""
     buckets: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -38,6 +41,10 @@ class Telemetry:
     def __post_init__(self) -> None:
         if self.propagation not in PROPAGATIONS:
             raise ConfigurationError(f"propagation must be one of {', '.join(PROPAGATIONS)}, not {self.propagation!r}")
+        if self.metrics_target is not None and not (
+            isinstance(self.metrics_target, str) and self.metrics_target.strip()
+        ):
+            raise ConfigurationError(f"metrics_target must be a name, not {self.metrics_target!r}")
         whole("max_label_values", self.max_label_values, minimum=1)
         resolve_buckets(self.buckets)
         for name, kind in (

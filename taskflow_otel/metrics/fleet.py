@@ -1,123 +1,77 @@
-"""The metrics of all instances that share a backend, added up: a scrape of any worker returns the fleet's totals.
+"""The metrics of the workers behind one port, added up: a scrape of any of them returns the totals of all.
 
-Each instance stores its counts under its own key. An answer contains only stored counts: this instance stores its own,
-then reads all, then shows the sum. So the later of two scrapes never shows less than the earlier one, no matter which
-instances answer.
+Each process stores its counts under its own key. An answer contains only stored counts: this process stores its own,
+then reads all, then shows the sum of those of its target. So the later of two scrapes never shows less than the earlier
+one, no matter which worker answers.
 
-The counts of dead instances are folded into one sum. It also includes what the ledger shows of their last moments,
-after they last stored their counts.
+The counts of dead workers are folded into one sum for each target. It also includes what the ledger shows of their last
+moments, after they last stored their counts. What no scraped target shows, one of them shows too: see `Elsewhere`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import NamedTuple
 
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.engine.live import REFUSED
-from taskflow_otel.errors import BackendError, BackendUnavailableError, IllegalTransitionError
-from taskflow_otel.exporters.prometheus.exporter import OTHER, PrometheusExporter
-from taskflow_otel.exporters.prometheus.values import Snapshot, capped, from_json, lasting, merge, subtract, to_json
-from taskflow_otel.model.events import LifecycleEvent
-from taskflow_otel.model.replay import replay
-from taskflow_otel.model.status import Transition
+from taskflow_otel.errors import BackendError, BackendUnavailableError
+from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
+from taskflow_otel.exporters.prometheus.values import Elsewhere, Snapshot, lasting, merge, subtract
+from taskflow_otel.metrics.aside import Aside
+from taskflow_otel.metrics.books import COUNTS, TARGETS, Books
+from taskflow_otel.metrics.elsewhere import Scene, elsewhere_of
+from taskflow_otel.metrics.folding import MARKS, OWN, Folding
+from taskflow_otel.metrics.stored import (
+    Stored,
+    beside,
+    dump_counts,
+    load_added,
+    size_of,
+)
+from taskflow_otel.metrics.targets import process_address
+from taskflow_otel.model.query import Instance
 from taskflow_otel.model.vocabulary import InstanceState
 from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.identity import host_identity, process_gone
 from taskflow_otel.runtime.readable import Readable
 from taskflow_otel.runtime.service import Service
 
-T = TypeVar("T")
-
 logger = logging.getLogger("taskflow_otel.metrics")
-
-COUNTS = "metrics:"
-"""Prefix of the keys for stored counts: one for each instance that is not folded yet, and `GONE`."""
-GONE = f"{COUNTS}gone"
-MARKS = "metrics-of:"
-"""Prefix of the keys that say whether the counts of an instance are still its own: `OWN`, or what the fold added."""
-OWN = "own"
 
 INTERVAL = 1.0
 _PATIENCE = 2.0
 """Seconds that a scrape waits for the backend, before it shows the latest known counts."""
+_IMPATIENCE = 0.2
+"""The same, if the backend did not answer the last time."""
 _LONGEST_BACKOFF = 5.0
 _PAUSE = 0.2
 """Seconds between two exchanges, for any number of scrapes."""
-_OVERLAP = timedelta(seconds=5)
-"""How far the clocks of the instances may differ, and how late a slow commit may be."""
-_TAIL = 20_000
-"""How many tasks of the ledger are read for the last moments of a dead instance."""
-_LARGE = 20_000
-"""Characters of JSON above which a thread encodes and decodes it: more than a millisecond of work."""
 _ID_LENGTH = 40
-_MARKS_KEPT = timedelta(hours=1)
+_SCRAPED = timedelta(minutes=1)
+"""How old the stored time of the last scrape may become. It is replaced too if it is older than the stored counts: the
+others must know of the exemplars that this process has shown."""
+_TRIES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """The stored data of one process: its counts at one moment, and the transitions that they do not include yet."""
+class _Claim(NamedTuple):
+    """A name for the target of this process, and the change of the table that gives it."""
 
-    instance: str
-    formerly: tuple[str, ...]
-    """The former ids of this process; under each it was declared dead."""
-    number: int
-    taken_at: datetime
-    unpublished: Mapping[str, int]
-    """By task: how many timeline lines are counted, or `REFUSED`. For other tasks, all lines up to `taken_at`."""
-    final: bool
-    """The instance has stopped properly: these counts are complete."""
-    counts: Snapshot
-
-    def missed(self, event: LifecycleEvent, line: int) -> bool:
-        """Whether a timeline line of a task belongs to this process and is not in these counts."""
-        if event.instance != self.instance and event.instance not in self.formerly:
-            return False
-        published = self.unpublished.get(event.task_id)
-        if published is None:
-            return event.timestamp > self.taken_at
-        return event.transition is not Transition.REJECTED if published == REFUSED else line >= published
-
-    def dump(self, counts: str) -> str:
-        """As JSON; `counts` is the JSON of the counts, which can be large."""
-        about = {
-            "instance": self.instance,
-            "formerly": self.formerly,
-            "number": self.number,
-            "taken_at": self.taken_at.isoformat(),
-            "unpublished": dict(self.unpublished),
-            "final": self.final,
-        }
-        return f'{json.dumps(about)[:-1]}, "counts": {counts}}}'
-
-    @classmethod
-    def load(cls, text: str) -> Stored:
-        """Read the output of `dump`; raises `ValueError` for anything else."""
-        try:
-            data = json.loads(text)
-            return cls(
-                data["instance"],
-                tuple(data["formerly"]),
-                data["number"],
-                datetime.fromisoformat(data["taken_at"]),
-                data["unpublished"],
-                data["final"],
-                from_json(data["counts"]),
-            )
-        except (KeyError, TypeError, AttributeError) as exc:
-            raise ValueError(f"not the metrics of an instance: {exc}") from exc
+    name: str
+    before: str | None
+    after: str
 
 
 class FleetMetrics(Service):
     """Exchanges counts with the other instances about once a second, and for each scrape.
 
-    `instance_id`: returns the current id of this process. `unpublished`: see `Stored.unpublished`.
+    `instance_id`: returns the current id of this process. `unpublished`: see `Stored.unpublished`. `address`: returns
+    the address of its target, see `target_address`.
     """
 
     def __init__(
@@ -128,6 +82,7 @@ class FleetMetrics(Service):
         *,
         instance_id: Callable[[], str],
         unpublished: Callable[[], Mapping[str, int]],
+        address: Callable[[], str],
         interval: float = INTERVAL,
     ) -> None:
         super().__init__("fleet-metrics", interval, clock, longest_backoff=_LONGEST_BACKOFF)
@@ -136,27 +91,52 @@ class FleetMetrics(Service):
         self._clock = clock
         self._instance_id = instance_id
         self._unpublished = unpublished
+        self._address = address
         self._open = False
+        self._readable = Readable(logger)
+        self._exchanging = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
+        self._process = 0
+        self._become_new()
+
+    def _become_new(self) -> None:
+        """Forget everything that belongs to another process: the parent of a fork."""
         self._source = uuid.uuid4().hex
+        self._host = host_identity()
+        self._target = ""
+        self._settled = False
+        """The table of targets agrees about the target of this process."""
+        self._claim: _Claim | None = None
         self._formerly: tuple[str, ...] = ()
         self._number = 0
         self._counted: dict[int, Snapshot] = {}
         """All counts of this process, by the number of each version that may be stored: the latest known, and later."""
-        self._elsewhere: Snapshot = {}
+        self._folded_part: Snapshot = {}
         """The part of these counts that is in the sum of dead instances, because this process was declared dead."""
         self._shown: Stored | None = None
-        self._known: dict[str, tuple[str, Stored]] = {}
-        self._gone: tuple[str | None, Snapshot] = (None, {})
-        self._peers: list[Snapshot] = []
+        self._asked_at = self._clock.now()
+        self._asked = False
+        self._books = Books(self._readable)
+        self._folding = Folding(self._books, self._exporter, self._backend, self._clock, self._readable)
+        self._members: dict[str, bool] = {}
+        """The other workers of this target, by their keys, and whether each lives."""
+        self._neighbours = False
+        """All of them are on this host."""
+        self._aside = Aside("")
+        self._set_aside = False
+        """The counts of this process are in a file."""
+        self._elsewhere: Elsewhere | None = None
         self._dead: list[str] = []
-        self._readable = Readable(logger)
         self._alone = True
-        self._exchanging = asyncio.Lock()
-        self._next: asyncio.Task[None] | None = None
+        self._answers = True
         self._last_exchange = float("-inf")
+        self._next = None
 
     async def introduce(self) -> None:
         """Store the counts, so that the other instances find this one even if it dies before its next exchange."""
+        if self._process != os.getpid():
+            self._become_new()
+            self._process, self._open = os.getpid(), False
         if not self._open:
             self._exchanging = asyncio.Lock()
         async with self._exchanging:
@@ -165,29 +145,55 @@ class FleetMetrics(Service):
 
     async def start(self) -> None:
         """Read the counts of the others before the first scrape, and start the rounds."""
-        await self.refresh()
+        await self._wait_for(self._ask(), _PATIENCE)
         await super().start()
 
     async def tick(self) -> None:
         """Exchange counts; fold those of dead instances."""
         await asyncio.shield(self._ask())
         async with self._exchanging:
-            await self._fold_dead()
+            dead, self._dead = self._dead, []
+            living = {other.target for _, other in self._books.known.values()} | {self._target}
+            await self._folding.fold(dead, living, lambda key: self._aside.drop(key.removeprefix(COUNTS)))
 
     async def refresh(self) -> None:
-        """Return once the page includes what all instances counted before this call.
+        """Return once the page includes what all workers of this target counted before this call.
 
-        While the backend does not answer, the latest known counts are shown; a single process shows its current ones.
+        While the backend does not answer, the latest known counts are shown; a single worker shows its current ones.
         """
         if not self._open:
             return
-        exchange = self._ask()
-        # Other callers may wait for the same exchange, so a cancelled caller does not end it.
-        await asyncio.wait({exchange}, timeout=_PATIENCE)
-        failed = not exchange.done() or exchange.cancelled() or exchange.exception() is not None
-        if failed and self._alone:
-            counted = self._exporter.snapshot()
-            self._exporter.set_peers(self._peers, subtract(counted, self._elsewhere))
+        self._asked, self._asked_at = True, self._clock.now()
+        self._answers = await self._wait_for(self._ask(), _PATIENCE if self._answers else _IMPATIENCE)
+        if not self._answers:
+            await self._show_without_ledger()
+
+    async def _show_without_ledger(self) -> None:
+        """Show the current counts of this process, with those of its siblings as their files or the ledger had them."""
+        if not (self._alone or self._neighbours):
+            # Workers on other hosts cannot see these counts: their answers would show less.
+            return
+        counted, unpublished = self._exporter.snapshot(), self._unpublished()
+        rest = subtract(counted, self._folded_part)
+        if not self._alone and self._shown is not None:
+            self._number += 1
+            self._counted[self._number] = counted
+            now = self._clock.now()
+            aside = replace(
+                self._shown, number=self._number, taken_at=now, unpublished=unpublished, counts=rest, asked_at=now
+            )
+            written = await asyncio.to_thread(lambda: self._aside.put(self._source, aside.dump(dump_counts(rest))))
+            if not written:
+                return
+            self._set_aside = True
+            self._books.compare(await asyncio.to_thread(self._aside.read))
+        self._show(rest)
+
+    @staticmethod
+    async def _wait_for(exchange: asyncio.Task[None], timeout: float) -> bool:
+        """Wait for an exchange; return whether it succeeded. It continues: other callers may wait for it too."""
+        await asyncio.wait({exchange}, timeout=timeout)
+        return exchange.done() and not exchange.cancelled() and exchange.exception() is None
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """Return body and content type for an `Accept` header; see `PrometheusExporter.render`."""
@@ -200,6 +206,7 @@ class FleetMetrics(Service):
         self._open = False
         async with self._exchanging:
             await self._store(final=not self._unpublished())
+            await self._take_back()
         self._exporter.set_peers(())
 
     async def stop(self) -> None:
@@ -223,38 +230,67 @@ class FleetMetrics(Service):
                 await self._clock.sleep(max(0.0, self._last_exchange + _PAUSE - self._clock.monotonic()))
             self._next = None
             self._last_exchange = self._clock.monotonic()
+            # Before the ledger: a worker deletes its file once the ledger has its counts.
+            aside = await asyncio.to_thread(self._aside.read) if self._aside.there else {}
+            await self._settle()
             await self._store(final=False)
-            await self._load()
+            await self._load(aside)
+            await self._take_back()
+
+    async def _settle(self) -> None:
+        """Find the target of this process, and store its name together with the counts."""
+        for _ in range(_TRIES):
+            address = "" if self._settled else self._address() or (process_address() if self._asked else "")
+            if not address:
+                return
+            await self._books.read(await self._backend.settings(COUNTS), self._key)
+            alive = self._living(await self._backend.instances())
+            others = (other for _, other in self._books.known.values())
+            names = {other.target for other in others if other.instance in alive and not other.final}
+            text, table = self._books.table
+            claimed = table.claim(address, names)
+            self._aside = Aside(address)
+            self._claim = _Claim(claimed.names[address], text, claimed.dump())
+            await self._store(final=False)
 
     async def _store(self, *, final: bool) -> None:
         # No await between these, so that they belong to the same moment.
-        counted, taken_at = self._exporter.snapshot(), self._clock.now()
+        counted, taken_at, claim = self._exporter.snapshot(), self._clock.now(), self._claim
         instance, unpublished = self._instance_id(), self._unpublished()
-        latest = self._shown
+        asked_at = max(self._asked_at, self._exporter.collected_at or self._asked_at)
+        latest, self._claim = self._shown, None
         if latest is not None and latest.instance != instance:
             self._formerly = (*self._formerly, latest.instance)
-        shown_as = None if latest is None else (latest.instance, latest.final, self._counted.get(latest.number))
-        if shown_as == (instance, final, counted):
-            # An idle process need not encode anything.
-            return
+            # Another process may have got the name of the target.
+            self._settled = False
+        same = latest is not None and (latest.instance, latest.final) == (instance, final)
+        if latest is not None and same and claim is None and self._counted.get(latest.number) == counted:
+            stale = latest.asked_at <= latest.taken_at < asked_at or asked_at - latest.asked_at > _SCRAPED
+            if not stale:
+                # An idle process need not encode anything.
+                return
         new, counts = await self._encode(counted)
         self._number += 1
-        shown = Stored(instance, self._formerly, self._number, taken_at, unpublished, final, new)
+        target = self._target if claim is None else claim.name
+        shown = Stored(instance, self._formerly, self._number, taken_at, unpublished, final, new, target, asked_at)
         self._counted[shown.number] = counted
-        if not await self._write({self._mark: None if latest is None else OWN}, shown, counts):
-            shown = await self._store_anew(shown, counted, counts)
+        expected: dict[str, str | None] = {self._mark: None if latest is None else OWN}
+        if claim is not None and await self._write(expected, shown, counts, claim):
+            self._target, self._settled = claim.name, True
+        elif claim is not None or not await self._write(expected, shown, counts):
+            shown = await self._store_anew(replace(shown, target=self._target), counted, counts)
         self._counted = {shown.number: counted}
         self._shown = shown
 
     async def _store_anew(self, shown: Stored, counted: Snapshot, counts: str) -> Stored:
         """Store again after a refusal: an earlier write had succeeded without an answer, or this process was folded."""
         mark = (await self._backend.settings(self._mark)).get(self._mark)
-        if mark != OWN:
-            self._elsewhere = self._folded(mark)
+        if mark != OWN and not (mark is None and self._shown is None):
+            self._folded_part = self._folded(mark)
             await self._backend.put_setting(self._mark, None)
             self._source = uuid.uuid4().hex
             new, counts = await self._encode(counted)
-            shown = replace(shown, counts=new)
+            shown, mark = replace(shown, counts=new), None
         # If this fails, the next round starts here again: the name is new, or its counts are replaced.
         self._shown = None
         if not await self._write({self._mark: mark if mark == OWN else None}, shown, counts):
@@ -266,7 +302,7 @@ class FleetMetrics(Service):
         if mark is None:
             # Its counts were final, or it was folded so long ago that the mark is gone.
             return next(iter(self._counted.values()), {})
-        folded = self._readable.read(self._mark, _load_added, mark)
+        folded = self._readable.read(self._mark, load_added, mark)
         if folded is None:
             # Like a mark that is gone.
             return next(iter(self._counted.values()), {})
@@ -277,132 +313,86 @@ class FleetMetrics(Service):
         """The counts that are not in the sum of dead instances, also as JSON."""
 
         def encode() -> tuple[Snapshot, str]:
-            rest = subtract(counted, self._elsewhere)
-            return rest, _dump(rest)
+            rest = subtract(counted, self._folded_part)
+            return rest, dump_counts(rest)
 
-        return await _beside(_size(counted), encode)
+        return await beside(size_of(counted), encode)
+
+    @property
+    def _key(self) -> str:
+        return f"{COUNTS}{self._source}"
 
     @property
     def _mark(self) -> str:
         return f"{MARKS}{self._source}"
 
-    async def _write(self, expected: Mapping[str, str | None], shown: Stored, counts: str) -> bool:
+    async def _write(
+        self, expected: Mapping[str, str | None], shown: Stored, counts: str, claim: _Claim | None = None
+    ) -> bool:
         # Each process writes under its own name, so that a repeated write does no harm.
         size = len(counts) + _ID_LENGTH * len(shown.unpublished)
-        stored = await _beside(size, lambda: shown.dump(counts))
-        changes = {self._mark: OWN, f"{COUNTS}{self._source}": stored}
+        stored = await beside(size, lambda: shown.dump(counts))
+        changes = {self._mark: OWN, self._key: stored}
+        if claim is not None:
+            # In one step, so that no other process gets the same name for another target.
+            expected, changes = {**expected, TARGETS: claim.before}, {**changes, TARGETS: claim.after}
         return await self._backend.swap_settings(expected, changes)
 
-    async def _load(self) -> None:
-        """Show the stored counts of all instances."""
+    async def _take_back(self) -> None:
+        if self._set_aside:
+            self._set_aside = False
+            await asyncio.to_thread(self._aside.drop, self._source)
+
+    async def _load(self, aside: Mapping[str, str]) -> None:
+        """Show the stored counts of all workers of this target."""
         # In this order, because an instance is registered before it stores counts.
-        stored = await self._backend.settings(COUNTS)
-        alive = {one.instance_id for one in await self._backend.instances() if one.state == InstanceState.ALIVE}
-        gone = stored.pop(GONE, None)
-        if gone != self._gone[0]:
-            summed = await _beside(len(gone or ""), lambda: self._readable.read(GONE, _load_sum, gone))
-            self._gone = gone, summed or {}
-        stored.pop(f"{COUNTS}{self._source}", None)
-        known = {key: (text, await self._read(key, text)) for key, text in stored.items()}
-        self._known = {key: (text, other) for key, (text, other) in known.items() if other is not None}
-        others = [other for _, other in self._known.values()]
-        living = [other.counts for other in others if other.instance in alive and not other.final]
-        ended = [lasting(other.counts) for other in others if other.instance not in alive or other.final]
+        books = self._books
+        await books.read(await self._backend.settings(COUNTS), self._key)
+        alive = self._living(await self._backend.instances())
+        books.compare(aside)
+        shown = self._shown
+        mine = "" if shown is None else shown.target
+        known = {key: other for key, (_, other) in books.known.items()}
+        members = {key: other for key, other in known.items() if mine and other.target == mine}
+        living = {key for key, other in members.items() if other.instance in alive and not other.final}
+        self._members = {key: key in living for key in members}
         self._alone = not living
-        own = None if self._shown is None else self._shown.counts
-        self._peers = [*living, *ended, self._gone[1]]
-        self._exporter.set_peers(self._peers, own)
-        self._dead = [key for key, (_, other) in self._known.items() if other.instance not in alive]
+        self._neighbours = {alive[members[key].instance] for key in living} <= {self._host} != {""}
+        sums = {name: counts for name, (_, counts) in books.sums.items()}
+        scene = Scene(books.table[1], mine, shown, known, sums, alive, self._clock.now())
+        await self._carry(scene)
+        self._elsewhere = elsewhere_of(scene) if books.table[1].carrier == mine else None
+        self._show(None if shown is None else shown.counts)
+        self._dead = [key for key, other in known.items() if other.instance not in alive]
 
-    async def _read(self, key: str, text: str) -> Stored | None:
-        known = self._known.get(key)
-        if known is not None and known[0] == text:
-            return known[1]
-        return await _beside(len(text), lambda: self._readable.read(key, Stored.load, text))
+    def _show(self, own: Snapshot | None) -> None:
+        mine = "" if self._shown is None else self._shown.target
+        newest = [(self._books.latest(key), lives) for key, lives in self._members.items()]
+        peers = [other.counts if lives else lasting(other.counts) for other, lives in newest]
+        self._exporter.set_peers(
+            [*peers, self._books.sum_of(mine)],
+            own,
+            elsewhere=self._elsewhere,
+            # The others have shown theirs at that time; Prometheus refuses exemplars that are older.
+            exemplars_after=max((other.asked_at.timestamp() for other, _ in newest), default=0.0),
+        )
 
-    async def _fold_dead(self) -> None:
-        dead, self._dead = self._dead, []
-        for key in dead:
-            try:
-                await self._fold(key)
-            except BackendError:
-                raise
-            except Exception as exc:
-                # An error of one must not prevent the others from being counted.
-                logger.error("%s could not be added to the sum of the dead: %s", key, exc, exc_info=exc)
-        if dead:
-            await self._forget_marks()
+    async def _carry(self, scene: Scene) -> None:
+        """Become the carrier if no scraped target is."""
+        (text, table), scraped = self._books.table, scene.scraped()
+        asked = self._asked or self._exporter.collected_at is not None
+        if asked and scene.mine in scraped and table.carrier not in scraped:
+            table = replace(table, carrier=scene.mine)
+            if await self._backend.swap_settings({TARGETS: text}, {TARGETS: table.dump()}):
+                self._books.table = table.dump(), table
 
-    async def _fold(self, key: str) -> None:
-        text, dead = self._known[key]
-        added = {} if dead.final else await self._done_since(dead)
-        parts = [self._gone[1], lasting(dead.counts), added]
-        summed = await _beside(len(text), partial(_sum_up, parts, self._exporter.max_label_values))
-        about = {"at": self._clock.now().isoformat(), "number": dead.number, "added": to_json(added)}
-        mark = None if dead.final else json.dumps(about)
-        changes = {GONE: summed, key: None, f"{MARKS}{key.removeprefix(COUNTS)}": mark}
-        # If another instance was faster, or the dead one is alive, the next round sees it.
-        if await self._backend.swap_settings({GONE: self._gone[0], key: text}, changes):
-            self._gone = summed, await _beside(len(summed), partial(_load_sum, summed))
-
-    async def _done_since(self, dead: Stored) -> Snapshot:
-        """The counts of a dead instance that it had not stored, computed from the ledger."""
-        missing = PrometheusExporter(buckets=self._exporter.buckets, max_label_values=self._exporter.max_label_values)
-        records = await self._backend.changed_since(dead.taken_at - _OVERLAP, not_of="", limit=_TAIL)
-        # A commit may have waited long for its answer when the counts were stored.
-        for task_id in dead.unpublished.keys() - {record.task_id for record in records}:
-            if (record := await self._backend.get(task_id)) is not None:
-                records.append(record)
-        for record in records:
-            try:
-                events = list(replay(record))
-            except IllegalTransitionError as exc:
-                logger.error("the timeline of task %s is invalid: %s", record.task_id, exc)
-                continue
-            for line, event in enumerate(events):
-                if dead.missed(event, line):
-                    missing.on_lifecycle(event)
-        return from_json(to_json(lasting(missing.snapshot())))
-
-    async def _forget_marks(self) -> None:
-        """Delete the marks of dead instances that would have come back by now if they lived."""
-        for key, mark in (await self._backend.settings(MARKS)).items():
-            at = None if mark == OWN else self._readable.read(key, _load_moment, mark)
-            if at is not None and at + _MARKS_KEPT < self._clock.now():
-                await self._backend.put_setting(key, None)
-
-
-async def _beside(size: int, work: Callable[[], T]) -> T:
-    """Do large work on a thread, so that it does not block the event loop."""
-    return work() if size < _LARGE else await asyncio.to_thread(work)
-
-
-def _size(counts: Snapshot) -> int:
-    """The approximate number of JSON characters of the counts."""
-    return 60 * sum(len(children) for children in counts.values())
-
-
-def _sum_up(parts: Sequence[Snapshot], cap: int) -> str:
-    return _dump(capped(merge(parts), cap, OTHER))
-
-
-def _dump(counts: Snapshot) -> str:
-    return json.dumps(to_json(counts), separators=(",", ":"))
-
-
-def _load_sum(text: str | None) -> Snapshot:
-    return {} if text is None else from_json(json.loads(text))
-
-
-def _load_added(mark: str) -> tuple[int, Snapshot]:
-    """Up to which number counts were added to the sum, and what was added of them."""
-    data = json.loads(mark)
-    return data["number"], from_json(data["added"])
-
-
-def _load_moment(mark: str) -> datetime:
-    """When a mark was made."""
-    return datetime.fromisoformat(json.loads(mark)["at"]).astimezone(UTC)
+    def _living(self, instances: list[Instance]) -> dict[str, str]:
+        """The instances that live, as far as this process can see, and their hosts."""
+        return {
+            one.instance_id: one.host
+            for one in instances
+            if one.state == InstanceState.ALIVE and not process_gone(one, self._host)
+        }
 
 
 def _retrieve(exchange: asyncio.Task[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
@@ -15,7 +16,9 @@ from taskflow_otel.model.vocabulary import QueueState, SlotState
 Samples = Iterator[tuple[tuple[str, ...], float]]
 
 
-def connect_metrics(metrics: PrometheusExporter, engine: Engine, bus: ObserverBus, registry: TaskRegistry) -> None:
+def connect_metrics(
+    metrics: PrometheusExporter, engine: Engine, bus: ObserverBus, registry: TaskRegistry, backend: MeasuredBackend
+) -> None:
     """Connect each metric to the part that knows its value."""
 
     def pre_initialise(definition: TaskDefinition) -> None:
@@ -51,6 +54,9 @@ def connect_metrics(metrics: PrometheusExporter, engine: Engine, bus: ObserverBu
     def stuck() -> Samples:
         yield (), sum(engine.vitals.stuck().values())
 
+    def up() -> Samples:
+        yield (backend.name,), not (backend.failing or engine.vitals.backend_failing)
+
     def last_fire() -> Samples:
         for status in engine.schedules.statuses():
             if status.last_run is not None:
@@ -67,6 +73,7 @@ def connect_metrics(metrics: PrometheusExporter, engine: Engine, bus: ObserverBu
     metrics.add_source(signals.EVENTS_DROPPED.name, dropped)
     metrics.add_source(signals.EXPORTER_ERRORS.name, errors)
     metrics.add_source(signals.TASKS_STUCK.name, stuck)
+    metrics.add_source(signals.BACKEND_UP.name, up)
     metrics.add_source(signals.SCHEDULE_LAST_FIRE.name, last_fire)
     metrics.add_source(signals.SCHEDULE_NEXT_FIRE.name, next_fire)
 

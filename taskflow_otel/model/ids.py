@@ -20,12 +20,14 @@ _pool: list[int] = []
 """Unused random numbers from the last call of the system: a call for each id would cost as much as the id."""
 
 
-def _forget_pool() -> None:
+def _begin_in_child() -> None:
+    global _lock
+    # Another thread of the parent may have held the lock, and the child must not use the same bytes.
+    _lock = threading.Lock()
     _pool.clear()
 
 
-# A forked child must not use the same bytes.
-os.register_at_fork(after_in_child=_forget_pool)
+os.register_at_fork(after_in_child=_begin_in_child)
 
 
 def new_task_id() -> str:

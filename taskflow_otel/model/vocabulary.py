@@ -97,6 +97,8 @@ class Reason(Word):
     )
 
 
+REFUSALS = (Reason.COMMIT_FAILED, Reason.QUEUE_FULL, Reason.DUPLICATE, Reason.OVERLAP)
+"""The reasons of a task that was refused."""
 PROCESS_DEATHS = frozenset({Reason.PROCESS_DIED, Reason.POISON})
 """The reasons of an attempt that ended because its process died."""
 DELIBERATE_WAITS = frozenset({Reason.DELAYED, Reason.RETRY_WAIT})

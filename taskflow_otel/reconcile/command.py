@@ -7,6 +7,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
@@ -14,6 +15,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.reconcile.compare import Difference, reconcile
 from taskflow_otel.reconcile.otlp_file import read_exports
 from taskflow_otel.reconcile.pages import read_page
+from taskflow_otel.reconcile.totals import prometheus_totals
 from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say
 
@@ -44,7 +46,25 @@ def add_reconcile(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="URL|FILE",
         help="a metrics page, such as http://localhost:8000/tasks/metrics; may be given several times",
     )
-    parser.add_argument("--metrics-token", type=_token, metavar="TOKEN", help="the bearer token of the metrics pages")
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="the pages are those of all targets: compare their sum, not each of them",
+    )
+    parser.add_argument(
+        "--prometheus",
+        metavar="URL",
+        help="a Prometheus server that scrapes all targets, such as http://localhost:9090",
+    )
+    parser.add_argument(
+        "--selector",
+        default="",
+        metavar="MATCHERS",
+        help="which series of Prometheus to add up, such as 'job=\"shop\"' (default: all)",
+    )
+    parser.add_argument(
+        "--metrics-token", type=_token, metavar="TOKEN", help="the bearer token of the metrics pages and of Prometheus"
+    )
     parser.add_argument(
         "--baseline",
         metavar="FILE",
@@ -57,14 +77,14 @@ def add_reconcile(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="spans or logs as the collector's file exporter writes them (OTLP/JSON, one export per line)",
+        help="spans, logs or metrics as the collector's file exporter writes them (OTLP/JSON, one export per line)",
     )
     parser.set_defaults(run=run_reconcile)
 
 
 def run_reconcile(options: argparse.Namespace) -> int:
     """Print every difference; return 1 if there is one."""
-    if options.metrics and options.since is not None and options.baseline is None:
+    if (options.metrics or options.prometheus) and options.since is not None and options.baseline is None:
         raise ConfigurationError(
             "counters count from the start of the service: with --since, give the page of that moment as --baseline"
         )
@@ -78,12 +98,24 @@ def run_reconcile(options: argparse.Namespace) -> int:
 async def _compare(options: argparse.Namespace) -> list[Difference]:
     pages = {without_passwords(where): read_page(where, options.metrics_token) for where in options.metrics}
     baseline = None if options.baseline is None else read_page(str(options.baseline), None)
+    totals = {}
+    if options.prometheus:
+        ask = partial(read_page, token=options.metrics_token)
+        name = without_passwords(options.prometheus)
+        totals[name] = prometheus_totals(ask, options.prometheus, options.selector)
     exported = read_exports(options.export) if options.export else None
     backend = open_backend(options.backend)
     await backend.open()
     try:
         return await reconcile(
-            backend, since=options.since, until=options.until, metrics=pages, baseline=baseline, exported=exported
+            backend,
+            since=options.since,
+            until=options.until,
+            metrics=pages,
+            together=options.together,
+            totals=totals,
+            baseline=baseline,
+            exported=exported,
         )
     finally:
         await backend.close()

@@ -11,13 +11,10 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.errors import ConfigurationError, IllegalTransitionError
+from taskflow_otel.errors import IllegalTransitionError
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus.exporter import OTHER, PrometheusExporter
-from taskflow_otel.exporters.prometheus.exposition import families
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
@@ -25,22 +22,14 @@ from taskflow_otel.model.replay import replay
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.reconcile.otlp_file import Exported, ExportedLog, ExportedSpan
+from taskflow_otel.reconcile.totals import Totals, added_up, ledger_totals, page_totals
 
 _PAGE = 500
 _SAMPLED = 0x01
 _UNLIMITED = 10**9
 
-_COUNTERS = (signals.TASKS_ENQUEUED, signals.TASK_ATTEMPTS, signals.TASKS_FINISHED, signals.TASK_RETRIES)
-_HISTOGRAMS = (signals.RUN_DURATION, signals.END_TO_END)
-COMPARED = frozenset({spec.name for spec in _COUNTERS} | {f"{spec.name}_count" for spec in _HISTOGRAMS})
-"""The samples that can be computed from the ledger."""
-
 _FAILED = frozenset({Transition.FAILED, Transition.RETRY_SCHEDULED, Transition.INTERRUPTED, Transition.RECOVERED})
 _STALE = "StaleTokenError"
-
-Labels = tuple[str, ...]
-Totals = dict[tuple[str, Labels], float]
-"""Sample name and label values → value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +53,16 @@ async def reconcile(
     since: datetime | None = None,
     until: datetime | None = None,
     metrics: Mapping[str, str] | None = None,
+    together: bool = False,
+    totals: Mapping[str, Totals] | None = None,
     baseline: str | None = None,
     exported: Exported | None = None,
 ) -> list[Difference]:
     """Compare the tasks created in a range of time with metrics, spans and logs; return every difference.
 
-    `backend` must be open. `metrics`: pages in the Prometheus text format, by name. Instances that share the backend
-    report together, so each page is compared on its own. Counters count from the start of the service: for a range
+    `backend` must be open. `metrics`: pages in the Prometheus text format, by name. Each is compared on its own, as the
+    answers of the workers of one target; with `together`, they are those of all targets, and their sum is compared.
+    `totals`: what others have added up, by name. Counters count from the start of the service: for a range
     with `since`, give the page of that moment as `baseline`. `exported`: what a collector wrote, from `read_exports`.
     If a page counts some tasks as `_other`, only totals are compared.
 
@@ -78,7 +70,7 @@ async def reconcile(
     """
     counted = PrometheusExporter(max_label_values=_UNLIMITED)
     differences: list[Difference] = []
-    before = {} if baseline is None else _totals(baseline, "the baseline")
+    before = {} if baseline is None else page_totals(baseline, "the baseline")
     ids: set[str] = set()
     async for record in _records(backend, since, until):
         try:
@@ -96,9 +88,14 @@ async def reconcile(
             if exported.has_logs:
                 lines = len(await backend.logs(record.task_id)) + record.logs_dropped
                 differences += _check_logs(record, events, lines, exported.logs.get(record.task_id, []))
-    expected = _ledger_totals(counted)
-    for name, page in (metrics or {}).items():
-        differences += _check_metrics(name, expected, _totals(page, name), before)
+    expected = ledger_totals(counted)
+    witnesses = {name: page_totals(page, name) for name, page in (metrics or {}).items()}
+    if together and witnesses:
+        witnesses = {" + ".join(witnesses): added_up((*key, n) for one in witnesses.values() for key, n in one.items())}
+    if exported is not None and exported.has_metrics:
+        witnesses["the exported metrics"] = exported.totals()
+    for name, found in {**witnesses, **(totals or {})}.items():
+        differences += _check_metrics(name, expected, found, before)
     if exported is not None:
         differences += [one async for one in _unknown(backend, exported, ids, since, until)]
     return differences
@@ -132,28 +129,6 @@ def _check_record(record: TaskRecord, events: Sequence[LifecycleEvent]) -> Itera
         yield Difference("ledger", f"retries of {title}", f"{retries}, by its timeline", str(record.retries_used))
     if record.status.finished and record.end_time is None:
         yield Difference("ledger", f"end of {title}", "a time", "none")
-
-
-def _ledger_totals(counted: PrometheusExporter) -> Totals:
-    samples = (sample for family in families(counted.snapshot()) for sample in family.samples)
-    return {(sample.name, tuple(sample.labels.values())): sample.value for sample in samples if sample.name in COMPARED}
-
-
-def _totals(page: str, name: str) -> Totals:
-    try:
-        samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
-    except (ValueError, KeyError, IndexError) as exc:
-        raise ConfigurationError(f"{name} is not a metrics page in the Prometheus text format: {exc}") from exc
-    return {
-        (sample.name, _in_order(sample.name, sample.labels)): sample.value
-        for sample in samples
-        if sample.name in COMPARED
-    }
-
-
-def _in_order(name: str, labels: Mapping[str, str]) -> Labels:
-    spec = signals.METRICS_BY_NAME[name.removesuffix("_count")]
-    return tuple(labels.get(label, "") for label in spec.labels)
 
 
 def _check_metrics(name: str, expected: Totals, found: Totals, before: Totals) -> Iterator[Difference]:

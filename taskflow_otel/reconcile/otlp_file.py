@@ -1,4 +1,4 @@
-"""Spans and log records of this library in files of OTLP/JSON, as the collector's `file` exporter writes them."""
+"""Spans, log records and metrics in files of OTLP/JSON, as the collector's `file` exporter writes them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters import signals
+from taskflow_otel.reconcile.totals import OTEL_SAMPLES, Labels, Totals, added_up, in_order
 
 _EVENT_PREFIX = "taskflow.task."
 
@@ -47,16 +48,19 @@ class ExportedLog:
 
 @dataclass(slots=True)
 class Exported:
-    """Exported spans and log records, by task id."""
+    """Exported spans and log records, by task id, and the counters."""
 
     spans: dict[str, list[ExportedSpan]] = field(default_factory=dict)
     logs: dict[str, list[ExportedLog]] = field(default_factory=dict)
+    _points: dict[tuple[str, ...], tuple[int, str, Labels, float]] = field(default_factory=dict)
+    """The latest point of each stream of a counter: its time, sample, labels and value."""
     has_spans: bool = False
     """Whether any span was exported: only then is a missing span a difference. `has_logs`: the same for log records."""
     has_logs: bool = False
+    has_metrics: bool = False
 
     def add(self, message: Mapping[str, Any]) -> None:
-        """Add one export request: `resourceSpans`, `resourceLogs`, or both."""
+        """Add one export request: `resourceSpans`, `resourceLogs`, `resourceMetrics`."""
         for resource in message.get("resourceSpans", ()):
             for scope in resource.get("scopeSpans", ()):
                 if scope.get("scope", {}).get("name") == signals.SCOPE:
@@ -65,6 +69,35 @@ class Exported:
             for scope in resource.get("scopeLogs", ()):
                 if scope.get("scope", {}).get("name") == signals.SCOPE:
                     self._add_logs(scope.get("logRecords", ()))
+        for resource in message.get("resourceMetrics", ()):
+            source = json.dumps(resource.get("resource", {}), sort_keys=True)
+            for scope in resource.get("scopeMetrics", ()):
+                if scope.get("scope", {}).get("name") == signals.SCOPE:
+                    for metric in scope.get("metrics", ()):
+                        self._add_metric(source, metric)
+
+    def totals(self) -> Totals:
+        """The counters of all processes, added up: the last value that each has exported."""
+        return added_up((sample, labels, value) for _, sample, labels, value in self._points.values())
+
+    def _add_metric(self, source: str, metric: Mapping[str, Any]) -> None:
+        known = OTEL_SAMPLES.get(metric["name"])
+        if known is None:
+            return
+        self.has_metrics = True
+        sample, _ = known
+        for kind in ("sum", "histogram"):
+            data = metric.get(kind, {})
+            delta = data.get("aggregationTemporality") in {1, "AGGREGATION_TEMPORALITY_DELTA"}
+            for point in data.get("dataPoints", ()):
+                at = int(point["timeUnixNano"])
+                labels = in_order(sample, _attributes(point))
+                value = float(point.get("count", point.get("asInt", point.get("asDouble", 0))))
+                # A process that starts again counts from zero, in a stream with a start of its own.
+                start = str(at if delta else point.get("startTimeUnixNano", ""))
+                key = source, start, sample, *labels
+                if key not in self._points or self._points[key][0] <= at:
+                    self._points[key] = at, sample, labels, value
 
     def _add_spans(self, spans: Iterable[Mapping[str, Any]]) -> None:
         for data in spans:

@@ -167,9 +167,9 @@ def test_counters_are_read_as_rates_and_nothing_else_is(expression: Expression) 
 
 
 @each_expression
-def test_gauges_are_added_up_or_taken_at_their_highest_as_the_table_says(expression: Expression) -> None:
+def test_gauges_are_added_up_or_taken_at_their_highest_or_lowest_as_the_table_says(expression: Expression) -> None:
     for node in nodes(expression.parse()):
-        if isinstance(node, promql_parser.AggregateExpr) and str(node.op) in {"sum", "max"}:
+        if isinstance(node, promql_parser.AggregateExpr) and str(node.op) in {"sum", "max", "min"}:
             specs = [spec_of(selector.name) for selector in selectors(node.expr)]
             gauges = [spec for spec in specs if spec is not None and spec.type is MetricType.GAUGE]
             if isinstance(node.expr, promql_parser.VectorSelector):

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from taskflow_otel import Telemetry
 from taskflow_otel.backends.base import Update
-from taskflow_otel.exporters import signals
+from taskflow_otel.exporters import messaging, signals
 from taskflow_otel.exporters.otel.logs import LogsExporter
 from taskflow_otel.exporters.prometheus.values import Histogram
 from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
@@ -159,13 +159,14 @@ CASES = [
 # Read from the engine at each scrape, or moved by every write.
 _AMBIENT = (
     signals.BACKEND_OPERATION,
+    signals.BACKEND_UP,
     signals.QUEUE_DEPTH,
     signals.QUEUE_OLDEST_READY_AGE,
     signals.EXECUTOR_SLOTS,
     signals.BUILD_INFO,
 )
 AMBIENT = {name for spec in _AMBIENT for name in (spec.name, signals.otel_name(spec))}
-OF_ATTEMPTS = {signals.TASK_ATTEMPTS, signals.RUN_DURATION, signals.END_TO_END, signals.PROCESS_DURATION}
+OF_ATTEMPTS = {signals.TASK_ATTEMPTS, signals.RUN_DURATION, signals.END_TO_END, messaging.PROCESS_DURATION}
 # Known to the process of the attempt alone.
 DIES_WITH_ITS_PROCESS = {signals.QUEUE_WAIT, signals.EXCEPTION_STACKTRACE}
 
@@ -212,7 +213,7 @@ def metric_labels(case: Case) -> dict[str, set[str]]:
     for spec in signals.METRICS:
         if moves(spec, case):
             found[spec.name] = found[signals.otel_name(spec)] = set(spec.labels)
-    for spec in signals.MESSAGING_METRICS:
+    for spec in messaging.MESSAGING_METRICS:
         if moves(spec, case):
             silent = set() if signals.LOGS[case.transition].exception else {signals.ERROR_TYPE}
             found[spec.name] = set(spec.labels) - silent
@@ -276,7 +277,7 @@ def test_every_promise_of_the_table_is_put_to_the_test() -> None:
         cases = [case for case in CASES if told(span, case)]
         assert {case.transition for case in cases} == span.ended_by
         assert set().union(*(span_attributes(span, case) for case in cases)) == {*span.at_start, *span.at_end}
-    for metric in (*signals.METRICS, *signals.MESSAGING_METRICS):
+    for metric in (*signals.METRICS, *messaging.MESSAGING_METRICS):
         assert {case.transition for case in CASES if moves(metric, case)} == metric.on
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from taskflow_otel import TaskManager, TaskRecord
+from taskflow_otel import TaskManager, TaskRecord, Telemetry
 from taskflow_otel.backends import Backend
 from taskflow_otel.backends.base import AppendLogs, Change
 from taskflow_otel.errors import BackendUnavailableError
@@ -89,6 +89,8 @@ class Fleet:
         """A manager that is not started."""
         wire = Wire(self._factory())
         settings: dict[str, Any] = {"snapshot_interval": 0.05, "shutdown_timeout": 0.2, "cancel_grace": 0.2}
+        # As workers behind one port, of which each answers for all.
+        settings["telemetry"] = Telemetry(metrics_target="fleet")
         manager = TaskManager(snapshot_backend=wire, **{**settings, **options})  # type: ignore[arg-type]  # completed below it
         self.wires[manager] = wire
         return manager

@@ -3,124 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Mapping
 from datetime import timedelta
 
 import pytest
 from msgspec.structs import replace
-from prometheus_client.parser import text_string_to_metric_families
 
 from taskflow_otel.backends.base import Insert
 from taskflow_otel.backends.memory import MemoryBackend
-from taskflow_otel.errors import BackendUnavailableError
-from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES, OTHER, PrometheusExporter
-from taskflow_otel.metrics.fleet import COUNTS, GONE, MARKS, FleetMetrics
+from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES, OTHER
+from taskflow_otel.metrics.books import COUNTS, GONE, TARGETS
+from taskflow_otel.metrics.folding import MARKS
 from taskflow_otel.model.query import Instance
-from taskflow_otel.model.record import TaskRecord, TimelineEntry
+from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.replay import replay
-from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.testing.clock import FakeClock
+from tests.metrics.worker import ENQUEUED, FINISHED, Unsteady, Worker, declare_dead, make_record
 from tests.waiting import eventually
-
-ENQUEUED = "taskflow_tasks_enqueued_total"
-FINISHED = "taskflow_tasks_finished_total"
-
-
-class Unsteady(MemoryBackend):
-    """A backend that can be away."""
-
-    away = False
-
-    async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
-        if self.away:
-            raise BackendUnavailableError("away")
-        return await super().swap_settings(expected, changes)
-
-
-class Worker:
-    """One instance as far as its metrics go."""
-
-    def __init__(self, name: str, backend: MemoryBackend, clock: FakeClock) -> None:
-        self.name = name
-        self.clock = clock
-        self.backend = backend
-        self.pending: dict[str, int] = {}
-        self.numbers = itertools.count()
-        self.exporter = PrometheusExporter()
-        self.metrics = FleetMetrics(
-            self.exporter, backend, clock, instance_id=lambda: self.name, unpublished=lambda: self.pending
-        )
-
-    async def start(self) -> Worker:
-        await self.beat("alive")
-        await self.metrics.introduce()
-        await self.metrics.start()
-        return self
-
-    async def beat(self, state: str) -> None:
-        now = self.clock.now()
-        await self.backend.beat(Instance(self.name, "host", 1, "", now, now, 15.0, state))
-
-    async def die(self) -> None:
-        """Be declared dead, as after SIGKILL."""
-        await self.metrics.stop()
-        await declare_dead(self.backend, self.name)
-
-    async def leave(self) -> None:
-        """Stop in order."""
-        await self.metrics.stop()
-        await self.metrics.finish()
-        await self.beat("stopped")
-
-    def run(self, times: int = 1, name: str = "send") -> list[TaskRecord]:
-        """Have tasks enqueued, started and finished, and counted."""
-        records = [make_record(self, f"{self.name}-{next(self.numbers)}", name) for _ in range(times)]
-        for record in records:
-            self.count(record)
-        return records
-
-    def count(self, record: TaskRecord) -> None:
-        for event in replay(record):
-            self.exporter.on_lifecycle(event)
-
-    async def scrape(self) -> dict[str, float]:
-        """The sums over all labels, by the name of the sample, as a scrape shows them."""
-        scrape = asyncio.create_task(self.metrics.refresh())
-        # Between two exchanges there is a pause.
-        while not scrape.done():
-            await self.clock.advance(0.1)
-        text = self.metrics.render("text/plain")[0].decode()
-        sums: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-        return sums
-
-
-async def declare_dead(backend: MemoryBackend, name: str) -> None:
-    [instance] = [one for one in await backend.instances() if one.instance_id == name]
-    assert await backend.declare_dead(name, instance.heartbeat_at)
-
-
-def make_record(worker: Worker, task_id: str, name: str = "send") -> TaskRecord:
-    now = worker.clock.now()
-    record = TaskRecord(task_id, name, TaskStatus.SUCCESS, now, instance=worker.name)
-    record.start_time = record.end_time = now
-    record.duration = 0.0
-    for transition in (Transition.ENQUEUED, Transition.STARTED, Transition.SUCCEEDED):
-        record.timeline.append(TimelineEntry(transition, now, 0, worker.name))
-    return record
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def backend() -> MemoryBackend:
-    return Unsteady()
 
 
 async def test_any_instance_answers_with_the_sum_of_all(backend: MemoryBackend, clock: FakeClock) -> None:
@@ -184,8 +82,8 @@ async def test_counts_outlive_their_instance_and_what_was_so_at_the_time_does_no
         assert shown["taskflow_task_last_success_timestamp_seconds"] > 0
         await clock.advance(2.0)
     keys = await backend.settings(COUNTS)
-    assert len(keys) == 2, "the counts of the dead are one sum"
-    assert GONE in keys
+    assert len(keys) == 3, "the counts of the dead are one sum"
+    assert keys.keys() > {GONE, TARGETS}
     # One that is thought to be dead may turn out to have been paused.
     assert len(await backend.settings(MARKS)) == (1 if in_order else 2)
 
@@ -357,4 +255,4 @@ async def test_one_that_cannot_be_added_does_not_keep_the_others_out(
     await clock.advance(3.0)
     assert (await heir.scrape())[FINISHED] == 3.0
     assert "a record of another world" in caplog.text
-    assert len(await backend.settings(COUNTS)) == 3, "the sum, the heir and the strange one"
+    assert len(await backend.settings(COUNTS)) == 4, "the targets, the sum, the heir and the strange one"

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
+from taskflow_otel.backends.forks import Forks
 from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
 from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.backends.redis import codec
@@ -118,10 +119,10 @@ class RedisBackend:
         self._cluster = cluster
         self._wait_replicas = whole("wait_replicas", wait_replicas, minimum=0)
         self._wait_aof = wait_aof
-        self._writer = uuid.uuid4().hex
         self._readable = Readable(logger)
         self._link: Connection | None = None
         self._ordered: OrderedCalls | None = None
+        self._forks = Forks()
         self._unanswered: set[str] = set()
         """New owners whose latest `take_over` got no answer."""
         self.audit_store = RedisAuditStore(lambda: self._connection)
@@ -135,7 +136,7 @@ class RedisBackend:
 
         Raises `SchemaVersionError`, `BackendUnavailableError`, and with `require_aof` `ConfigurationError`.
         """
-        if self._link is not None:
+        if not self._forks.crossed(self._link) and self._link is not None:
             return
         self._limits.report(self._where)
         link = self._driver.Connection(
@@ -154,7 +155,8 @@ class RedisBackend:
             raise
         link.opened()
         self._link = link
-        self._ordered = self._driver.OrderedCalls(link, self._writer)
+        # A new writer each time: the server refuses calls with the numbers of an earlier one.
+        self._ordered = self._driver.OrderedCalls(link, uuid.uuid4().hex)
 
     async def close(self) -> None:
         """Release every connection."""
@@ -315,7 +317,7 @@ class RedisBackend:
         self, mode: str, search: _Search, cursor: str | None, wanted: int
     ) -> tuple[int, str | None, bool, list[Any]]:
         budget = min(wanted, _SCAN_STEP) if search.indexed else _SCAN_STEP
-        place = ("", "") if cursor is None else (cursor, str(_made_at(cursor)))
+        place = ("", "") if cursor is None else (cursor, str(codec.made_at(cursor)))
         seen, last, done, out = await self._connection.read(
             "walk", mode, *place, str(budget), str(wanted), *search.conditions
         )
@@ -490,11 +492,3 @@ class _Search:
         self.indexed = not query.q and len(self.dimensions) == 1
         """Whether one index holds exactly the tasks that match."""
         self.conditions = [codec.to_json(self.statuses), codec.to_json(self.dimensions), codec.to_json(wants)]
-
-
-def _made_at(task_id: str) -> int:
-    """Return the end of the millisecond of a UUIDv7 (RFC 9562, section 5.7), in microseconds."""
-    try:
-        return (uuid.UUID(task_id).int >> 80) * 1_000 + 999
-    except ValueError:
-        return 0

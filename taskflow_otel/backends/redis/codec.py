@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import uuid
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -359,3 +360,11 @@ def load_instance(row: Sequence[str]) -> Instance:
         lease_seconds=lease_seconds,
         state=state,
     )
+
+
+def made_at(task_id: str) -> int:
+    """Return the end of the millisecond of a UUIDv7 (RFC 9562, section 5.7), in microseconds."""
+    try:
+        return (uuid.UUID(task_id).int >> 80) * 1_000 + 999
+    except ValueError:
+        return 0

@@ -20,6 +20,7 @@ from sqlalchemy.pool import QueuePool
 
 from taskflow_otel.backends.base import Applied, Change
 from taskflow_otel.backends.faults import Fault, backend_error
+from taskflow_otel.backends.forks import Forks
 from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
 from taskflow_otel.backends.sql import mapping, queries, schema
 from taskflow_otel.backends.sql.audit import SqlAuditStore
@@ -77,6 +78,7 @@ class SqlBackend(ABC):
         self._read_engine: AsyncEngine | None = None
         self._connections: list[Connections] = []
         self._writer: Writer | None = None
+        self._forks = Forks()
         self._readable = Readable(logger)
         self._driver_error: type[Exception] = OperationalError
         """The driver's exceptions: SQLAlchemy does not translate them while it prepares a connection."""
@@ -103,8 +105,10 @@ class SqlBackend(ABC):
 
     async def open(self) -> None:
         """Connect; create the schema, or migrate an older one; raise `SchemaVersionError` on a newer one."""
-        if self._writer is not None:
+        inherited = self._forks.crossed(self._write_engine, self._read_engine, self._connections)
+        if self._writer is not None and not inherited:
             return
+        self._writer = None
         self._limits.report(self._where)
         self._write_engine, self._read_engine = self._connect()
         pools = {engine.pool: engine for engine in (self._write_engine, self._read_engine)}

@@ -73,9 +73,13 @@ class ProcessExecutor:
         self._children: set[ChildProcess] = set()
         self._idle: list[ChildProcess] = []
         self._prepared: dict[str, ChildProcess] = {}
+        self._process = 0
 
     async def start(self) -> None:
-        """Nothing to prepare: children start when they are needed."""
+        """Children start when they are needed; those of another process, before a fork, are its own."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._children, self._idle, self._prepared = set(), [], {}
 
     async def prepare(self, task_id: str, definition: TaskDefinition) -> None:
         """Start a child and load the function there. Neither counts as part of the attempt or its timeout."""

@@ -11,7 +11,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation
 
 from taskflow_otel.bus import Exporter
-from taskflow_otel.exporters import signals
+from taskflow_otel.exporters import messaging, signals
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.providers import NEVER, ProviderSlot
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
@@ -59,7 +59,7 @@ class OtelMetricsExporter(Exporter):
         if self._meter is not None or provider is None:
             return
         self._meter = meter = provider.get_meter(signals.SCOPE, __version__, schema_url=signals.SCHEMA_URL)
-        for spec in (signals.SENT_MESSAGES, signals.CONSUMED_MESSAGES):
+        for spec in (messaging.SENT_MESSAGES, messaging.CONSUMED_MESSAGES):
             meter.create_observable_counter(spec.name, [self._messages(spec)], spec.unit, spec.help)
         for spec in signals.METRICS:
             match spec.type:
@@ -80,7 +80,7 @@ class OtelMetricsExporter(Exporter):
                 spec.help,
                 explicit_bucket_boundaries_advisory=self._source.buckets[spec.name],
             )
-        spec = signals.PROCESS_DURATION
+        spec = messaging.PROCESS_DURATION
         self._histograms[spec.name] = meter.create_histogram(
             spec.name,
             spec.unit,
@@ -122,7 +122,7 @@ class OtelMetricsExporter(Exporter):
         attributes = _messaging("process", self._source.task_label(event.func_name))
         if event.transition in _FAILURES and event.error_type is not None:
             attributes[signals.ERROR_TYPE] = self._source.error_label(event.error_type)
-        histogram = self._histograms[signals.PROCESS_DURATION.name]
+        histogram = self._histograms[messaging.PROCESS_DURATION.name]
         histogram.record(max(seconds, 0.0), attributes, self._contexts.of(event.span))
 
     def _reading(self, spec: MetricSpec) -> Callable[[CallbackOptions], Iterable[Observation]]:
@@ -134,7 +134,7 @@ class OtelMetricsExporter(Exporter):
         return read
 
     def _messages(self, spec: MetricSpec) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        sent = spec is signals.SENT_MESSAGES
+        sent = spec is messaging.SENT_MESSAGES
         counted, operation = (signals.TASKS_ENQUEUED, "send") if sent else (signals.QUEUE_WAIT_TIME, "process")
 
         def read(_: CallbackOptions) -> Iterable[Observation]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
@@ -15,12 +17,20 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus import exposition
 from taskflow_otel.exporters.prometheus.exposition import MetricsFormat
-from taskflow_otel.exporters.prometheus.values import Histogram, LabelValues, Snapshot, Value, merge
+from taskflow_otel.exporters.prometheus.values import Elsewhere, Histogram, LabelValues, Snapshot, Value, merge
 from taskflow_otel.exporters.signals import METRICS_BY_NAME, MetricSpec, MetricType
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
-from taskflow_otel.model.vocabulary import OUTCOMES, PROCESS_DEATHS, AttemptOutcome, Reason, RecoveryOutcome, Source
+from taskflow_otel.model.vocabulary import (
+    OUTCOMES,
+    PROCESS_DEATHS,
+    REFUSALS,
+    AttemptOutcome,
+    Reason,
+    RecoveryOutcome,
+    Source,
+)
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.throttled_report import ThrottledReport
 from taskflow_otel.version import __version__
@@ -30,7 +40,6 @@ OTHER = "_other"
 DEFAULT_MAX_LABEL_VALUES = 200
 
 Samples = Iterable[tuple[LabelValues, float]]
-_View = tuple[tuple[Snapshot, ...], Snapshot | None]
 # Plain text, as labels are. Module-level names: the lookup of an enum member would be a call for each event.
 SOURCES = tuple(source.value for source in Source)
 ATTEMPT_OUTCOMES = tuple(outcome.value for outcome in AttemptOutcome)
@@ -38,6 +47,7 @@ _SUCCESS, _FAILED = AttemptOutcome.SUCCESS.value, AttemptOutcome.FAILED.value
 _INTERRUPTED = AttemptOutcome.INTERRUPTED.value
 _REFUSED = TaskStatus.REJECTED.value
 FINISH_OUTCOMES = (*ATTEMPT_OUTCOMES, _REFUSED)
+REFUSAL_REASONS = tuple(reason.value for reason in REFUSALS)
 RECOVERY_OUTCOMES = tuple(outcome.value for outcome in RecoveryOutcome)
 _WAITING, _RERUN = RecoveryOutcome.WAITING.value, RecoveryOutcome.RERUN.value
 _ENDED, _POISON = RecoveryOutcome.INTERRUPTED.value, RecoveryOutcome.POISON.value
@@ -47,6 +57,15 @@ _ATTEMPT_OUTCOME = {transition: outcome.value for transition, outcome in OUTCOME
 _ENQUEUED, _STARTED, _SUCCEEDED = Transition.ENQUEUED, Transition.STARTED, Transition.SUCCEEDED
 _REJECTED = Transition.REJECTED
 _PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
+
+
+class _View(NamedTuple):
+    """What is shown besides the current counts of this process, or in their place."""
+
+    peers: tuple[Snapshot, ...] = ()
+    own: Snapshot | None = None
+    elsewhere: Elsewhere | None = None
+    exemplars_after: float = 0.0
 
 
 class _Cell:
@@ -99,6 +118,7 @@ class PrometheusExporter(Exporter):
         self._buckets = resolve_buckets(buckets or {})
         self._cap = max_label_values
         self._clock = clock
+        self._process = os.getpid()
         self._cells: dict[LabelValues, _Cell] = {}
         self._tasks: set[str] = set()
         self._queues: set[str] = set()
@@ -106,12 +126,15 @@ class PrometheusExporter(Exporter):
         self._running: dict[str, _Cell] = {}
         self._exceptions: dict[LabelValues, int] = {}
         self._recovered = dict.fromkeys(RECOVERY_OUTCOMES, 0)
+        self._refused = dict.fromkeys(REFUSAL_REASONS, 0)
         self._fenced = 0
         self._overflow = {"task": 0, "queue": 0, "error_type": 0}
         self._counts: dict[str, dict[LabelValues, float]] = {}
         self._observed: dict[str, dict[LabelValues, Histogram]] = {}
         self._sources: dict[str, list[Callable[[], Samples]]] = {}
-        self._view: _View = ((), None)
+        self._view = _View()
+        self.collected_at: datetime | None = None
+        """When the metrics were read for the last time, by `render` or through the registry."""
         self._source_failures = ThrottledReport()
         self._render_lock = threading.Lock()
         self._rendered: dict[MetricsFormat, tuple[float, bytes, _View]] = {}
@@ -122,6 +145,26 @@ class PrometheusExporter(Exporter):
                 "this metric registry already holds taskflow metrics: give each TaskManager its own "
                 "Telemetry(registry=CollectorRegistry())"
             ) from exc
+
+    def start(self) -> None:
+        """In a forked child, forget what the parent has counted: it shows that itself."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._forget()
+
+    def _forget(self) -> None:
+        self._cells = {key: _Cell(self._buckets) for key in self._cells}
+        self._running.clear()
+        self._exceptions.clear()
+        self._recovered = dict.fromkeys(RECOVERY_OUTCOMES, 0)
+        self._refused = dict.fromkeys(REFUSAL_REASONS, 0)
+        self._fenced = 0
+        self._overflow = dict.fromkeys(self._overflow, 0)
+        self._counts = {name: dict.fromkeys(children, 0.0) for name, children in self._counts.items()}
+        self._observed.clear()
+        self._render_lock = threading.Lock()
+        self._rendered.clear()
+        self._view = _View()
 
     def register_task(self, name: str, queue: str) -> None:
         """Create the children of a task type, so that they are shown as zero before anything happens."""
@@ -159,6 +202,8 @@ class PrometheusExporter(Exporter):
             cell.enqueued[event.source] += 1
         elif transition is _REJECTED:
             cell.finished[_REFUSED] += 1
+            reason = str(event.reason)
+            self._refused[reason] = self._refused.get(reason, 0) + 1
         elif event.previous is _RUNNING:
             self._count_attempt(cell, event)
         else:
@@ -282,13 +327,22 @@ class PrometheusExporter(Exporter):
         """How many values a label may have."""
         return self._cap
 
-    def set_peers(self, snapshots: Sequence[Snapshot], own: Snapshot | None = None) -> None:
+    def set_peers(
+        self,
+        snapshots: Sequence[Snapshot],
+        own: Snapshot | None = None,
+        *,
+        elsewhere: Elsewhere | None = None,
+        exemplars_after: float = 0.0,
+    ) -> None:
         """Set the counts of the other processes behind the same port, which are added to every answer from now on.
 
         `own`: the counts of this process to show with them, in place of its current ones. The other processes show only
-        its stored counts, and a counter must not decrease between answers of two processes.
+        its stored counts, and a counter must not decrease between answers of two processes. `exemplars_after`: Unix
+        time of the last answer of another process; exemplars that are not newer are left out. `elsewhere` is shown
+        beside these counts, under its label.
         """
-        self._view = tuple(snapshots), own
+        self._view = _View(tuple(snapshots), own, elsewhere, exemplars_after)
 
     def snapshot(self) -> Snapshot:
         """All counts of this process, including the sources. Callable from any thread."""
@@ -296,6 +350,7 @@ class PrometheusExporter(Exporter):
             signals.BUILD_INFO.name: {(__version__,): 1.0},
             signals.TASK_EXCEPTIONS.name: dict[LabelValues, Value](self._exceptions),
             signals.TASKS_RECOVERED.name: {(reason,): n for reason, n in self._recovered.items()},
+            signals.TASKS_REFUSED.name: {(reason,): n for reason, n in list(self._refused.items())},
             signals.FENCED_WRITES.name: {(): float(self._fenced)},
             signals.LABEL_OVERFLOW.name: {(label,): n for label, n in self._overflow.items()},
         }
@@ -345,9 +400,14 @@ class PrometheusExporter(Exporter):
 
     def collect(self) -> Iterator[Metric]:
         """The metric families, including the counts of the peers."""
-        peers, own = self._view
-        own = self.snapshot() if own is None else own
-        return exposition.families(merge([own, *peers]) if peers else own)
+        self.collected_at = self._clock.now()
+        view = self._view
+        own = self.snapshot() if view.own is None else view.own
+        return exposition.families(
+            merge([own, *view.peers]) if view.peers else own,
+            elsewhere=view.elsewhere,
+            exemplars_after=view.exemplars_after,
+        )
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """Return body and content type for an `Accept` header: OpenMetrics or Prometheus text.

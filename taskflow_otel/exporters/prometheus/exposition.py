@@ -18,8 +18,16 @@ from prometheus_client.metrics_core import (
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.samples import Exemplar as ClientExemplar
 
-from taskflow_otel.exporters.prometheus.values import Exemplar, Histogram, LabelValues, Snapshot, Value
-from taskflow_otel.exporters.signals import METRICS, MetricSpec, MetricType
+from taskflow_otel.exporters.prometheus.values import (
+    Elsewhere,
+    Exemplar,
+    Histogram,
+    LabelValues,
+    Snapshot,
+    Value,
+    merge,
+)
+from taskflow_otel.exporters.signals import ELSEWHERE, METRICS, MetricSpec, MetricType
 
 
 class MetricsFormat(StrEnum):
@@ -101,12 +109,29 @@ def encode(registry: CollectorRegistry, form: MetricsFormat) -> bytes:
     return _ENCODERS[form](registry)
 
 
-def families(snapshot: Snapshot, specs: Iterable[MetricSpec] = METRICS) -> Iterator[Metric]:
-    """A snapshot as the metric families of `prometheus_client`."""
+def families(
+    snapshot: Snapshot,
+    specs: Iterable[MetricSpec] = METRICS,
+    *,
+    elsewhere: Elsewhere | None = None,
+    exemplars_after: float = 0.0,
+) -> Iterator[Metric]:
+    """A snapshot as the metric families of `prometheus_client`.
+
+    `elsewhere`: counts that are shown under a label of their own. `exemplars_after`: Unix time; exemplars that are not
+    newer are left out.
+    """
+    others: Snapshot = {} if elsewhere is None else merge(elsewhere.parts)
     for spec in specs:
         children = snapshot.get(spec.name)
-        if children is not None:
-            yield _family(spec, children)
+        if children is None and spec.name not in others:
+            continue
+        family = _family(spec, children or {}, exemplars_after)
+        if elsewhere is not None:
+            beyond = {ELSEWHERE: elsewhere.label}
+            for sample in _family(spec, others.get(spec.name, {}), inf).samples:
+                family.samples.append(sample._replace(labels={**sample.labels, **beyond}))
+        yield family
 
 
 def describe(specs: Iterable[MetricSpec] = METRICS) -> Iterator[Metric]:
@@ -115,12 +140,12 @@ def describe(specs: Iterable[MetricSpec] = METRICS) -> Iterator[Metric]:
         yield _family(spec, {})
 
 
-def _family(spec: MetricSpec, children: dict[LabelValues, Value]) -> Metric:
+def _family(spec: MetricSpec, children: dict[LabelValues, Value], exemplars_after: float = 0.0) -> Metric:
     if spec.type is MetricType.HISTOGRAM:
         histogram = HistogramMetricFamily(spec.name, spec.help, labels=spec.labels, unit=spec.unit)
         for labels, value in children.items():
             if isinstance(value, Histogram):
-                histogram.add_metric(labels, _buckets(value), value.sum)
+                histogram.add_metric(labels, _buckets(value, exemplars_after), value.sum)
         return histogram
     numbers = {labels: value for labels, value in children.items() if not isinstance(value, Histogram)}
     if spec.type is MetricType.INFO:
@@ -143,13 +168,18 @@ def _family(spec: MetricSpec, children: dict[LabelValues, Value]) -> Metric:
     return family
 
 
-def _buckets(histogram: Histogram) -> list[tuple[str, float] | tuple[str, float, ClientExemplar]]:
+def _buckets(
+    histogram: Histogram, exemplars_after: float
+) -> list[tuple[str, float] | tuple[str, float, ClientExemplar]]:
     buckets: list[tuple[str, float] | tuple[str, float, ClientExemplar]] = []
     total = 0
     for bound, count, exemplar in zip((*histogram.bounds, inf), histogram.counts, histogram.exemplars, strict=True):
         total += count
         name = "+Inf" if bound == inf else repr(bound)
-        buckets.append((name, total) if exemplar is None else (name, total, _client_exemplar(exemplar)))
+        if exemplar is None or exemplar.timestamp <= exemplars_after:
+            buckets.append((name, total))
+        else:
+            buckets.append((name, total, _client_exemplar(exemplar)))
     return buckets
 
 

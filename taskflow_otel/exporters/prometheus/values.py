@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from msgspec import Struct
 
@@ -54,7 +54,10 @@ class Histogram:
         self.counts[index] += 1
         self.sum += value
         if span.trace_flags & _SAMPLED and span.trace_id:
-            self.exemplars[index] = Exemplar(span.trace_id, span.span_id, value, moment.timestamp())
+            at, latest = moment.timestamp(), self.exemplars[index]
+            # Prometheus drops an exemplar if its bucket has had a later one.
+            if latest is None or at >= latest.timestamp:
+                self.exemplars[index] = Exemplar(span.trace_id, span.span_id, value, at)
 
     def __eq__(self, other: object) -> bool:
         """Whether the same was observed; exemplars do not count."""
@@ -86,6 +89,13 @@ _MOMENTS = frozenset({LAST_SUCCESS.name, SCHEDULE_LAST_FIRE.name})
 _FREE_LABELS = frozenset({"task", "queue", "error_type", "schedule", "exporter"})
 Snapshot = dict[str, dict[LabelValues, Value]]
 """Metric name → label values → value."""
+
+
+class Elsewhere(NamedTuple):
+    """Counts of processes that no scraped target shows: they have the label `elsewhere` with this value."""
+
+    label: str
+    parts: tuple[Snapshot, ...]
 
 
 def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
@@ -124,6 +134,8 @@ def _combine(spec: MetricSpec, one: float, other: float) -> float:
             return one + other
         case "max":
             return max(one, other)
+        case "min":
+            return min(one, other)
         case _:
             assert_never(spec.merge)
 

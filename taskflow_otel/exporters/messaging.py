@@ -1,0 +1,36 @@
+"""The metrics that the semantic conventions require of a messaging library, beside those of the table of signals."""
+
+from __future__ import annotations
+
+from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.signals import MetricSpec, MetricType
+from taskflow_otel.model.status import Transition
+
+_MESSAGING_LABELS = (signals.MESSAGING_SYSTEM, signals.MESSAGING_OPERATION_NAME, signals.MESSAGING_DESTINATION_NAME)
+SENT_MESSAGES = MetricSpec(
+    "messaging.client.sent.messages",
+    MetricType.COUNTER,
+    "Tasks accepted.",
+    _MESSAGING_LABELS,
+    "{message}",
+    on=frozenset({Transition.ENQUEUED}),
+)
+CONSUMED_MESSAGES = MetricSpec(
+    "messaging.client.consumed.messages",
+    MetricType.COUNTER,
+    "Attempts started.",
+    _MESSAGING_LABELS,
+    "{message}",
+    on=frozenset({Transition.STARTED}),
+)
+PROCESS_DURATION = MetricSpec(
+    "messaging.process.duration",
+    MetricType.HISTOGRAM,
+    "Run time of one attempt.",
+    (*_MESSAGING_LABELS, signals.ERROR_TYPE),
+    "s",
+    signals.JOB_BUCKETS,
+    on=signals.ATTEMPT_ENDS,
+)
+MESSAGING_METRICS = (SENT_MESSAGES, CONSUMED_MESSAGES, PROCESS_DURATION)
+"""The metrics that the semantic conventions require of a messaging library; sent only to OpenTelemetry."""

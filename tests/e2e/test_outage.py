@@ -1,0 +1,96 @@
+"""While the backend is away, the page answers, says so, and counts what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.procs import AppProcess
+from tests.servers import PostgresServer, PrometheusServer, RedisServer, Server
+from tests.waiting import wait_until
+
+OUTAGES: dict[str, tuple[type[Server], Callable[[Server], None], Callable[[Server], None]]] = {
+    "redis hangs": (RedisServer, Server.pause, Server.resume),
+    "postgres is down": (PostgresServer, Server.kill, Server.start),
+}
+
+
+@dataclass
+class Outage:
+    """A server of its own, and how it goes away and comes back."""
+
+    server: Server
+    begin: Callable[[], None]
+    end: Callable[[], None]
+
+
+@pytest.fixture(params=sorted(OUTAGES))
+def outage(request: pytest.FixtureRequest) -> Iterator[Outage]:
+    make, begin, end = OUTAGES[request.param]
+    with make() as server:
+        yield Outage(server, partial(begin, server), partial(end, server))
+
+
+def page(app: AppProcess) -> dict[tuple[str, ...], float]:
+    """What a scrape shows, by name and label values."""
+    text = httpx.get(f"{app.url}/tasks/metrics", timeout=30).raise_for_status().text
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
+
+
+def errors(shown: dict[tuple[str, ...], float]) -> set[str]:
+    """The operations that have failed."""
+    name = "taskflow_backend_operation_duration_seconds_count"
+    return {operation for (found, *labels), value in shown.items() if found == name and value
+            for _, operation, outcome in [labels] if outcome == "error"}  # fmt: skip
+
+
+def test_an_outage_is_seen_on_the_page_and_by_the_alerts_while_it_lasts(outage: Outage, tmp_path: Path) -> None:
+    server = outage.server
+    url = server.fresh_url()
+    environment = {"APP_BACKEND": server.name, "APP_URL": url}
+    up = "taskflow_backend_up", server.name
+    refused = "taskflow_tasks_refused_total", "commit_failed"
+    with AppProcess("tests.apps.forked_app:app", tmp_path, env=environment) as app:
+        config = f"""
+global: {{scrape_interval: 1s}}
+scrape_configs:
+  - job_name: app
+    metrics_path: /tasks/metrics
+    static_configs: [{{targets: ["127.0.0.1:{app.port}"]}}]
+"""
+        with PrometheusServer(config) as prometheus:
+
+            def query(expression: str) -> list[float]:
+                answer = httpx.get(f"{prometheus.url}/api/v1/query", params={"query": expression}, timeout=30)
+                return [float(series["value"][1]) for series in answer.json()["data"]["result"]]
+
+            assert httpx.post(f"{app.url}/run", timeout=30).status_code == 200
+            shown = page(app)
+            assert (shown[up], shown[refused], errors(shown)) == (1, 0, set())
+            wait_until(lambda: query("min by (instance, backend) (taskflow_backend_up)") == [1], "a scrape")
+
+            outage.begin()
+            posts = [httpx.post(f"{app.url}/run", timeout=60).status_code for _ in range(3)]
+            assert posts == [503] * 3
+            wait_until(lambda: page(app)[up] == 0, "the news of the outage")
+            shown = page(app)
+            assert shown[refused] == 3
+            wait_until(lambda: {"beat", "settings"} <= errors(page(app)), "failed heartbeats and reads")
+            # What the shipped alerts look at.
+            wait_until(lambda: query("min by (job, instance, backend) (taskflow_backend_up) == 0") == [0], "the gauge")
+            wait_until(
+                lambda: query('sum(taskflow_tasks_refused_total{reason="commit_failed"})') == [3], "the refusals"
+            )
+            assert query("up") == [1]
+
+            outage.end()
+            wait_until(lambda: page(app)[up] == 1, "the end of the outage")
+            assert httpx.post(f"{app.url}/run", timeout=30).status_code == 200
+            assert page(app)[refused] == 3
