@@ -117,7 +117,7 @@ class Guard:
         """A user who may read, or the bearer of the metrics token (a FastAPI dependency)."""
         bearer = _bearer(request)
         if self._metrics_token is not None:
-            if bearer is not None and _equal(bearer, self._metrics_token):
+            if self._is_metrics_token(bearer):
                 return Actor(None, Role.VIEWER, "token")
             if self.is_open:
                 if bearer is not None:
@@ -145,6 +145,8 @@ class Guard:
             username, password = credentials
             if role := await self._access.login.role_of(request, username, password):
                 return Actor(username, role, "basic")
+        elif self._is_metrics_token(bearer):
+            raise HTTPException(401, detail="the metrics token opens the metrics alone", headers=_challenge(request))
         elif bearer is not None:
             self._attempts.failed(request, "token-login", _UNKNOWN_TOKEN)
         raise HTTPException(401, detail="log in first", headers=_challenge(request))
@@ -229,6 +231,9 @@ class Guard:
             if 300 <= exc.status_code < 400:
                 raise HTTPException(401, detail="log in first") from exc
             raise
+
+    def _is_metrics_token(self, bearer: str | None) -> bool:
+        return bearer is not None and self._metrics_token is not None and _equal(bearer, self._metrics_token)
 
     def _holder(self, request: Request, token: ApiToken) -> Actor:
         if self._tokens.has_expired(token):

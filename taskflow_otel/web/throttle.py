@@ -98,7 +98,7 @@ class LoginThrottle:
 
     @contextmanager
     def attempt(self, address: str, account: str | None = None) -> Iterator[Attempt]:
-        """Count one attempt. `account=None` is for secrets that name no account. Raises `TooManyLoginsError`."""
+        """Count one attempt. `account=None` is for tokens, which name none. Raises `TooManyLoginsError`."""
         keys = _keys(address, account)
         self._refuse_if_too_soon(keys)
         counted = [*keys, _EVERYONE]
@@ -181,9 +181,11 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def _keys(address: str, account: str | None) -> dict[bytes, _Rule]:
     ip = _ip(address)
-    keys = {_key("network", network_of(address)): _NETWORK}
+    # Counted apart, so that a script with an old token does not delay the people in its network.
+    kind = "token" if account is None else "password"
+    keys = {_key(kind, "network", network_of(address)): _NETWORK}
     if isinstance(ip, ipaddress.IPv6Address):
-        keys[_key("site", str(int(ip) >> 80))] = _SITE
+        keys[_key(kind, "site", str(int(ip) >> 80))] = _SITE
     if account is not None:
         keys[_pair_key(address, account)] = _PAIR
     return keys

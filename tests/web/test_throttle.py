@@ -87,8 +87,13 @@ def test_a_right_password_ends_the_delays_of_its_network_at_this_account_alone(
 
 def test_one_network_may_not_guess_at_many_accounts_either(throttle: LoginThrottle) -> None:
     assert [guess(throttle, ATTACKER, f"user-{number}") for number in range(21)] == [0.0] * 20 + [1.0]
-    assert guess(throttle, ATTACKER, None) == 1.0
     assert guess(throttle, OWNER, "user-1") == 0.0
+
+
+def test_wrong_tokens_are_slowed_down_apart_from_passwords(throttle: LoginThrottle) -> None:
+    assert [guess(throttle, ATTACKER, None) for _ in range(21)] == [0.0] * 20 + [1.0]
+    assert guess(throttle, ATTACKER, "ada", right=True) == 0.0
+    assert [guess(throttle, ATTACKER, f"user-{number}") for number in range(21)] == [0.0] * 20 + [1.0]
 
 
 def test_many_networks_at_one_account_get_longer_delays_from_their_first_mistake(throttle: LoginThrottle) -> None:
