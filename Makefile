@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage across bench peers instructions chaos schedules lint format typecheck generated clean
+.PHONY: help demo audit test coverage across bench peers instructions chaos schedules lint format typecheck generated clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -60,6 +60,9 @@ lint: $(VENV)/.dev  ## Check style, formatting, the layers of the package, and i
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive taskflow_otel
 
+audit: $(VENV)/.dev  ## Compare the installed packages with the known vulnerabilities
+	PYTHON=$(PYTHON) .ci/audit
+
 format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
@@ -76,7 +79,7 @@ generated: $(VENV)/.dev  ## Write what is generated from the code anew: pages an
 	$(BIN)/python -m dashboards.generate
 
 clean:  ## Remove the virtual environment and every cache
-	rm -rf $(VENV) build/peers .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build/audit build/peers .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
