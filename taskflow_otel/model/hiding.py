@@ -9,7 +9,7 @@ HIDDEN = "<hidden>"
 
 def repr_without(value: Any, *hidden: str) -> str:
     """The `repr` of a struct or a named tuple, with `<hidden>` for the fields of these names that have a value."""
-    names = getattr(value, "__struct_fields__", None) or value._fields
+    names = type(value).__match_args__
     fields = (
         f"{name}={HIDDEN if name in hidden and getattr(value, name) else repr(getattr(value, name))}" for name in names
     )
