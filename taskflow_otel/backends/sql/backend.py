@@ -118,7 +118,8 @@ class SqlBackend(ABC):
             for engine in {self._write_engine.sync_engine, self._read_engine.sync_engine}:
                 event.listen(engine, "before_cursor_execute", self._in_namespace, retval=True)
         try:
-            async with self._guard("opening", self._asked_timeout or _OPENING_SECONDS) as lift_limit:
+            # A busy server takes longer to create tables than for any operation.
+            async with self._guard("opening", max(_OPENING_SECONDS, self._asked_timeout or 0.0)) as lift_limit:
                 await self._prepare(self._write_engine, lift_limit)
         except BaseException:
             await self.close()

@@ -14,6 +14,7 @@ from taskflow_otel.backends.base import Insert, Update
 from taskflow_otel.backends.sql import backend as sql_backend
 from taskflow_otel.backends.sql import schema, servers
 from taskflow_otel.errors import BackendUnavailableError, ConfigurationError, MissingExtraError
+from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.deadline import insistent
 from taskflow_otel.testing.backends.fixtures import APPLIED
 from taskflow_otel.testing.backends.samples import finish, make_task
@@ -83,6 +84,24 @@ async def test_only_a_migration_may_take_as_long_as_it_takes(
     await backend.close()
     await backend.open()
     assert lifted
+
+
+async def test_the_creation_of_the_schema_may_take_longer_than_an_operation(
+    backend: PostgresBackend | MySQLBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+
+    @asynccontextmanager
+    async def noted(clock: Clock, seconds: float, grace: float) -> AsyncIterator[Callable[[], None]]:
+        limits.append(seconds)
+        async with insistent(clock, seconds, grace) as lift:
+            yield lift
+
+    monkeypatch.setattr(sql_backend, "insistent", noted)
+    await backend.close()
+    await backend.open()
+    await backend.get("nothing")
+    assert limits == [30.0, 2.0]
 
 
 @pytest.mark.parametrize("maker", [PostgresBackend, MySQLBackend])
