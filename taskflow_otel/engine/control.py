@@ -109,6 +109,10 @@ class Control:
                 # Whether it will retry is known only after its outcome is committed.
                 await asyncio.wait({task.attempt})
                 await self.stop(task, reason)
+            case Phase.ENDING if task.arrival is not None and not task.arrival.done():
+                # Whether it runs here is known only after the decision about its takeover is committed.
+                await asyncio.wait({task.arrival})
+                await self.stop(task, reason)
             case Phase.ENDING | Phase.GONE:
                 raise TaskStateError(f"task {task.id} has just ended and cannot be cancelled")
             case _:
@@ -133,6 +137,7 @@ class Control:
 
     async def rejoin(self, instance_id: str) -> None:
         """Forget the tasks that others have taken over from this process, and own the rest under a new id."""
+        self._ledger.rejoined()
         for task in self._tasks:
             if task.record.idempotency_key is not None:
                 # The new owner decides what happens to the key.
@@ -151,8 +156,10 @@ class Control:
                     self._want(task, Ownership.LOST)
                 case Phase.READY | Phase.DELAYED | Phase.HELD:
                     self.leave_to_owner(task)
-                case Phase.ENDING | Phase.GONE:
-                    # The ledger refuses its outcome, or has taken it already.
+                case Phase.ENDING:
+                    # The ledger refuses its change, or has taken it already; it does not continue here in any case.
+                    self._want(task, Ownership.LOST)
+                case Phase.GONE:
                     pass
                 case _:
                     assert_never(task.phase)

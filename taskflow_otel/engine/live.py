@@ -155,8 +155,10 @@ class LiveTasks:
             self.release_key(record.idempotency_key, task_id)
 
     def drop(self, task: LiveTask) -> None:
-        """Forget a task that another instance has taken over."""
+        """Forget a task that another instance has taken over; this one may have it back under another identity."""
         record = task.record
+        if self._live.get(record.task_id) not in (task, None):
+            return
         self._live.pop(record.task_id, None)
         if record.idempotency_key is not None:
             self.release_key(record.idempotency_key, record.task_id)

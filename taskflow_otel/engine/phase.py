@@ -31,7 +31,7 @@ class Phase(IntEnum):
     RUNNING = auto()
     """Inside the function."""
     ENDING = auto()
-    """The function has ended, or will not be entered; the outcome is being committed."""
+    """The outcome is being committed: the function has ended, or will not be entered. Or the decision of a takeover."""
     GONE = auto()
     """Finished, or owned by another instance."""
 
@@ -46,7 +46,7 @@ class Step(IntEnum):
     KNOWN = auto()
     """`ENQUEUED` is published; the insert of a durable task is committed."""
     TAKEN_OVER = auto()
-    """This instance has taken the task over from a dead one."""
+    """This instance has taken the task over from a dead one; the decision about it is being committed."""
     WAIT = auto()
     """A timer is set."""
     LINE_UP = auto()
@@ -69,7 +69,7 @@ TABLE: Final[dict[Step, dict[Phase, Phase]]] = {
     Step.COMMIT: {Phase.BUILT: Phase.COMMITTING},
     Step.COMMIT_FAILED: {Phase.COMMITTING: Phase.BUILT},
     Step.KNOWN: {Phase.BUILT: Phase.HELD, Phase.COMMITTING: Phase.HELD},
-    Step.TAKEN_OVER: {Phase.BUILT: Phase.HELD},
+    Step.TAKEN_OVER: {Phase.BUILT: Phase.ENDING},
     # From STARTING if the start could not be committed, from ENDING for a retry.
     Step.WAIT: dict.fromkeys((Phase.HELD, Phase.STARTING, Phase.ENDING), Phase.DELAYED),
     Step.LINE_UP: dict.fromkeys((Phase.HELD, Phase.DELAYED), Phase.READY),

@@ -28,6 +28,7 @@ from taskflow_otel.metrics.books import COUNTS, TARGETS, Books
 from taskflow_otel.metrics.elsewhere import Scene, elsewhere_of
 from taskflow_otel.metrics.folding import MARKS, OWN, Folding
 from taskflow_otel.metrics.stored import (
+    ID_LENGTH,
     Stored,
     beside,
     dump_counts,
@@ -52,7 +53,6 @@ _IMPATIENCE = 0.2
 _LONGEST_BACKOFF = 5.0
 _PAUSE = 0.2
 """Seconds between two exchanges, for any number of scrapes."""
-_ID_LENGTH = 40
 _SCRAPED = timedelta(minutes=1)
 """How old the stored time of the last scrape may become. It is replaced too if it is older than the stored counts: the
 others must know of the exemplars that this process has shown."""
@@ -111,8 +111,13 @@ class FleetMetrics(Service):
         self._number = 0
         self._counted: dict[int, Snapshot] = {}
         """All counts of this process, by the number of each version that may be stored: the latest known, and later."""
+        self._without: dict[int, Snapshot] = {}
+        """The same versions as they are stored: without the counts that are in a sum of dead instances."""
         self._folded_part: Snapshot = {}
-        """The part of these counts that is in the sum of dead instances, because this process was declared dead."""
+        """The counts of this process that are in a sum of dead instances, because it was declared dead. They may
+        include transitions that are in the ledger and not published yet."""
+        self._in_sum: dict[str, int] = {}
+        """See `Stored.in_sum`."""
         self._shown: Stored | None = None
         self._asked_at = self._clock.now()
         self._asked = False
@@ -177,7 +182,7 @@ class FleetMetrics(Service):
         rest = subtract(counted, self._folded_part)
         if not self._alone and self._shown is not None:
             self._number += 1
-            self._counted[self._number] = counted
+            self._counted[self._number], self._without[self._number] = counted, rest
             now = self._clock.now()
             aside = replace(
                 self._shown, number=self._number, taken_at=now, unpublished=unpublished, counts=rest, asked_at=now
@@ -269,45 +274,58 @@ class FleetMetrics(Service):
             if not stale:
                 # An idle process need not encode anything.
                 return
+        # All lines of the other tasks are published by now.
+        self._in_sum = {task_id: lines for task_id, lines in self._in_sum.items() if task_id in unpublished}
         new, counts = await self._encode(counted)
         self._number += 1
         target = self._target if claim is None else claim.name
-        shown = Stored(instance, self._formerly, self._number, taken_at, unpublished, final, new, target, asked_at)
-        self._counted[shown.number] = counted
+        shown = Stored(
+            instance, self._formerly, self._number, taken_at, unpublished, final, new, target, asked_at,
+            dict(self._in_sum),
+        )  # fmt: skip
+        self._counted[shown.number], self._without[shown.number] = counted, new
         expected: dict[str, str | None] = {self._mark: None if latest is None else OWN}
         if claim is not None and await self._write(expected, shown, counts, claim):
             self._target, self._settled = claim.name, True
         elif claim is not None or not await self._write(expected, shown, counts):
             shown = await self._store_anew(replace(shown, target=self._target), counted, counts)
-        self._counted = {shown.number: counted}
+        self._counted, self._without = {shown.number: counted}, {shown.number: shown.counts}
         self._shown = shown
 
     async def _store_anew(self, shown: Stored, counted: Snapshot, counts: str) -> Stored:
         """Store again after a refusal: an earlier write had succeeded without an answer, or this process was folded."""
-        mark = (await self._backend.settings(self._mark)).get(self._mark)
-        if mark != OWN and not (mark is None and self._shown is None):
-            self._folded_part = self._folded(mark)
-            await self._backend.put_setting(self._mark, None)
-            self._source = uuid.uuid4().hex
-            new, counts = await self._encode(counted)
-            shown, mark = replace(shown, counts=new), None
+        former = self._mark
+        mark = (await self._backend.settings(former)).get(former)
+        folded = mark != OWN and not (mark is None and self._shown is None)
         # If this fails, the next round starts here again: the name is new, or its counts are replaced.
         self._shown = None
-        if not await self._write({self._mark: mark if mark == OWN else None}, shown, counts):
+        if folded:
+            self._take_out(mark)
+            # Before the next await, because it may be cancelled.
+            self._source, self._counted, self._without = uuid.uuid4().hex, {}, {}
+            new, counts = await self._encode(counted)
+            shown = replace(shown, counts=new, in_sum=dict(self._in_sum))
+            self._counted, self._without = {shown.number: counted}, {shown.number: new}
+        if not await self._write({self._mark: OWN if mark == OWN else None}, shown, counts):
             raise BackendUnavailableError("the stored metrics of this instance change too fast")
+        if folded:
+            await self._backend.put_setting(former, None)
         return shown
 
-    def _folded(self, mark: str | None) -> Snapshot:
-        """The counts of this process that are in the sum now: those that were stored, and those from the ledger."""
-        if mark is None:
-            # Its counts were final, or it was folded so long ago that the mark is gone.
-            return next(iter(self._counted.values()), {})
-        folded = self._readable.read(self._mark, load_added, mark)
+    def _take_out(self, mark: str | None) -> None:
+        """Note which counts of this process are in a sum now: those that were stored, and those from the ledger."""
+        folded = None if mark is None else self._readable.read(self._mark, load_added, mark)
+        stored: Snapshot
+        added: Snapshot
+        lines: dict[str, int]
         if folded is None:
-            # Like a mark that is gone.
-            return next(iter(self._counted.values()), {})
-        number, added = folded
-        return merge([self._counted.get(number, {}), added])
+            # Its counts were final, or it was folded so long ago that the mark is gone.
+            stored, added, lines = next(iter(self._without.values()), {}), {}, {}
+        else:
+            number, added, lines = folded
+            stored = self._without.get(number, {})
+        self._folded_part = merge([self._folded_part, stored, added])
+        self._in_sum = self._in_sum | lines
 
     async def _encode(self, counted: Snapshot) -> tuple[Snapshot, str]:
         """The counts that are not in the sum of dead instances, also as JSON."""
@@ -330,7 +348,7 @@ class FleetMetrics(Service):
         self, expected: Mapping[str, str | None], shown: Stored, counts: str, claim: _Claim | None = None
     ) -> bool:
         # Each process writes under its own name, so that a repeated write does no harm.
-        size = len(counts) + _ID_LENGTH * len(shown.unpublished)
+        size = len(counts) + ID_LENGTH * len(shown.unpublished)
         stored = await beside(size, lambda: shown.dump(counts))
         changes = {self._mark: OWN, self._key: stored}
         if claim is not None:

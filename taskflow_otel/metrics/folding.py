@@ -15,7 +15,7 @@ from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
 from taskflow_otel.exporters.prometheus.values import Snapshot, from_json, lasting, to_json
 from taskflow_otel.metrics.books import COUNTS, TARGETS, Books, gone_key
 from taskflow_otel.metrics.elsewhere import NOWHERE
-from taskflow_otel.metrics.stored import Stored, beside, load_counts, load_moment, sum_up
+from taskflow_otel.metrics.stored import ID_LENGTH, Stored, beside, load_counts, load_moment, sum_up
 from taskflow_otel.metrics.targets import FIRST
 from taskflow_otel.model.replay import replay
 from taskflow_otel.runtime.clock import Clock
@@ -66,19 +66,20 @@ class Folding:
     async def _fold(self, key: str, drop: Callable[[str], None]) -> None:
         books = self._books
         text, dead = books.known[key][0], books.latest(key)
-        added = {} if dead.final else await self._done_since(dead)
+        added, lines = ({}, {}) if dead.final else await self._done_since(dead)
         table_text, table = books.table
         named = dead.target == FIRST or dead.target in table.names.values()
         name = dead.target if named else NOWHERE
         before, counts = books.sums.get(name, (None, {}))
         parts = [counts, lasting(dead.counts), added]
         summed = await beside(len(text), partial(sum_up, parts, self._exporter.max_label_values))
-        about = {"at": self._clock.now().isoformat(), "number": dead.number, "added": to_json(added)}
+        about = {"at": self._clock.now().isoformat(), "number": dead.number, "added": to_json(added), "lines": lines}
+        mark = None if dead.final else await beside(ID_LENGTH * len(lines), partial(json.dumps, about))
         expected: dict[str, str | None] = {gone_key(name): before, key: text}
         changes: dict[str, str | None] = {
             gone_key(name): summed,
             key: None,
-            f"{MARKS}{key.removeprefix(COUNTS)}": None if dead.final else json.dumps(about),
+            f"{MARKS}{key.removeprefix(COUNTS)}": mark,
         }
         if not named:
             # These counts leave their own place in the answer of the carrier: see `elsewhere`.
@@ -92,8 +93,9 @@ class Folding:
             if key in books.aside:
                 drop(key)
 
-    async def _done_since(self, dead: Stored) -> Snapshot:
-        """The counts of a dead instance that it had not stored, computed from the ledger."""
+    async def _done_since(self, dead: Stored) -> tuple[Snapshot, dict[str, int]]:
+        """The counts of a dead instance that it had not stored, computed from the ledger; and their lines by task."""
+        lines: dict[str, int] = {}
         missing = PrometheusExporter(buckets=self._exporter.buckets, max_label_values=self._exporter.max_label_values)
         records = await self._backend.changed_since(dead.taken_at - _OVERLAP, not_of="", limit=_TAIL)
         # A commit may have waited long for its answer when the counts were stored.
@@ -109,7 +111,8 @@ class Folding:
             for line, event in enumerate(events):
                 if dead.missed(event, line):
                     missing.on_lifecycle(event)
-        return from_json(to_json(lasting(missing.snapshot())))
+                    lines[record.task_id] = line + 1
+        return from_json(to_json(lasting(missing.snapshot()))), lines
 
     async def _merge_vanished(self, living: Collection[str]) -> None:
         """Add the sums of targets that vanished long ago to one sum, so that their number is bounded."""

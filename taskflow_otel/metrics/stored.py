@@ -18,6 +18,8 @@ from taskflow_otel.model.status import Transition
 
 T = TypeVar("T")
 
+ID_LENGTH = 40
+"""The approximate number of JSON characters of a task's id."""
 _LARGE = 20_000
 """Characters of JSON above which a thread encodes and decodes it: more than a millisecond of work."""
 
@@ -40,10 +42,14 @@ class Stored:
     """The name of the target behind which it answers; empty if it is behind none."""
     asked_at: datetime
     """When its page was asked for the last time; at first, when it began to count."""
+    in_sum: Mapping[str, int]
+    """By task: how many timeline lines a sum of the dead includes, because this process was declared dead before."""
 
     def missed(self, event: LifecycleEvent, line: int) -> bool:
         """Whether a timeline line of a task belongs to this process and is not in these counts."""
         if event.instance != self.instance and event.instance not in self.formerly:
+            return False
+        if line < self.in_sum.get(event.task_id, 0):
             return False
         published = self.unpublished.get(event.task_id)
         if published is None:
@@ -61,6 +67,7 @@ class Stored:
             "final": self.final,
             "target": self.target,
             "asked_at": self.asked_at.isoformat(),
+            "in_sum": dict(self.in_sum),
         }
         return f'{json.dumps(about)[:-1]}, "counts": {counts}}}'
 
@@ -82,6 +89,7 @@ class Stored:
                 from_json(data["counts"]),
                 data.get("target", FIRST),
                 datetime.fromisoformat(data.get("asked_at", data["taken_at"])),
+                data.get("in_sum", {}),
             )
         except (KeyError, TypeError, AttributeError) as exc:
             raise ValueError(f"not the metrics of an instance: {exc}") from exc
@@ -112,10 +120,10 @@ def load_counts(text: str | None) -> Snapshot:
     return {} if text is None else from_json(json.loads(text))
 
 
-def load_added(mark: str) -> tuple[int, Snapshot]:
-    """Up to which number counts were added to a sum, and what was added of them."""
+def load_added(mark: str) -> tuple[int, Snapshot, dict[str, int]]:
+    """Which version is in a sum, what the ledger added to it, and how many lines of which tasks that includes."""
     data = json.loads(mark)
-    return data["number"], from_json(data["added"])
+    return data["number"], from_json(data["added"]), data.get("lines", {})
 
 
 def load_moment(mark: str) -> datetime:

@@ -162,7 +162,9 @@ def task_types(size: int) -> Callable[[], object]:
 def deadlines(size: int) -> Callable[[], object]:
     loop = asyncio.get_running_loop()
     pending: list[Commit] = []
-    due = Deadlines(FakeClock(), lambda: pending, lambda _: None)
+    due = Deadlines(
+        FakeClock(), lambda: pending, lambda _: None, sent=lambda _: False, lease_holds=lambda: True, chance=1.0
+    )
 
     def commit() -> None:
         future: asyncio.Future[Applied] = loop.create_future()

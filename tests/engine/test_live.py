@@ -39,6 +39,18 @@ def test_a_task_of_another_instance_is_forgotten_at_once() -> None:
     assert (tasks.live(task.id), tasks.record(task.id)) == (None, None)
 
 
+def test_a_task_that_came_back_under_another_identity_stays_when_the_former_one_is_forgotten() -> None:
+    tasks, former = LiveTasks(10), live(idempotency_key="k")
+    again = live(task_id=former.id, idempotency_key="k")
+    tasks.add(former)
+    tasks.add(again)
+    tasks.hold_key("k", again.id)
+    tasks.drop(former)
+    assert (tasks.live(again.id), tasks.holder_of("k")) == (again, again.id)
+    tasks.drop(again)
+    assert (tasks.live(again.id), tasks.holder_of("k")) == (None, None)
+
+
 @pytest.mark.parametrize("end", [LiveTasks.finish, LiveTasks.drop])
 def test_a_key_is_free_when_its_task_has_left(end: Any) -> None:
     tasks, task = LiveTasks(10), live(idempotency_key="k")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -54,11 +55,15 @@ class Scene:
         [record] = await self.fleet.records(TaskQuery(func_name="job"))
         return await finish(self.other, record.task_id)
 
-    async def agree(self, page_of: TaskManager) -> None:
+    async def agree(
+        self, page_of: TaskManager, *, before_each_look: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """Wait until the metrics page of a manager says what the ledger says."""
         found: list[str] = []
 
         async def agreed() -> bool:
+            if before_each_look is not None:
+                await before_each_look()
             await page_of.metrics_page.refresh()
             page = page_of.metrics_page.render("text/plain")[0].decode()
             found[:] = map(str, await reconcile(self.fleet.storage, metrics={"page": page}))
@@ -109,7 +114,7 @@ async def test_of_one_that_has_died_the_others_count_it(scene: Scene, lost: Tran
 
 @pytest.mark.parametrize("dies", [True, False], ids=["dies", "comes back"])
 async def test_a_task_that_was_refused_although_it_was_committed_counts_as_enqueued(fleet: Fleet, dies: bool) -> None:
-    scene = Scene(fleet, commit_timeout=0.1)
+    scene = Scene(fleet, commit_timeout=0.5)
     enqueuing = await scene.lose(Transition.ENQUEUED)
     with pytest.raises(BackendUnavailableError):
         await enqueuing

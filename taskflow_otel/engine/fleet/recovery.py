@@ -12,7 +12,8 @@ from taskflow_otel.engine.failure import Failure
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
-from taskflow_otel.engine.phase import Step
+from taskflow_otel.engine.membership import Ownership
+from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.errors import StaleTokenError, UnknownTaskError
 from taskflow_otel.model.record import TaskRecord
@@ -86,6 +87,7 @@ class Recovery:
         record.executor = definition.config.executor
         task = LiveTask(record, definition, None, None, None, durable=True)
         task.stored = True
+        task.arrival = asyncio.current_task()
         task.advance(Step.TAKEN_OVER)
         self._tasks.add(task)
         if record.idempotency_key is not None:
@@ -102,6 +104,12 @@ class Recovery:
         except StaleTokenError:
             # During this decision, the instance itself was declared dead.
             self._lifecycle.fenced(task)
+        task.arrival = None
+        if task.phase is Phase.ENDING:
+            task.advance(Step.SET_ASIDE)
+            if task.cancel_reason is Ownership.LOST:
+                # Its commit was faster than the takeover by the next owner.
+                self._lifecycle.fenced(task)
         return task
 
     async def _was_running(self, task: LiveTask, last_heartbeat: datetime) -> None:

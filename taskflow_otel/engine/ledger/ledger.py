@@ -48,7 +48,14 @@ class Ledger:
         self.health = BackendHealth(backend.name, clock)
         """Whether writes to the backend succeed."""
         self._backlog = Backlog(clock, self.health, interval=snapshot_interval)
-        self._deadlines = Deadlines(clock, self._backlog.pending, self._give_up)
+        self._deadlines = Deadlines(
+            clock,
+            self._backlog.pending,
+            self._give_up,
+            sent=lambda entry: entry.tried or entry in self._backlog.in_hand,
+            lease_holds=lambda: membership.lease_holds,
+            chance=commit_timeout,
+        )
         self._writer = Writer(self._backlog, backend, self.health, clock, membership, observe=observe, late=self._late)
         self._writing: asyncio.Task[None] | None = None
         self._torn_down = False
@@ -141,6 +148,10 @@ class Ledger:
                 record = entry.change.record
                 doubts[record.task_id] = REFUSED if isinstance(entry.change, Insert) else len(record.timeline) - 1
         return doubts
+
+    def rejoined(self) -> None:
+        """This process has a new id: the commits under its former one get more time for their answers."""
+        self._deadlines.spare()
 
     async def holder_of(self, idempotency_key: str) -> str | None:
         """The id of the task that holds a key; raises `BackendError`."""

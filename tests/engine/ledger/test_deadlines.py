@@ -19,6 +19,10 @@ class CountingClock(FakeClock):
 
     timers = 0
 
+    def stand_still(self, seconds: float) -> None:
+        """Let time pass in which no timer is called, as in a process that is stopped."""
+        self._move_to(self.monotonic() + seconds)
+
     def call_later(self, delay: float, callback: Callable[[], None]) -> FakeTimer:
         self.timers += 1
         return super().call_later(delay, callback)
@@ -31,7 +35,16 @@ class Waiting:
         self.clock = CountingClock()
         self.entries: list[Commit] = []
         self.given_up: list[Commit] = []
-        self.deadlines = Deadlines(self.clock, lambda: self.entries, self.given_up.extend)
+        self.sent: list[Commit] = []
+        self.lease_holds = True
+        self.deadlines = Deadlines(
+            self.clock,
+            lambda: self.entries,
+            self.given_up.extend,
+            sent=self.sent.__contains__,
+            lease_holds=lambda: self.lease_holds,
+            chance=3.0,
+        )
 
     def commit(self, limit: float) -> Commit:
         future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
@@ -54,6 +67,44 @@ async def test_each_is_given_up_at_its_own_time(waiting: Waiting) -> None:
     early.future.cancel()
     await waiting.clock.advance(3)
     assert waiting.given_up == [early, late]
+
+
+async def test_after_a_pause_beyond_the_lease_one_that_was_sent_gets_a_chance(waiting: Waiting) -> None:
+    sent, unsent, endless = waiting.commit(2), waiting.commit(2), waiting.commit(FOREVER)
+    waiting.sent += [sent, endless]
+    waiting.lease_holds = False
+    await waiting.clock.advance(1.5)
+    waiting.clock.stand_still(10)
+    await waiting.clock.advance(0)
+    assert waiting.given_up == [unsent]
+    unsent.future.cancel()
+    await waiting.clock.advance(2.9)
+    assert waiting.given_up == [unsent]
+    await waiting.clock.advance(0.2)
+    assert waiting.given_up == [unsent, sent]
+    assert endless.deadline == FOREVER
+
+
+@pytest.mark.parametrize("pause", [0, 10])
+async def test_without_a_pause_or_within_the_lease_it_gets_none(waiting: Waiting, pause: float) -> None:
+    waiting.lease_holds = pause > 0
+    sent = waiting.commit(2)
+    waiting.sent.append(sent)
+    waiting.clock.stand_still(pause)
+    await waiting.clock.advance(2)
+    assert waiting.given_up == [sent]
+
+
+async def test_under_a_new_id_one_that_was_sent_gets_a_chance(waiting: Waiting) -> None:
+    sent, unsent = waiting.commit(2), waiting.commit(2)
+    waiting.sent.append(sent)
+    await waiting.clock.advance(1)
+    waiting.deadlines.spare()
+    await waiting.clock.advance(2)
+    assert waiting.given_up == [unsent]
+    unsent.future.cancel()
+    await waiting.clock.advance(1)
+    assert waiting.given_up == [unsent, sent]
 
 
 async def test_many_that_begin_one_after_another_need_one_timer(waiting: Waiting) -> None:
