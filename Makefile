@@ -74,6 +74,8 @@ typecheck: $(VENV)/.dev  ## Check the types
 generated: $(VENV)/.dev  ## Write what is generated from the code anew: pages and the script of words
 	$(BIN)/python -m taskflow_otel.web.vocabulary_script
 	$(BIN)/python -m taskflow_otel.exporters.signals_doc > docs/telemetry.md
+	$(BIN)/python -m taskflow_otel.wire.problems_doc > docs/problems.md
+	$(BIN)/python -m tests.client.twin
 	$(BIN)/python -m tests.rooms
 	$(BIN)/python -m tests.e2e.walk
 	$(BIN)/python -m dashboards.generate

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from taskflow_otel.compat.fastapi import build_routes
+from taskflow_otel.compat.starlette import wrap_default
 from taskflow_otel.web.access import AuthSetting, make_guard
 from taskflow_otel.web.api import make_routers
 from taskflow_otel.web.app_login import RoleOf
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.hosts import Hosts
+from taskflow_otel.web.nowhere import Nowhere
 from taskflow_otel.web.sessions import Sessions
 from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.web.tokens import ApiToken
@@ -99,6 +101,7 @@ class TaskAdmin:
         for router in routers:
             app.include_router(router)
         build_routes(app.routes[before:])
+        wrap_default(app, lambda default: Nowhere(path, guard, hosts, default))
         task_manager.init_app(app)
         if auto_install:
             task_manager.install(app)

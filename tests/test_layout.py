@@ -96,6 +96,11 @@ ELSEWHERE = [
         ("engine/executors/base.py", "engine/executors/coroutines.py"),
     ),
     Elsewhere(
+        "web/test_matrix.py",
+        "What the document says of a route, and how it is answered, for each route and kind of caller.",
+        ("web/documented.py", "web/problems_api.py", "web/schemes.py"),
+    ),
+    Elsewhere(
         "web/test_bulk_api.py",
         "Which tasks an action on many is about; it shows in what is acted on.",
         ("web/selection.py",),

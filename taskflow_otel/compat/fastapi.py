@@ -131,3 +131,17 @@ def request_stack(scope: Scope) -> AsyncExitStack:
     """The exit stack of a request that closes after the response was sent."""
     stack: AsyncExitStack = scope[_REQUEST_STACK]
     return stack
+
+
+class _OneMediaType(dict[str, Any]):
+    """The content of a documented answer, to which FastAPI would add the media type of the route's usual answer."""
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """What is given for the one media type."""
+        [given] = self.values()
+        return given
+
+
+def only_media_type(name: str, content: dict[str, Any]) -> dict[str, Any]:
+    """The `content` of an additional response with a `model`: OpenAPI shows the model for this media type alone."""
+    return _OneMediaType({name: content})

@@ -43,3 +43,8 @@ def wrap_lifespan(app: Starlette, wrap: Callable[[Lifespan], Lifespan]) -> None:
     Starlette has no other way to give a lifespan to an existing application.
     """
     app.router.lifespan_context = wrap(app.router.lifespan_context)
+
+
+def wrap_default(app: Starlette, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Replace the application that answers what no route of `app` has taken by one made from it."""
+    app.router.default = wrap(app.router.default)

@@ -10,13 +10,15 @@ from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.audit_api import add_audit_routes
 from taskflow_otel.web.bulk_api import add_bulk_routes
 from taskflow_otel.web.dashboard import add_page_routes
+from taskflow_otel.web.documented import document
 from taskflow_otel.web.fleet_api import add_fleet_routes, add_queue_routes
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.hosts import Hosts
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
 from taskflow_otel.web.probes_api import add_probe_routes
+from taskflow_otel.web.problems_api import add_problem_routes
 from taskflow_otel.web.readiness import Readiness
-from taskflow_otel.web.routing import TaskflowRoute
+from taskflow_otel.web.routing import route_class
 from taskflow_otel.web.schedules_api import add_schedule_routes
 from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.web.tasks_api import add_collection_routes, add_item_routes
@@ -34,16 +36,14 @@ def make_routers(
 ) -> list[APIRouter]:
     """All routes under `settings.path`, for inclusion in an application in this order."""
     readiness = Readiness(engine)
-    route_class = TaskflowRoute.audited_by(audit)
-    named = Depends(hosts.check)
+    named, routes = Depends(hosts.check), route_class(settings.path, audit)
 
     def part(*dependencies: Any) -> APIRouter:
-        return APIRouter(
-            prefix=settings.path, tags=["taskflow"], route_class=route_class, dependencies=list(dependencies)
-        )
+        return APIRouter(prefix=settings.path, tags=["taskflow"], route_class=routes, dependencies=list(dependencies))
 
     page = part(named)
     add_page_routes(page, settings, guard, audit)
+    add_problem_routes(page)
     probes = part()
     add_probe_routes(probes, engine, readiness, guard, hosts)
     router = part(named, Depends(readiness.require_started))
@@ -55,4 +55,6 @@ def make_routers(
     add_bulk_routes(router, engine, guard, audit)
     # Last, because a task id may be any single path segment.
     add_item_routes(router, engine, settings, guard, audit)
+    for part_of_api in (page, probes, router):
+        document(part_of_api, guard)
     return [page, probes, router]

@@ -16,7 +16,6 @@ from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
 from taskflow_otel.web.guard import Guard, check_same_origin
 from taskflow_otel.web.headers import PAGE_HEADERS
-from taskflow_otel.web.routing import errors
 from taskflow_otel.web.sessions import COOKIE
 from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.wire.bodies import SessionOut
@@ -91,8 +90,8 @@ def add_page_routes(router: APIRouter, settings: WebSettings, guard: Guard, audi
         """Open to everyone, because the login form needs the files, and every wheel has the same ones."""
         return assets.answer(request, name)
 
-    @router.get("/session", responses=errors(), summary="The current user")
-    async def session(actor: Actor = viewer) -> SessionOut:
+    @router.get("/session", summary="The current user")
+    async def get_session(actor: Actor = viewer) -> SessionOut:
         """The current user, and the settings of the page."""
         return SessionOut(
             title=settings.title,

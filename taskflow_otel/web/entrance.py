@@ -87,6 +87,11 @@ def complete(request: Request, response: Response) -> None:
         response.background = BackgroundTasks(tasks)
 
 
+def entrance_names(dependencies: Iterable[Callable[..., Any] | None]) -> set[str]:
+    """The names of the entrances among the dependencies of a route: who may come in."""
+    return {entrance.__name__ for entrance in entrances(dependencies)}
+
+
 def bounded(request: Request) -> Request:
     """The same request; reading more than `MAX_BODY` bytes of its body answers 413."""
     received = 0

@@ -19,7 +19,6 @@ from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.overview import Overview
 from taskflow_otel.web.params import COUNT_LIMIT, task_filter
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
-from taskflow_otel.web.routing import errors
 from taskflow_otel.web.sse import EventStreams
 from taskflow_otel.wire.bodies import InstanceOut, OverviewOut, QueueIn, QueueOut, StatsOut
 
@@ -44,7 +43,6 @@ def add_fleet_routes(
                     "application/json": {"schema": {"$ref": "#/components/schemas/StatsOut"}},
                 },
             },
-            **errors(422),
         },
         response_class=Response,
         summary="Metrics",
@@ -58,7 +56,7 @@ def add_fleet_routes(
         body, content_type = await asyncio.to_thread(metrics.render, accept)
         return Response(body, headers={"Content-Type": content_type, "Vary": "Accept"})
 
-    @router.get("/stats", dependencies=[viewer], responses=errors(422), summary="The aggregate")
+    @router.get("/stats", dependencies=[viewer], summary="The aggregate")
     async def get_stats(
         found: Annotated[TaskQuery, Depends(task_filter)],
         exact: Annotated[bool, Query(description="Count every task that matches, without a limit.")] = False,
@@ -70,7 +68,7 @@ def add_fleet_routes(
         """
         return stats_out(await engine.lookup.counts(replace(found, count_limit=None if exact else COUNT_LIMIT)))
 
-    @router.get("/overview", dependencies=[viewer], responses=errors(422), summary="The numbers of the overview")
+    @router.get("/overview", dependencies=[viewer], summary="The numbers of the overview")
     async def get_overview(window: Literal["15m", "1h", "6h", "24h"] = "1h") -> OverviewOut:
         """Rates, shares and percentiles over the window, of all instances."""
         return await overview.read(window)
@@ -82,7 +80,6 @@ def add_fleet_routes(
                 "description": "Server-Sent Events: small deltas, and a comment after 15 seconds without a change.",
                 "content": {"text/event-stream": {"schema": {"type": "string"}}},
             },
-            **errors(422),
         },
         response_class=Response,
         summary="Live stream",
@@ -99,12 +96,12 @@ def add_fleet_routes(
         watch = await guard.watch(request, actor)
         return streams.open(last_event_id or after, until=watch.until, still=watch.still)
 
-    @router.get("/queues", dependencies=[viewer], responses=errors(), summary="Queues")
+    @router.get("/queues", dependencies=[viewer], summary="Queues")
     async def list_queues() -> list[QueueOut]:
         """The queues of the answering instance, with their limits."""
         return queues_out(engine.queues.stats())
 
-    @router.get("/instances", dependencies=[viewer], responses=errors(), summary="Instances")
+    @router.get("/instances", dependencies=[viewer], summary="Instances")
     async def list_instances() -> list[InstanceOut]:
         """The processes that share the backend."""
         return [instance_out(instance, engine.instance_id) for instance in await engine.lookup.instances()]
@@ -120,10 +117,21 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
             raise UnknownQueueError(name, stats)
         return name
 
+    @router.post("/queues/{name:path}/pause", dependencies=acting, summary="Pause a queue")
+    async def pause_queue(name: str) -> QueueOut:
+        """Start no further task of this queue; running ones continue."""
+        await engine.queues.pause(known(name))
+        return queue_out(engine.queues.stats()[name])
+
+    @router.post("/queues/{name:path}/resume", dependencies=acting, summary="Resume a queue")
+    async def resume_queue(name: str) -> QueueOut:
+        """Start tasks of this queue again."""
+        await engine.queues.resume(known(name))
+        return queue_out(engine.queues.stats()[name])
+
     @router.patch(
-        "/queues/{name}",
+        "/queues/{name:path}",
         dependencies=acting,
-        responses=errors(400, 403, 404, 413, 422),
         summary="Change a queue's limits",
     )
     async def configure_queue(request: Request, name: str, body: QueueIn) -> QueueOut:
@@ -131,18 +139,4 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
         changes: dict[str, Any] = body.model_dump(exclude_unset=True)
         await engine.queues.update(known(name), **changes)
         audit.note(request, detail=str(changes))
-        return queue_out(engine.queues.stats()[name])
-
-    @router.post("/queues/{name}/pause", dependencies=acting, responses=errors(403, 404, 422), summary="Pause a queue")
-    async def pause_queue(name: str) -> QueueOut:
-        """Start no further task of this queue; running ones continue."""
-        await engine.queues.pause(known(name))
-        return queue_out(engine.queues.stats()[name])
-
-    @router.post(
-        "/queues/{name}/resume", dependencies=acting, responses=errors(403, 404, 422), summary="Resume a queue"
-    )
-    async def resume_queue(name: str) -> QueueOut:
-        """Start tasks of this queue again."""
-        await engine.queues.resume(known(name))
         return queue_out(engine.queues.stats()[name])

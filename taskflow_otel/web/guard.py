@@ -21,10 +21,13 @@ from taskflow_otel.web.app_login import AppLogin
 from taskflow_otel.web.auth import Actor, Role, Scope, User
 from taskflow_otel.web.entrance import Entrance, entrance, note_actor
 from taskflow_otel.web.logins import Attempts, PasswordLogin
+from taskflow_otel.web.refusals import Refusal
+from taskflow_otel.web.schemes import API_TOKEN, BASIC, METRICS_TOKEN, SESSION, Scheme
 from taskflow_otel.web.session_book import Begun, SessionBook
 from taskflow_otel.web.sessions import COOKIE
 from taskflow_otel.web.settings import is_text
 from taskflow_otel.web.tokens import ApiToken, TokenBook
+from taskflow_otel.wire.problems import READ_ONLY, UNTRUSTED_REQUEST
 
 OPEN = Actor(None, Role.OPERATOR, "open")
 _UNKNOWN_TOKEN = "unknown token"  # nosec B105  # words for the audit
@@ -85,6 +88,15 @@ class Guard:
     def session_lifetime(self) -> int:
         """Seconds until a session expires; 0 if there are no sessions."""
         return self._access.sessions.lifetime if isinstance(self._access, PasswordAccess) else 0
+
+    def schemes(self, *, metrics: bool) -> list[Scheme]:
+        """The ways to log in, for OpenAPI; with `metrics` also those that are valid for the metrics alone."""
+        found = [SESSION, BASIC] if isinstance(self._access, PasswordAccess) else []
+        if not (self.is_open or self._tokens.is_empty):
+            found.append(API_TOKEN)
+        if metrics and self._metrics_token is not None:
+            found.append(METRICS_TOKEN)
+        return found
 
     def may_act(self, actor: Actor) -> bool:
         """Whether the actor may change anything."""
@@ -194,17 +206,17 @@ class Guard:
                 return
             case "session":
                 if not _equal(proof, actor.csrf or ""):
-                    raise HTTPException(
-                        403, detail="the X-CSRF-Token header is missing or does not belong to this session"
+                    raise Refusal(
+                        UNTRUSTED_REQUEST, "the X-CSRF-Token header is missing or does not belong to this session"
                     )
             case "app":
                 if actor.csrf is not None and _equal(proof, actor.csrf):
                     return
                 check_same_origin(request)
                 if "cookie" in request.headers and not _tells_origin(request):
-                    raise HTTPException(
-                        403,
-                        detail="a request with cookies must show where it comes from: send the csrf_token of "
+                    raise Refusal(
+                        UNTRUSTED_REQUEST,
+                        "a request with cookies must show where it comes from: send the csrf_token of "
                         "GET /session in the header X-CSRF-Token, or an Origin header",
                     )
             case "basic" | "open":
@@ -215,7 +227,7 @@ class Guard:
     async def _act(self, request: Request, scope: Scope | None) -> Actor:
         actor = await self._enter(request)
         if self._read_only:
-            raise HTTPException(403, detail="this administration is read-only (TaskAdmin(read_only=True))")
+            raise Refusal(READ_ONLY, "this administration is read-only (TaskAdmin(read_only=True))")
         if actor.scopes is not None and (scope is None or scope not in actor.scopes):
             raise _lacking(actor, scope)
         if actor.role is not Role.OPERATOR:
@@ -270,11 +282,11 @@ def check_same_origin(request: Request) -> None:
     origin = request.headers.get("origin")
     if site is not None:
         if site not in {"same-origin", "none"}:
-            raise HTTPException(403, detail="this request was made by a page of another site")
+            raise Refusal(UNTRUSTED_REQUEST, "this request was made by a page of another site")
     elif origin is not None and stated_origin(request) not in own_origins(request):
-        raise HTTPException(
-            403,
-            detail=f"this request was made by a page of another site, {origin[:100]!a}. If that is this site behind a "
+        raise Refusal(
+            UNTRUSTED_REQUEST,
+            f"this request was made by a page of another site, {origin[:100]!a}. If that is this site behind a "
             "proxy, let the proxy keep the header Host and send X-Forwarded-Proto",
         )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from fastapi import Query
+from pydantic.json_schema import SkipJsonSchema
 
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
@@ -20,6 +21,9 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
+
+Absent: TypeAlias = SkipJsonSchema[None]
+"""A parameter that may be left out; a query string cannot say `null`."""
 
 
 def parse_moment(name: str, text: str, now: datetime) -> datetime:
@@ -47,14 +51,16 @@ def parse_tag(text: str) -> tuple[str, str | None]:
 
 def task_filter(
     status: Annotated[TaskStatus | None, Query(description="Only tasks in this state.")] = None,
-    func_name: Annotated[str | None, Query(description="Only tasks of this name.")] = None,
-    queue: Annotated[str | None, Query(description="Only tasks of this queue.")] = None,
-    tag: Annotated[str | None, Query(description="`key:value`, or `key` for any value.")] = None,
+    func_name: Annotated[str | Absent, Query(description="Only tasks of this name.")] = None,
+    queue: Annotated[str | Absent, Query(description="Only tasks of this queue.")] = None,
+    tag: Annotated[str | Absent, Query(description="`key:value`, or `key` for any value.")] = None,
     source: Annotated[Source | None, Query(description="Only tasks of this source.")] = None,
-    since: Annotated[str | None, Query(description="Created at or after: an ISO 8601 time, or an age (`6h`).")] = None,
-    until: Annotated[str | None, Query(description="Created before: an ISO 8601 time, or an age (`6h`).")] = None,
-    trace_id: Annotated[str | None, Query(description="Trace id, 32 hexadecimal digits.")] = None,
-    q: Annotated[str | None, Query(description="Part of the name, the error or the task id.", max_length=200)] = None,
+    since: Annotated[
+        str | Absent, Query(description="Created at or after: an ISO 8601 time, or an age (`6h`).")
+    ] = None,
+    until: Annotated[str | Absent, Query(description="Created before: an ISO 8601 time, or an age (`6h`).")] = None,
+    trace_id: Annotated[str | Absent, Query(description="Trace id, 32 hexadecimal digits.")] = None,
+    q: Annotated[str | Absent, Query(description="Part of the name, the error or the task id.", max_length=200)] = None,
 ) -> TaskQuery:
     """The filters of the task list, as a query without paging."""
     for name, value in (("func_name", func_name), ("queue", queue), ("tag", tag), ("q", q)):
@@ -65,19 +71,19 @@ def task_filter(
     now = SYSTEM_CLOCK.now()
     return TaskQuery(
         status=status,
-        func_name=func_name or None,
-        queue=queue or None,
-        tag=parse_tag(tag) if tag else None,
+        func_name=func_name,
+        queue=queue,
+        tag=None if tag is None else parse_tag(tag),
         source=source and source.value,
-        since=parse_moment("since", since, now) if since else None,
-        until=parse_moment("until", until, now) if until else None,
-        trace_id=trace_id.lower() if trace_id else None,
-        q=q or None,
+        since=None if since is None else parse_moment("since", since, now),
+        until=None if until is None else parse_moment("until", until, now),
+        trace_id=trace_id and trace_id.lower(),
+        q=q,
     )
 
 
 def page_cursor(
-    cursor: Annotated[str | None, Query(description="`X-Next-Cursor` of the previous page.")] = None,
+    cursor: Annotated[str | Absent, Query(description="`X-Next-Cursor` of the previous page.")] = None,
 ) -> str | None:
     """The cursor of a page: the id of the last task of the previous page."""
     if cursor is not None and not _TASK_ID.fullmatch(cursor):

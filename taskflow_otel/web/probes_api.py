@@ -9,7 +9,6 @@ from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.hosts import Hosts
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.readiness import Readiness
-from taskflow_otel.web.routing import errors
 from taskflow_otel.wire.bodies import HealthOut, ProbeOut
 
 
@@ -37,7 +36,7 @@ def add_probe_routes(router: APIRouter, engine: TaskEngine, readiness: Readiness
         "/health",
         dependencies=[Depends(hosts.check), Depends(guard.viewer)],
         response_model=HealthOut,
-        responses={**errors(), 503: {"model": HealthOut, "description": "Not ready, and why."}},
+        responses={503: {"model": HealthOut, "description": "Not ready, and why."}},
         summary="Health",
     )
     async def get_health() -> Response:

@@ -5,20 +5,37 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from fastapi import HTTPException, Request
+
+from taskflow_otel.wire.problems import INVALID_INPUT, Problem
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods of routes that change nothing."""
 
 
-class InvalidInput(HTTPException):  # an answer
+class Refusal(HTTPException):  # an answer
+    """The answer to a request that is refused: which problem it is, a sentence, and the fields that are wrong."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        sentence: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        fields: Sequence[str] = (),
+    ) -> None:
+        super().__init__(problem.status, detail=sentence, headers=headers)
+        self.problem = problem
+        self.fields = fields
+
+
+class InvalidInput(Refusal):
     """The answer 422 to a parameter that cannot be understood."""
 
     def __init__(self, field: str, sentence: str) -> None:
-        super().__init__(422, detail=sentence)
-        self.field = field
+        super().__init__(INVALID_INPUT, sentence, fields=[field])
 
 
 def is_storable(text: str) -> bool:
@@ -30,15 +47,19 @@ def is_storable(text: str) -> bool:
 
 
 def refuse_unknown_parameters(request: Request, known: Collection[str]) -> None:
-    """Answer 422 to a query parameter that is unknown, empty, or given twice.
-
-    A misspelled filter must not select everything, and neither must an empty one, for example from an unset shell
-    variable.
-    """
-    counts = Counter(name for name, _ in request.query_params.multi_items())
-    for name, times in counts.items():
+    """Answer 422 to a query parameter that the route does not know: a misspelled filter must not select everything."""
+    for name in request.query_params:
         if name not in known:
             raise InvalidInput(name, f"{name!r} is not a parameter of this route; {_advice(name, known)}")
+
+
+def refuse_unclear_parameters(request: Request, known: Collection[str]) -> None:
+    """Answer 422 to a parameter of the route that is empty, for example from an unset shell variable, or given twice.
+
+    An empty filter must not select everything, and of two values the route would read only one.
+    """
+    counts = Counter(name for name, _ in request.query_params.multi_items() if name in known)
+    for name, times in counts.items():
         if times > 1:
             raise InvalidInput(name, f"{name} is given {times} times; give it once")
         if not request.query_params[name].strip():

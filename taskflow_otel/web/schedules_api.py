@@ -10,7 +10,6 @@ from taskflow_otel.web.audit import REASON, AuditLog
 from taskflow_otel.web.auth import Scope
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.ports import TaskEngine
-from taskflow_otel.web.routing import errors
 from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.wire.bodies import ScheduleOut, TaskOut
 
@@ -22,7 +21,7 @@ def add_schedule_routes(
     acting = [Depends(guard.acting(Scope.SCHEDULES)), REASON]
     book = engine.schedules
 
-    @router.get("/schedules", dependencies=[Depends(guard.viewer)], responses=errors(), summary="Schedules")
+    @router.get("/schedules", dependencies=[Depends(guard.viewer)], summary="Schedules")
     async def list_schedules() -> list[ScheduleOut]:
         """The recurring schedules by name, then the planned runs of all instances, the next first."""
         planned = [planned_out(run) for run in await book.planned()]
@@ -33,7 +32,6 @@ def add_schedule_routes(
         status_code=202,
         dependencies=acting,
         response_model=TaskOut,
-        responses=errors(403, 404, 422),
         summary="Run a schedule now",
     )
     async def run_schedule(request: Request, name: str) -> Response:
@@ -44,9 +42,7 @@ def add_schedule_routes(
         task = task_out(record, with_args=settings.display_func_args).model_dump(mode="json", exclude=hidden)
         return JSONResponse(task, 202)
 
-    @router.post(
-        "/schedules/{name:path}/pause", dependencies=acting, responses=errors(403, 404, 422), summary="Pause a schedule"
-    )
+    @router.post("/schedules/{name:path}/pause", dependencies=acting, summary="Pause a schedule")
     async def pause_schedule(name: str) -> ScheduleOut:
         """Stop it from firing, on all instances, also after a restart."""
         status = await book.pause(name)
@@ -55,7 +51,6 @@ def add_schedule_routes(
     @router.post(
         "/schedules/{name:path}/resume",
         dependencies=acting,
-        responses=errors(403, 404, 422),
         summary="Resume a schedule",
     )
     async def resume_schedule(name: str) -> ScheduleOut:

@@ -12,8 +12,9 @@ from starlette.types import Message, Receive, Scope, Send
 from taskflow_otel.exporters.stream import frame
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.ports import EventSource
-from taskflow_otel.web.routing import problem
+from taskflow_otel.web.problems import problem_answer
 from taskflow_otel.web.servers import ServerWatch
+from taskflow_otel.wire.problems import TOO_MANY_STREAMS
 
 RECONNECT_MS = 2_000
 HEARTBEAT = 15.0
@@ -161,8 +162,9 @@ class EventStreamResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream, or answer 503 if there are too many streams."""
         if not self._streams.enter(self):
-            full = "This process has reached its limit of live streams; close some, or read the task list instead."
-            await problem(503, full, {"Retry-After": "10"})(scope, receive, send)
+            full = "this process has reached its limit of live streams; close some, or read the task list instead"
+            answer = problem_answer(scope, TOO_MANY_STREAMS, full, {"Retry-After": "10"})
+            await answer(scope, receive, send)
             return
         self._scope = scope
         try:

@@ -80,12 +80,12 @@ def add_collection_routes(router: APIRouter, engine: TaskEngine, settings: WebSe
         "response_model": list[TaskOut],
         "dependencies": [Depends(guard.viewer)],
         "summary": "List tasks",
-        "responses": {200: {"headers": _LIST_HEADERS}, **errors(422)},
+        "responses": {200: {"headers": _LIST_HEADERS}},
     }
     router.add_api_route("", list_tasks, **listing)  # type: ignore[arg-type]  # shared keywords of two routes
     router.add_api_route("/", list_tasks, include_in_schema=False, **listing)  # type: ignore[arg-type]  # as above
 
-    @router.get("/failures", dependencies=[Depends(guard.viewer)], responses=errors(422), summary="Failures, grouped")
+    @router.get("/failures", dependencies=[Depends(guard.viewer)], summary="Failures, grouped")
     async def list_failures(found: Annotated[TaskQuery, Depends(task_filter)]) -> FailuresOut:
         """The newest failures that match, grouped by error, without ids, numbers and quoted values."""
         return await read_failures(engine, replace(found, status=TaskStatus.FAILED, limit=SCAN_LIMIT))
@@ -102,7 +102,6 @@ def add_item_routes(
         "/{task_id}",
         response_model=TaskDetailOut,
         dependencies=[Depends(guard.viewer)],
-        responses=errors(404, 422),
         summary="One task",
     )
     async def get_task(task_id: str) -> Response:
@@ -117,7 +116,7 @@ def add_item_routes(
         status_code=202,
         dependencies=[may_retry, REASON],
         response_model=TaskOut,
-        responses=errors(403, 404, 409, 422),
+        responses=errors(409),
         summary="Retry a finished task",
     )
     async def retry_task(
@@ -138,7 +137,7 @@ def add_item_routes(
         status_code=202,
         dependencies=[may_cancel, REASON],
         response_model=TaskOut,
-        responses=errors(403, 404, 409, 422),
+        responses=errors(409),
         summary="Cancel a live task",
     )
     async def cancel_task(task_id: str) -> Response:

@@ -89,6 +89,11 @@ class TokenBook:
         self._tokens = list(tokens)
         self._clock = clock
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no token."""
+        return not self._tokens
+
     def find(self, given: str) -> ApiToken | None:
         """The token of a secret, valid or expired, else `None`. The time does not depend on the tokens' secrets."""
         digest = _digest(given).encode()

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, Query, Request, Response
 from fastapi.security import APIKeyQuery
+from pydantic import BaseModel
 from starlette.types import Message, Receive, Scope, Send
 
 from taskflow_otel.compat.fastapi import (
@@ -20,6 +21,7 @@ from taskflow_otel.compat.fastapi import (
     function_stack,
     has_errors,
     make_background_tasks_by,
+    only_media_type,
     own_stacks,
     query_names,
     request_stack,
@@ -235,4 +237,24 @@ async def test_the_exit_stacks_of_a_request_end_before_and_after_its_response() 
         events == ["function", "http.response.start", "http.response.body", "request"],
         "request_response in fastapi/routing.py keeps its exit stacks elsewhere than in the scope, as "
         "fastapi_function_astack and fastapi_inner_astack, or leaves them at other moments.",
+    )
+
+
+def test_an_answer_is_documented_for_one_media_type_alone() -> None:
+    class Out(BaseModel):
+        text: str
+
+    app = FastAPI()
+    content = only_media_type("application/problem+json", {"schema": {"$ref": "#/components/schemas/Out"}})
+
+    @app.get("/", responses={404: {"model": Out, "content": content}})
+    async def route() -> None: ...
+
+    document = app.openapi()
+    SHAPE.holds(
+        document["paths"]["/"]["get"]["responses"]["404"].get("content")
+        == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Out"}}}
+        and "Out" in document["components"]["schemas"],
+        "get_openapi_path in fastapi/openapi/utils.py no longer adds the model of an additional response with "
+        "`content.setdefault(media_type, {})`.",
     )

@@ -11,11 +11,18 @@ import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.responses import StreamingResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taskflow_otel.compat.starlette import Lifespan, add_middlewares, has_started, settings_of, wrap_lifespan
+from taskflow_otel.compat.starlette import (
+    Lifespan,
+    add_middlewares,
+    has_started,
+    settings_of,
+    wrap_default,
+    wrap_lifespan,
+)
 from tests.compat.shapes import Shape
 
 SHAPE = Shape("starlette", "1.10.0")
@@ -147,4 +154,24 @@ async def test_a_streaming_response_sends_all_of_its_bytes_through_one_method() 
         answer.content == b"one" and kinds == ["http.response.start", "http.response.body", "http.response.body"],
         "StreamingResponse in starlette/responses.py sends otherwise than through stream_response(send), or not what "
         "body_iterator yields; EventStreamResponse in web/sse.py bounds each send there.",
+    )
+
+
+@CLASSES
+async def test_the_application_behind_all_routes_is_asked_last(make: type[Starlette]) -> None:
+    app, asked = make(), list[str]()
+
+    def wrap(default: ASGIApp) -> ASGIApp:
+        async def noted(scope: Scope, receive: Receive, send: Send) -> None:
+            asked.append(scope["path"])
+            await default(scope, receive, send)
+
+        return noted
+
+    wrap_default(app, wrap)
+    app.routes.append(Route("/known", lambda request: PlainTextResponse("known")))
+    statuses = [(await get(app, path)).status_code for path in ("/known", "/unknown")]
+    SHAPE.holds(
+        statuses == [200, 404] and asked == ["/unknown"],
+        "Router.app in starlette/routing.py no longer calls `self.default` for what no route has taken.",
     )

@@ -297,14 +297,28 @@ ENDPOINT = Change(
         Edit(
             "taskflow_otel/web/tasks_api.py",
             '    @router.post(\n        "/{task_id}/retry",\n',
-            '    @router.get("/{task_id}/attempts", dependencies=[Depends(guard.viewer)], responses=errors(404, 422))\n'
+            '    @router.get("/{task_id}/attempts", dependencies=[Depends(guard.viewer)])\n'
             "    async def get_attempts(task_id: str) -> AttemptsOut:\n"
             '        """How often the task was tried until now."""\n'
             "        record = await engine.lookup.get(task_id)\n"
             "        return AttemptsOut(task_id=task_id, attempts=record.attempt + 1)\n\n"
             '    @router.post(\n        "/{task_id}/retry",\n',
         ),
+        Edit(
+            "taskflow_otel/client/aio.py",
+            "from taskflow_otel.wire.bodies import (\n",
+            "from taskflow_otel.wire.bodies import (\n    AttemptsOut,\n",
+        ),
+        Edit(
+            "taskflow_otel/client/aio.py",
+            "    async def retry_task(",
+            "    async def get_attempts(self, task_id: str) -> AttemptsOut:\n"
+            '        """How often the task was tried until now."""\n'
+            '        return read(AttemptsOut, await self._request("GET", f"/{task_segment(task_id)}/attempts"))\n\n'
+            "    async def retry_task(",
+        ),
     ),
+    commands=("-m tests.client.twin",),
     probe="""
 import httpx
 from fastapi import FastAPI
@@ -330,7 +344,7 @@ async def test_the_attempts_of_a_task_are_counted() -> None:
             client.auth = None
             assert (await client.get(f"/tasks/{task_id}/attempts")).status_code == 401
 """,
-    tests=("tests/web/test_api.py", "tests/web/test_guard.py"),
+    tests=("tests/web/test_api.py", "tests/web/test_guard.py", "tests/client/test_aio.py", "tests/client/test_sync.py"),
 )
 
 CHANGES = (EXPORTER, BACKEND, REASON, OPTION, ENDPOINT)

@@ -24,11 +24,12 @@ async def test_every_documented_operation_names_its_errors_and_their_model(clien
     ]
     assert len(operations) >= 18
     for path, method, operation in operations:
-        assert {"401", "429", "503"} <= set(operation["responses"]), (path, method)
+        assert {"401", "413", "421", "429", "503"} <= set(operation["responses"]), (path, method)
         if "{task_id}" in path:
             assert "404" in operation["responses"]
         for status, response in operation["responses"].items():
             if status.startswith("4"):
+                assert list(response["content"]) == ["application/problem+json"]
                 schema = response["content"]["application/problem+json"]["schema"]
                 assert schema["$ref"].endswith("/ErrorOut"), (path, method, status)
 

@@ -62,7 +62,7 @@ async def test_a_body_is_refused_by_each_route_that_takes_none(
         ("POST", "retry-failed?since=6h&since=1s", "since is given 2 times"),
         ("DELETE", "history?befor=7d", "did you mean 'before'?"),
         ("DELETE", "history?before=", "before is empty"),
-        ("POST", "queues/mail/pause?for=6h", "it takes none"),
+        ("POST", "queues/mail/pause?for=6h", "it takes reason"),
     ],
 )
 async def test_a_mistake_in_a_filter_selects_nothing_and_is_named(

@@ -1,101 +1,57 @@
-"""Errors of the library as answers of the API, and of nothing else."""
+"""What a route takes: names with any character, and parameters that say one thing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from urllib.parse import quote
 
 import httpx
 import pytest
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import PlainTextResponse
+from fastapi import FastAPI
 
-from taskflow_otel.admin import TaskAdmin
-from taskflow_otel.errors import BackendError, BackendUnavailableError
-from taskflow_otel.model.status import TaskStatus
-from tests.asgi import Exchange
-from tests.web.house import House, make_record
+from taskflow_otel import QueueConfig, TaskAdmin, TaskManager
+from tests.managers import started
+from tests.web.house import House, send_report
+
+NAMES = ["a/b", "a:b", "a=b", "100%", "a%2Fb", "ä ö", "日本", "pause", "a/pause", "?x#y", "a+b", "..", "'\"<&>"]
 
 
-async def test_a_backend_that_is_down_is_answered_with_503_and_a_sentence(
-    client: httpx.AsyncClient, engine: House
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_queue_and_a_schedule_are_reached_by_any_name(name: str) -> None:
+    manager, app = TaskManager(queues={name: QueueConfig(concurrency=2)}), FastAPI()
+    TaskAdmin(app, manager)
+    manager.schedule(name=name, every=3_600)(send_report)
+    # A client resolves ".." as a folder unless its dots are escaped.
+    segment = quote(name, safe="").replace("..", "%2E%2E")
+    async with (
+        started(manager),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test/tasks") as client,
+    ):
+        for collection in ("queues", "schedules"):
+            for action, paused in (("pause", True), ("resume", False)):
+                answer = await client.post(f"/{collection}/{segment}/{action}")
+                assert (answer.status_code, answer.json()["name"], answer.json()["paused"]) == (200, name, paused)
+        assert (await client.patch(f"/queues/{segment}", json={"max_size": 3})).json()["max_size"] == 3
+        assert (await client.post(f"/schedules/{segment}/run")).status_code == 202
+
+
+FILTERS = ["status", "func_name", "queue", "tag", "source", "since", "until", "trace_id", "q"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("name", FILTERS)
+async def test_an_empty_filter_is_refused_wherever_it_is_taken(
+    client: httpx.AsyncClient, engine: House, name: str, method: str
 ) -> None:
-    engine.backend.unreadable = BackendUnavailableError("the database does not answer")
-    answer = await client.get("/tasks")
-    assert answer.status_code == 503
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.json() == {
-        "type": "about:blank",
-        "title": "Service Unavailable",
-        "status": 503,
-        "detail": "the database does not answer",
-        "fields": [],
-    }
-    assert answer.headers["Retry-After"] == "1"
+    paths = ("", "/stats", "/failures") if method == "GET" else ("/retry-failed", "/bulk-retry", "/bulk-cancel")
+    for path in paths:
+        for value in ("", "%20"):
+            answer = await client.request(method, f"/tasks{path}?{name}={value}")
+            assert (answer.status_code, answer.json()["fields"]) == (422, [name]), path
+            assert "is empty" in answer.json()["detail"]
+    assert engine.backend.queries == []
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/tasks"), ("GET", "/tasks/stats"), ("GET", "/tasks/some")])
-async def test_what_the_backend_refuses_for_good_is_answered_with_422_and_no_invitation_to_try_again(
-    client: httpx.AsyncClient, engine: House, method: str, path: str
-) -> None:
-    engine.backend.unreadable = BackendError("the database refuses a value", transient=False)
-    answer = await client.request(method, path)
-    assert answer.status_code == 422
-    assert answer.json()["detail"] == "the database refuses a value"
-    assert "Retry-After" not in answer.headers
-
-
-async def test_a_retry_whose_task_the_backend_refuses_for_good_is_answered_with_422(
-    client: httpx.AsyncClient, engine: House
-) -> None:
-    failed = engine.put(make_record(status=TaskStatus.FAILED))
-    engine.backend.unwritable = BackendError("a task may have 512 KiB", transient=False, reason="too large")
-    answer = await client.post(f"/tasks/{failed.task_id}/retry")
-    assert (answer.status_code, answer.json()["detail"]) == (422, "a task may have 512 KiB")
-
-
-async def test_the_error_handlers_of_the_application_are_left_to_the_application(engine: House) -> None:
-    app = FastAPI()
-
-    @app.exception_handler(HTTPException)
-    def own(request: Request, exc: HTTPException) -> PlainTextResponse:
-        return PlainTextResponse("own", 418)
-
-    TaskAdmin(app, engine.manager)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        assert (await client.get("/tasks?since=x")).status_code == 422
-
-
-@pytest.mark.parametrize(
-    ("body", "says"),
-    [('{"task_ids": [}', "at line 1, column 15"), ('{\n"task_ids":\n  nonsense}', "at line 3, column 3")],
-)
-async def test_a_body_that_is_not_json_says_where(client: httpx.AsyncClient, body: str, says: str) -> None:
-    headers = {"Content-Type": "application/json"}
-    answer = await client.post("/tasks/bulk-retry", content=body, headers=headers)
-    assert answer.status_code == 422
-    assert says in answer.json()["detail"]
-
-
-async def test_the_wrong_fields_of_a_body_are_named(client: httpx.AsyncClient) -> None:
-    answer = await client.patch("/tasks/queues/mail", json={"concurrency": 0, "speed": 3})
-    assert set(answer.json()["fields"]) == {"concurrency", "speed"}
-
-
-@pytest.mark.parametrize("name", ["\x00", "a\x00b", "\ud800"])
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/tasks/{}"),
-        ("POST", "/tasks/{}/retry"),
-        ("POST", "/tasks/{}/cancel"),
-        ("POST", "/tasks/queues/{}/pause"),
-        ("POST", "/tasks/schedules/{}/run"),
-    ],
-)
-async def test_a_name_that_nothing_can_have_is_not_found_and_not_asked_of_the_backend(
-    app_of: Callable[..., FastAPI], engine: House, method: str, path: str, name: str
-) -> None:
-    engine.backend.unreadable = BackendUnavailableError("db.internal:5432 refuses NUL")
-    exchange = await Exchange(app_of(), path.format(name), method=method).run()
-    assert exchange.status == 404
-    assert "there is nothing with the" in exchange.json["detail"]
+async def test_a_filter_given_twice_is_refused_where_it_only_reads_too(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/tasks?status=failed&status=success")
+    assert (answer.status_code, answer.json()["fields"]) == (422, ["status"])
+    assert "given 2 times" in answer.json()["detail"]

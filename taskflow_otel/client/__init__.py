@@ -1,0 +1,27 @@
+"""The API for programs: `Client` and `AsyncClient`, on httpx (`pip install 'taskflow-otel[client]'`)."""
+
+from taskflow_otel.client.aio import AsyncClient
+from taskflow_otel.client.errors import (
+    ClientError,
+    ProblemError,
+    RedirectError,
+    UnexpectedAnswerError,
+    UnreachableError,
+)
+from taskflow_otel.client.events import Event
+from taskflow_otel.client.rules import BearerAuth, Filters, Page
+from taskflow_otel.client.sync import Client
+
+__all__ = [
+    "AsyncClient",
+    "BearerAuth",
+    "Client",
+    "ClientError",
+    "Event",
+    "Filters",
+    "Page",
+    "ProblemError",
+    "RedirectError",
+    "UnexpectedAnswerError",
+    "UnreachableError",
+]

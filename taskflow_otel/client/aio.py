@@ -1,0 +1,382 @@
+"""The client for programs that use asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import EllipsisType, TracebackType
+from typing import Any, Literal, Self, Unpack
+
+import httpx
+
+from taskflow_otel.client.errors import (
+    BackendUnavailableError,
+    ClientError,
+    NotStartedError,
+    ProblemError,
+    TooManyStreamsError,
+    UnexpectedAnswerError,
+    UnreachableError,
+)
+from taskflow_otel.client.events import Event, EventParser
+from taskflow_otel.client.rules import (
+    SILENCE,
+    TIMEOUT,
+    AuditPage,
+    Filters,
+    Moment,
+    Page,
+    check,
+    checked_base,
+    chosen_auth,
+    next_request,
+    pause_before_retry,
+    read,
+    read_page,
+    read_text,
+    segment,
+    task_segment,
+    transport_error,
+    written,
+)
+from taskflow_otel.wire.bodies import (
+    AuditOut,
+    BulkCancelOut,
+    BulkRetryOut,
+    DeletedOut,
+    FailuresOut,
+    HealthOut,
+    InstanceOut,
+    OverviewOut,
+    ProbeOut,
+    QueueOut,
+    ScheduleOut,
+    SessionOut,
+    StatsOut,
+    TaskDetailOut,
+    TaskOut,
+)
+
+_PASSING = (UnreachableError, TooManyStreamsError, NotStartedError, BackendUnavailableError)
+"""Errors after which a live stream connects again."""
+
+
+class AsyncClient:
+    """The API of one administration; each method is one of its operations, and raises `ClientError`.
+
+    `base_url`: the address of the administration (`http://localhost:8000/tasks`). `auth`: a user and a password, or any
+    `httpx.Auth`; or else `token`: a bearer token. `timeout`: seconds to connect, and between two parts of an answer.
+    `http`: a configured `httpx.AsyncClient` to use instead of an own one; its owner closes it.
+
+    `reason=`, which each method that changes something takes, is kept in the audit. Redirects are followed within the
+    server of `base_url` only.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        auth: tuple[str, str] | httpx.Auth | None = None,
+        token: str | None = None,
+        timeout: float = TIMEOUT,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        url, from_url = checked_base(base_url)
+        self._base = str(url).rstrip("/")
+        self._auth = chosen_auth(auth, token, from_url)
+        self._timeout = timeout
+        self._owned = http is None
+        self._http = httpx.AsyncClient() if http is None else http
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections, unless `http` was given."""
+        if self._owned:
+            await self._http.aclose()
+
+    async def list_tasks(self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[Filters]) -> Page:
+        """One page of the tasks that match, the newest first."""
+        return read_page(await self._request("GET", "", {**filters, "limit": limit, "cursor": cursor}))
+
+    async def iter_tasks(self, *, limit: int = 100, **filters: Unpack[Filters]) -> AsyncIterator[TaskOut]:
+        """All tasks that match, the newest first; `limit` is the size of one page."""
+        cursor: str | None = None
+        while True:
+            page = await self.list_tasks(limit=limit, cursor=cursor, **filters)
+            for task in page.tasks:
+                yield task
+            if page.next_cursor is None:
+                return
+            cursor = page.next_cursor
+
+    async def get_task(self, task_id: str) -> TaskDetailOut:
+        """One task with its log, error and timeline; raises `TaskNotFoundError`."""
+        return read(TaskDetailOut, await self._request("GET", f"/{task_segment(task_id)}"))
+
+    async def retry_task(self, task_id: str, *, rerun: bool | None = None, reason: str | None = None) -> TaskOut:
+        """The new task that retries a finished one; raises `TaskStateError`. `rerun`: also a successful one."""
+        return read(
+            TaskOut, await self._request("POST", f"/{task_segment(task_id)}/retry", {"rerun": rerun, "reason": reason})
+        )
+
+    async def cancel_task(self, task_id: str, *, reason: str | None = None) -> TaskOut:
+        """Cancel a live task; raises `TaskStateError`."""
+        return read(TaskOut, await self._request("POST", f"/{task_segment(task_id)}/cancel", {"reason": reason}))
+
+    async def list_failures(self, **filters: Unpack[Filters]) -> FailuresOut:
+        """The newest failures that match, grouped by error."""
+        return read(FailuresOut, await self._request("GET", "/failures", filters))
+
+    async def get_stats(self, *, exact: bool | None = None, **filters: Unpack[Filters]) -> StatsOut:
+        """How many of the tasks that match are in each state. `exact`: count without a limit."""
+        return read(StatsOut, await self._request("GET", "/stats", {**filters, "exact": exact}))
+
+    async def bulk_retry(
+        self,
+        task_ids: Sequence[str] | None = None,
+        *,
+        limit: int | None = None,
+        dry_run: bool | None = None,
+        reason: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> BulkRetryOut:
+        """Retry the tasks with these ids, or those that match. `dry_run`: only count them."""
+        params = {**filters, "limit": limit, "dry_run": dry_run, "reason": reason}
+        return read(BulkRetryOut, await self._request("POST", "/bulk-retry", params, _ids(task_ids)))
+
+    async def retry_failed(
+        self,
+        *,
+        limit: int | None = None,
+        dry_run: bool | None = None,
+        reason: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> BulkRetryOut:
+        """Retry the failed tasks that match and were not retried yet. `dry_run`: only count them."""
+        params = {**filters, "limit": limit, "dry_run": dry_run, "reason": reason}
+        return read(BulkRetryOut, await self._request("POST", "/retry-failed", params))
+
+    async def bulk_cancel(
+        self,
+        task_ids: Sequence[str] | None = None,
+        *,
+        limit: int | None = None,
+        dry_run: bool | None = None,
+        reason: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> BulkCancelOut:
+        """Cancel the tasks with these ids, or the live ones that match. `dry_run`: only count them."""
+        params = {**filters, "limit": limit, "dry_run": dry_run, "reason": reason}
+        return read(BulkCancelOut, await self._request("POST", "/bulk-cancel", params, _ids(task_ids)))
+
+    async def delete_history(self, *, before: Moment | None = None, reason: str | None = None) -> DeletedOut:
+        """Delete finished tasks for good: those that ended before a moment, or all."""
+        return read(DeletedOut, await self._request("DELETE", "/history", {"before": before, "reason": reason}))
+
+    async def list_queues(self) -> list[QueueOut]:
+        """The queues of the answering instance."""
+        return read(list[QueueOut], await self._request("GET", "/queues"))
+
+    async def configure_queue(
+        self,
+        name: str,
+        *,
+        concurrency: int | EllipsisType | None = ...,
+        max_size: int | EllipsisType | None = ...,
+        reason: str | None = None,
+    ) -> QueueOut:
+        """Change the given limits of a queue; `None` removes one."""
+        given = {"concurrency": concurrency, "max_size": max_size}
+        changes = {limit: value for limit, value in given.items() if value is not ...}
+        path = f"/queues/{segment(name, 'queue')}"
+        return read(QueueOut, await self._request("PATCH", path, {"reason": reason}, changes))
+
+    async def pause_queue(self, name: str, *, reason: str | None = None) -> QueueOut:
+        """Start no further task of this queue."""
+        return read(
+            QueueOut, await self._request("POST", f"/queues/{segment(name, 'queue')}/pause", {"reason": reason})
+        )
+
+    async def resume_queue(self, name: str, *, reason: str | None = None) -> QueueOut:
+        """Start tasks of this queue again."""
+        return read(
+            QueueOut, await self._request("POST", f"/queues/{segment(name, 'queue')}/resume", {"reason": reason})
+        )
+
+    async def list_schedules(self) -> list[ScheduleOut]:
+        """The recurring schedules, then the planned runs."""
+        return read(list[ScheduleOut], await self._request("GET", "/schedules"))
+
+    async def run_schedule(self, name: str, *, reason: str | None = None) -> TaskOut:
+        """Make one run of a schedule now; returns its task."""
+        return read(
+            TaskOut, await self._request("POST", f"/schedules/{segment(name, 'schedule')}/run", {"reason": reason})
+        )
+
+    async def pause_schedule(self, name: str, *, reason: str | None = None) -> ScheduleOut:
+        """Stop a schedule from firing, on all instances."""
+        return read(
+            ScheduleOut,
+            await self._request("POST", f"/schedules/{segment(name, 'schedule')}/pause", {"reason": reason}),
+        )
+
+    async def resume_schedule(self, name: str, *, reason: str | None = None) -> ScheduleOut:
+        """Let a schedule fire again."""
+        return read(
+            ScheduleOut,
+            await self._request("POST", f"/schedules/{segment(name, 'schedule')}/resume", {"reason": reason}),
+        )
+
+    async def list_audit(
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        outcome: str | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        task_id: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> AuditPage:
+        """One page of the audit, the newest entry first: who did what, refused attempts included."""
+        params = {
+            "actor": actor,
+            "action": action,
+            "outcome": outcome,
+            "since": since,
+            "until": until,
+            "task_id": task_id,
+            "limit": limit,
+            "cursor": cursor,
+        }
+        response = await self._request("GET", "/audit", params)
+        return AuditPage(read(list[AuditOut], response), response.headers.get("X-Next-Cursor"))
+
+    async def list_instances(self) -> list[InstanceOut]:
+        """The processes that share the backend."""
+        return read(list[InstanceOut], await self._request("GET", "/instances"))
+
+    async def get_overview(self, *, window: Literal["15m", "1h", "6h", "24h"] | None = None) -> OverviewOut:
+        """Rates, shares and percentiles over a window."""
+        return read(OverviewOut, await self._request("GET", "/overview", {"window": window}))
+
+    async def get_metrics(self, *, accept: str = "text/plain") -> str:
+        """The metrics as text, in the format that `accept` names."""
+        return read_text(await self._request("GET", "/metrics", accept=accept))
+
+    async def get_session(self) -> SessionOut:
+        """The user of this client, and what it may do."""
+        return read(SessionOut, await self._request("GET", "/session"))
+
+    async def get_health(self) -> HealthOut:
+        """Whether the instance is ready, and if not, why."""
+        return read(HealthOut, await self._request("GET", "/health"), also={503})
+
+    async def get_liveness(self) -> ProbeOut:
+        """Whether the process answers."""
+        return read(ProbeOut, await self._request("GET", "/livez"))
+
+    async def get_readiness(self) -> ProbeOut:
+        """Whether the instance takes tasks and reaches its backend."""
+        return read(ProbeOut, await self._request("GET", "/readyz"), also={503})
+
+    async def get_events(self, *, after: str | None = None, reconnect: bool = True) -> AsyncGenerator[Event]:
+        """The changes as they happen, without an end; close the generator to leave.
+
+        `after`: the id of the last event that is known. A lost connection is made anew, and continues after the last
+        event, so no change is missed. `reconnect`: false to end with the connection.
+        """
+        parser = EventParser(after)
+        connected, failures = False, 0
+        while True:
+            asked: float | None = None
+            try:
+                async with self._open_stream(parser.last_id) as response:
+                    connected, failures = True, 0
+                    async for chunk in response.aiter_bytes():
+                        for event in _parsed(parser, chunk):
+                            yield event
+            except _PASSING as error:
+                if not (connected and reconnect):
+                    raise
+                asked = error.retry_after if isinstance(error, ProblemError) else None
+            if not reconnect:
+                return
+            parser.reconnect()
+            await asyncio.sleep(pause_before_retry(asked, parser.retry, failures))
+            failures += 1
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        params: Any = None,
+        body: Any = None,
+        *,
+        accept: str = "application/json",
+    ) -> httpx.Response:
+        request = self._http.build_request(
+            method,
+            f"{self._base}{path}",
+            params=written(params or {}),
+            json=body,
+            headers={"Accept": accept},
+            timeout=self._timeout,
+        )
+        return await self._send(request)
+
+    @asynccontextmanager
+    async def _open_stream(self, last_id: str | None) -> AsyncIterator[httpx.Response]:
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if last_id is not None:
+            headers["Last-Event-ID"] = last_id
+        timeout = httpx.Timeout(self._timeout, read=max(self._timeout, SILENCE))
+        request = self._http.build_request("GET", f"{self._base}/events", headers=headers, timeout=timeout)
+        response = await self._send(request, stream=True)
+        try:
+            if not response.is_success:
+                await response.aread()
+            check(response)
+            yield response
+        except httpx.TransportError as error:
+            raise transport_error(request, error) from error
+        finally:
+            await response.aclose()
+
+    async def _send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
+        auth = httpx.USE_CLIENT_DEFAULT if self._auth is None else self._auth
+        redirects = 0
+        while True:
+            try:
+                response = await self._http.send(request, auth=auth, stream=stream, follow_redirects=False)
+            except httpx.TransportError as error:
+                raise transport_error(request, error) from error
+            try:
+                following = next_request(request, response, redirects)
+            except ClientError:
+                await response.aclose()
+                raise
+            if following is None:
+                return response
+            await response.aclose()
+            request, redirects = following, redirects + 1
+
+
+def _ids(task_ids: Sequence[str] | None) -> dict[str, list[str]] | None:
+    return None if task_ids is None else {"task_ids": list(task_ids)}
+
+
+def _parsed(parser: EventParser, chunk: bytes) -> list[Event]:
+    try:
+        return parser.feed(chunk)
+    except ValueError as error:
+        raise UnexpectedAnswerError(f"the live stream sent data that is not JSON: {error}", 200) from None

@@ -1,0 +1,110 @@
+"""Addresses that no route has, methods that an address does not have, and errors that nobody expected."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse
+
+from taskflow_otel.admin import TaskAdmin
+from tests.web.house import House
+from tests.web.passive import alerts
+from tests.web.users import USER
+
+
+@pytest.fixture(params=["plain", "root_path", "mounted"])
+def mounted(request: pytest.FixtureRequest, engine: House) -> tuple[httpx.ASGITransport, str]:
+    """The way to an application with the administration, and the address of the administration."""
+    app = FastAPI()
+    TaskAdmin(app, engine.manager)
+    if request.param == "root_path":
+        return httpx.ASGITransport(app, raise_app_exceptions=False, root_path="/prefix"), "/prefix/tasks"
+    if request.param == "plain":
+        return httpx.ASGITransport(app, raise_app_exceptions=False), "/tasks"
+    outer = FastAPI()
+    outer.mount("/outer", app)
+    return httpx.ASGITransport(outer, raise_app_exceptions=False), "/outer/tasks"
+
+
+@asynccontextmanager
+async def calling(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+def problem(answer: httpx.Response) -> tuple[int, str]:
+    """Status and type of a problem, which is complete and has the headers of every answer."""
+    assert alerts(answer) == []
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    body = answer.json()
+    assert body["status"] == answer.status_code
+    assert body["title"]
+    assert body["detail"]
+    return answer.status_code, body["type"]
+
+
+async def test_own_errors_are_problems_with_their_headers_behind_any_prefix(
+    mounted: tuple[httpx.ASGITransport, str], engine: House
+) -> None:
+    transport, address = mounted
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for path in ("/a/b", "/queue/x/y", "/%00/%00"):
+            assert problem(await client.get(address + path))[1] == f"{address}/problems#not-found"
+        assert problem(await client.post(f"{address}/stats")) == (405, f"{address}/problems#method-not-allowed")
+        engine.backend.unreadable = RuntimeError("postgres://user:secret@db.internal/")
+        failed = await client.get(address)
+        assert problem(failed) == (500, f"{address}/problems#server-error")
+        assert "secret" not in failed.text
+        page = await client.get(f"{address}/problems")
+        assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+
+
+async def test_an_unexpected_error_reaches_the_server_which_logs_it(
+    app_of: Callable[..., FastAPI], engine: House
+) -> None:
+    engine.backend.unreadable = RuntimeError("a bug")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app_of()), base_url="http://test") as client:
+        with pytest.raises(RuntimeError, match="a bug"):
+            await client.get("/tasks")
+
+
+async def test_an_unexpected_error_is_not_given_to_the_handlers_of_the_application(engine: House) -> None:
+    async def own(request: Request, exc: Exception) -> PlainTextResponse:
+        return PlainTextResponse("own", 418)
+
+    app = FastAPI(exception_handlers={RuntimeError: own})
+    TaskAdmin(app, engine.manager)
+    engine.backend.unreadable = RuntimeError("a bug")
+    async with calling(app) as client:
+        assert (await client.get("/tasks")).status_code == 500
+
+
+async def test_addresses_of_the_application_stay_its_own(engine: House) -> None:
+    app = FastAPI()
+    TaskAdmin(app, engine.manager)
+
+    @app.get("/tasks/mine/of/the/application")
+    async def mine() -> str:
+        return "mine"
+
+    async with calling(app) as client:
+        assert (await client.get("/tasks/mine/of/the/application")).json() == "mine"
+        assert (await client.get("/elsewhere")).json() == {"detail": "Not Found"}
+        assert (await client.get("/taskset/of/others")).json() == {"detail": "Not Found"}
+
+
+async def test_two_administrations_answer_for_their_own_addresses(engine: House) -> None:
+    app = FastAPI()
+    TaskAdmin(app, engine.manager, path="/one", auth=USER)
+    TaskAdmin(app, engine.manager, path="/two")
+    async with calling(app) as client:
+        assert problem(await client.get("/one/a/b")) == (401, "/one/problems#login-required")
+        assert problem(await client.get("/two/a/b")) == (404, "/two/problems#not-found")
+        operations = [one["operationId"] for methods in app.openapi()["paths"].values() for one in methods.values()]
+    assert {"one_list_tasks", "two_list_tasks"} <= set(operations)
+    assert len(set(operations)) == len(operations)
