@@ -375,7 +375,7 @@ BACKEND_OPERATION = MetricSpec(
 BACKEND_UP = MetricSpec(
     "taskflow_backend_up",
     _GAUGE,
-    "Whether the backend answers: 0 while it does not. Then counts of other workers are the last known ones.",
+    "Whether the backend answers this instance: 0 while it does not.",
     ("backend",),
     merge="min",
 )

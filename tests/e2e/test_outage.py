@@ -51,6 +51,33 @@ def errors(shown: dict[tuple[str, ...], float]) -> set[str]:
             for _, operation, outcome in [labels] if outcome == "error"}  # fmt: skip
 
 
+@pytest.mark.parametrize("outage", ["postgres is down"], indirect=True)
+def test_workers_behind_one_port_count_on_while_the_backend_is_away(outage: Outage, tmp_path: Path) -> None:
+    environment = {"APP_BACKEND": outage.server.name, "APP_URL": outage.server.fresh_url(), "TMPDIR": str(tmp_path)}
+    refused = "taskflow_tasks_refused_total", "commit_failed"
+    with AppProcess("tests.apps.forked_app:app", tmp_path, env=environment, arguments=["--workers", "2"]) as app:
+
+        def workers() -> int:
+            found = httpx.get(f"{app.url}/tasks/instances", timeout=30).raise_for_status().json()
+            return sum(one["state"] == "alive" for one in found)
+
+        wait_until(lambda: workers() == 2, "two workers")
+        pids = {httpx.post(f"{app.url}/run", timeout=30).raise_for_status().json()["pid"] for _ in range(20)}
+        assert len(pids) == 2
+        page(app)
+        outage.begin()
+        shown = [0.0]
+        for _ in range(4):
+            assert httpx.post(f"{app.url}/run", timeout=60).status_code == 503
+            # Over a new connection each time, so that either may answer.
+            shown += [page(app)[refused] for _ in range(3)]
+        assert shown == sorted(shown)
+        wait_until(lambda: page(app)[refused] == 4, "the refusals of both on one page")
+        outage.end()
+        wait_until(lambda: page(app)["taskflow_backend_up", outage.server.name] == 1, "the end of the outage")
+        assert [page(app)[refused] for _ in range(4)] == [4] * 4
+
+
 def test_an_outage_is_seen_on_the_page_and_by_the_alerts_while_it_lasts(outage: Outage, tmp_path: Path) -> None:
     server = outage.server
     url = server.fresh_url()

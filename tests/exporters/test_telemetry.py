@@ -20,7 +20,13 @@ def test_unusable_buckets_are_refused(buckets: dict[str, tuple[float, ...]]) -> 
 
 @pytest.mark.parametrize(
     "options",
-    [{"propagation": "no"}, {"max_label_values": 0}, {"registry": object()}, {"tracer_provider": 1}],
+    [
+        {"propagation": "no"},
+        {"max_label_values": 0},
+        {"registry": object()},
+        {"tracer_provider": 1},
+        {"metrics_target": " "},
+    ],
     ids=lambda options: next(iter(options)),
 )
 def test_a_wrong_telemetry_option_is_named(options: dict[str, object]) -> None:

@@ -60,6 +60,19 @@ async def test_metrics_are_text_unless_json_is_asked_for(client: httpx.AsyncClie
     assert answer.headers["Content-Type"].startswith(media)
 
 
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [("gzip", "gzip"), ("deflate, GZIP;q=0.5", "gzip"), ("identity", None), ("gzip;q=0", None), ("", None)],
+)
+async def test_metrics_are_compressed_for_clients_that_take_that(
+    client: httpx.AsyncClient, accepted: str, encoding: str | None
+) -> None:
+    answer = await client.get("/tasks/metrics", headers={"Accept-Encoding": accepted})
+    assert answer.headers.get("Content-Encoding") == encoding
+    assert "Accept-Encoding" in answer.headers["Vary"]
+    assert 'taskflow_queue_depth{queue="mail",state="ready"} 0.0' in answer.text.splitlines()
+
+
 async def test_queues_show_their_load_and_limits(client: httpx.AsyncClient, engine: House) -> None:
     await engine.manager.pause_queue("mail")
     for _ in range(3):

@@ -8,8 +8,9 @@ import pytest
 
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
-from taskflow_otel.exporters.prometheus.values import from_json, merge, to_json
-from tests.exporters.prometheus.conftest import Scraped
+from taskflow_otel.exporters.prometheus.values import Elsewhere, Histogram, from_json, merge, to_json
+from taskflow_otel.model.trace import SpanRef
+from tests.exporters.prometheus.conftest import OPENMETRICS, Scraped
 from tests.exporters.story import START, Story
 
 
@@ -45,3 +46,39 @@ def test_merging_leaves_the_merged_untouched(exporter: PrometheusExporter, bus: 
 def test_a_damaged_snapshot_is_refused(data: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="not a metrics snapshot"):
         from_json(data)
+
+
+def exemplar_of(histogram: Histogram) -> str | None:
+    """The trace of the exemplar in the first bucket."""
+    found = histogram.exemplars[0]
+    return None if found is None else found.trace_id
+
+
+def test_an_exemplar_is_replaced_only_by_a_later_one() -> None:
+    histogram = Histogram((1.0,))
+    for trace, seconds in (("b" * 32, 2), ("a" * 32, 1), ("c" * 32, 3)):
+        histogram.observe_in(0.5, SpanRef(trace, "1" * 16, 1), START + timedelta(seconds=seconds))
+        assert exemplar_of(histogram) != "a" * 32
+    assert exemplar_of(histogram) == "c" * 32
+    assert histogram.counts == [3, 0]
+
+
+def test_exemplars_that_are_not_newer_than_another_answer_are_left_out(exporter: PrometheusExporter) -> None:
+    for number, name in enumerate(("taskflow_task_run_duration_seconds", "taskflow_task_queue_wait_seconds")):
+        histogram = Histogram((1.0,))
+        histogram.observe_in(0.5, SpanRef("a" * 32, "1" * 16, 1), START + timedelta(seconds=number))
+        exporter.set_peers((), {name: {("t", "q"): histogram}}, exemplars_after=START.timestamp())
+        shown = [sample for sample in Scraped(exporter, OPENMETRICS).samples if sample.exemplar is not None]
+        assert len(shown) == number
+
+
+def test_counts_of_others_have_a_label_of_their_own(exporter: PrometheusExporter, bus: ObserverBus) -> None:
+    gone = PrometheusExporter()
+    Story(ObserverBus([gone])).created().enqueued().started().succeeded()
+    Story(bus).created().enqueued().started().succeeded()
+    counts = from_json(to_json(gone.snapshot()))
+    exporter.set_peers((), elsewhere=Elsewhere("x", (counts, counts)))
+    for scraped in (Scraped(exporter), Scraped(exporter, OPENMETRICS)):
+        for name in ("taskflow_tasks_finished_total", "taskflow_task_run_duration_seconds_count"):
+            assert scraped.value(name) == 3
+            assert scraped.value(name, elsewhere="x") == 2
