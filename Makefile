@@ -5,15 +5,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo audit test coverage across bench peers instructions chaos schedules lint format typecheck generated clean
+.PHONY: help demo audit test coverage across bench peers instructions chaos chaos-planted schedules lint format typecheck generated clean
 
 help:  ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 demo: $(VENV)/.runtime  ## Start the example app on an embedded SQLite database
 	$(BIN)/python -m examples.demo
 
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# More workers than cores: many tests wait, for servers and for time. tests/conftest.py puts the files in order.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long"
 # Tests across rooms: most of what they run is in other processes, which are not measured.
 ACROSS := $(addprefix tests/,benchmarks chaos contributing dashboards e2e ledger typing)
 COVERED := $(filter-out $(ACROSS),$(patsubst %/,%,$(wildcard tests/*/))) $(wildcard tests/test_*.py)
@@ -50,6 +52,9 @@ instructions: $(VENV)/.dev $(VENV)/.packages  ## Count the instructions of one t
 chaos: $(VENV)/.dev $(VENV)/.packages  ## Kill servers under load, 200 times on each backend
 	@mkdir -p build
 	$(BIN)/python -m tests.chaos --report build/chaos.json $(CHAOS_ARGS)
+
+chaos-planted: $(VENV)/.dev $(VENV)/.packages  ## Check that the storm finds every planted fault, the long storms too
+	$(BIN)/python -m pytest tests/chaos/test_planted.py $(PYTEST_ARGS)
 
 schedules: $(VENV)/.dev $(VENV)/.packages  ## Kill three instances with schedules, for four minutes on each backend
 	$(BIN)/python -m tests.chaos.schedules $(SCHEDULES_ARGS)

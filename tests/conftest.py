@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,28 @@ from tests.servers import MariaDBServer, PgBouncerServer, PostgresServer, RedisS
 # examples are new in each run; a failure prints how to repeat it.
 settings.register_profile("taskflow-otel", derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("taskflow-otel")
+
+
+LONG_FIRST = (
+    "chaos",
+    "benchmarks",
+    "contributing",
+    "ledger",
+    "e2e",
+    "dashboards",
+    "typing",
+    "backends",
+    "faults",
+    "engine",
+)
+"""Folders with files that take minutes. Workers get whole files: a long one at the end would leave the others idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    places = {folder: place for place, folder in enumerate(LONG_FIRST)}
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: places.get(item.path.relative_to(tests).parts[0], len(places)))
 
 
 @pytest.fixture(scope="session")
