@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Protocol, TypeVar
+from operator import attrgetter
+from typing import Any, Protocol, TypeVar
 
 from opentelemetry.trace import Tracer
 
@@ -12,7 +14,14 @@ from opentelemetry.trace import Tracer
 # works on coroutines too.
 from opentelemetry.util._decorator import _agnosticcontextmanager as agnosticcontextmanager
 
-__all__ = ["IdGenerator", "agnosticcontextmanager", "is_instrumented", "is_unset_global", "with_ids"]
+__all__ = [
+    "IdGenerator",
+    "agnosticcontextmanager",
+    "is_instrumented",
+    "is_unset_global",
+    "metric_preferences",
+    "with_ids",
+]
 
 T = TypeVar("T", bound=Tracer)
 
@@ -49,6 +58,14 @@ def with_ids(tracer: T, ids: IdGenerator) -> T:
     alike = copy.copy(tracer)
     alike.id_generator = ids
     return alike
+
+
+_preferences: Callable[[object], tuple[Any, Any]] = attrgetter("_preferred_temporality", "_preferred_aggregation")
+
+
+def metric_preferences(exporter: object) -> tuple[Any, Any]:
+    """Temporality and aggregation that an exporter of metrics prefers: a reader asks the exporter for them."""
+    return _preferences(exporter)
 
 
 def is_instrumented(app: object) -> bool:

@@ -59,7 +59,7 @@ workers behind its address, and one of several targets also shows what no other 
 _OTEL_METRICS = """\
 ## OpenTelemetry metrics
 
-With a meter provider (`Telemetry(meter_provider=)`, or a global one that is set when the manager starts) the same
+With a meter provider (`Telemetry(meter_provider=)`, or a global one, whenever it is set) the same
 metrics go there too: `taskflow_tasks_enqueued_total` as `taskflow.tasks_enqueued`, and so on, with the labels above as
 attributes. In addition, there are the metrics that the semantic conventions require of a messaging library:
 """

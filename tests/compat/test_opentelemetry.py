@@ -10,11 +10,13 @@ import pytest
 from fastapi import FastAPI
 from opentelemetry import trace
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.sdk.metrics import Counter
+from opentelemetry.sdk.metrics.export import AggregationTemporality, ConsoleMetricExporter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracer
 
 from taskflow_otel.compat import opentelemetry as compat
-from taskflow_otel.compat.opentelemetry import agnosticcontextmanager, is_instrumented, with_ids
+from taskflow_otel.compat.opentelemetry import agnosticcontextmanager, is_instrumented, metric_preferences, with_ids
 from tests.compat.shapes import Shape
 
 API = Shape("opentelemetry-api", "1.45.2")
@@ -86,6 +88,16 @@ def test_a_tracer_of_the_sdk_takes_the_ids_that_it_is_given() -> None:
         (given.trace_id, given.span_id) == (0xA, 0xB) and own.span_id != 0xB,
         "Tracer in opentelemetry/sdk/trace/__init__.py asks something else than its attribute id_generator for ids, or "
         "a copy of it shares that attribute; otherwise spans of child processes get new ids.",
+    )
+
+
+def test_an_exporter_of_metrics_tells_its_preferences() -> None:
+    temporality: dict[type, AggregationTemporality] = {Counter: AggregationTemporality.DELTA}
+    found = metric_preferences(ConsoleMetricExporter(preferred_temporality=temporality))
+    SDK.holds(
+        found == (temporality, None),
+        "MetricExporter in opentelemetry/sdk/metrics/export keeps its preferred temporality and aggregation elsewhere; "
+        "a collector that wants deltas would get totals.",
     )
 
 

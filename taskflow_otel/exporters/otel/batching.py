@@ -8,12 +8,21 @@ from typing import Generic, Protocol, TypeVar
 
 from opentelemetry.sdk._logs import ReadableLogRecord, ReadWriteLogRecord
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from taskflow_otel.compat.opentelemetry import metric_preferences
 from taskflow_otel.exporters.otel.bounded_export import BoundedExport
 
 _FLUSH_SECONDS = 30.0
+_LAST_RETRIES = 1.0
+"""Seconds of a shutdown after which a failed attempt is not repeated; one that is under way continues."""
 
 
 class _SdkExporter(Protocol):
@@ -42,10 +51,15 @@ class _Guarded(Generic[E]):
         return self._exporter.force_flush(timeout_millis)
 
     def give_up(self) -> None:
-        """Refuse further items; make no attempt or retry if the collector is failing already."""
+        """Refuse further items; make no attempt if the collector fails already, with few retries if it fails now."""
         self._bounded.close()
         if self._bounded.failing:
             self.shutdown()
+            return
+        # The exporter's own shutdown is what ends its retries.
+        timer = threading.Timer(_LAST_RETRIES, self.shutdown)
+        timer.daemon = True
+        timer.start()
 
     def flush(self, flush: Callable[[], bool], timeout_millis: int | None) -> bool:
         """Flush within the timeout, which the SDK's own processors ignore."""
@@ -119,3 +133,44 @@ class BoundedLogProcessor(BatchLogRecordProcessor):
         """Export what is queued unless the collector is in trouble, and stop."""
         self._guard.give_up()
         super().shutdown()  # type: ignore[no-untyped-call]
+
+
+class _MetricGuard(MetricExporter):
+    """Exports metrics through a `BoundedExport`. A collection is one item: the next one has the same counts."""
+
+    def __init__(self, exporter: MetricExporter, bounded: BoundedExport) -> None:
+        super().__init__(*metric_preferences(exporter))
+        self._guarded = _Guarded(exporter, bounded)
+        self._exporter = exporter
+        self._bounded = bounded
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object) -> MetricExportResult:
+        # The reader exports one collection at a time, and the last one after the end was announced: all have room.
+        self._bounded.enter()
+        taken = self._bounded.send(
+            [metrics_data],
+            lambda batch: self._exporter.export(batch[0], timeout_millis) is MetricExportResult.SUCCESS,
+        )
+        return MetricExportResult.SUCCESS if taken else MetricExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: object) -> None:
+        self._guarded.shutdown()
+
+    def give_up(self) -> None:
+        self._guarded.give_up()
+
+
+class BoundedMetricReader(PeriodicExportingMetricReader):
+    """Exports the metrics periodically, and once more at the end unless the collector is in trouble."""
+
+    def __init__(self, exporter: MetricExporter, bounded: BoundedExport) -> None:
+        self._guard = _MetricGuard(exporter, bounded)
+        super().__init__(self._guard)
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: object) -> None:
+        """Export what there is unless the collector is in trouble, and stop."""
+        self._guard.give_up()
+        super().shutdown(timeout_millis)

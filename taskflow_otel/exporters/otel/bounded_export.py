@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 PAUSE = 5.0
 """Seconds between two attempts to export to a collector that has failed repeatedly."""
+_LOST = "are dropped and counted in taskflow_events_dropped_total"
 _PATIENCE = 2
 """Failures in a row after which there are pauses. The SDK's exporter has retried each of them."""
 
@@ -29,11 +30,13 @@ class BoundedExport:
     At most `size` items wait; further ones are dropped and counted. While exports fail, one batch is tried every
     `pause` seconds: the others are neither serialised nor sent.
 
-    A batch whose export fails is dropped and counted as well: the SDK's exporter has already retried it.
+    A batch whose export fails is dropped and counted as well: the SDK's exporter has already retried it. `lost` says
+    what that means, for the log.
     """
 
-    def __init__(self, what: str, size: int, *, pause: float = PAUSE) -> None:
+    def __init__(self, what: str, size: int, *, pause: float = PAUSE, lost: str = _LOST) -> None:
         self.size = size
+        self._lost = lost
         self._what = what
         self._pause = pause
         self._report = ThrottledReport()
@@ -88,8 +91,7 @@ class BoundedExport:
         if not taken:
             self._report.add(
                 "telemetry",
-                f"could not be exported: {self._what} are dropped and counted in taskflow_events_dropped_total; "
-                "tasks are not affected",
+                f"could not be exported: {self._what} {self._lost}; tasks are not affected",
                 failure,
             )
         return taken

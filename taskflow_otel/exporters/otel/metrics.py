@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -14,16 +15,18 @@ from taskflow_otel.bus import Exporter
 from taskflow_otel.exporters import messaging, signals
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.providers import NEVER, ProviderSlot
+from taskflow_otel.exporters.otel.units import otel_unit
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
 from taskflow_otel.exporters.prometheus.values import Histogram as HistogramState
-from taskflow_otel.exporters.prometheus.values import Snapshot
+from taskflow_otel.exporters.prometheus.values import LabelValues, Snapshot
 from taskflow_otel.exporters.signals import MetricSpec, MetricType
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.status import TaskStatus, Transition
-from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock, TimerHandle
 from taskflow_otel.version import __version__
 
-_TASK_HISTOGRAMS = (signals.RUN_DURATION, signals.QUEUE_WAIT_TIME, signals.END_TO_END)
+_FIRST_LOOK, _LAST_LOOK = 0.5, 30.0
+"""Seconds until a look for a provider, doubled after each."""
 _FAILURES = frozenset({Transition.FAILED, Transition.RETRY_SCHEDULED})
 
 
@@ -31,8 +34,9 @@ class OtelMetricsExporter(Exporter):
     """Reports the values of `source` to a meter provider; must come after `source` on the bus.
 
     Counters and gauges are read from `source` when the SDK collects, so that both outputs agree. Histograms cannot be
-    read that way: each event is recorded. `meter_provider=None` means the global one at the start of the bus; without
-    any provider, this does nothing.
+    read that way: each value is recorded. `meter_provider=None` means the global one, which may be set later. Until
+    then each event looks for it, at most every 50 ms, and so do timers in the first minute: an application without
+    tasks has its zeroes too. Histograms have what comes after that moment.
     """
 
     name = "otel_metrics"
@@ -52,34 +56,55 @@ class OtelMetricsExporter(Exporter):
         self._meter: Meter | None = None
         self._histograms: dict[str, Histogram] = {}
         self._reader = _SharedReader(source.snapshot)
+        self._connecting = threading.Lock()
+        self._timer: TimerHandle | None = None
+        source.listen(self._observed)
 
     def start(self) -> None:
-        """Create the instruments, if there is an effective provider."""
-        provider = self._slot.look(self._clock.now())
-        if self._meter is not None or provider is None:
-            return
-        self._meter = meter = provider.get_meter(signals.SCOPE, __version__, schema_url=signals.SCHEMA_URL)
+        """Create the instruments, or look for a provider until there is one."""
+        self._look(_FIRST_LOOK)
+
+    def close(self) -> None:
+        """Look no further."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, delay: float) -> None:
+        self._timer = None
+        now = self._clock.now()
+        # An injected provider without effect is not looked at again.
+        if not self._connected(now) and delay <= _LAST_LOOK and self._slot.look_again < NEVER:
+            self._timer = self._clock.call_later(delay, functools.partial(self._look, 2 * delay))
+
+    def _connected(self, now: datetime) -> bool:
+        """Whether there are instruments, made now if a provider was set since."""
+        if self._meter is None and (provider := self._slot.look(now)) is not None:
+            with self._connecting:
+                if self._meter is None:
+                    self._create(provider)
+        return self._meter is not None
+
+    def _create(self, provider: MeterProvider) -> None:
+        meter = provider.get_meter(signals.SCOPE, __version__, schema_url=signals.SCHEMA_URL)
         for spec in (messaging.SENT_MESSAGES, messaging.CONSUMED_MESSAGES):
             meter.create_observable_counter(spec.name, [self._messages(spec)], spec.unit, spec.help)
         for spec in signals.METRICS:
+            unit = otel_unit(spec)
             match spec.type:
                 case MetricType.COUNTER:
-                    meter.create_observable_counter(signals.otel_name(spec), [self._reading(spec)], "1", spec.help)
+                    meter.create_observable_counter(signals.otel_name(spec), [self._reading(spec)], unit, spec.help)
                 case MetricType.GAUGE | MetricType.INFO:
-                    unit = "s" if spec.unit else "1"
                     meter.create_observable_gauge(signals.otel_name(spec), [self._reading(spec)], unit, spec.help)
                 case MetricType.HISTOGRAM:
-                    # Histograms of tasks are recorded at each event; the others are only on the Prometheus page.
-                    pass
+                    self._histograms[spec.name] = meter.create_histogram(
+                        signals.otel_name(spec),
+                        unit,
+                        spec.help,
+                        explicit_bucket_boundaries_advisory=self._source.buckets[spec.name],
+                    )
                 case _:
                     assert_never(spec.type)
-        for spec in _TASK_HISTOGRAMS:
-            self._histograms[spec.name] = meter.create_histogram(
-                signals.otel_name(spec),
-                "s",
-                spec.help,
-                explicit_bucket_boundaries_advisory=self._source.buckets[spec.name],
-            )
         spec = messaging.PROCESS_DURATION
         self._histograms[spec.name] = meter.create_histogram(
             spec.name,
@@ -87,10 +112,12 @@ class OtelMetricsExporter(Exporter):
             spec.help,
             explicit_bucket_boundaries_advisory=self._source.buckets[signals.RUN_DURATION.name],
         )
+        # Last: from now on other threads record in them.
+        self._meter = meter
 
     def idle_until(self, now: datetime) -> datetime | None:
-        """Without a provider, it is idle until the next start."""
-        return NEVER if self._meter is None else None
+        """The time of the next look for a provider; `None` once there is one."""
+        return None if self._connected(now) else self._slot.look_again
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Record the durations of the transition."""
@@ -113,6 +140,12 @@ class OtelMetricsExporter(Exporter):
     def flush(self, timeout: float) -> None:
         """Ask the SDK to export what it has buffered."""
         self._slot.force_flush(timeout)
+
+    def _observed(self, metric: str, seconds: float, labels: LabelValues) -> None:
+        """Record a value that no event carries."""
+        if self._connected(self._clock.now()):
+            attributes = dict(zip(signals.METRICS_BY_NAME[metric].labels, labels, strict=True))
+            self._histograms[metric].record(max(seconds, 0.0), attributes)
 
     def _record(self, spec: MetricSpec, seconds: float, event: LifecycleEvent) -> None:
         attributes = {"task": self._source.task_label(event.func_name), "queue": event.queue}

@@ -147,12 +147,15 @@ def _tracer_provider(resource: Resource) -> _Provider | None:
 
 def _meter_provider(resource: Resource) -> _Provider | None:
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+    from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
+
+    from taskflow_otel.exporters.otel.batching import BoundedMetricReader
 
     exporter = _exporter("metrics", "metric_exporter", "OTLPMetricExporter", ConsoleMetricExporter)
     if exporter is None:
         return None
-    provider = MeterProvider([PeriodicExportingMetricReader(exporter)], resource=resource)
+    bounded = BoundedExport("metrics", 1, lost="wait for the next export, which has the same totals")
+    provider = MeterProvider([BoundedMetricReader(exporter, bounded)], resource=resource)
     metrics.set_meter_provider(provider)
     return provider
 

@@ -132,6 +132,7 @@ class PrometheusExporter(Exporter):
         self._counts: dict[str, dict[LabelValues, float]] = {}
         self._observed: dict[str, dict[LabelValues, Histogram]] = {}
         self._sources: dict[str, list[Callable[[], Samples]]] = {}
+        self._listeners: list[Callable[[str, float, LabelValues], None]] = []
         self._view = _View()
         self.collected_at: datetime | None = None
         """When the metrics were read for the last time, by `render` or through the registry."""
@@ -317,6 +318,12 @@ class PrometheusExporter(Exporter):
             _check_labels(METRICS_BY_NAME[metric], labels)
             histogram = children[labels] = Histogram(self._buckets[metric])
         histogram.observe(value)
+        for listener in self._listeners:
+            listener(metric, value, labels)
+
+    def listen(self, listener: Callable[[str, float, LabelValues], None]) -> None:
+        """Call a function with each value that `observe` gets: the metric, the seconds, and the label values."""
+        self._listeners.append(listener)
 
     def observe_backend(self, backend: str, operation: str, outcome: str, seconds: float) -> None:
         """Observe one backend operation; `outcome` is `ok` or `error`."""

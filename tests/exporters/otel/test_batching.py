@@ -10,11 +10,14 @@ import pytest
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from taskflow_otel.exporters.otel.batching import BoundedLogProcessor, BoundedSpanProcessor
+from taskflow_otel.exporters.otel import batching
+from taskflow_otel.exporters.otel.batching import BoundedLogProcessor, BoundedMetricReader, BoundedSpanProcessor
 from taskflow_otel.exporters.otel.bounded_export import BoundedExport
 from tests.waiting import wait_until
 
@@ -180,3 +183,61 @@ def test_spans_that_are_not_sampled_take_no_room() -> None:
         processor.on_end(ReadableSpan("without a context"))
     assert bounded._waiting == 0
     provider.shutdown()
+
+
+class Metrics(MetricExporter):
+    """Like OTLP exporters: it repeats a failed attempt until it is shut down."""
+
+    def __init__(self, collector: Collector) -> None:
+        super().__init__()
+        self.collector = collector
+        self.stopped = threading.Event()
+        self.retries_ended = False
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object) -> MetricExportResult:
+        if self.collector.take(1):
+            return MetricExportResult.SUCCESS
+        self.retries_ended = self.stopped.wait(60)
+        return MetricExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: object) -> None:
+        self.collector.shutdowns += 1
+        self.stopped.set()
+
+
+def metered(collector: Collector) -> tuple[MeterProvider, Metrics, BoundedExport]:
+    exporter, bounded = Metrics(collector), BoundedExport("metrics", 1)
+    provider = MeterProvider([BoundedMetricReader(exporter, bounded)], shutdown_on_exit=False)
+    provider.get_meter("shop").create_counter("orders").add(1)
+    return provider, exporter, bounded
+
+
+def test_metrics_are_exported_once_more_at_the_end() -> None:
+    collector = Collector()
+    provider, _, _ = metered(collector)
+    provider.force_flush()
+    provider.shutdown()
+    assert (collector.attempts, collector.received, collector.shutdowns) == (2, 2, 1)
+
+
+def test_at_the_end_metrics_are_not_sent_again_and_again_to_a_collector_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "_LAST_RETRIES", 0.01)
+    collector = Collector(takes=False)
+    provider, exporter, _ = metered(collector)
+    provider.shutdown()
+    assert (collector.attempts, exporter.retries_ended, collector.shutdowns) == (1, True, 1)
+
+
+def test_at_the_end_no_metrics_are_sent_to_a_collector_that_fails_already() -> None:
+    collector = Collector(takes=False)
+    provider, exporter, bounded = metered(collector)
+    exporter.stopped.set()
+    provider.force_flush()
+    assert bounded.failing
+    provider.shutdown()
+    assert (collector.attempts, collector.shutdowns) == (1, 1)

@@ -15,6 +15,7 @@ from taskflow_otel.exporters.otel.tracing import TracingExporter
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
 from taskflow_otel.exporters.prometheus.values import Histogram
 from tests.exporters.story import Story
+from tests.waiting import eventually
 
 
 class Metered:
@@ -131,3 +132,50 @@ async def test_without_a_meter_provider_nothing_is_recorded(nothing: ObserverBus
     Story(nothing).created().enqueued().started().succeeded()
     assert await nothing.flush(5)
     assert nothing.errors == {}
+
+
+def test_values_that_no_event_carries_are_recorded_too(metered: Metered) -> None:
+    metered.prometheus.observe_backend("sqlite", "apply", "ok", 0.002)
+    metered.prometheus.observe(signals.SCHEDULE_LATENESS.name, 0.3, "nightly")
+    collected = metered.collect()
+    both = ((signals.BACKEND_OPERATION, ("sqlite", "apply", "ok")), (signals.SCHEDULE_LATENESS, ("nightly",)))
+    for spec, labels in both:
+        (point,) = collected[signals.otel_name(spec)]
+        ours = metered.prometheus.snapshot()[spec.name][labels]
+        assert isinstance(ours, Histogram)
+        assert (list(point.bucket_counts), tuple(point.explicit_bounds)) == (ours.counts, ours.bounds)
+        assert tuple(point.attributes.values()) == labels
+
+
+async def test_a_global_provider_that_is_set_after_the_start_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    provided: list[Any] = [NoOpMeterProvider()]
+    monkeypatch.setattr("taskflow_otel.exporters.otel.metrics.metrics.get_meter_provider", lambda: provided[-1])
+    monkeypatch.setattr("taskflow_otel.exporters.otel.metrics._FIRST_LOOK", 0.01)
+    prometheus = PrometheusExporter()
+    prometheus.register_task("send_email", "default")
+    bus = ObserverBus([prometheus, OtelMetricsExporter(prometheus)])
+    await bus.start()
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    provided.append(provider)
+    found: list[MetricsData] = []
+
+    def collected() -> bool:
+        data = reader.get_metrics_data()
+        found.extend([data] if isinstance(data, MetricsData) else [])
+        return bool(found)
+
+    # No task comes: its zeroes are there nevertheless.
+    await eventually(collected, "a collection")
+    names = {metric.name for scope in found[-1].resource_metrics[0].scope_metrics for metric in scope.metrics}
+    assert signals.otel_name(signals.TASKS_FINISHED) in names
+    await bus.close(1)
+    provider.shutdown()
+
+
+async def test_a_bus_that_ends_looks_no_further_for_a_provider() -> None:
+    exporter = OtelMetricsExporter(PrometheusExporter())
+    bus = ObserverBus([exporter])
+    await bus.start()
+    await bus.close(1)
+    assert exporter._timer is None
