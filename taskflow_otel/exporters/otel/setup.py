@@ -98,7 +98,7 @@ def _set_up(service_name: str, attributes: Mapping[str, str]) -> dict[str, _Prov
         raise MissingExtraError("configure_telemetry", "otel")
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return {}
-    resource = _resource(service_name, attributes)
+    resource = make_resource(service_name, attributes)
     makers: dict[str, Callable[[Resource], _Provider | None]] = {
         "traces": _tracer_provider,
         "metrics": _meter_provider,
@@ -120,12 +120,17 @@ def _set_up(service_name: str, attributes: Mapping[str, str]) -> dict[str, _Prov
     return providers
 
 
-def _resource(service_name: str, attributes: Mapping[str, str]) -> Resource:
+def make_resource(service_name: str, attributes: Mapping[str, str]) -> Resource:
+    """Describe this process to collectors; unless `service.instance.id` is given, each forked child has its own."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    from taskflow_otel.exporters.otel.resource import INSTANCE_ID, ProcessResource
 
     given = Resource({"service.name": service_name, **attributes})
     # The environment wins, so that an operator can rename a service. With Resource.create the argument would win.
-    return Resource.create({**given.attributes, **OTELResourceDetector().detect().attributes})
+    described = {**given.attributes, **OTELResourceDetector().detect().attributes}
+    resource = Resource.create(described)
+    return resource if INSTANCE_ID in described else ProcessResource(resource)
 
 
 def _tracer_provider(resource: Resource) -> _Provider | None:
