@@ -65,11 +65,11 @@ def history(number: int, end: datetime) -> Iterator[TaskRecord]:
             source="scheduled" if n % 50 == 0 else "manual",
             queue=QUEUES[n % len(QUEUES)],
             instance="filler",
-            timeline=[
+            timeline=(
                 TimelineEntry(Transition.ENQUEUED, created, 0, "filler"),
                 TimelineEntry(Transition.STARTED, started, 0, "filler"),
                 TimelineEntry(Transition.FAILED if failed else Transition.SUCCEEDED, ended, 0, "filler"),
-            ],
+            ),
             payload='{"v":1,"args":["someone@example.com"],"kwargs":{"order":123456}}',
             persisted=True,
             trace=TaskTrace(SpanRef(trace_id, f"{n + 1:016x}", 1), SpanRef(trace_id, f"{n + 2:016x}", 1)),

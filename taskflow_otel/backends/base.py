@@ -20,14 +20,15 @@ from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 
 
-class RetryLink(Struct, frozen=True):
+# `gc=False`: none of them can be part of a cycle, and hundreds live for the time of a commit.
+class RetryLink(Struct, frozen=True, gc=False):
     """Links a new task to the task in its `retry_of`: that task gets the new id as `retried_by`."""
 
     seen: str | None = None
     """The `retried_by` that the caller has read. If the stored one differs, another caller was first."""
 
 
-class Insert(Struct, frozen=True):
+class Insert(Struct, frozen=True, gc=False):
     """A new task. It is refused as a duplicate if another task holds its `active_key`, has used the name `once`, or has
     become the retry of the same task (`link`) since the caller's read."""
 
@@ -39,7 +40,7 @@ class Insert(Struct, frozen=True):
     """The link and the task are written together or not at all. An original that is no longer stored gets no link."""
 
 
-class Update(Struct, frozen=True):
+class Update(Struct, frozen=True, gc=False):
     """All mutable fields of a task, written only if the stored owner and token are those of the record."""
 
     record: TaskRecord
@@ -68,7 +69,7 @@ class Outcome(StrEnum):
     """Update: the stored token or owner is different, or the task is gone."""
 
 
-class Applied(Struct, frozen=True):
+class Applied(Struct, frozen=True, gc=False):
     """The result of one change, with details."""
 
     outcome: Outcome

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 import random
 from collections.abc import Callable, Mapping
@@ -132,7 +131,10 @@ class AttemptRunner:
             return await self._stopped(task, 0.0, None)
         began = self._clock.monotonic()
         try:
-            await self._call(task, executor)
+            call = self._enter(task)
+            timeout = task.definition.config.timeout
+            # Not in a coroutine of its own: a task that waits would hold one object more, and each step take longer.
+            await (executor.run(call) if timeout is None else self._run_within(timeout, task, executor, call))
         except BaseException as exc:  # whatever user code raises, the task gets a state
             task.advance(_END)
             if _is_cancelling(task):
@@ -144,7 +146,7 @@ class AttemptRunner:
         await self._lifecycle.move(task, _SUCCEEDED, duration=self._clock.monotonic() - began)
         return None
 
-    async def _call(self, task: LiveTask, executor: Executor) -> None:
+    def _enter(self, task: LiveTask) -> Call:
         args, kwargs = (task.args, task.kwargs) if task.args is not None else self._builder.decode(task)
         context = self._output.context_of(task)
         task.task_context = context
@@ -153,18 +155,8 @@ class AttemptRunner:
         if task.durable and task.record.trace_id is not None:
             # If the process dies, recovery needs the ids of this attempt's span.
             self._ledger.note(task)
-        call = task.call = Call(
-            definition=task.definition,
-            args=args,
-            kwargs=kwargs or {},
-            context=contextvars.copy_context(),
-            task_context=context,
-            payload=task.record.payload,
-        )
-        if task.definition.config.timeout is None:
-            await executor.run(call)
-        else:
-            await self._run_within(task.definition.config.timeout, task, executor, call)
+        call = task.call = Call(task.definition, args, kwargs or {}, context, task.record.payload)
+        return call
 
     async def _run_within(self, timeout: float, task: LiveTask, executor: Executor, call: Call) -> None:
         """Stop the function after `timeout`: by cancellation where that works, else through its task context."""

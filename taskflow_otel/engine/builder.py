@@ -253,7 +253,7 @@ class TaskBuilder:
             task_id=new_task_id(),
             created_at=self._clock.now(),
             tags={},
-            timeline=[],
+            timeline=(),
             trace=TaskTrace(),
             instance=self._membership.instance.instance_id,
             payload=payload,

@@ -110,7 +110,9 @@ class Door:
         if not task.durable:
             self._intake.enter(task)
             return task_id
-        await self._enter(task)
+        # `_enter` without its coroutine: every enqueued task that is persisted waits here.
+        await self._intake.make_known([task])
+        self._intake.hand_over([task])
         return task.repeats or task.record.duplicate_of or task.id
 
     def _take(

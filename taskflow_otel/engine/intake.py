@@ -144,8 +144,14 @@ class Intake:
         changes: list[Change] = []
         try:
             if len(tasks) == 1:
-                tasks[0].advance(_COMMIT)
-                return {tasks[0].id: await self._ledger.commit(Insert(tasks[0].record, link=tasks[0].link))}
+                [task] = tasks
+                task.advance(_COMMIT)
+                entry = self._ledger.submit(Insert(task.record, link=task.link))
+                try:
+                    return {task.id: await entry.future}
+                except BaseException:
+                    self._ledger.leave(entry)
+                    raise
             async for task in in_slices(tasks, _SLICE):
                 task.advance(_COMMIT)
                 changes.append(Insert(task.record, link=task.link))

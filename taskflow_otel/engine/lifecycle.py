@@ -28,6 +28,7 @@ _ENQUEUED, _STARTED, _SUCCEEDED, _RETRY_SCHEDULED = (
     Transition.RETRY_SCHEDULED,
 )
 _RUNNING = TaskStatus.RUNNING
+_STALE = Outcome.STALE
 _KNOWN, _LEAVE = Step.KNOWN, Step.LEAVE
 
 
@@ -52,12 +53,12 @@ class Lifecycle:
     def begin(self, record: TaskRecord) -> None:
         """Write the first line of a new record's timeline."""
         record.status = next_status(None, _ENQUEUED)
-        record.timeline.append(TimelineEntry(_ENQUEUED, record.created_at, 0, record.instance, record.reason))
+        record.timeline += (TimelineEntry(_ENQUEUED, record.created_at, 0, record.instance, record.reason),)
 
     def as_enqueued(self, refused: TaskRecord) -> TaskRecord:
         """A refused record in its state before the refusal."""
         record = refused.copy()
-        record.timeline.clear()
+        record.timeline = ()
         record.duplicate_of = record.end_time = record.error = None
         record.reason = first_reason(record.run_at, record.created_at)
         self.begin(record)
@@ -97,7 +98,7 @@ class Lifecycle:
 
     def mark_rejected(self, record: TaskRecord, reason: Reason, *, duplicate_of: str | None = None) -> None:
         """Mark a record as rejected, without publishing it yet."""
-        record.timeline.clear()
+        record.timeline = ()
         record.duplicate_of = duplicate_of
         self._advance(record, Transition.REJECTED, self._clock.now(), reason=reason, before=None)
 
@@ -147,7 +148,17 @@ class Lifecycle:
         )
         mine = True
         if task.durable:
-            mine = await self._commit(task, record, timeout)
+            entry = self._ledger.submit(Update(record), timeout=timeout)
+            try:
+                applied = await entry.future
+            except BaseException:
+                self._ledger.leave(entry)
+                raise
+            mine = applied.outcome is not _STALE
+            if not mine and not await self._ledger.holds(record):
+                raise StaleTokenError(record.task_id)
+            record.cancel_requested = task.record.cancel_requested
+            task.record = record
             if transition is _STARTED:
                 # The function is entered now, not when the commit was requested.
                 record.start_time = self._clock.now()
@@ -161,16 +172,6 @@ class Lifecycle:
         )
         if not mine:
             raise StaleTokenError(record.task_id)
-
-    async def _commit(self, task: LiveTask, record: TaskRecord, timeout: float) -> bool:
-        """Commit the new record; return whether the task still belongs to this instance. Raises as `move` does."""
-        applied = await self._ledger.commit(Update(record), timeout=timeout)
-        mine = applied.outcome is not Outcome.STALE
-        if not mine and not await self._ledger.holds(record):
-            raise StaleTokenError(record.task_id)
-        record.cancel_requested = task.record.cancel_requested
-        task.record = record
-        return mine
 
     def adopt(self, task: LiveTask, record: TaskRecord) -> None:
         """Publish a transition that the ledger applied after its caller had gone."""
@@ -235,7 +236,7 @@ class Lifecycle:
             record.error, record.error_type, record.stacktrace = failure.error, failure.error_type, failure.stacktrace
         elif transition is _SUCCEEDED:
             record.error = record.error_type = record.stacktrace = None
-        record.timeline.append(TimelineEntry(transition, now, record.attempt, record.instance, record.reason))
+        record.timeline += (TimelineEntry(transition, now, record.attempt, record.instance, record.reason),)
 
     def _end(self, task: LiveTask) -> None:
         task.advance(_LEAVE)

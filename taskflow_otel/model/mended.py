@@ -71,7 +71,7 @@ def mended(values: Mapping[str, Any], stored: Mapping[str, Any]) -> TaskRecord:
         # Unfinished unless an end time says otherwise: an instance that takes it over then ends it.
         record.status = TaskStatus.RUNNING if record.end_time is None else TaskStatus.FAILED
     if not record.timeline:
-        record.timeline = [TimelineEntry(Transition.ENQUEUED, record.created_at, 0, record.instance)]
+        record.timeline = (TimelineEntry(Transition.ENQUEUED, record.created_at, 0, record.instance),)
     record.damage = "cannot be read: " + ", ".join(f"{name} ({repr_of(value)})" for name, value in damaged.items())
     return record
 

@@ -91,7 +91,7 @@ class TaskRecord(Struct, gc=False):
     progress: Progress | None = None
     reason: str | None = None
     """Why the task is in this state, if the state alone does not say: one of `Reason`."""
-    timeline: list[TimelineEntry] = field(default_factory=list)
+    timeline: tuple[TimelineEntry, ...] = ()
     retry_of: str | None = None
     retried_by: str | None = None
     duplicate_of: str | None = None
@@ -135,6 +135,5 @@ class TaskRecord(Struct, gc=False):
     def copy(self) -> TaskRecord:
         """Return a snapshot that later transitions do not change."""
         twin = replace(self)
-        twin.timeline = self.timeline.copy()
         twin.trace = replace(self.trace)
         return twin

@@ -66,7 +66,7 @@ class World:
         for second, (transition, pid) in enumerate(story):
             attempt += transition is Transition.STARTED
             moment = NOON + timedelta(seconds=second)
-            record.timeline.append(TimelineEntry(transition, moment, max(0, attempt), f"host-{pid}-x"))
+            record.timeline += (TimelineEntry(transition, moment, max(0, attempt), f"host-{pid}-x"),)
         if status.finished:
             self.executions.ended[task_id] = record.timeline[-1].timestamp
         record.attempt = max(0, attempt)
@@ -84,7 +84,10 @@ class World:
 
     def strike(self, task_id: str, place: int) -> None:
         """Take a line out of a timeline."""
-        del self.records[task_id].timeline[place]
+        record = self.records[task_id]
+        lines = list(record.timeline)
+        del lines[place]
+        record.timeline = tuple(lines)
 
 
 def test_a_sound_world_passes() -> None:
@@ -106,8 +109,8 @@ def overwrite_by_a_late_finisher(world: World) -> None:
 
 
 def end_twice(world: World) -> None:
-    timeline = world.records["again"].timeline
-    timeline.append(timeline[-1])
+    record = world.records["again"]
+    record.timeline += record.timeline[-1:]
 
 
 def run_again_unasked(world: World) -> None:
@@ -176,8 +179,9 @@ def run_what_was_rejected(world: World) -> None:
 
 
 def poison_too_soon(world: World) -> None:
-    timeline = world.records["doomed"].timeline
-    timeline[-1] = TimelineEntry(Transition.FAILED, timeline[-1].timestamp, 2, timeline[-1].instance, "poison")
+    record = world.records["doomed"]
+    *lines, last = record.timeline
+    record.timeline = (*lines, TimelineEntry(Transition.FAILED, last.timestamp, 2, last.instance, "poison"))
 
 
 def name_no_original(world: World) -> None:
@@ -197,9 +201,10 @@ def forget_the_delay(world: World) -> None:
 
 
 def forget_an_attempt_in_a_drain(world: World) -> None:
-    timeline = world.records["slow"].timeline
-    last = timeline[-1]
-    timeline[-1] = TimelineEntry(last.transition, last.timestamp, last.attempt, last.instance, "process_died")
+    record = world.records["slow"]
+    *lines, last = record.timeline
+    ended = TimelineEntry(last.transition, last.timestamp, last.attempt, last.instance, "process_died")
+    record.timeline = (*lines, ended)
     world.drained = frozenset({FIRST})
 
 

@@ -188,7 +188,7 @@ async def test_a_transition_outside_the_table_is_refused_and_changes_nothing(
         else:
             with pytest.raises(IllegalTransitionError, match=str(before)):
                 await lifecycle.move(task, transition)
-            assert (task.record.status, task.record.timeline) == (before, [])
+            assert (task.record.status, task.record.timeline) == (before, ())
     finally:
         await ledger.close(1)
         await bus.close(1)

@@ -300,3 +300,25 @@ def test_the_ring_does_not_keep_the_exception_of_a_failed_task(stream: LiveStrea
     del exception
     gc.collect()
     assert gone() is None
+
+
+async def test_changes_are_kept_as_long_as_an_id_can_lead_to_them_and_then_only_counted(
+    stream: LiveStream, bus: ObserverBus
+) -> None:
+    Story(bus).created().enqueued()
+    assert len(stream._ring) == 0, "no id was given out"
+    cursor = stream.cursor
+    for _ in range(8):
+        Story(bus).created().enqueued()
+    resumed = Reader(stream, cursor)
+    assert [m.event for m in await resumed.has(8)] == ["task"] * 8
+    resumed.task.cancel()
+    await eventually(resumed.task.done, "the end of the subscriber")
+    for _ in range(9):
+        Story(bus).created().enqueued()
+    assert len(stream._ring) == 0, "an id from before is too old now"
+    for last in (cursor, resumed.messages[-1].id):
+        late = Reader(stream, last)
+        assert [m.event for m in await late.has(1)] == ["reset"]
+        late.task.cancel()
+    stream.close()

@@ -69,7 +69,7 @@ async def test_counts_outlive_their_instance_and_what_was_so_at_the_time_does_no
     one, other = [await Worker(name, backend, clock).start() for name in "ab"]
     one.run(3)
     running = make_record(one, "running")
-    running.timeline.pop()
+    running.timeline = running.timeline[:-1]
     one.count(running)
     shown = await one.scrape()
     assert (shown[FINISHED], shown["taskflow_tasks_running"]) == (3.0, 1.0)

@@ -129,5 +129,5 @@ def make_record(worker: Worker, task_id: str, name: str = "send") -> TaskRecord:
     record.start_time = record.end_time = now
     record.duration = 0.0
     for transition in (Transition.ENQUEUED, Transition.STARTED, Transition.SUCCEEDED):
-        record.timeline.append(TimelineEntry(transition, now, 0, worker.name))
+        record.timeline += (TimelineEntry(transition, now, 0, worker.name),)
     return record

@@ -30,7 +30,7 @@ def test_any_row_of_a_table_becomes_a_record_that_can_be_shown(junk: dict[str, S
 def test_lone_surrogates_reach_a_codec_and_come_back_as_escapes() -> None:
     task = full_task()
     task.reason, task.error, task.tags = "\ud800", "a\udcff ☕ 🎉", {"\udc80": "\ud800"}
-    task.timeline[0] = replace(task.timeline[0], reason="\ud800")
+    task.timeline = (replace(task.timeline[0], reason="\ud800"), *task.timeline[1:])
     sql = mapping.to_record(mapping.row_maker(mapping.STORED)(task)[: len(ROW)])
     head, doc = codec.dump_head(task), codec.dump_doc(task)
     redis = codec.load_record((task.instance, str(task.token), task.status.value, None, None, head, doc, task.task_id))

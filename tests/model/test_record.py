@@ -13,10 +13,10 @@ MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
 def test_a_copy_is_equal_and_does_not_see_what_happens_to_its_original() -> None:
     record = TaskRecord("id", "name", TaskStatus.PENDING, MOMENT)
-    record.timeline.append(TimelineEntry(Transition.ENQUEUED, MOMENT, 0, "instance"))
+    record.timeline += (TimelineEntry(Transition.ENQUEUED, MOMENT, 0, "instance"),)
     copy = record.copy()
     assert copy == record
-    record.timeline.append(TimelineEntry(Transition.STARTED, MOMENT, 0, "instance"))
+    record.timeline += (TimelineEntry(Transition.STARTED, MOMENT, 0, "instance"),)
     record.trace.attempt = SpanRef("1" * 32, "1" * 16)
     record.status = TaskStatus.RUNNING
     assert (copy.status, len(copy.timeline), copy.trace.attempt) == (TaskStatus.PENDING, 1, None)
@@ -24,7 +24,7 @@ def test_a_copy_is_equal_and_does_not_see_what_happens_to_its_original() -> None
 
 def test_two_new_records_share_nothing_that_changes() -> None:
     one, other = (TaskRecord("id", "name", TaskStatus.PENDING, MOMENT) for _ in range(2))
-    one.timeline.append(TimelineEntry(Transition.ENQUEUED, MOMENT, 0, "instance"))
+    one.timeline += (TimelineEntry(Transition.ENQUEUED, MOMENT, 0, "instance"),)
     one.trace.creation.trace_id = "1" * 32
     one.tags["tag"] = "value"
-    assert (other.timeline, other.trace.creation, other.tags) == ([], SpanRef(), {})
+    assert (other.timeline, other.trace.creation, other.tags) == ((), SpanRef(), {})

@@ -19,7 +19,7 @@ def told(*story: tuple[Transition, float, int] | tuple[Transition, float, int, s
         TimelineEntry(transition, BASE + timedelta(seconds=seconds), attempt, "one", *reason)
         for transition, seconds, attempt, *reason in story
     ]
-    return make_task(created_at=BASE, timeline=timeline)
+    return make_task(created_at=BASE, timeline=tuple(timeline))
 
 
 def retried() -> TaskRecord:

@@ -160,11 +160,11 @@ def endless(record: TaskRecord) -> None:
 
 
 def silent(record: TaskRecord) -> None:
-    record.timeline.clear()
+    record.timeline = ()
 
 
 def impossible(record: TaskRecord) -> None:
-    record.timeline.append(replace(record.timeline[0], transition=Transition.STARTED))
+    record.timeline += (replace(record.timeline[0], transition=Transition.STARTED),)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ async def test_a_record_that_contradicts_itself_is_named(damage: Callable[[TaskR
     now = datetime(2026, 1, 1, tzinfo=UTC)
     record = TaskRecord("id", "send", TaskStatus.SUCCESS, now, start_time=now, end_time=now, duration=0.0)
     for transition in (Transition.ENQUEUED, Transition.STARTED, Transition.SUCCEEDED):
-        record.timeline.append(TimelineEntry(transition, now, 0, "one"))
+        record.timeline += (TimelineEntry(transition, now, 0, "one"),)
     damage(record)
     await backend.apply([Insert(record)])
     [difference] = await reconcile(backend)

@@ -58,7 +58,7 @@ def make_record(
     if status in _ENDS:
         timeline.append(TimelineEntry(_ENDS[status], ended, attempt, INSTANCE))
         record.end_time, record.duration = ended, duration
-    record.timeline = timeline
+    record.timeline = tuple(timeline)
     record.payload = '{"v":1,"args":[],"kwargs":{}}'
     for name, value in fields.items():
         setattr(record, name, value)

@@ -80,15 +80,17 @@ def _trace_in(stored: list[Any]) -> TaskTrace:
     return read_trace(TaskTrace(_span_in(creation) or SpanRef(), _span_in(attempt), _span_in(previous), baggage))
 
 
-def _timeline_out(timeline: list[TimelineEntry]) -> list[list[Any]]:
+def _timeline_out(timeline: tuple[TimelineEntry, ...]) -> list[list[Any]]:
     return [[e.transition.value, to_micros(e.timestamp), e.attempt, e.instance, e.reason] for e in timeline]
 
 
-def _timeline_in(stored: list[list[Any]]) -> list[TimelineEntry]:
-    return [
-        read_timeline_entry(Transition(transition), from_micros(at), attempt, instance, reason)
-        for transition, at, attempt, instance, reason in stored
-    ]
+def _timeline_in(stored: list[list[Any]]) -> tuple[TimelineEntry, ...]:
+    return tuple(
+        [
+            read_timeline_entry(Transition(transition), from_micros(at), attempt, instance, reason)
+            for transition, at, attempt, instance, reason in stored
+        ]
+    )
 
 
 def _progress_out(progress: Progress) -> list[Any]:

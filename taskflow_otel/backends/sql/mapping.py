@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from operator import attrgetter
 from typing import Any
 
@@ -52,7 +52,10 @@ _KEY_LENGTH = 255
 
 _strict = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _raw_decode = json.JSONDecoder().raw_decode
+# What the encoder does for a text, without its other work.
+_text = encode_basestring_ascii
 _TRANSITIONS = {transition.value: transition for transition in Transition}
+_TRANSITIONS_OUT = {transition: _text(transition.value) for transition in Transition}
 
 
 def _encode(value: object) -> str:
@@ -113,31 +116,31 @@ def _progress_in(text: str) -> Progress:
     return read_progress(*_decode(text))
 
 
-@lru_cache(maxsize=1_024)
-def _word(text: str | None) -> str:
-    return _encode(text)
-
-
-def timeline_out(timeline: list[TimelineEntry]) -> str:
+def timeline_out(timeline: Sequence[TimelineEntry]) -> str:
     """The stored form of a timeline."""
     # Every write of a task contains its timeline. This takes a third of the encoder's time.
     return f"[{','.join([_timeline_entry_out(entry) for entry in timeline])}]"
 
 
 def _timeline_entry_out(entry: TimelineEntry) -> str:
-    head = f"{_word(entry.transition)},{micros(entry.timestamp)},{entry.attempt}"
-    return f"[{head},{_word(entry.instance)},{_word(entry.reason)}]"
+    reason = "null" if entry.reason is None else _text(entry.reason)
+    at = micros(entry.timestamp)
+    return f"[{_TRANSITIONS_OUT[entry.transition]},{at},{entry.attempt},{_text(entry.instance)},{reason}]"
 
 
-def _timeline_in(text: str) -> list[TimelineEntry]:
-    return [
-        read_timeline_entry(_TRANSITIONS[transition], moment(at), attempt, instance, reason)
-        for transition, at, attempt, instance, reason in _decode(text)
-    ]
+def _timeline_in(text: str) -> tuple[TimelineEntry, ...]:
+    return tuple(
+        [
+            read_timeline_entry(_TRANSITIONS[transition], moment(at), attempt, instance, reason)
+            for transition, at, attempt, instance, reason in _decode(text)
+        ]
+    )
 
 
-def _span_out(ref: SpanRef | None) -> tuple[str, str, int, str] | None:
-    return None if ref is None else (ref.trace_id, ref.span_id, ref.trace_flags, ref.tracestate)
+def _span_out(ref: SpanRef | None) -> str:
+    if ref is None:
+        return "null"
+    return f"[{_text(ref.trace_id)},{_text(ref.span_id)},{ref.trace_flags},{_text(ref.tracestate)}]"
 
 
 def _span_in(value: list[Any] | None) -> SpanRef | None:
@@ -148,7 +151,8 @@ def trace_out(trace: TaskTrace) -> str:
     """The stored form of a task's trace data; empty without tracing."""
     if trace.attempt is None and not trace.creation.trace_id and not trace.baggage:
         return ""
-    return _encode((_span_out(trace.creation), _span_out(trace.attempt), _span_out(trace.previous), trace.baggage))
+    spans = f"{_span_out(trace.creation)},{_span_out(trace.attempt)},{_span_out(trace.previous)}"
+    return f"[{spans},{_text(trace.baggage)}]"
 
 
 def _trace_in(text: str) -> TaskTrace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 from taskflow_otel.engine.executors.base import Call
@@ -13,34 +13,43 @@ from taskflow_otel.engine.executors.base import Call
 logger = logging.getLogger("taskflow_otel.engine")
 
 
-async def awaited(result: Any, call: Call) -> Any:
-    """Await the result of a function, and again as long as the result is an awaitable."""
-    while result is not None and inspect.isawaitable(result):
-        result = await (leashed(result, call) if inspect.iscoroutine(result) else result)
-    return result
-
-
 @types.coroutine
-def leashed(coroutine: Coroutine[Any, Any, Any], call: Call) -> Generator[Any, Any, Any]:
-    """Await a coroutine in a way that can end it even if it swallows its cancellation.
+def awaited(result: Any, call: Call) -> Generator[Any, Any, Any]:
+    """Await the result of a function, and again as long as the result is an awaitable.
 
-    Once the call is abandoned, a cancellation is no longer passed on: the coroutine is closed where it waits.
+    A coroutine is awaited in a way that can end it even if it swallows its cancellation: once the call is abandoned, a
+    cancellation is no longer passed on, and the coroutine is closed where it waits.
     """
-    step: Callable[[Any], Any] = coroutine.send
-    argument: Any = None
-    while True:
-        try:
-            awaited = step(argument)
-        except StopIteration as done:
-            return done.value
-        try:
-            argument = yield awaited
-            step = coroutine.send
-        except BaseException as exc:
-            if call.abandoned or issubclass(type(exc), GeneratorExit):
-                _close(coroutine, call)
-                raise
-            step, argument = coroutine.throw, exc
+    # One generator for the whole wait: each further one costs a running task an object and each of its steps a call.
+    while result is not None:
+        # The result of an async function. The check for other awaitables costs more than the await.
+        if type(result) is not types.CoroutineType:
+            if not inspect.isawaitable(result):
+                return result
+            result = yield from _any(result)
+            continue
+        step: Callable[[Any], Any] = result.send
+        argument: Any = None
+        while True:
+            try:
+                waits_for = step(argument)
+            except StopIteration as done:
+                following = done.value
+                break
+            try:
+                argument = yield waits_for
+                step = result.send
+            except BaseException as exc:
+                if call.abandoned or issubclass(type(exc), GeneratorExit):
+                    _close(result, call)
+                    raise
+                step, argument = result.throw, exc
+        result = following
+    return None
+
+
+async def _any(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
 
 
 def _close(coroutine: Coroutine[Any, Any, Any], call: Call) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import Context
+from collections.abc import Awaitable
 from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -18,8 +18,6 @@ class Call(Struct, eq=False):
     definition: TaskDefinition
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    context: Context
-    """The attempt's own context variables, with the task context and the attempt's span in them."""
     task_context: TaskContext
     payload: str | None
     on_loop: bool = False
@@ -34,8 +32,9 @@ class Call(Struct, eq=False):
 class Executor(Protocol):
     """Runs the functions of attempts.
 
-    `run` returns the function's result and raises its exception. Cancelling the awaiting task must end the function
-    if that is possible (async, process). If not (`cancellable` is false: threads), the engine asks through the task
+    `run` returns the function's result and raises its exception. It is called and awaited in the attempt's own context,
+    in which the task context and the attempt's span are current. Cancelling the awaiting task must end the function if
+    that is possible (async, process). If not (`cancellable` is false: threads), the engine asks through the task
     context and waits.
     """
 
@@ -48,7 +47,7 @@ class Executor(Protocol):
     async def start(self) -> None:
         """Prepare what attempts need."""
 
-    async def run(self, call: Call) -> Any:
+    def run(self, call: Call) -> Awaitable[Any]:
         """Run one attempt."""
 
     async def close(self, timeout: float) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import types
+from collections.abc import Awaitable
 from typing import Any
 
-from taskflow_otel.engine.executors.awaiting import awaited, leashed
+from taskflow_otel.engine.executors.awaiting import awaited
 from taskflow_otel.engine.executors.base import Call
 from taskflow_otel.model.vocabulary import ExecutorKind
 
@@ -22,13 +22,9 @@ class AsyncExecutor:
     async def start(self) -> None:
         """Nothing to prepare."""
 
-    async def run(self, call: Call) -> Any:
+    def run(self, call: Call) -> Awaitable[Any]:
         """Await the function in the attempt's context, which is that of the awaiting task."""
-        result = call.definition.func(*call.args, **call.kwargs)
-        if type(result) is types.CoroutineType:
-            # The result of an async function. The check for other awaitables costs more than the await.
-            result = await leashed(result, call)
-        return result if result is None else await awaited(result, call)
+        return awaited(call.definition.func(*call.args, **call.kwargs), call)
 
     async def close(self, timeout: float) -> None:
         """Nothing to release."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
 import signal
@@ -66,6 +67,8 @@ class ChildProcess:
         self._unsent: list[bytes] = [frame(setup)]
         self._number = 0
         self._call: Call | None = None
+        self._context = contextvars.Context()
+        """That of the attempt."""
         self._outcome: asyncio.Future[ChildFailure | None] | None = None
         self._loading: asyncio.Future[None] | None = None
         self._loaded: set[FunctionReference | None] = set()
@@ -90,7 +93,9 @@ class ChildProcess:
     async def run(self, call: Call, packed: PackedCall) -> ChildFailure | None:
         """Run an attempt; raises `TaskProcessError` if the process ends first."""
         carrier: dict[str, str] = {}
-        call.context.copy().run(_inject, carrier)
+        # Its reports arrive in the context of the reader.
+        self._context = contextvars.copy_context()
+        _inject(carrier)
         self._number += 1
         self._call = call
         outcome: asyncio.Future[ChildFailure | None] = self._loop.create_future()
@@ -232,7 +237,7 @@ class ChildProcess:
     def _take(self, message: FromChild) -> None:
         match message:
             case Said(number=number) if self._call is not None and number == self._number:
-                self._call.context.copy().run(_say, self._call.task_context, message)
+                self._context.copy().run(_say, self._call.task_context, message)
             case Progressed(number=number, progress=progress) if self._call is not None and number == self._number:
                 self._call.task_context.forward_progress(progress)
             case Spanned(span=span):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import os
@@ -46,7 +47,7 @@ class ThreadExecutor:
         """Run the function in a thread, with the attempt's context variables."""
         assert self._threads is not None, "the engine starts its executors before it dispatches"
         function = functools.partial(call.definition.func, *call.args, **call.kwargs)
-        result = await self._threads.run(functools.partial(call.context.run, function))
+        result = await self._threads.run(functools.partial(contextvars.copy_context().run, function))
         if not inspect.isawaitable(result):
             return result
         # A plain function around an async one: the work itself is still to come, on the event loop.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Update
@@ -18,8 +19,7 @@ _REDUCED_TEXT = 500
 _NOT_STORED = "[the database refused this text]"
 
 
-@dataclass(slots=True, eq=False)
-class Commit:
+class Commit(Struct, eq=False):
     """A change with a waiting caller."""
 
     change: Change
@@ -37,8 +37,8 @@ class Commit:
         return self.change.task_id if isinstance(self.change, AppendLogs) else self.change.record.task_id
 
 
-@dataclass(slots=True, eq=False)
-class Note:
+# Never part of a cycle: nothing that it leads to knows it.
+class Note(Struct, eq=False, gc=False):
     """A task whose current state will be written, as it is at that time."""
 
     task: LiveTask
@@ -130,7 +130,7 @@ def reduce(commit: Commit, why: str) -> bool:
     if commit.reductions:
         record.error = None if record.error is None else _NOT_STORED
         record.stacktrace = record.error_type = record.reason = None
-        record.timeline = [replace(entry, reason=None) for entry in record.timeline]
+        record.timeline = tuple([replace(entry, reason=None) for entry in record.timeline])
     commit.change = Update(record)
     commit.reductions += 1
     return True

@@ -31,7 +31,7 @@ def make_task(**fields: Any) -> TaskRecord:
         "instance": "one",
         "persisted": True,
         "payload": '{"v":1}',
-        "timeline": [TimelineEntry(Transition.ENQUEUED, created, 0, "one")],
+        "timeline": (TimelineEntry(Transition.ENQUEUED, created, 0, "one"),),
     }
     return TaskRecord(**{**defaults, **fields})
 
@@ -73,7 +73,7 @@ def full_task() -> TaskRecord:
         token=2**40,
         trace=TaskTrace(span, SpanRef("1" * 32, "2" * 16), SpanRef("3" * 32, "4" * 16, 1, "b=2"), "k=v"),
     )
-    task.timeline.append(TimelineEntry(Transition.STARTED, BASE + timedelta(minutes=6), 3, "one", TEXT))
+    task.timeline += (TimelineEntry(Transition.STARTED, BASE + timedelta(minutes=6), 3, "one", TEXT),)
     return task
 
 

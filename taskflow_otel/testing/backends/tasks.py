@@ -132,7 +132,7 @@ class TaskConformance(BackendFixtures):
         await backend.apply([Insert(task)])
         found = await backend.get(task.task_id)
         assert found is not None
-        found.timeline.clear()
+        found.timeline = ()
         found.trace.creation.trace_id = "f" * 32
         assert await backend.get(task.task_id) == task
 

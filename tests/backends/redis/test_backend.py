@@ -82,10 +82,10 @@ async def test_a_record_comes_back_as_it_was_stored(redis: RedisBackend) -> None
         queue="langsam",
         progress=Progress(1.5, None, "läuft"),
         reason="retry_wait",
-        timeline=[
+        timeline=(
             TimelineEntry(Transition.ENQUEUED, START, 0, "one"),
             TimelineEntry(Transition.STARTED, START, 0, "one", "x"),
-        ],
+        ),
         retry_of="other",
         retried_by="third",
         cancel_requested=True,

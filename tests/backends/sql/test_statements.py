@@ -39,14 +39,14 @@ NOT_FIRST = {
 def started(record: TaskRecord) -> TaskRecord:
     record = record.copy()
     record.status, record.start_time, record.reason = TaskStatus.RUNNING, BASE + timedelta(seconds=1), None
-    record.timeline.append(TimelineEntry(Transition.STARTED, record.start_time, record.attempt, record.instance))
+    record.timeline += (TimelineEntry(Transition.STARTED, record.start_time, record.attempt, record.instance),)
     return record
 
 
 def succeeded(record: TaskRecord) -> TaskRecord:
     record = record.copy()
     record.status, record.end_time, record.duration = TaskStatus.SUCCESS, BASE + timedelta(seconds=3), 2.0
-    record.timeline.append(TimelineEntry(Transition.SUCCEEDED, record.end_time, record.attempt, record.instance))
+    record.timeline += (TimelineEntry(Transition.SUCCEEDED, record.end_time, record.attempt, record.instance),)
     return record
 
 

@@ -52,7 +52,7 @@ async def test_tasks_taken_over_without_an_answer_are_handed_out_again(backend: 
     tasks = [make_task() for _ in range(3)]
     await backend.apply([Insert(task) for task in tasks])
     [known] = await backend.take_over({"one"}, "two", None, 1)
-    known.timeline.append(TimelineEntry(Transition.RECOVERED, BASE, 0, "two"))
+    known.timeline += (TimelineEntry(Transition.RECOVERED, BASE, 0, "two"),)
     await backend.apply([Update(known)])
     backend.breaks = True
     with pytest.raises(BackendUnavailableError):

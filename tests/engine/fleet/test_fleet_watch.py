@@ -57,7 +57,7 @@ async def test_each_change_of_another_instance_is_passed_on_once(watched: Watche
     assert await watched.look() == [(task.task_id, "pending")]
     assert await watched.look() == []
     ended = finish(task)
-    ended.timeline.append(ended.timeline[0])
+    ended.timeline += (ended.timeline[0],)
     await watched.backend.apply([Update(ended)])
     assert await watched.look() == [(task.task_id, "success")]
 
