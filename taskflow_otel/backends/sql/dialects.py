@@ -39,6 +39,9 @@ class Dialect(Protocol):
     def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:
         """The expression for a parameter that may be null, in statements of the hot path; see `bindable`."""
 
+    null: Any
+    """What stands for null among the values for statements of the hot path."""
+
     def bindable(self, row: Row) -> Row:
         """The values of a row in the form for statements of the hot path."""
 
@@ -62,6 +65,8 @@ class _Lock(Protocol):
 
 
 class _PlainParameters:
+    null = None
+
     def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:
         """See `Dialect`."""
         return parameter
@@ -75,6 +80,7 @@ class SqliteDialect:
     """SQLite: only one writer at a time, so there are no conflicting transactions."""
 
     by_rows = by_edges = False
+    null = _NULL
 
     def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:
         """See `Dialect`.

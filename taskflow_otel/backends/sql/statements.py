@@ -107,6 +107,7 @@ class Statements:
             )
 
         self.bindable = dialect.bindable
+        self._null = dialect.null
         self.insert_task = insert_text(tasks)
         self.insert_new_task = insert_text(tasks, _NEW_COLUMNS)
         self.update_task = update_text(_WRITTEN)
@@ -143,7 +144,7 @@ class Statements:
     def inserted(self, record: TaskRecord, now: int) -> tuple[str, Row]:
         """The statement that inserts a record, and its row."""
         if record.status is _PENDING and _not_new(record) == _pristine:
-            return self.insert_new_task, self.bindable(_new_row(record, now))
+            return self.insert_new_task, _new_row(record, now, self._null)
         return self.insert_task, self.whole_insert(record, now)
 
     def updated(self, record: TaskRecord, now: int) -> tuple[str, Row]:
@@ -151,9 +152,9 @@ class Statements:
         if _later(record) == _untouched:
             started, ended = record.start_time, record.end_time
             if record.status is _SUCCESS and started and ended and record.duration is not None:
-                return self.succeed_task, self.bindable(_succeeded_row(record, started, ended, now))
+                return self.succeed_task, _succeeded_row(record, started, ended, now, self._null)
             if record.status is _RUNNING and started and not ended and record.duration is None:
-                return self.start_task, self.bindable(_started_row(record, started, now))
+                return self.start_task, _started_row(record, started, now, self._null)
         return self.update_task, self.whole_update(record, now)
 
     def whole_insert(self, record: TaskRecord, now: int) -> Row:
@@ -171,8 +172,8 @@ def link_row(change: Insert, now: int) -> Row:
     return (record.task_id, now, record.retry_of, seen or "", record.task_id)
 
 
-def _new_row(record: TaskRecord, now: int) -> Row:
-    # In the order of `_NEW_COLUMNS`.
+def _new_row(record: TaskRecord, now: int, null: Any) -> Row:
+    # In the order of `_NEW_COLUMNS`, and in the form for its statement: only two of the values can be null.
     return (
         record.task_id,
         record.func_name,
@@ -193,20 +194,20 @@ def _new_row(record: TaskRecord, now: int) -> Row:
         tags_out(record.tags),
         timeline_out(record.timeline),
         trace_out(record.trace),
-        record.payload,
-        record.trace_id,
+        null if record.payload is None else record.payload,
+        record.trace_id or null,
         record.instance,
         now,
     )
 
 
-def _started_row(record: TaskRecord, started: datetime, now: int) -> Row:
+def _started_row(record: TaskRecord, started: datetime, now: int, null: Any) -> Row:
     return (
         _STARTED,
         micros(started),
         timeline_out(record.timeline),
         trace_out(record.trace),
-        record.trace_id,
+        record.trace_id or null,
         now,
         record.task_id,
         record.instance,
@@ -214,7 +215,7 @@ def _started_row(record: TaskRecord, started: datetime, now: int) -> Row:
     )
 
 
-def _succeeded_row(record: TaskRecord, started: datetime, ended: datetime, now: int) -> Row:
+def _succeeded_row(record: TaskRecord, started: datetime, ended: datetime, now: int, null: Any) -> Row:
     end = micros(ended)
     return (
         record.duration,
@@ -223,7 +224,7 @@ def _succeeded_row(record: TaskRecord, started: datetime, ended: datetime, now: 
         end,
         timeline_out(record.timeline),
         trace_out(record.trace),
-        record.trace_id,
+        record.trace_id or null,
         end,
         now,
         record.task_id,
