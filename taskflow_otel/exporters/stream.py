@@ -51,10 +51,11 @@ class _Chunk(NamedTuple):
 class LiveStream(Exporter):
     """A bounded ring of the latest changes, read by any number of subscribers at their own pace.
 
-    Changes are collected for `interval` seconds and then encoded once, for all subscribers. Without subscribers, each
-    change costs only an append. A subscriber that is more than `size` changes behind gets the event `reset`, because
-    the missed changes are gone: it must read the tasks again, and then continues. Ids are opaque and belong to one
-    process: the id of another process leads to a `reset` too.
+    Changes are collected for `interval` seconds and then encoded once, for all subscribers. A subscriber that is more
+    than `size` changes behind gets the event `reset`, because the missed changes are gone: it must read the tasks
+    again, and then continues. Without subscribers, a change is kept while an id that was given out can still lead to
+    it. After `size` changes that is over, and further ones are only counted. Ids are opaque and belong to one process:
+    the id of another process leads to a `reset` too.
     """
 
     name = "stream"
@@ -73,6 +74,8 @@ class LiveStream(Exporter):
         """Encoded changes, by number."""
         self._chunks: tuple[int, list[_Chunk]] = (-1, [])
         """The latest chunks, with the number of their first change."""
+        self._unasked = 0
+        """How many further changes are kept although no one subscribes."""
         self._news: asyncio.Event | None = None
         """Set by a change; `None` without subscribers."""
         self._publisher: asyncio.Task[None] | None = None
@@ -88,13 +91,11 @@ class LiveStream(Exporter):
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Keep the transition for the subscribers."""
-        # `_append` without the call: three of these for each task, even if no one watches.
-        ring = self._ring
-        if len(ring) == self._size:
+        if self._news is None and not self._unasked and not self._ring:
+            # `_append` without the call: three of these for each task, even if no one watches.
             self._first += 1
-        ring.append(event if event.exception is None else without_exception(event))
-        if self._news is not None:
-            self._news.set()
+        else:
+            self._append(event if event.exception is None else without_exception(event))
         if self._progress_at and event.status.finished:
             self._progress_at.pop(event.task_id, None)
 
@@ -132,7 +133,11 @@ class LiveStream(Exporter):
 
     @property
     def cursor(self) -> str:
-        """The id of the latest change: `subscribe(cursor)` continues a page that is read now."""
+        """The id of the latest change: `subscribe(cursor)` continues a page that is read now.
+
+        From now on, changes are kept for a while.
+        """
+        self._unasked = self._size
         return self._id(self._end - 1)
 
     async def subscribe(self, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
@@ -181,6 +186,7 @@ class LiveStream(Exporter):
         self.subscribers -= 1
         if self.subscribers == 0:
             self._news = None
+            self._unasked = self._size
             if self._publisher is not None:
                 self._publisher.cancel()
                 self._publisher = None
@@ -223,6 +229,13 @@ class LiveStream(Exporter):
 
     def _append(self, item: _Item) -> None:
         ring = self._ring
+        if self._news is None:
+            if not self._unasked:
+                # Every id that was given out is before the ring.
+                self._first += len(ring) + 1
+                ring.clear()
+                return
+            self._unasked -= 1
         if len(ring) == self._size:
             self._first += 1
         ring.append(item)
