@@ -36,10 +36,10 @@ STEPS = {
     "Outbox.deliver": "Before the response's first byte",
     "Outbox.close": "After the response's last byte",
     "AttemptRunner.run": "The attempt starts",
-    "AttemptRunner._call": "The function runs",
+    "AttemptRunner._enter": "The function runs",
 }
 """The calls with which a step begins. What an attempt does after its function has returned is a step too."""
-LAST = "The task ends"
+LAST, _LAST_BEGINS = "The task ends", "Lifecycle.move"
 
 ROOMS = ("request", "engine", "engine/ledger", "engine/fleet", "engine/executors", "backends", "bus", "exporters")
 """The rooms of the walk, in the order in which a step may enter them."""
@@ -49,6 +49,8 @@ LEAVES = {
 }  # fmt: skip
 """Values and books: they are read and written on the way, and call nobody."""
 BESIDE = {
+    # The rest of `AsyncExecutor.run`, which the attempt awaits.
+    "awaited",
     # Of a transaction, which belongs to all tasks in it.
     "PrometheusExporter.observe_backend",
     # Now and then, whatever tasks do.
@@ -115,7 +117,7 @@ class Tracer:
     def _find_step(self, name: str, around: list[str]) -> None:
         if name in STEPS:
             self._step = STEPS[name]
-        elif self._step == STEPS["AttemptRunner._call"] and "AttemptRunner._call" not in around:
+        elif self._step == STEPS["AttemptRunner._enter"] and name == _LAST_BEGINS:
             self._step = LAST
 
 
