@@ -63,6 +63,7 @@ async def stall(what: str, size: int, directory: Path) -> dict[str, Any]:
     """
     end = asyncio.Event()
     seconds = _STALL_SECONDS if size >= 1_000 else 0.3
+    running = 0
     manager: TaskManager | None = None if what == "bare" else TaskManager(shutdown_timeout=0.1)
     if manager is None:
         living = [asyncio.create_task(end.wait()) for _ in range(size)]
@@ -74,6 +75,8 @@ async def stall(what: str, size: int, directory: Path) -> dict[str, Any]:
 
         @manager.task()
         async def live() -> None:
+            nonlocal running
+            running += 1
             await end.wait()
 
         @manager.task()
@@ -86,6 +89,9 @@ async def stall(what: str, size: int, directory: Path) -> dict[str, Any]:
         await manager.startup()
         for _ in range(size):
             await manager.enqueue(live)
+        # What is measured is a process that has this many, and not one that starts them.
+        while running < size:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
     ticks = asyncio.create_task(_ticks(seconds))
     operations = 0
