@@ -148,7 +148,7 @@ class Intake:
                 task.advance(_COMMIT)
                 entry = self._ledger.submit(Insert(task.record, link=task.link))
                 try:
-                    return {task.id: await entry.future}
+                    return {task.record.task_id: await entry.future}
                 except BaseException:
                     self._ledger.leave(entry)
                     raise

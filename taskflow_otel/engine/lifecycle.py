@@ -27,7 +27,7 @@ _ENQUEUED, _STARTED, _SUCCEEDED, _RETRY_SCHEDULED = (
     Transition.SUCCEEDED,
     Transition.RETRY_SCHEDULED,
 )
-_RUNNING = TaskStatus.RUNNING
+_PENDING, _RUNNING = TRANSITIONS[None, _ENQUEUED], TaskStatus.RUNNING
 _STALE = Outcome.STALE
 _KNOWN, _LEAVE = Step.KNOWN, Step.LEAVE
 
@@ -52,7 +52,7 @@ class Lifecycle:
 
     def begin(self, record: TaskRecord) -> None:
         """Write the first line of a new record's timeline."""
-        record.status = next_status(None, _ENQUEUED)
+        record.status = _PENDING
         record.timeline += (TimelineEntry(_ENQUEUED, record.created_at, 0, record.instance, record.reason),)
 
     def as_enqueued(self, refused: TaskRecord) -> TaskRecord:

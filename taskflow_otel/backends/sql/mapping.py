@@ -147,10 +147,17 @@ def _span_in(value: list[Any] | None) -> SpanRef | None:
     return None if value is None else SpanRef(*value)
 
 
+_UNTRACED = TaskTrace(attempt=SpanRef())
+"""That of a task whose attempt has begun, where nothing makes spans."""
+_UNTRACED_OUT = f'[{_span_out(_UNTRACED.creation)},{_span_out(_UNTRACED.attempt)},null,""]'
+
+
 def trace_out(trace: TaskTrace) -> str:
     """The stored form of a task's trace data; empty without tracing."""
     if trace.attempt is None and not trace.creation.trace_id and not trace.baggage:
         return ""
+    if trace == _UNTRACED:
+        return _UNTRACED_OUT
     spans = f"{_span_out(trace.creation)},{_span_out(trace.attempt)},{_span_out(trace.previous)}"
     return f"[{spans},{_text(trace.baggage)}]"
 

@@ -23,7 +23,8 @@ class BackendHealth:
     def __init__(self, name: str, clock: Clock) -> None:
         self._name = name
         self._clock = clock
-        self._outage = Outage(clock)
+        self.outage = Outage(clock)
+        """The failures in a row; each noted task looks at it, without the call of `failing_since`."""
         self._held_since: float | None = None
         self.answers = 0
         """How many transactions the backend has committed."""
@@ -33,7 +34,7 @@ class BackendHealth:
     @property
     def failing_since(self) -> float | None:
         """Monotonic time at which the backend began to fail; `None` while it answers."""
-        return self._outage.since
+        return self.outage.since
 
     def held(self, exc: Exception, began: float) -> None:
         """A write that began at `began` did not get its lock; if that lasts, the backend counts as failing."""
@@ -46,7 +47,7 @@ class BackendHealth:
         """A write failed and will be tried again."""
         if not isinstance(exc, BackendError):
             logger.error("the %s backend raised an error of its driver", self._name, exc_info=exc)
-        if self._outage.failed():
+        if self.outage.failed():
             logger.error("the %s backend fails: %s. Trying again, with backoff.", self._name, exc)
 
     def lost(self, count: int, task_id: str, exc: BackendError) -> None:
@@ -58,6 +59,6 @@ class BackendHealth:
         """A transaction was committed."""
         self._held_since = None
         self.answers += 1
-        lasted = self._outage.ended()
+        lasted = self.outage.ended()
         if lasted is not None:
             logger.warning("the %s backend answers again, after %.1f s", self._name, lasted)

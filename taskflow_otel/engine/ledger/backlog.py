@@ -64,12 +64,13 @@ class Backlog:
 
     def note(self, task: LiveTask) -> None:
         """Add a task whose state will be written, as it is at that time."""
-        if not self._notes.add(task):
+        notes = self._notes
+        if not notes.add(task):
             return
-        if not self._ended_asked and self._notes.ended >= MAX_BATCH:
+        if not self._ended_asked and len(notes.ended) >= MAX_BATCH:
             self._ended_asked = True
             self.wake.set()
-        if self._health.failing_since is not None:
+        if self._health.outage.since is not None:
             self._trim()
         if not self._timer_armed:
             self._arm()
@@ -132,7 +133,7 @@ class Backlog:
             # Unfinished tasks will change again, so their notes are written only at a flush.
             for task in self._notes.take(MAX_BATCH, only_ended=not self._flush_asked):
                 items += notes_of(task)
-            self._ended_asked = self._notes.ended >= MAX_BATCH
+            self._ended_asked = len(self._notes.ended) >= MAX_BATCH
         if self._flush_asked:
             self._flush_asked = False
             logs += [Lines(lines) for lines in self._lines.take()]

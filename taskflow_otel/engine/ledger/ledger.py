@@ -16,7 +16,7 @@ from taskflow_otel.engine.ledger.backlog import MAX_BATCH, Backlog
 from taskflow_otel.engine.ledger.batch import Commit
 from taskflow_otel.engine.ledger.deadlines import FOREVER, Deadlines
 from taskflow_otel.engine.ledger.writer import Writer
-from taskflow_otel.engine.live import REFUSED, LiveTask
+from taskflow_otel.engine.live import REFUSED
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -48,6 +48,9 @@ class Ledger:
         self.health = BackendHealth(backend.name, clock)
         """Whether writes to the backend succeed."""
         self._backlog = Backlog(clock, self.health, interval=snapshot_interval)
+        self.note = self._backlog.note
+        """Writes the current state of a task soon: the history of a task that is not persisted, or what a running
+        durable task reports between its transitions (progress, the ids of its span)."""
         self._deadlines = Deadlines(
             clock,
             self._backlog.pending,
@@ -99,7 +102,11 @@ class Ledger:
 
         A waiting task holds one object less, and each of its wake-ups takes one call less.
         """
-        entry = self._new(change, self._deadline(timeout))
+        # Each persisted task submits three changes: what is made here is not in calls of its own.
+        if self._torn_down:
+            raise BackendUnavailableError(_TORN_DOWN)
+        deadline = self._deadlines.after(self._commit_timeout if timeout is None else timeout)
+        entry = Commit(change, asyncio.get_running_loop().create_future(), deadline)
         self._backlog.add(entry)
         return entry
 
@@ -177,11 +184,6 @@ class Ledger:
         stored = await retrying(self._clock, lambda: self._backend.get(record.task_id))
         place = len(record.timeline) - 1
         return stored is not None and stored.timeline[place : place + 1] == record.timeline[place:]
-
-    def note(self, task: LiveTask) -> None:
-        """Write the current state of a task soon: the history of a task that is not persisted, or what a running
-        durable task reports between its transitions (progress, the ids of its span)."""
-        self._backlog.note(task)
 
     def append_log(self, task_id: str, entry: LogEntry) -> None:
         """Write a log entry soon."""

@@ -16,23 +16,18 @@ class Notes:
     def __init__(self) -> None:
         # An OrderedDict: finding the first entry of a plain dict gets slower with each entry removed at its front.
         self._notes: OrderedDict[str, LiveTask] = OrderedDict()
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        self.ended: OrderedDict[str, None] = OrderedDict()
         """Notes of finished tasks: they will not change, and only they can be dropped."""
 
     def __len__(self) -> int:
         return len(self._notes)
-
-    @property
-    def ended(self) -> int:
-        """How many notes are of finished tasks."""
-        return len(self._ended)
 
     def add(self, task: LiveTask) -> bool:
         """Note a task; return `False` if nothing changed, because an existing note covers its current state."""
         record = task.record
         if record.status.finished:
             self._notes[record.task_id] = task
-            self._ended[record.task_id] = None
+            self.ended[record.task_id] = None
             return True
         if record.task_id in self._notes:
             return False
@@ -43,20 +38,20 @@ class Notes:
         """Note a task again after a failed write, unless it was noted since."""
         self._notes.setdefault(task.record.task_id, task)
         if task.record.status.finished:
-            self._ended.setdefault(task.record.task_id)
+            self.ended.setdefault(task.record.task_id)
 
     def take(self, most: int, *, only_ended: bool) -> list[LiveTask]:
         """Take up to `most` notes out, oldest first."""
-        taken = list(islice(self._ended if only_ended else self._notes, most))
+        taken = list(islice(self.ended if only_ended else self._notes, most))
         for task_id in taken:
-            self._ended.pop(task_id, None)
+            self.ended.pop(task_id, None)
         return [self._notes.pop(task_id) for task_id in taken]
 
     def trim(self, most: int) -> int:
         """Drop notes of finished tasks, oldest first, until at most `most` notes are left; return how many."""
         dropped = 0
-        while len(self._notes) > most and self._ended:
-            oldest, _ = self._ended.popitem(last=False)
+        while len(self._notes) > most and self.ended:
+            oldest, _ = self.ended.popitem(last=False)
             del self._notes[oldest]
             dropped += 1
         return dropped
