@@ -140,7 +140,7 @@ async def test_a_note_of_a_task_in_line_looks_at_no_other_note(
             looks += 1
             return super().__iter__()
 
-    ledger._backlog._notes._ended = Watched()
+    ledger._backlog._notes.ended = Watched()
     for _ in range(number):
         ledger.note(noted(TaskStatus.PENDING))
     assert looks == 0

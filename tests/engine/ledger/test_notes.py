@@ -36,8 +36,8 @@ def test_finished_tasks_can_be_taken_alone() -> None:
     notes, waiting, ended = Notes(), live(), live(TaskStatus.SUCCESS)
     notes.add(waiting)
     notes.add(ended)
-    assert (notes.ended, notes.take(5, only_ended=True)) == (1, [ended])
-    assert (notes.ended, notes.take(5, only_ended=False)) == (0, [waiting])
+    assert (len(notes.ended), notes.take(5, only_ended=True)) == (1, [ended])
+    assert (len(notes.ended), notes.take(5, only_ended=False)) == (0, [waiting])
 
 
 def test_a_task_that_finishes_while_it_is_noted_counts_as_finished() -> None:
@@ -54,7 +54,7 @@ def test_a_note_that_could_not_be_written_comes_back_unless_there_is_a_newer_one
     (taken,) = notes.take(1, only_ended=False)
     notes.put_back(taken)
     notes.put_back(taken)
-    assert (len(notes), notes.ended) == (1, 1)
+    assert (len(notes), len(notes.ended)) == (1, 1)
 
 
 @pytest.mark.parametrize(("most", "dropped", "left"), [(3, 0, 3), (2, 1, 2), (1, 2, 1), (0, 2, 1)])
