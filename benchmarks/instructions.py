@@ -117,7 +117,7 @@ def _slow_the_clock() -> None:
     SystemClock.call_later = call_much_later  # type: ignore[method-assign,assignment]
     SystemClock.sleep = sleep_much_longer  # type: ignore[method-assign,assignment]
     # What is looked up again after a while would be looked up for each task on a machine that is slow at the moment.
-    SystemClock.now = staticmethod(itertools.repeat(SystemClock.now()).__next__)  # type: ignore[assignment]
+    SystemClock.now = staticmethod(itertools.repeat(SystemClock.now()).__next__)
 
 
 def _inside(names: Sequence[str], tasks: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from contextvars import Context
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -34,7 +33,7 @@ DEFINITION = TaskDefinition(TaskConfig(name="send"), print, None)
 
 HOLDERS = [
     RECORD,
-    Call(DEFINITION, ARGS, cast("dict[str, Any]", KWARGS), Context(), cast(TaskContext, None), SECRET),
+    Call(DEFINITION, ARGS, cast("dict[str, Any]", KWARGS), cast(TaskContext, None), SECRET),
     LiveTask(RECORD, DEFINITION, ARGS, cast("dict[str, Any]", KWARGS), None, durable=True),
     Sealed(cast(Codec, None), SECRET),
     Resolved(DEFINITION, ARGS, cast("dict[str, Any]", KWARGS)),
