@@ -107,6 +107,8 @@ class FleetMetrics(Service):
         self._settled = False
         """The table of targets agrees about the target of this process."""
         self._claim: _Claim | None = None
+        self._instance: str | None = None
+        """The id of this process when it last stored its counts, or tried to."""
         self._formerly: tuple[str, ...] = ()
         self._number = 0
         self._counted: dict[int, Snapshot] = {}
@@ -264,8 +266,11 @@ class FleetMetrics(Service):
         instance, unpublished = self._instance_id(), self._unpublished()
         asked_at = max(self._asked_at, self._exporter.collected_at or self._asked_at)
         latest, self._claim = self._shown, None
-        if latest is not None and latest.instance != instance:
-            self._formerly = (*self._formerly, latest.instance)
+        if instance != self._instance:
+            # Whether or not its counts could be stored since.
+            if self._instance is not None:
+                self._formerly = (*self._formerly, self._instance)
+            self._instance = instance
             # Another process may have got the name of the target.
             self._settled = False
         same = latest is not None and (latest.instance, latest.final) == (instance, final)

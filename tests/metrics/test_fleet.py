@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 
 from taskflow_otel.backends.base import Insert
 from taskflow_otel.backends.memory import MemoryBackend
+from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES, OTHER
 from taskflow_otel.metrics.books import COUNTS, GONE, TARGETS
 from taskflow_otel.metrics.folding import MARKS
@@ -147,6 +149,38 @@ async def test_an_instance_that_was_only_paused_is_not_counted_twice(backend: Me
     shown = [await worker.scrape() for worker in (paused, heir)]
     assert [(page[FINISHED], page["taskflow_task_run_duration_seconds_count"]) for page in shown] == [(9.0, 9.0)] * 2
     assert [mark for mark in (await backend.settings(MARKS)).values() if mark != "own"] == []
+
+
+async def test_after_a_burial_the_former_id_is_known_even_if_the_first_new_counts_cannot_be_stored(
+    clock: FakeClock,
+) -> None:
+    class AwayAfterRefusal(Unsteady):
+        async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
+            swapped = await super().swap_settings(expected, changes)
+            self.away = not swapped
+            return swapped
+
+    backend = AwayAfterRefusal()
+    paused, heir = [await Worker(name, backend, clock).start() for name in "ab"]
+    paused.run(1)
+    await clock.advance(1.5)
+    await paused.metrics.stop()
+    await declare_dead(backend, "a")
+    await clock.advance(3.0)
+    late = make_record(paused, "late")
+    paused.run(1)
+    paused.pending = {"late": 0}
+    with pytest.raises(BackendUnavailableError):
+        await paused.metrics.introduce()
+    backend.away = False
+    paused.name = "a2"
+    await paused.beat("alive")
+    await paused.metrics.introduce()
+    # It was sent under the former id, and dies before it is published.
+    await backend.apply([Insert(late)])
+    await declare_dead(backend, "a2")
+    await clock.advance(3.0)
+    assert (await heir.scrape())[FINISHED] == 3.0
 
 
 async def test_a_manager_that_starts_again_continues_counting(backend: MemoryBackend, clock: FakeClock) -> None:
