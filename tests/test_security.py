@@ -23,8 +23,15 @@ from tests.web.users import Directory
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "SECURITY.md").read_text()
-PUBLIC = {"/tasks/livez", "/tasks/readyz", "/tasks/login", "/tasks/static/{name}", "/tasks/dashboard"}
-"""What needs no login: probes, the form, the files, and the page, which leads to the form."""
+PUBLIC = {
+    "/tasks/livez",
+    "/tasks/readyz",
+    "/tasks/login",
+    "/tasks/problems",
+    "/tasks/static/{name}",
+    "/tasks/dashboard",
+}
+"""What needs no login: probes, the form, explanations, the files, and the page, which leads to the form."""
 
 
 def test_the_version_that_gets_fixes_is_the_current_one() -> None:
