@@ -24,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from taskflow_otel.backends import Backend
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.reconcile.compare import reconcile
 from tests.chaos.schedules_check import STEPS, Check, Findings, Notes, read_notes
 from tests.chaos.storm import SERVERS, opened
 from tests.procs import AppProcess
@@ -40,6 +42,7 @@ _HEADERS = {"Accept": "text/plain", "Authorization": "Bearer chaos"}
 _METRIC = "taskflow_schedule_missed_total"
 _EXCHANGE = 3.0
 """Seconds after which what an instance has counted is known to the others."""
+_LAST_COUNTS = 20.0
 _SHOWN = 20
 
 
@@ -107,14 +110,14 @@ class Storm:
             async with opened(self._plan.backend, self._url) as backend:
                 await self._quiesce(backend)
                 records = await stored(backend)
-            metric = await self._metric()
+                metric, differences = await self._metric(backend)
             await asyncio.gather(*(asyncio.to_thread(member.terminate) for member in self._members))
         finally:
             for member in self._members:
                 member.kill()
         notes = read_notes(self._notes)
         findings = Check(records, notes, self._deaths, began, ended).run()
-        findings.violations += self._uncounted(notes, metric)
+        findings.violations += [*self._uncounted(notes, metric), *differences]
         return self._report((ended - began).total_seconds(), records, notes, metric, findings)
 
     async def _start(self, member: AppProcess) -> None:
@@ -184,13 +187,29 @@ class Storm:
         with contextlib.suppress(TimeoutError):
             await eventually(all_ended, "the end of every task", timeout=60, interval=0.2)
 
-    async def _metric(self) -> dict[str, int]:
-        """The firings that were missed, of all instances including the dead, as one of them shows it."""
+    async def _metric(self, backend: Backend) -> tuple[dict[str, int], list[str]]:
+        """The firings that were missed, over the pages of all instances, and how these differ from the ledger.
+
+        Each instance is a target of its own; one of them shows the counts of those that are gone.
+        """
+        deadline = time.monotonic() + _LAST_COUNTS
         async with httpx.AsyncClient(headers=_HEADERS, timeout=20) as client:
-            page = (await client.get(f"{self._members[-1].url}/tasks/metrics")).raise_for_status().text
-        lines = [line.split() for line in page.splitlines() if line.startswith(f"{_METRIC}{{")]
-        values = {labels.split('"')[1]: int(float(value)) for labels, value in lines}
-        return {name: values[name] for name in STEPS}
+            while True:
+                pages = {
+                    member.url: (await client.get(f"{member.url}/tasks/metrics")).raise_for_status().text
+                    for member in self._members
+                }
+                differences = [str(one) for one in await reconcile(backend, metrics=pages, together=True)]
+                if not differences or time.monotonic() > deadline:
+                    break
+                await asyncio.sleep(1.0)
+        missed = dict.fromkeys(STEPS, 0)
+        for page in pages.values():
+            for family in text_string_to_metric_families(page):
+                for sample in family.samples:
+                    if sample.name == _METRIC and sample.labels["schedule"] in missed:
+                        missed[sample.labels["schedule"]] += int(sample.value)
+        return missed, differences
 
     def _uncounted(self, notes: Notes, metric: dict[str, int]) -> list[str]:
         """Where the metric is not what was told. What was told at the end of a process's life may not be counted."""
