@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo audit test coverage across bench peers instructions chaos chaos-planted schedules lint format typecheck generated clean
+.PHONY: help demo audit test coverage across bench peers instructions chaos chaos-planted schedules schemathesis lint format typecheck generated clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -55,6 +55,9 @@ chaos: $(VENV)/.dev $(VENV)/.packages  ## Kill servers under load, 200 times on 
 
 chaos-planted: $(VENV)/.dev $(VENV)/.packages  ## Check that the storm finds every planted fault, the long storms too
 	$(BIN)/python -m pytest tests/chaos/test_planted.py $(PYTEST_ARGS)
+
+schemathesis: $(VENV)/.dev $(VENV)/.packages  ## Send thousands of generated requests to each route, on two backends
+	SCHEMATHESIS_CASES=$(or $(CASES),50) $(BIN)/python -m pytest -q tests/web/test_generated_requests.py $(SCHEMATHESIS_ARGS)
 
 schedules: $(VENV)/.dev $(VENV)/.packages  ## Kill three instances with schedules, for four minutes on each backend
 	$(BIN)/python -m tests.chaos.schedules $(SCHEDULES_ARGS)

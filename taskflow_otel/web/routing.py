@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from taskflow_otel.compat.fastapi import dependency_calls, only_media_type, query_names
 from taskflow_otel.web.audit import AuditLog
@@ -25,8 +25,6 @@ from taskflow_otel.web.refusals import (
 from taskflow_otel.wire.bodies import ErrorOut
 from taskflow_otel.wire.problems import METHOD_NOT_ALLOWED, NOT_FOUND, PROBLEM_TYPE, SERVER_ERROR
 
-_FAILED = "taskflow_otel.failed"
-"""The key of the scope with an unexpected error, which is answered already."""
 _UNEXPECTED = "an unexpected error, which the log of the server has"
 
 
@@ -34,9 +32,9 @@ class TaskflowRoute(APIRoute):
     """Decides who may come in before it reads the body, and answers errors itself.
 
     A route that changes something answers 422 to what it does not know, and is audited under its name, whatever its
-    answer is. The application's error handlers are not called. An unexpected error is answered by 500 without its
-    text, and then raised, as an application's errors are, so that its server logs it. `home` is the path of the
-    administration.
+    answer is. The application's error handlers are called for errors of the application's own classes alone. An
+    unexpected error is answered by 500 without its text, and raised, so that the server logs it. `home` is the path of
+    the administration.
     """
 
     home: ClassVar[str] = ""
@@ -71,8 +69,7 @@ class TaskflowRoute(APIRoute):
             except Exception as exc:
                 answer = answer_to(request.scope, exc)
                 if answer is None:
-                    request.scope[_FAILED] = exc
-                    return problem_answer(request.scope, SERVER_ERROR, _UNEXPECTED)
+                    raise
                 return answer
 
         async def audited(request: Request) -> Response:
@@ -97,9 +94,20 @@ class TaskflowRoute(APIRoute):
             headers = {"Allow": ", ".join(methods)}
             await problem_answer(scope, METHOD_NOT_ALLOWED, sentence, headers)(scope, receive, send)
             return
-        await super().handle(scope, receive, send)
-        if (failed := scope.pop(_FAILED, None)) is not None:
-            raise failed
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await super().handle(scope, receive, noted)
+        except Exception:
+            # Answered here, with the headers of every answer, and raised: the application reports it.
+            if not begun:
+                await problem_answer(scope, SERVER_ERROR, _UNEXPECTED)(scope, receive, send)
+            raise
 
 
 def route_class(home: str, audit: AuditLog | None = None) -> type[TaskflowRoute]:
