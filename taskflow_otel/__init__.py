@@ -6,13 +6,16 @@ from taskflow_otel.admin import TaskAdmin
 from taskflow_otel.bus import TaskObserver
 from taskflow_otel.engine.context import TaskContext, get_task_context, task_log
 from taskflow_otel.errors import (
+    AlreadyRetriedError,
     BackendError,
     BackendUnavailableError,
     ConfigurationError,
     DuplicateTaskNameError,
     IllegalTransitionError,
+    KeyReusedError,
     MissingExtraError,
     NotStartedError,
+    OperationNotFoundError,
     PersistenceError,
     QueueFullError,
     SchemaVersionError,
@@ -46,6 +49,7 @@ from taskflow_otel.web.auth import User
 from taskflow_otel.web.tokens import ApiToken
 
 __all__ = [
+    "AlreadyRetriedError",
     "ApiToken",
     "BackendError",
     "BackendUnavailableError",
@@ -54,11 +58,13 @@ __all__ = [
     "FileLogger",
     "IllegalTransitionError",
     "InMemoryLogger",
+    "KeyReusedError",
     "LifecycleEvent",
     "LogEvent",
     "ManagedBackgroundTasks",
     "MissingExtraError",
     "NotStartedError",
+    "OperationNotFoundError",
     "PersistenceError",
     "QueueConfig",
     "QueueFullError",

@@ -98,6 +98,29 @@ class TaskStateError(TaskflowError):
     """The current state of the task does not allow this."""
 
 
+class AlreadyRetriedError(TaskStateError):
+    """A retry of this task exists; `retried_by` is its id."""
+
+    def __init__(self, task_id: str, retried_by: str, *, ended: bool = False) -> None:
+        is_being, so = ("was", "; retry that one") if ended else ("is being", "")
+        super().__init__(f"task {task_id} {is_being} retried already, by {retried_by}{so}")
+        self.retried_by = retried_by
+
+
+class OperationNotFoundError(TaskflowError, LookupError):
+    """No bulk operation has this id (or it has been deleted by retention)."""
+
+    def __init__(self, operation_id: str) -> None:
+        super().__init__(f"there is no bulk operation with the id {operation_id!r}; retention may have deleted it")
+
+
+class KeyReusedError(TaskflowError, ValueError):
+    """The idempotency key of a request belongs to another request."""
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key belongs to another request; use a new key for each new request")
+
+
 class IllegalTransitionError(TaskflowError, RuntimeError):
     """A transition outside the table of `taskflow_otel.model.status`: a bug of the library, never a user's mistake."""
 

@@ -31,14 +31,21 @@ ELSEWHERE = [
             "backends/base.py",
             "backends/memory_admin.py",
             "backends/redis/audit.py",
+            "backends/redis/operations.py",
             "backends/sql/audit.py",
             "backends/sql/backend.py",
+            "backends/sql/operations.py",
             "testing/backends/admin.py",
             "testing/backends/fixtures.py",
             "testing/backends/fleet.py",
             "testing/backends/samples.py",
             "testing/backends/tasks.py",
         ),
+    ),
+    Elsewhere(
+        "backends/redis/test_backend.py",
+        "How queries are answered, as the backend shows.",
+        ("backends/redis/search.py",),
     ),
     Elsewhere(
         "bus/test_bus.py",
@@ -103,7 +110,12 @@ ELSEWHERE = [
     Elsewhere(
         "web/test_bulk_api.py",
         "Which tasks an action on many is about; it shows in what is acted on.",
-        ("web/selection.py",),
+        ("web/operations_api.py", "web/selection.py"),
+    ),
+    Elsewhere(
+        "ledger/test_operations.py",
+        "Bulk operations need a backend that is shared, and instances of which one dies.",
+        ("engine/admin/operations.py", "engine/admin/run.py", "engine/admin/work.py"),
     ),
     Elsewhere(
         "engine/schedules/test_firing.py",
@@ -158,7 +170,7 @@ ELSEWHERE = [
     Elsewhere(
         "backends/test_conformance.py",
         "Plain data, and the filter that the suite compares backends with.",
-        ("model/audit.py",),
+        ("model/audit.py", "model/operation.py"),
     ),
     Elsewhere(
         "web/test_overview.py",

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
+from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery
 
 
 class AuditStore(Protocol):
@@ -32,4 +33,56 @@ class KeepsAudit(Protocol):
 
     @property
     def audit_store(self) -> AuditStore:
+        """The store; it works while the backend is open."""
+
+
+class OperationStore(Protocol):
+    """Stores bulk operations and their items. The errors are those of a `Backend`."""
+
+    async def begin(self, operation: Operation) -> Operation:
+        """Store a new operation without items; if its `key` is stored already, return the operation that has it.
+
+        An operation whose id is stored already stays unchanged.
+        """
+
+    async def get(self, operation_id: str) -> Operation | None:
+        """One operation."""
+
+    async def page(self, query: OperationQuery) -> list[Operation]:
+        """Up to `limit` operations that match, newest first: descending id."""
+
+    async def unfinished(self, limit: int) -> list[Operation]:
+        """Operations that have not ended, the oldest first."""
+
+    async def claim(self, operation_id: str, token: int, owner: str) -> Operation | None:
+        """Make `owner` the owner of an operation that has not ended, if its token is this one; it grows by one.
+
+        Return the operation after the change, or `None`; of several callers, one gets it.
+        """
+
+    async def save(self, operation: Operation, items: Sequence[OperationItem]) -> bool:
+        """Write the state of an operation, and these items, in one transaction: new ones, or their results.
+
+        Return `False`, and write nothing, unless the stored token is that of the operation and it has not ended.
+        """
+
+    async def items(self, operation_id: str, first: int, limit: int) -> list[OperationItem]:
+        """Up to `limit` items from the position `first` on, in their order."""
+
+    async def of_task(self, task_id: str, limit: int) -> list[str]:
+        """The ids of the newest operations that have this task."""
+
+    async def forget(self, before: datetime, limit: int) -> int:
+        """Delete items of operations that ended before this moment, and those of them without items; return how many.
+
+        At most about `limit` are deleted, those of the operation that ended first; 0 means that nothing is left.
+        """
+
+
+@runtime_checkable
+class KeepsOperations(Protocol):
+    """A backend that stores bulk operations."""
+
+    @property
+    def operation_store(self) -> OperationStore:
         """The store; it works while the backend is open."""

@@ -166,6 +166,12 @@ class Backend(Protocol):
     async def delete_finished(self, before: datetime, limit: int) -> int:
         """Delete up to `limit` tasks that ended before this moment, with their logs; return how many."""
 
+    async def delete_tasks(self, task_ids: Collection[str]) -> list[str]:
+        """Delete those of these tasks that have finished, with their logs; return the ids of the deleted ones.
+
+        The caller gives at most some hundred ids. A task that another call is deleting may be left out.
+        """
+
     async def latest_once(self, prefix: str) -> tuple[str, str] | None:
         """The greatest name used once that begins with `prefix`, by code points, and the id of its task."""
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from taskflow_otel.backends.admin import KeepsAudit
+from taskflow_otel.backends.admin import KeepsAudit, KeepsOperations
 from taskflow_otel.backends.base import Applied, Backend, Change
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
@@ -38,6 +38,8 @@ class MeasuredBackend:
         if isinstance(backend, KeepsAudit):
             # Only backends that keep an audit have this attribute; see `KeepsAudit`.
             self.audit_store = backend.audit_store
+        if isinstance(backend, KeepsOperations):
+            self.operation_store = backend.operation_store
         self.failing = False
         """Whether the latest measured operation got no answer."""
 
@@ -125,6 +127,10 @@ class MeasuredBackend:
     async def delete_finished(self, before: datetime, limit: int) -> int:
         """Measure `Backend.delete_finished`."""
         return await self._measure("delete_finished", self._backend.delete_finished(before, limit))
+
+    async def delete_tasks(self, task_ids: Collection[str]) -> list[str]:
+        """Measure `Backend.delete_tasks`."""
+        return await self._measure("delete_tasks", self._backend.delete_tasks(task_ids))
 
     async def latest_once(self, prefix: str) -> tuple[str, str] | None:
         """Measure `Backend.latest_once`."""

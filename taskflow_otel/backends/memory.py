@@ -12,7 +12,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
-from taskflow_otel.backends.memory_admin import MemoryAuditStore
+from taskflow_otel.backends.memory_admin import MemoryAuditStore, MemoryOperationStore
 from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.options import whole
@@ -66,6 +66,8 @@ class MemoryBackend:
         self._settings: dict[str, str] = {}
         self.audit_store = MemoryAuditStore()
         """What people did through the administration."""
+        self.operation_store = MemoryOperationStore()
+        """Bulk operations."""
 
     async def open(self) -> None:
         """Nothing to connect."""
@@ -228,6 +230,13 @@ class MemoryBackend:
                 deleted += 1
                 if deleted % _SLICE == 0:
                     await asyncio.sleep(0)
+        return deleted
+
+    async def delete_tasks(self, task_ids: Collection[str]) -> list[str]:
+        """Delete those of these tasks that have finished, with their logs."""
+        deleted = [task_id for task_id in dict.fromkeys(task_ids) if task_id in self._finished]
+        for task_id in deleted:
+            self._forget(task_id)
         return deleted
 
     async def latest_once(self, prefix: str) -> tuple[str, str] | None:

@@ -107,6 +107,12 @@ class ScheduleNotFoundError(ProblemError, LookupError):
     problem = problems.SCHEDULE_NOT_FOUND
 
 
+class OperationNotFoundError(ProblemError, LookupError):
+    """No bulk operation has this id."""
+
+    problem = problems.OPERATION_NOT_FOUND
+
+
 class MethodNotAllowedError(ProblemError):
     """The API of this server has this address, but not for this method."""
 

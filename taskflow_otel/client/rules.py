@@ -22,7 +22,7 @@ from taskflow_otel.client.errors import (
     problem_error,
 )
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
-from taskflow_otel.wire.bodies import AuditOut, ErrorOut, TaskOut
+from taskflow_otel.wire.bodies import AuditOut, ErrorOut, OperationItemOut, OperationOut, TaskOut
 from taskflow_otel.wire.problems import PROBLEM_TYPE
 
 try:
@@ -77,6 +77,22 @@ class AuditPage:
     """One page of the audit."""
 
     entries: list[AuditOut]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OperationPage:
+    """One page of the bulk operations."""
+
+    operations: list[OperationOut]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPage:
+    """One page of the results of a bulk operation."""
+
+    items: list[OperationItemOut]
     next_cursor: str | None
 
 

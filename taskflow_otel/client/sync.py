@@ -26,7 +26,9 @@ from taskflow_otel.client.rules import (
     AuditPage,
     Filters,
     Moment,
+    OperationPage,
     Page,
+    ResultPage,
     check,
     checked_base,
     chosen_auth,
@@ -48,6 +50,8 @@ from taskflow_otel.wire.bodies import (
     FailuresOut,
     HealthOut,
     InstanceOut,
+    OperationItemOut,
+    OperationOut,
     OverviewOut,
     ProbeOut,
     QueueOut,
@@ -145,11 +149,12 @@ class Client:
         limit: int | None = None,
         dry_run: bool | None = None,
         reason: str | None = None,
+        idempotency_key: str | None = None,
         **filters: Unpack[Filters],
     ) -> BulkRetryOut:
         """Retry the tasks with these ids, or those that match. `dry_run`: only count them."""
         params = {**filters, "limit": limit, "dry_run": dry_run, "reason": reason}
-        return read(BulkRetryOut, self._request("POST", "/bulk-retry", params, _ids(task_ids)))
+        return read(BulkRetryOut, self._request("POST", "/bulk-retry", params, _ids(task_ids), key=idempotency_key))
 
     def retry_failed(
         self,
@@ -157,11 +162,12 @@ class Client:
         limit: int | None = None,
         dry_run: bool | None = None,
         reason: str | None = None,
+        idempotency_key: str | None = None,
         **filters: Unpack[Filters],
     ) -> BulkRetryOut:
         """Retry the failed tasks that match and were not retried yet. `dry_run`: only count them."""
         params = {**filters, "limit": limit, "dry_run": dry_run, "reason": reason}
-        return read(BulkRetryOut, self._request("POST", "/retry-failed", params))
+        return read(BulkRetryOut, self._request("POST", "/retry-failed", params, key=idempotency_key))
 
     def bulk_cancel(
         self,
@@ -170,15 +176,44 @@ class Client:
         limit: int | None = None,
         dry_run: bool | None = None,
         reason: str | None = None,
+        idempotency_key: str | None = None,
         **filters: Unpack[Filters],
     ) -> BulkCancelOut:
         """Cancel the tasks with these ids, or the live ones that match. `dry_run`: only count them."""
         params = {**filters, "limit": limit, "dry_run": dry_run, "reason": reason}
-        return read(BulkCancelOut, self._request("POST", "/bulk-cancel", params, _ids(task_ids)))
+        return read(BulkCancelOut, self._request("POST", "/bulk-cancel", params, _ids(task_ids), key=idempotency_key))
 
-    def delete_history(self, *, before: Moment | None = None, reason: str | None = None) -> DeletedOut:
-        """Delete finished tasks for good: those that ended before a moment, or all."""
-        return read(DeletedOut, self._request("DELETE", "/history", {"before": before, "reason": reason}))
+    def delete_history(
+        self,
+        *,
+        before: Moment | None = None,
+        limit: int | None = None,
+        dry_run: bool | None = None,
+        reason: str | None = None,
+        idempotency_key: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> DeletedOut:
+        """Delete the finished tasks that match, for good. `before`: those that ended before it. `dry_run`: count."""
+        params = {**filters, "before": before, "limit": limit, "dry_run": dry_run, "reason": reason}
+        return read(DeletedOut, self._request("DELETE", "/history", params, key=idempotency_key))
+
+    def list_operations(
+        self, *, kind: str | None = None, status: str | None = None, limit: int = 100, cursor: str | None = None
+    ) -> OperationPage:
+        """One page of the bulk operations, the newest first."""
+        params = {"kind": kind, "status": status, "limit": limit, "cursor": cursor}
+        response = self._request("GET", "/operations", params)
+        return OperationPage(read(list[OperationOut], response), response.headers.get("X-Next-Cursor"))
+
+    def get_operation(self, operation_id: str) -> OperationOut:
+        """One bulk operation: what was asked for, and how far it is; raises `OperationNotFoundError`."""
+        return read(OperationOut, self._request("GET", f"/operations/{segment(operation_id, 'operation')}"))
+
+    def list_results(self, operation_id: str, *, limit: int = 100, cursor: str | int | None = None) -> ResultPage:
+        """One page of the results of a bulk operation, in their order; raises `OperationNotFoundError`."""
+        path = f"/operations/{segment(operation_id, 'operation')}/results"
+        response = self._request("GET", path, {"limit": limit, "cursor": cursor})
+        return ResultPage(read(list[OperationItemOut], response), response.headers.get("X-Next-Cursor"))
 
     def list_queues(self) -> list[QueueOut]:
         """The queues of the answering instance."""
@@ -315,13 +350,14 @@ class Client:
         body: Any = None,
         *,
         accept: str = "application/json",
+        key: str | None = None,
     ) -> httpx.Response:
         request = self._http.build_request(
             method,
             f"{self._base}{path}",
             params=written(params or {}),
             json=body,
-            headers={"Accept": accept},
+            headers={"Accept": accept, **({} if key is None else {"Idempotency-Key": key})},
             timeout=self._timeout,
         )
         return self._send(request)

@@ -8,12 +8,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
 
-from taskflow_otel.backends.admin import KeepsAudit
+from taskflow_otel.backends.admin import KeepsAudit, KeepsOperations
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.backends.memory_admin import MemoryAuditStore
+from taskflow_otel.backends.memory_admin import MemoryAuditStore, MemoryOperationStore
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.admin.audit_trail import AuditTrail
+from taskflow_otel.engine.admin.operations import Operations
 from taskflow_otel.engine.admin.retention import AdminCleaner
+from taskflow_otel.engine.admin.work import CancelWork, DeleteWork, RetryWork
 from taskflow_otel.engine.attempt import AttemptRunner
 from taskflow_otel.engine.attempts import Attempts
 from taskflow_otel.engine.builder import TaskBuilder
@@ -52,7 +54,7 @@ from taskflow_otel.engine.vitals import Vitals
 from taskflow_otel.errors import BackendError, BackendUnavailableError, TaskflowError
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.vocabulary import EngineState, ExecutorKind
+from taskflow_otel.model.vocabulary import EngineState, ExecutorKind, OperationKind
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks, bounded, gather_all
 from taskflow_otel.runtime.service import Service
@@ -235,8 +237,26 @@ class Engine:
         self.shared = SharedValues(backend, self._life)
         """Small values that all instances share."""
         audit_store = backend.audit_store if isinstance(backend, KeepsAudit) else MemoryAuditStore()
-        self.audit = AuditTrail(audit_store, bus, self._clock, interval, self._life, lambda: self.instance_id)
+        operation_store = backend.operation_store if isinstance(backend, KeepsOperations) else MemoryOperationStore()
+        self.audit = AuditTrail(
+            audit_store, operation_store, bus, self._clock, interval, self._life, lambda: self.instance_id
+        )
         """What people do through the administration."""
+        self.operations = Operations(
+            operation_store,
+            {
+                OperationKind.RETRY.value: RetryWork(self.retries, backend),
+                OperationKind.CANCEL.value: CancelWork(self.control, self.lookup),
+                OperationKind.DELETE.value: DeleteWork(self.cleaner.delete_tasks, self.lookup),
+            },
+            self.lookup,
+            self._clock,
+            interval,
+            self._heartbeat,
+            backend.instances,
+            self._life,
+        )
+        """Work on many tasks."""
         kept = None if settings.audit_retention_days is None else timedelta(days=settings.audit_retention_days)
         self._services: list[Service] = [
             self._heartbeat,
@@ -245,11 +265,12 @@ class Engine:
             RemoteCancels(backend, self._clock, interval, self._heartbeat, self.control.cancel_for_another),
             FleetWatch(backend, self._clock, interval, self._heartbeat, fleet_watched, publish_remote),
             self.audit,
+            self.operations,
         ]
         if retention is not None:
             self._services.append(self.cleaner)
         if kept is not None:
-            self._services.append(AdminCleaner(audit_store, self._clock, _CLEAN_INTERVAL, kept))
+            self._services.append(AdminCleaner([audit_store, operation_store], self._clock, _CLEAN_INTERVAL, kept))
         # Connections to parts that were built later are made here, and nowhere else.
         self._heartbeat.connect(rejoin=self.control.rejoin, introduce=self._introduce)
         self._ledger.connect(LateCommits(self._tasks, self._lifecycle, self._ledger, intake, self._background).applied)

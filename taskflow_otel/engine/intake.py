@@ -146,7 +146,7 @@ class Intake:
             if len(tasks) == 1:
                 [task] = tasks
                 task.advance(_COMMIT)
-                entry = self._ledger.submit(Insert(task.record, link=task.link))
+                entry = self._ledger.submit(Insert(task.record, task.once, task.link))
                 try:
                     return {task.record.task_id: await entry.future}
                 except BaseException:
@@ -154,7 +154,7 @@ class Intake:
                     raise
             async for task in in_slices(tasks, _SLICE):
                 task.advance(_COMMIT)
-                changes.append(Insert(task.record, link=task.link))
+                changes.append(Insert(task.record, task.once, task.link))
             applied = await self._ledger.commit_all(changes)
         except BaseException:
             for task in tasks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from datetime import datetime
@@ -58,6 +58,8 @@ class LiveTask(Struct, eq=False, weakref=True):
     it since: the ledger is asked before the commit."""
     link: RetryLink | None = None
     """The link to the task that it retries, written with its insert."""
+    once: str | None = None
+    """A name that only one task may ever use, written with its insert."""
     insert_tried: bool = False
     """An insert of its history failed, and may have been applied nevertheless."""
     stored: bool = False
@@ -147,6 +149,12 @@ class LiveTasks:
         """Forget the finished tasks that ended before a moment, and their keys: they are deleted from the history."""
         for task_id, record in list(self._finished.items()):
             if record.end_time is not None and record.end_time < before:
+                self._forget(task_id)
+
+    def forget_deleted(self, task_ids: Iterable[str]) -> None:
+        """Forget those of these tasks that have finished, and their keys: they are deleted from the history."""
+        for task_id in task_ids:
+            if task_id in self._finished:
                 self._forget(task_id)
 
     def _forget(self, task_id: str) -> None:

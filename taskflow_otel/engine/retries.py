@@ -13,6 +13,7 @@ from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.errors import (
+    AlreadyRetriedError,
     QueueFullError,
     TaskArgumentError,
     TaskflowError,
@@ -71,18 +72,25 @@ class Retries:
         return result
 
     @at_home
-    async def retry_all(self, task_ids: Iterable[str]) -> dict[str, TaskRecord | TaskflowError]:
+    async def retry_all(
+        self, task_ids: Iterable[str], *, once: str | None = None
+    ) -> dict[str, TaskRecord | TaskflowError]:
         """Retry several tasks in few transactions; return by id the new task, or the error that `retry` would raise.
+
+        With `once`, no task is retried of which a retry exists, even if that has ended; and each new task uses the name
+        `once` + id of the original, so that a repeated call makes no second one.
 
         Raises `NotStartedError`, and `BackendError` if a transaction failed; earlier retries stay valid.
         """
         ids = list(dict.fromkeys(task_ids))
         results: dict[str, TaskRecord | TaskflowError] = {}
         for start in range(0, len(ids), _TOGETHER):
-            results |= await self._retry_together(ids[start : start + _TOGETHER], rerun=False)
+            results |= await self._retry_together(ids[start : start + _TOGETHER], once=once)
         return results
 
-    async def _retry_together(self, task_ids: Sequence[str], *, rerun: bool) -> dict[str, TaskRecord | TaskflowError]:
+    async def _retry_together(
+        self, task_ids: Sequence[str], *, rerun: bool = False, once: str | None = None
+    ) -> dict[str, TaskRecord | TaskflowError]:
         self.life.require_running()
         # An original may have finished here a moment ago: it must be stored before a retry can link to it.
         await self._ledger.flush(_FLUSH_BEFORE_LINK)
@@ -92,7 +100,7 @@ class Retries:
         try:
             async for task_id in in_slices(task_ids, _BUILT_AT_ONCE):
                 try:
-                    built[task_id] = await self._build(task_id, originals.get(task_id), rerun=rerun)
+                    built[task_id] = await self._build(task_id, originals.get(task_id), rerun=rerun, once=once)
                 except REFUSALS as exc:
                     refused[task_id] = exc
         except BaseException:
@@ -110,7 +118,7 @@ class Retries:
         self._intake.hand_over(list(built.values()))
         return {task_id: built[task_id].record.copy() if task_id in built else refused[task_id] for task_id in task_ids}
 
-    async def _build(self, task_id: str, original: TaskRecord | None, *, rerun: bool) -> LiveTask:
+    async def _build(self, task_id: str, original: TaskRecord | None, *, rerun: bool, once: str | None) -> LiveTask:
         """The new task, with its place in its queue; raises one of `REFUSALS`."""
         if original is None:
             raise TaskNotFoundError(task_id)
@@ -125,12 +133,14 @@ class Retries:
                 "so it cannot be retried"
             )
         if original.retried_by is not None:
-            await self._refuse_second_retry(original)
+            await self._refuse_second_retry(original, ended_too=once is not None)
         keep_key = original.status not in KEY_HOLDING_STATUSES
         try:
             task = self._builder.rebuild(original, definition, keep_key=keep_key)
         except TaskArgumentError as exc:
             raise TaskStateError(f"task {task_id} cannot be retried here: {exc}") from exc
+        if once is not None:
+            task.once = once + task_id
         taken = self._intake.take(task)
         if taken.task is None:
             raise TaskStateError(f"task {taken.task_id} holds the idempotency key of {task_id} already")
@@ -140,16 +150,16 @@ class Retries:
         """Why the ledger refused a retry: `first` was there earlier."""
         try:
             if (await self._lookup.get(first)).retry_of == task_id:
-                return TaskStateError(f"task {task_id} is being retried already, by {first}")
+                return AlreadyRetriedError(task_id, first)
         except TaskNotFoundError:
             # Deleted since.
             pass
         return TaskStateError(f"task {first} holds the idempotency key of {task_id} already")
 
-    async def _refuse_second_retry(self, original: TaskRecord) -> None:
+    async def _refuse_second_retry(self, original: TaskRecord, *, ended_too: bool) -> None:
         try:
             successor = await self._lookup.get(original.retried_by or "")
         except TaskNotFoundError:
             return
-        if not successor.status.finished:
-            raise TaskStateError(f"task {original.task_id} is being retried already, by {successor.task_id}")
+        if ended_too or not successor.status.finished:
+            raise AlreadyRetriedError(original.task_id, successor.task_id, ended=successor.status.finished)

@@ -45,7 +45,7 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
 class AuditQuery:
     """A filter over the audit. All given conditions must hold; `None` does not filter.
 
-    `since` is inclusive, `until` exclusive. `task_id` also finds bulk operations that had the task. `cursor`: the
+    `since` is inclusive, `until` exclusive. `cursor`: the
     `next_cursor` of the previous page.
     """
 
@@ -55,6 +55,8 @@ class AuditQuery:
     since: datetime | None = None
     until: datetime | None = None
     task_id: str | None = None
+    operations: tuple[str, ...] = ()
+    """With `task_id`: the bulk operations that had the task, whose entries are wanted too."""
     limit: int = 100
     cursor: AuditCursor | None = None
 
@@ -81,9 +83,10 @@ def place_of(entry: AuditEntry) -> AuditCursor:
 
 
 def is_about(entry: AuditEntry, query: AuditQuery) -> bool:
-    """Whether an entry fulfils the conditions of a query, except that on the task and the cursor."""
+    """Whether an entry fulfils the conditions of a query, except that on the cursor."""
     return (
-        (query.actor is None or entry.actor == query.actor)
+        (query.task_id is None or entry.task_id == query.task_id or entry.operation_id in query.operations)
+        and (query.actor is None or entry.actor == query.actor)
         and (query.action is None or entry.action == query.action)
         and (query.outcome is None or entry.outcome == query.outcome)
         and (query.since is None or entry.at >= query.since)

@@ -187,6 +187,30 @@ class AuditOutcome(Word):
     FAILED = "failed", "It failed: the manager or its backend was not available."
 
 
+class OperationKind(Word):
+    """What a bulk operation does to its tasks."""
+
+    RETRY = "retry", "It makes a new task from each."
+    CANCEL = "cancel", "It cancels each."
+    DELETE = "delete", "It deletes each finished one from the history."
+
+
+class OperationStatus(Word):
+    """How far a bulk operation is."""
+
+    RUNNING = "running", "It is worked off, by the instance in `owner` or by the one that takes it over."
+    DONE = "done", "Each task has a result."
+    FAILED = "failed", "It ended before each task had a result; `error` says why."
+
+
+class ItemOutcome(Word):
+    """The result of a bulk operation for one task."""
+
+    DONE = "done", "It was done."
+    REFUSED = "refused", "The state of the task did not allow it, or there is no such task."
+    FAILED = "failed", "An error occurred."
+
+
 class EngineState(Word):
     """The state of the engine of this process."""
 

@@ -14,6 +14,7 @@ from taskflow_otel.web.documented import document
 from taskflow_otel.web.fleet_api import add_fleet_routes, add_queue_routes
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.hosts import Hosts
+from taskflow_otel.web.operations_api import add_operation_routes
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
 from taskflow_otel.web.probes_api import add_probe_routes
 from taskflow_otel.web.problems_api import add_problem_routes
@@ -48,6 +49,7 @@ def make_routers(
     add_probe_routes(probes, engine, readiness, guard, hosts)
     router = part(named, Depends(readiness.require_started))
     add_audit_routes(router, engine, guard)
+    add_operation_routes(router, engine, guard)
     add_fleet_routes(router, engine, metrics, stream, guard)
     add_queue_routes(router, engine, guard, audit)
     add_schedule_routes(router, engine, settings, guard, audit)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
@@ -16,18 +15,11 @@ from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import MAX_PAGE, Absent, parse_moment
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.refusals import InvalidInput, is_storable
+from taskflow_otel.web.routing import NEXT_PAGE, link_next
 from taskflow_otel.wire.bodies import AuditOut
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CURSOR = re.compile(r"(\d{1,16})\.([0-9a-f-]{36})")
-_HEADERS = {
-    "X-Next-Cursor": {
-        "description": "Cursor of the next page; absent on the last one. A page may end early, even without any entry; "
-        "the cursor continues it.",
-        "schema": {"type": "string"},
-    },
-    "Link": {"description": "The next page, `rel=next` (RFC 8288).", "schema": {"type": "string"}},
-}
 
 
 def add_audit_routes(router: APIRouter, engine: TaskEngine, guard: Guard) -> None:
@@ -36,7 +28,7 @@ def add_audit_routes(router: APIRouter, engine: TaskEngine, guard: Guard) -> Non
     @router.get(
         "/audit",
         dependencies=[Depends(guard.viewer)],
-        responses={200: {"headers": _HEADERS}},
+        responses={200: {"headers": NEXT_PAGE}},
         summary="Who did what",
     )
     async def list_audit(
@@ -47,11 +39,7 @@ def add_audit_routes(router: APIRouter, engine: TaskEngine, guard: Guard) -> Non
         """The actions on all instances that share the backend, the newest first, refused ones included."""
         page = await engine.audit.page(found)
         if page.next_cursor is not None:
-            cursor = _written(page.next_cursor)
-            kept = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-            response.headers["X-Next-Cursor"] = cursor
-            # Relative, so that it works behind any proxy.
-            response.headers["Link"] = f'<?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
+            link_next(request, response, _written(page.next_cursor))
         return [audit_out(entry) for entry in page.entries]
 
 

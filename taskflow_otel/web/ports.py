@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from datetime import datetime
+from collections.abc import AsyncGenerator, Mapping
 from types import EllipsisType
 from typing import Protocol
 
-from taskflow_otel.errors import TaskflowError
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
+from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery, Order
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
@@ -80,9 +79,6 @@ class TaskRetries(Protocol):
     async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
         """The new task; raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`."""
 
-    async def retry_all(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord | TaskflowError]:
-        """By id, the new task or the reason why it was not made."""
-
 
 class QueueBook(Protocol):
     """The queues, for the API. Each change raises `UnknownQueueError`."""
@@ -98,13 +94,6 @@ class QueueBook(Protocol):
     async def resume(self, name: str) -> None: ...
 
 
-class HistoryCleaner(Protocol):
-    """Deletes finished tasks."""
-
-    async def delete(self, before: datetime) -> int:
-        """Delete tasks that ended before this moment, in batches; return how many."""
-
-
 class AuditTrail(Protocol):
     """The audit of all instances."""
 
@@ -113,6 +102,25 @@ class AuditTrail(Protocol):
 
     async def page(self, query: AuditQuery) -> AuditPage:
         """One page, newest first."""
+
+
+class OperationBook(Protocol):
+    """The bulk operations of all instances."""
+
+    async def begin(self, order: Order) -> Operation:
+        """Store one, and begin to work it off; raises `KeyReusedError` and `BackendError`."""
+
+    async def wait(self, operation_id: str, timeout: float, most: int) -> Operation:
+        """Return it once it has ended, has more than `most` tasks, or `timeout` seconds have passed."""
+
+    async def get(self, operation_id: str) -> Operation:
+        """One operation; raises `OperationNotFoundError`."""
+
+    async def page(self, query: OperationQuery) -> list[Operation]:
+        """Operations, newest first."""
+
+    async def items(self, operation_id: str, first: int, limit: int) -> list[OperationItem]:
+        """Items of an operation, from a position on."""
 
 
 class EngineVitals(Protocol):
@@ -147,9 +155,9 @@ class TaskEngine(Protocol):
     @property
     def schedules(self) -> ScheduleBook: ...
     @property
-    def cleaner(self) -> HistoryCleaner: ...
-    @property
     def audit(self) -> AuditTrail: ...
+    @property
+    def operations(self) -> OperationBook: ...
     @property
     def vitals(self) -> EngineVitals: ...
     @property

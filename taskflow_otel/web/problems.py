@@ -14,7 +14,9 @@ from starlette.types import Scope
 from taskflow_otel.errors import (
     BackendError,
     ConfigurationError,
+    KeyReusedError,
     NotStartedError,
+    OperationNotFoundError,
     QueueFullError,
     TaskArgumentError,
     TaskNotFoundError,
@@ -31,6 +33,7 @@ from taskflow_otel.wire.problems import (
     INVALID_INPUT,
     INVALID_JSON,
     NOT_STARTED,
+    OPERATION_NOT_FOUND,
     PROBLEM_TYPE,
     QUEUE_FULL,
     QUEUE_NOT_FOUND,
@@ -50,12 +53,14 @@ _OF_ERRORS: tuple[tuple[type[Exception], Problem], ...] = (
     (TaskNotFoundError, TASK_NOT_FOUND),
     (UnknownQueueError, QUEUE_NOT_FOUND),
     (UnknownScheduleError, SCHEDULE_NOT_FOUND),
+    (OperationNotFoundError, OPERATION_NOT_FOUND),
     (TaskStateError, TASK_STATE),
     (UnknownTaskError, TASK_NOT_REGISTERED),
     (TaskArgumentError, ARGUMENTS_UNREADABLE),
     (QueueFullError, QUEUE_FULL),
     (NotStartedError, NOT_STARTED),
     (ConfigurationError, INVALID_INPUT),
+    (KeyReusedError, INVALID_INPUT),
 )
 
 

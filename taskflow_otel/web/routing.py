@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -150,3 +151,22 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in sorted(statuses)
     }
+
+
+NEXT_PAGE = {
+    "X-Next-Cursor": {
+        "description": "Cursor of the next page; absent on the last one. A page may end early, even without any entry; "
+        "the cursor continues it.",
+        "schema": {"type": "string"},
+    },
+    "Link": {"description": "The next page, `rel=next` (RFC 8288).", "schema": {"type": "string"}},
+}
+"""The headers of a list, for OpenAPI."""
+
+
+def link_next(request: Request, response: Response, cursor: str) -> None:
+    """Set the headers that lead to the next page of a list."""
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    response.headers["X-Next-Cursor"] = cursor
+    # Relative, so that it works behind any proxy.
+    response.headers["Link"] = f'<?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'

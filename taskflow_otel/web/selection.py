@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
+from taskflow_otel.model.operation import Selection
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
@@ -12,13 +14,15 @@ from taskflow_otel.web.params import MAX_PAGE
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.refusals import InvalidInput, is_storable
 
+_LONGEST_ID = 64
+
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """The tasks that were selected; `more`: further ones match."""
+class Wanted:
+    """The tasks of a bulk action: named by their ids, or selected."""
 
-    ids: Sequence[str]
-    more: bool = False
+    task_ids: Sequence[str] = ()
+    selection: Selection | None = None
 
 
 def statuses_of(query: TaskQuery, possible: Collection[TaskStatus]) -> Sequence[TaskStatus]:
@@ -30,34 +34,20 @@ def statuses_of(query: TaskQuery, possible: Collection[TaskStatus]) -> Sequence[
     return [query.status]
 
 
-async def matching(
-    engine: TaskEngine,
-    query: TaskQuery,
-    statuses: Sequence[TaskStatus],
-    limit: int,
-    wanted: Callable[[TaskRecord], bool] = lambda _: True,
-) -> Selection:
-    """Up to `limit` tasks in these states that the filter matches and that are `wanted`, newest first in each state."""
-    ids: list[str] = []
-    for status in statuses:
-        found = replace(query, status=status, limit=MAX_PAGE, cursor=None)
-        while len(ids) <= limit:
-            page = await engine.lookup.page(found)
-            ids += [record.task_id for record in page.records if wanted(record)]
-            if page.next_cursor is None:
-                break
-            found = replace(found, cursor=page.next_cursor)
-    return Selection(ids[:limit], len(ids) > limit)
+def selected(
+    query: TaskQuery, statuses: Sequence[TaskStatus], limit: int | None, ended_before: datetime | None = None
+) -> Wanted:
+    """The tasks in these states that the filter matches, newest first in each state."""
+    if ended_before is not None:
+        # A task is created before it ends: this bounds the range of the index.
+        query = replace(query, until=ended_before if query.until is None else min(query.until, ended_before))
+    names = [status.value for status in statuses]
+    return Wanted(selection=Selection(statuses=names, query=query, ended_before=ended_before, limit=limit))
 
 
-async def named_or_matching(
-    engine: TaskEngine,
-    task_ids: Sequence[str] | None,
-    query: TaskQuery,
-    possible: Collection[TaskStatus],
-    limit: int,
-    wanted: Callable[[TaskRecord], bool] = lambda _: True,
-) -> Selection:
+def named_or_selected(
+    task_ids: Sequence[str] | None, query: TaskQuery, possible: Collection[TaskStatus], limit: int
+) -> Wanted:
     """The tasks with these ids, or else those that the filter matches; answers 422 unless exactly one is given."""
     filtered = query != TaskQuery()
     if task_ids is not None and filtered:
@@ -65,9 +55,35 @@ async def named_or_matching(
     if task_ids is not None:
         if not all(map(is_storable, task_ids)):
             raise InvalidInput("task_ids", "a task id never contains a NUL character")
-        return Selection(list(dict.fromkeys(task_ids)))
+        if any(len(task_id) > _LONGEST_ID for task_id in task_ids):
+            raise InvalidInput("task_ids", f"a task id never has more than {_LONGEST_ID} characters")
+        return Wanted(list(dict.fromkeys(task_ids)))
     if not filtered:
         raise InvalidInput(
             "task_ids", "give task_ids in the request body, or a filter in the query string (?queue=mail)"
         )
-    return await matching(engine, query, statuses_of(query, possible), limit, wanted)
+    return selected(query, statuses_of(query, possible), limit)
+
+
+async def counted(
+    engine: TaskEngine, wanted: Wanted, most: int, wants: Callable[[TaskRecord], bool]
+) -> tuple[int, bool]:
+    """How many tasks are wanted, counted up to `most`, and whether there are more."""
+    selection = wanted.selection
+    if selection is None:
+        return len(wanted.task_ids), False
+    limit = most if selection.limit is None else min(most, selection.limit)
+    number = 0
+    for status in selection.statuses:
+        found = replace(selection.query, status=TaskStatus(status), limit=MAX_PAGE, cursor=None)
+        while number <= limit:
+            page = await engine.lookup.page(found)
+            number += sum(_ended(record, selection.ended_before) and wants(record) for record in page.records)
+            if page.next_cursor is None:
+                break
+            found = replace(found, cursor=page.next_cursor)
+    return min(number, limit), number > limit
+
+
+def _ended(record: TaskRecord, before: datetime | None) -> bool:
+    return before is None or (record.end_time or record.created_at) < before

@@ -9,7 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from taskflow_otel.model.status import TaskStatus, Transition
-from taskflow_otel.model.vocabulary import AuditOutcome, ExecutorKind, InstanceState, LogLevel, Reason, Source, Word
+from taskflow_otel.model.vocabulary import (
+    AuditOutcome,
+    ExecutorKind,
+    InstanceState,
+    ItemOutcome,
+    LogLevel,
+    OperationKind,
+    OperationStatus,
+    Reason,
+    Source,
+    Word,
+)
 
 
 class Role(StrEnum):
@@ -198,7 +209,7 @@ class TaskIdsIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    task_ids: list[str] = Field(min_length=1, max_length=1_000)
+    task_ids: list[str] = Field(min_length=1, max_length=5_000)
 
 
 class RetriedOut(BaseModel):
@@ -223,6 +234,11 @@ class BulkRetryOut(BaseModel):
     more: bool = Field(description="Whether more tasks match: repeat the request.")
     matched: int = Field(description="How many tasks were selected, at most the limit.")
     dry_run: bool
+    operation_id: str | None = Field(default=None, description="The operation; null if tasks were only counted.")
+    status: Annotated[str, _one_of(OperationStatus)] | None = Field(
+        default=None,
+        description="`running`: it is worked off in the background, and `/operations/{operation_id}` has the results.",
+    )
 
 
 class BulkCancelOut(BaseModel):
@@ -233,12 +249,25 @@ class BulkCancelOut(BaseModel):
     more: bool = Field(description="Whether more tasks match: repeat the request.")
     matched: int = Field(description="How many tasks were selected, at most the limit.")
     dry_run: bool
+    operation_id: str | None = Field(default=None, description="The operation; null if tasks were only counted.")
+    status: Annotated[str, _one_of(OperationStatus)] | None = Field(
+        default=None,
+        description="`running`: it is worked off in the background, and `/operations/{operation_id}` has the results.",
+    )
 
 
 class DeletedOut(BaseModel):
     """How many finished tasks were deleted."""
 
-    deleted: int
+    deleted: int = Field(description="How many so far.")
+    matched: int = Field(description="How many tasks were selected so far; with `dry_run`, up to 10,000 are counted.")
+    more: bool = Field(description="Whether more tasks match.")
+    dry_run: bool
+    operation_id: str | None = Field(default=None, description="The operation; null if tasks were only counted.")
+    status: Annotated[str, _one_of(OperationStatus)] | None = Field(
+        default=None,
+        description="`running`: it is worked off in the background, and `/operations/{operation_id}` has the results.",
+    )
 
 
 class QueueOut(BaseModel):
@@ -318,6 +347,40 @@ class AuditOut(BaseModel):
     detail: str | None = Field(description="What happened, or why it was refused.")
     instance: str
     times: int = Field(description="How many refused attempts this entry is about.")
+
+
+class OperationOut(BaseModel):
+    """One bulk operation."""
+
+    model_config = ConfigDict(from_attributes=True, title="Operation")
+
+    operation_id: str
+    kind: Annotated[str, _one_of(OperationKind)]
+    status: Annotated[str, _one_of(OperationStatus)]
+    created_at: datetime
+    ended_at: datetime | None
+    actor: str | None = Field(description="The user; null if no one was known.")
+    reason: str | None = Field(description="Why, as the user gave it.")
+    filter: str | None = Field(description="The query string that selected the tasks; null if their ids were given.")
+    total: int = Field(description="The tasks so far; while a filter is being read, more may be added.")
+    done: int = Field(description="How many of them have a result.")
+    succeeded: int = Field(description="How many of these were done, and not refused or failed.")
+    owner: str | None = Field(description="The instance that works it off.")
+    error: str | None = Field(description="Why it ended before each task had a result.")
+
+
+class OperationItemOut(BaseModel):
+    """One task of a bulk operation."""
+
+    model_config = ConfigDict(from_attributes=True, title="OperationItem")
+
+    seq: int = Field(description="Its position, from 0.")
+    task_id: str
+    outcome: Annotated[str, _one_of(ItemOutcome)] | None = Field(description="Null before the task has a result.")
+    new_task_id: str | None = Field(
+        description="The retry; if the task was refused because of a retry that was there already, its id."
+    )
+    detail: str | None = Field(description="Why it was refused or failed.")
 
 
 class HealthOut(BaseModel):

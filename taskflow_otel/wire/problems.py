@@ -85,6 +85,13 @@ SCHEDULE_NOT_FOUND = Problem(
     "The manager that answers has no recurring schedule of this name.",
     "`GET /schedules` lists them. A planned run cannot be paused, only cancelled by the application.",
 )
+OPERATION_NOT_FOUND = Problem(
+    "operation-not-found",
+    404,
+    "There is no such bulk operation",
+    "No bulk operation has this id. It may have been deleted.",
+    "`GET /operations` lists them; `audit_retention_days` says how long they are kept.",
+)
 METHOD_NOT_ALLOWED = Problem(
     "method-not-allowed",
     405,
@@ -196,6 +203,7 @@ PROBLEMS = {
         TASK_NOT_FOUND,
         QUEUE_NOT_FOUND,
         SCHEDULE_NOT_FOUND,
+        OPERATION_NOT_FOUND,
         METHOD_NOT_ALLOWED,
         TASK_STATE,
         TASK_NOT_REGISTERED,

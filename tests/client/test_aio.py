@@ -85,6 +85,18 @@ async def test_tasks_are_retried_and_cancelled(client: AsyncClient, engine: Hous
     assert len((await client.retry_failed(limit=1)).retried) == 1
     assert (await client.bulk_cancel(failed[:2])).cancelled == []
     assert (await client.delete_history(before=timedelta(days=1))).deleted == 0
+    assert (await client.delete_history(func_name="send_email", dry_run=True)).matched >= 4
+    key = "a key"
+    first = await client.bulk_retry([failed[3]], idempotency_key=key, reason="why")
+    assert (await client.bulk_retry([failed[3]], idempotency_key=key)).operation_id == first.operation_id
+    operation = await client.get_operation(first.operation_id or "")
+    assert (operation.kind, operation.reason, operation.status) == ("retry", "why", "done")
+    assert [item.task_id for item in (await client.list_results(operation.operation_id)).items] == [failed[3]]
+    page = await client.list_operations(kind="retry", limit=1)
+    assert page.operations == [operation]
+    assert len((await client.list_operations(cursor=page.next_cursor)).operations) >= 2
+    with pytest.raises(errors.OperationNotFoundError):
+        await client.get_operation("none")
 
 
 async def test_queues_and_schedules_are_changed_whatever_their_name_is() -> None:

@@ -35,9 +35,38 @@ class Wire:
         self.waiting, self.answer = asyncio.Event(), asyncio.Event()
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         """The names of all calls so far, with the arguments of those that carry no tasks."""
+        self.before_store: Callable[[str, tuple[Any, ...]], None] = lambda method, args: None
+        """Called before each call of a store beside the tasks; a test may cut the wire then."""
 
     async def close(self) -> None:
         await self.backend.close()
+
+    @property
+    def audit_store(self) -> Any:
+        """The audit, through this wire."""
+        return _Store(self, "audit_store")
+
+    @property
+    def operation_store(self) -> Any:
+        """The bulk operations, through this wire."""
+        return _Store(self, "operation_store")
+
+
+class _Store:
+    """A store beside the tasks, reached through a wire."""
+
+    def __init__(self, wire: Wire, name: str) -> None:
+        self._wire = wire
+        self._name = name
+
+    def __getattr__(self, method: str) -> Any:
+        async def call(*args: Any) -> Any:
+            self._wire.before_store(method, args)
+            if self._wire.cut:
+                raise BackendUnavailableError("the wire is cut")
+            return await getattr(getattr(self._wire.backend, self._name), method)(*args)
+
+        return call
 
 
 def _passing_on(name: str) -> Callable[..., Any]:

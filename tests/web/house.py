@@ -25,6 +25,7 @@ from taskflow_otel.testing.backends.samples import make_instance, matches
 T = TypeVar("T")
 
 INSTANCE = "web-1-7f3a"
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 _ENDS = {
     TaskStatus.SUCCESS: Transition.SUCCEEDED,
     TaskStatus.FAILED: Transition.FAILED,
@@ -172,6 +173,15 @@ class House:
         at_once(self.backend.apply([change]))
         self.stream.inject(record.copy())
         return record
+
+    def keep(self, record: TaskRecord) -> TaskRecord:
+        """Store what the other instance has done, without telling the live stream."""
+        at_once(self.backend.apply([Insert(record)]))
+        return record
+
+    def stored_ids(self) -> list[str]:
+        """The ids of all stored tasks."""
+        return [record.task_id for record in at_once(self.backend.changed_since(LONG_AGO, not_of="", limit=10_000))]
 
     def log(self, record: TaskRecord, message: str, level: str = "info", **extra: Any) -> None:
         """Store a log entry of a task."""

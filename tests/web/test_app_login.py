@@ -126,7 +126,9 @@ async def test_any_dependency_that_returns_a_user_or_raises_protects_every_route
     documented = [(m, p) for p, methods in app_of().openapi()["paths"].items() for m in methods if p not in PROBES]
     assert documented
     for method, path in [*documented, ("get", "/tasks/"), ("post", "/tasks/logout")]:
-        answer = await client.request(method, path.format(task_id="x", name="mail"), json={"task_ids": ["x"]})
+        answer = await client.request(
+            method, path.format(task_id="x", operation_id="x", name="mail"), json={"task_ids": ["x"]}
+        )
         assert answer.status_code in {401, 403}, (method, path)
         assert answer.headers["Content-Type"] == "application/problem+json"
     page = await client.get("/tasks/dashboard")

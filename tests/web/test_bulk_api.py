@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 
+from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.model.status import TaskStatus
+from tests.turns import Turns
+from tests.waiting import eventually
+from tests.web.conftest import ClientOf
 from tests.web.house import House, make_record
+from tests.web.users import USER
 
 
 async def test_bulk_retry_takes_what_it_can_and_says_why_it_skips_the_rest(
@@ -30,12 +37,15 @@ async def test_retry_failed_takes_the_failures_of_the_window_that_nothing_has_re
     wanted = [engine.put(make_record(status=TaskStatus.FAILED, age=3600)).task_id for _ in range(2)]
     answer = await client.post("/tasks/retry-failed?since=6h")
     assert {pair["task_id"] for pair in answer.json()["retried"]} == set(wanted)
-    assert (await client.post("/tasks/retry-failed?since=6h")).json() == {
+    again = (await client.post("/tasks/retry-failed?since=6h")).json()
+    assert again.pop("operation_id")
+    assert again == {
         "retried": [],
         "skipped": [],
         "more": False,
         "matched": 0,
         "dry_run": False,
+        "status": "done",
     }
 
 
@@ -52,8 +62,9 @@ async def test_deleting_history_leaves_live_tasks_and_newer_ones(client: httpx.A
     for age in (10 * 86400, 3600):
         engine.put(make_record(age=age))
     engine.put(make_record(status=TaskStatus.RUNNING, age=20 * 86400))
-    assert (await client.delete("/tasks/history?before=7d")).json() == {"deleted": 1}
-    assert (await client.delete("/tasks/history")).json() == {"deleted": 1}
+    for query in ("?before=7d", ""):
+        answer = await client.delete(f"/tasks/history{query}")
+        assert (answer.status_code, answer.json()["deleted"], answer.json()["status"]) == (200, 1, "done")
     assert [record.status for record in engine.records.values()] == [TaskStatus.RUNNING]
 
 
@@ -154,3 +165,157 @@ async def test_bulk_cancel_stops_at_its_limit_and_says_that_there_is_more(
         engine.put(make_record(status=TaskStatus.PENDING))
     answer = (await client.post("/tasks/bulk-cancel?status=pending&limit=2")).json()
     assert (len(answer["cancelled"]), answer["more"]) == (2, True)
+
+
+FILTERS = [
+    "status=failed",
+    "func_name=report",
+    "queue=mail",
+    "tag=tenant:acme",
+    "source=retry",
+    "since=5m",
+    "until=1h",
+    f"trace_id={'c' * 32}",
+    "q=report",
+    "func_name=report&queue=mail",
+]
+
+
+@pytest.mark.parametrize("query", FILTERS)
+async def test_deleting_history_deletes_the_finished_tasks_that_the_list_shows_for_the_same_filter(
+    client: httpx.AsyncClient, engine: House, query: str
+) -> None:
+    for status in (TaskStatus.FAILED, TaskStatus.SUCCESS, TaskStatus.PENDING):
+        for fields in ({"queue": "mail"}, {"tags": {"tenant": "acme"}}, {"source": "retry"}, {"age": 7200.0}, {}):
+            for name in ("report", "send"):
+                engine.put(make_record(name, status, **{"age": 600.0, **fields}))  # type: ignore[arg-type]  # mixed values
+    before = set(engine.records)
+    shown = (await client.get(f"/tasks?{query}")).json()
+    finished = {task["task_id"] for task in shown if task["status"] != "pending"}
+    counted = (await client.delete(f"/tasks/history?{query}&dry_run=true")).json()
+    assert (counted["matched"], counted["deleted"], counted["dry_run"], counted["more"]) == (
+        len(finished), 0, True, False,
+    )  # fmt: skip
+    assert set(engine.records) == before
+    deleted = (await client.delete(f"/tasks/history?{query}")).json()
+    assert (deleted["deleted"], deleted["status"]) == (len(finished), "done")
+    assert set(engine.records) == before - finished
+    results = (await client.get(f"/tasks/operations/{deleted['operation_id']}/results")).json()
+    assert {item["task_id"] for item in results} == finished
+
+
+async def test_live_tasks_cannot_be_deleted(client: httpx.AsyncClient, engine: House) -> None:
+    engine.put(make_record(status=TaskStatus.PENDING))
+    answer = await client.delete("/tasks/history?status=pending")
+    assert (answer.status_code, answer.json()["fields"]) == (422, ["status"])
+
+
+async def test_deleting_stops_at_its_limit_and_says_that_there_is_more(
+    client: httpx.AsyncClient, engine: House
+) -> None:
+    for _ in range(5):
+        engine.put(make_record())
+    answer = (await client.delete("/tasks/history?limit=2")).json()
+    assert (answer["deleted"], answer["more"]) == (2, True)
+    counted = (await client.delete("/tasks/history?limit=2&dry_run=true")).json()
+    assert (counted["matched"], counted["more"]) == (2, True)
+    assert len(engine.records) == 3
+
+
+async def test_a_bulk_action_is_a_record_with_who_why_and_the_result_of_each_task(
+    client_of: ClientOf, engine: House
+) -> None:
+    client = client_of(auth=USER)
+    failed, running = (engine.put(make_record(status=status)) for status in (TaskStatus.FAILED, TaskStatus.RUNNING))
+    ids = [failed.task_id, running.task_id, "none"]
+    answer = await client.post("/tasks/bulk-retry?reason=mail%20is%20back", json={"task_ids": ids}, auth=USER)
+    assert answer.headers["Location"] == f"operations/{answer.json()['operation_id']}"
+    address = f"/tasks/{answer.headers['Location']}"
+    operation = (await client.get(address, auth=USER)).json()
+    assert {name: operation[name] for name in ("kind", "status", "actor", "reason", "filter", "error", "owner")} == {
+        "kind": "retry",
+        "status": "done",
+        "actor": "ada",
+        "reason": "mail is back",
+        "filter": None,
+        "error": None,
+        "owner": None,
+    }
+    assert (operation["total"], operation["done"], operation["succeeded"]) == (3, 3, 1)
+    assert operation["created_at"] <= operation["ended_at"]
+    first = await client.get(f"{address}/results?limit=2", auth=USER)
+    second = await client.get(f"{address}/results{first.links['next']['url']}", auth=USER)
+    assert "X-Next-Cursor" not in second.headers
+    results = [*first.json(), *second.json()]
+    assert [(item["seq"], item["task_id"], item["outcome"]) for item in results] == [
+        (0, failed.task_id, "done"),
+        (1, running.task_id, "refused"),
+        (2, "none", "refused"),
+    ]
+    assert results[0]["new_task_id"] == engine.records[failed.task_id].retried_by
+    assert "only a finished task" in results[1]["detail"]
+    again = (await client.post("/tasks/bulk-retry", json={"task_ids": ids[:1]}, auth=USER)).json()
+    [refused] = (await client.get(f"/tasks/operations/{again['operation_id']}/results", auth=USER)).json()
+    assert (refused["outcome"], refused["new_task_id"]) == ("refused", results[0]["new_task_id"])
+    assert results[0]["new_task_id"] in again["skipped"][0]["reason"]
+
+    filtered = (await client.post("/tasks/bulk-cancel?queue=mail", auth=USER)).json()
+    listed = (await client.get("/tasks/operations", auth=USER)).json()
+    assert [one["operation_id"] for one in listed] == [
+        filtered["operation_id"], again["operation_id"], operation["operation_id"],
+    ]  # fmt: skip
+    assert listed[0]["filter"] == "queue=mail"
+    page = await client.get("/tasks/operations?kind=retry&limit=1", auth=USER)
+    rest = await client.get(f"/tasks/operations{page.links['next']['url']}", auth=USER)
+    assert [page.json()[0]["operation_id"], rest.json()[0]["operation_id"]] == [
+        again["operation_id"], operation["operation_id"],
+    ]  # fmt: skip
+    audited = (await client.get(f"/tasks/audit?task_id={failed.task_id}", auth=USER)).json()
+    assert [(entry["action"], entry["operation_id"]) for entry in audited] == [
+        ("bulk-retry", again["operation_id"]),
+        ("bulk-retry", operation["operation_id"]),
+    ]
+    assert audited[1]["reason"] == "mail is back"
+    assert (await client.get("/tasks/operations/none", auth=USER)).status_code == 404
+
+
+async def test_of_requests_with_one_idempotency_key_one_is_carried_out_and_answers_all(
+    client: httpx.AsyncClient, engine: House
+) -> None:
+    ids = [engine.put(make_record(status=TaskStatus.FAILED)).task_id for _ in range(5)]
+    key = {"Idempotency-Key": "once"}
+    answers = await asyncio.gather(
+        *(client.post("/tasks/bulk-retry", json={"task_ids": ids}, headers=key) for _ in range(5))
+    )
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["operation_id"] for answer in answers}) == 1
+    again = (await client.post("/tasks/bulk-retry", json={"task_ids": ids}, headers=key)).json()
+    assert [pair["task_id"] for pair in again["retried"]] == ids
+    assert len(engine.records) == 10
+    other = await client.post("/tasks/bulk-retry", json={"task_ids": ids[:1]}, headers=key)
+    assert (other.status_code, "Idempotency-Key" in other.json()["detail"]) == (422, True)
+    assert (await client.delete("/tasks/history?dry_run=true", headers=key)).status_code == 200
+
+
+async def test_more_than_a_thousand_tasks_are_worked_off_in_the_background_a_few_at_a_time(
+    client: httpx.AsyncClient, engine: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = {engine.keep(make_record(status=TaskStatus.FAILED)).task_id for _ in range(1_500)}
+    async with Turns() as turns:
+        monkeypatch.setattr(TaskBuilder, "rebuild", turns.counted(TaskBuilder.rebuild))
+        answer = (await client.post("/tasks/retry-failed?limit=1200")).json()
+        assert (answer["status"], answer["retried"]) == ("running", [])
+        address = f"/tasks/operations/{answer['operation_id']}"
+
+        async def has_ended() -> bool:
+            status: str = (await client.get(address)).json()["status"]
+            return status == "done"
+
+        await eventually(has_ended, "the end of the operation")
+    assert turns.calls == 1_200
+    assert turns.most <= 10
+    operation = (await client.get(address)).json()
+    assert (operation["total"], operation["done"], operation["succeeded"]) == (1_200, 1_200, 1_200)
+    gone = await client.delete("/tasks/history?status=failed&func_name=send_email")
+    assert gone.status_code == (200 if gone.json()["status"] == "done" else 202)
+    await eventually(lambda: not ids & set(engine.stored_ids()), "the deletion")

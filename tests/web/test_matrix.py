@@ -52,6 +52,9 @@ RULES = {
     "list_queues": Rule("viewer", 200),
     "list_instances": Rule("viewer", 200),
     "list_audit": Rule("viewer", 200),
+    "list_operations": Rule("viewer", 200),
+    "get_operation": Rule("viewer", 404),
+    "list_results": Rule("viewer", 404),
     "list_schedules": Rule("viewer", 200),
     "list_tasks": Rule("viewer", 200),
     "list_failures": Rule("viewer", 200),
@@ -277,7 +280,7 @@ async def test_each_route_answers_a_caller_by_its_rule(
     wrong: list[Any] = []
     for number, (method, path, name, operation) in enumerate(operations(app)):
         rule = RULES[name]
-        address = path.format(task_id=UNKNOWN, name="nightly" if "schedule" in path else "mail")
+        address = path.format(task_id=UNKNOWN, operation_id=UNKNOWN, name="nightly" if "schedule" in path else "mail")
         headers = basic(f"user {number}", "wrong") if caller.guesses else given
         answer = await ask(app, method, address, headers, rule.body, client=f"10.{number}.0.1")
         expected = caller.refused.get(rule.access, rule.status)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,7 +23,7 @@ _encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(AuditEntr
 
 
 class RedisAuditStore:
-    """See `AuditStore`. An index has the entries of each task; the rest is checked on entries."""
+    """See `AuditStore`. An index has the entries of each task and operation; the rest is checked on entries."""
 
     def __init__(self, connection: Callable[[], Connection]) -> None:
         self._connection = connection
@@ -36,7 +36,15 @@ class RedisAuditStore:
 
     async def page(self, query: AuditQuery) -> AuditPage:
         """See `AuditStore`."""
-        index = "audit" if query.task_id is None else f"audit_of:{query.task_id}"
+        if query.task_id is None:
+            return await self._walk("audit", query)
+        pages = [await self._walk(f"audit_of:{about}", query) for about in (query.task_id, *query.operations)]
+        found = sorted((entry for page in pages for entry in page.entries), key=place_of, reverse=True)
+        more = len(found) > query.limit or any(page.next_cursor is not None for page in pages)
+        found = found[: query.limit]
+        return AuditPage(found, place_of(found[-1]) if more and found else None)
+
+    async def _walk(self, index: str, query: AuditQuery) -> AuditPage:
         latest = _latest(query)
         earliest = "-inf" if query.since is None else str(to_micros(query.since))
         found: list[AuditEntry] = []
@@ -70,14 +78,17 @@ class RedisAuditStore:
 
 
 def _args(entry: AuditEntry) -> list[str]:
-    return [entry.entry_id, str(to_micros(entry.at)), entry.task_id or "", _encode(entry).decode()]
+    about = entry.task_id or "", entry.operation_id or ""
+    return [entry.entry_id, str(to_micros(entry.at)), *about, _encode(entry).decode()]
 
 
 def _latest(query: AuditQuery) -> str:
-    bounds: list[Any] = []
+    bounds: list[tuple[float, str]] = []
     if query.until is not None:
-        bounds.append((to_micros(query.until), f"({to_micros(query.until)}"))
+        until = to_micros(query.until)
+        bounds.append((until, f"({until}"))
     if query.cursor is not None:
+        at = to_micros(query.cursor.at)
         # After an exclusive bound of the same time.
-        bounds.append((to_micros(query.cursor.at) + 0.5, str(to_micros(query.cursor.at))))
-    return str(min(bounds)[1]) if bounds else "+inf"
+        bounds.append((at + 0.5, str(at)))
+    return min(bounds)[1] if bounds else "+inf"

@@ -16,6 +16,8 @@ from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
 from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.backends.redis import codec
 from taskflow_otel.backends.redis.audit import RedisAuditStore
+from taskflow_otel.backends.redis.operations import RedisOperationStore
+from taskflow_otel.backends.redis.search import Searcher
 from taskflow_otel.errors import (
     BackendError,
     BackendUnavailableError,
@@ -27,8 +29,6 @@ from taskflow_otel.model.options import seconds, whole
 from taskflow_otel.model.plain import distinct_text
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery, sound
 from taskflow_otel.model.record import LogEntry, TaskRecord
-from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.runtime.readable import Readable
 
 if TYPE_CHECKING:
@@ -40,12 +40,8 @@ SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}
 """The script that migrates the schema from each version to the next; it sets `schema`, if the version still matches."""
 
-SCAN_LIMIT = 2_500
-"""The most tasks that are read for one page or count, if no single index is enough."""
-_SCAN_STEP = 500
 _DELETE_STEP = 200
 _READ_AT_ONCE = 20
-_DECODED_AT_ONCE = 100
 
 _APPLIED = Applied(Outcome.APPLIED)
 _STALE = Applied(Outcome.STALE)
@@ -126,6 +122,9 @@ class RedisBackend:
         self._unanswered: set[str] = set()
         """New owners whose latest `take_over` got no answer."""
         self.audit_store = RedisAuditStore(lambda: self._connection)
+        """What people did through the administration."""
+        self.operation_store = RedisOperationStore(lambda: self._connection)
+        """Bulk operations."""
 
     def use_lease(self, lease_seconds: float) -> None:
         """Derive the time limit of a command from the lease; a given `timeout` is used if it is shorter."""
@@ -264,64 +263,11 @@ class RedisBackend:
 
     async def page(self, query: TaskQuery) -> TaskPage:
         """One page, newest first; the class describes how many tasks are read."""
-        search = _Search(query)
-        records: list[TaskRecord] = []
-        seen, cursor, done, cut = 0, query.cursor, False, False
-        while not (done or cut) and len(records) <= query.limit:
-            wanted = query.limit + 1 - len(records)
-            step, cursor, done, rows = await self._walk("page", search, cursor, wanted)
-            seen += step
-            records += [codec.load_record(row) async for row in in_slices(rows, _DECODED_AT_ONCE)]
-            cut = seen >= SCAN_LIMIT and not search.indexed and not done
-        full = len(records) > query.limit
-        if full:
-            records = records[: query.limit]
-            cursor = records[-1].task_id if records else query.cursor
-        next_cursor = cursor if full or cut else None
-        if query.count_limit is None:
-            return TaskPage(records, next_cursor)
-        if query.cursor is None and not full:
-            return TaskPage(records, next_cursor, len(records), not cut)
-        numbers, exact = await self._numbers(search)
-        return TaskPage(records, next_cursor, sum(int(number) for _, number, *_ in numbers), exact)
+        return await Searcher(self._connection, query).page()
 
     async def counts(self, query: TaskQuery) -> TaskCounts:
         """Counts by status; the class describes how many tasks are read."""
-        search = _Search(query)
-        numbers, exact = await self._numbers(search)
-        tallies = (await self._tally(search))[0] if search.indexed and search.windowed else numbers
-        by_status: Counter[TaskStatus] = Counter()
-        for status, number, *_ in numbers:
-            if number:
-                by_status[TaskStatus(status)] += number
-        duration_sum = sum(int(total) for _, _, total, _ in tallies)
-        timed = sum(int(number) for *_, number in tallies)
-        return TaskCounts(dict(by_status), duration_sum / 1_000_000, timed, exact)
-
-    async def _numbers(self, search: _Search) -> tuple[list[list[Any]], bool]:
-        """Status, number and durations of the tasks that match, and whether all of them were counted."""
-        if not search.indexed:
-            return await self._tally(search)
-        return await self._connection.read("counts", search.dimensions[0], *search.window, *search.statuses), True
-
-    async def _tally(self, search: _Search) -> tuple[list[list[Any]], bool]:
-        tallies: list[list[Any]] = []
-        seen, cursor, done = 0, None, False
-        while not done and seen < SCAN_LIMIT:
-            step, cursor, done, some = await self._walk("count", search, cursor, _SCAN_STEP)
-            tallies += some
-            seen += step
-        return tallies, done
-
-    async def _walk(
-        self, mode: str, search: _Search, cursor: str | None, wanted: int
-    ) -> tuple[int, str | None, bool, list[Any]]:
-        budget = min(wanted, _SCAN_STEP) if search.indexed else _SCAN_STEP
-        place = ("", "") if cursor is None else (cursor, str(codec.made_at(cursor)))
-        seen, last, done, out = await self._connection.read(
-            "walk", mode, *place, str(budget), str(wanted), *search.conditions
-        )
-        return seen, last or cursor, bool(done), out
+        return await Searcher(self._connection, query).counts()
 
     async def holder_of(self, idempotency_key: str) -> str | None:
         """The id of the task that holds the key."""
@@ -407,6 +353,13 @@ class RedisBackend:
                 break
         return deleted
 
+    async def delete_tasks(self, task_ids: Collection[str]) -> list[str]:
+        """Delete those of these tasks that have finished, in steps that keep the server responsive."""
+        ids, deleted = list(dict.fromkeys(task_ids)), list[str]()
+        for start in range(0, len(ids), _DELETE_STEP):
+            deleted += await self._connection.write("delete_tasks", *ids[start : start + _DELETE_STEP])
+        return deleted
+
     async def latest_once(self, prefix: str) -> tuple[str, str] | None:
         """The greatest name used once with this prefix, and the task that used it."""
         found = await self._connection.read("latest_once", prefix)
@@ -464,31 +417,3 @@ def _apply_args(changes: Sequence[Change]) -> list[str]:
 
 def _instance(row: Sequence[str]) -> Instance:
     return sound(codec.load_instance(row))
-
-
-class _Search:
-    """A query in the form of the scripts."""
-
-    def __init__(self, query: TaskQuery) -> None:
-        self.statuses = [status.value for status in ([query.status] if query.status else TaskStatus)]
-        named = [
-            None if query.func_name is None else f"f{query.func_name}",
-            None if query.queue is None else f"q{query.queue}",
-            None if query.source is None else f"s{query.source}",
-            None if query.trace_id is None else f"r{query.trace_id}",
-            None if query.tag is None else codec.tag_dimension(*query.tag),
-        ]
-        self.dimensions = [dim for dim in named if dim is not None] or [""]
-        wants: dict[str, str] = {}
-        if query.since is not None:
-            wants["since"] = str(codec.to_micros(query.since))
-        if query.until is not None:
-            wants["until"] = str(codec.to_micros(query.until))
-        self.window = (wants.get("since", "-inf"), f"({wants['until']}" if "until" in wants else "+inf")
-        """The range of creation times, as bounds for a range by score."""
-        self.windowed = bool(wants)
-        if query.q:
-            wants["q"] = query.q.lower()
-        self.indexed = not query.q and len(self.dimensions) == 1
-        """Whether one index holds exactly the tasks that match."""
-        self.conditions = [codec.to_json(self.statuses), codec.to_json(self.dimensions), codec.to_json(wants)]

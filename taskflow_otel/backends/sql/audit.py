@@ -83,7 +83,8 @@ def page_statement(query: AuditQuery) -> Select[Any]:
         at = micros(query.cursor.at)
         conditions.append(and_(c.at <= at, or_(c.at < at, c.entry_id < query.cursor.entry_id)))
     if query.task_id is not None:
-        conditions.append(c.task_id == storable(query.task_id))
+        of_task: ColumnElement[bool] = c.task_id == storable(query.task_id)
+        conditions.append(or_(of_task, c.operation_id.in_(query.operations)) if query.operations else of_task)
     return select(audit).where(*conditions).order_by(c.at.desc(), c.entry_id.desc()).limit(query.limit + 1)
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Executable, UpdateBase, delete, event, exists, select, update
+from sqlalchemy import Connection, Executable, Select, UpdateBase, delete, event, exists, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -30,6 +30,7 @@ from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.faults import original
 from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, to_log_entry, to_record
 from taskflow_otel.backends.sql.names import namer, unnamed
+from taskflow_otel.backends.sql.operations import SqlOperationStore
 from taskflow_otel.backends.sql.schema import instances, settings, task_logs, task_tags, tasks, used_once
 from taskflow_otel.backends.sql.search import Searcher
 from taskflow_otel.backends.sql.statements import Statements, now_micros
@@ -80,6 +81,8 @@ class SqlBackend(ABC):
         self._writer: Writer | None = None
         self._forks = Forks()
         self._readable = Readable(logger)
+        self.audit_store = SqlAuditStore(self._read, self._transact, dialect)
+        self.operation_store = SqlOperationStore(self._read, self._transact, dialect)
         self._driver_error: type[Exception] = OperationalError
         """The driver's exceptions: SQLAlchemy does not translate them while it prepares a connection."""
         self._unanswered: dict[str, int] = {}
@@ -133,11 +136,6 @@ class SqlBackend(ABC):
         connections, self._connections = self._connections, []
         for pooled in connections:
             await pooled.close()
-
-    @property
-    def audit_store(self) -> SqlAuditStore:
-        """What people did through the administration."""
-        return SqlAuditStore(self._read, self._transact, self._dialect)
 
     def connections_in_use(self) -> int:
         """How many connections are in use now."""
@@ -292,17 +290,27 @@ class SqlBackend(ABC):
 
     async def delete_finished(self, before: datetime, limit: int) -> int:
         """Delete up to `limit` tasks that ended before this moment, with their logs; return how many."""
-        writer = self._open_writer()
-        statement = queries.ended_before(micros(before), limit)
+        return len(await self._delete(queries.ended_before(micros(before), limit)))
 
-        async def work(connection: AsyncConnection) -> int:
+    async def delete_tasks(self, task_ids: Collection[str]) -> list[str]:
+        """Delete those of these tasks that have finished, with their logs; return the ids of the deleted ones."""
+        deleted: list[str] = []
+        for chunk in _chunks(sorted({*task_ids})):
+            deleted += await self._delete(queries.ended_among(chunk))
+        return deleted
+
+    async def _delete(self, statement: Select[Any]) -> list[str]:
+        """Delete the tasks of these rows, and return their ids."""
+        writer = self._open_writer()
+
+        async def work(connection: AsyncConnection) -> list[str]:
             doomed = await _records((await connection.execute(statement)).all())
             ids = [record.task_id for record in doomed]
             for chunk in _chunks(ids):
                 for table in (task_logs, task_tags, tasks):
                     await connection.execute(delete(table).where(table.c.task_id.in_(chunk)))
             await writer.uncount(connection, doomed)
-            return len(doomed)
+            return ids
 
         return await self._transact("deleting history", work)
 

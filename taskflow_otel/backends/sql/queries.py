@@ -327,6 +327,13 @@ def ended_before(before: int, limit: int) -> Select[Any]:
     return statement.with_for_update(skip_locked=True)
 
 
+def ended_among(task_ids: Iterable[str]) -> Select[Any]:
+    """The finished ones of these tasks, locked against other deletions."""
+    c = tasks.c
+    statement = select(*RECORD_COLUMNS).where(c.task_id.in_(sorted(task_ids)), c.finished_at.is_not(None))
+    return statement.with_for_update(skip_locked=True)
+
+
 def changed_since(at: int, not_of: str, limit: int) -> Select[Any]:
     """Tasks of other instances written at or after this moment, oldest change first."""
     c = tasks.c

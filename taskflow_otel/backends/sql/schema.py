@@ -146,6 +146,31 @@ audit = Table(
     **_OPTIONS,
 )
 
+operations = Table(
+    "taskflow_operations",
+    metadata,
+    Column("operation_id", ID, primary_key=True),
+    Column("kind", WORD, nullable=False),
+    Column("status", WORD, nullable=False),
+    Column("ended_at", MICROS),
+    Column("client_key", NAME),
+    Column("token", MICROS, nullable=False),
+    Column("doc", LONG, nullable=False),
+    **_OPTIONS,
+)
+
+operation_items = Table(
+    "taskflow_operation_items",
+    metadata,
+    Column("operation_id", ID, primary_key=True),
+    Column("seq", WHOLE, primary_key=True, autoincrement=False),
+    Column("task_id", ID, nullable=False),
+    Column("outcome", WORD),
+    Column("new_task_id", ID),
+    Column("detail", LONG),
+    **_OPTIONS,
+)
+
 
 def _index(
     name: str, *columns: Column[object], where: ColumnElement[bool] | None = None, unique: bool = False
@@ -181,6 +206,13 @@ _index("audit_by_actor", _a.actor, _a.at, _a.entry_id)
 _index("audit_by_action", _a.action, _a.at, _a.entry_id)
 _index("audit_by_outcome", _a.outcome, _a.at, _a.entry_id)
 _index("audit_by_task", _a.task_id, _a.at, _a.entry_id, where=_a.task_id.is_not(None))
+_index("audit_by_operation", _a.operation_id, where=_a.operation_id.is_not(None))
+_o = operations.c
+_index("operations_by_kind", _o.kind, _o.operation_id)
+_index("operations_by_status", _o.status, _o.operation_id)
+_index("operations_by_end", _o.ended_at, _o.operation_id)
+_index("operations_by_key", _o.client_key, where=_o.client_key.is_not(None), unique=True)
+_index("operations_of_task", operation_items.c.task_id, operation_items.c.operation_id)
 
 Migration = Callable[[AsyncConnection], Awaitable[None]]
 

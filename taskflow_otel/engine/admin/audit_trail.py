@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace as with_operations
 
 from msgspec.structs import replace
 
-from taskflow_otel.backends.admin import AuditStore
+from taskflow_otel.backends.admin import AuditStore, OperationStore
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.admin.repeats import Repeats
 from taskflow_otel.engine.life import Life, at_home
@@ -26,6 +27,8 @@ _audit_logger = logging.getLogger("taskflow_otel.audit")
 
 _MAX_HELD = 1_000
 _BATCH = 100
+_OPERATIONS = 100
+"""Bulk operations of one task whose entries are found."""
 _PATIENCE = 1.0
 """Seconds for which an answer waits until its entry is stored."""
 _NAME, _TEXT = 200, 1_000
@@ -42,6 +45,7 @@ class AuditTrail(Service):
     def __init__(
         self,
         store: AuditStore,
+        operations: OperationStore,
         bus: ObserverBus,
         clock: Clock,
         interval: float,
@@ -50,6 +54,7 @@ class AuditTrail(Service):
     ) -> None:
         super().__init__("audit", interval, clock)
         self._store = store
+        self._operations = operations
         self._bus = bus
         self._clock = clock
         self.life = life
@@ -85,6 +90,8 @@ class AuditTrail(Service):
     async def page(self, query: AuditQuery) -> AuditPage:
         """One page of the audit of all instances, newest first."""
         await self._write()
+        if query.task_id is not None:
+            query = with_operations(query, operations=tuple(await self._operations.of_task(query.task_id, _OPERATIONS)))
         return await self._store.page(query)
 
     async def start(self) -> None:

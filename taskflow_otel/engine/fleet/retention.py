@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from taskflow_otel.backends.base import Backend
@@ -43,3 +44,13 @@ class Cleaner(Service):
             if count < _DELETE_BATCH:
                 return deleted
             await self._clock.sleep(_DELETE_PAUSE)
+
+    @at_home
+    async def delete_tasks(self, task_ids: Sequence[str]) -> list[str]:
+        """Delete those of these tasks that have finished, of all instances; return the ids of the deleted ones."""
+        deleted: list[str] = []
+        for start in range(0, len(task_ids), _DELETE_BATCH):
+            some = await self._backend.delete_tasks(task_ids[start : start + _DELETE_BATCH])
+            self._tasks.forget_deleted(some)
+            deleted += some
+        return deleted

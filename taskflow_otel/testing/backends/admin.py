@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from taskflow_otel.backends.admin import AuditStore, KeepsAudit
+from taskflow_otel.backends.admin import AuditStore, KeepsAudit, KeepsOperations, OperationStore
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.model.audit import AuditCursor, AuditEntry, AuditQuery, is_about
 from taskflow_otel.model.ids import new_task_id
-from taskflow_otel.model.vocabulary import AuditOutcome
+from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery, Selection
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.vocabulary import AuditOutcome, OperationKind, OperationStatus
 from taskflow_otel.testing.backends.fixtures import BackendFixtures, Open
 from taskflow_otel.testing.backends.samples import BASE, TEXT
 
@@ -32,6 +36,35 @@ def make_entry(**fields: Any) -> AuditEntry:
         "instance": "one",
     }
     return AuditEntry(**{**defaults, **fields})
+
+
+def make_operation(**fields: Any) -> Operation:
+    """A bulk operation that has begun."""
+    defaults: dict[str, Any] = {
+        "operation_id": new_task_id(),
+        "kind": OperationKind.RETRY.value,
+        "status": OperationStatus.RUNNING.value,
+        "created_at": BASE,
+        "owner": "one",
+        "begun": True,
+    }
+    return Operation(**{**defaults, **fields})
+
+
+def make_selection() -> Selection:
+    """A selection with a value in every field."""
+    query = TaskQuery(status=TaskStatus.FAILED, tag=("a", None), since=BASE, q=TEXT)
+    return Selection(statuses=["failed", "cancelled"], query=query, ended_before=BASE, at=1, cursor="x", limit=7)
+
+
+def _ended(operation: Operation, at: datetime = BASE) -> Operation:
+    return replace(operation, status=OperationStatus.DONE.value, ended_at=at, owner=None)
+
+
+def _operations_of(backend: Backend) -> OperationStore:
+    if not isinstance(backend, KeepsOperations):
+        pytest.skip("this backend does not store bulk operations")
+    return backend.operation_store
 
 
 def _audit_of(backend: Backend) -> AuditStore:
@@ -60,13 +93,14 @@ def _after(query: AuditQuery, cursor: AuditCursor) -> AuditQuery:
         since=query.since,
         until=query.until,
         task_id=query.task_id,
+        operations=query.operations,
         limit=query.limit,
         cursor=cursor,
     )
 
 
 class AdminConformance(BackendFixtures):
-    """Tests of the audit."""
+    """Tests of the audit and of bulk operations."""
 
     async def test_an_entry_of_the_audit_comes_back_as_it_was(self, backend: Backend, open_backend: Open) -> None:
         store = _audit_of(backend)
@@ -89,7 +123,7 @@ class AdminConformance(BackendFixtures):
 
     async def test_pages_of_the_audit_agree_with_a_plain_filter(self, backend: Backend) -> None:
         store = _audit_of(backend)
-        tasks = [new_task_id(), new_task_id()]
+        tasks, operations = [new_task_id(), new_task_id()], [new_task_id() for _ in range(3)]
         entries = [
             make_entry(
                 at=BASE + timedelta(seconds=number // 3),
@@ -97,6 +131,7 @@ class AdminConformance(BackendFixtures):
                 action=("retry-task", "pause-queue")[number % 2],
                 outcome=(AuditOutcome.DONE, AuditOutcome.REFUSED, AuditOutcome.FAILED)[number % 5 % 3].value,
                 task_id=(None, *tasks)[number % 4 % 3],
+                operation_id=operations[number % 3] if number % 4 == 3 else None,
             )
             for number in range(60)
         ]
@@ -115,13 +150,13 @@ class AdminConformance(BackendFixtures):
             {"task_id": tasks[0]},
             {"task_id": tasks[1], "outcome": AuditOutcome.DONE.value, "since": early, "until": late},
             {"task_id": "none"},
+            {"task_id": tasks[0], "operations": (operations[1],), "actor": "ada"},
+            {"task_id": "none", "operations": tuple(operations)},
         ]
         newest_first = sorted(entries, key=lambda entry: (entry.at, entry.entry_id), reverse=True)
         for condition in conditions:
             query = AuditQuery(limit=7, **condition)
-            expected = [
-                entry for entry in newest_first if is_about(entry, query) and query.task_id in (None, entry.task_id)
-            ]
+            expected = [entry for entry in newest_first if is_about(entry, query)]
             assert await _all(store, query) == expected, condition
 
     async def test_the_oldest_entries_are_deleted_in_batches(self, backend: Backend) -> None:
@@ -147,3 +182,98 @@ class AdminConformance(BackendFixtures):
         )
         found = await _all(stores[0], AuditQuery(limit=100))
         assert {entry.entry_id for entry in found} == {entry.entry_id for own in entries for entry in own}
+
+    async def test_an_operation_comes_back_as_it_was(self, backend: Backend, open_backend: Open) -> None:
+        store = _operations_of(backend)
+        operation = make_operation(actor="ada", reason=TEXT, filter="q=x", selection=make_selection())
+        assert await store.begin(operation) == operation
+        assert await store.begin(replace(operation, actor="eve")) == operation
+        again = _operations_of(await open_backend())
+        assert await again.get(operation.operation_id) == operation
+        assert await again.get(new_task_id()) is None
+
+    async def test_of_all_requests_with_one_key_the_first_makes_an_operation(self, open_backend: Open) -> None:
+        stores = [_operations_of(await open_backend()) for _ in range(3)]
+        begun = await asyncio.gather(*(store.begin(make_operation(key="k")) for store in stores for _ in range(3)))
+        assert len({operation.operation_id for operation in begun}) == 1
+        assert (await stores[0].page(OperationQuery())) == [begun[0]]
+        other = make_operation(key="K ")
+        assert await stores[0].begin(other) == other
+
+    async def test_operations_are_listed_newest_first_and_the_unfinished_ones_oldest_first(
+        self, backend: Backend
+    ) -> None:
+        store = _operations_of(backend)
+        kinds = [OperationKind.RETRY, OperationKind.CANCEL]
+        made = [make_operation(kind=kinds[number % 2].value) for number in range(7)]
+        for operation in made:
+            await store.begin(operation)
+        done = _ended(made[2])
+        assert await store.save(done, [])
+        made[2] = done
+        assert await store.page(OperationQuery()) == made[::-1]
+        assert await store.page(OperationQuery(limit=2, cursor=made[5].operation_id)) == [made[4], made[3]]
+        assert await store.page(OperationQuery(kind="cancel")) == made[5::-2]
+        assert await store.page(OperationQuery(status="done")) == [done]
+        assert await store.page(OperationQuery(status="done", kind="cancel")) == []
+        assert await store.unfinished(3) == [made[0], made[1], made[3]]
+
+    async def test_items_are_written_with_the_state_of_their_operation(self, backend: Backend) -> None:
+        store = _operations_of(backend)
+        operation = make_operation()
+        await store.begin(operation)
+        items = [OperationItem(seq=number, task_id=new_task_id()) for number in range(450)]
+        operation = replace(operation, total=450)
+        assert await store.save(operation, items)
+        assert await store.save(operation, items[:10]), "written again"
+        settled = [
+            replace(items[0], outcome="done", new_task_id=new_task_id()),
+            replace(items[1], outcome="refused", detail=TEXT),
+        ]
+        operation = replace(operation, done=2, succeeded=1)
+        assert await store.save(operation, settled)
+        assert await store.get(operation.operation_id) == operation
+        assert await store.items(operation.operation_id, 0, 1_000) == [*settled, *items[2:]]
+        assert await store.items(operation.operation_id, 1, 2) == [settled[1], items[2]]
+        assert await store.items(operation.operation_id, 450, 10) == []
+        other = make_operation()
+        await store.begin(other)
+        await store.save(replace(other, total=1), [OperationItem(seq=0, task_id=items[3].task_id)])
+        assert await store.of_task(items[3].task_id, 10) == [other.operation_id, operation.operation_id]
+        assert await store.of_task(items[3].task_id, 1) == [other.operation_id]
+        assert await store.of_task(new_task_id(), 10) == []
+
+    async def test_an_owner_that_was_replaced_writes_nothing_more(self, open_backend: Open) -> None:
+        stores = [_operations_of(await open_backend()) for _ in range(3)]
+        operation = make_operation()
+        await stores[0].begin(operation)
+        claims = await asyncio.gather(*(store.claim(operation.operation_id, 0, "new") for store in stores))
+        [claimed] = [found for found in claims if found is not None]
+        assert claimed == replace(operation, owner="new", token=1)
+        assert not await stores[0].save(replace(operation, total=1), [OperationItem(seq=0, task_id="x")])
+        assert await stores[1].items(operation.operation_id, 0, 10) == []
+        assert await stores[1].save(_ended(claimed), [])
+        assert not await stores[1].save(claimed, [])
+        assert await stores[1].claim(operation.operation_id, 1, "newer") is None
+        assert await stores[1].claim(new_task_id(), 0, "newer") is None
+
+    async def test_operations_that_ended_are_deleted_with_their_items_in_batches(self, backend: Backend) -> None:
+        store = _operations_of(backend)
+        made = [make_operation(key=f"k{number}") for number in range(3)]
+        task_id = new_task_id()
+        for number, operation in enumerate(made):
+            await store.begin(operation)
+            items = [OperationItem(seq=n, task_id=f"t{n}" if n else task_id) for n in range(25)]
+            await store.save(replace(operation, total=25), items)
+            if number < 2:
+                assert await store.save(_ended(operation, BASE + timedelta(hours=number)), [])
+        deleted = []
+        while number := await store.forget(BASE + timedelta(minutes=30), 10):
+            deleted.append(number)
+        assert sum(deleted) >= 1
+        assert max(deleted) <= 26
+        left = [made[2].operation_id, made[1].operation_id]
+        assert [operation.operation_id for operation in await store.page(OperationQuery())] == left
+        assert await store.of_task(task_id, 10) == left
+        assert await store.items(made[0].operation_id, 0, 10) == []
+        assert await store.begin(replace(made[0], operation_id=new_task_id())) != made[0]

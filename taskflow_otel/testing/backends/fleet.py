@@ -216,6 +216,34 @@ class FleetConformance(BackendFixtures):
         assert left == set(ids(ended[2:]))
         assert await backend.delete_finished(BASE + timedelta(days=365), 10) == 3
 
+    async def test_finished_tasks_are_deleted_by_their_ids_and_live_ones_are_not(self, backend: Backend) -> None:
+        tasks = [make_task(idempotency_key=f"k{n}", tags={"a": "b"}) for n in range(5)]
+        log = AppendLogs(tasks[0].task_id, (LogEntry(0, BASE, "info", "hello", 0, {}),))
+        await backend.apply([*(Insert(task) for task in tasks), log])
+        done = [finish(task, TaskStatus.FAILED if n else TaskStatus.SUCCESS) for n, task in enumerate(tasks[:3])]
+        await backend.apply([Update(task) for task in done])
+        wanted = [tasks[0].task_id, tasks[1].task_id, tasks[3].task_id, new_task_id(), tasks[0].task_id]
+        assert sorted(await backend.delete_tasks(wanted)) == sorted(ids(tasks[:2]))
+        assert await backend.delete_tasks(wanted) == []
+        assert await backend.delete_tasks([]) == []
+        assert [await backend.get(task.task_id) for task in tasks[:2]] == [None, None]
+        assert await backend.logs(tasks[0].task_id) == []
+        assert await backend.holder_of("k0") is None
+        for query in (TaskQuery(), TaskQuery(tag=("a", "b")), TaskQuery(func_name="send")):
+            assert ids((await backend.page(query)).records) == ids(tasks[:1:-1])
+            counts = await backend.counts(query)
+            assert counts.by_status == {TaskStatus.FAILED: 1, TaskStatus.PENDING: 2}
+        assert await backend.delete_finished(BASE + timedelta(days=36_500), 10) == 1
+
+    async def test_many_tasks_are_deleted_by_their_ids_once(self, open_backend: Open) -> None:
+        backends = [await open_backend() for _ in range(2)]
+        tasks = [finish(make_task()) for _ in range(450)]
+        await backends[0].apply([Insert(task) for task in tasks])
+        deleted = await asyncio.gather(*(backend.delete_tasks(ids(tasks)) for backend in backends))
+        deleted.append(await backends[0].delete_tasks(ids(tasks)))
+        assert sorted(task_id for some in deleted for task_id in some) == sorted(ids(tasks))
+        assert (await backends[1].counts(TaskQuery())).total == 0
+
     async def test_simultaneous_work_through_several_backends_is_all_kept(self, open_backend: Open) -> None:
         backends = [await open_backend() for _ in range(3)]
 

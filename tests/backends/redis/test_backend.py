@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 import taskflow_otel.backends.redis as package
 from taskflow_otel.backends.base import AppendLogs, Applied, Insert, Outcome, Update
-from taskflow_otel.backends.redis import RedisBackend, backend, connection
+from taskflow_otel.backends.redis import RedisBackend, backend, connection, search
 from taskflow_otel.errors import (
     BackendError,
     BackendUnavailableError,
@@ -194,8 +194,8 @@ QUERIES = [
 async def test_pages_and_counts_agree_with_a_plain_filter_over_all_tasks(
     redis: RedisBackend, monkeypatch: pytest.MonkeyPatch, filters: dict[str, Any], scan_limit: int
 ) -> None:
-    monkeypatch.setattr(backend, "SCAN_LIMIT", scan_limit)
-    monkeypatch.setattr(backend, "_SCAN_STEP", 7)
+    monkeypatch.setattr(search, "SCAN_LIMIT", scan_limit)
+    monkeypatch.setattr(search, "_SCAN_STEP", 7)
     draw = random.Random(42)
     tasks = [
         record(

@@ -214,6 +214,11 @@ def test_an_update_finds_its_row_by_the_primary_key(sqlite: Connection) -> None:
     assert walks(explain(sqlite, change)) == [("SEARCH", "sqlite_autoindex_taskflow_tasks_1")]
 
 
+def test_tasks_to_delete_are_found_by_the_primary_key(sqlite: Connection) -> None:
+    plan = explain(sqlite, queries.ended_among(["a", "b"]))
+    assert walks(plan) == [("SEARCH", "sqlite_autoindex_taskflow_tasks_1")]
+
+
 def test_postgres_has_an_index_for_every_question(postgres: Connection) -> None:
     for index, query in ALL_PAGES:
         assert f" {index} " in "\n".join(explain(postgres, only_way(query, by_rows=True).page()))

@@ -10,7 +10,7 @@ import pytest
 
 from taskflow_otel import TaskManager
 from taskflow_otel.backends import MemoryBackend
-from taskflow_otel.backends.memory_admin import MemoryAuditStore
+from taskflow_otel.backends.memory_admin import MemoryAuditStore, MemoryOperationStore
 from taskflow_otel.bus import Exporter, ObserverBus
 from taskflow_otel.engine.admin.audit_trail import AuditTrail
 from taskflow_otel.engine.life import Life
@@ -58,7 +58,8 @@ class Scene:
         life = Life()
         life.begin()
         life.state = EngineState.RUNNING
-        self.trail = AuditTrail(self.store, ObserverBus([self.heard]), self.clock, 1.0, life, lambda: "here")
+        bus = ObserverBus([self.heard])
+        self.trail = AuditTrail(self.store, MemoryOperationStore(), bus, self.clock, 1.0, life, lambda: "here")
 
     async def stored(self) -> list[AuditEntry]:
         """What is stored, oldest first."""

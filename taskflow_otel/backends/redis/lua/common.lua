@@ -16,8 +16,13 @@
 --   instances, instance:<id>     set, and one hash each: doc, heartbeat, state, declared_by
 --   handed:<owner>    ids returned by the latest take_over
 --   writer:<id>       number of a writer's latest ordered call; the one kind of key that expires
---   audit             ids of the audit by time; audit_of:<task>: those about a task
+--   audit             ids of the audit by time; audit_of:<id>: those about a task or an operation
 --   audit_entries     hash: id -> entry of the audit
+--   operations        ids of bulk operations; operations_open: those that have not ended; operations_ended: by end time
+--   operations_of:<task>         ids of the operations with a task
+--   operation:<id>    hash: token, kind, status, key, doc; once it has ended also ended, forgotten (items deleted)
+--   operation_items:<id>         hash: position -> item
+--   operation_keys    hash: client's key -> id of its operation
 --   schema            version
 local P = KEYS[1] .. ':'
 local call = redis.call
@@ -119,6 +124,16 @@ local function changed(id, score, owner)
     owners[owner] = set
   end
   set[id] = score
+end
+
+-- Deletes a finished task.
+local function delete(id)
+  local stored = call('HMGET', task_key(id), 'owner', 'status', 'dims', 'key', 'duration')
+  index(id, false, stored[2], stored[3], stored[5] and tonumber(stored[5]))
+  changed(id, false, stored[1])
+  if stored[4] then call('HDEL', P .. 'keys', stored[4]) end
+  place(P .. 'finished', id, false)
+  call('UNLINK', task_key(id), P .. 'logs:' .. id)
 end
 
 -- Lua's stack holds some thousands of arguments.
