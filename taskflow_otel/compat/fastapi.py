@@ -16,6 +16,7 @@ from fastapi import BackgroundTasks
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import SolvedDependency
 from fastapi.security import APIKeyQuery
+from fastapi.security.base import SecurityBase
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
@@ -88,6 +89,14 @@ def query_names(dependant: Dependant) -> frozenset[str]:
     if isinstance(dependant.call, APIKeyQuery):
         own.add(dependant.call.model.name)
     return frozenset(own.union(*map(query_names, dependant.dependencies)))
+
+
+def security_schemes(dependant: Dependant) -> list[SecurityBase]:
+    """The security schemes that a route and its dependencies read credentials by, each once."""
+    found = [dependant.call] if isinstance(dependant.call, SecurityBase) else []
+    for one in dependant.dependencies:
+        found += [scheme for scheme in security_schemes(one) if scheme not in found]
+    return found
 
 
 @asynccontextmanager

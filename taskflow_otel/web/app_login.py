@@ -13,10 +13,11 @@ from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from taskflow_otel.compat.fastapi import own_stacks, query_names
+from taskflow_otel.compat.fastapi import own_stacks, query_names, security_schemes
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.web.auth import Actor, checked_role
 from taskflow_otel.web.entrance import add_to_answer, allow_parameters
+from taskflow_otel.web.schemes import Scheme
 from taskflow_otel.web.sessions import Sessions
 
 RoleOf = Callable[[Any], object]
@@ -67,6 +68,8 @@ class AppLogin:
             raise ConfigurationError("auth must not take the request's body: access is decided before it is read")
         self._handle = route.get_route_handler()
         self._parameters = query_names(route.dependant)
+        self.schemes = [Scheme(scheme.scheme_name, scheme.model) for scheme in security_schemes(route.dependant)]
+        """How the application reads credentials, for OpenAPI."""
 
     async def actor_of(self, request: Request) -> Actor:
         """The user of a request. Raises what the dependency raises; answers 401 to a user who is nobody."""

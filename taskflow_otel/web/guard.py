@@ -92,6 +92,8 @@ class Guard:
     def schemes(self, *, metrics: bool) -> list[Scheme]:
         """The ways to log in, for OpenAPI; with `metrics` also those that are valid for the metrics alone."""
         found = [SESSION, BASIC] if isinstance(self._access, PasswordAccess) else []
+        if isinstance(self._access, AppLogin):
+            found += self._access.schemes
         if not (self.is_open or self._tokens.is_empty):
             found.append(API_TOKEN)
         if metrics and self._metrics_token is not None:

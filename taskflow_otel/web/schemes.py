@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBase, HTTPBearer
+from fastapi.openapi.models import SecurityBase as Model
 from fastapi.security.base import SecurityBase
 
 from taskflow_otel.web.sessions import COOKIE
@@ -11,7 +12,7 @@ from taskflow_otel.web.sessions import COOKIE
 class Scheme(SecurityBase):
     """A security scheme that decides nothing: it is a dependency so that the document shows it."""
 
-    def __init__(self, name: str, model: APIKey | HTTPBase) -> None:
+    def __init__(self, name: str, model: Model) -> None:
         self.scheme_name = name
         self.model = model
 

@@ -9,8 +9,8 @@ import fastapi.dependencies.utils as solving
 import fastapi.routing as routing
 import httpx
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, Query, Request, Response
-from fastapi.security import APIKeyQuery
+from fastapi import BackgroundTasks, Depends, FastAPI, Query, Request, Response, Security
+from fastapi.security import APIKeyQuery, OAuth2PasswordBearer
 from pydantic import BaseModel
 from starlette.types import Message, Receive, Scope, Send
 
@@ -25,6 +25,7 @@ from taskflow_otel.compat.fastapi import (
     own_stacks,
     query_names,
     request_stack,
+    security_schemes,
 )
 from taskflow_otel.errors import ConfigurationError
 from tests.compat.shapes import Shape
@@ -137,6 +138,23 @@ def test_the_query_parameters_of_a_route_are_found_by_the_names_that_clients_wri
         query_names(found.dependant) == {"since", "as", "limit", "flag", "api_key"},
         "query_names reads the query_params of a Dependant and of its dependencies, the alias of each, and the name of "
         "an APIKeyQuery; look at Dependant in fastapi/dependencies/models.py, and at fastapi/security/api_key.py.",
+    )
+
+
+def test_the_security_schemes_of_a_route_are_found_once_each() -> None:
+    bearer, by_key = OAuth2PasswordBearer("token"), APIKeyQuery(name="api_key")
+
+    def inner(token: str = Depends(bearer)) -> None: ...
+    def outer(_: None = Depends(inner), token: str = Security(bearer, scopes=["x"])) -> None: ...
+
+    async def route(_: None = Depends(outer), key: str = Depends(by_key)) -> None: ...
+
+    found = security_schemes(routing.APIRoute("/", route).dependant)
+    SHAPE.holds(
+        found == [bearer, by_key]
+        and [scheme.scheme_name for scheme in found] == ["OAuth2PasswordBearer", "APIKeyQuery"],
+        "security_schemes reads the call of a Dependant and of its dependencies; look at Dependant in "
+        "fastapi/dependencies/models.py, and at SecurityBase in fastapi/security/base.py.",
     )
 
 

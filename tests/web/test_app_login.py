@@ -287,6 +287,22 @@ async def test_a_parameter_of_the_sign_in_is_no_unknown_parameter_of_a_route(cli
     assert answer.status_code == 422
 
 
+async def test_the_document_shows_how_the_application_reads_credentials(app_of: Callable[..., FastAPI]) -> None:
+    options: dict[str, Any] = {"role": role_of, "tokens": [ApiToken("ci", "t" * 40)]}
+    for auth, names in (
+        (Security(scoped, scopes=["tasks"]), {"OAuth2PasswordBearer": "oauth2", "api_token": "http"}),
+        (by_query, {"APIKeyQuery": "apiKey", "api_token": "http"}),
+        (by_proxy, {"api_token": "http"}),
+    ):
+        document = app_of(auth=auth, **options).openapi()
+        found = {name: scheme["type"] for name, scheme in document["components"]["securitySchemes"].items()}
+        assert found == names
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                ways = {name for one in operation.get("security", ()) for name in one}
+                assert ways == (names.keys() if "401" in operation["responses"] else set()), (method, path)
+
+
 async def test_the_dependency_is_called_once_and_closed_before_the_request_is_answered(
     app_of: Callable[..., FastAPI], serving: Callable[..., AbstractAsyncContextManager[Served]]
 ) -> None:
