@@ -1,6 +1,6 @@
 """Every figure beside its reference, in one run: `python -m benchmarks` (`make bench`).
 
-    python -m benchmarks [--only ROW ...] [--rounds 7] [--quick] [--json FILE] [--package DIR]
+    python -m benchmarks [--only ROW ...] [--rounds 7] [--quick] [--json FILE [--keep]] [--package DIR]
     python -m benchmarks --list
 
 The cases of a row take turns, each in a fresh process, so that what slows the machine slows both. A row shows the
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=None, help=f"of each row (default: {runner.ROUNDS})")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was found")
+    parser.add_argument("--keep", action="store_true", help="keep the rows of that file that are not measured now")
     parser.add_argument(
         "--package",
         type=Path,
@@ -48,15 +49,22 @@ def main() -> None:
     except LookupError as problem:
         parser.error(str(problem))
     rounds = given.rounds or (1 if given.quick else runner.ROUNDS)
-    found: dict[str, Any] = {"command": report.command(), "quick": given.quick, **report.header(), "rows": {}}
+    package: Path = given.package.resolve()
+    command = f"python -m benchmarks --rounds {rounds}" + (" --quick" if given.quick else "")
+    found: dict[str, Any] = {"command": command, "quick": given.quick, **report.header(), "rows": {}}
+    if given.keep and given.json and given.json.exists():
+        earlier = json.loads(given.json.read_text())
+        found["quick"] = found["quick"] or earlier["quick"]
+        found["rows"] = earlier["rows"]
     machine = found["machine"]
     print(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}")
     for kind in ("versions", "peers"):
         print(", ".join(f"{name} {number}" for name, number in found[kind].items()))
     print()
-    answer = functools.partial(runner.run, package=given.package.resolve())
+    commit = report.commit(package)
+    answer = functools.partial(runner.run, package=package)
     for row, result in runner.measure(rows, rounds=rounds, quick=given.quick, answer=answer):
-        found["rows"][row.name] = result
+        found["rows"][row.name] = {**result, "date": found["date"], "commit": commit}
         print(report.line(row.name, result), flush=True)
         if given.json:
             # After each row, so that a run that is stopped leaves what it has measured.

@@ -35,9 +35,9 @@ def table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """One line for each row of the suite, and a line that says where the figures come from."""
     machine, versions = after["machine"], after["versions"]
     source = (
-        f"`{after['command']}` on {after['date']}: {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['system']}, {versions['python']}, load {machine['load_before']} before. "
-        "Medians, with the quartiles of each ratio."
+        f"`{after['command']}` on {_each(after, 'date')}, commit {_each(after, 'commit')}; before: commit "
+        f"{_each(before, 'commit')}. {machine['cpu']}, {machine['cores']} cores, {machine['system']}, "
+        f"{versions['python']}. Medians, with the quartiles of each ratio."
     )
     return "\n".join(
         [
@@ -49,6 +49,11 @@ def table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
             "Peers: " + ", ".join(f"{name} {number}" for name, number in after["peers"].items()) + ".",
         ]
     )
+
+
+def _each(figures: Mapping[str, Any], what: str) -> str:
+    """The different values of the rows."""
+    return " and ".join(sorted({row[what] for row in figures["rows"].values()}))
 
 
 def _line(row: Row, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:

@@ -6,7 +6,6 @@ import os
 import platform
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -109,6 +108,12 @@ def summary(rows: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def command() -> str:
-    """The command line that was given."""
-    return " ".join(["python -m benchmarks", *sys.argv[1:]])
+def commit(checkout: Path) -> str:
+    """The commit of a checkout, with a plus sign if its files differ from it."""
+    git = ("git", "-C", str(checkout))
+    try:
+        found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "taskflow_otel"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip() + ("+" if changed.stdout else "")
