@@ -25,7 +25,7 @@ class ProcessResource(Resource):
         self._here: dict[str, Any] = attributes
 
     @property
-    def attributes(self) -> dict[str, Any]:  # type: ignore[override]  # a plain mapping is what exporters read
+    def attributes(self) -> dict[str, Any]:
         """The attributes, as they are in this process."""
         if self._process != os.getpid():
             self._process = os.getpid()
