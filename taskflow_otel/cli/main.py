@@ -12,6 +12,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
 from taskflow_otel.cli.output import Arguments, messages_on
+from taskflow_otel.cli.remote import add_remote
 from taskflow_otel.errors import ConfigurationError, TaskflowError
 from taskflow_otel.reconcile.command import add_reconcile
 from taskflow_otel.runtime.passwords import without_passwords
@@ -37,7 +38,7 @@ STACK = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (default: those of the process); return its exit status.
 
-    0: done. 1: it found a difference. 2: it could not do its work, and says why in one line.
+    0: done. 1: it found a difference, or a task was refused. 2: it could not do its work, and says why in one line.
     """
     options = _parser().parse_args(arguments)
     with messages_on(sys.stderr):
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_dashboards(commands.add_parser)
     add_reconcile(commands.add_parser)
+    add_remote(commands.add_parser)
     return parser
 
 

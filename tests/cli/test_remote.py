@@ -1,0 +1,111 @@
+"""`taskflow-otel ls`, `show`, `retry` and `cancel`: the real command asks a real server through the client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+from fastapi import FastAPI
+
+from taskflow_otel.cli.main import main
+from taskflow_otel.model.status import TaskStatus
+from tests.web.conftest import Served
+from tests.web.house import House, make_record
+from tests.web.users import USER
+
+Serving = Callable[..., AbstractAsyncContextManager[Served]]
+AppOf = Callable[..., FastAPI]
+HOSTILE = "no paper\x1b[31m\u202e"
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+async def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TASKFLOW_")}
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "taskflow_otel", *arguments],
+        env={**clean, **environment}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+async def test_tasks_are_listed_shown_retried_and_cancelled(app_of: AppOf, engine: House, serving: Serving) -> None:
+    failed = engine.put(make_record(status=TaskStatus.FAILED, error=HOSTILE, error_type="OSError"))
+    succeeded = engine.put(make_record())
+
+    @engine.manager.task()
+    async def wait_forever() -> None:
+        await asyncio.Event().wait()
+
+    running = await engine.manager.enqueue(wait_forever)
+    async with serving(app_of(auth=USER)) as served:
+        url = served.url.replace("://", f"://{USER[0]}:{USER[1]}@") + "/tasks"
+        listed = await command("ls", "--status", "failed", TASKFLOW_URL=url)
+        assert (listed.returncode, listed.stderr) == (0, "")
+        [line] = listed.stdout.splitlines()
+        assert line.startswith(failed.task_id)
+        assert line.endswith(r"OSError: no paper\x1b[31m\u202e")
+
+        every = await command("ls", "--json", "--limit", "2", "--url", url)
+        assert {json.loads(line)["task_id"] for line in every.stdout.splitlines()} <= {
+            failed.task_id, succeeded.task_id, running,
+        }  # fmt: skip
+        assert len(every.stdout.splitlines()) == 2
+
+        shown = await command("show", failed.task_id, "--url", url)
+        assert shown.returncode == 0
+        assert [word in shown.stdout for word in ("enqueued", "started", "failed")] == [True] * 3
+
+        retried = await command("retry", failed.task_id, succeeded.task_id, UNKNOWN, "--json", "--url", url)
+        assert retried.returncode == 1
+        assert json.loads(retried.stdout)["retry_of"] == failed.task_id
+        assert [line.partition(":")[0] for line in retried.stderr.splitlines()] == [succeeded.task_id, UNKNOWN]
+        again = await command("retry", succeeded.task_id, "--rerun", "--reason", "asked for", "--url", url)
+        assert (again.returncode, again.stderr) == (0, "")
+
+        cancelled = await command("cancel", running, "--url", url)
+        assert (cancelled.returncode, cancelled.stdout[:36]) == (0, running)
+    assert (await engine.manager.wait(running)).status is TaskStatus.CANCELLED
+
+
+async def test_a_wrong_password_is_one_line_that_does_not_show_it(app_of: AppOf, serving: Serving) -> None:
+    async with serving(app_of(auth=USER)) as served:
+        url = served.url.replace("://", "://ada:s3cret@") + "/tasks"
+        refused = await command("ls", "--url", url)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        [line] = refused.stderr.splitlines()
+        assert line.startswith("taskflow-otel: ")
+        assert "401" in line
+        assert "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ls"], "which application?"),
+        (["ls", "--url", "ftp://ada:s3cret@host/tasks"], "must be the http(s) address"),
+        (["ls", "--url", "http://ada:s3cret@127.0.0.1:1/tasks"], "127.0.0.1"),
+    ],
+)
+def test_an_address_that_does_not_serve_is_one_line_without_a_password(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TASKFLOW_URL", raising=False)
+    assert main(arguments) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "ten", "1000001", "\u0663"])
+def test_a_limit_that_is_no_number_of_tasks_is_refused(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["ls", "--limit", limit, "--url", "http://localhost/tasks"])
+    assert ended.value.code == 2
+    assert "is not a number of tasks" in capsys.readouterr().err
