@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
@@ -21,7 +22,7 @@ from taskflow_otel.model.vocabulary import ItemOutcome, OperationKind
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 from taskflow_otel.web.audit import REASON, AuditLog
 from taskflow_otel.web.auth import Scope
-from taskflow_otel.web.entrance import actor_of
+from taskflow_otel.web.entrance import actor_of, allowed_parameters
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, Absent, parse_moment, task_filter
 from taskflow_otel.web.ports import TaskEngine
@@ -232,17 +233,19 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
 
 def _order(request: Request, kind: OperationKind, wanted: Wanted, key: str | None) -> Order:
     actor = actor_of(request)
-    given = [pair for pair in sorted(request.query_params.multi_items()) if pair[0] != "reason"]
+    # Without the parameters of the sign-in, which can be secrets: everybody who may look sees what is stored here.
+    others = {"reason", *allowed_parameters(request)}
+    given = [pair for pair in request.query_params.multi_items() if pair[0] not in others]
     return Order(
         kind=kind,
         task_ids=wanted.task_ids,
         selection=wanted.selection,
         actor=actor.name if actor else None,
         reason=request.query_params.get("reason"),
-        filter=request.url.query if wanted.selection else None,
+        filter=urlencode(given) if wanted.selection else None,
         # Each user has keys of their own: a stranger's operation must not answer.
         key=None if key is None else _digest([actor and actor.via, actor and actor.name, key]),
-        request=_digest([kind, given, list(wanted.task_ids)]),
+        request=_digest([kind, sorted(given), list(wanted.task_ids)]),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -35,7 +35,7 @@ class Wire:
         self.waiting, self.answer = asyncio.Event(), asyncio.Event()
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         """The names of all calls so far, with the arguments of those that carry no tasks."""
-        self.before_store: Callable[[str, tuple[Any, ...]], None] = lambda method, args: None
+        self.before_store: Callable[[str, tuple[Any, ...]], Awaitable[None] | None] = lambda method, args: None
         """Called before each call of a store beside the tasks; a test may cut the wire then."""
 
     async def close(self) -> None:
@@ -61,7 +61,8 @@ class _Store:
 
     def __getattr__(self, method: str) -> Any:
         async def call(*args: Any) -> Any:
-            self._wire.before_store(method, args)
+            if (waiting := self._wire.before_store(method, args)) is not None:
+                await waiting
             if self._wire.cut:
                 raise BackendUnavailableError("the wire is cut")
             return await getattr(getattr(self._wire.backend, self._name), method)(*args)

@@ -97,6 +97,28 @@ async def test_an_operation_of_a_dead_instance_is_finished_by_another_one_and_no
     assert [retries[item.new_task_id or ""] for item in items[:130]] == ids
 
 
+async def test_one_request_at_two_instances_is_one_operation_for_both_callers(fleet: Fleet) -> None:
+    one, other = fleet.manager(commit_timeout=60), fleet.manager(commit_timeout=60)
+    work = Flaky(one, other)
+    await fleet.start(one, other)
+    ids = await work.failed(one, 3)
+    storing, continued = asyncio.Event(), asyncio.Event()
+
+    async def wait_for_the_other() -> None:
+        storing.set()
+        await continued.wait()
+
+    fleet.wires[one].before_store = lambda method, args: wait_for_the_other() if method == "save" else None
+    order = Order(kind=OperationKind.RETRY, task_ids=tuple(ids), key="key", request="request")
+    first = asyncio.create_task(one.engine.operations.begin(order))
+    await storing.wait()
+    second = await other.engine.operations.begin(order)
+    continued.set()
+    assert (await first).operation_id == second.operation_id
+    assert (await ended(fleet, second.operation_id)).succeeded == 3
+    assert await retries_of(fleet) == Counter(ids)
+
+
 async def test_a_stop_leaves_an_operation_to_the_next_start(fleet: Fleet) -> None:
     one = fleet.manager(commit_timeout=60)
     work = Flaky(one)

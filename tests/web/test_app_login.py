@@ -287,6 +287,27 @@ async def test_a_parameter_of_the_sign_in_is_no_unknown_parameter_of_a_route(cli
     assert answer.status_code == 422
 
 
+async def test_a_key_in_the_address_of_a_bulk_action_is_stored_nowhere_and_is_no_part_of_what_was_asked_for(
+    client_of: ClientOf, engine: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.put(make_record(status=TaskStatus.FAILED, queue="mail"))
+    client = client_of(auth=by_query, role=role_of)
+    caplog.set_level("INFO")
+    once = {"Idempotency-Key": "once"}
+    asked = {"queue": "mail", "reason": "paper is back"}
+    first = await client.post("/tasks/bulk-retry", params={**asked, "api_key": "right"}, headers=once)
+    assert first.is_success
+    [operation] = (await client.get("/tasks/operations", params={"api_key": "right"})).json()
+    assert operation["filter"] == "queue=mail"
+    for address in ("/tasks/operations", f"/tasks/operations/{operation['operation_id']}", "/tasks/audit"):
+        answer = await client.get(address, params={"api_key": "right"})
+        assert "queue=mail" in answer.text
+        assert "right" not in answer.text
+    assert "queue=mail" in caplog.text
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("taskflow_otel")]
+    assert "right" not in "".join(ours)
+
+
 async def test_the_document_shows_how_the_application_reads_credentials(app_of: Callable[..., FastAPI]) -> None:
     options: dict[str, Any] = {"role": role_of, "tokens": [ApiToken("ci", "t" * 40)]}
     for auth, names in (

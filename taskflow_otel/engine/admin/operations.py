@@ -100,6 +100,10 @@ class Operations(Service):
                     return stored
                 run = again
             await run.name_tasks(order.task_ids)
+        except Fenced:
+            # The same request has come to another process too, which has taken over the storing.
+            self._runs.pop(run.operation.operation_id, None)
+            return await self.get(run.operation.operation_id)
         except BaseException:
             self._runs.pop(run.operation.operation_id, None)
             raise

@@ -16,7 +16,7 @@ from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery, Selection
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.model.vocabulary import AuditOutcome, OperationKind, OperationStatus
+from taskflow_otel.model.vocabulary import AuditOutcome, ItemOutcome, OperationKind, OperationStatus
 from taskflow_otel.testing.backends.fixtures import BackendFixtures, Open
 from taskflow_otel.testing.backends.samples import BASE, TEXT
 
@@ -213,9 +213,11 @@ class AdminConformance(BackendFixtures):
         made[2] = done
         assert await store.page(OperationQuery()) == made[::-1]
         assert await store.page(OperationQuery(limit=2, cursor=made[5].operation_id)) == [made[4], made[3]]
-        assert await store.page(OperationQuery(kind="cancel")) == made[5::-2]
-        assert await store.page(OperationQuery(status="done")) == [done]
-        assert await store.page(OperationQuery(status="done", kind="cancel")) == []
+        assert await store.page(OperationQuery(kind=OperationKind.CANCEL.value)) == made[5::-2]
+        assert await store.page(OperationQuery(status=OperationStatus.DONE.value)) == [done]
+        assert (
+            await store.page(OperationQuery(status=OperationStatus.DONE.value, kind=OperationKind.CANCEL.value)) == []
+        )
         assert await store.unfinished(3) == [made[0], made[1], made[3]]
 
     async def test_items_are_written_with_the_state_of_their_operation(self, backend: Backend) -> None:
@@ -227,8 +229,8 @@ class AdminConformance(BackendFixtures):
         assert await store.save(operation, items)
         assert await store.save(operation, items[:10]), "written again"
         settled = [
-            replace(items[0], outcome="done", new_task_id=new_task_id()),
-            replace(items[1], outcome="refused", detail=TEXT),
+            replace(items[0], outcome=ItemOutcome.DONE.value, new_task_id=new_task_id()),
+            replace(items[1], outcome=ItemOutcome.REFUSED.value, detail=TEXT),
         ]
         operation = replace(operation, done=2, succeeded=1)
         assert await store.save(operation, settled)
@@ -247,9 +249,9 @@ class AdminConformance(BackendFixtures):
         stores = [_operations_of(await open_backend()) for _ in range(3)]
         operation = make_operation()
         await stores[0].begin(operation)
-        claims = await asyncio.gather(*(store.claim(operation.operation_id, 0, "new") for store in stores))
+        claims = await asyncio.gather(*(store.claim(operation.operation_id, 0, "third") for store in stores))
         [claimed] = [found for found in claims if found is not None]
-        assert claimed == replace(operation, owner="new", token=1)
+        assert claimed == replace(operation, owner="third", token=1)
         assert not await stores[0].save(replace(operation, total=1), [OperationItem(seq=0, task_id="x")])
         assert await stores[1].items(operation.operation_id, 0, 10) == []
         assert await stores[1].save(_ended(claimed), [])
