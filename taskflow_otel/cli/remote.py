@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 URL, TOKEN = "TASKFLOW_URL", "TASKFLOW_TOKEN"
 """Variables of the environment. A token is never an argument, since every user of the machine can read arguments."""
+_OF_THE_TASK = {404, 409, 422}
+"""Statuses that say something of one task. After another one, no other task would fare better."""
 _FILTERS = ("status", "func_name", "queue", "tag", "source", "since", "until", "q")
 
 
@@ -36,9 +39,9 @@ def add_remote(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     retry.set_defaults(work=_retry)
     cancel = add_command("cancel", help="cancel tasks that wait or run")
     cancel.set_defaults(work=_cancel)
-    show.add_argument("task_ids", nargs=1, metavar="ID")
+    show.add_argument("task_ids", nargs=1, type=_task_id, metavar="ID")
     for command in (retry, cancel):
-        command.add_argument("task_ids", nargs="+", metavar="ID")
+        command.add_argument("task_ids", nargs="+", type=_task_id, metavar="ID")
         command.add_argument("--reason", metavar="TEXT", help="kept in the audit")
     for command in (ls, show, retry, cancel):
         command.add_argument(
@@ -55,6 +58,12 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= 1_000_000):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of tasks (1 to 1000000)")
     return int(text)
+
+
+def _task_id(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the id of a task, which is a UUID in lower case")
+    return text
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -94,13 +103,15 @@ def _cancel(client: Client, options: argparse.Namespace) -> int:
 
 def _each(options: argparse.Namespace, act: Callable[[str], TaskOut]) -> int:
     """Act on every task. One that is refused hides no other; the exit status is then 1."""
-    from taskflow_otel.client.errors import TaskNotFoundError, TaskStateError
+    from taskflow_otel.client.errors import ProblemError
 
     refused = 0
     for task_id in options.task_ids:
         try:
             _print(act(task_id), options)
-        except (TaskNotFoundError, TaskStateError) as exc:
+        except ProblemError as exc:
+            if exc.status not in _OF_THE_TASK:
+                raise
             refused += 1
             say(f"{task_id}: {exc.detail}", sys.stderr)
     return 1 if refused else 0

@@ -114,8 +114,9 @@ def checked_base(base_url: str) -> tuple[httpx.URL, httpx.Auth | None]:
     """The address of an administration without its user, and the user that it names; raises `ConfigurationError`."""
     try:
         url = httpx.URL(base_url)
-    except httpx.InvalidURL as error:
-        raise ConfigurationError(f"base_url is not an address: {error}") from None
+    except httpx.InvalidURL:
+        # Its message can show a part of a password, for example one with a slash as if it were the port.
+        raise ConfigurationError("base_url is not an address; in a password, write %2F for / and %40 for @") from None
     if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment:
         # The address may contain a password, so the message does not contain the address.
         raise ConfigurationError(

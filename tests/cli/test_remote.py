@@ -91,6 +91,7 @@ async def test_a_wrong_password_is_one_line_that_does_not_show_it(app_of: AppOf,
         (["ls"], "which application?"),
         (["ls", "--url", "ftp://ada:s3cret@host/tasks"], "must be the http(s) address"),
         (["ls", "--url", "http://ada:s3cret@127.0.0.1:1/tasks"], "127.0.0.1"),
+        (["ls", "--url", "http://ada:s3cret/rest@host/tasks"], "write %2F for /"),
     ],
 )
 def test_an_address_that_does_not_serve_is_one_line_without_a_password(
@@ -101,6 +102,17 @@ def test_an_address_that_does_not_serve_is_one_line_without_a_password(
     [line] = capsys.readouterr().err.splitlines()
     assert said in line
     assert "s3cret" not in line
+
+
+@pytest.mark.parametrize("action", ["show", "retry", "cancel"])
+@pytest.mark.parametrize("task_id", ["foo", "../x", "\udcff", UNKNOWN.replace("-4", "-A")])
+def test_what_is_no_id_of_a_task_is_refused_before_anything_is_done(
+    action: str, task_id: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([action, task_id, "--url", "http://localhost/tasks"])
+    assert ended.value.code == 2
+    assert "is not the id of a task" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "ten", "1000001", "\u0663"])
