@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self, Unpack
 
-import httpx
-
 from taskflow_otel.client.errors import (
     BackendUnavailableError,
     ClientError,
@@ -20,6 +18,7 @@ from taskflow_otel.client.errors import (
     UnreachableError,
 )
 from taskflow_otel.client.events import Event, EventParser
+from taskflow_otel.client.extra import httpx
 from taskflow_otel.client.rules import (
     SILENCE,
     TIMEOUT,

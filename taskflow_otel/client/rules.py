@@ -21,14 +21,10 @@ from taskflow_otel.client.errors import (
     UnreachableError,
     problem_error,
 )
-from taskflow_otel.errors import ConfigurationError, MissingExtraError
+from taskflow_otel.client.extra import httpx
+from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.wire.bodies import AuditOut, ErrorOut, OperationItemOut, OperationOut, TaskOut
 from taskflow_otel.wire.problems import PROBLEM_TYPE
-
-try:
-    import httpx
-except ImportError as error:
-    raise MissingExtraError("taskflow_otel.client", "client") from error
 
 T = TypeVar("T")
 
