@@ -1,7 +1,8 @@
-"""What a backend may store beside tasks: what people did through the administration.
+"""What a backend may store beside tasks: what people did through the administration, and figures of finished tasks.
 
 These contracts are optional. A backend that has them exposes the store as an attribute. For a backend without it, the
-engine uses the store in memory: it is bounded, and each process has its own.
+engine uses the store in memory: it is bounded, and each process has its own. Figures are counted by the backend itself:
+without a store for them, nothing is counted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
+from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery
 
 
@@ -85,4 +87,27 @@ class KeepsOperations(Protocol):
 
     @property
     def operation_store(self) -> OperationStore:
+        """The store; it works while the backend is open."""
+
+
+class FigureStore(Protocol):
+    """Stores the figures of finished tasks. The errors are those of a `Backend`.
+
+    The transaction that stores an outcome also adds the task to the figures of its minute and of its hour, by its end:
+    each finished task is counted exactly once. The deletion of a task does not change them.
+    """
+
+    async def read(self, span: Span, first: int, last: int, *, by_name: bool = False) -> list[Figure]:
+        """The figures of the slots from `first` to `last` (see `Span.slot`), of each task type or of all together."""
+
+    async def forget(self, span: Span, before: int, limit: int) -> int:
+        """Delete up to about `limit` figures of slots that are less than `before`; return how many."""
+
+
+@runtime_checkable
+class KeepsFigures(Protocol):
+    """A backend that stores the figures of finished tasks."""
+
+    @property
+    def figure_store(self) -> FigureStore:
         """The store; it works while the backend is open."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from taskflow_otel.backends.admin import KeepsAudit, KeepsOperations
+from taskflow_otel.backends.admin import KeepsAudit, KeepsFigures, KeepsOperations
 from taskflow_otel.backends.base import Applied, Backend, Change
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
@@ -40,6 +40,8 @@ class MeasuredBackend:
             self.audit_store = backend.audit_store
         if isinstance(backend, KeepsOperations):
             self.operation_store = backend.operation_store
+        if isinstance(backend, KeepsFigures):
+            self.figure_store = backend.figure_store
         self.failing = False
         """Whether the latest measured operation got no answer."""
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
 from taskflow_otel.backends.memory_admin import MemoryAuditStore, MemoryOperationStore
+from taskflow_otel.backends.memory_figures import MemoryFigureStore
 from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.options import whole
@@ -68,6 +69,8 @@ class MemoryBackend:
         """What people did through the administration."""
         self.operation_store = MemoryOperationStore()
         """Bulk operations."""
+        self.figure_store = MemoryFigureStore()
+        """What finished in each minute and hour."""
 
     async def open(self) -> None:
         """Nothing to connect."""
@@ -330,6 +333,7 @@ class MemoryBackend:
             return
         if not new:
             self._disown(record)
+        self.figure_store.add(record)
         self._finished[record.task_id] = None
         if len(self._finished) > self._max_finished:
             self._forget(next(iter(self._finished)))

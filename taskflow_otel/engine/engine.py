@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
 
-from taskflow_otel.backends.admin import KeepsAudit, KeepsOperations
+from taskflow_otel.backends.admin import KeepsAudit, KeepsFigures, KeepsOperations
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.memory_admin import MemoryAuditStore, MemoryOperationStore
 from taskflow_otel.bus import ObserverBus
@@ -32,7 +32,7 @@ from taskflow_otel.engine.fleet.heartbeat import Heartbeat
 from taskflow_otel.engine.fleet.queue_settings import QueueSettings
 from taskflow_otel.engine.fleet.recovery import Recovery
 from taskflow_otel.engine.fleet.remote_cancels import RemoteCancels
-from taskflow_otel.engine.fleet.retention import Cleaner
+from taskflow_otel.engine.fleet.retention import Cleaner, FigureCleaner
 from taskflow_otel.engine.fleet.takeover import Takeover
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.late_commits import LateCommits
@@ -269,6 +269,8 @@ class Engine:
         ]
         if retention is not None:
             self._services.append(self.cleaner)
+        if isinstance(backend, KeepsFigures):
+            self._services.append(FigureCleaner(backend.figure_store, self._clock, _CLEAN_INTERVAL))
         if kept is not None:
             self._services.append(AdminCleaner([audit_store, operation_store], self._clock, _CLEAN_INTERVAL, kept))
         # Connections to parts that were built later are made here, and nowhere else.

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
+from taskflow_otel.backends.admin import KeepsFigures
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.phase import Phase
 from taskflow_otel.errors import BackendError, TaskNotFoundError
+from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.options import seconds
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -100,6 +102,14 @@ class Lookup:
         """Counts of the tasks of all instances."""
         await self._ledger.flush(_FLUSH_BEFORE_READ)
         return await self._backend.counts(query)
+
+    @at_home
+    async def figures(self, span: Span, first: int, last: int, *, by_name: bool = False) -> list[Figure] | None:
+        """What finished on all instances in these slots; `None` if the backend does not keep figures."""
+        if not isinstance(self._backend, KeepsFigures):
+            return None
+        await self._ledger.flush(_FLUSH_BEFORE_READ)
+        return await self._backend.figure_store.read(span, first, last, by_name=by_name)
 
     @at_home
     async def instances(self) -> list[Instance]:

@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-from taskflow_otel.model.query import TaskCounts, TaskQuery
-from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.status import LIVE_STATUSES, TaskStatus, Transition
-from taskflow_otel.model.vocabulary import Reason
+from taskflow_otel.model.figures import WAIT, Distribution, Figure, Span, moment_of
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.wire.bodies import OverviewOut, PointOut
 
-WINDOWS = {"15m": 900.0, "1h": 3_600.0, "6h": 21_600.0, "24h": 86_400.0}
-_BUCKETS = 30
-_SAMPLE = 200
 _FRESH = 1.0
-_TRUSTED = 300.0  # settled counts change when history is deleted
+_TRUSTED = 120.0
+"""Seconds until everything is read again: an instance may store what finished long ago after an outage."""
+_OPEN = 120
+"""Seconds after its end in which a slot is still read each time: outcomes reach the ledger a moment later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A time range until now, and the width of a point of its chart; both in seconds."""
+
+    seconds: int
+    width: int
+
+
+WINDOWS = {
+    "15m": Window(900, 60),
+    "1h": Window(3_600, 120),
+    "6h": Window(21_600, 600),
+    "24h": Window(86_400, 3_600),
+}
+_SUCCESS, _FAILED = TaskStatus.SUCCESS.value, TaskStatus.FAILED.value
 
 
 class Overview:
     """Reads the numbers; simultaneous viewers share one reading.
 
-    A time range without pending or running tasks does not change any more, so a refresh reads only the other ranges.
+    The figures of a minute that ended some time ago do not change any more, so a refresh reads only the newest ones.
     """
 
     def __init__(self, engine: TaskEngine, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._engine = engine
         self._clock = clock
-        self._trusted_until = clock.monotonic() + _TRUSTED
-        self._settled: dict[tuple[float, int], TaskCounts] = {}
+        self._slots = {(name, span): _Slots(engine, span, clock) for name in WINDOWS for span in Span}
         self._read: dict[str, tuple[float, OverviewOut]] = {}
         self._lock = asyncio.Lock()
 
@@ -41,79 +56,105 @@ class Overview:
         async with self._lock:
             known = self._read.get(window)
             if known is None or self._clock.monotonic() - known[0] > _FRESH:
-                known = self._clock.monotonic(), await self._measure(WINDOWS[window])
+                known = self._clock.monotonic(), await self._measure(window)
                 self._read[window] = known
             return known[1]
 
-    async def _measure(self, seconds: float) -> OverviewOut:
-        now = self._clock.now()
-        if self._clock.monotonic() > self._trusted_until:
-            self._settled.clear()
-            self._trusted_until = self._clock.monotonic() + _TRUSTED
-        width = seconds / _BUCKETS
-        last = int(now.timestamp() // width)
-        indexes = range(last - _BUCKETS + 1, last + 1)
-        stretches = [await self._stretch(width, index, now) for index in indexes]
-        self._settled = {key: counts for key, counts in self._settled.items() if key[0] != width or key[1] in indexes}
+    async def _measure(self, name: str) -> OverviewOut:
+        window, now = WINDOWS[name], self._clock.now()
+        since = Span.MINUTE.slot(now - timedelta(seconds=window.seconds))
+        figures = await self._figures(name, since, now)
         running = await self._engine.lookup.counts(TaskQuery(status=TaskStatus.RUNNING))
         pending = await self._engine.lookup.counts(TaskQuery(status=TaskStatus.PENDING))
-        latest = await self._engine.lookup.page(TaskQuery(since=now - timedelta(seconds=seconds), limit=_SAMPLE))
-        sample = [record for record in latest.records if record.status.finished and record.duration is not None]
-        success, failed = (_sum(stretches, status) for status in (TaskStatus.SUCCESS, TaskStatus.FAILED))
-        # The rate of a service that has just started must not include the time before its start.
-        began = next((index for index, counts in zip(indexes, stretches, strict=True) if counts.total), last)
-        covered = max(1.0, now.timestamp() - began * width)
+        runs, waits = Distribution(), Distribution()
+        by_status: dict[str, int] = {}
+        for figure in figures or ():
+            if figure.kind == WAIT:
+                waits.add(figure)
+            else:
+                runs.add(figure)
+                by_status[figure.kind] = by_status.get(figure.kind, 0) + figure.tasks
+        success, failed, finished = by_status.get(_SUCCESS, 0), by_status.get(_FAILED, 0), sum(by_status.values())
+        began = await self._began(figures or (), since)
         ages = [stats.oldest_ready_age for stats in self._engine.queues.stats().values() if stats.ready]
+        kept = figures is not None
         return OverviewOut(
-            window_seconds=seconds,
-            bucket_seconds=width,
-            created_per_minute=sum(counts.total for counts in stretches) / covered * 60.0,
+            window_seconds=window.seconds,
+            since=moment_of(since),
+            until=now,
+            bucket_seconds=window.width,
+            finished=finished if kept else None,
+            finished_per_minute=finished / max(1.0, now.timestamp() - began) * 60.0 if kept else None,
             failure_share=failed / (success + failed) if success + failed else None,
             running=running.total,
             pending=pending.total,
-            run_p95_seconds=percentile([record.duration or 0.0 for record in sample], 0.95),
-            wait_p95_seconds=percentile([wait for record in sample if (wait := first_wait(record)) is not None], 0.95),
-            sample=len(sample),
+            run_p50_seconds=runs.percentile(0.5),
+            run_p95_seconds=runs.percentile(0.95),
+            wait_p50_seconds=waits.percentile(0.5),
+            wait_p95_seconds=waits.percentile(0.95),
             oldest_ready_age_seconds=max((age for age in ages if age is not None), default=None),
-            points=[
-                _point(datetime.fromtimestamp(index * width, UTC), counts)
-                for index, counts in zip(indexes, stretches, strict=True)
-            ],
+            points=_points(figures or (), window.width, since, int(now.timestamp())),
         )
 
-    async def _stretch(self, width: float, index: int, now: datetime) -> TaskCounts:
-        known = self._settled.get((width, index))
-        if known is not None:
-            return known
-        since, until = (datetime.fromtimestamp(edge * width, UTC) for edge in (index, index + 1))
-        counts = await self._engine.lookup.counts(TaskQuery(since=since, until=until))
-        # Tasks of other instances reach the ledger a moment after their creation.
-        if until + timedelta(seconds=5) < now and not _sum([counts], *LIVE_STATUSES):
-            self._settled[width, index] = counts
-        return counts
+    async def _figures(self, name: str, since: int, now: datetime) -> list[Figure] | None:
+        """The figures of the window: those of whole hours, if it is that long, and of minutes before them."""
+        minutes, hours = self._slots[name, Span.MINUTE], self._slots[name, Span.HOUR]
+        if WINDOWS[name].width < Span.HOUR.seconds:
+            return await minutes.read(since, Span.MINUTE.slot(now))
+        first_hour = -(-since // Span.HOUR.seconds) * Span.HOUR.seconds
+        before = await minutes.read(since, first_hour - Span.MINUTE.seconds)
+        after = await hours.read(first_hour, Span.HOUR.slot(now))
+        return None if before is None or after is None else before + after
+
+    async def _began(self, figures: Iterable[Figure], since: int) -> float:
+        """When the time began that the rate is about: not before the start of a service that has just started."""
+        first = min((figure.slot for figure in figures), default=since)
+        if first <= since:
+            return since
+        starts = [instance.started_at.timestamp() for instance in await self._engine.lookup.instances()]
+        return max(first, min((start for start in starts if start < first + Span.MINUTE.seconds), default=first))
 
 
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """The smallest value that at least `share` of the values do not exceed (nearest rank); `None` without values."""
-    return sorted(values)[math.ceil(share * len(values)) - 1] if values else None
+class _Slots:
+    """The figures of the slots of one length, read as seldom as possible."""
+
+    def __init__(self, engine: TaskEngine, span: Span, clock: Clock) -> None:
+        self._engine = engine
+        self._span = span
+        self._clock = clock
+        self._settled: dict[int, list[Figure]] = {}
+        self._range: tuple[int, int] | None = None
+        """The first and the last slot that are settled."""
+        self._trusted_until = clock.monotonic() + _TRUSTED
+
+    async def read(self, first: int, last: int) -> list[Figure] | None:
+        """The figures of the slots from `first` to `last`; `None` if the backend does not keep figures."""
+        step, known = self._span.seconds, self._range
+        if self._clock.monotonic() > self._trusted_until or known is None or not known[0] <= first <= known[1] + step:
+            self._settled, known = {}, None
+            self._trusted_until = self._clock.monotonic() + _TRUSTED
+        start = first if known is None else known[1] + step
+        read = await self._engine.lookup.figures(self._span, start, last) if start <= last else []
+        if read is None:
+            return None
+        found = {slot: figures for slot, figures in self._settled.items() if slot >= first}
+        for figure in read:
+            found.setdefault(figure.slot, []).append(figure)
+        settled = min(last, self._span.slot(self._clock.now() - timedelta(seconds=_OPEN)) - step)
+        self._settled = {slot: figures for slot, figures in found.items() if slot <= settled}
+        self._range = first, max(settled, first - step)
+        return [figure for figures in found.values() for figure in figures]
 
 
-def first_wait(record: TaskRecord) -> float | None:
-    """Seconds from enqueue to the first start; `None` if it never started or was delayed on purpose."""
-    if any(entry.transition is Transition.ENQUEUED and entry.reason == Reason.DELAYED for entry in record.timeline):
-        return None
-    for entry in record.timeline:
-        if entry.transition is Transition.STARTED:
-            return max(0.0, (entry.timestamp - record.created_at).total_seconds())
-    return None
+def _points(figures: Iterable[Figure], width: int, since: int, until: int) -> list[PointOut]:
+    sums: dict[int, dict[str, int]] = {}
+    for figure in figures:
+        if figure.kind != WAIT:
+            kinds = sums.setdefault(figure.slot // width, {})
+            kinds[figure.kind] = kinds.get(figure.kind, 0) + figure.tasks
+    return [_point(index * width, sums.get(index, {})) for index in range(since // width, until // width + 1)]
 
 
-def _sum(stretches: Sequence[TaskCounts], *statuses: TaskStatus) -> int:
-    return sum(counts.by_status.get(status, 0) for counts in stretches for status in statuses)
-
-
-def _point(at: datetime, counts: TaskCounts) -> PointOut:
-    success, failed, live = (
-        _sum([counts], *statuses) for statuses in ((TaskStatus.SUCCESS,), (TaskStatus.FAILED,), tuple(LIVE_STATUSES))
-    )
-    return PointOut(at=at, success=success, failed=failed, live=live, other=counts.total - success - failed - live)
+def _point(at: int, kinds: Mapping[str, int]) -> PointOut:
+    success, failed = kinds.get(_SUCCESS, 0), kinds.get(_FAILED, 0)
+    return PointOut(at=moment_of(at), success=success, failed=failed, other=sum(kinds.values()) - success - failed)

@@ -7,6 +7,7 @@ from types import EllipsisType
 from typing import Protocol
 
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
+from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery, Order
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -63,6 +64,9 @@ class TaskLookup(Protocol):
     async def logs(self, task_id: str) -> list[LogEntry]: ...
     async def page(self, query: TaskQuery) -> TaskPage: ...
     async def counts(self, query: TaskQuery) -> TaskCounts: ...
+    async def figures(self, span: Span, first: int, last: int, *, by_name: bool = False) -> list[Figure] | None:
+        """What finished on all instances in these slots; `None` if the backend does not keep figures."""
+
     async def instances(self) -> list[Instance]: ...
 
 

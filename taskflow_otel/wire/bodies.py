@@ -158,27 +158,36 @@ class StatsOut(BaseModel):
 
 
 class PointOut(BaseModel):
-    """The tasks created in one part of the window, by outcome."""
+    """The tasks that finished in one part of the window, by outcome."""
 
     at: datetime
     success: int
     failed: int
-    other: int
-    live: int
+    other: int = Field(description="Cancelled, interrupted and rejected ones.")
 
 
 class OverviewOut(BaseModel):
-    """The numbers at the top of the dashboard, for the whole fleet."""
+    """The numbers at the top of the dashboard, for the whole fleet.
+
+    All numbers of the window are about the tasks that finished in it, no matter when they were created. They are null
+    if the backend does not keep figures.
+    """
 
     window_seconds: float
+    since: datetime = Field(description="The beginning of the window, on a whole minute.")
+    until: datetime
     bucket_seconds: float
-    created_per_minute: float = Field(description="Since the first task of the window.")
-    failure_share: float | None
+    finished: int | None
+    finished_per_minute: float | None = Field(description="Since the beginning of the window, or since the first task.")
+    failure_share: float | None = Field(description="Share (0 to 1) of failures among successes and failures.")
     running: int
     pending: int
+    run_p50_seconds: float | None
     run_p95_seconds: float | None
-    wait_p95_seconds: float | None
-    sample: int = Field(description="Number of latest finished tasks behind the percentiles.")
+    wait_p50_seconds: float | None
+    wait_p95_seconds: float | None = Field(
+        description="From enqueueing to the first start, without a delay that was asked for."
+    )
     oldest_ready_age_seconds: float | None
     points: list[PointOut]
 

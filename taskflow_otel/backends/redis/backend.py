@@ -16,6 +16,7 @@ from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
 from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.backends.redis import codec
 from taskflow_otel.backends.redis.audit import RedisAuditStore
+from taskflow_otel.backends.redis.figures import RedisFigureStore
 from taskflow_otel.backends.redis.operations import RedisOperationStore
 from taskflow_otel.backends.redis.search import Searcher
 from taskflow_otel.errors import (
@@ -125,6 +126,8 @@ class RedisBackend:
         """What people did through the administration."""
         self.operation_store = RedisOperationStore(lambda: self._connection)
         """Bulk operations."""
+        self.figure_store = RedisFigureStore(lambda: self._connection)
+        """What finished in each minute and hour."""
 
     def use_lease(self, lease_seconds: float) -> None:
         """Derive the time limit of a command from the lease; a given `timeout` is used if it is shorter."""
@@ -396,7 +399,7 @@ def _knows_waitaof(version: str) -> bool:
 
 
 def _apply_args(changes: Sequence[Change]) -> list[str]:
-    fields: list[list[str | bool | None]] = []
+    fields: list[list[codec.Field]] = []
     texts: list[str] = []
     for change in changes:
         match change:

@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 from taskflow_otel.model.cipher import seal_of
+from taskflow_otel.model.figures import Span, figures_of
 from taskflow_otel.model.mended import (
     NO_TIME,
     Shape,
@@ -272,10 +273,25 @@ def read_group(group: str) -> tuple[bool, str, str]:
     return group[:1] == "1", name, seal
 
 
-def update_fields(record: TaskRecord) -> list[str | bool | None]:
+Field = str | bool | None | list[str | int]
+"""A field of a change for `apply.lua`."""
+
+
+def _figures(record: TaskRecord) -> list[str | int]:
+    """The figures of a finished task, in the order of `apply.lua`."""
+    ended = record.end_time or record.created_at
+    found: list[str | int] = [str(span.slot(ended)) for span in Span]
+    for kind, bucket, micros in figures_of(record):
+        found += (f"{kind}:{bucket}:{record.func_name}", micros)
+    return found
+
+
+def update_fields(record: TaskRecord) -> list[Field]:
     """Return the fields of an update, in the order of `apply.lua`."""
     duration = ended = ""
+    figures: list[str | int] = []
     if record.status.finished:
+        figures = _figures(record)
         duration = "" if record.duration is None else str(round(record.duration * 1_000_000))
         ended = str(to_micros(record.end_time or record.created_at))
     return [
@@ -291,10 +307,11 @@ def update_fields(record: TaskRecord) -> list[str | bool | None]:
         _search_text(record),
         _group(record),
         str(to_micros(record.created_at)),
+        figures,
     ]
 
 
-def insert_fields(record: TaskRecord) -> list[str | bool | None]:
+def insert_fields(record: TaskRecord) -> list[Field]:
     """Return the fields of an insert, in the order of `apply.lua`."""
     return [
         *update_fields(record),

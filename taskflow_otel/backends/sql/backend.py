@@ -28,6 +28,7 @@ from taskflow_otel.backends.sql.batch import UnexpectedRowCount
 from taskflow_otel.backends.sql.connections import Connections
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.faults import original
+from taskflow_otel.backends.sql.figures import SqlFigureStore
 from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, to_log_entry, to_record
 from taskflow_otel.backends.sql.names import namer, unnamed
 from taskflow_otel.backends.sql.operations import SqlOperationStore
@@ -83,6 +84,7 @@ class SqlBackend(ABC):
         self._readable = Readable(logger)
         self.audit_store = SqlAuditStore(self._read, self._transact, dialect)
         self.operation_store = SqlOperationStore(self._read, self._transact, dialect)
+        self.figure_store = SqlFigureStore(self._read, self._transact)
         self._driver_error: type[Exception] = OperationalError
         """The driver's exceptions: SQLAlchemy does not translate them while it prepares a connection."""
         self._unanswered: dict[str, int] = {}

@@ -9,6 +9,7 @@ from taskflow_otel.backends.base import AppendLogs, Change, Insert, Update
 from taskflow_otel.backends.sql.dialects import Row
 from taskflow_otel.backends.sql.mapping import storable, tag_rows
 from taskflow_otel.backends.sql.statements import Statements, link_row, now_micros
+from taskflow_otel.model.figures import FigureTally, Span
 from taskflow_otel.model.record import TaskRecord
 
 _ToRow = Callable[[TaskRecord, int], tuple[str, Row]]
@@ -21,13 +22,14 @@ class UnexpectedRowCount(Exception):
 
 
 class Tally:
-    """The additions of one transaction to the counts of finished tasks.
+    """The additions of one transaction to the counts and the figures of finished tasks.
 
     A record is added when its row is made, because a task that is not persisted may change while the statement runs.
     """
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str, str, str], list[int]] = {}
+        self._figures = FigureTally()
 
     def add(self, record: TaskRecord) -> None:
         """Count a record if it is finished."""
@@ -39,15 +41,25 @@ class Tally:
         if record.duration is not None:
             sums[1] += 1
             sums[2] += round(record.duration * 1e6)
+        self._figures.add(record)
 
     def merge(self, other: Tally) -> None:
         """Add the counts of another tally."""
         for key, sums in other._sums.items():
             self._sums[key] = [a + b for a, b in zip(self._sums.get(key, (0, 0, 0)), sums, strict=True)]
+        self._figures.merge(other._figures)
 
     def rows(self, shard: int) -> list[Row]:
         """The rows to add to the counts. All writers use the same order, so that they cannot deadlock."""
         return [(*key, shard, *self._sums[key]) for key in sorted(self._sums)]
+
+    def figure_rows(self, shard: int) -> list[Row]:
+        """The rows to add to the figures, in the same order for all writers."""
+        return [
+            (span.value, f.slot, f.func_name, f.kind, f.bucket, shard, f.tasks, f.micros)
+            for span in Span
+            for f in self._figures.figures(span)
+        ]
 
 
 class Step(NamedTuple):

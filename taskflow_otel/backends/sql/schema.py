@@ -28,7 +28,7 @@ from taskflow_otel.backends.sql.names import unnamed
 from taskflow_otel.errors import SchemaVersionError
 from taskflow_otel.model.status import TaskStatus
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 # Binary comparison: the ids, keys and names 'a' and 'A' are different. Other row formats limit the indexes too much.
@@ -104,6 +104,20 @@ finished_counts = Table(
     **_OPTIONS,
 )
 
+# What finished in each minute and in each hour: the sum over `shard`, as above. Rows are deleted by their age alone.
+figures = Table(
+    "taskflow_figures",
+    metadata,
+    Column("span", WORD, primary_key=True),
+    Column("slot", MICROS, primary_key=True, autoincrement=False),
+    Column("func_name", NAME, primary_key=True),
+    Column("kind", WORD, primary_key=True),
+    Column("bucket", WHOLE, primary_key=True, autoincrement=False),
+    Column("shard", WHOLE, primary_key=True, autoincrement=False),
+    Column("tasks", MICROS, nullable=False),
+    Column("micros", MICROS, nullable=False),
+    **_OPTIONS,
+)
 
 # Compared byte by byte in every database, so that a prefix is a range of the index.
 _ORDERED = String(255).with_variant(String(255, collation="C"), "postgresql")
@@ -221,7 +235,7 @@ async def _only_add(_: AsyncConnection) -> None:
     """`_complete` creates the missing tables and indexes."""
 
 
-MIGRATIONS: Sequence[Migration] = (_only_add, _only_add)
+MIGRATIONS: Sequence[Migration] = (_only_add, _only_add, _only_add)
 """The step at index `n` migrates a schema from version `n + 1` to `n + 2`."""
 
 

@@ -24,6 +24,7 @@ class WholeBatch:
             self._steps.append(step)
         if counts := batch.tally.rows(shard):
             self._steps.append(Step(statements.add_counts, counts, False))
+            self._steps.append(Step(statements.add_figures, batch.tally.figure_rows(shard), False))
 
     def execute(self, connection: sqlite3.Connection) -> sqlite3.Cursor:
         """Execute everything and commit, or nothing and raise.

@@ -27,11 +27,12 @@ from taskflow_otel.backends.sql.mapping import (
     trace_out,
 )
 from taskflow_otel.backends.sql.names import unnamed
-from taskflow_otel.backends.sql.schema import finished_counts, task_logs, task_tags, tasks, used_once
+from taskflow_otel.backends.sql.schema import figures, finished_counts, task_logs, task_tags, tasks, used_once
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 
 COUNTED = ("tasks", "timed", "duration_micros")
+ADDED = ("tasks", "micros")
 _MUTABLE = [field for field in STORED if field.mutable]
 _WRITTEN = [*(field.name for field in (*_MUTABLE, *DERIVED)), "updated_at"]
 _MATCHED = ["task_id", "instance", "token"]
@@ -128,6 +129,7 @@ class Statements:
         self.add_counts = text(
             dialect.insert_or_add(finished_counts, COUNTED), [column.name for column in finished_counts.columns]
         )
+        self.add_figures = text(dialect.insert_or_add(figures, ADDED), [column.name for column in figures.columns])
         self.link_retry = text(
             update(tasks)
             .where(

@@ -94,6 +94,7 @@ class Writer:
     async def _count(self, connection: AsyncConnection, tally: Tally) -> None:
         if rows := tally.rows(self.shard):
             await connection.exec_driver_sql(self.statements.add_counts, rows)
+            await connection.exec_driver_sql(self.statements.add_figures, tally.figure_rows(self.shard))
 
     async def _insert_together(self, connection: AsyncConnection, changes: Sequence[Change]) -> dict[str, Applied]:
         """Insert the new tasks of a batch together; return the results of those that do not depend on the order.

@@ -1,13 +1,15 @@
-"""Deletes finished tasks that are older than the retention."""
+"""Deletes finished tasks, and figures of them, that are older than their retention."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from taskflow_otel.backends.admin import FigureStore
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.live import LiveTasks
+from taskflow_otel.model.figures import KEPT, Span
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
 
@@ -54,3 +56,19 @@ class Cleaner(Service):
             self._tasks.forget_deleted(some)
             deleted += some
         return deleted
+
+
+class FigureCleaner(Service):
+    """Deletes the figures of slots that are older than `KEPT`."""
+
+    def __init__(self, store: FigureStore, clock: Clock, interval: float) -> None:
+        super().__init__("figure-cleaner", interval, clock)
+        self._store = store
+        self._clock = clock
+
+    async def tick(self) -> None:
+        """Delete what is too old."""
+        for span in Span:
+            before = span.slot(self._clock.now() - KEPT[span])
+            while await self._store.forget(span, before, _DELETE_BATCH):
+                await self._clock.sleep(_DELETE_PAUSE)

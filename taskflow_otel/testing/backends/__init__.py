@@ -14,11 +14,12 @@ A backend in memory may return the same object every time, if the object keeps i
 from __future__ import annotations
 
 from taskflow_otel.testing.backends.admin import AdminConformance
+from taskflow_otel.testing.backends.figures import FigureConformance
 from taskflow_otel.testing.backends.fleet import FleetConformance
 from taskflow_otel.testing.backends.tasks import TaskConformance
 
-__all__ = ["AdminConformance", "BackendConformance", "FleetConformance", "TaskConformance"]
+__all__ = ["AdminConformance", "BackendConformance", "FigureConformance", "FleetConformance", "TaskConformance"]
 
 
-class BackendConformance(TaskConformance, FleetConformance, AdminConformance):
+class BackendConformance(TaskConformance, FleetConformance, AdminConformance, FigureConformance):
     """The whole suite. Inherit from it, and define the fixture `backend_factory`."""

@@ -18,7 +18,7 @@ export function sparkline(values) {
   );
 }
 
-const LAYERS = ["success", "failed", "other", "live"];
+export const LAYERS = ["success", "failed", "other"];
 
 /** The outcomes of the tasks in each part of the window, stacked. */
 export function activity(points) {
@@ -31,7 +31,7 @@ export function activity(points) {
     viewBox: `0 0 ${width} ${height}`,
     preserveAspectRatio: "none",
     role: "img",
-    "aria-label": `Tasks by the time they were created: ${LAYERS.map((layer) => `${total(layer)} ${layer}`).join(", ")}`,
+    "aria-label": `Tasks by the time they ended: ${LAYERS.map((layer) => `${total(layer)} ${layer}`).join(", ")}`,
   });
   for (const part of [0.5, 1]) {
     const y = height - part * (height - 4);

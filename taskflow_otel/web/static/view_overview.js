@@ -1,4 +1,4 @@
-import { activity, sparkline } from "./chart.js";
+import { activity, LAYERS, sparkline } from "./chart.js";
 import { empty, h, setShown, setText } from "./dom.js";
 import { clock, count, duration, rate, share } from "./format.js";
 import { TaskRows } from "./rows.js";
@@ -11,7 +11,7 @@ export class OverviewView {
     this.page = page;
     this.window = WINDOWS.includes(page.params.get("window")) ? page.params.get("window") : WINDOWS[0];
     this.tiles = {
-      created: new Tile("Throughput", "tasks per minute"),
+      finished: new Tile("Throughput", "finished per minute"),
       failures: new Tile("Failure share", "of finished tasks"),
       running: new Tile("Running", "now", "?view=tasks&status=running"),
       pending: new Tile("Pending", "now", "?view=tasks&status=pending"),
@@ -40,7 +40,7 @@ export class OverviewView {
           "div",
           { class: "card-head" },
           h("h2", { text: "Activity" }),
-          h("div", { class: "legend" }, ["success", "failed", "other", "live"].map((name) => h("span", {}, h("i", { class: `dot-${name}` }), name))),
+          h("div", { class: "legend" }, LAYERS.map((name) => h("span", {}, h("i", { class: `dot-${name}` }), name))),
         ),
         h("div", { class: "chart" }, this.top, this.chart, h("div", { class: "chart-axis mono" }, this.from, h("span", { text: "now" }))),
       ),
@@ -69,15 +69,16 @@ export class OverviewView {
     setShown(this.health, health.reasons.length > 0);
     setText(this.health, `Not ready: ${health.reasons.join("; ")}`);
     const { points } = figures;
-    const totals = points.map((point) => point.success + point.failed + point.other + point.live);
-    const basis = figures.sample ? `latest ${count(figures.sample)} tasks` : "nothing finished yet";
-    this.tiles.created.show(rate(figures.created_per_minute), null, totals);
+    const totals = points.map((point) => point.success + point.failed + point.other);
+    const kept = figures.finished !== null;
+    const basis = (middle) => (middle === null ? (kept ? "nothing finished" : "not kept by this backend") : `p50 ${duration(middle)}`);
+    this.tiles.finished.show(kept ? rate(figures.finished_per_minute) : "–", kept ? `per minute, ${count(figures.finished)} finished` : basis(null), totals);
     this.tiles.failures.show(share(figures.failure_share), null, points.map((point) => point.failed), figures.failure_share >= 0.05 ? "bad" : "");
     this.tiles.running.show(count(figures.running));
     const age = figures.oldest_ready_age_seconds;
     this.tiles.pending.show(count(figures.pending), age === null ? "no task waits for a slot" : `oldest ready ${duration(age)}`);
-    this.tiles.run.show(duration(figures.run_p95_seconds), basis);
-    this.tiles.wait.show(duration(figures.wait_p95_seconds), basis);
+    this.tiles.run.show(duration(figures.run_p95_seconds), basis(figures.run_p50_seconds));
+    this.tiles.wait.show(duration(figures.wait_p95_seconds), basis(figures.wait_p50_seconds));
     const { chart, top } = activity(points);
     this.chart.replaceChildren(chart);
     setText(this.top, count(top));

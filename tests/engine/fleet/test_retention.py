@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Insert
-from taskflow_otel.engine.fleet.retention import Cleaner
+from taskflow_otel.engine.fleet.retention import Cleaner, FigureCleaner
 from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.live import LiveTasks
+from taskflow_otel.model.figures import KEPT, Span
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.testing.backends.samples import finish, make_task
 from taskflow_otel.testing.clock import FakeClock
@@ -53,3 +54,17 @@ async def test_others_get_the_backend_between_two_batches() -> None:
     assert await deleting == 1_200
     assert backend.deleted == [500, 500, 200]
     await backend.close()
+
+
+async def test_figures_of_minutes_are_kept_for_a_day_and_those_of_hours_for_a_month() -> None:
+    clock, backend = FakeClock(), MemoryBackend(durable=True)
+    ages = [timedelta(0), KEPT[Span.MINUTE] + timedelta(hours=1), KEPT[Span.HOUR] + timedelta(hours=2)]
+    for age in ages:
+        task = finish(make_task())
+        task.end_time = clock.now() - age
+        await backend.apply([Insert(task)])
+    cleaning = asyncio.create_task(FigureCleaner(backend.figure_store, clock, 60).tick())
+    await clock.advance(10)
+    await cleaning
+    left = {span: len(await backend.figure_store.read(span, 0, 2**40)) for span in Span}
+    assert left == {Span.MINUTE: 1, Span.HOUR: 2}

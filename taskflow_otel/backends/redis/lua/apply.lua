@@ -1,11 +1,12 @@
 -- ARGV: writer, number, JSON list of the changes, then in their order doc and head of each insert, and its key in the form
 -- of version 0.1.0 if that differs; doc of each update:
---   [I, id, owner, token, status, dims, key, holds, duration, end, search, group, created, cancel, retried_by, once,
---     task that this one retries, the retry of it that was seen, whether its key has another form]
---   [U, id, owner, token, status, dims, key, holds, duration, end, search, group, created]
+--   [I, id, owner, token, status, dims, key, holds, duration, end, search, group, created, figures, cancel, retried_by,
+--     once, task that this one retries, the retry of it that was seen, whether its key has another form]
+--   [U, id, owner, token, status, dims, key, holds, duration, end, search, group, created, figures]
 --   [L, id, seq, entry, seq, entry, ...]
 -- An empty text stands for "none" (null for a key, which may be empty); `holds` tells whether the key is held in this
--- status; `duration` and `end` are given for finished tasks only.
+-- status; `duration` and `end` are given for finished tasks only, and so are the entries of `figures`: [minute, hour, field,
+-- microseconds, field, microseconds, ...].
 -- Returns one text for each change: A applied, S stale, D<id> duplicate of <id>.
 if superseded(ARGV[1], ARGV[2]) then return false end
 
@@ -15,10 +16,40 @@ local function next_text()
   return ARGV[texts]
 end
 
+-- Gathered, so that a batch needs one command for each figure, and not for each task.
+local sums = {}
+local function count_figures(figures)
+  for n = 3, #figures, 2 do
+    for at, span in ipairs({'minute', 'hour'}) do
+      local slot = span .. ' ' .. figures[at]
+      local found = sums[slot]
+      if not found then
+        found = {tasks = {}, micros = {}}
+        sums[slot] = found
+      end
+      local field = figures[n]
+      found.tasks[field] = (found.tasks[field] or 0) + 1
+      found.micros[field] = (found.micros[field] or 0) + figures[n + 1]
+    end
+  end
+end
+
+local function flush_figures()
+  for name, found in pairs(sums) do
+    local span, slot = string.match(name, '(%a+) (%d+)')
+    local key = P .. 'figures:' .. span
+    call('ZADD', key, slot, slot)
+    for field, number in pairs(found.tasks) do call('HINCRBY', key .. ':tasks:' .. slot, field, number) end
+    for field, micros in pairs(found.micros) do
+      call('HINCRBY', key .. ':micros:' .. slot, field, string.format('%.0f', micros))
+    end
+  end
+end
+
 local function insert(change)
   local doc, head = next_text(), next_text()
-  local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created, cancel, retried_by,
-    once, original, seen, reshaped = unpack(change)
+  local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created, figures, cancel,
+    retried_by, once, original, seen, reshaped = unpack(change)
   local old_key = reshaped ~= '' and next_text()
   local task = task_key(id)
   local stored = call('HMGET', task, 'owner', 'token')
@@ -62,6 +93,7 @@ local function insert(change)
     if cancel ~= '' then call('SADD', P .. 'cancel:' .. owner, id) end
   else
     place(P .. 'finished', id, ended)
+    count_figures(figures)
   end
   changed(id, now(), owner)
   return 'A'
@@ -69,7 +101,7 @@ end
 
 local function update(change)
   local doc = next_text()
-  local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created = unpack(change)
+  local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created, figures = unpack(change)
   local task = task_key(id)
   local before = call('HMGET', task, 'owner', 'token', 'status', 'dims')
   if before[1] ~= owner or before[2] ~= token then return 'S' end
@@ -87,6 +119,7 @@ local function update(change)
   if not LIVE[status] then
     live(id, false, owner, group)
     place(P .. 'finished', id, ended)
+    count_figures(figures)
     call('SREM', P .. 'cancel:' .. owner, id)
     if key ~= cjson.null and not holds then
       -- As it was stored: an earlier version may have written another form of the same key.
@@ -113,4 +146,5 @@ local apply = {I = insert, U = update, L = append_logs}
 local results = {}
 for n, change in ipairs(cjson.decode(ARGV[3])) do results[n] = apply[change[1]](change) end
 flush()
+flush_figures()
 return results

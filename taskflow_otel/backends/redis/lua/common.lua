@@ -23,6 +23,8 @@
 --   operation:<id>    hash: token, kind, status, key, doc; once it has ended also ended, forgotten (items deleted)
 --   operation_items:<id>         hash: position -> item
 --   operation_keys    hash: client's key -> id of its operation
+--   figures:<span>    slots of the figures, by their beginning; figures:<span>:tasks:<slot> and figures:<span>:micros:<slot>
+--                     hashes: <kind>:<bucket>:<task name> -> number, microseconds
 --   schema            version
 local P = KEYS[1] .. ':'
 local call = redis.call

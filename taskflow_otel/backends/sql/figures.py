@@ -1,0 +1,54 @@
+"""The figures of finished tasks in a SQL database; `Writer` adds to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, delete, func, literal, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from taskflow_otel.backends.sql.audit import Read, Write
+from taskflow_otel.backends.sql.schema import figures
+from taskflow_otel.model.figures import Figure, Span
+from taskflow_otel.runtime.owned_tasks import in_slices
+
+_c = figures.c
+_AT_ONCE = 2_000
+
+
+class SqlFigureStore:
+    """See `FigureStore`."""
+
+    def __init__(self, read: Read, write: Write) -> None:
+        self._read = read
+        self._write = write
+
+    async def read(self, span: Span, first: int, last: int, *, by_name: bool = False) -> list[Figure]:
+        """See `FigureStore`."""
+        rows = await self._read(figures_statement(span, first, last, by_name))
+        return [
+            Figure(slot, name, kind, bucket, int(tasks), int(micros))
+            async for slot, name, kind, bucket, tasks, micros in in_slices(rows, _AT_ONCE)
+        ]
+
+    async def forget(self, span: Span, before: int, limit: int) -> int:
+        """See `FigureStore`."""
+        old = _c.span == span.value, _c.slot < before
+        slots = await self._read(select(_c.slot).where(*old).order_by(_c.slot).limit(limit))
+        if not slots:
+            return 0
+        # Whole slots: a database deletes a range of the primary key faster than single rows.
+        doomed = delete(figures).where(_c.span == span.value, _c.slot <= slots[-1][0])
+
+        async def work(connection: AsyncConnection) -> int:
+            return (await connection.execute(doomed)).rowcount
+
+        return await self._write("deleting figures", work)
+
+
+def figures_statement(span: Span, first: int, last: int, by_name: bool) -> Select[Any]:
+    """The sums over the shards, and over the names unless each is wanted."""
+    name: ColumnElement[Any] = _c.func_name if by_name else literal("").label("func_name")
+    parts = [_c.slot, *([_c.func_name] if by_name else []), _c.kind, _c.bucket]
+    wanted = select(_c.slot, name, _c.kind, _c.bucket, func.sum(_c.tasks), func.sum(_c.micros))
+    return wanted.where(_c.span == span.value, _c.slot >= first, _c.slot <= last).group_by(*parts).order_by(*parts)

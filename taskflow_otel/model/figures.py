@@ -1,0 +1,184 @@
+"""The figures of finished tasks: how many of each type ended in each minute, and how long they ran and waited.
+
+Run times and waits are counted in buckets. The limits of a bucket differ by the factor 2^(1/8), and each bucket also
+has the sum of its values, so a percentile is the mean of the values of one bucket: it is off by less than 9 percent,
+and exact where these values are equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from msgspec import Struct
+
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import Transition
+from taskflow_otel.model.vocabulary import Reason
+
+WAIT = "wait"
+"""The kind of a wait. The kind of a run time is the status in which the task ended."""
+UNTIMED = -1
+"""The bucket of tasks without a run time: cancelled before their start, rejected, or lost with their process."""
+
+_PER_DOUBLING = 8
+_LOWEST = 1e-4
+"""Seconds; the bucket 0 has everything below."""
+_HIGHEST = 300
+"""The last bucket: 173 days and more."""
+_STARTED, _ENQUEUED = Transition.STARTED, Transition.ENQUEUED
+_DELAYED = Reason.DELAYED.value
+
+
+class Span(StrEnum):
+    """The lengths of time for which figures are added up."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+
+    @property
+    def seconds(self) -> int:
+        """Its length."""
+        return _SECONDS[self]
+
+    def slot(self, moment: datetime) -> int:
+        """The beginning of the span that has this moment, in seconds since 1970."""
+        return int(moment.timestamp()) // self.seconds * self.seconds
+
+
+_SECONDS = {Span.MINUTE: 60, Span.HOUR: 3_600}
+KEPT = {Span.MINUTE: timedelta(hours=26), Span.HOUR: timedelta(days=35)}
+"""How long figures are kept."""
+
+
+def bucket_of(seconds: float) -> int:
+    """The bucket of a run time or a wait."""
+    if seconds < _LOWEST:
+        return 0
+    return min(_HIGHEST, 1 + int(_PER_DOUBLING * math.log2(seconds / _LOWEST)))
+
+
+class Figure(Struct, frozen=True, gc=False):
+    """The tasks of one type in one slot that ended in one way, and whose times are in one bucket."""
+
+    slot: int
+    """See `Span.slot`."""
+    func_name: str
+    """Empty if the figures of all types are added up."""
+    kind: str
+    """A `TaskStatus` in which tasks end, or `WAIT`."""
+    bucket: int
+    tasks: int
+    micros: int
+    """The sum of the times, in microseconds."""
+
+
+def first_wait(record: TaskRecord) -> float | None:
+    """Seconds from enqueueing to the first start, without a delay that was asked for.
+
+    `None` if the task never started, or if its delay is not known any more because it was retried.
+    """
+    wanted = record.created_at
+    for entry in record.timeline:
+        if entry.transition is _ENQUEUED and entry.reason == _DELAYED:
+            if record.attempt or record.run_at is None:
+                return None
+            wanted = max(wanted, record.run_at)
+        elif entry.transition is _STARTED:
+            return max(0.0, (entry.timestamp - wanted).total_seconds())
+    return None
+
+
+def figures_of(record: TaskRecord) -> list[tuple[str, int, int]]:
+    """Kind, bucket and microseconds of what a task adds to the figures: nothing unless it is finished."""
+    status = record.status
+    if not status.finished:
+        return []
+    took = record.duration
+    found = [(status.value, UNTIMED, 0) if took is None else (status.value, bucket_of(took), round(took * 1e6))]
+    wait = first_wait(record)
+    if wait is not None:
+        found.append((WAIT, bucket_of(wait), round(wait * 1e6)))
+    return found
+
+
+class FigureTally:
+    """Adds up the figures of many tasks."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[int, str, str, int], list[int]] = {}
+        """Tasks and microseconds by minute, name, kind and bucket."""
+
+    def add(self, record: TaskRecord) -> None:
+        """Add a task, if it is finished."""
+        found = figures_of(record)
+        if not found:
+            return
+        sums, minute = self._sums, Span.MINUTE.slot(record.end_time or record.created_at)
+        for kind, bucket, micros in found:
+            key = minute, record.func_name, kind, bucket
+            kept = sums.get(key)
+            if kept is None:
+                sums[key] = [1, micros]
+            else:
+                kept[0] += 1
+                kept[1] += micros
+
+    def merge(self, other: FigureTally) -> None:
+        """Add the figures of another tally."""
+        _add(self._sums, other._sums.items())
+
+    def figures(self, span: Span) -> Iterator[Figure]:
+        """The sums of each slot of this length, in order."""
+        sums = self._sums
+        if span is not Span.MINUTE:
+            sums = {}
+            longer = span.seconds
+            for (minute, *rest), kept in self._sums.items():
+                _add(sums, [((minute // longer * longer, *rest), kept)])  # type: ignore[list-item]  # the same parts
+        for key in sorted(sums):
+            yield Figure(*key, *sums[key])
+
+
+def _add(
+    sums: dict[tuple[int, str, str, int], list[int]], more: Iterable[tuple[tuple[int, str, str, int], list[int]]]
+) -> None:
+    for key, (tasks, micros) in more:
+        kept = sums.setdefault(key, [0, 0])
+        kept[0] += tasks
+        kept[1] += micros
+
+
+class Distribution:
+    """Run times or waits, added up by buckets."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, list[int]] = {}
+        self.count = 0
+        """How many values there are."""
+
+    def add(self, figure: Figure) -> None:
+        """Add values; those without a time are no values."""
+        if figure.bucket == UNTIMED:
+            return
+        kept = self._buckets.setdefault(figure.bucket, [0, 0])
+        kept[0] += figure.tasks
+        kept[1] += figure.micros
+        self.count += figure.tasks
+
+    def percentile(self, share: float) -> float | None:
+        """The seconds that at least `share` of the values do not exceed (nearest rank); `None` without values."""
+        rank = math.ceil(share * self.count)
+        for bucket in sorted(self._buckets):
+            tasks, micros = self._buckets[bucket]
+            rank -= tasks
+            if rank <= 0:
+                return micros / tasks / 1e6
+        return None
+
+
+def moment_of(slot: int) -> datetime:
+    """The beginning of a slot."""
+    return datetime.fromtimestamp(slot, UTC)
