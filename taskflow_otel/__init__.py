@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from taskflow_otel.admin import TaskAdmin
+from taskflow_otel.backends import RedisBackend, SqliteBackend
 from taskflow_otel.bus import TaskObserver
 from taskflow_otel.engine.context import TaskContext, get_task_context, task_log
 from taskflow_otel.errors import (
@@ -31,6 +32,7 @@ from taskflow_otel.errors import (
     UnknownScheduleError,
     UnknownTaskError,
 )
+from taskflow_otel.exporters.chain import LoggerChain
 from taskflow_otel.exporters.lines.file import FileLogger
 from taskflow_otel.exporters.lines.stdout import StdoutLogger
 from taskflow_otel.exporters.memory import InMemoryLogger
@@ -45,8 +47,11 @@ from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.task_options import TaskConfig
 from taskflow_otel.request.background import ManagedBackgroundTasks
 from taskflow_otel.version import __version__
-from taskflow_otel.web.auth import User
+from taskflow_otel.web.auth import TaskAuthBackend, User
 from taskflow_otel.web.tokens import ApiToken
+
+ScheduledOnce = ScheduledRun
+"""The name that fastapi-taskflow has for it."""
 
 __all__ = [
     "AlreadyRetriedError",
@@ -61,6 +66,7 @@ __all__ = [
     "KeyReusedError",
     "LifecycleEvent",
     "LogEvent",
+    "LoggerChain",
     "ManagedBackgroundTasks",
     "MissingExtraError",
     "NotStartedError",
@@ -68,13 +74,17 @@ __all__ = [
     "PersistenceError",
     "QueueConfig",
     "QueueFullError",
+    "RedisBackend",
     "ScheduleStatus",
+    "ScheduledOnce",
     "ScheduledRun",
     "SchemaVersionError",
+    "SqliteBackend",
     "StaleTokenError",
     "StdoutLogger",
     "TaskAdmin",
     "TaskArgumentError",
+    "TaskAuthBackend",
     "TaskCancelledError",
     "TaskConfig",
     "TaskContext",

@@ -43,6 +43,7 @@ class TaskAdmin:
     `allowed_hosts`: the names under which this server is reached, such as `["tasks.example.com", "*.example.org"]`;
     others are answered 421. Without it, an open administration answers under IP addresses and names that the public
     DNS gives to nobody (no dot, `localhost`, `.localhost`, `.internal`), and one with `auth` under every name.
+    `retention_days`: replaces that of the manager.
 
     Raises `ConfigurationError` for a wrong setting.
     """
@@ -52,16 +53,17 @@ class TaskAdmin:
         app: FastAPI,
         task_manager: TaskManager,
         path: str = "/tasks",
-        *,
+        display_func_args: bool = False,
         auto_install: bool = False,
         auth: AuthSetting = None,
+        token_expiry: float = 86_400,
+        secret_key: str | None = None,
+        poll_interval: float = 5.0,
+        title: str = "Tasks",
+        retention_days: float | None = None,
+        *,
         role: RoleOf | None = None,
         tokens: Sequence[ApiToken] = (),
-        title: str = "Tasks",
-        secret_key: str | None = None,
-        token_expiry: float = 86_400,
-        display_func_args: bool = False,
-        poll_interval: float = 5.0,
         trace_url: str | None = None,
         metrics_token: str | None = None,
         read_only: bool = False,
@@ -97,6 +99,8 @@ class TaskAdmin:
             audit=audit,
             hosts=hosts,
         )
+        if retention_days is not None:
+            task_manager.engine.keep_finished(retention_days)
         before = len(app.routes)
         for router in routers:
             app.include_router(router)

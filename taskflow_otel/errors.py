@@ -66,7 +66,7 @@ class UnknownScheduleError(TaskflowError, LookupError):
         )
 
 
-class TaskArgumentError(TaskflowError, TypeError):
+class TaskArgumentError(TaskflowError, TypeError, ValueError):
     """An argument cannot be stored and read back unchanged."""
 
 
@@ -74,7 +74,7 @@ class PersistenceError(TaskflowError, ValueError):
     """A task that should be persisted cannot be."""
 
 
-class QueueFullError(TaskflowError):
+class QueueFullError(TaskflowError, RuntimeError):
     """The queue holds as many waiting tasks as its `max_size` allows."""
 
     def __init__(self, queue: str, max_size: int) -> None:

@@ -7,16 +7,16 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
-from types import EllipsisType
-from typing import Any, ParamSpec, TypeVar, Unpack
+from typing import ParamSpec, TypeVar, Unpack
 from zoneinfo import ZoneInfo
 
 from fastapi import BackgroundTasks, FastAPI
 from starlette.requests import HTTPConnection
 
+from taskflow_otel.actions import TaskActions
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.limits import LeaseAware
 from taskflow_otel.backends.measured import MeasuredBackend
@@ -27,9 +27,7 @@ from taskflow_otel.engine.decorators import TaskDecorators
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.executors.process import ProcessExecutor
 from taskflow_otel.engine.executors.process_spans import SpanForwarder
-from taskflow_otel.engine.live import TaskStore
 from taskflow_otel.engine.log_capture import TaskLogHandler
-from taskflow_otel.engine.queues import QueueStats
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.engine.settings import EngineSettings, queue_configs
 from taskflow_otel.errors import ConfigurationError
@@ -45,15 +43,12 @@ from taskflow_otel.metrics.fleet import FleetMetrics
 from taskflow_otel.metrics.sources import ScheduleMetrics, connect_metrics
 from taskflow_otel.metrics.targets import target_address
 from taskflow_otel.model.cipher import PayloadCipher
-from taskflow_otel.model.enqueue import split_options
 from taskflow_otel.model.options import QueueConfig, flag, seconds
-from taskflow_otel.model.record import LogEntry, TaskRecord
-from taskflow_otel.model.schedule import CatchUp, Overlap, ScheduledRun, ScheduleStatus, make_rule
+from taskflow_otel.model.schedule import CatchUp, Overlap, make_rule
 from taskflow_otel.model.task_options import TaskOptions, shows_task_options
 from taskflow_otel.model.vocabulary import ExecutorKind
 from taskflow_otel.request.applications import Applications
 from taskflow_otel.request.background import ManagedBackgroundTasks
-from taskflow_otel.request.bound import refuse_request_bound
 from taskflow_otel.request.injection import tasks_of
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.garbage import FrozenStart
@@ -65,7 +60,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class TaskManager:
+class TaskManager(TaskActions):
     """Turns background tasks into tasks that can be seen, kept and retried. One per application.
 
     `snapshot_db`: path of a SQLite file, shorthand for `snapshot_backend=SqliteBackend(path)`. `snapshot_backend`:
@@ -84,7 +79,8 @@ class TaskManager:
     stuck, or abandoned in a drain. `commit_timeout`: seconds that a response may wait for the commit of its tasks
     before the client gets 503. `lease_seconds`: the tasks of an instance without a heartbeat for this long are taken
     over. `freeze_gc`: until the shutdown, garbage collections skip all objects that the process had at the start.
-    `False` leaves the garbage collector of the process alone.
+    `False` leaves the garbage collector of the process alone. `retry_replaces_original`: `False` is the only value, so
+    that code written for fastapi-taskflow may say it: a retry is a new task, and history is never rewritten.
     `clock` is for tests.
 
     Raises `ConfigurationError` for any wrong setting, and `MissingExtraError` if a dependency is not installed.
@@ -99,7 +95,7 @@ class TaskManager:
         requeue_pending: bool = False,
         retention_days: float | None = None,
         audit_retention_days: float | None = 90.0,
-        loggers: Sequence[TaskObserver] = (),
+        loggers: Sequence[TaskObserver] | None = None,
         log_file: str | os.PathLike[str] | None = None,
         log_file_max_bytes: int = 10 * 1024 * 1024,
         log_file_backup_count: int = 5,
@@ -119,12 +115,18 @@ class TaskManager:
         commit_timeout: float = 5.0,
         lease_seconds: float = 15.0,
         freeze_gc: bool = True,
+        retry_replaces_original: bool = False,
         clock: Clock | None = None,
     ) -> None:
         telemetry = telemetry or Telemetry()
         lease_seconds = seconds("lease_seconds", lease_seconds, exclusive=True)
         clock = clock or SYSTEM_CLOCK
         self._frozen = FrozenStart(wanted=flag("freeze_gc", freeze_gc))
+        if flag("retry_replaces_original", retry_replaces_original):
+            raise ConfigurationError(
+                "retry_replaces_original=True is not supported: a retry is a new task, linked with the original by "
+                "retry_of and retried_by. Leave it out, and delete history with retention_days."
+            )
         settings = EngineSettings(
             persist_all=requeue_pending,
             queues=queue_configs(queues, max_size),
@@ -151,7 +153,7 @@ class TaskManager:
         self._backend = MeasuredBackend(chosen, clock, self.metrics.observe_backend)
         self.stream = LiveStream()
         """The live stream behind the dashboard."""
-        observers = list(loggers)
+        observers = list(loggers or ())
         if log_file is not None:
             observers.append(
                 FileLogger(
@@ -264,14 +266,14 @@ class TaskManager:
             rule, name, options, run_on_startup=run_on_startup, catch_up=catch_up, overlap=overlap
         )
 
-    @property
-    def store(self) -> TaskStore:
-        """The live tasks of this process: `store.get(task_id)`, `store.list()`."""
-        return self.engine.store
-
     async def get_tasks(self, connection: HTTPConnection, background_tasks: BackgroundTasks) -> ManagedBackgroundTasks:
         """The request's tasks, as a dependency: `tasks: ManagedBackgroundTasks = Depends(task_manager.get_tasks)`."""
         return tasks_of(self.engine.door, connection.scope, background_tasks)
+
+    @property
+    def background_tasks(self) -> Callable[..., Awaitable[ManagedBackgroundTasks]]:
+        """Another name of `get_tasks`: `Depends(task_manager.background_tasks)`."""
+        return self.get_tasks
 
     def init_app(self, app: FastAPI) -> None:
         """Connect the manager to an application's lifespan and requests, without routes. Harmless to repeat.
@@ -350,108 +352,6 @@ class TaskManager:
                 self._frozen.thaw()
                 # A manager may be started again, on another event loop (tests do).
                 self._lifecycle_lock = None
-
-    async def enqueue(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-        """Enqueue a task from anywhere, also from other event loops; return its id (if persisted, after the commit).
-
-        Takes the options of `add_task` besides the function's own arguments. Raises the errors of `add_task`, and
-        `BackendUnavailableError` if the commit failed: then the task does not run.
-        """
-        options, rest = split_options(kwargs)
-        refuse_request_bound(func, args, rest, lambda: True)
-        return await self.engine.door.enqueue(func, args, rest, options)
-
-    async def schedule_once(
-        self, func: Callable[..., Any], *args: Any, run_at: datetime, run_key: str | None = None, **kwargs: Any
-    ) -> ScheduledRun:
-        """Plan one run of a declared task for a moment, and return once that is stored.
-
-        `run_at`: an aware datetime of any zone; a past one means at once. `run_key`: a later plan with the same key
-        replaces the earlier one. Takes `tags`, `priority`, `queue` and `idempotency_key` besides the function's own
-        arguments. A run that was due while no instance ran starts at the next start.
-
-        Raises `ConfigurationError`, `TaskArgumentError`, `PersistenceError` for a function that is not a task,
-        `NotStartedError` and `BackendError`.
-        """
-        options, rest = split_options(kwargs)
-        return await self.engine.schedules.once(func, args, rest, options, run_at=run_at, run_key=run_key)
-
-    async def cancel_scheduled(self, run_key: str) -> bool:
-        """Drop the run planned under a key by any instance; return `False` if it does not exist or has begun."""
-        return await self.engine.schedules.cancel_once(run_key)
-
-    async def list_scheduled(self) -> list[ScheduledRun]:
-        """The runs planned by `schedule_once` on all instances that have not begun, the next first."""
-        return await self.engine.schedules.planned()
-
-    def schedules(self) -> list[ScheduleStatus]:
-        """The recurring schedules of this process, with their last and next run."""
-        return self.engine.schedules.statuses()
-
-    async def run_schedule(self, name: str) -> TaskRecord:
-        """Run a schedule's function now, beside its rule; raises `UnknownScheduleError` and the errors of `enqueue`."""
-        return await self.engine.schedules.run(name)
-
-    async def pause_schedule(self, name: str) -> None:
-        """Stop a schedule from firing, on all instances, also after a restart; raises `UnknownScheduleError`."""
-        await self.engine.schedules.pause(name)
-
-    async def resume_schedule(self, name: str) -> None:
-        """Let a schedule fire again from now on; raises `UnknownScheduleError`."""
-        await self.engine.schedules.resume(name)
-
-    async def get(self, task_id: str) -> TaskRecord:
-        """A snapshot of a task of any instance, with its `logs`; raises `TaskNotFoundError`.
-
-        `logs` is `None` if the backend does not answer in two seconds.
-        """
-        return await self.engine.lookup.get_with_logs(task_id)
-
-    async def logs(self, task_id: str) -> list[LogEntry]:
-        """The log entries of a task of any instance, in order; raises `TaskNotFoundError`."""
-        await self.engine.lookup.get(task_id)
-        return await self.engine.lookup.logs(task_id)
-
-    async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
-        """Return a task once it has finished; raises `TaskNotFoundError`, `TimeoutError` after `timeout` seconds."""
-        return await self.engine.lookup.wait(task_id, timeout)
-
-    async def cancel(self, task_id: str) -> TaskRecord:
-        """Cancel a task of any instance; raises `TaskNotFoundError` or `TaskStateError`."""
-        return await self.engine.control.cancel(task_id)
-
-    async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
-        """Make a new task from a finished one and return it; a successful one needs `rerun=True`.
-
-        If several instances retry one task at once, one succeeds; the others raise a `TaskStateError` that names the
-        new task. Raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`.
-        """
-        return await self.engine.retries.retry(task_id, rerun=rerun)
-
-    def queue_stats(self) -> dict[str, QueueStats]:
-        """The queues of this process now."""
-        return self.engine.queues.stats()
-
-    async def update_queue_config(
-        self,
-        name: str,
-        *,
-        concurrency: int | EllipsisType | None = ...,
-        max_size: int | EllipsisType | None = ...,
-    ) -> None:
-        """Change the limits of a queue at run time; `...` keeps a limit, `None` removes it.
-
-        Raises `UnknownQueueError`, and `ConfigurationError` for an invalid limit.
-        """
-        await self.engine.queues.update(name, concurrency=concurrency, max_size=max_size)
-
-    async def pause_queue(self, name: str) -> None:
-        """Start no further task of a queue; raises `UnknownQueueError`."""
-        await self.engine.queues.pause(name)
-
-    async def resume_queue(self, name: str) -> None:
-        """Start the tasks of a queue again; raises `UnknownQueueError`."""
-        await self.engine.queues.resume(name)
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:

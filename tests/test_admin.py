@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from fastapi import BackgroundTasks, FastAPI, routing
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant
 
-from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager
+from taskflow_otel import ConfigurationError, ManagedBackgroundTasks, TaskAdmin, TaskManager
 from tests.asgi import Exchange, post, running
 from tests.web.users import USER
 
@@ -57,3 +58,14 @@ async def test_the_manager_runs_as_long_as_the_application_and_manages_native_ta
         await post(app, "/")
     assert given == [ManagedBackgroundTasks if auto_install else BackgroundTasks]
     assert manager.engine.state == "stopped"
+
+
+def test_the_administration_may_say_how_long_finished_tasks_are_kept() -> None:
+    manager = TaskManager(retention_days=30)
+    TaskAdmin(FastAPI(), manager, retention_days=7)
+    assert manager.engine.cleaner.retention == timedelta(days=7)
+    other = TaskManager()
+    TaskAdmin(FastAPI(), other)
+    assert other.engine.cleaner.retention is None
+    with pytest.raises(ConfigurationError, match="retention_days"):
+        TaskAdmin(FastAPI(), TaskManager(), retention_days=0)

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from taskflow_otel import (
+    ConfigurationError,
     InMemoryLogger,
+    ManagedBackgroundTasks,
     QueueConfig,
     QueueFullError,
     TaskManager,
@@ -446,3 +448,56 @@ async def test_a_live_task_is_answered_without_its_log_while_the_backend_fails()
         with pytest.raises(BackendUnavailableError):
             await manager.logs(task_id)
         gate.opened.set()
+
+
+async def test_tasks_are_found_by_filters_over_all_pages(manager: TaskManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskflow_otel.actions._PAGE", 2)
+
+    @manager.task()
+    async def send(number: int) -> None:
+        assert number < 3, number
+
+    ids = [await manager.enqueue(send, number, tags={"number": number}) for number in range(5)]
+    for task_id in ids:
+        await finish(manager, task_id)
+    assert [record.task_id for record in await manager.find()] == ids[::-1]
+    assert [record.task_id for record in await manager.find(limit=3)] == ids[:1:-1]
+    assert [record.task_id for record in await manager.find(status="failed")] == ids[:2:-1]
+    assert [record.task_id for record in await manager.find(tag=("number", "1"), func_name="send")] == [ids[1]]
+    assert await manager.find(until=datetime(2020, 1, 1, tzinfo=UTC)) == []
+    for wrong in ({"status": "lost"}, {"limit": 0}, {"since": datetime(2020, 1, 1)}):
+        with pytest.raises(ConfigurationError):
+            await manager.find(**wrong)
+
+
+async def test_planned_runs_are_listed_up_to_a_moment(manager: TaskManager) -> None:
+    @manager.task()
+    async def send() -> None: ...
+
+    now = datetime.now(UTC)
+    for hours in (1, 3):
+        await manager.schedule_once(send, run_at=now + timedelta(hours=hours), run_key=f"in {hours}")
+    assert [run.run_key for run in await manager.list_scheduled(before=now + timedelta(hours=2))] == ["in 1"]
+    with pytest.raises(ConfigurationError, match="before"):
+        await manager.list_scheduled(before=datetime(2030, 1, 1))
+
+
+def test_a_retry_that_would_rewrite_history_is_refused() -> None:
+    TaskManager(retry_replaces_original=False)
+    with pytest.raises(ConfigurationError, match="retry_of and retried_by"):
+        TaskManager(retry_replaces_original=True)
+
+
+async def test_by_hand_background_tasks_outside_a_request_start_at_once(manager: TaskManager) -> None:
+    done: list[int] = []
+
+    @manager.task()
+    async def declared(number: int) -> None:
+        done.append(number)
+
+    tasks = ManagedBackgroundTasks(manager)
+    for task_id in (tasks.add_task(declared, 1), tasks.add_task(done.append, 2)):
+        await finish(manager, task_id)
+    assert sorted(done) == [1, 2]
+    with pytest.raises(TypeError, match="needs a TaskManager, not dict"):
+        ManagedBackgroundTasks({})  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from hypothesis import settings
 from taskflow_otel.version import __version__
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 OPTIONAL = ["opentelemetry.sdk", "redis", "psycopg", "aiomysql", "croniter", "cryptography", "cloudpickle"]
 
 

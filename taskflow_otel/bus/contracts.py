@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.audit import AuditEntry
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.vocabulary import LogLevel
+from taskflow_otel.model.vocabulary import LOG_LEVELS, LogLevel
 
 Event = LifecycleEvent | LogEvent
 
@@ -74,6 +75,13 @@ class TaskObserver:
     """Log entries below this level are not delivered: debug, info, warning, error or critical."""
     wants_lifecycle: bool = True
     """Whether transitions are delivered."""
+
+    def __init__(self, min_level: str | None = None) -> None:
+        """`min_level` sets that of this observer; raises `ConfigurationError` for an unknown level."""
+        if min_level is not None:
+            if min_level not in LOG_LEVELS:
+                raise ConfigurationError(f"min_level must be one of {', '.join(LOG_LEVELS)}, not {min_level!r}")
+            self.min_level = min_level
 
     async def startup(self) -> None:
         """Called once before the first event. If it raises, the observer stays off and that is logged."""

@@ -47,7 +47,7 @@ from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.engine.retries import Retries
 from taskflow_otel.engine.schedules.firing import NoMeter, ScheduleMeter
 from taskflow_otel.engine.schedules.service import Schedules
-from taskflow_otel.engine.settings import EngineSettings
+from taskflow_otel.engine.settings import EngineSettings, retention_of
 from taskflow_otel.engine.shared import SharedValues
 from taskflow_otel.engine.task_output import TaskOutput
 from taskflow_otel.engine.vitals import Vitals
@@ -292,6 +292,12 @@ class Engine:
     def add_service(self, service: Service) -> None:
         """Start and stop a further service with the engine."""
         self._services.append(service)
+
+    def keep_finished(self, days: float) -> None:
+        """Delete finished tasks that are older than these days; raises `ConfigurationError`. Before the start only."""
+        self.cleaner.retention = retention_of("retention_days", days)
+        if self.cleaner not in self._services:
+            self.add_service(self.cleaner)
 
     async def start(self) -> None:
         """Open the backend, register this instance, take over the tasks of dead ones, and start running tasks.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.options import QueueConfig, checked_queue_name, flag, seconds, whole
@@ -57,13 +58,18 @@ class EngineSettings:
             )
         for name in ("retention_days", "audit_retention_days"):
             if (days := getattr(self, name)) is not None:
-                seconds(name, days, maximum=_LONGEST_RETENTION, exclusive=True, unit="days")
+                retention_of(name, days)
         for name in ("max_concurrent_tasks", "max_sync_threads"):
             value = getattr(self, name)
             if value is not None:
                 whole(name, value, minimum=1)
         whole("max_crashes", self.max_crashes, minimum=1)
         whole("finished_window", self.finished_window, minimum=0)
+
+
+def retention_of(name: str, days: float) -> timedelta:
+    """How long something is kept; raises `ConfigurationError`."""
+    return timedelta(days=seconds(name, days, maximum=_LONGEST_RETENTION, exclusive=True, unit="days"))
 
 
 def queue_configs(queues: Mapping[str, QueueConfig] | None, max_size: int | None) -> dict[str, QueueConfig]:

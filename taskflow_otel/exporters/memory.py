@@ -14,7 +14,7 @@ class InMemoryLogger(TaskObserver):
     """Keeps every event of at least `min_level`, and lets a test wait for one."""
 
     def __init__(self, min_level: str = LogLevel.DEBUG.value) -> None:
-        self.min_level = min_level
+        super().__init__(min_level)
         self.events: list[Event] = []
         """Every event, in the order in which they happened."""
         self._waiting: list[tuple[Callable[[Event], bool], asyncio.Future[Event]]] = []

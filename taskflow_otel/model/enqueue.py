@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.plain import distinct_text, plain_tags, repr_of
 from taskflow_otel.model.vocabulary import Reason
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _MAX_KEY = 255
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -40,6 +43,21 @@ def split_options(kwargs: dict[str, Any]) -> tuple[EnqueueOptions, dict[str, Any
         return NO_OPTIONS, kwargs
     options = {name: value for name, value in kwargs.items() if name in ADD_TASK_OPTIONS}
     return EnqueueOptions(**options), {name: value for name, value in kwargs.items() if name not in options}
+
+
+def shows_add_options(method: F, *, without: Collection[str] = ()) -> F:
+    """Let the signature of a method that takes `**kwargs` show the options of a task, as `help()` prints it."""
+    signature = inspect.signature(method)
+    own = list(signature.parameters.values())
+    last = [own.pop()] if own[-1].kind is inspect.Parameter.VAR_KEYWORD else []
+    known = {one.name for one in own}
+    options = [
+        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=one.type)
+        for one in fields(EnqueueOptions)
+        if one.name not in known and one.name not in without
+    ]
+    method.__signature__ = signature.replace(parameters=[*own, *options, *last])  # type: ignore[attr-defined]
+    return method
 
 
 def checked_moment(name: str, moment: object) -> datetime:

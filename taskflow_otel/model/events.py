@@ -7,12 +7,24 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
-from msgspec import Struct
-from msgspec.structs import replace
+from msgspec import Struct, field
+from msgspec.structs import force_setattr, replace
 
-from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
+from taskflow_otel.model.vocabulary import ExecutorKind, Source
+
+_LEFT_OUT: Any = None
+_USUAL = {
+    TaskStatus.PENDING: Transition.ENQUEUED,
+    TaskStatus.RUNNING: Transition.STARTED,
+    TaskStatus.SUCCESS: Transition.SUCCEEDED,
+    TaskStatus.FAILED: Transition.FAILED,
+    TaskStatus.CANCELLED: Transition.CANCELLED,
+    TaskStatus.INTERRUPTED: Transition.INTERRUPTED,
+    TaskStatus.REJECTED: Transition.REJECTED,
+}
 
 
 class LifecycleEvent(Struct, frozen=True, eq=False, gc=False):
@@ -20,39 +32,47 @@ class LifecycleEvent(Struct, frozen=True, eq=False, gc=False):
 
     task_id: str
     func_name: str
-    transition: Transition
-    previous: TaskStatus | None
     status: TaskStatus
     timestamp: datetime
     attempt: int
     """Zero-based number of the event's attempt."""
     retries_used: int
-    created_at: datetime
-    start_time: datetime | None
-    end_time: datetime | None
-    """For an attempt that died with its process: the last heartbeat of that process."""
-    duration: float | None
+    duration: float | None = None
     """Run time of the attempt, once it has ended."""
-    queue_wait: float | None
+    error: str | None = None
+    stacktrace: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    transition: Transition = _LEFT_OUT
+    """An event that is made by hand, in a test of an observer, may leave it out: the usual one of its status."""
+    previous: TaskStatus | None = None
+    created_at: datetime = _LEFT_OUT
+    """By hand it may be left out: the time of the event."""
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    """For an attempt that died with its process: the last heartbeat of that process."""
+    queue_wait: float | None = None
     """Seconds from ready to started; a deliberate delay is not part of it. Known from `STARTED` on."""
-    run_at: datetime | None
-    error: str | None
-    error_type: str | None
-    stacktrace: str | None
-    reason: str | None
-    tags: Mapping[str, str]
-    queue: str
-    executor: str
-    priority: int
-    source: str
-    instance: str
-    trace: TaskTrace
+    run_at: datetime | None = None
+    error_type: str | None = None
+    reason: str | None = None
+    queue: str = DEFAULT_QUEUE
+    executor: str = ExecutorKind.ASYNC.value
+    priority: int = DEFAULT_PRIORITY
+    source: str = Source.MANUAL.value
+    instance: str = ""
+    trace: TaskTrace = field(default_factory=TaskTrace)
     """Shared with the task. The tracing exporter, which is first on the bus, sets its references."""
-    span: SpanRef
+    span: SpanRef = field(default_factory=SpanRef)
     """The span that this event belongs to: the attempt's, or `send` before the first attempt."""
     exception: BaseException | None = None
     """The exception of the attempt, in the process that ran it. Only exporters get it, because its traceback keeps the
     frames of the task alive. It does not count for the equality of events."""
+
+    def __post_init__(self) -> None:
+        if self.transition is _LEFT_OUT:
+            force_setattr(self, "transition", _USUAL[self.status])
+        if self.created_at is _LEFT_OUT:
+            force_setattr(self, "created_at", self.timestamp)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LifecycleEvent):
@@ -84,9 +104,9 @@ class LogEvent(Struct, frozen=True):
     level: str
     timestamp: datetime
     attempt: int
-    tags: Mapping[str, str]
-    extra: Mapping[str, Any]
-    queue: str = "default"
+    tags: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    queue: str = DEFAULT_QUEUE
     trace_id: str | None = None
     span_id: str | None = None
     trace_flags: int = 0
@@ -109,23 +129,23 @@ def lifecycle_event(
     return LifecycleEvent(
         record.task_id,
         record.func_name,
-        transition,
-        previous,
         record.status,
         timestamp,
         record.attempt,
         record.retries_used,
+        record.duration,
+        record.error,
+        record.stacktrace,
+        record.tags,
+        transition,
+        previous,
         record.created_at,
         record.start_time,
         record.end_time,
-        record.duration,
         queue_wait,
         record.run_at,
-        record.error,
         record.error_type,
-        record.stacktrace,
         record.reason,
-        record.tags,
         record.queue,
         record.executor,
         record.priority,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct, field, to_builtins
 from msgspec.structs import replace
 
+from taskflow_otel.model.cipher import is_encrypted
 from taskflow_otel.model.hiding import repr_without
 from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus, Transition
 from taskflow_otel.model.trace import TaskTrace
@@ -46,6 +47,10 @@ class LogEntry(Struct, frozen=True):
     message: str
     attempt: int
     extra: dict[str, Any]
+
+    def __str__(self) -> str:
+        """The message."""
+        return self.message
 
 
 class Progress(Struct, frozen=True, gc=False):
@@ -124,6 +129,31 @@ class TaskRecord(Struct, gc=False):
         return ref.span_id or None
 
     @property
+    def args(self) -> tuple[Any, ...]:
+        """The positional arguments as JSON for people, without their types; empty if they are encrypted or unknown."""
+        return tuple(self._readable()[0])
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The keyword arguments, like `args`."""
+        return self._readable()[1]
+
+    def _readable(self) -> tuple[list[Any], dict[str, Any]]:
+        # The codec needs pydantic, which reading a record does not.
+        from taskflow_otel.model.payload import readable_arguments
+
+        if self.payload is None or is_encrypted(self.payload):
+            return [], {}
+        return readable_arguments(self.payload)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON data, without arguments: the fields of the API, times in ISO 8601 (UTC)."""
+        data: dict[str, Any] = {name: getattr(self, name) for name in _SHOWN}
+        data |= {"trace_id": self.trace_id, "span_id": self.span_id}
+        plain: dict[str, Any] = to_builtins(data)
+        return plain
+
+    @property
     def active_key(self) -> str | None:
         """The idempotency key if this task holds it now, else `None`."""
         return self.idempotency_key if self.status in KEY_HOLDING_STATUSES else None
@@ -137,3 +167,7 @@ class TaskRecord(Struct, gc=False):
         twin = replace(self)
         twin.trace = replace(self.trace)
         return twin
+
+
+_HIDDEN = {"payload", "persisted", "token", "crashes", "trace"}
+_SHOWN = [name for name in TaskRecord.__struct_fields__ if name not in _HIDDEN]

@@ -306,3 +306,21 @@ class ScheduledRun:
     priority: int | None = None
     queue: str | None = None
     idempotency_key: str | None = None
+
+    @property
+    def fire_at(self) -> datetime:
+        """Another name of `run_at`."""
+        return self.run_at
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON data, without arguments; the time in ISO 8601 (UTC)."""
+        return {
+            "run_key": self.run_key,
+            "func_name": self.func_name,
+            "fire_at": self.run_at.isoformat(),
+            "task_id": self.task_id,
+            "queue": self.queue,
+            "priority": self.priority,
+            "idempotency_key": self.idempotency_key,
+            "tags": dict(self.tags),
+        }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any, TypedDict, TypeVar, Unpack, get_type_hints
 
@@ -115,25 +115,33 @@ TASK_OPTIONS: dict[str, TaskOption] = {
 }
 
 
-_NO_RETRIES = RetryPolicy()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class TaskConfig:
-    """The options of one task type, from `@task_manager.task(...)`. Durations are seconds."""
+    """The options of one task type, as `@task_manager.task(...)` has checked them. Durations are seconds."""
 
-    name: str
-    retry: RetryPolicy = _NO_RETRIES
-    timeout: float | None = None
+    retries: int = 0
+    delay: float = 0.0
+    backoff: float = 1.0
     persist: bool = False
+    name: str = ""
     requeue_on_interrupt: bool = False
     eager: bool = False
     priority: int | None = None
-    queue: str | None = None
     executor: ExecutorKind = ExecutorKind.ASYNC
+    queue: str | None = None
+    max_delay: float | None = None
+    jitter: float = 0.0
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    no_retry_on: tuple[type[BaseException], ...] = ()
+    timeout: float | None = None
+    retry: RetryPolicy = field(init=False, repr=False, compare=False)
+    """The options about retries, together."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "retry", RetryPolicy(**{name: getattr(self, name) for name in _RETRY}))
 
 
-_RETRY = tuple(field.name for field in fields(RetryPolicy))
+_RETRY = tuple(one.name for one in fields(RetryPolicy))
 
 
 def make_task_config(*, name: str, **options: Unpack[TaskOptions]) -> TaskConfig:
@@ -145,8 +153,7 @@ def make_task_config(*, name: str, **options: Unpack[TaskOptions]) -> TaskConfig
         raise ConfigurationError(f"a task name must be 1 to {_MAX_NAME} printable characters, not {repr_of(name)}")
     refuse_unknown(options)
     checked = {key: option.checked(key, options) for key, option in TASK_OPTIONS.items()}
-    retry = RetryPolicy(**{key: checked.pop(key) for key in _RETRY})
-    return TaskConfig(name=str.__str__(name), retry=retry, **checked)
+    return TaskConfig(name=str.__str__(name), **checked)
 
 
 def refuse_unknown(options: TaskOptions) -> None:

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, ParamSpec, overload
+from typing import Any, ParamSpec, Protocol, overload
 
 from fastapi import BackgroundTasks
 
-from taskflow_otel.model.enqueue import split_options
-from taskflow_otel.request.outbox import NativeCall, Outbox
+from taskflow_otel.engine.engine import Engine
+from taskflow_otel.model.enqueue import shows_add_options, split_options
+from taskflow_otel.request.current import current_request
+from taskflow_otel.request.outbox import NativeCall, Outbox, outboxes_of
 
 P = ParamSpec("P")
 Tags = Mapping[str, object]
 Seconds = float | timedelta
+
+
+class _HasEngine(Protocol):
+    """What is needed of a `TaskManager`."""
+
+    engine: Engine
+
+
+def _outbox_of(manager: _HasEngine) -> Outbox:
+    """The outbox of the current request, or one without a request."""
+    try:
+        door = manager.engine.door
+    except AttributeError:
+        raise TypeError(f"ManagedBackgroundTasks needs a TaskManager, not {type(manager).__name__}") from None
+    request = current_request.get()
+    found = None if request is None else outboxes_of(request.scope).get(id(door))
+    return found or Outbox(door, lambda: None, immediate=True)
 
 
 class ManagedBackgroundTasks(BackgroundTasks):
@@ -23,8 +42,15 @@ class ManagedBackgroundTasks(BackgroundTasks):
     Undecorated functions run as in FastAPI: inside the request, one after the other. If the request fails, none runs.
     """
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, task_manager: _HasEngine | Outbox, background_tasks: BackgroundTasks | None = None) -> None:
+        """By hand, `ManagedBackgroundTasks(task_manager)`: outside a request, each task starts once it is added.
+
+        Within a request these are the request's tasks. `background_tasks`: FastAPI's, whose list they share.
+        """
         super().__init__()
+        if background_tasks is not None:
+            self.tasks = background_tasks.tasks
+        outbox = task_manager if isinstance(task_manager, Outbox) else _outbox_of(task_manager)
         self._outbox = outbox
         outbox.look_after(self.tasks)
 
@@ -69,6 +95,7 @@ class ManagedBackgroundTasks(BackgroundTasks):
     def add_task(self, func: Callable[..., Any], *args: Any, run_at: datetime | None, **kwargs: Any) -> str: ...
     @overload
     def add_task(self, func: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> str: ...
+    @shows_add_options
     def add_task(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
         """Add a task and return its id. Callable from `async def` and `def` routes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -76,6 +77,21 @@ class UserDirectory(AuthBackend, Protocol):
 
     def find(self, username: str) -> User | Awaitable[User | None] | None:
         """The user, or `None` if there is no such user any more; may be a coroutine, and must not block."""
+
+
+class TaskAuthBackend(ABC):
+    """A directory that only knows whether a user name and a password are right; each of its users is an operator.
+
+    A subclass may also have `find(username)`, see `UserDirectory`.
+    """
+
+    @abstractmethod
+    def authenticate_user(self, username: str, password: str) -> bool:
+        """Whether they are right; must not block."""
+
+    def authenticate(self, username: str, password: str) -> Role | None:
+        """The role of the user, or `None`."""
+        return Role.OPERATOR if self.authenticate_user(username, password) else None
 
 
 def checked_role(role: object, source: str) -> Role:

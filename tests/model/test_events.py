@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from taskflow_otel.model.events import LifecycleEvent, lifecycle_event
+from taskflow_otel.model.events import LifecycleEvent, LogEvent, lifecycle_event
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
@@ -81,3 +81,13 @@ def test_an_event_cannot_be_changed() -> None:
     event = lifecycle_event(a_record(), Transition.FAILED, None, MOMENT)
     with pytest.raises(AttributeError):
         event.attempt = 3  # type: ignore[misc]  # that is the point
+
+
+@pytest.mark.parametrize(("status", "transition"), [(TaskStatus.PENDING, "enqueued"), (TaskStatus.FAILED, "failed")])
+def test_an_event_made_by_hand_needs_only_what_a_test_of_an_observer_cares_about(
+    status: TaskStatus, transition: str
+) -> None:
+    event = LifecycleEvent("id", "name", status, MOMENT, 0, 0, tags={"a": "b"})
+    assert (event.transition, event.created_at, event.trace_id) == (transition, MOMENT, None)
+    log = LogEvent("id", "name", "said", "info", MOMENT, 0)
+    assert (log.tags, log.extra, log.queue) == ({}, {}, "default")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
-from taskflow_otel.model.record import TaskRecord, TimelineEntry
+from taskflow_otel.model.record import LogEntry, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef
 
@@ -28,3 +29,20 @@ def test_two_new_records_share_nothing_that_changes() -> None:
     one.trace.creation.trace_id = "1" * 32
     one.tags["tag"] = "value"
     assert (other.timeline, other.trace.creation, other.tags) == ((), SpanRef(), {})
+
+
+def test_a_record_as_plain_data_has_its_fields_and_no_arguments() -> None:
+    record = TaskRecord("id", "name", TaskStatus.FAILED, MOMENT, payload='{"v":1,"args":[7],"kwargs":{"a":1}}')
+    record.logs = [LogEntry(0, MOMENT, "info", "said", 0, {})]
+    data = record.to_dict()
+    assert (data["status"], data["created_at"], data["logs"][0]["message"]) == (
+        "failed",
+        "2026-01-01T00:00:00Z",
+        "said",
+    )
+    assert not {"payload", "args", "kwargs", "token"} & data.keys()
+    assert json.loads(json.dumps(data)) == data | {"timeline": []}
+    assert str(record.logs[0]) == "said"
+    assert (record.args, record.kwargs) == ((7,), {"a": 1})
+    record.payload = "fernet1:0123456789abcdef:secret"
+    assert (record.args, record.kwargs) == ((), {})

@@ -26,14 +26,15 @@ class Cleaner(Service):
         super().__init__("cleaner", interval, clock)
         self._backend = backend
         self._clock = clock
-        self._retention = retention
+        self.retention = retention
+        """`None`: forever."""
         self._tasks = tasks
         self.life = life
 
     async def tick(self) -> None:
         """Delete the tasks that are too old."""
-        if self._retention is not None:
-            await self.delete(self._clock.now() - self._retention)
+        if self.retention is not None:
+            await self.delete(self._clock.now() - self.retention)
 
     @at_home
     async def delete(self, before: datetime) -> int:

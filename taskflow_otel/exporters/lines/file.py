@@ -31,7 +31,8 @@ class FileLogger(LineLogger):
     `path`: the file; its directory must exist. `max_bytes`: the size at which `mode="rotate"` starts a new file (0:
     never); `backup_count` old files are kept as `path.1`, `path.2`, … `mode="watched"` never rotates; it opens the path
     again after another program (logrotate) has moved the file. Several processes may write one file in both modes.
-    `log_lifecycle`: also write a line for each transition. `min_level`: log entries below it are skipped.
+    `log_lifecycle`: also write a line for each transition. `min_level`: log entries below it are skipped, and so
+    are transitions: most count as `info`, a retry or a cancellation as `warning`, a failure as `error`.
 
     The file is created for this account alone (mode 0600); one that others can read gives a warning. After a rotation
     the new file has the permissions and the group of the old one.

@@ -14,6 +14,8 @@ from taskflow_otel.runtime.terminal import writable
 class StdoutLogger(LineLogger):
     """Prints task logs: the lines of `FileLogger`, for containers whose platform collects standard output.
 
+    `log_lifecycle`: also a line for each transition. `min_level`: entries below it are skipped; a transition is an
+    `info`, a retry, a cancellation or a refusal a `warning`, a failure an `error`.
     `stream`: where to print, by default the current standard output. Raises `ConfigurationError` for an unknown level
     or format.
     """
@@ -21,7 +23,7 @@ class StdoutLogger(LineLogger):
     def __init__(
         self,
         *,
-        log_lifecycle: bool = False,
+        log_lifecycle: bool = True,
         min_level: str = LogLevel.INFO.value,
         format: Format = "text",
         stream: TextIO | None = None,

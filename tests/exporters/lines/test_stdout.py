@@ -11,7 +11,7 @@ from tests.exporters.lines.conftest import one_task, through
 
 
 async def test_standard_output_gets_the_same_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    await through(StdoutLogger(log_lifecycle=True), one_task("sent"))
+    await through(StdoutLogger(), one_task("sent"))
     assert [line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines()] == [
         "PENDING",
         "RUNNING",
@@ -23,5 +23,5 @@ async def test_standard_output_gets_the_same_lines(capsys: pytest.CaptureFixture
 async def test_a_terminal_of_another_encoding_shows_escapes() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
-    await through(StdoutLogger(stream=stream), one_task("é🎉"))
+    await through(StdoutLogger(stream=stream, log_lifecycle=False), one_task("é🎉"))
     assert raw.getvalue().endswith(b"\\xe9\\U0001f389\n")

@@ -72,3 +72,13 @@ async def test_values_that_json_does_not_know_become_text(path: Path) -> None:
     assert first["extra"] == {"where": "/x"}
     assert "[...]" in second["extra"]
     assert bus.errors == {}
+
+
+async def test_the_level_selects_the_lines_of_transitions_too(path: Path) -> None:
+    def story(bus: ObserverBus) -> None:
+        told = Story(bus).created().enqueued().started()
+        told.log("said")
+        told.retried().started().failed()
+
+    await through(FileLogger(path, log_lifecycle=True, min_level="warning"), story)
+    assert [line.rpartition(" ")[2] for line in path.read_text().splitlines()] == ["PENDING", "FAILED"]

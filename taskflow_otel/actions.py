@@ -1,0 +1,195 @@
+"""TaskActions: what an application does with its tasks; the half of `TaskManager` that asks its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from types import EllipsisType
+from typing import Any
+
+from taskflow_otel.engine.engine import Engine
+from taskflow_otel.engine.live import TaskStore
+from taskflow_otel.engine.queues import QueueStats
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.enqueue import checked_moment, shows_add_options, split_options
+from taskflow_otel.model.options import whole
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.request.bound import refuse_request_bound
+
+_PAGE = 500
+_MOST_FOUND = 100_000
+
+
+class TaskActions:
+    """The methods of `TaskManager` that add, read, cancel and retry tasks, and change queues and schedules."""
+
+    engine: Engine
+    """Everything that runs; the routes of the administration read it too."""
+
+    @property
+    def store(self) -> TaskStore:
+        """The live tasks of this process: `store.get(task_id)`, `store.list()`."""
+        return self.engine.store
+
+    @shows_add_options
+    async def enqueue(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+        """Enqueue a task from anywhere, also from other event loops; return its id (if persisted, after the commit).
+
+        Takes the options of `add_task` besides the function's own arguments. Raises the errors of `add_task`, and
+        `BackendUnavailableError` if the commit failed: then the task does not run.
+        """
+        options, rest = split_options(kwargs)
+        refuse_request_bound(func, args, rest, lambda: True)
+        return await self.engine.door.enqueue(func, args, rest, options)
+
+    @partial(shows_add_options, without=("eager", "delay"))
+    async def schedule_once(
+        self, func: Callable[..., Any], *args: Any, run_at: datetime, run_key: str | None = None, **kwargs: Any
+    ) -> ScheduledRun:
+        """Plan one run of a declared task for a moment, and return once that is stored.
+
+        `run_at`: an aware datetime of any zone; a past one means at once. `run_key`: a later plan with the same key
+        replaces the earlier one. Takes `tags`, `priority`, `queue` and `idempotency_key` besides the function's own
+        arguments. A run that was due while no instance ran starts at the next start.
+
+        Raises `ConfigurationError`, `TaskArgumentError`, `PersistenceError` for a function that is not a task,
+        `NotStartedError` and `BackendError`.
+        """
+        options, rest = split_options(kwargs)
+        return await self.engine.schedules.once(func, args, rest, options, run_at=run_at, run_key=run_key)
+
+    async def cancel_scheduled(self, run_key: str) -> bool:
+        """Drop the run planned under a key by any instance; return `False` if it does not exist or has begun."""
+        return await self.engine.schedules.cancel_once(run_key)
+
+    async def list_scheduled(self, before: datetime | None = None) -> list[ScheduledRun]:
+        """The runs planned by `schedule_once` on all instances that have not begun, the next first.
+
+        `before`: only those that are due at or before this aware datetime. Raises `ConfigurationError` for another.
+        """
+        latest = None if before is None else checked_moment("before", before)
+        planned = await self.engine.schedules.planned()
+        return planned if latest is None else [run for run in planned if run.run_at <= latest]
+
+    def schedules(self) -> list[ScheduleStatus]:
+        """The recurring schedules of this process, with their last and next run."""
+        return self.engine.schedules.statuses()
+
+    async def run_schedule(self, name: str) -> TaskRecord:
+        """Run a schedule's function now, beside its rule; raises `UnknownScheduleError` and the errors of `enqueue`."""
+        return await self.engine.schedules.run(name)
+
+    async def pause_schedule(self, name: str) -> None:
+        """Stop a schedule from firing, on all instances, also after a restart; raises `UnknownScheduleError`."""
+        await self.engine.schedules.pause(name)
+
+    async def resume_schedule(self, name: str) -> None:
+        """Let a schedule fire again from now on; raises `UnknownScheduleError`."""
+        await self.engine.schedules.resume(name)
+
+    async def get(self, task_id: str) -> TaskRecord:
+        """A snapshot of a task of any instance, with its `logs`; raises `TaskNotFoundError`.
+
+        `logs` is `None` if the backend does not answer in two seconds.
+        """
+        return await self.engine.lookup.get_with_logs(task_id)
+
+    async def find(
+        self,
+        *,
+        status: TaskStatus | str | None = None,
+        func_name: str | None = None,
+        queue: str | None = None,
+        tag: tuple[str, str | None] | None = None,
+        source: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        trace_id: str | None = None,
+        q: str | None = None,
+        limit: int = 100,
+    ) -> list[TaskRecord]:
+        """The tasks of all instances that match, live and finished, newest first, without their logs.
+
+        `status`: one of `TaskStatus`. `tag`: a name and its value, or `None` for any value. `since` (inclusive) and
+        `until` (exclusive): aware datetimes, compared with `created_at`. `q`: a part of the name, the error or the id.
+        `limit`: the most tasks, up to 100,000. Raises `ConfigurationError` for a filter that is not one, and
+        `BackendError`.
+        """
+        wanted = whole("limit", limit, minimum=1, maximum=_MOST_FOUND)
+        query = TaskQuery(
+            status=_status(status),
+            func_name=func_name,
+            queue=queue,
+            tag=tag,
+            source=source,
+            since=None if since is None else checked_moment("since", since),
+            until=None if until is None else checked_moment("until", until),
+            trace_id=trace_id,
+            q=q,
+        )
+        found: list[TaskRecord] = []
+        cursor: str | None = None
+        while True:
+            # A page may be short, or empty, and yet not the last one.
+            page = await self.engine.lookup.page(replace(query, limit=min(_PAGE, wanted - len(found)), cursor=cursor))
+            found += page.records
+            cursor = page.next_cursor
+            if cursor is None or len(found) >= wanted:
+                return found
+
+    async def logs(self, task_id: str) -> list[LogEntry]:
+        """The log entries of a task of any instance, in order; raises `TaskNotFoundError`."""
+        await self.engine.lookup.get(task_id)
+        return await self.engine.lookup.logs(task_id)
+
+    async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
+        """Return a task once it has finished; raises `TaskNotFoundError`, `TimeoutError` after `timeout` seconds."""
+        return await self.engine.lookup.wait(task_id, timeout)
+
+    async def cancel(self, task_id: str) -> TaskRecord:
+        """Cancel a task of any instance; raises `TaskNotFoundError` or `TaskStateError`."""
+        return await self.engine.control.cancel(task_id)
+
+    async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
+        """Make a new task from a finished one and return it; a successful one needs `rerun=True`.
+
+        If several instances retry one task at once, one succeeds; the others raise a `TaskStateError` that names the
+        new task. Raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`.
+        """
+        return await self.engine.retries.retry(task_id, rerun=rerun)
+
+    def queue_stats(self) -> dict[str, QueueStats]:
+        """The queues of this process now."""
+        return self.engine.queues.stats()
+
+    async def update_queue_config(
+        self,
+        name: str,
+        concurrency: int | EllipsisType | None = ...,
+        max_size: int | EllipsisType | None = ...,
+    ) -> None:
+        """Change the limits of a queue at run time; `...` keeps a limit, `None` removes it.
+
+        Raises `UnknownQueueError`, and `ConfigurationError` for an invalid limit.
+        """
+        await self.engine.queues.update(name, concurrency=concurrency, max_size=max_size)
+
+    async def pause_queue(self, name: str) -> None:
+        """Start no further task of a queue; raises `UnknownQueueError`."""
+        await self.engine.queues.pause(name)
+
+    async def resume_queue(self, name: str) -> None:
+        """Start the tasks of a queue again; raises `UnknownQueueError`."""
+        await self.engine.queues.resume(name)
+
+
+def _status(status: TaskStatus | str | None) -> TaskStatus | None:
+    try:
+        return None if status is None else TaskStatus(status)
+    except ValueError:
+        raise ConfigurationError(f"status must be one of {', '.join(TaskStatus)}, not {status!r}") from None
