@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards.overview import failure_ratio, quantiles
 from dashboards.parts import Choice, Graph, Heatmap, Logs, Page, Query, Row, Stat
 from dashboards.promql import gauge, increase, quantile, rate, select
-from taskflow_otel.exporters import signals
+from taskflow_otel.exporters import keys, signals
 
 TASK = 'task=~"$task"'
 
@@ -101,7 +101,7 @@ PAGE = Page(
                 Logs(
                     "Log",
                     "What happened to tasks of this type and what they wrote; each line leads to its trace.",
-                    f'{{service_name=~"$service"}} | {_loki_name(signals.MESSAGING_DESTINATION_NAME)}=~"$task"',
+                    f'{{service_name=~"$service"}} | {_loki_name(keys.MESSAGING_DESTINATION_NAME)}=~"$task"',
                 ),
             ),
             repeat="task",

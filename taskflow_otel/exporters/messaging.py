@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from taskflow_otel.exporters import signals
+from taskflow_otel.exporters import keys, signals
 from taskflow_otel.exporters.signals import MetricSpec, MetricType
 from taskflow_otel.model.status import Transition
 
-_MESSAGING_LABELS = (signals.MESSAGING_SYSTEM, signals.MESSAGING_OPERATION_NAME, signals.MESSAGING_DESTINATION_NAME)
+_MESSAGING_LABELS = (keys.MESSAGING_SYSTEM, keys.MESSAGING_OPERATION_NAME, keys.MESSAGING_DESTINATION_NAME)
 SENT_MESSAGES = MetricSpec(
     "messaging.client.sent.messages",
     MetricType.COUNTER,
@@ -27,7 +27,7 @@ PROCESS_DURATION = MetricSpec(
     "messaging.process.duration",
     MetricType.HISTOGRAM,
     "Run time of one attempt.",
-    (*_MESSAGING_LABELS, signals.ERROR_TYPE),
+    (*_MESSAGING_LABELS, keys.ERROR_TYPE),
     "s",
     signals.JOB_BUCKETS,
     on=signals.ATTEMPT_ENDS,

@@ -1,8 +1,7 @@
 """The table of every span, log event and metric that this library emits.
 
-Exporters take their names from here. `docs/telemetry.md` is generated from it
+Exporters take their names from here, and those of attributes from `keys`. `docs/telemetry.md` is generated from it
 (`python -m taskflow_otel.exporters.signals_doc`), and a test compares it with the emitted telemetry.
-Attribute names follow the OpenTelemetry semantic conventions for messaging, version 1.44.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from taskflow_otel.exporters import keys
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.vocabulary import OUTCOMES, AttemptOutcome, QueueState, RecoveryOutcome, SlotState
 
@@ -19,103 +19,23 @@ SCOPE = "taskflow_otel"
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
-    """One attribute of a span or a log record."""
-
-    name: str
-    type: str
-    meaning: str
-
-
-MESSAGING_SYSTEM = "messaging.system"
-MESSAGING_OPERATION_NAME = "messaging.operation.name"
-MESSAGING_OPERATION_TYPE = "messaging.operation.type"
-MESSAGING_DESTINATION_NAME = "messaging.destination.name"
-MESSAGING_MESSAGE_ID = "messaging.message.id"
-QUEUE = "taskflow.queue"
-ATTEMPT = "taskflow.attempt"
-PRIORITY = "taskflow.priority"
-EXECUTOR = "taskflow.executor"
-SOURCE = "taskflow.source"
-INSTANCE = "taskflow.instance"
-QUEUE_WAIT = "taskflow.queue_wait"
-TAG_PREFIX = "taskflow.tag."
-OUTCOME = "taskflow.outcome"
-REASON = "taskflow.reason"
-INTERRUPTED = "taskflow.interrupted"
-DURATION = "taskflow.duration"
-LOG_PREFIX = "taskflow.log."
-LINK = "taskflow.link"
-ERROR_TYPE = "error.type"
-EXCEPTION_TYPE = "exception.type"
-EXCEPTION_MESSAGE = "exception.message"
-EXCEPTION_STACKTRACE = "exception.stacktrace"
-AUDIT_ACTION = "taskflow.audit.action"
-AUDIT_OUTCOME = "taskflow.audit.outcome"
-AUDIT_METHOD = "taskflow.audit.method"
-AUDIT_TARGET = "taskflow.audit.target"
-AUDIT_TASK = "taskflow.audit.task"
-AUDIT_OPERATION = "taskflow.audit.operation"
-AUDIT_REASON = "taskflow.audit.reason"
-AUDIT_DETAIL = "taskflow.audit.detail"
-AUDIT_TIMES = "taskflow.audit.times"
-USER_NAME = "user.name"
-CLIENT_ADDRESS = "client.address"
-HTTP_ROUTE = "http.route"
-HTTP_STATUS = "http.response.status_code"
-
-SYSTEM = "taskflow"
-
-ATTRIBUTES = (
-    Attribute(MESSAGING_SYSTEM, "string", "always `taskflow`"),
-    Attribute(MESSAGING_OPERATION_NAME, "string", "`send` or `process`"),
-    Attribute(MESSAGING_OPERATION_TYPE, "string", "`send` or `process`"),
-    Attribute(MESSAGING_DESTINATION_NAME, "string", "the task name: a task type is the destination"),
-    Attribute(MESSAGING_MESSAGE_ID, "string", "the task id"),
-    Attribute(QUEUE, "string", "the queue"),
-    Attribute(ATTEMPT, "int", "number of the attempt, from 0"),
-    Attribute(PRIORITY, "int", "higher runs first"),
-    Attribute(EXECUTOR, "string", "one of [the executors](#executors)"),
-    Attribute(SOURCE, "string", "one of [the sources](#sources)"),
-    Attribute(INSTANCE, "string", "the process that owns the task"),
-    Attribute(QUEUE_WAIT, "double", "seconds from ready to started, without deliberate delays"),
-    Attribute(TAG_PREFIX + "*", "string", "the tags given to `add_task`"),
-    Attribute(
-        OUTCOME,
-        "string",
-        "the transition that ended the attempt: `succeeded` where metrics have `success`",
-    ),
-    Attribute(REASON, "string", "why, if the transition alone does not say"),
-    Attribute(INTERRUPTED, "boolean", "`true` if the attempt ended because its process died"),
-    Attribute(DURATION, "double", "run time of the attempt in seconds"),
-    Attribute(LOG_PREFIX + "*", "any", "the keyword values given to `task_log`"),
-    Attribute(LINK, "string", "on a link: `previous_attempt` or `dead_attempt`; the link to the `send` span has none"),
-    Attribute(ERROR_TYPE, "string", "class of the exception, or the reason of the refusal"),
-    Attribute(EXCEPTION_TYPE, "string", "class of the exception"),
-    Attribute(EXCEPTION_MESSAGE, "string", "its message, capped"),
-    Attribute(EXCEPTION_STACKTRACE, "string", "its traceback, capped"),
-    Attribute(AUDIT_ACTION, "string", "the route that was asked for, such as `retry-task`, or `login`"),
-    Attribute(AUDIT_OUTCOME, "string", "one of [the outcomes of actions](#outcomes-of-actions)"),
-    Attribute(
-        AUDIT_METHOD, "string", "how the user was known: `session`, `basic`, `token`; `open` without access control"
-    ),
-    Attribute(AUDIT_TARGET, "string", "the queue, schedule, user or filter that the action was about"),
-    Attribute(AUDIT_TASK, "string", "the id of the task that the action was about"),
-    Attribute(AUDIT_OPERATION, "string", "the id of the bulk operation, which has the ids of all its tasks"),
-    Attribute(AUDIT_REASON, "string", "why, as the user gave it (`?reason=`)"),
-    Attribute(AUDIT_DETAIL, "string", "what happened, or why it was refused"),
-    Attribute(AUDIT_TIMES, "int", "how many refused attempts this record is about"),
-    Attribute(USER_NAME, "string", "the user of the administration"),
-    Attribute(CLIENT_ADDRESS, "string", "the address of the user's client, as the application knows it"),
-    Attribute(HTTP_ROUTE, "string", "method and address of the route"),
-    Attribute(HTTP_STATUS, "int", "the status of the answer"),
+_IDENTITY = (
+    keys.MESSAGING_SYSTEM,
+    keys.MESSAGING_DESTINATION_NAME,
+    keys.MESSAGING_MESSAGE_ID,
+    keys.QUEUE,
+    keys.INSTANCE,
 )
 
-_IDENTITY = (MESSAGING_SYSTEM, MESSAGING_DESTINATION_NAME, MESSAGING_MESSAGE_ID, QUEUE, INSTANCE)
 
-
-_MESSAGE = (*_IDENTITY, MESSAGING_OPERATION_NAME, MESSAGING_OPERATION_TYPE, PRIORITY, EXECUTOR, SOURCE)
+_MESSAGE = (
+    *_IDENTITY,
+    keys.MESSAGING_OPERATION_NAME,
+    keys.MESSAGING_OPERATION_TYPE,
+    keys.PRIORITY,
+    keys.EXECUTOR,
+    keys.SOURCE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +60,15 @@ SEND = SpanSpec(
     operation="send",
     kind="PRODUCER",
     at_start=_MESSAGE,
-    at_end=(ERROR_TYPE,),
+    at_end=(keys.ERROR_TYPE,),
     starts="when the task is added, as a child of the span that is current there",
     ended_by=frozenset({Transition.ENQUEUED, Transition.REJECTED}),
 )
 PROCESS = SpanSpec(
     operation="process",
     kind="CONSUMER",
-    at_start=(*_MESSAGE, ATTEMPT, QUEUE_WAIT),
-    at_end=(OUTCOME, REASON, ERROR_TYPE, INTERRUPTED),
+    at_start=(*_MESSAGE, keys.ATTEMPT, keys.QUEUE_WAIT),
+    at_end=(keys.OUTCOME, keys.REASON, keys.ERROR_TYPE, keys.INTERRUPTED),
     starts="when the function is entered; current while it runs",
     ended_by=ATTEMPT_ENDS,
 )
@@ -194,30 +114,30 @@ LOGS: dict[Transition, LogSpec] = {spec.transition: spec for spec in _EVENTS if 
 
 # Few: each attribute of a record costs the SDK more than the engine needs for the transition.
 LIFECYCLE_LOG_ATTRIBUTES = (
-    MESSAGING_DESTINATION_NAME,
-    MESSAGING_MESSAGE_ID,
-    QUEUE,
-    INSTANCE,
-    ATTEMPT,
-    REASON,
-    DURATION,
+    keys.MESSAGING_DESTINATION_NAME,
+    keys.MESSAGING_MESSAGE_ID,
+    keys.QUEUE,
+    keys.INSTANCE,
+    keys.ATTEMPT,
+    keys.REASON,
+    keys.DURATION,
 )
-EXCEPTION_LOG_ATTRIBUTES = (ERROR_TYPE, EXCEPTION_TYPE, EXCEPTION_MESSAGE, EXCEPTION_STACKTRACE)
-TASK_LOG_ATTRIBUTES = (MESSAGING_DESTINATION_NAME, MESSAGING_MESSAGE_ID, QUEUE, ATTEMPT)
+EXCEPTION_LOG_ATTRIBUTES = (keys.ERROR_TYPE, keys.EXCEPTION_TYPE, keys.EXCEPTION_MESSAGE, keys.EXCEPTION_STACKTRACE)
+TASK_LOG_ATTRIBUTES = (keys.MESSAGING_DESTINATION_NAME, keys.MESSAGING_MESSAGE_ID, keys.QUEUE, keys.ATTEMPT)
 AUDIT_LOG_ATTRIBUTES = (
-    AUDIT_ACTION,
-    AUDIT_OUTCOME,
-    AUDIT_TIMES,
-    HTTP_ROUTE,
-    HTTP_STATUS,
-    USER_NAME,
-    AUDIT_METHOD,
-    CLIENT_ADDRESS,
-    AUDIT_TARGET,
-    AUDIT_TASK,
-    AUDIT_OPERATION,
-    AUDIT_REASON,
-    AUDIT_DETAIL,
+    keys.AUDIT_ACTION,
+    keys.AUDIT_OUTCOME,
+    keys.AUDIT_TIMES,
+    keys.HTTP_ROUTE,
+    keys.HTTP_STATUS,
+    keys.USER_NAME,
+    keys.AUDIT_METHOD,
+    keys.CLIENT_ADDRESS,
+    keys.AUDIT_TARGET,
+    keys.AUDIT_TASK,
+    keys.AUDIT_OPERATION,
+    keys.AUDIT_REASON,
+    keys.AUDIT_DETAIL,
 )
 
 

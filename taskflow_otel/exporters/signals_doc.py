@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
-from taskflow_otel.exporters import messaging, signals
+from taskflow_otel.exporters import keys, messaging, signals
 from taskflow_otel.exporters.otel.tracing import SOON
 from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
 from taskflow_otel.model.status import Transition
@@ -36,14 +36,14 @@ No signal contains arguments of tasks.
 
 _LINKS = f"""\
 Every `process` span links to the `send` span of its task, and to the span of the previous attempt
-(`{signals.LINK}`=`previous_attempt`). With `Telemetry(propagation="auto")` it is also a child of the `send` span if the
+(`{keys.LINK}`=`previous_attempt`). With `Telemetry(propagation="auto")` it is also a child of the `send` span if the
 same process starts it within {SOON:g} seconds after code added the task. Attempts that are delayed, scheduled,
 recovered or retried by hand start a new trace. With `"parent"` the span is always a child, with `"link"` never.
 
 An attempt whose process dies leaves a span too. The instance that takes the task over emits it, from the attempt's
-start to the last heartbeat, with status ERROR and `{signals.INTERRUPTED}`=`true`. If the lost span is known, the new
+start to the last heartbeat, with status ERROR and `{keys.INTERRUPTED}`=`true`. If the lost span is known, the new
 one links to it (`dead_attempt`). Data that only the dead process had is missing: the span has no
-`{signals.QUEUE_WAIT}`, and the log record of a task that failed as poison has no stack trace.
+`{keys.QUEUE_WAIT}`, and the log record of a task that failed as poison has no stack trace.
 
 The exception of a failed attempt is in the attributes of its log record. With
 `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=logs/dup` it is also an event of the span.
@@ -71,9 +71,9 @@ What attributes, labels, the API and the ledger share. To change a word, change 
 """
 
 _VOCABULARY: tuple[tuple[str, str, type[Word]], ...] = (
-    ("Reasons", f"`{signals.REASON}`, `reason` in the API: why a task is in its state.", Reason),
-    ("Sources", f"`{signals.SOURCE}`, label and field `source`: what made a task.", Source),
-    ("Executors", f"`{signals.EXECUTOR}`, label and field `executor`: how a function is run.", ExecutorKind),
+    ("Reasons", f"`{keys.REASON}`, `reason` in the API: why a task is in its state.", Reason),
+    ("Sources", f"`{keys.SOURCE}`, label and field `source`: what made a task.", Source),
+    ("Executors", f"`{keys.EXECUTOR}`, label and field `executor`: how a function is run.", ExecutorKind),
     ("Outcomes of attempts", "The label `outcome`: how an attempt ended.", AttemptOutcome),
     (
         "Outcomes of recoveries",
@@ -87,7 +87,7 @@ _VOCABULARY: tuple[tuple[str, str, type[Word]], ...] = (
     ),
     (
         "Outcomes of actions",
-        f"`{signals.AUDIT_OUTCOME}`, `outcome` in `GET /audit`: how an action through the administration ended.",
+        f"`{keys.AUDIT_OUTCOME}`, `outcome` in `GET /audit`: how an action through the administration ended.",
         AuditOutcome,
     ),
     ("States of queued tasks", f"The label `state` of `{signals.QUEUE_DEPTH.name}`.", QueueState),
@@ -107,7 +107,7 @@ def render() -> str:
         "## Log events\n",
         _log_table(),
         "## Attributes\n",
-        _table(("attribute", "type", "meaning"), ((_code(a.name), a.type, a.meaning) for a in signals.ATTRIBUTES)),
+        _table(("attribute", "type", "meaning"), ((_code(a.name), a.type, a.meaning) for a in keys.ATTRIBUTES)),
         "## Metrics\n",
         _METRICS,
         _metric_table(signals.METRICS),
@@ -130,7 +130,7 @@ def _span(spec: SpanSpec) -> str:
         ("kind", spec.kind),
         ("starts", spec.starts),
         ("is ended by", _transitions(spec.ended_by)),
-        ("attributes at start", f"{_codes(spec.at_start)}, {_code(signals.TAG_PREFIX + '*')}"),
+        ("attributes at start", f"{_codes(spec.at_start)}, {_code(keys.TAG_PREFIX + '*')}"),
         ("attributes at end", _codes(spec.at_end)),
     )
     return f"### `{spec.name('{task}')}`\n\n{_table(('', ''), rows)}"
@@ -151,7 +151,7 @@ def _log_table() -> str:
     )
     entries = (
         f"Attributes of `{signals.TASK_LOG.event_name}`: {_codes(signals.TASK_LOG_ATTRIBUTES)}, "
-        f"{_code(signals.LOG_PREFIX + '*')}.\n"
+        f"{_code(keys.LOG_PREFIX + '*')}.\n"
     )
     audit = f"Attributes of `{signals.AUDIT.event_name}`, if known: {_codes(signals.AUDIT_LOG_ATTRIBUTES)}.\n"
     return "\n".join((_table(("event", "severity", "meaning"), rows), lifecycle, entries, audit))

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.errors import IllegalTransitionError
-from taskflow_otel.exporters import signals
+from taskflow_otel.exporters import keys, signals
 from taskflow_otel.exporters.prometheus.exporter import OTHER, PrometheusExporter
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.query import TaskQuery
@@ -170,21 +170,21 @@ def _check_spans(
         return
     # A process that was paused, and lost its task to another one, exports a span that the ledger does not know.
     found = [
-        s for s in spans if s.operation == signals.PROCESS.operation and s.attributes.get(signals.ERROR_TYPE) != _STALE
+        s for s in spans if s.operation == signals.PROCESS.operation and s.attributes.get(keys.ERROR_TYPE) != _STALE
     ]
     ends = [(event.attempt, event) for event in events if event.previous is TaskStatus.RUNNING]
     yield from _compared(
         "spans",
         f"ended attempts of {_title(record)}",
         [str(attempt) for attempt, _ in ends],
-        [str(span.attributes.get(signals.ATTEMPT)) for span in found],
+        [str(span.attributes.get(keys.ATTEMPT)) for span in found],
     )
     by_attempt = dict(ends)
     for span in found:
-        event = by_attempt.get(span.attributes.get(signals.ATTEMPT, -1))
+        event = by_attempt.get(span.attributes.get(keys.ATTEMPT, -1))
         if event is None:
             continue
-        outcome = [str(span.attributes.get(signals.OUTCOME))]
+        outcome = [str(span.attributes.get(keys.OUTCOME))]
         yield from _compared("spans", f"outcome of {_span_title(record, span)}", [str(event.transition)], outcome)
         yield from _same_error(record, span, event.transition in _FAILED)
         if creation.span_id not in span.links:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.exporters import signals
+from taskflow_otel.exporters import keys, signals
 from taskflow_otel.reconcile.totals import OTEL_SAMPLES, Labels, Totals, added_up, in_order
 
 _EVENT_PREFIX = "taskflow.task."
@@ -32,7 +32,7 @@ class ExportedSpan:
     @property
     def operation(self) -> str:
         """`send` or `process`."""
-        return str(self.attributes.get(signals.MESSAGING_OPERATION_NAME, ""))
+        return str(self.attributes.get(keys.MESSAGING_OPERATION_NAME, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Exported:
                 _moment(data["startTimeUnixNano"]),
                 _attributes(data),
             )
-            self.spans.setdefault(str(span.attributes.get(signals.MESSAGING_MESSAGE_ID)), []).append(span)
+            self.spans.setdefault(str(span.attributes.get(keys.MESSAGING_MESSAGE_ID)), []).append(span)
 
     def _add_logs(self, records: Iterable[Mapping[str, Any]]) -> None:
         for data in records:
@@ -126,7 +126,7 @@ class Exported:
                 _moment(data["timeUnixNano"]),
                 _attributes(data),
             )
-            self.logs.setdefault(str(log.attributes.get(signals.MESSAGING_MESSAGE_ID)), []).append(log)
+            self.logs.setdefault(str(log.attributes.get(keys.MESSAGING_MESSAGE_ID)), []).append(log)
 
 
 def read_exports(paths: Iterable[Path]) -> Exported:

@@ -9,7 +9,8 @@ import promql_parser
 import pytest
 
 from dashboards.generate import render
-from taskflow_otel.exporters.signals import ATTRIBUTES, METRICS, MetricType
+from taskflow_otel.exporters.keys import ATTRIBUTES
+from taskflow_otel.exporters.signals import METRICS, MetricType
 from tests.dashboards.expressions import (
     DASHBOARDS,
     PANELS,

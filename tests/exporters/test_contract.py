@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from taskflow_otel import Telemetry
 from taskflow_otel.backends.base import Update
-from taskflow_otel.exporters import messaging, signals
+from taskflow_otel.exporters import keys, messaging, signals
 from taskflow_otel.exporters.otel.logs import LogsExporter
 from taskflow_otel.exporters.prometheus.values import Histogram
 from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
@@ -168,7 +168,7 @@ _AMBIENT = (
 AMBIENT = {name for spec in _AMBIENT for name in (spec.name, signals.otel_name(spec))}
 OF_ATTEMPTS = {signals.TASK_ATTEMPTS, signals.RUN_DURATION, signals.END_TO_END, messaging.PROCESS_DURATION}
 # Known to the process of the attempt alone.
-DIES_WITH_ITS_PROCESS = {signals.QUEUE_WAIT, signals.EXCEPTION_STACKTRACE}
+DIES_WITH_ITS_PROCESS = {keys.QUEUE_WAIT, keys.EXCEPTION_STACKTRACE}
 
 
 def told(spec: SpanSpec, case: Case) -> bool:
@@ -189,19 +189,19 @@ def moves(spec: MetricSpec, case: Case) -> bool:
 
 def span_attributes(spec: SpanSpec, case: Case) -> set[str]:
     """The attributes at the start, and those at the end that say something here."""
-    silent = set() if case.reason else {signals.REASON}
+    silent = set() if case.reason else {keys.REASON}
     if case.transition in {T.ENQUEUED, T.SUCCEEDED, T.CANCELLED}:
-        silent.add(signals.ERROR_TYPE)
+        silent.add(keys.ERROR_TYPE)
     if case.transition not in {T.INTERRUPTED, T.RECOVERED} and not case.taken_over:
-        silent.add(signals.INTERRUPTED)
+        silent.add(keys.INTERRUPTED)
     return {*spec.at_start, *spec.at_end} - silent - (DIES_WITH_ITS_PROCESS if case.taken_over else set())
 
 
 def log_attributes(case: Case) -> set[str]:
     """The attributes of the transition's log record that say something here."""
-    silent = set() if case.reason else {signals.REASON}
+    silent = set() if case.reason else {keys.REASON}
     if case.previous is not R:
-        silent.add(signals.DURATION)
+        silent.add(keys.DURATION)
     exception = signals.EXCEPTION_LOG_ATTRIBUTES if signals.LOGS[case.transition].exception else ()
     lost = DIES_WITH_ITS_PROCESS if case.taken_over else set()
     return {*signals.LIFECYCLE_LOG_ATTRIBUTES, *exception} - silent - lost
@@ -215,7 +215,7 @@ def metric_labels(case: Case) -> dict[str, set[str]]:
             found[spec.name] = found[signals.otel_name(spec)] = set(spec.labels)
     for spec in messaging.MESSAGING_METRICS:
         if moves(spec, case):
-            silent = set() if signals.LOGS[case.transition].exception else {signals.ERROR_TYPE}
+            silent = set() if signals.LOGS[case.transition].exception else {keys.ERROR_TYPE}
             found[spec.name] = set(spec.labels) - silent
     return found
 
@@ -246,7 +246,7 @@ async def test_a_transition_emits_exactly_what_the_table_promises(
         for name, spec in promised.items():
             attributes = spans[name].attributes or {}
             assert set(attributes) == span_attributes(spec, case)
-            assert (spans[name].kind.name, attributes[signals.EXECUTOR]) == (spec.kind, executor)
+            assert (spans[name].kind.name, attributes[keys.EXECUTOR]) == (spec.kind, executor)
 
         (entry,) = [logged.log_record for logged in scene.logs.get_finished_logs()]
         log = signals.LOGS[case.transition]
@@ -266,7 +266,7 @@ async def test_a_log_entry_is_one_log_record_and_nothing_else(
         assert await scene.watch(say) == {}
         (entry,) = [logged.log_record for logged in scene.logs.get_finished_logs()]
         assert entry.event_name == signals.TASK_LOG.event_name
-        assert set(entry.attributes or {}) == {*signals.TASK_LOG_ATTRIBUTES, signals.LOG_PREFIX + "rows"}
+        assert set(entry.attributes or {}) == {*signals.TASK_LOG_ATTRIBUTES, keys.LOG_PREFIX + "rows"}
         assert scene.spans.get_finished_spans() == ()
 
 

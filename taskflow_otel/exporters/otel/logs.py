@@ -11,7 +11,7 @@ from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumbe
 from opentelemetry.context import get_current
 
 from taskflow_otel.bus import Exporter
-from taskflow_otel.exporters import signals
+from taskflow_otel.exporters import keys, signals
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.providers import ProviderSlot
 from taskflow_otel.model.audit import AuditEntry
@@ -55,19 +55,19 @@ _KINDS = {
     for transition, spec in signals.LOGS.items()
 }
 _AUDIT_ATTRIBUTES = {
-    signals.AUDIT_ACTION: "action",
-    signals.AUDIT_OUTCOME: "outcome",
-    signals.AUDIT_TIMES: "times",
-    signals.HTTP_ROUTE: "route",
-    signals.HTTP_STATUS: "status",
-    signals.USER_NAME: "actor",
-    signals.AUDIT_METHOD: "method",
-    signals.CLIENT_ADDRESS: "client",
-    signals.AUDIT_TARGET: "target",
-    signals.AUDIT_TASK: "task_id",
-    signals.AUDIT_OPERATION: "operation_id",
-    signals.AUDIT_REASON: "reason",
-    signals.AUDIT_DETAIL: "detail",
+    keys.AUDIT_ACTION: "action",
+    keys.AUDIT_OUTCOME: "outcome",
+    keys.AUDIT_TIMES: "times",
+    keys.HTTP_ROUTE: "route",
+    keys.HTTP_STATUS: "status",
+    keys.USER_NAME: "actor",
+    keys.AUDIT_METHOD: "method",
+    keys.CLIENT_ADDRESS: "client",
+    keys.AUDIT_TARGET: "target",
+    keys.AUDIT_TASK: "task_id",
+    keys.AUDIT_OPERATION: "operation_id",
+    keys.AUDIT_REASON: "reason",
+    keys.AUDIT_DETAIL: "detail",
 }
 """The attributes of an audit record, and the fields of the entry that they show."""
 _NEVER_ASKED = datetime.min.replace(tzinfo=UTC), True
@@ -121,16 +121,16 @@ class LogsExporter(Exporter):
         if not wanted:
             return
         attributes: dict[str, Any] = {
-            signals.MESSAGING_DESTINATION_NAME: event.func_name,
-            signals.MESSAGING_MESSAGE_ID: event.task_id,
-            signals.QUEUE: event.queue,
-            signals.INSTANCE: event.instance,
-            signals.ATTEMPT: event.attempt,
+            keys.MESSAGING_DESTINATION_NAME: event.func_name,
+            keys.MESSAGING_MESSAGE_ID: event.task_id,
+            keys.QUEUE: event.queue,
+            keys.INSTANCE: event.instance,
+            keys.ATTEMPT: event.attempt,
         }
         if event.reason is not None:
-            attributes[signals.REASON] = event.reason
+            attributes[keys.REASON] = event.reason
         if event.duration is not None and event.previous is TaskStatus.RUNNING:
-            attributes[signals.DURATION] = event.duration
+            attributes[keys.DURATION] = event.duration
         if kind.exception:
             # In other transitions, the event's error belongs to an earlier attempt.
             _add_exception(attributes, event)
@@ -159,13 +159,13 @@ class LogsExporter(Exporter):
         if not logger.enabled(severity_number=severity, event_name=event_name):
             return
         attributes: dict[str, Any] = {
-            signals.MESSAGING_DESTINATION_NAME: event.func_name,
-            signals.MESSAGING_MESSAGE_ID: event.task_id,
-            signals.QUEUE: event.queue,
-            signals.ATTEMPT: event.attempt,
+            keys.MESSAGING_DESTINATION_NAME: event.func_name,
+            keys.MESSAGING_MESSAGE_ID: event.task_id,
+            keys.QUEUE: event.queue,
+            keys.ATTEMPT: event.attempt,
         }
         for key, value in event.extra.items():
-            attributes[signals.LOG_PREFIX + key] = _plain(value)
+            attributes[keys.LOG_PREFIX + key] = _plain(value)
         logger.emit(
             timestamp=spans.nanoseconds(event.timestamp),
             context=self._contexts.of(
@@ -211,11 +211,11 @@ class LogsExporter(Exporter):
 
 def _add_exception(attributes: dict[str, Any], event: LifecycleEvent) -> None:
     if event.error_type is not None:
-        attributes[signals.ERROR_TYPE] = attributes[signals.EXCEPTION_TYPE] = event.error_type
+        attributes[keys.ERROR_TYPE] = attributes[keys.EXCEPTION_TYPE] = event.error_type
     if event.error is not None:
-        attributes[signals.EXCEPTION_MESSAGE] = event.error
+        attributes[keys.EXCEPTION_MESSAGE] = event.error
     if event.stacktrace is not None:
-        attributes[signals.EXCEPTION_STACKTRACE] = event.stacktrace
+        attributes[keys.EXCEPTION_STACKTRACE] = event.stacktrace
 
 
 def _plain(value: Any) -> Any:

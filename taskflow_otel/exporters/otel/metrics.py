@@ -12,7 +12,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation
 
 from taskflow_otel.bus import Exporter
-from taskflow_otel.exporters import messaging, signals
+from taskflow_otel.exporters import keys, messaging, signals
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.providers import NEVER, ProviderSlot
 from taskflow_otel.exporters.otel.units import otel_unit
@@ -154,7 +154,7 @@ class OtelMetricsExporter(Exporter):
     def _record_process(self, seconds: float, event: LifecycleEvent) -> None:
         attributes = _messaging("process", self._source.task_label(event.func_name))
         if event.transition in _FAILURES and event.error_type is not None:
-            attributes[signals.ERROR_TYPE] = self._source.error_label(event.error_type)
+            attributes[keys.ERROR_TYPE] = self._source.error_label(event.error_type)
         histogram = self._histograms[messaging.PROCESS_DURATION.name]
         histogram.record(max(seconds, 0.0), attributes, self._contexts.of(event.span))
 
@@ -202,7 +202,7 @@ class _SharedReader:
 
 def _messaging(operation: str, task: str) -> dict[str, str]:
     return {
-        signals.MESSAGING_SYSTEM: signals.SYSTEM,
-        signals.MESSAGING_OPERATION_NAME: operation,
-        signals.MESSAGING_DESTINATION_NAME: task,
+        keys.MESSAGING_SYSTEM: keys.SYSTEM,
+        keys.MESSAGING_OPERATION_NAME: operation,
+        keys.MESSAGING_DESTINATION_NAME: task,
     }

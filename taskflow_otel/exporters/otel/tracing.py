@@ -14,7 +14,7 @@ from opentelemetry.util.types import AttributeValue
 
 from taskflow_otel.bus import Exporter
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.exporters import signals
+from taskflow_otel.exporters import keys, signals
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.providers import ProviderSlot
 from taskflow_otel.model.events import LifecycleEvent
@@ -146,7 +146,7 @@ class TracingExporter(Exporter):
         if span is None:
             return
         if span.is_recording():
-            span.set_attribute(signals.ERROR_TYPE, "StaleTokenError")
+            span.set_attribute(keys.ERROR_TYPE, "StaleTokenError")
             span.set_status(Status(StatusCode.ERROR, "taken over by another instance"))
         span.end()
 
@@ -166,9 +166,9 @@ class TracingExporter(Exporter):
         local = entry.creation if entry is not None else None
         creation = local or spans.restore(event.trace.creation, is_remote=True)
         attributes = _attributes("process", event)
-        attributes[signals.ATTEMPT] = event.attempt
+        attributes[keys.ATTEMPT] = event.attempt
         if event.queue_wait is not None:
-            attributes[signals.QUEUE_WAIT] = event.queue_wait
+            attributes[keys.QUEUE_WAIT] = event.queue_wait
         started = event.start_time or event.timestamp
         base = spans.context_with_baggage(event.trace.baggage)
         parent = base
@@ -238,8 +238,8 @@ class TracingExporter(Exporter):
             parent = dead
         context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
         attributes = _attributes("process", event)
-        attributes[signals.ATTEMPT] = event.attempt
-        attributes[signals.INTERRUPTED] = True
+        attributes[keys.ATTEMPT] = event.attempt
+        attributes[keys.INTERRUPTED] = True
         start = spans.nanoseconds(started)
         span = tracer.start_span(
             signals.PROCESS.name(event.func_name),
@@ -258,24 +258,24 @@ class TracingExporter(Exporter):
 
 def _attributes(operation: str, task: TaskRecord | LifecycleEvent) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
-        signals.MESSAGING_SYSTEM: signals.SYSTEM,
-        signals.MESSAGING_OPERATION_NAME: operation,
-        signals.MESSAGING_OPERATION_TYPE: operation,
-        signals.MESSAGING_DESTINATION_NAME: task.func_name,
-        signals.MESSAGING_MESSAGE_ID: task.task_id,
-        signals.QUEUE: task.queue,
-        signals.PRIORITY: task.priority,
-        signals.EXECUTOR: task.executor,
-        signals.SOURCE: task.source,
-        signals.INSTANCE: task.instance,
+        keys.MESSAGING_SYSTEM: keys.SYSTEM,
+        keys.MESSAGING_OPERATION_NAME: operation,
+        keys.MESSAGING_OPERATION_TYPE: operation,
+        keys.MESSAGING_DESTINATION_NAME: task.func_name,
+        keys.MESSAGING_MESSAGE_ID: task.task_id,
+        keys.QUEUE: task.queue,
+        keys.PRIORITY: task.priority,
+        keys.EXECUTOR: task.executor,
+        keys.SOURCE: task.source,
+        keys.INSTANCE: task.instance,
     }
     for key, value in task.tags.items():
-        attributes[signals.TAG_PREFIX + key] = value
+        attributes[keys.TAG_PREFIX + key] = value
     return attributes
 
 
 def _link(context: SpanContext | None, what: str) -> list[Link]:
-    return [] if context is None else [Link(context, {signals.LINK: what})]
+    return [] if context is None else [Link(context, {keys.LINK: what})]
 
 
 def _links(creation: SpanContext | None, previous: SpanRef | None) -> list[Link]:
@@ -287,21 +287,21 @@ def _links(creation: SpanContext | None, previous: SpanRef | None) -> list[Link]
 
 def _end_send(span: Span, event: LifecycleEvent) -> None:
     if event.transition is Transition.REJECTED and event.reason != Reason.DUPLICATE and span.is_recording():
-        span.set_attribute(signals.ERROR_TYPE, event.error_type or event.reason or TaskStatus.REJECTED.value)
+        span.set_attribute(keys.ERROR_TYPE, event.error_type or event.reason or TaskStatus.REJECTED.value)
         span.set_status(Status(StatusCode.ERROR, event.error or event.reason))
     span.end()
 
 
 def _describe_end(span: Span, event: LifecycleEvent) -> None:
-    span.set_attribute(signals.OUTCOME, str(event.transition))
+    span.set_attribute(keys.OUTCOME, str(event.transition))
     if event.reason is not None:
-        span.set_attribute(signals.REASON, event.reason)
+        span.set_attribute(keys.REASON, event.reason)
     if event.transition in _NOT_AN_ERROR:
         return
     # After an interruption by shutdown, the event's error belongs to an earlier attempt.
     own_error = event.transition not in _CRASHES or event.reason in PROCESS_DEATHS
     error_type, error = (event.error_type, event.error) if own_error else (TaskStatus.INTERRUPTED.value, None)
-    span.set_attribute(signals.ERROR_TYPE, error_type or "_OTHER")
+    span.set_attribute(keys.ERROR_TYPE, error_type or "_OTHER")
     if event.transition in _CRASHES:
-        span.set_attribute(signals.INTERRUPTED, True)
+        span.set_attribute(keys.INTERRUPTED, True)
     span.set_status(Status(StatusCode.ERROR, error or event.reason))

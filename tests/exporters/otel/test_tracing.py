@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.exporters import signals
+from taskflow_otel.exporters import keys, signals
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.tracing import TASK_ID_KEY, Propagation, TracingExporter
 from taskflow_otel.model.status import Transition
@@ -66,7 +66,7 @@ def own(span: ReadableSpan) -> trace.SpanContext:
 
 
 def links_of(span: ReadableSpan) -> list[tuple[str, int]]:
-    return [(str((link.attributes or {}).get(signals.LINK, "creation")), link.context.span_id) for link in span.links]
+    return [(str((link.attributes or {}).get(keys.LINK, "creation")), link.context.span_id) for link in span.links]
 
 
 def test_request_send_and_process_are_one_trace(traced: Traced) -> None:
@@ -164,7 +164,7 @@ def test_an_attempt_that_died_with_its_process_leaves_a_span(traced: Traced) -> 
     after.started().succeeded()
     send, (dead, rerun) = traced.send(), traced.named("process ")
     assert dead.status.status_code is StatusCode.ERROR
-    assert (dead.attributes or {})[signals.INTERRUPTED] is True
+    assert (dead.attributes or {})[keys.INTERRUPTED] is True
     assert dead.start_time == spans.nanoseconds(before.moment)
     assert dead.end_time == spans.nanoseconds(heartbeat)
     assert parent_of(dead) == own(send).span_id
@@ -191,7 +191,7 @@ def test_an_interruption_by_shutdown_ends_the_open_span_once(traced: Traced) -> 
     assert (process.attributes or {})["error.type"] == "interrupted"
     assert process.status.description == "shutdown"
     assert process.status.status_code is StatusCode.ERROR
-    assert (process.attributes or {})[signals.INTERRUPTED] is True
+    assert (process.attributes or {})[keys.INTERRUPTED] is True
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_cancelled_attempt_is_no_error(traced: Traced) -> None:
     Story(traced.bus).created().enqueued().started().tell(Transition.CANCELLED, reason="cancelled")
     (process,) = traced.named("process ")
     assert process.status.status_code is StatusCode.UNSET
-    assert (process.attributes or {})[signals.OUTCOME] == "cancelled"
+    assert (process.attributes or {})[keys.OUTCOME] == "cancelled"
 
 
 def test_a_write_refused_by_fencing_ends_the_span_with_an_error(traced: Traced) -> None:
@@ -281,7 +281,7 @@ def test_attributes_are_the_promised_ones_and_hold_no_arguments(traced: Traced) 
     story = Story(traced.bus, tags={"tenant": "a"}, payload='{"secret": 1}', executor="thread", priority=7)
     story.created().enqueued().started().succeeded()
     send, (process,) = traced.send(), traced.named("process ")
-    tags = {signals.TAG_PREFIX + "tenant": "a"}
+    tags = {keys.TAG_PREFIX + "tenant": "a"}
     common = {
         "messaging.system": "taskflow",
         "messaging.destination.name": "send_email",
