@@ -27,6 +27,8 @@ from taskflow_otel.runtime.throttled_report import ThrottledReport
 
 logger = logging.getLogger("taskflow_otel.bus")
 
+_FLUSH = "flush"
+"""The name under which failures of any flush are counted."""
 _LONG_AGO, _NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
@@ -73,6 +75,11 @@ class ObserverBus:
         """How many events each observer did not get (queue full, off, closed), and how many items exporters dropped."""
         given_up = {name: exporter.dropped() for name, exporter in self._droppers.items()}
         return given_up | {worker.name: worker.dropped for worker in self._workers}
+
+    @property
+    def parts(self) -> list[str]:
+        """Every name that `errors` may have."""
+        return [*(exporter.name for exporter in self._exporters), *(worker.name for worker in self._workers), _FLUSH]
 
     @property
     def errors(self) -> dict[str, int]:
@@ -182,7 +189,7 @@ class ObserverBus:
             wait.cancel()
         for wait in done:
             if not wait.cancelled() and (exc := wait.exception()) is not None:
-                self._failures.add("flush", "of an exporter failed", exc)
+                self._failures.add(_FLUSH, "of an exporter failed", exc)
         return not late
 
     async def close(self, timeout: float) -> None:

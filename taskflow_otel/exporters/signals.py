@@ -313,6 +313,18 @@ QUEUE_OLDEST_READY_AGE = MetricSpec(
     "seconds",
     merge="max",
 )
+QUEUE_PAUSED = MetricSpec(
+    "taskflow_queue_paused",
+    _GAUGE,
+    "Whether a queue is paused, which it is on all instances: 1 while it starts no task, else 0.",
+    ("queue",),
+    merge="max",
+)
+INSTANCES = MetricSpec(
+    "taskflow_instances",
+    _GAUGE,
+    "Living processes behind this address; added up over all targets, those of the fleet.",
+)
 EXECUTOR_SLOTS = MetricSpec(
     "taskflow_executor_slots",
     _GAUGE,
@@ -391,6 +403,8 @@ METRICS = (
     BACKEND_UP,
     QUEUE_DEPTH,
     QUEUE_OLDEST_READY_AGE,
+    QUEUE_PAUSED,
+    INSTANCES,
     EXECUTOR_SLOTS,
     TASKS_STUCK,
     EVENTS_DROPPED,

@@ -74,10 +74,6 @@ class Books:
             if newer is not None and newer.number > self.known[key][1].number:
                 self.aside[key] = newer
 
-    def sum_of(self, name: str) -> Snapshot:
-        """The counts of the dead of one target."""
-        return self.sums[name][1] if name in self.sums else {}
-
     def latest(self, key: str) -> Stored:
         """The latest counts of a known process."""
         return self.aside.get(key) or self.known[key][1]

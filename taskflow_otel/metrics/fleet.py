@@ -125,8 +125,11 @@ class FleetMetrics(Service):
         self._asked = False
         self._books = Books(self._readable)
         self._folding = Folding(self._books, self._exporter, self._backend, self._clock, self._readable)
-        self._members: dict[str, bool] = {}
+        self._members: dict[str, tuple[Stored, bool]] = {}
         """The other workers of this target, by their keys, and whether each lives."""
+        self._sum: Snapshot = {}
+        """The counts of the dead of this target who are no members any more. Members, sum and `_elsewhere` are
+        of one moment: a page with parts of several could show counts twice."""
         self._neighbours = False
         """All of them are on this host."""
         self._aside = Aside("")
@@ -378,22 +381,24 @@ class FleetMetrics(Service):
         known = {key: other for key, (_, other) in books.known.items()}
         members = {key: other for key, other in known.items() if mine and other.target == mine}
         living = {key for key, other in members.items() if other.instance in alive and not other.final}
-        self._members = {key: key in living for key in members}
         self._alone = not living
         self._neighbours = {alive[members[key].instance] for key in living} <= {self._host} != {""}
         sums = {name: counts for name, (_, counts) in books.sums.items()}
         scene = Scene(books.table[1], mine, shown, known, sums, alive, self._clock.now())
         await self._carry(scene)
+        # No await between these.
+        self._members = {key: (other, key in living) for key, other in members.items()}
+        self._sum = sums.get(mine, {})
         self._elsewhere = elsewhere_of(scene) if books.table[1].carrier == mine else None
         self._show(None if shown is None else shown.counts)
         self._dead = [key for key, other in known.items() if other.instance not in alive]
 
     def _show(self, own: Snapshot | None) -> None:
-        mine = "" if self._shown is None else self._shown.target
-        newest = [(self._books.latest(key), lives) for key, lives in self._members.items()]
+        aside = self._books.aside
+        newest = [(aside.get(key, other), lives) for key, (other, lives) in self._members.items()]
         peers = [other.counts if lives else lasting(other.counts) for other, lives in newest]
         self._exporter.set_peers(
-            [*peers, self._books.sum_of(mine)],
+            [*peers, self._sum],
             own,
             elsewhere=self._elsewhere,
             # The others have shown theirs at that time; Prometheus refuses exemplars that are older.

@@ -35,6 +35,10 @@ def connect_metrics(
         for stats in engine.queues.stats().values():
             yield (stats.name,), stats.oldest_ready_age
 
+    def paused() -> Samples:
+        for stats in engine.queues.stats().values():
+            yield (stats.name,), stats.paused
+
     def slots() -> Samples:
         for name, (used, capacity) in engine.vitals.slots().items():
             yield (name, SlotState.USED.value), used
@@ -48,7 +52,8 @@ def connect_metrics(
         yield ("audit",), engine.audit.lost
 
     def errors() -> Samples:
-        for name, count in bus.errors.items():
+        # From zero on: the first error of a part must be an increase.
+        for name, count in (dict.fromkeys(bus.parts, 0) | bus.errors).items():
             yield (name,), count
 
     def stuck() -> Samples:
@@ -69,6 +74,7 @@ def connect_metrics(
 
     metrics.add_source(signals.QUEUE_DEPTH.name, depths)
     metrics.add_source(signals.QUEUE_OLDEST_READY_AGE.name, ages)
+    metrics.add_source(signals.QUEUE_PAUSED.name, paused)
     metrics.add_source(signals.EXECUTOR_SLOTS.name, slots)
     metrics.add_source(signals.EVENTS_DROPPED.name, dropped)
     metrics.add_source(signals.EXPORTER_ERRORS.name, errors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.servers import find_binary
 
 DIRECTORY = STACK / "prometheus"
 UNIT_TESTS: list[dict[str, Any]] = yaml.safe_load((DIRECTORY / "tests/alerts.test.yml").read_text())["tests"]
+UNIT_TEST_FILES = sorted(path.name for path in (DIRECTORY / "tests").glob("*.test.yml"))
 SEVERITIES = ("critical", "warning", "info")
 each_alert = pytest.mark.parametrize(
     "alert", ALERTS, ids=lambda alert: f"{alert['alert']}-{alert['labels']['severity']}"
@@ -36,8 +38,43 @@ def test_promtool_accepts_the_rules() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", *RULES)
 
 
-def test_each_alert_fires_when_it_should_and_only_then() -> None:
-    promtool("test", "rules", "tests/alerts.test.yml")
+@pytest.mark.parametrize("name", UNIT_TEST_FILES)
+def test_each_alert_fires_when_it_should_and_only_then(name: str) -> None:
+    promtool("test", "rules", f"tests/{name}")
+
+
+def twice(test: dict[str, Any], job: str) -> Iterator[dict[str, str]]:
+    """The series of a unit test, of one job, at each of its targets and at a second one that does the same."""
+    for series in test["input_series"]:
+        for twin in ("", "2"):
+            name = re.sub(r'instance="(\w+)"', rf'instance="\g<1>{twin}"', series["series"])
+            yield {**series, "series": name.replace('job="shop"', f'job="{job}"')}
+
+
+def test_with_twice_the_targets_the_same_alerts_fire(tmp_path: Path) -> None:
+    """All tests at once, each as a job of its own: opening a database for each takes most of the time."""
+    together: dict[str, dict[str, Any]] = {}
+    for number, test in enumerate(UNIT_TESTS):
+        if "shop" not in str(test["input_series"]) or "6h" in str(test["alert_rule_test"]):
+            # The other databases end after an hour or two.
+            continue
+        interval, job = test["interval"], f"job-{number}"
+        found = together.setdefault(interval, {"interval": interval, "input_series": [], "promql_expr_test": []})
+        found["input_series"] += twice(test, job)
+        for case in test["alert_rule_test"]:
+            name = case["alertname"]
+            firing = {alert["exp_labels"]["severity"] for alert in case["exp_alerts"]}
+            found["promql_expr_test"].append(
+                {
+                    "expr": f'group by (severity) (ALERTS{{alertname="{name}", job="{job}", alertstate="firing"}})',
+                    "eval_time": case["eval_time"],
+                    "exp_samples": [{"labels": f'{{severity="{severity}"}}', "value": 1} for severity in firing],
+                }
+            )
+    rules = [str(DIRECTORY / name) for name in RULES]
+    tests = {"rule_files": rules, "evaluation_interval": "1m", "tests": list(together.values())}
+    (tmp_path / "twice.yml").write_text(yaml.safe_dump(tests))
+    promtool("test", "rules", "twice.yml", cwd=tmp_path)
 
 
 @each_alert

@@ -221,6 +221,22 @@ async def test_with_others_and_without_the_backend_the_latest_known_sum_is_shown
     assert [(await worker.scrape())[FINISHED] for worker in (one, other)] == [5.0, 5.0]
 
 
+async def test_counts_that_were_just_folded_are_shown_once_while_the_backend_is_away(clock: FakeClock) -> None:
+    backend = Unsteady()
+    one, other = [await Worker(name, backend, clock).start() for name in "ab"]
+    for worker in (one, other):
+        worker.run(2)
+        await worker.scrape()
+    await other.die()
+    # Without the rounds, which would read the sums again.
+    await one.metrics.stop()
+    await one.scrape()
+    await one.metrics.tick()
+    backend.away = True
+    one.run(1)
+    assert (await one.scrape())[FINISHED] == 5.0
+
+
 async def test_unreadable_counts_are_left_out_and_reported(
     backend: MemoryBackend, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:

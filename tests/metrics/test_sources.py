@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from taskflow_otel import QueueConfig, TaskManager, TaskObserver
+from taskflow_otel import LifecycleEvent, QueueConfig, TaskManager, TaskObserver
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
 from taskflow_otel.exporters.prometheus.values import Histogram
 from taskflow_otel.metrics.sources import ScheduleMetrics
 from tests.managers import Gate, metric, started
+from tests.waiting import eventually
 
 
 async def nothing() -> None:
@@ -27,6 +28,33 @@ async def test_queues_show_what_is_ready_and_what_is_delayed() -> None:
         assert (metric(manager, depth, "mail", "ready"), metric(manager, depth, "mail", "delayed")) == (2, 1)
         assert metric(manager, depth, "default", "ready") == 0
         assert metric(manager, signals.QUEUE_OLDEST_READY_AGE.name, "mail") > 0
+
+
+async def test_a_queue_shows_whether_it_is_paused() -> None:
+    async with started(TaskManager(queues={"mail": QueueConfig()})) as manager:
+        paused = signals.QUEUE_PAUSED.name
+        assert metric(manager, paused, "mail") == 0
+        await manager.pause_queue("mail")
+        assert (metric(manager, paused, "mail"), metric(manager, paused, "default")) == (1, 0)
+        await manager.resume_queue("mail")
+        assert metric(manager, paused, "mail") == 0
+
+
+async def test_the_errors_of_each_exporter_and_observer_are_shown_from_zero_on() -> None:
+    class Broken(TaskObserver):
+        """Takes nothing."""
+
+        async def on_lifecycle(self, event: LifecycleEvent) -> None:
+            raise ValueError("broken")
+
+    async with started(TaskManager(loggers=[Broken()])) as manager:
+        errors = signals.EXPORTER_ERRORS.name
+        before = manager.metrics.snapshot()[errors]
+        assert {labels[0] for labels in before} >= {"Broken", "tracing", "logs", "prometheus", "flush"}
+        assert set(before.values()) == {0}
+        await manager.wait(await manager.enqueue(nothing), 5)
+        await eventually(lambda: metric(manager, errors, "Broken") > 0, "the first error")
+        assert manager.metrics.snapshot()[errors].keys() == before.keys()
 
 
 async def test_slots_are_used_or_free_and_without_a_limit_only_used() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from taskflow_otel.exporters.signals import INSTANCES
 from taskflow_otel.metrics.elsewhere import SCRAPED_WITHIN
 from taskflow_otel.metrics.targets import FIRST, KEPT, Targets
 from taskflow_otel.testing.clock import FakeClock
@@ -54,6 +55,23 @@ async def test_the_counts_of_a_vanished_target_are_shown_once_and_apart(backend:
     new.run(1)
     assert await new.finished() == (1.0, {})
     assert await total(*rest, new) == 16.0
+
+
+async def test_living_processes_are_counted_once_over_all_targets(backend: Unsteady, clock: FakeClock) -> None:
+    async def living() -> list[float]:
+        await clock.advance(1.5)
+        return [(await worker.scrape())[INSTANCES.name] for worker in workers]
+
+    addresses = (PORTS[0], PORTS[0], PORTS[1], PORTS[2])
+    workers = [await Worker(f"w{n}", backend, clock, port).start() for n, port in enumerate(addresses)]
+    assert await living() == [2.0, 2.0, 1.0, 1.0]
+    await workers.pop(0).die()
+    assert await living() == [1.0, 1.0, 1.0]
+    await workers.pop(1).leave()
+    assert await living() == [1.0, 1.0]
+    # Its last known number while the backend is away: the process itself is not.
+    backend.away = True
+    assert await living() == [1.0, 1.0]
 
 
 async def test_a_target_that_comes_back_continues_and_is_no_longer_shown_elsewhere(

@@ -13,6 +13,8 @@ _COUNTED = {
     signals.FENCED_WRITES.name: "write",
     signals.LABEL_OVERFLOW.name: "observation",
     signals.BACKEND_UP.name: "backend",
+    signals.QUEUE_PAUSED.name: "queue",
+    signals.INSTANCES.name: "instance",
     signals.EXECUTOR_SLOTS.name: "slot",
     signals.TASKS_STUCK.name: "attempt",
     signals.EVENTS_DROPPED.name: "event",

@@ -355,6 +355,7 @@ class PrometheusExporter(Exporter):
         """All counts of this process, including the sources. Callable from any thread."""
         found: Snapshot = {
             signals.BUILD_INFO.name: {(__version__,): 1.0},
+            signals.INSTANCES.name: {(): 1.0},
             signals.TASK_EXCEPTIONS.name: dict[LabelValues, Value](self._exceptions),
             signals.TASKS_RECOVERED.name: {(reason,): n for reason, n in self._recovered.items()},
             signals.TASKS_REFUSED.name: {(reason,): n for reason, n in list(self._refused.items())},
