@@ -105,7 +105,7 @@ def test_no_runbook_is_left_of_an_alert_that_is_gone() -> None:
 def test_recording_rules_are_named_by_level_metric_and_operation() -> None:
     recorded = [rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule]
     assert recorded
-    assert [name for name in recorded if not re.fullmatch(r"job:taskflow_\w+:ratio_rate\d+[mhd]", name)] == []
+    assert [name for name in recorded if not re.fullmatch(r"job:taskflow_\w+:(ratio_rate\d+[mhd]|sum)", name)] == []
 
 
 def test_every_recorded_window_is_used_by_an_alert() -> None:
