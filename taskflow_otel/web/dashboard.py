@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 from taskflow_otel.web.addresses import client_scheme
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.auth import Actor
@@ -102,6 +103,7 @@ def add_page_routes(router: APIRouter, settings: WebSettings, guard: Guard, audi
             can_act=guard.may_act(actor),
             trace_url=settings.trace_url,
             poll_interval=settings.poll_interval,
+            now=SYSTEM_CLOCK.now(),
         )
 
     @router.get("/login", include_in_schema=False)

@@ -69,14 +69,18 @@ def task_filter(
     if trace_id is not None and not _TRACE_ID.fullmatch(trace_id.lower()):
         raise InvalidInput("trace_id", f"trace_id must be 32 hexadecimal digits, not {trace_id!r}")
     now = SYSTEM_CLOCK.now()
+    first = None if since is None else parse_moment("since", since, now)
+    last = None if until is None else parse_moment("until", until, now)
+    if first is not None and last is not None and first >= last:
+        raise InvalidInput("until", f"until ({until}) must be later than since ({since})")
     return TaskQuery(
         status=status,
         func_name=func_name,
         queue=queue,
         tag=None if tag is None else parse_tag(tag),
         source=source and source.value,
-        since=None if since is None else parse_moment("since", since, now),
-        until=None if until is None else parse_moment("until", until, now),
+        since=first,
+        until=last,
         trace_id=trace_id and trace_id.lower(),
         q=q,
     )

@@ -417,3 +417,4 @@ class SessionOut(BaseModel):
     can_act: bool
     trace_url: str | None
     poll_interval: float
+    now: datetime = Field(description="The time of the answering instance.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal
 
@@ -13,7 +13,9 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, Page, ViewportSize, async_playwright
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from taskflow_otel.admin import TaskAdmin
 from tests.managers import started
@@ -113,3 +115,64 @@ async def browser() -> AsyncIterator[Browser]:
         browser = await playwright.chromium.launch(executable_path=path, args=_CHROMIUM_ARGS)
         yield browser
         await browser.close()
+
+
+class Shown:
+    """A page in the browser: its server, and what the browser complained about."""
+
+    def __init__(self, page: Page, served: Served, complaints: list[str]) -> None:
+        self.page = page
+        self.served = served
+        self.complaints = complaints
+
+
+OpenPage = Callable[..., AbstractAsyncContextManager[Page]]
+ShowPage = Callable[..., AbstractAsyncContextManager[Shown]]
+
+
+@pytest.fixture
+def shown(
+    browser: Browser, app_of: Callable[..., FastAPI], serving: Callable[..., AbstractAsyncContextManager[Served]]
+) -> ShowPage:
+    """Open a view of the page in a context of the browser with these `context` options."""
+
+    @asynccontextmanager
+    async def show_page(
+        query: str = "",
+        *,
+        prefix: str = "",
+        viewport: tuple[int, int] = (1280, 800),
+        context: Mapping[str, Any] | None = None,
+        prepare: Callable[[Page], Awaitable[None]] | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Shown]:
+        app: Any = app_of(**options)
+        if prefix:
+            app = Starlette(routes=[Mount(prefix, app)])
+        async with serving(app) as served:
+            size: ViewportSize = {"width": viewport[0], "height": viewport[1]}
+            opened = await browser.new_context(viewport=size, **(context or {}))
+            page = await opened.new_page()
+            complaints: list[str] = []
+            page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            if prepare is not None:
+                await prepare(page)
+            await page.goto(f"{served.url}{prefix}/tasks/dashboard{query}")
+            yield Shown(page, served, complaints)
+            await opened.close()
+
+    return show_page
+
+
+@pytest.fixture
+def opened(shown: ShowPage) -> OpenPage:
+    """The same; whatever the browser complains about fails the test."""
+
+    @asynccontextmanager
+    async def open_page(query: str = "", **options: Any) -> AsyncIterator[Page]:
+        async with shown(query, **options) as one:
+            yield one.page
+        assert one.complaints == []
+
+    return open_page

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Annotated, Any
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated
 
 import httpx
 import pytest
 from fastapi import BackgroundTasks, Cookie, FastAPI
 from fastapi.responses import HTMLResponse, RedirectResponse
-from playwright.async_api import Browser, Page, Route, expect
-from starlette.applications import Starlette
-from starlette.routing import Mount
+from playwright.async_api import Browser, Route, expect
 
 from taskflow_otel import TaskAdmin, TaskManager, task_log
 from taskflow_otel.exporters.stream import LiveStream
@@ -22,7 +20,7 @@ from taskflow_otel.testing.backends.admin import make_entry
 from taskflow_otel.web import fleet_api, tasks_api
 from tests.managers import Gate
 from tests.waiting import eventually
-from tests.web.conftest import Served
+from tests.web.conftest import OpenPage, Served
 from tests.web.house import House, make_record
 
 pytestmark = pytest.mark.browser
@@ -33,35 +31,6 @@ SET_HIDDEN = """(hidden) => {
   Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
-
-OpenPage = Callable[..., AbstractAsyncContextManager[Page]]
-
-
-@pytest.fixture
-def opened(
-    browser: Browser, app_of: Callable[..., FastAPI], serving: Callable[..., AbstractAsyncContextManager[Served]]
-) -> OpenPage:
-    """Open a view of the page; whatever the browser complains about fails the test."""
-
-    @asynccontextmanager
-    async def open_page(
-        query: str = "", *, prefix: str = "", viewport: tuple[int, int] = (1280, 800), **options: Any
-    ) -> AsyncIterator[Page]:
-        app: Any = app_of(**options)
-        if prefix:
-            app = Starlette(routes=[Mount(prefix, app)])
-        async with serving(app) as served:
-            context = await browser.new_context(viewport={"width": viewport[0], "height": viewport[1]})
-            page = await context.new_page()
-            complaints: list[str] = []
-            page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            await page.goto(f"{served.url}{prefix}/tasks/dashboard{query}")
-            yield page
-            await context.close()
-            assert complaints == []
-
-    return open_page
 
 
 @pytest.mark.parametrize("prefix", ["", "/behind/proxy"])

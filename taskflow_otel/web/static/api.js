@@ -1,5 +1,7 @@
 // The REST API. Addresses are relative to the page, so that they work behind any proxy.
 
+import { correct } from "./now.js";
+
 export class ApiError extends Error {
   constructor(status, message) {
     super(message);
@@ -7,11 +9,20 @@ export class ApiError extends Error {
   }
 }
 
+const PATIENCE = 15000;
+
 export class Api {
   #csrf = null;
 
+  /** `onAnswer(answered)` is called after each request: whether the server has answered, with whatever. */
+  constructor(onAnswer = () => {}) {
+    this.onAnswer = onAnswer;
+  }
+
   async session() {
+    const asked = Date.now();
     const session = await this.get("session");
+    correct(session.now, asked, Date.now());
     this.#csrf = session.csrf_token;
     return session;
   }
@@ -48,10 +59,14 @@ export class Api {
     if (body !== undefined) headers["Content-Type"] = "application/json";
     let response;
     try {
-      response = await fetch(address, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+      // An action may take long, and must not be broken off.
+      const signal = method === "GET" ? AbortSignal.timeout(PATIENCE) : undefined;
+      response = await fetch(address, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
     } catch {
+      this.onAnswer(false);
       throw new ApiError(0, "The server cannot be reached.");
     }
+    this.onAnswer(true);
     // An application may lead to its own login page instead of answering 401.
     if (response.status === 401 || response.redirected) {
       location.assign(`login?${new URLSearchParams({ next: location.search.slice(1) })}`);

@@ -1,5 +1,7 @@
 // Numbers and times in a form for people.
 
+import { now, parts } from "./now.js";
+
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 0.001) return seconds <= 0 ? "0 ms" : "<1 ms";
@@ -37,16 +39,25 @@ export function share(value) {
 /** The time of day, with the date unless it is today. */
 export function clock(iso) {
   if (!iso) return "–";
-  const moment = new Date(iso);
-  const time = `${pad(moment.getHours())}:${pad(moment.getMinutes())}:${pad(moment.getSeconds())}`;
-  if (moment.toDateString() === new Date().toDateString()) return time;
-  return `${moment.toLocaleDateString("en", { month: "short", day: "numeric" })} ${time}`;
+  const { day, time, shifted } = parts(iso);
+  if (day === parts(new Date(now()).toISOString()).day) return time;
+  return `${shifted.toLocaleDateString("en", { month: "short", day: "numeric", timeZone: "UTC" })} ${time}`;
 }
 
 export function precise(iso) {
-  if (!iso) return "–";
-  const moment = new Date(iso);
-  return `${clock(iso)}.${String(moment.getMilliseconds()).padStart(3, "0")}`;
+  return iso ? `${clock(iso)}.${parts(iso).millis}` : "–";
+}
+
+/** The same with the name of the zone. */
+export function zoned(iso) {
+  return iso ? `${precise(iso)} ${parts(iso).zone}` : "–";
+}
+
+/** A moment with its date and the name of its zone. */
+export function full(iso) {
+  if (!iso) return "";
+  const { day, time, millis, zone } = parts(iso);
+  return `${day} ${time}.${millis} ${zone}`;
 }
 
 export function ago(iso) {
@@ -61,7 +72,7 @@ export function ago(iso) {
 /** The time until a moment. */
 export function until(iso) {
   if (!iso) return "–";
-  const seconds = (Date.parse(iso) - Date.now()) / 1000;
+  const seconds = (Date.parse(iso) - now()) / 1000;
   if (seconds < 1) return "now";
   if (seconds < 60) return `in ${Math.floor(seconds)} s`;
   if (seconds < 3600) return `in ${Math.floor(seconds / 60)} min`;
@@ -71,7 +82,7 @@ export function until(iso) {
 
 /** Seconds from one ISO time to another; to now if the second is missing. */
 export function secondsBetween(from, to) {
-  return Math.max(0, ((to ? Date.parse(to) : Date.now()) - Date.parse(from)) / 1000);
+  return Math.max(0, ((to ? Date.parse(to) : now()) - Date.parse(from)) / 1000);
 }
 
 /** The last part of a UUIDv7, in which ids differ. */

@@ -1,7 +1,10 @@
 // Assembles the page: session, navigation, stream, and one view at a time.
 
-import { Api } from "./api.js";
+import { Api, ApiError } from "./api.js";
+import { Contact } from "./contact.js";
 import { h, icon, setText, toast } from "./dom.js";
+import { Notice } from "./notice.js";
+import { isUtc, useUtc, zoneName } from "./now.js";
 import { Stream } from "./stream.js";
 import { AuditView } from "./view_audit.js";
 import { FailuresView } from "./view_failures.js";
@@ -22,29 +25,44 @@ const VIEWS = {
   audit: { title: "Audit", view: AuditView },
   task: { title: "Task", view: TaskView, under: "tasks" },
 };
+/** What an address leads to that names no view. */
+class UnknownView {
+  constructor(page, root) {
+    this.name = page.params.get("view");
+    root.append(h("div", { class: "view-head" }, h("h1", { text: "No such view" })));
+  }
+
+  async refresh() {
+    throw new ApiError(404, `There is no view “${this.name}”.`);
+  }
+}
+
 const STATES = { live: "Live", connecting: "Connecting…", paused: "Paused" };
 const FIRST_OPEN_PATIENCE = 1500;
+const STREAM_PATIENCE = 2500;
+const SYNC = 60000;
 
 class Page {
   #view = null;
   #main = document.getElementById("main");
+  #root = null;
   #links = new Map();
   #polled = 0;
   #readings = 0;
   #held = [];
 
   async start() {
-    this.api = new Api();
+    this.api = new Api((answered) => (answered ? this.contact.heard() : this.contact.lost()));
+    this.contact = new Contact({ probe: () => this.api.session(), onChange: () => this.#contactChanged() });
+    this.notice = new Notice(this.#main, () => this.refresh());
     this.session = await this.api.session();
     this.#buildFrame();
     this.stream = new Stream({
       onChange: (tasks, logs) => (this.#readings ? this.#held.push([tasks, logs]) : this.#view?.change?.(tasks, logs)),
       onReset: () => this.refresh(),
-      onState: (state) => {
-        this.state.dataset.state = state;
-        setText(this.state.lastElementChild, STATES[state]);
-      },
+      onState: (state) => this.#streamChanged(state),
     });
+    setInterval(() => document.hidden || this.api.session().catch(() => null), SYNC);
     const patience = new Promise((resolve) => setTimeout(resolve, FIRST_OPEN_PATIENCE, "late"));
     const late = (await Promise.race([this.stream.opened, patience])) === "late";
     addEventListener("popstate", () => this.#show());
@@ -71,7 +89,7 @@ class Page {
   async refresh() {
     this.#readings += 1;
     try {
-      await this.#guard(this.#view?.refresh());
+      await this.#read(this.#view, (view) => view.refresh());
     } finally {
       this.#readings -= 1;
       if (!this.#readings) for (const [tasks, logs] of this.#held.splice(0)) this.#view?.change?.(tasks, logs);
@@ -97,32 +115,55 @@ class Page {
   }
 
   #show() {
-    const name = this.params.get("view") in VIEWS ? this.params.get("view") : "overview";
-    const { title, view, under } = VIEWS[name];
+    const name = this.params.get("view") ?? "overview";
+    const { title, view, under } = Object.hasOwn(VIEWS, name) ? VIEWS[name] : { title: "No such view", view: UnknownView };
     this.#view?.close?.();
-    this.#main.replaceChildren();
+    this.#root = h("div", { class: "view" });
+    this.notice.begin(this.#root);
+    this.#main.replaceChildren(this.notice.element, this.#root);
     document.title = `${title} · ${this.session.title}`;
     for (const [key, link] of this.#links) {
       if (key === (under ?? name)) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    this.#view = new view(this, this.#main);
+    this.#view = new view(this, this.#root);
     scrollTo(0, 0);
     this.refresh();
   }
 
-  async #guard(work) {
+  /** Let a view read; what comes of it is said above the view. */
+  async #read(view, work) {
     try {
-      await work;
+      await work(view);
+      if (view === this.#view) this.notice.ready();
     } catch (error) {
-      if (error.status !== 401) toast(error.message, "error");
+      if (view === this.#view && error.status !== 401) this.notice.failed(error);
+      // An error of the page itself is none of the server.
+      if (error.status === undefined) throw error;
     }
+  }
+
+  #streamChanged(state) {
+    if (state === "live") this.contact.heard();
+    if (this.state.dataset.state === state) return;
+    this.state.dataset.state = state;
+    setText(this.state.lastElementChild, STATES[state]);
+    clearTimeout(this.streamTimer);
+    if (state !== "connecting") this.notice.live(true);
+    else this.streamTimer = setTimeout(() => this.api.session().then(() => this.notice.live(false), () => null), STREAM_PATIENCE);
+  }
+
+  #contactChanged() {
+    this.notice.contact(this.contact);
+    if (this.contact.since === null) this.refresh();
   }
 
   // Reload only what the stream does not contain, and only while the page is visible.
   #poll() {
     clearInterval(this.#polled);
-    if (!document.hidden) this.#polled = setInterval(() => this.#guard(this.#view?.poll?.()), this.session.poll_interval * 1000);
+    if (document.hidden) return;
+    const poll = (view) => (this.state.dataset.state === "live" ? view.poll?.() : view.refresh());
+    this.#polled = setInterval(() => this.contact.since === null && this.#view && this.#read(this.#view, poll), this.session.poll_interval * 1000);
   }
 
   #buildFrame() {
@@ -137,10 +178,24 @@ class Page {
     const foot = document.getElementById("foot");
     foot.append(this.state);
     const buttons = h("span", { class: "side-buttons" });
+    this.zone = h("button", { class: "zone", type: "button", on: { click: () => this.#switchZone() } });
+    this.#nameZone();
+    foot.append(this.zone);
     buttons.append(iconButton("theme", "Switch between light and dark", switchTheme));
     if (this.session.can_log_out) buttons.append(iconButton("logout", `Log out ${this.session.actor}`, () => this.#logOut()));
     foot.append(buttons);
     if (this.session.actor) foot.append(h("span", { class: "who", text: this.session.actor, title: `Role: ${this.session.role}` }));
+  }
+
+  #nameZone() {
+    setText(this.zone, `Times: ${zoneName()}`);
+    this.zone.title = isUtc() ? "Show times in the zone of this browser" : "Show times in UTC";
+  }
+
+  #switchZone() {
+    useUtc(!isUtc());
+    this.#nameZone();
+    this.#show();
   }
 
   async #logOut() {

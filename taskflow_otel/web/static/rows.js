@@ -1,7 +1,7 @@
 // Tasks as rows that follow the stream: one change updates one row.
 
 import { h, pill, setShown, setText } from "./dom.js";
-import { clock, duration, elapsed, firstLine, secondsBetween, shortId } from "./format.js";
+import { clock, duration, elapsed, firstLine, full, secondsBetween, shortId } from "./format.js";
 import { LIVE, REASONS } from "./vocabulary.js";
 
 /** A table of tasks, newest first. `accepts(task, known)` returns whether a task belongs here; `limit` bounds the rows. */
@@ -122,7 +122,7 @@ class Row {
     if (!compact) {
       cells.push(
         h("td", { class: "queue", text: task.queue ?? "" }),
-        h("td", { class: "num created", text: clock(task.created_at), title: task.created_at }),
+        h("td", { class: "num created", text: clock(task.created_at), title: full(task.created_at) }),
       );
     }
     cells.push(h("td", { class: "num took" }, this.duration));

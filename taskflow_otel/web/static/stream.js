@@ -13,7 +13,10 @@ export class Stream {
   #opened;
   #ended = false;
 
-  /** `onChange(tasks, logs)`: tasks as a map from id to delta. `onReset()`: changes were missed, so read again. */
+  /**
+   * `onChange(tasks, logs)`: tasks as a map from id to delta. `onReset()`: changes were missed, so read again.
+   * `onState(state)`: `live`, `connecting` or `paused`; `live` again at each message.
+   */
   constructor({ onChange, onReset, onState }) {
     this.onChange = onChange;
     this.onReset = onReset;
@@ -80,6 +83,7 @@ export class Stream {
 
   #read(event) {
     if (event.lastEventId) this.#lastId = event.lastEventId;
+    this.onState("live");
     this.#frame ||= requestAnimationFrame(() => this.#flush());
     return JSON.parse(event.data);
   }

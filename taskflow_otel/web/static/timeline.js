@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { clock, duration } from "./format.js";
+import { now } from "./now.js";
 import { LIVE, OUTCOMES } from "./vocabulary.js";
 
 const AFTER = {
@@ -12,7 +13,7 @@ const AFTER = {
 };
 
 /** The segments of the timeline: `{kind, attempt, from, to, outcome}` with times in milliseconds. */
-export function segments(task, now = Date.now()) {
+export function segments(task, at = now()) {
   const found = [];
   const entries = task.timeline;
   entries.forEach((entry, index) => {
@@ -25,7 +26,7 @@ export function segments(task, now = Date.now()) {
       // The wait for a retry belongs to the next attempt.
       attempt: following?.transition === "started" ? following.attempt : entry.attempt + (kind === "backoff" ? 1 : 0),
       from: Date.parse(entry.timestamp),
-      to: following ? Date.parse(following.timestamp) : Math.max(now, Date.parse(entry.timestamp)),
+      to: following ? Date.parse(following.timestamp) : Math.max(at, Date.parse(entry.timestamp)),
       outcome: kind === "running" && following ? (OUTCOMES[following.transition] ?? null) : null,
       open: !following,
     });

@@ -1,5 +1,5 @@
 import { empty, h, setShown } from "./dom.js";
-import { clock } from "./format.js";
+import { clock, full } from "./format.js";
 
 const COLUMNS = ["Time", "Who", "Action", "About", "Outcome", "Reason"];
 const PAGE = 100;
@@ -53,7 +53,7 @@ function row(entry) {
   return h(
     "tr",
     {},
-    h("td", { class: "mono", text: clock(entry.at), title: entry.at }),
+    h("td", { class: "mono", text: clock(entry.at), title: full(entry.at) }),
     who,
     h("td", { text: entry.action, title: entry.route }),
     h("td", {}, about(entry)),

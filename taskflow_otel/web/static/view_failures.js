@@ -1,5 +1,5 @@
 import { confirmed, empty, h, icon, setShown, setText } from "./dom.js";
-import { ago, count, plural, precise } from "./format.js";
+import { ago, count, full, plural } from "./format.js";
 
 const WINDOWS = ["1h", "6h", "24h", "7d"];
 const SETTLE = 1500;
@@ -9,7 +9,7 @@ const RETRY_AT_ONCE = 1000;
 export class FailuresView {
   constructor(page, root) {
     this.page = page;
-    this.since = WINDOWS.includes(page.params.get("since")) ? page.params.get("since") : "24h";
+    this.since = page.params.get("since") ?? "24h";
     this.note = h("span", { class: "muted" });
     this.groups = h("div", { class: "groups" });
     this.blank = empty("No failures", "Nothing has failed in this window.");
@@ -66,8 +66,8 @@ export class FailuresView {
           "p",
           { class: "muted" },
           group.func_names.map((name) => h("span", { class: "tag", text: name })),
-          h("span", { text: `last ${ago(group.last_at)}`, title: precise(group.last_at) }),
-          group.count > 1 ? h("span", { text: ` · first ${ago(group.first_at)}`, title: precise(group.first_at) }) : null,
+          h("span", { text: `last ${ago(group.last_at)}`, title: full(group.last_at) }),
+          group.count > 1 ? h("span", { text: ` · first ${ago(group.first_at)}`, title: full(group.first_at) }) : null,
         ),
       ),
       h("div", { class: "actions" }, h("a", { class: "button ghost", href: list, text: "Tasks" }), this.page.session.can_act ? retry : null),

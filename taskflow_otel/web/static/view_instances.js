@@ -1,5 +1,5 @@
 import { copyable, empty, h, setShown } from "./dom.js";
-import { ago, clock, secondsBetween } from "./format.js";
+import { ago, clock, full, secondsBetween } from "./format.js";
 import { INSTANCE_STATES } from "./vocabulary.js";
 
 /** The processes that share the backend. */
@@ -46,7 +46,7 @@ function row(instance) {
     h("td", {}, copyable(instance.instance_id), instance.answering ? h("span", { class: "tag", text: "answers you" }) : null),
     h("td", { class: "mono clip", text: instance.host.split("|")[0], title: instance.host }),
     h("td", { class: "mono", text: String(instance.pid) }),
-    h("td", { class: "mono", text: clock(instance.started_at), title: instance.started_at }),
-    h("td", { text: ago(instance.heartbeat_at), title: instance.heartbeat_at }),
+    h("td", { class: "mono", text: clock(instance.started_at), title: full(instance.started_at) }),
+    h("td", { text: ago(instance.heartbeat_at), title: full(instance.heartbeat_at) }),
   );
 }

@@ -9,7 +9,7 @@ const WINDOWS = ["15m", "1h", "6h", "24h"];
 export class OverviewView {
   constructor(page, root) {
     this.page = page;
-    this.window = WINDOWS.includes(page.params.get("window")) ? page.params.get("window") : WINDOWS[0];
+    this.window = page.params.get("window") ?? WINDOWS[0];
     this.tiles = {
       finished: new Tile("Throughput", "finished per minute"),
       failures: new Tile("Failure share", "of finished tasks"),
@@ -82,14 +82,14 @@ export class OverviewView {
     const { chart, top } = activity(points);
     this.chart.replaceChildren(chart);
     setText(this.top, count(top));
-    setText(this.from, clock(points[0].at));
+    setText(this.from, clock(figures.since));
   }
 
   #choose(name) {
     this.window = name;
     for (const button of this.switch.children) button.setAttribute("aria-pressed", String(button.textContent === name));
     this.page.remember({ view: "overview", window: name });
-    this.page.attempt(() => this.poll());
+    this.page.refresh();
   }
 }
 
@@ -117,7 +117,6 @@ function panelOf(title, href, accepts, nothing, hint) {
     setShown(blank, rows.size === 0);
     setShown(rows.table, rows.size > 0);
   };
-  settle();
   return {
     element,
     rows,

@@ -1,5 +1,5 @@
 import { empty, h, icon, setShown } from "./dom.js";
-import { ago, clock, count, until } from "./format.js";
+import { ago, clock, count, full, until } from "./format.js";
 
 const COLUMNS = ["Schedule", "Rule", "Next run", "Last run", "Missed", "Errors", ""];
 
@@ -38,9 +38,9 @@ export class SchedulesView {
 
   #row(schedule) {
     const { name, func_name, kind, paused } = schedule;
-    const next = paused ? h("span", { class: "pill", data: { status: "pending" }, text: "paused" }) : h("span", { text: until(schedule.next_run), title: schedule.next_run });
+    const next = paused ? h("span", { class: "pill", data: { status: "pending" }, text: "paused" }) : h("span", { text: until(schedule.next_run), title: full(schedule.next_run) });
     const last = schedule.last_task_id
-      ? h("a", { href: `?${new URLSearchParams({ view: "task", id: schedule.last_task_id })}`, text: ago(schedule.last_run), title: schedule.last_run })
+      ? h("a", { href: `?${new URLSearchParams({ view: "task", id: schedule.last_task_id })}`, text: ago(schedule.last_run), title: full(schedule.last_run) })
       : h("span", { class: "muted", text: schedule.last_run ? ago(schedule.last_run) : "–" });
     const zone = schedule.timezone === "UTC" ? null : h("span", { class: "muted", text: ` ${schedule.timezone}` });
     const errors = h("span", { text: count(schedule.errors), title: schedule.last_error });

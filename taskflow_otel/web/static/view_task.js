@@ -1,5 +1,6 @@
 import { confirmed, copyable, h, icon, pill, setShown, setText } from "./dom.js";
-import { clock, duration, elapsed, plural, precise, secondsBetween, shortId } from "./format.js";
+import { clock, duration, elapsed, full, plural, precise, secondsBetween, shortId, zoned } from "./format.js";
+import { now } from "./now.js";
 import { reasonText } from "./rows.js";
 import { legend, timeline } from "./timeline.js";
 import { LIVE } from "./vocabulary.js";
@@ -41,12 +42,7 @@ export class TaskView {
   }
 
   async refresh() {
-    try {
-      this.task = await this.page.api.get(encodeURIComponent(this.id));
-    } catch (error) {
-      if (error.status === 404) this.head.replaceChildren(h("h1", { text: "No such task" }), h("p", { class: "muted", text: error.message }));
-      throw error;
-    }
+    this.task = await this.page.api.get(encodeURIComponent(this.id));
     this.#draw();
   }
 
@@ -77,7 +73,7 @@ export class TaskView {
         h(
           "li",
           {},
-          h("span", { class: "mono muted", text: precise(entry.timestamp), title: entry.timestamp }),
+          h("span", { class: "mono muted", text: precise(entry.timestamp), title: full(entry.timestamp) }),
           h("span", { class: "event-name", text: entry.transition.replaceAll("_", " ") }),
           h("span", { class: "muted", text: [`attempt ${entry.attempt + 1}`, reasonText(entry.reason), `on ${entry.instance}`].filter(Boolean).join(" · ") }),
         ),
@@ -102,7 +98,7 @@ export class TaskView {
   #remark() {
     const { task } = this;
     if (task.cancel_requested && LIVE.has(task.status)) return "cancellation requested";
-    if (task.status === "pending" && task.run_at && Date.parse(task.run_at) > Date.now()) return `${reasonText(task.reason) || "not"} before ${clock(task.run_at)}`;
+    if (task.status === "pending" && task.run_at && Date.parse(task.run_at) > now()) return [reasonText(task.reason), `not before ${clock(task.run_at)}`].filter(Boolean).join(", ");
     return reasonText(task.reason);
   }
 
@@ -123,9 +119,9 @@ export class TaskView {
     const facts = [
       ["Task id", copyable(task.task_id)],
       ["Trace id", task.trace_id ? copyable(task.trace_id) : null],
-      ["Created", h("span", { text: precise(task.created_at), title: task.created_at })],
-      ["Started", task.start_time && h("span", { text: precise(task.start_time), title: task.start_time })],
-      ["Ended", task.end_time && h("span", { text: precise(task.end_time), title: task.end_time })],
+      ["Created", moment(task.created_at)],
+      ["Started", task.start_time && moment(task.start_time)],
+      ["Ended", task.end_time && moment(task.end_time)],
       ["Run time", (this.took = h("span", { text: this.#runTime() }))],
       ["Attempt", `${task.attempt + 1}${task.retries_used ? ` (${plural(task.retries_used, "retry").replace("retrys", "retries")} used)` : ""}`],
       ["Queue", `${task.queue} · priority ${task.priority}`],
@@ -167,7 +163,7 @@ export class TaskView {
       h(
         "div",
         { class: "log", data: { level: line.level } },
-        h("span", { class: "log-time", text: precise(line.timestamp), title: line.timestamp }),
+        h("span", { class: "log-time", text: precise(line.timestamp), title: full(line.timestamp) }),
         h("span", { class: "log-level", text: line.level }),
         h("span", { class: "log-text" }, line.message, extra.map(([key, value]) => h("span", { class: "tag", text: `${key}=${typeof value === "string" ? value : JSON.stringify(value)}` }))),
       ),
@@ -203,6 +199,10 @@ export class TaskView {
     if (!(await confirmed("Cancel this task?", `${this.task.func_name} ${shortId(this.id)} will not run to its end.`, "Cancel the task", { danger: true }))) return;
     if (await this.page.attempt(() => this.page.api.act("POST", `${encodeURIComponent(this.id)}/cancel`), "Cancellation requested")) await this.page.refresh();
   }
+}
+
+function moment(iso) {
+  return h("span", { text: zoned(iso), title: full(iso) });
 }
 
 function taskLink(id) {
