@@ -14,8 +14,8 @@ from playwright.async_api import expect
 
 from taskflow_otel import TaskAdmin, TaskManager
 from tests.waiting import eventually
+from tests.web.conftest import OpenPage
 from tests.web.house import House
-from tests.web.test_page import OpenPage, opened  # noqa: F401  # a fixture
 
 
 async def remind(what: str = "") -> None:
@@ -105,7 +105,7 @@ async def test_a_real_manager_answers_for_its_schedules() -> None:
 
 
 @pytest.mark.browser
-async def test_the_page_shows_schedules_and_lets_an_operator_act(opened: OpenPage, engine: House) -> None:  # noqa: F811
+async def test_the_page_shows_schedules_and_lets_an_operator_act(opened: OpenPage, engine: House) -> None:
     engine.schedule("nightly")
     engine.schedule("often", every=1)
     await engine.manager.update_queue_config("mail", max_size=0)
@@ -135,7 +135,7 @@ async def test_the_page_shows_schedules_and_lets_an_operator_act(opened: OpenPag
 
 
 @pytest.mark.browser
-async def test_a_phone_shows_schedules_without_scrolling_sideways(opened: OpenPage, engine: House) -> None:  # noqa: F811
+async def test_a_phone_shows_schedules_without_scrolling_sideways(opened: OpenPage, engine: House) -> None:
     engine.schedule("a_schedule_with_quite_a_long_name" * 4, cron="*/5 1-23 * * mon-fri")
     async with opened("?view=schedules", viewport=(360, 740)) as page:
         await expect(page.get_by_role("button", name="Run now")).to_be_visible()
