@@ -19,6 +19,16 @@ def _heatmap(spec: signals.MetricSpec) -> Query:
     return Query(increase(spec, TASK, suffix="_bucket", by="le"), "{{le}}", exemplar=True)
 
 
+def budget_left(*matchers: str, by: str = "") -> str:
+    """The share of the error budget that is left, over the range that the board shows."""
+    labels = f" by ({by})" if by else ""
+    bad, total = (
+        f"sum{labels} (increase({select(signals.SLO_EVENTS, *matchers, *result)}[$__range]))"
+        for result in (('result="bad"',), ())
+    )
+    return f"1 - ({bad} / {total}) / (1 - {gauge(signals.SLO_OBJECTIVE, *matchers, by=by)})"
+
+
 PAGE = Page(
     uid="taskflow-task",
     title="Taskflow / One task",
@@ -97,6 +107,42 @@ PAGE = Page(
                     "Time from creation to the end, retries and waits included.",
                     "s",
                     quantiles(signals.END_TO_END, TASK),
+                ),
+                Stat(
+                    "Objective",
+                    "The share of the tasks that must be good; empty for a type without an objective.",
+                    "percentunit",
+                    Query(gauge(signals.SLO_OBJECTIVE, TASK)),
+                    width=4,
+                ),
+                Stat(
+                    "Limit",
+                    "The time in which a task must succeed to be good.",
+                    "s",
+                    Query(gauge(signals.SLO_WITHIN, TASK)),
+                    width=4,
+                ),
+                Stat(
+                    "Window",
+                    "The time over which the objective is kept.",
+                    "s",
+                    Query(gauge(signals.SLO_WINDOW, TASK)),
+                    width=4,
+                ),
+                Stat(
+                    "Error budget left",
+                    "What is left of the share that may be bad, over the time range that is shown.",
+                    "percentunit",
+                    Query(budget_left(TASK)),
+                    width=4,
+                ),
+                Graph(
+                    "Good and bad",
+                    "Tasks judged by their objective, per second.",
+                    "ops",
+                    [Query(rate(signals.SLO_EVENTS, TASK, by="result"), "{{result}}")],
+                    stacked=True,
+                    width=8,
                 ),
                 Logs(
                     "Log",

@@ -40,6 +40,7 @@ from taskflow_otel.exporters.otel.setup import configure_telemetry
 from taskflow_otel.exporters.telemetry import Telemetry
 from taskflow_otel.manager import TaskManager
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
+from taskflow_otel.model.objective import SLO
 from taskflow_otel.model.options import QueueConfig
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
@@ -54,6 +55,7 @@ ScheduledOnce = ScheduledRun
 """The name that fastapi-taskflow has for it."""
 
 __all__ = [
+    "SLO",
     "AlreadyRetriedError",
     "ApiToken",
     "BackendError",

@@ -227,6 +227,7 @@ class TaskManager(TaskActions):
         across a crash. `requeue_on_interrupt`: run it again even if it was running at the crash. `name`: its identity
         (default: the function's name). `eager`: start at `add_task()`. `priority`: higher runs first (default 5).
         `queue`: a named queue. `executor`: `async`, `thread` or `process`, inferred from the function.
+        `slo`: the share of its tasks that must succeed, and in which time: see `SLO`.
 
         Methods, `functools.partial` and decorators around the function lead to it and have its options. The task runs
         the function itself: to make a decorator part of the task, write `task` above it.

@@ -14,6 +14,7 @@ from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.enqueue import EnqueueOptions
+from taskflow_otel.model.objective import due_of
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.vocabulary import Reason, Source
 
@@ -72,7 +73,7 @@ class Claims:
             self._intake.take_place(queue, task, enforce=True)
         # Only now: a task that a full queue refuses has a history entry of its own.
         record.task_id = task_id or record.task_id
-        self._lifecycle.begin(record)
+        self._lifecycle.begin(record, due_of(definition.config.slo, record))
         if blocked_by is not None:
             self._lifecycle.mark_rejected(record, Reason.OVERLAP, duplicate_of=blocked_by)
         with self._tasks.unpublished_while(record.task_id):

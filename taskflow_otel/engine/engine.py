@@ -42,6 +42,7 @@ from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTasks, TaskStore
 from taskflow_otel.engine.lookup import Lookup
+from taskflow_otel.engine.objectives import ObjectiveWatch
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.engine.retries import Retries
@@ -128,6 +129,9 @@ class Engine:
             durable=backend.durable,
             persist_all=settings.persist_all,
         )
+        self._objectives = ObjectiveWatch(
+            self._lifecycle, self._ledger, self._tasks, self._timers, self._clock, self._background
+        )
         intake = Intake(
             queues,
             self._tasks,
@@ -138,6 +142,7 @@ class Engine:
             self._clock,
             self._heartbeat,
             self._life,
+            self._objectives,
         )
         self.lookup = Lookup(backend, self._ledger, self._tasks, self._clock, self._life)
         """Reads tasks."""
@@ -423,6 +428,7 @@ class Engine:
         for task in self._tasks:
             # The ledger holds the task. If this engine starts again, it takes the task over like any instance.
             self.control.forget(task)
+        self._objectives.forget()
 
     async def _sign_off(self, limit: float) -> None:
         try:

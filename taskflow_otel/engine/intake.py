@@ -14,10 +14,12 @@ from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.membership import Membership, Ownership
+from taskflow_otel.engine.objectives import ObjectiveWatch
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queue, Queues
 from taskflow_otel.errors import BackendError, QueueFullError, StaleTokenError
 from taskflow_otel.model.ids import new_task_id
+from taskflow_otel.model.objective import due_of
 from taskflow_otel.model.plain import plain_text
 from taskflow_otel.model.status import Transition
 from taskflow_otel.model.vocabulary import Reason
@@ -64,6 +66,7 @@ class Intake:
         clock: Clock,
         membership: Membership,
         life: Life,
+        objectives: ObjectiveWatch,
     ) -> None:
         self._queues = queues
         self._tasks = tasks
@@ -74,6 +77,7 @@ class Intake:
         self._clock = clock
         self._membership = membership
         self._life = life
+        self._objectives = objectives
 
     def take(self, task: LiveTask) -> Taken:
         """Give a built task a place in its queue and a trace context. Callable from any thread.
@@ -88,7 +92,7 @@ class Intake:
             task.repeats = holder
             return Taken(holder, task)
         self.take_place(self._queues.get(record.queue), task, enforce=record.run_at is None)
-        self._lifecycle.created(record)
+        self._lifecycle.created(record, due_of(task.definition.config.slo, record))
         self._tasks.add(task)
         return Taken(record.task_id, task)
 
@@ -195,6 +199,8 @@ class Intake:
     def line_up(self, task: LiveTask, wait: float | None = None) -> None:
         """Make a task ready: after `wait` seconds or its own delay, at its `run_at`, or at once."""
         queue = self._queues.of(task)
+        if task.definition.config.slo is not None:
+            self._objectives.watch(task)
         if wait is not None:
             at_once = False
         elif task.ready_at:
@@ -242,7 +248,7 @@ class Intake:
             record.task_id = new_task_id()
         task.repeats = None
         self.take_place(self._queues.get(record.queue), task, enforce=False)
-        self._lifecycle.created(record)
+        self._lifecycle.created(record, due_of(task.definition.config.slo, record))
         self._tasks.add(task)
         return False
 
@@ -285,7 +291,7 @@ class Intake:
         try:
             queue.take_place(task, enforce=enforce)
         except QueueFullError:
-            self._lifecycle.created(task.record)
+            self._lifecycle.created(task.record, None)
             task.durable = False
             self._life.call_on_loop(self._lifecycle.rejected, task, Reason.QUEUE_FULL)
             raise

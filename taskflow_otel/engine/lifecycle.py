@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from msgspec.structs import replace
+
 from taskflow_otel.backends.base import Outcome, Update
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.failure import Failure
@@ -27,6 +29,7 @@ _ENQUEUED, _STARTED, _SUCCEEDED, _RETRY_SCHEDULED = (
     Transition.SUCCEEDED,
     Transition.RETRY_SCHEDULED,
 )
+_MISSED = Transition.OBJECTIVE_MISSED
 _PENDING, _RUNNING = TRANSITIONS[None, _ENQUEUED], TaskStatus.RUNNING
 _STALE = Outcome.STALE
 _KNOWN, _LEAVE = Step.KNOWN, Step.LEAVE
@@ -45,23 +48,24 @@ class Lifecycle:
         self._tasks = tasks
         self._clock = clock
 
-    def created(self, record: TaskRecord) -> None:
+    def created(self, record: TaskRecord, due_at: datetime | None) -> None:
         """Write the first line of a new record's timeline and let the exporters give it a trace context."""
-        self.begin(record)
+        self.begin(record, due_at)
         self._bus.created(record)
 
-    def begin(self, record: TaskRecord) -> None:
-        """Write the first line of a new record's timeline."""
+    def begin(self, record: TaskRecord, due_at: datetime | None) -> None:
+        """Write the first line of a new record's timeline. `due_at`: see `TimelineEntry`."""
         record.status = _PENDING
-        record.timeline += (TimelineEntry(_ENQUEUED, record.created_at, 0, record.instance, record.reason),)
+        record.timeline += (TimelineEntry(_ENQUEUED, record.created_at, 0, record.instance, record.reason, due_at),)
 
     def as_enqueued(self, refused: TaskRecord) -> TaskRecord:
         """A refused record in its state before the refusal."""
         record = refused.copy()
+        due_at = refused.timeline[0].due_at
         record.timeline = ()
         record.duplicate_of = record.end_time = record.error = None
         record.reason = first_reason(record.run_at, record.created_at)
-        self.begin(record)
+        self.begin(record, due_at)
         return record
 
     def announce(self, record: TaskRecord) -> None:
@@ -98,9 +102,12 @@ class Lifecycle:
 
     def mark_rejected(self, record: TaskRecord, reason: Reason, *, duplicate_of: str | None = None) -> None:
         """Mark a record as rejected, without publishing it yet."""
+        due_at = record.timeline[0].due_at if record.timeline else None
         record.timeline = ()
         record.duplicate_of = duplicate_of
         self._advance(record, Transition.REJECTED, self._clock.now(), reason=reason, before=None)
+        if due_at is not None:
+            record.timeline = _with_due(record.timeline, due_at)
 
     def publish_rejected(self, task: LiveTask) -> None:
         """Publish a rejected task."""
@@ -173,6 +180,20 @@ class Lifecycle:
         if not mine:
             raise StaleTokenError(record.task_id)
 
+    def miss_objective(self, task: LiveTask) -> TaskRecord:
+        """Write the line that the time limit of the objective has passed; return the record to commit and to `show`.
+
+        The line is in the record at once, so that each later write of the task includes it. No commit of the task may
+        be on its way.
+        """
+        record, now = task.record, self._clock.now()
+        record.timeline += (TimelineEntry(_MISSED, now, record.attempt, record.instance),)
+        return record.copy()
+
+    def show_missed(self, record: TaskRecord) -> None:
+        """Publish the line of `miss_objective`."""
+        self._bus.publish(lifecycle_event(record, _MISSED, record.status, record.timeline[-1].timestamp))
+
     def adopt(self, task: LiveTask, record: TaskRecord) -> None:
         """Publish a transition that the ledger applied after its caller had gone."""
         previous = task.record.status
@@ -200,6 +221,9 @@ class Lifecycle:
         """Forget a task that is now only in the ledger."""
         if task.phase is not Phase.GONE:
             task.advance(_LEAVE)
+        if task.objective_timer is not None:
+            task.objective_timer.cancel()
+            task.objective_timer = None
         self._tasks.drop(task)
         _wake_waiters(task)
 
@@ -242,11 +266,18 @@ class Lifecycle:
         task.advance(_LEAVE)
         # A finished task must not keep the user's objects alive.
         task.args = task.kwargs = task.sealed = task.context = task.task_context = task.call = None
+        if task.objective_timer is not None:
+            task.objective_timer.cancel()
+            task.objective_timer = None
         # Nor must it keep the frames and context variables of its attempt until its history is written.
         task.attempt = task.timer = None
         self._tasks.finish(task)
         if task.waiters is not None:
             _wake_waiters(task)
+
+
+def _with_due(timeline: tuple[TimelineEntry, ...], due_at: datetime) -> tuple[TimelineEntry, ...]:
+    return replace(timeline[0], due_at=due_at), *timeline[1:]
 
 
 def _wake_waiters(task: LiveTask) -> None:

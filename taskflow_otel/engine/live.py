@@ -71,6 +71,8 @@ class LiveTask(Struct, eq=False, weakref=True):
     ready_at: float = 0.0
     """Monotonic time at which it became ready to run, or will after a delay; 0 until that is known."""
     timer: Timer | None = None
+    objective_timer: Timer | None = None
+    """Waits for the time limit of its objective; `None` without one, and after its end."""
     arrival: asyncio.Task[None] | None = None
     """The asyncio task that commits it and lets it start, if it does not wait for its request."""
     attempt: asyncio.Task[None] | None = None

@@ -102,6 +102,12 @@ _EVENTS = (
     LogSpec("taskflow.task.interrupted", "ERROR", "the attempt ended with its process", Transition.INTERRUPTED),
     LogSpec("taskflow.task.recovered", "WARN", "the task was taken over and waits to run", Transition.RECOVERED),
     LogSpec("taskflow.task.rejected", "WARN", "the task was refused", Transition.REJECTED),
+    LogSpec(
+        "taskflow.task.objective_missed",
+        "WARN",
+        "the time limit of its objective passed before the task had ended",
+        Transition.OBJECTIVE_MISSED,
+    ),
 )
 TASK_LOG = LogSpec("taskflow.task.log", "as logged", "an entry written with `task_log`", None)
 AUDIT = LogSpec(
@@ -273,6 +279,31 @@ TASKS_RECOVERED = MetricSpec(
     ("reason",),
     on=_on(_T.RECOVERED, _T.INTERRUPTED, _T.FAILED),
 )
+SLO_EVENTS = MetricSpec(
+    "taskflow_slo_events_total",
+    _COUNTER,
+    "Tasks judged by the objective of their type, once each, by result: good, bad.",
+    ("task", "result"),
+    on=_FINISHES | {_T.OBJECTIVE_MISSED},
+)
+SLO_OBJECTIVE = MetricSpec(
+    "taskflow_slo_objective_ratio",
+    _GAUGE,
+    "The share of a type's tasks that must be good.",
+    ("task",),
+    merge="max",
+)
+SLO_WINDOW = MetricSpec(
+    "taskflow_slo_window_seconds", _GAUGE, "The time over which that share is kept.", ("task",), "seconds", merge="max"
+)
+SLO_WITHIN = MetricSpec(
+    "taskflow_slo_within_seconds",
+    _GAUGE,
+    "The time in which a task must succeed to be good; absent without a limit.",
+    ("task",),
+    "seconds",
+    merge="max",
+)
 FENCED_WRITES = MetricSpec(
     "taskflow_fenced_writes_total",
     _COUNTER,
@@ -397,6 +428,10 @@ METRICS = (
     LAST_SUCCESS,
     TASKS_REFUSED,
     TASKS_RECOVERED,
+    SLO_EVENTS,
+    SLO_OBJECTIVE,
+    SLO_WINDOW,
+    SLO_WITHIN,
     FENCED_WRITES,
     LABEL_OVERFLOW,
     BACKEND_OPERATION,

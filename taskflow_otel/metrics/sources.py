@@ -9,7 +9,8 @@ from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.exporters import signals
-from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
+from taskflow_otel.exporters.prometheus.exporter import OTHER, PrometheusExporter
+from taskflow_otel.model.objective import SLO
 from taskflow_otel.model.record import DEFAULT_QUEUE
 from taskflow_otel.model.vocabulary import QueueState, SlotState
 
@@ -22,7 +23,8 @@ def connect_metrics(
     """Connect each metric to the part that knows its value."""
 
     def pre_initialise(definition: TaskDefinition) -> None:
-        metrics.register_task(definition.name, definition.config.queue or DEFAULT_QUEUE)
+        objective = definition.config.slo is not None
+        metrics.register_task(definition.name, definition.config.queue or DEFAULT_QUEUE, objective=objective)
 
     registry.on_added(pre_initialise)
 
@@ -62,6 +64,25 @@ def connect_metrics(
     def up() -> Samples:
         yield (backend.name,), not (backend.failing or engine.vitals.backend_failing)
 
+    def objectives() -> Samples:
+        for task, slo in slos():
+            yield (task,), slo.success
+
+    def windows() -> Samples:
+        for task, slo in slos():
+            yield (task,), slo.window_seconds
+
+    def limits() -> Samples:
+        for task, slo in slos():
+            if slo.within_seconds is not None:
+                yield (task,), slo.within_seconds
+
+    def slos() -> Iterator[tuple[str, SLO]]:
+        for definition in registry.all():
+            # Beyond the cap of names, there is no gauge: those of several types would be one.
+            if (slo := definition.config.slo) is not None and metrics.task_label(definition.name) != OTHER:
+                yield definition.name, slo
+
     def last_fire() -> Samples:
         for status in engine.schedules.statuses():
             if status.last_run is not None:
@@ -80,6 +101,9 @@ def connect_metrics(
     metrics.add_source(signals.EXPORTER_ERRORS.name, errors)
     metrics.add_source(signals.TASKS_STUCK.name, stuck)
     metrics.add_source(signals.BACKEND_UP.name, up)
+    metrics.add_source(signals.SLO_OBJECTIVE.name, objectives)
+    metrics.add_source(signals.SLO_WINDOW.name, windows)
+    metrics.add_source(signals.SLO_WITHIN.name, limits)
     metrics.add_source(signals.SCHEDULE_LAST_FIRE.name, last_fire)
     metrics.add_source(signals.SCHEDULE_NEXT_FIRE.name, next_fire)
 

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
 
+from taskflow_otel.model.objective import result_of
 from taskflow_otel.model.record import DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
@@ -64,6 +65,8 @@ class LifecycleEvent(Struct, frozen=True, eq=False, gc=False):
     """Shared with the task. The tracing exporter, which is first on the bus, sets its references."""
     span: SpanRef = field(default_factory=SpanRef)
     """The span that this event belongs to: the attempt's, or `send` before the first attempt."""
+    objective: str | None = None
+    """One of `ObjectiveResult` if this transition decides how the task counts for the objective of its type."""
     exception: BaseException | None = None
     """The exception of the attempt, in the process that ran it. Only exporters get it, because its traceback keeps the
     frames of the task alive. It does not count for the equality of events."""
@@ -80,6 +83,11 @@ class LifecycleEvent(Struct, frozen=True, eq=False, gc=False):
         return _compared(self) == _compared(other)
 
     __hash__ = None  # type: ignore[assignment]  # its trace is filled in
+
+    @property
+    def ends_attempt(self) -> bool:
+        """Whether an attempt was running, and does not run any more."""
+        return self.previous is TaskStatus.RUNNING and self.status is not TaskStatus.RUNNING
 
     @property
     def trace_id(self) -> str | None:
@@ -125,6 +133,10 @@ def lifecycle_event(
 ) -> LifecycleEvent:
     """The event of a transition that has just been applied to a record."""
     trace = record.trace
+    timeline = record.timeline
+    objective = None
+    if timeline and timeline[0].due_at is not None:
+        objective = result_of(timeline, len(timeline) - 1)
     # By position, which costs a twentieth of keywords; a test checks the order.
     return LifecycleEvent(
         record.task_id,
@@ -153,6 +165,7 @@ def lifecycle_event(
         record.instance,
         trace,
         trace.attempt or trace.creation,
+        objective,
         exception,
     )
 

@@ -102,12 +102,12 @@ def read_duration(seconds: Any) -> float:
 
 
 def read_timeline_entry(
-    transition: Transition, at: datetime, attempt: Any, instance: Any, reason: Any
+    transition: Transition, at: datetime, attempt: Any, instance: Any, reason: Any, due_at: datetime | None = None
 ) -> TimelineEntry:
     """One entry of the timeline; raises `TypeError` if a part has a wrong type."""
     if type(attempt) is not int or type(instance) is not str or not (reason is None or type(reason) is str):
-        raise TypeError("an entry of a timeline is five values")
-    return TimelineEntry(transition, at, attempt, instance, reason)
+        raise TypeError("an entry of a timeline is five values, and a moment where the task is due")
+    return TimelineEntry(transition, at, attempt, instance, reason, due_at)
 
 
 def read_extra(stored: Any) -> dict[str, Any]:

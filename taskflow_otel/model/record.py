@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct, field, to_builtins
@@ -23,6 +23,8 @@ MAX_LOG_TEXT = 4_194_304
 """Characters kept of all log entries of a task together; entries beyond this also count as dropped."""
 MAX_TEXT = 32_768
 """Characters kept of an error, a stack trace or a log message; a note marks a cut."""
+NEVER_DUE = datetime(2200, 1, 1, tzinfo=UTC)
+"""When a task is due whose objective has no time limit: a moment that is stored like any other."""
 
 
 # msgspec structs: C code makes and copies them, in a fifth of the time of a dataclass. The garbage collector does not
@@ -35,6 +37,8 @@ class TimelineEntry(Struct, frozen=True, gc=False):
     attempt: int
     instance: str
     reason: str | None = None
+    due_at: datetime | None = None
+    """On the first line of a task with an objective: by when it must have succeeded."""
 
 
 class LogEntry(Struct, frozen=True):
@@ -127,6 +131,12 @@ class TaskRecord(Struct, gc=False):
         """Span id of the latest attempt, or of the `send` span before the first one."""
         ref = self.trace.attempt or self.trace.creation
         return ref.span_id or None
+
+    @property
+    def due_at(self) -> datetime | None:
+        """By when it must have succeeded to count as good; `None` without an objective that has a time limit."""
+        due = self.timeline[0].due_at if self.timeline else None
+        return None if due == NEVER_DUE else due
 
     @property
     def args(self) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from taskflow_otel.model.events import LifecycleEvent
+from taskflow_otel.model.objective import result_of
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition, next_status
 from taskflow_otel.model.trace import SpanRef
@@ -35,7 +36,8 @@ def replay(record: TaskRecord) -> Iterator[LifecycleEvent]:
             wait = None if before is None else _wait(record, before, entry)
         retries += entry.transition is Transition.RETRY_SCHEDULED
         last = index == len(record.timeline) - 1
-        ended = entry.timestamp if previous is TaskStatus.RUNNING or status.finished else None
+        ends_attempt = previous is TaskStatus.RUNNING and status is not TaskStatus.RUNNING
+        ended = entry.timestamp if ends_attempt or status.finished else None
         known_error = record.error_type if index == latest.get(True) else None
         yield LifecycleEvent(
             task_id=record.task_id,
@@ -49,7 +51,7 @@ def replay(record: TaskRecord) -> Iterator[LifecycleEvent]:
             created_at=record.created_at,
             start_time=started,
             end_time=record.end_time if last and ended is not None else ended,
-            duration=record.duration if last and previous is TaskStatus.RUNNING else None,
+            duration=record.duration if last and ends_attempt else None,
             queue_wait=wait,
             run_at=record.run_at,
             error=record.error if known_error is not None else None,
@@ -64,8 +66,11 @@ def replay(record: TaskRecord) -> Iterator[LifecycleEvent]:
             instance=entry.instance,
             trace=record.trace,
             span=_UNTRACED,
+            objective=result_of(record.timeline, index),
         )
-        before = entry
+        if entry.transition is not Transition.OBJECTIVE_MISSED:
+            # A time limit that passes is no end of a wait.
+            before = entry
 
 
 def _wait(record: TaskRecord, before: TimelineEntry, entry: TimelineEntry) -> float | None:

@@ -44,6 +44,7 @@ class Transition(StrEnum):
     INTERRUPTED = "interrupted"
     RECOVERED = "recovered"
     REJECTED = "rejected"
+    OBJECTIVE_MISSED = "objective_missed"
 
 
 _P, _R = TaskStatus.PENDING, TaskStatus.RUNNING
@@ -62,6 +63,9 @@ TRANSITIONS: dict[tuple[TaskStatus | None, Transition], TaskStatus] = {
     (_R, Transition.INTERRUPTED): TaskStatus.INTERRUPTED,
     (_R, Transition.RETRY_SCHEDULED): _P,
     (_R, Transition.RECOVERED): _P,
+    # The time limit of its objective has passed; for the task itself nothing changes.
+    (_P, Transition.OBJECTIVE_MISSED): _P,
+    (_R, Transition.OBJECTIVE_MISSED): _R,
 }
 """`(status before, transition) -> status after`; `None` is a task that does not exist yet."""
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, TypedDict, TypeVar, Unpack, get_type_hints
 
 from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.objective import SLO
 from taskflow_otel.model.options import (
     Exceptions,
     ExecutorName,
@@ -46,6 +47,7 @@ class TaskOptions(TypedDict, total=False):
     priority: int | None
     queue: str | None
     executor: ExecutorName | ExecutorKind | None
+    slo: SLO | None
 
 
 def _backoff(name: str, value: object) -> float:
@@ -80,6 +82,12 @@ def _executor(name: str, value: object) -> ExecutorKind:
     return kind
 
 
+def _slo(name: str, value: object) -> SLO:
+    if not isinstance(value, SLO):
+        raise ConfigurationError(f"{name} must be an SLO, such as SLO(success=0.999, within=30), not {repr_of(value)}")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class TaskOption:
     """The default of an option, and the check of a value: it returns what the configuration holds, or raises."""
@@ -112,6 +120,7 @@ TASK_OPTIONS: dict[str, TaskOption] = {
     "queue": TaskOption(None, lambda _, value: value, optional=True),
     # Without one it is inferred from the function.
     "executor": TaskOption(None, _executor),
+    "slo": TaskOption(None, _slo, optional=True),
 }
 
 
@@ -134,6 +143,7 @@ class TaskConfig:
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     no_retry_on: tuple[type[BaseException], ...] = ()
     timeout: float | None = None
+    slo: SLO | None = None
     retry: RetryPolicy = field(init=False, repr=False, compare=False)
     """The options about retries, together."""
 

@@ -150,6 +150,13 @@ class RecoveryOutcome(Word):
     POISON = "poison", "It was running in several processes that died, and is not started again."
 
 
+class ObjectiveResult(Word):
+    """How a task counts for the objective of its type."""
+
+    GOOD = "good", "It succeeded, in time if the objective has a time limit."
+    BAD = "bad", "It failed, was lost with its process, or did not end in time."
+
+
 class OperationOutcome(Word):
     """How one operation of a backend ended."""
 

@@ -22,7 +22,7 @@ from taskflow_otel.model.replay import replay
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.reconcile.otlp_file import Exported, ExportedLog, ExportedSpan
-from taskflow_otel.reconcile.totals import Totals, added_up, ledger_totals, page_totals
+from taskflow_otel.reconcile.totals import SAMPLES, Totals, added_up, ledger_totals, page_totals
 
 _PAGE = 500
 _SAMPLED = 0x01
@@ -30,6 +30,7 @@ _UNLIMITED = 10**9
 
 _FAILED = frozenset({Transition.FAILED, Transition.RETRY_SCHEDULED, Transition.INTERRUPTED, Transition.RECOVERED})
 _STALE = "StaleTokenError"
+_NAMES = frozenset({"task", "queue"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,8 @@ def _check_metrics(name: str, expected: Totals, found: Totals, before: Totals) -
 def _without_names(totals: Totals) -> Totals:
     sums: Totals = {}
     for (sample, labels), value in totals.items():
-        key = sample, labels[2:]
+        names = zip(SAMPLES[sample].labels, labels, strict=True)
+        key = sample, tuple([value for name, value in names if name not in _NAMES])
         sums[key] = sums.get(key, 0.0) + value
     return sums
 
@@ -172,7 +174,7 @@ def _check_spans(
     found = [
         s for s in spans if s.operation == signals.PROCESS.operation and s.attributes.get(keys.ERROR_TYPE) != _STALE
     ]
-    ends = [(event.attempt, event) for event in events if event.previous is TaskStatus.RUNNING]
+    ends = [(event.attempt, event) for event in events if event.ends_attempt]
     yield from _compared(
         "spans",
         f"ended attempts of {_title(record)}",

@@ -18,7 +18,13 @@ Labels = tuple[str, ...]
 Totals = dict[tuple[str, Labels], float]
 """Sample name and label values → value."""
 
-_COUNTERS = (signals.TASKS_ENQUEUED, signals.TASK_ATTEMPTS, signals.TASKS_FINISHED, signals.TASK_RETRIES)
+_COUNTERS = (
+    signals.TASKS_ENQUEUED,
+    signals.TASK_ATTEMPTS,
+    signals.TASKS_FINISHED,
+    signals.TASK_RETRIES,
+    signals.SLO_EVENTS,
+)
 _HISTOGRAMS = (signals.RUN_DURATION, signals.END_TO_END)
 SAMPLES = {spec.name: spec for spec in _COUNTERS} | {f"{spec.name}_count": spec for spec in _HISTOGRAMS}
 """The samples that can be computed from the ledger."""

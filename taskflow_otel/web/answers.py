@@ -37,6 +37,7 @@ def task_fields(record: TaskRecord, *, with_args: bool) -> dict[str, Any]:
         "start_time": record.start_time,
         "end_time": record.end_time,
         "duration": record.duration,
+        "due_at": record.due_at,
         "attempt": record.attempt,
         "retries_used": record.retries_used,
         "error": record.error,

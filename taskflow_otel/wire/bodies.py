@@ -100,6 +100,10 @@ class TaskOut(BaseModel):
     start_time: datetime | None
     end_time: datetime | None
     duration: float | None
+    due_at: datetime | None = Field(
+        default=None,
+        description="By when it must have succeeded, by the objective of its type; null without a time limit.",
+    )
     attempt: int = Field(description="Zero-based number of the current or latest attempt.")
     retries_used: int
     error: str | None

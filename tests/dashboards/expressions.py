@@ -60,7 +60,7 @@ class Expression:
 
     def filled(self, window: str) -> str:
         """What Grafana sends, all variables at `All`."""
-        text = self.text.replace("$__rate_interval", window)
+        text = self.text.replace("$__rate_interval", window).replace("$__range", window)
         return re.sub(r'"\$(job|instance|task|queue)"', '".+"', text)
 
     def parse(self) -> promql_parser.Expr:

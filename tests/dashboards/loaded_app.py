@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from fastapi import FastAPI
 
-from taskflow_otel import LifecycleEvent, QueueConfig, TaskAdmin, TaskManager, TaskObserver, configure_telemetry
+from taskflow_otel import SLO, LifecycleEvent, QueueConfig, TaskAdmin, TaskManager, TaskObserver, configure_telemetry
 from taskflow_otel.backends import SqliteBackend
 from taskflow_otel.backends.base import Applied, Change
 
@@ -65,12 +65,12 @@ TaskAdmin(app, task_manager)
 configure_telemetry(app, service_name="shop")
 
 
-@task_manager.task(queue="mail", persist=True)
+@task_manager.task(queue="mail", persist=True, slo=SLO(success=0.99, within=30))
 async def succeed() -> None:
     await asyncio.sleep(0.01)
 
 
-@task_manager.task(retries=1, delay=0.2)
+@task_manager.task(retries=1, delay=0.2, slo=SLO(success=0.9))
 async def fail() -> None:
     raise ConnectionError("nobody answers")
 

@@ -111,7 +111,7 @@ def test_the_log_panel_names_attributes_that_the_logs_have() -> None:
 
 @each_query
 def test_a_query_is_limited_to_the_chosen_jobs_and_instances(query: Expression) -> None:
-    found = selectors(promql_parser.parse(query.text.replace("$__rate_interval", "1m")))
+    found = selectors(promql_parser.parse(re.sub(r"\[\$__\w+\]", "[1m]", query.text)))
     assert found
     for selector in found:
         by_regex = promql_parser.MatchOp.Re
@@ -120,8 +120,8 @@ def test_a_query_is_limited_to_the_chosen_jobs_and_instances(query: Expression) 
 
 
 @each_query
-def test_a_query_takes_rates_over_the_interval_that_grafana_chooses(query: Expression) -> None:
-    assert set(re.findall(r"\[(.*?)\]", query.text)) <= {"$__rate_interval"}
+def test_a_query_takes_rates_over_the_interval_that_grafana_chooses_or_all_that_is_shown(query: Expression) -> None:
+    assert set(re.findall(r"\[(.*?)\]", query.text)) <= {"$__rate_interval", "$__range"}
 
 
 @each_query

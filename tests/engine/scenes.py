@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from taskflow_otel import QueueConfig, QueueFullError, TaskManager, TaskRecord, Telemetry
+from taskflow_otel import SLO, QueueConfig, QueueFullError, TaskManager, TaskRecord, Telemetry
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.engine.executors.process import ProcessExecutor
 from taskflow_otel.model.options import ExecutorName
@@ -50,7 +50,13 @@ class Scene:
     """One task of a running manager, and what a test can do to it."""
 
     def __init__(
-        self, executor: ExecutorName, pool: LastingPool, directory: Path, *, requeue_on_interrupt: bool = False
+        self,
+        executor: ExecutorName,
+        pool: LastingPool,
+        directory: Path,
+        *,
+        requeue_on_interrupt: bool = False,
+        within: float = 3600.0,
     ) -> None:
         self.executor = executor
         self.clock = FakeClock()
@@ -59,6 +65,7 @@ class Scene:
         self.task_id = ""
         self._pool = pool
         self._requeue_on_interrupt = requeue_on_interrupt
+        self._slo = SLO(success=0.99, within=within)
         self._managers: list[TaskManager] = []
         self._add_manager()
 
@@ -141,6 +148,7 @@ class Scene:
             retries=1,
             delay=RETRY_DELAY,
             timeout=TIMEOUT,
+            slo=self._slo,
         )
 
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from taskflow_otel import QueueConfig, QueueFullError, TaskManager, TaskRecord, TaskStateError
+from taskflow_otel import SLO, QueueConfig, QueueFullError, TaskManager, TaskRecord, TaskStateError
 from taskflow_otel.backends import Backend, MemoryBackend, SqliteBackend
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus.values import Histogram
@@ -33,6 +33,8 @@ QUEUES = {
 }
 GLOBAL_CAP = 5
 RETRY_DELAY = 5.0
+WITHIN = 15.0
+"""The seconds in which a task must succeed by the objective of its type."""
 
 
 class JobError(Exception):
@@ -51,6 +53,8 @@ class Books:
     inside: dict[str, asyncio.Future[str]] = field(default_factory=dict)
     """Functions that run now: each waits for the word that ends it."""
     rejected: int = 0
+    judged: Counter[str] = field(default_factory=Counter)
+    """How often earlier managers counted each result of an objective."""
     violations: list[str] = field(default_factory=list)
 
 
@@ -85,7 +89,7 @@ class TaskMachine(RuleBasedStateMachine):
             max_concurrent_tasks=GLOBAL_CAP,
             shutdown_timeout=0,
         )
-        retries = {"retries": 1, "delay": RETRY_DELAY}
+        retries: dict[str, Any] = {"retries": 1, "delay": RETRY_DELAY, "slo": SLO(success=0.9, within=WITHIN)}
         self.functions = {
             "kept": self.declare("kept", persist=True, requeue_on_interrupt=True, **retries),
             "once": self.declare("once", persist=True, **retries),
@@ -233,6 +237,7 @@ class TaskMachine(RuleBasedStateMachine):
             live = self.manager.store.list()
             await self.manager.shutdown()
             assert not self.books.inside, "a task runs after the shutdown"
+            self.books.judged += self.judged()
             await self.start_manager()
             kept = {
                 record.task_id
@@ -263,6 +268,8 @@ class TaskMachine(RuleBasedStateMachine):
         if sum(queue.running for queue in stats.values()) != len(self.books.inside):
             return False
         if sum(queue.running + queue.ready + queue.delayed for queue in stats.values()) != len(self.live_ids()):
+            return False
+        if self.manager.engine.vitals.unpublished():
             return False
         if len(self.books.inside) >= GLOBAL_CAP:
             return True
@@ -331,6 +338,34 @@ class TaskMachine(RuleBasedStateMachine):
         assert {status: count for status, count in counts.by_status.items() if count} == dict(statuses)
         assert self.live_ids() == {task_id for task_id, record in stored.items() if not record.status.finished}
         self.check_metrics()
+        self.check_objectives(stored)
+
+    def judged(self) -> Counter[str]:
+        """How often this manager has counted each result."""
+        counts: Counter[str] = Counter()
+        for (_, result), value in self.manager.metrics.snapshot()[signals.SLO_EVENTS.name].items():
+            assert not isinstance(value, Histogram)
+            counts[result] += int(value)
+        return counts
+
+    def check_objectives(self, stored: dict[str, TaskRecord]) -> None:
+        """Each task is judged once, and at once: by its end, or by its time limit if that comes first."""
+        expected: Counter[str] = Counter()
+        for record in stored.values():
+            if record.status is TaskStatus.REJECTED:
+                continue
+            late = Transition.OBJECTIVE_MISSED in {entry.transition for entry in record.timeline}
+            due = record.due_at
+            assert due is not None
+            assert late or record.status.finished or self.clock.now() < due, f"{record.task_id} was due at {due}"
+            if late or record.status in {TaskStatus.FAILED, TaskStatus.INTERRUPTED}:
+                expected["bad"] += 1
+            elif record.status is TaskStatus.SUCCESS:
+                assert record.end_time is not None
+                expected["good" if record.end_time <= due else "bad"] += 1
+            elif record.status is TaskStatus.CANCELLED and record.reason != "cancelled":
+                expected["bad"] += 1
+        assert self.books.judged + self.judged() == expected
 
     def check_metrics(self) -> None:
         snapshot = self.manager.metrics.snapshot()

@@ -105,6 +105,8 @@ class Case:
     requeue_on_interrupt: bool = False
     taken_over: bool = False
     """Whether the instance has the task from another that died."""
+    within: float = 3600.0
+    """The seconds in which the task must succeed by its objective."""
 
 
 async def nothing(_: Scene) -> None:
@@ -131,6 +133,17 @@ async def dead_thrice(scene: Scene) -> None:
     await scene.die()
 
 
+async def left_and_not_kept(scene: Scene) -> None:
+    await ready(scene)
+    # As a task of a type that is not persisted, which is in the ledger for its key.
+    scene.backend._tasks[scene.task_id].persisted = False
+    await scene.die()
+
+
+async def be_late(scene: Scene) -> None:
+    await scene.clock.advance(LIMIT)
+
+
 async def start_up(scene: Scene) -> None:
     await scene.manager.startup()
 
@@ -139,11 +152,16 @@ async def say(scene: Scene) -> None:
     scene.gate.open("say")
 
 
+LIMIT = 5.0
+
 CASES = [
     Case(None, T.ENQUEUED, "delayed", nothing, delayed),
     Case(None, T.REJECTED, "queue_full", nothing, rejected),
     Case(P, T.STARTED, None, ready, start),
     Case(P, T.CANCELLED, "cancelled", ready, cancel),
+    Case(P, T.CANCELLED, "process_died", left_and_not_kept, start_up, taken_over=True),
+    Case(P, T.OBJECTIVE_MISSED, None, ready, be_late, within=LIMIT),
+    Case(R, T.OBJECTIVE_MISSED, None, running, be_late, within=LIMIT),
     Case(P, T.RECOVERED, "takeover", left_waiting, start_up, taken_over=True),
     Case(R, T.SUCCEEDED, None, running, succeed),
     Case(R, T.FAILED, None, running_again, fail),
@@ -164,6 +182,9 @@ _AMBIENT = (
     signals.QUEUE_OLDEST_READY_AGE,
     signals.EXECUTOR_SLOTS,
     signals.BUILD_INFO,
+    signals.SLO_OBJECTIVE,
+    signals.SLO_WINDOW,
+    signals.SLO_WITHIN,
 )
 AMBIENT = {name for spec in _AMBIENT for name in (spec.name, signals.otel_name(spec))}
 OF_ATTEMPTS = {signals.TASK_ATTEMPTS, signals.RUN_DURATION, signals.END_TO_END, messaging.PROCESS_DURATION}
@@ -184,6 +205,8 @@ def moves(spec: MetricSpec, case: Case) -> bool:
         return case.previous is R
     if spec is signals.TASKS_RUNNING:
         return case.transition is T.STARTED or (case.previous is R and not case.taken_over)
+    if spec is signals.SLO_EVENTS:
+        return case.reason != "cancelled"
     return spec is not signals.TASKS_RECOVERED or case.taken_over
 
 
@@ -200,7 +223,7 @@ def span_attributes(spec: SpanSpec, case: Case) -> set[str]:
 def log_attributes(case: Case) -> set[str]:
     """The attributes of the transition's log record that say something here."""
     silent = set() if case.reason else {keys.REASON}
-    if case.previous is not R:
+    if case.previous is not R or case.transition is T.OBJECTIVE_MISSED:
         silent.add(keys.DURATION)
     exception = signals.EXCEPTION_LOG_ATTRIBUTES if signals.LOGS[case.transition].exception else ()
     lost = DIES_WITH_ITS_PROCESS if case.taken_over else set()
@@ -232,11 +255,13 @@ async def pool() -> AsyncIterator[LastingPool]:
 async def test_a_transition_emits_exactly_what_the_table_promises(
     executor: ExecutorName, case: Case, pool: LastingPool, tmp_path: Path
 ) -> None:
-    async with Watched(executor, pool, tmp_path, requeue_on_interrupt=case.requeue_on_interrupt) as scene:
+    async with Watched(
+        executor, pool, tmp_path, requeue_on_interrupt=case.requeue_on_interrupt, within=case.within
+    ) as scene:
         await case.arrange(scene)
         moved = await scene.watch(case.act)
         record = await scene.stored()
-        last = (record.status, record.timeline[-1].transition, record.reason)
+        last = (record.status, record.timeline[-1].transition, record.timeline[-1].reason)
         assert last == (TRANSITIONS[case.previous, case.transition], case.transition, case.reason)
 
         spans = {span.name: span for span in scene.spans.get_finished_spans()}

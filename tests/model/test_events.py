@@ -12,7 +12,7 @@ from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
 
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
-OWN = {"transition", "previous", "timestamp", "queue_wait", "span", "exception"}
+OWN = {"transition", "previous", "timestamp", "queue_wait", "span", "exception", "objective"}
 
 
 def a_record() -> TaskRecord:

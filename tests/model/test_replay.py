@@ -16,7 +16,7 @@ from taskflow_otel.testing.backends.samples import BASE, make_task
 def told(*story: tuple[Transition, float, int] | tuple[Transition, float, int, str]) -> TaskRecord:
     """A record with this timeline: transition, seconds, attempt, and perhaps a reason."""
     timeline = [
-        TimelineEntry(transition, BASE + timedelta(seconds=seconds), attempt, "one", *reason)
+        TimelineEntry(transition, BASE + timedelta(seconds=seconds), attempt, "one", next(iter(reason), None))
         for transition, seconds, attempt, *reason in story
     ]
     return make_task(created_at=BASE, timeline=tuple(timeline))

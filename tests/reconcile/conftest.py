@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
-from taskflow_otel import TaskManager, Telemetry, task_log
+from taskflow_otel import SLO, TaskManager, Telemetry, task_log
 from taskflow_otel.backends import SqliteBackend
 from taskflow_otel.exporters.signals import SCOPE
 from taskflow_otel.model.query import TaskQuery
@@ -42,11 +42,11 @@ class Watched:
     async def run(self) -> None:
         """Have tasks succeed, and fail after a retry."""
 
-        @self.manager.task(persist=True)
+        @self.manager.task(persist=True, slo=SLO(success=0.9, within=3600))
         async def good() -> None:
             task_log("done")
 
-        @self.manager.task(persist=True, retries=1)
+        @self.manager.task(persist=True, retries=1, slo=SLO(success=0.9))
         async def bad() -> None:
             raise ValueError("never")
 

@@ -54,6 +54,8 @@ async def test_where_all_agree_there_is_no_difference(watched: Watched) -> None:
         ('taskflow_tasks_finished_total{outcome="success",queue="default",task="good"}', 2, "(good, default, success)"),
         ('taskflow_tasks_enqueued_total{queue="default",source="manual",task="good"}', 4, "(good, default, manual)"),
         ('taskflow_task_retries_total{queue="default",task="bad"}', 0, "(bad, default)"),
+        ('taskflow_slo_events_total{result="bad",task="bad"}', 0, "(bad, bad)"),
+        ('taskflow_slo_events_total{result="good",task="good"}', 2, "(good, good)"),
         ('taskflow_task_run_duration_seconds_count{queue="default",task="bad"}', 1, "(bad, default)"),
     ],
 )

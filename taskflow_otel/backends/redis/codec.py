@@ -82,14 +82,20 @@ def _trace_in(stored: list[Any]) -> TaskTrace:
 
 
 def _timeline_out(timeline: tuple[TimelineEntry, ...]) -> list[list[Any]]:
-    return [[e.transition.value, to_micros(e.timestamp), e.attempt, e.instance, e.reason] for e in timeline]
+    return [
+        [e.transition.value, to_micros(e.timestamp), e.attempt, e.instance, e.reason]
+        + ([] if e.due_at is None else [to_micros(e.due_at)])
+        for e in timeline
+    ]
 
 
 def _timeline_in(stored: list[list[Any]]) -> tuple[TimelineEntry, ...]:
     return tuple(
         [
-            read_timeline_entry(Transition(transition), from_micros(at), attempt, instance, reason)
-            for transition, at, attempt, instance, reason in stored
+            read_timeline_entry(
+                Transition(transition), from_micros(at), attempt, instance, reason, *map(from_micros, due)
+            )
+            for transition, at, attempt, instance, reason, *due in stored
         ]
     )
 

@@ -125,14 +125,15 @@ def timeline_out(timeline: Sequence[TimelineEntry]) -> str:
 def _timeline_entry_out(entry: TimelineEntry) -> str:
     reason = "null" if entry.reason is None else _text(entry.reason)
     at = micros(entry.timestamp)
-    return f"[{_TRANSITIONS_OUT[entry.transition]},{at},{entry.attempt},{_text(entry.instance)},{reason}]"
+    due = "" if entry.due_at is None else f",{micros(entry.due_at)}"
+    return f"[{_TRANSITIONS_OUT[entry.transition]},{at},{entry.attempt},{_text(entry.instance)},{reason}{due}]"
 
 
 def _timeline_in(text: str) -> tuple[TimelineEntry, ...]:
     return tuple(
         [
-            read_timeline_entry(_TRANSITIONS[transition], moment(at), attempt, instance, reason)
-            for transition, at, attempt, instance, reason in _decode(text)
+            read_timeline_entry(_TRANSITIONS[transition], moment(at), attempt, instance, reason, *map(moment, due))
+            for transition, at, attempt, instance, reason, *due in _decode(text)
         ]
     )
 

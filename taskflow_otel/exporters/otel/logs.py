@@ -17,7 +17,7 @@ from taskflow_otel.exporters.otel.providers import ProviderSlot
 from taskflow_otel.model.audit import AuditEntry
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
 from taskflow_otel.model.plain import text_of
-from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.status import Transition
 from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.model.vocabulary import AuditOutcome, LogLevel
 from taskflow_otel.version import __version__
@@ -129,7 +129,7 @@ class LogsExporter(Exporter):
         }
         if event.reason is not None:
             attributes[keys.REASON] = event.reason
-        if event.duration is not None and event.previous is TaskStatus.RUNNING:
+        if event.duration is not None and event.ends_attempt:
             attributes[keys.DURATION] = event.duration
         if kind.exception:
             # In other transitions, the event's error belongs to an earlier attempt.

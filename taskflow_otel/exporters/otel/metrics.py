@@ -21,7 +21,7 @@ from taskflow_otel.exporters.prometheus.values import Histogram as HistogramStat
 from taskflow_otel.exporters.prometheus.values import LabelValues, Snapshot
 from taskflow_otel.exporters.signals import MetricSpec, MetricType
 from taskflow_otel.model.events import LifecycleEvent
-from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.status import Transition
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock, TimerHandle
 from taskflow_otel.version import __version__
 
@@ -126,7 +126,7 @@ class OtelMetricsExporter(Exporter):
         if event.transition is Transition.STARTED:
             if event.queue_wait is not None:
                 self._record(signals.QUEUE_WAIT_TIME, event.queue_wait, event)
-        elif event.previous is TaskStatus.RUNNING:
+        elif event.ends_attempt:
             ended = event.end_time or event.timestamp
             duration = event.duration
             if duration is None and event.start_time is not None:

@@ -128,7 +128,7 @@ class TracingExporter(Exporter):
         if entry is not None and entry.send is not None:
             _end_send(entry.send, event)
             entry.send = None
-        if event.previous is TaskStatus.RUNNING:
+        if event.ends_attempt:
             span = entry.attempt if entry is not None else None
             if span is not None and entry is not None:
                 entry.attempt = None

@@ -10,6 +10,7 @@ _COUNTED = {
     signals.TASK_RETRIES.name: "retry",
     signals.TASK_EXCEPTIONS.name: "exception",
     signals.TASKS_RUNNING.name: "attempt",
+    signals.SLO_OBJECTIVE.name: "share",
     signals.FENCED_WRITES.name: "write",
     signals.LABEL_OVERFLOW.name: "observation",
     signals.BACKEND_UP.name: "backend",

@@ -17,6 +17,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus import exposition
 from taskflow_otel.exporters.prometheus.exposition import MetricsFormat
+from taskflow_otel.exporters.prometheus.objectives import ObjectiveCounts
 from taskflow_otel.exporters.prometheus.values import Elsewhere, Histogram, LabelValues, Snapshot, Value, merge
 from taskflow_otel.exporters.signals import METRICS_BY_NAME, MetricSpec, MetricType
 from taskflow_otel.model.events import LifecycleEvent
@@ -55,7 +56,7 @@ _ENDED, _POISON = RecoveryOutcome.INTERRUPTED.value, RecoveryOutcome.POISON.valu
 _CACHE_SECONDS = 1.0
 _ATTEMPT_OUTCOME = {transition: outcome.value for transition, outcome in OUTCOMES.items()}
 _ENQUEUED, _STARTED, _SUCCEEDED = Transition.ENQUEUED, Transition.STARTED, Transition.SUCCEEDED
-_REJECTED = Transition.REJECTED
+_REJECTED, _OBJECTIVE_MISSED = Transition.REJECTED, Transition.OBJECTIVE_MISSED
 _PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 
 
@@ -127,6 +128,7 @@ class PrometheusExporter(Exporter):
         self._exceptions: dict[LabelValues, int] = {}
         self._recovered = dict.fromkeys(RECOVERY_OUTCOMES, 0)
         self._refused = dict.fromkeys(REFUSAL_REASONS, 0)
+        self._objectives = ObjectiveCounts()
         self._fenced = 0
         self._overflow = {"task": 0, "queue": 0, "error_type": 0}
         self._counts: dict[str, dict[LabelValues, float]] = {}
@@ -159,6 +161,7 @@ class PrometheusExporter(Exporter):
         self._exceptions.clear()
         self._recovered = dict.fromkeys(RECOVERY_OUTCOMES, 0)
         self._refused = dict.fromkeys(REFUSAL_REASONS, 0)
+        self._objectives.forget()
         self._fenced = 0
         self._overflow = dict.fromkeys(self._overflow, 0)
         self._counts = {name: dict.fromkeys(children, 0.0) for name, children in self._counts.items()}
@@ -167,11 +170,13 @@ class PrometheusExporter(Exporter):
         self._rendered.clear()
         self._view = _View()
 
-    def register_task(self, name: str, queue: str) -> None:
+    def register_task(self, name: str, queue: str, *, objective: bool = False) -> None:
         """Create the children of a task type, so that they are shown as zero before anything happens."""
         key = (name, queue)
         if key not in self._cells:
             self._admit(key, count=False)
+        if objective:
+            self._objectives.declare(self.task_label(name))
 
     def task_label(self, name: str) -> str:
         """The label value of a task name: itself, or `_other` beyond the cap."""
@@ -193,6 +198,8 @@ class PrometheusExporter(Exporter):
         if cell is None:
             cell = self._admit(key)
         transition = event.transition
+        if event.objective is not None:
+            self._objectives.count(self.task_label(event.func_name), event.objective)
         # A chain, the most frequent first: this runs for every event, and a `match` compares by `==`.
         if transition is _STARTED:
             self._running[event.task_id] = cell
@@ -205,6 +212,8 @@ class PrometheusExporter(Exporter):
             cell.finished[_REFUSED] += 1
             reason = str(event.reason)
             self._refused[reason] = self._refused.get(reason, 0) + 1
+        elif transition is _OBJECTIVE_MISSED:
+            pass
         elif event.previous is _RUNNING:
             self._count_attempt(cell, event)
         else:
@@ -362,6 +371,7 @@ class PrometheusExporter(Exporter):
             signals.FENCED_WRITES.name: {(): float(self._fenced)},
             signals.LABEL_OVERFLOW.name: {(label,): n for label, n in self._overflow.items()},
         }
+        self._objectives.read(found)
         self._read_cells(found)
         for name, counts in self._counts.items():
             found[name] = dict[LabelValues, Value](counts)

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+from msgspec.structs import replace
+
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.query import Instance, TaskQuery
 from taskflow_otel.model.record import Progress, TaskRecord, TimelineEntry
@@ -73,7 +75,8 @@ def full_task() -> TaskRecord:
         token=2**40,
         trace=TaskTrace(span, SpanRef("1" * 32, "2" * 16), SpanRef("3" * 32, "4" * 16, 1, "b=2"), "k=v"),
     )
-    task.timeline += (TimelineEntry(Transition.STARTED, BASE + timedelta(minutes=6), 3, "one", TEXT),)
+    first = replace(task.timeline[0], due_at=BASE + timedelta(hours=1, microseconds=1))
+    task.timeline = (first, TimelineEntry(Transition.STARTED, BASE + timedelta(minutes=6), 3, "one", TEXT))
     return task
 
 

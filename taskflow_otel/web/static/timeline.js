@@ -15,7 +15,8 @@ const AFTER = {
 /** The segments of the timeline: `{kind, attempt, from, to, outcome}` with times in milliseconds. */
 export function segments(task, at = now()) {
   const found = [];
-  const entries = task.timeline;
+  // The limit of an objective may pass during a wait or a run, and ends neither.
+  const entries = task.timeline.filter((entry) => entry.transition !== "objective_missed");
   entries.forEach((entry, index) => {
     const following = entries[index + 1];
     let kind = AFTER[entry.transition];
