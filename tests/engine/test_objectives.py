@@ -143,7 +143,7 @@ async def test_it_counts_once_across_instances_and_where_no_process_was_there(cl
                 await shop.missed(task_id)
             good, bad = shop.judged()
             counted = counted[0] + good, counted[1] + bad
-        # While no process is there, the limits of all others pass.
+        # While no process is there, the limits of the others pass.
         await clock.advance(2 * LIMIT)
     assert counted == (0, 3)
     records = await backend.get_all(task_ids)
@@ -191,7 +191,7 @@ async def test_what_happens_while_the_line_is_committed_keeps_it(clock: FakeCloc
         backend.hold = lambda change: isinstance(change, Update)
         await clock.advance(LIMIT + 1)
         await backend.holding.wait()
-        # The ledger may hold the line, and nobody was told of it.
+        # The ledger may hold the line, which is not published yet.
         assert shop.manager.engine.vitals.unpublished() == {task_id: 2}
         assert shop.judged() == (0, 0)
         shop.gate.opened.set()
