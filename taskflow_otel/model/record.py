@@ -159,8 +159,10 @@ class TaskRecord(Struct, gc=False):
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON data, without arguments: the fields of the API, times in ISO 8601 (UTC)."""
         data: dict[str, Any] = {name: getattr(self, name) for name in _SHOWN}
-        data |= {"trace_id": self.trace_id, "span_id": self.span_id}
+        data |= {"trace_id": self.trace_id, "span_id": self.span_id, "due_at": self.due_at}
         plain: dict[str, Any] = to_builtins(data)
+        for line in plain["timeline"]:
+            del line["due_at"]
         return plain
 
     @property
