@@ -180,6 +180,8 @@ _AMBIENT = (
     signals.BACKEND_UP,
     signals.QUEUE_DEPTH,
     signals.QUEUE_OLDEST_READY_AGE,
+    signals.QUEUE_PAUSED,
+    signals.INSTANCES,
     signals.EXECUTOR_SLOTS,
     signals.BUILD_INFO,
     signals.SLO_OBJECTIVE,
