@@ -69,7 +69,7 @@ class TaskAdmin:
         read_only: bool = False,
         allowed_hosts: Sequence[str] | None = None,
     ) -> None:
-        self.settings = WebSettings(
+        self.settings: WebSettings = WebSettings(
             path=path,
             title=title,
             display_func_args=display_func_args,

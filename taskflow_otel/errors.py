@@ -173,7 +173,7 @@ class BackendError(TaskflowError):
         super().__init__(message)
         self.reason = reason
         self.transient = transient
-        self.divisible = not transient if divisible is None else divisible
+        self.divisible: bool = not transient if divisible is None else divisible
 
     @property
     def http_answer(self) -> tuple[int, dict[str, str]]:

@@ -54,7 +54,7 @@ from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.garbage import FrozenStart
 from taskflow_otel.runtime.interrupts import on_signals
 
-logger = logging.getLogger("taskflow_otel")
+logger: logging.Logger = logging.getLogger("taskflow_otel")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,12 +146,12 @@ class TaskManager(TaskActions):
         if isinstance(chosen, LeaseAware):
             chosen.use_lease(lease_seconds)
         self._registry = TaskRegistry()
-        self.metrics = PrometheusExporter(
+        self.metrics: PrometheusExporter = PrometheusExporter(
             telemetry.registry, max_label_values=telemetry.max_label_values, buckets=telemetry.buckets
         )
         """Renders the metrics page."""
         self._backend = MeasuredBackend(chosen, clock, self.metrics.observe_backend)
-        self.stream = LiveStream()
+        self.stream: LiveStream = LiveStream()
         """The live stream behind the dashboard."""
         observers = list(loggers or ())
         if log_file is not None:
@@ -176,7 +176,7 @@ class TaskManager(TaskActions):
             ],
             observers,
         )
-        self.engine = Engine(
+        self.engine: Engine = Engine(
             self._backend,
             self._bus,
             self._registry,
@@ -197,7 +197,7 @@ class TaskManager(TaskActions):
             publish_remote=self.stream.inject,
         )
         self._decorators = TaskDecorators(self.engine, self._registry)
-        self.metrics_page = FleetMetrics(
+        self.metrics_page: FleetMetrics = FleetMetrics(
             self.metrics,
             self._backend,
             clock,

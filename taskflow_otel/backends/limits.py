@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 DEFAULT_LEASE = 15.0
 

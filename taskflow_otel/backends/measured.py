@@ -7,7 +7,14 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from taskflow_otel.backends.admin import KeepsAudit, KeepsFigures, KeepsOperations
+from taskflow_otel.backends.admin import (
+    AuditStore,
+    FigureStore,
+    KeepsAudit,
+    KeepsFigures,
+    KeepsOperations,
+    OperationStore,
+)
 from taskflow_otel.backends.base import Applied, Backend, Change
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
@@ -33,16 +40,16 @@ class MeasuredBackend:
         self._backend = backend
         self._clock = clock
         self._observe = observe
-        self.name = backend.name
-        self.durable = backend.durable
+        self.name: str = backend.name
+        self.durable: bool = backend.durable
         if isinstance(backend, KeepsAudit):
             # Only backends that keep an audit have this attribute; see `KeepsAudit`.
-            self.audit_store = backend.audit_store
+            self.audit_store: AuditStore = backend.audit_store
         if isinstance(backend, KeepsOperations):
-            self.operation_store = backend.operation_store
+            self.operation_store: OperationStore = backend.operation_store
         if isinstance(backend, KeepsFigures):
-            self.figure_store = backend.figure_store
-        self.failing = False
+            self.figure_store: FigureStore = backend.figure_store
+        self.failing: bool = False
         """Whether the latest measured operation got no answer."""
 
     async def open(self) -> None:

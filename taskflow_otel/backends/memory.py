@@ -65,11 +65,11 @@ class MemoryBackend:
         self._instances: dict[str, Instance] = {}
         self._used_once: dict[str, str] = {}
         self._settings: dict[str, str] = {}
-        self.audit_store = MemoryAuditStore()
+        self.audit_store: MemoryAuditStore = MemoryAuditStore()
         """What people did through the administration."""
-        self.operation_store = MemoryOperationStore()
+        self.operation_store: MemoryOperationStore = MemoryOperationStore()
         """Bulk operations."""
-        self.figure_store = MemoryFigureStore()
+        self.figure_store: MemoryFigureStore = MemoryFigureStore()
         """What finished in each minute and hour."""
 
     async def open(self) -> None:

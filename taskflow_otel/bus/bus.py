@@ -25,7 +25,7 @@ from taskflow_otel.model.vocabulary import LOG_LEVELS
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.throttled_report import ThrottledReport
 
-logger = logging.getLogger("taskflow_otel.bus")
+logger: logging.Logger = logging.getLogger("taskflow_otel.bus")
 
 _FLUSH = "flush"
 """The name under which failures of any flush are counted."""

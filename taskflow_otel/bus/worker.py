@@ -13,7 +13,7 @@ from taskflow_otel.model.vocabulary import LOG_LEVELS
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.throttled_report import ThrottledReport
 
-logger = logging.getLogger("taskflow_otel.bus")
+logger: logging.Logger = logging.getLogger("taskflow_otel.bus")
 
 STARTUP_TIMEOUT = 10.0
 """Seconds that an observer's `startup` may take."""
@@ -44,13 +44,13 @@ class Worker:
             )
         self.observer = observer
         self.name = name
-        self.min_level = LOG_LEVELS[observer.min_level]
+        self.min_level: int = LOG_LEVELS[observer.min_level]
         batches = overrides(observer, TaskObserver, "on_events")
-        self.wants_lifecycle = observer.wants_lifecycle and (
+        self.wants_lifecycle: bool = observer.wants_lifecycle and (
             batches or overrides(observer, TaskObserver, "on_lifecycle")
         )
-        self.wants_logs = batches or overrides(observer, TaskObserver, "on_log")
-        self.dropped = 0
+        self.wants_logs: bool = batches or overrides(observer, TaskObserver, "on_log")
+        self.dropped: int = 0
         self._batches = batches
         self._size = queue_size
         self._failures = failures

@@ -45,156 +45,156 @@ class ProblemError(ClientError):
 
     def __init__(self, body: ErrorOut, retry_after: float | None = None) -> None:
         super().__init__(f"{body.detail} ({body.status})")
-        self.type = body.type
-        self.title = body.title
-        self.status = body.status
-        self.detail = body.detail
-        self.fields = tuple(body.fields)
+        self.type: str = body.type
+        self.title: str = body.title
+        self.status: int = body.status
+        self.detail: str = body.detail
+        self.fields: tuple[str, ...] = tuple(body.fields)
         self.retry_after = retry_after
 
 
 class UnreadableBodyError(ProblemError):
     """The server cannot read the body of the request."""
 
-    problem = problems.UNREADABLE_BODY
+    problem: ClassVar[Problem] = problems.UNREADABLE_BODY
 
 
 class LoginRequiredError(ProblemError):
     """Password, token or session are missing, wrong or expired."""
 
-    problem = problems.LOGIN_REQUIRED
+    problem: ClassVar[Problem] = problems.LOGIN_REQUIRED
 
 
 class NotAllowedError(ProblemError, PermissionError):
     """The role of the user does not include this action."""
 
-    problem = problems.NOT_ALLOWED
+    problem: ClassVar[Problem] = problems.NOT_ALLOWED
 
 
 class ReadOnlyError(ProblemError, PermissionError):
     """Nobody can change anything through this administration."""
 
-    problem = problems.READ_ONLY
+    problem: ClassVar[Problem] = problems.READ_ONLY
 
 
 class UntrustedRequestError(ProblemError, PermissionError):
     """The request may come from another site."""
 
-    problem = problems.UNTRUSTED_REQUEST
+    problem: ClassVar[Problem] = problems.UNTRUSTED_REQUEST
 
 
 class AddressNotFoundError(ProblemError, LookupError):
     """The API of this server has no such address."""
 
-    problem = problems.NOT_FOUND
+    problem: ClassVar[Problem] = problems.NOT_FOUND
 
 
 class TaskNotFoundError(ProblemError, LookupError):
     """No task has this id."""
 
-    problem = problems.TASK_NOT_FOUND
+    problem: ClassVar[Problem] = problems.TASK_NOT_FOUND
 
 
 class QueueNotFoundError(ProblemError, LookupError):
     """No queue has this name."""
 
-    problem = problems.QUEUE_NOT_FOUND
+    problem: ClassVar[Problem] = problems.QUEUE_NOT_FOUND
 
 
 class ScheduleNotFoundError(ProblemError, LookupError):
     """No recurring schedule has this name."""
 
-    problem = problems.SCHEDULE_NOT_FOUND
+    problem: ClassVar[Problem] = problems.SCHEDULE_NOT_FOUND
 
 
 class OperationNotFoundError(ProblemError, LookupError):
     """No bulk operation has this id."""
 
-    problem = problems.OPERATION_NOT_FOUND
+    problem: ClassVar[Problem] = problems.OPERATION_NOT_FOUND
 
 
 class MethodNotAllowedError(ProblemError):
     """The API of this server has this address, but not for this method."""
 
-    problem = problems.METHOD_NOT_ALLOWED
+    problem: ClassVar[Problem] = problems.METHOD_NOT_ALLOWED
 
 
 class TaskStateError(ProblemError):
     """The state of the task does not allow it."""
 
-    problem = problems.TASK_STATE
+    problem: ClassVar[Problem] = problems.TASK_STATE
 
 
 class TaskNotRegisteredError(ProblemError, LookupError):
     """The process that answers does not know the function of the task."""
 
-    problem = problems.TASK_NOT_REGISTERED
+    problem: ClassVar[Problem] = problems.TASK_NOT_REGISTERED
 
 
 class ArgumentsUnreadableError(ProblemError):
     """The arguments of the task cannot be read."""
 
-    problem = problems.ARGUMENTS_UNREADABLE
+    problem: ClassVar[Problem] = problems.ARGUMENTS_UNREADABLE
 
 
 class BodyTooLargeError(ProblemError, ValueError):
     """The body of the request is too large."""
 
-    problem = problems.BODY_TOO_LARGE
+    problem: ClassVar[Problem] = problems.BODY_TOO_LARGE
 
 
 class WrongHostError(ProblemError):
     """The administration does not answer under the name in `base_url`."""
 
-    problem = problems.WRONG_HOST
+    problem: ClassVar[Problem] = problems.WRONG_HOST
 
 
 class InvalidJsonError(ProblemError, ValueError):
     """The body of the request is not JSON."""
 
-    problem = problems.INVALID_JSON
+    problem: ClassVar[Problem] = problems.INVALID_JSON
 
 
 class InvalidInputError(ProblemError, ValueError):
     """A parameter or the body is wrong; `fields` names what."""
 
-    problem = problems.INVALID_INPUT
+    problem: ClassVar[Problem] = problems.INVALID_INPUT
 
 
 class TooManyLoginsError(ProblemError):
     """Logins have failed too often; wait `retry_after` seconds."""
 
-    problem = problems.TOO_MANY_LOGINS
+    problem: ClassVar[Problem] = problems.TOO_MANY_LOGINS
 
 
 class ServerError(ProblemError):
     """The server failed unexpectedly; its log has the traceback."""
 
-    problem = problems.SERVER_ERROR
+    problem: ClassVar[Problem] = problems.SERVER_ERROR
 
 
 class NotStartedError(ProblemError):
     """The manager does not run."""
 
-    problem = problems.NOT_STARTED
+    problem: ClassVar[Problem] = problems.NOT_STARTED
 
 
 class BackendUnavailableError(ProblemError, ConnectionError):
     """The backend of the server is not available."""
 
-    problem = problems.BACKEND_UNAVAILABLE
+    problem: ClassVar[Problem] = problems.BACKEND_UNAVAILABLE
 
 
 class QueueFullError(ProblemError):
     """The queue holds as many waiting tasks as it may."""
 
-    problem = problems.QUEUE_FULL
+    problem: ClassVar[Problem] = problems.QUEUE_FULL
 
 
 class TooManyStreamsError(ProblemError):
     """The process that answers has reached its limit of live streams."""
 
-    problem = problems.TOO_MANY_STREAMS
+    problem: ClassVar[Problem] = problems.TOO_MANY_STREAMS
 
 
 _BY_NAME = {kind.problem.name: kind for kind in ProblemError.__subclasses__() if kind.problem is not None}

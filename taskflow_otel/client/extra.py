@@ -6,7 +6,7 @@ from taskflow_otel.errors import MissingExtraError
 
 try:
     import httpx
-except ImportError as error:
-    raise MissingExtraError("taskflow_otel.client", "client") from error
+except ImportError as _error:
+    raise MissingExtraError("taskflow_otel.client", "client") from _error
 
 __all__ = ["httpx"]

@@ -33,7 +33,7 @@ from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.timers import Timers
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 _START_TIMEOUT = 5.0
 _START_RETRY = 1.0

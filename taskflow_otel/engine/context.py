@@ -34,11 +34,11 @@ class TaskContext:
         on_log: Callable[[TaskContext, str, str, dict[str, Any], int], None],
         on_progress: Callable[[TaskContext, Progress], None],
     ) -> None:
-        self.task_id = task_id
-        self.func_name = func_name
-        self.attempt = attempt
+        self.task_id: str = task_id
+        self.func_name: str = func_name
+        self.attempt: int = attempt
         """Zero-based."""
-        self.tags = tags
+        self.tags: Mapping[str, str] = tags
         self._on_log = on_log
         self._on_progress = on_progress
         # A plain attribute is safe across threads: it only changes from false to true.

@@ -25,7 +25,7 @@ from taskflow_otel.model.status import Transition
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.timers import Timers
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 
 class Control:

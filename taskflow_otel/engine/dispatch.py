@@ -53,7 +53,7 @@ class Dispatcher:
         self._pumping = False
         self._pump_due = False
         self._starting: set[LiveTask] = set()
-        self.slots = {name: Slots(executor.capacity) for name, executor in executors.items()}
+        self.slots: dict[str, Slots] = {name: Slots(executor.capacity) for name, executor in executors.items()}
 
     def connect(self, start: Callable[[LiveTask], None]) -> None:
         """Set the function that starts an attempt."""

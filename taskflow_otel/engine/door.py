@@ -36,7 +36,7 @@ class Door:
         self._lookup = lookup
         self._registry = registry
         self.life = life
-        self.call_on_loop = life.call_on_loop
+        self.call_on_loop: Callable[..., None] = life.call_on_loop
         """Calls a function on the engine's thread."""
 
     @property

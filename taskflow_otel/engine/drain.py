@@ -16,7 +16,7 @@ from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import in_slices
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 _SLICE = 200
 """Tasks handled in one callback of the event loop before others get their turn."""
@@ -57,7 +57,7 @@ class Drain:
         self._cuts = 0
         self._cut = asyncio.Event()
         self._given_up: Counter[str] = Counter()
-        self.deadline = 0.0
+        self.deadline: float = 0.0
         """Event-loop time at which the shutdown must be over."""
 
     def begin(self) -> None:

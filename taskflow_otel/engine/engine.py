@@ -61,7 +61,7 @@ from taskflow_otel.runtime.owned_tasks import OwnedTasks, bounded, gather_all
 from taskflow_otel.runtime.service import Service
 from taskflow_otel.runtime.timers import Timers
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 _CLEAN_INTERVAL = 60.0
 _TURN = 0.1
@@ -104,7 +104,7 @@ class Engine:
             **(extra_executors or {}),
         }
         self._tasks = LiveTasks(settings.finished_window)
-        self.store = TaskStore(self._tasks)
+        self.store: TaskStore = TaskStore(self._tasks)
         """The live tasks of this process."""
         self._timers = Timers(self._clock)
         queues = Queues(settings.queues)
@@ -144,11 +144,11 @@ class Engine:
             self._life,
             self._objectives,
         )
-        self.lookup = Lookup(backend, self._ledger, self._tasks, self._clock, self._life)
+        self.lookup: Lookup = Lookup(backend, self._ledger, self._tasks, self._clock, self._life)
         """Reads tasks."""
-        self.door = Door(builder, intake, self.lookup, registry, self._life, self._background)
+        self.door: Door = Door(builder, intake, self.lookup, registry, self._life, self._background)
         """How tasks are added."""
-        self.control = Control(
+        self.control: Control = Control(
             backend,
             self.lookup,
             self._tasks,
@@ -163,11 +163,11 @@ class Engine:
             cancel_grace=settings.cancel_grace,
         )
         """Cancels tasks."""
-        self.retries = Retries(
+        self.retries: Retries = Retries(
             self.lookup, registry, self._tasks, self._lifecycle, self._ledger, builder, intake, self._life
         )
         """Retries tasks."""
-        self.vitals = Vitals(self._tasks, self._ledger, self._dispatcher, self.control)
+        self.vitals: Vitals = Vitals(self._tasks, self._ledger, self._dispatcher, self.control)
         """The numbers of the engine itself."""
         self._drain = Drain(
             self._tasks,
@@ -211,7 +211,7 @@ class Engine:
             self._recovery.recover,
             builder.seals,
         )
-        self.schedules = Schedules(
+        self.schedules: Schedules = Schedules(
             backend,
             builder,
             Claims(builder, intake, queues, self._tasks, self._lifecycle, self._ledger, self._heartbeat),
@@ -227,7 +227,7 @@ class Engine:
             patience=settings.commit_timeout,
         )
         """Recurring schedules and planned runs."""
-        self.queues = QueueSettings(
+        self.queues: QueueSettings = QueueSettings(
             backend,
             self._clock,
             interval,
@@ -237,17 +237,17 @@ class Engine:
         )
         """The queues, as people see and change them."""
         retention = None if settings.retention_days is None else timedelta(days=settings.retention_days)
-        self.cleaner = Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention, self._tasks, self._life)
+        self.cleaner: Cleaner = Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention, self._tasks, self._life)
         """Deletes history."""
-        self.shared = SharedValues(backend, self._life)
+        self.shared: SharedValues = SharedValues(backend, self._life)
         """Small values that all instances share."""
         audit_store = backend.audit_store if isinstance(backend, KeepsAudit) else MemoryAuditStore()
         operation_store = backend.operation_store if isinstance(backend, KeepsOperations) else MemoryOperationStore()
-        self.audit = AuditTrail(
+        self.audit: AuditTrail = AuditTrail(
             audit_store, operation_store, bus, self._clock, interval, self._life, lambda: self.instance_id
         )
         """What people do through the administration."""
-        self.operations = Operations(
+        self.operations: Operations = Operations(
             operation_store,
             {
                 OperationKind.RETRY.value: RetryWork(self.retries, backend),

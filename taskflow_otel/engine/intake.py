@@ -27,7 +27,7 @@ from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.runtime.timers import Timers
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 _NAMED = 5
 """Tasks that one log line names."""

@@ -25,7 +25,7 @@ class Life:
     """The state of an engine: its parts check it before they take a task, and reach the engine's thread through it."""
 
     def __init__(self) -> None:
-        self.state = EngineState.NEW
+        self.state: EngineState = EngineState.NEW
         self.home: asyncio.AbstractEventLoop | None = None
         """The event loop of the engine, from `begin` to `end`."""
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -39,12 +39,12 @@ class Queue:
 
     def __init__(self, name: str, config: QueueConfig) -> None:
         self.name = name
-        self.concurrency = config.concurrency
-        self.max_size = config.max_size
+        self.concurrency: int | None = config.concurrency
+        self.max_size: int | None = config.max_size
         self.paused = False
         self.running = 0
         self.delayed = 0
-        self.ready = 0
+        self.ready: int = 0
         self._waiting = 0
         # `add_task` takes places, and runs in request threads too.
         self._waiting_lock = threading.Lock()

@@ -83,10 +83,10 @@ class LiveStream(Exporter):
         self._progress_at: dict[str, float] = {}
         self._clock = clock
         self._closed = False
-        self.subscribers = 0
-        self.encoded = 0
+        self.subscribers: int = 0
+        self.encoded: int = 0
         """How many changes have been encoded."""
-        self.resets = 0
+        self.resets: int = 0
         """How often a subscriber missed changes that were no longer in the ring."""
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:

@@ -11,7 +11,7 @@ from taskflow_otel.metrics.stored import Stored, beside, load_counts
 from taskflow_otel.metrics.targets import FIRST, Targets
 from taskflow_otel.runtime.readable import Readable
 
-logger = logging.getLogger("taskflow_otel.metrics")
+logger: logging.Logger = logging.getLogger("taskflow_otel.metrics")
 
 COUNTS = "metrics:"
 """Prefix of the keys for stored counts: one for each process that is not folded yet, `GONE` and `TARGETS`."""

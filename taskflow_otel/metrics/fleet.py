@@ -43,7 +43,7 @@ from taskflow_otel.runtime.identity import host_identity, process_gone
 from taskflow_otel.runtime.readable import Readable
 from taskflow_otel.runtime.service import Service
 
-logger = logging.getLogger("taskflow_otel.metrics")
+logger: logging.Logger = logging.getLogger("taskflow_otel.metrics")
 
 INTERVAL = 1.0
 _PATIENCE = 2.0

@@ -21,7 +21,7 @@ from taskflow_otel.model.replay import replay
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.readable import Readable
 
-logger = logging.getLogger("taskflow_otel.metrics")
+logger: logging.Logger = logging.getLogger("taskflow_otel.metrics")
 
 MARKS = "metrics-of:"
 """Prefix of the keys that say whether the counts of an instance are still its own: `OWN`, or what the fold added."""

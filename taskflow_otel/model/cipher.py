@@ -62,7 +62,7 @@ class PayloadCipher:
         self._fernet = MultiFernet(fernets)
         marks = [_seal(key) for key in several]
         self._seal = marks[0]
-        self.seals = frozenset(marks)
+        self.seals: frozenset[str] = frozenset(marks)
         """The seals of what these keys can decrypt; see `seal_of`."""
 
     def encrypt(self, payload: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
@@ -82,7 +82,7 @@ class LifecycleEvent(Struct, frozen=True, eq=False, gc=False):
             return NotImplemented
         return _compared(self) == _compared(other)
 
-    __hash__ = None  # type: ignore[assignment]  # its trace is filled in
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # its trace is filled in
 
     @property
     def ends_attempt(self) -> bool:

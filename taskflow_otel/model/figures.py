@@ -156,7 +156,7 @@ class Distribution:
 
     def __init__(self) -> None:
         self._buckets: dict[int, list[int]] = {}
-        self.count = 0
+        self.count: int = 0
         """How many values there are."""
 
     def add(self, figure: Figure) -> None:

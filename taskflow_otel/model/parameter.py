@@ -31,8 +31,8 @@ class Parameter:
     )  # fmt: skip
 
     def __init__(self, parameter: inspect.Parameter, namespace: dict[str, Any]) -> None:
-        self.name = parameter.name
-        self.required = parameter.default is parameter.empty
+        self.name: str = parameter.name
+        self.required: bool = parameter.default is parameter.empty
         self._annotation = parameter.annotation
         self._default = parameter.default
         self._namespace = namespace

@@ -62,7 +62,7 @@ class Every:
         if length < _SHORTEST:
             raise ConfigurationError(f"every must be at least {_SHORTEST:g} seconds, not {repr_of(every)}")
         self._step = timedelta(microseconds=round(length * 1_000_000))
-        self.text = f"every {length:g} s"
+        self.text: str = f"every {length:g} s"
 
     def after(self, moment: datetime) -> datetime:
         """See `Rule`."""
@@ -95,8 +95,9 @@ class Cron:
         self._iterator: Any = croniter.croniter
         self._no_date: Any = croniter.CroniterBadDateError
         self._zone = checked_zone(timezone)
-        self.timezone = str(self._zone)
-        self._expression = self.text = self._checked(expression)
+        self.timezone: str = str(self._zone)
+        self.text: str = self._checked(expression)
+        self._expression = self.text
         try:
             self.after(EPOCH)
         except self._no_date:

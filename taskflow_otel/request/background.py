@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, ParamSpec, Protocol, overload
 
 from fastapi import BackgroundTasks
+from starlette.background import BackgroundTask
 
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.model.enqueue import shows_add_options, split_options
@@ -49,7 +50,7 @@ class ManagedBackgroundTasks(BackgroundTasks):
         """
         super().__init__()
         if background_tasks is not None:
-            self.tasks = background_tasks.tasks
+            self.tasks: list[BackgroundTask] = background_tasks.tasks
         outbox = task_manager if isinstance(task_manager, Outbox) else _outbox_of(task_manager)
         self._outbox = outbox
         outbox.look_after(self.tasks)

@@ -48,7 +48,7 @@ class Delivery:
     __slots__ = ("_outboxes", "_over", "begun")
 
     def __init__(self) -> None:
-        self.begun = False
+        self.begun: bool = False
         self._over = False
         self._outboxes: list[Outbox] = []
 

@@ -67,9 +67,9 @@ class Outbox:
     )  # fmt: skip
 
     def __init__(self, door: Door, leave: Callable[[], None], *, immediate: bool = False) -> None:
-        self.door = door
+        self.door: Door = door
         self._leave = leave
-        self.attached = False
+        self.attached: bool = False
         """It is connected to FastAPI's exit stacks of this request."""
         self.client_gone: BaseException | None = None
         """The error with which the server reported that the client is gone."""

@@ -38,8 +38,8 @@ class SystemClock:
     """The machine's clock and the running event loop's timers."""
 
     # The functions themselves, not methods that call them: each task reads the time seven times.
-    now = staticmethod(functools.partial(datetime.now, UTC))
-    monotonic = staticmethod(time.monotonic)
+    now: Callable[[], datetime] = staticmethod(functools.partial(datetime.now, UTC))
+    monotonic: Callable[[], float] = staticmethod(time.monotonic)
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
         # In an empty context: the caller's context, perhaps of a request, must not live as long as the timer.

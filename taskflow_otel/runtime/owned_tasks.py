@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from contextvars import Context
 from typing import Any, TypeVar
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 T = TypeVar("T")
 

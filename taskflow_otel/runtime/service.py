@@ -11,7 +11,7 @@ from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.retrying import Backoff
 from taskflow_otel.runtime.throttled_report import Outage
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 _LONGEST_BACKOFF = 30.0
 
@@ -25,7 +25,7 @@ class Service(ABC):
 
     def __init__(self, name: str, interval: float, clock: Clock, *, longest_backoff: float = _LONGEST_BACKOFF) -> None:
         self.name = name
-        self.failures = 0
+        self.failures: int = 0
         self._interval = interval
         self._backoff = Backoff(2 * interval, max(interval, longest_backoff))
         self._outage = Outage(clock)

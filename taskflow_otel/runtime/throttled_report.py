@@ -6,7 +6,7 @@ import logging
 
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 
-logger = logging.getLogger("taskflow_otel.bus")
+logger: logging.Logger = logging.getLogger("taskflow_otel.bus")
 
 REPORT_INTERVAL = 60.0
 """Seconds after a logged failure in which further ones are only counted."""
@@ -47,7 +47,7 @@ class Outage:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.failures = 0
+        self.failures: int = 0
         """Failures since the last success."""
         self.since: float | None = None
         """Monotonic time of the first of them; `None` without a failure."""

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from taskflow_otel.runtime.clock import Clock, TimerHandle
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 # A wait for a wall time is checked this often, to notice that the clock was set.
 _RECHECK_SECONDS = 30.0
@@ -28,7 +28,7 @@ class Timer:
     def __init__(self, owner: Timers, callback: Callable[[], None], until: datetime | None) -> None:
         self._owner = owner
         self.callback: Callable[[], None] | None = callback
-        self.until = until
+        self.until: datetime | None = until
 
     def cancel(self) -> None:
         """Cancel the wait; harmless after its end."""

@@ -68,7 +68,9 @@ class AppLogin:
             raise ConfigurationError("auth must not take the request's body: access is decided before it is read")
         self._handle = route.get_route_handler()
         self._parameters = query_names(route.dependant)
-        self.schemes = [Scheme(scheme.scheme_name, scheme.model) for scheme in security_schemes(route.dependant)]
+        self.schemes: list[Scheme] = [
+            Scheme(scheme.scheme_name, scheme.model) for scheme in security_schemes(route.dependant)
+        ]
         """How the application reads credentials, for OpenAPI."""
 
     async def actor_of(self, request: Request) -> Actor:

@@ -71,7 +71,7 @@ class ProblemAnswer(JSONResponse):
 
     def __init__(self, body: ErrorOut, headers: Mapping[str, str] | None) -> None:
         super().__init__(body.model_dump(), body.status, {**API_HEADERS, **(headers or {})})
-        self.sentence = body.detail
+        self.sentence: str = body.detail
 
 
 def problem_answer(

@@ -153,7 +153,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-NEXT_PAGE = {
+NEXT_PAGE: dict[str, Any] = {
     "X-Next-Cursor": {
         "description": "Cursor of the next page; absent on the last one. A page may end early, even without any entry; "
         "the cursor continues it.",

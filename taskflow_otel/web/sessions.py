@@ -55,9 +55,9 @@ class Sessions:
                 "secret_key must be a text of at least 16 characters; make one with: "
                 "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
             )
-        self.lifetime = max(1, int(seconds("token_expiry", lifetime, exclusive=True)))
+        self.lifetime: int = max(1, int(seconds("token_expiry", lifetime, exclusive=True)))
         self.audience = audience
-        self.key_is_shared = secret_key is not None
+        self.key_is_shared: bool = secret_key is not None
         """Whether other workers can have the same key."""
         self._warned = False
         master = secret_key.encode() if secret_key else secrets.token_bytes(32)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from fastapi.responses import StreamingResponse
+from starlette.responses import AsyncContentStream
 from starlette.types import Message, Receive, Scope, Send
 
 from taskflow_otel.exporters.stream import frame
@@ -180,7 +181,7 @@ class EventStreamResponse(StreamingResponse):
             async with asyncio.timeout(self._streams.send_timeout) as self._sending:
                 await send(message)
 
-        self.body_iterator = frames
+        self.body_iterator: AsyncContentStream = frames
         try:
             await super().stream_response(bounded)
         except TimeoutError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
@@ -52,7 +52,7 @@ class ErrorOut(BaseModel):
 class LogOut(BaseModel):
     """One line of a task's log."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True)
 
     seq: int
     timestamp: datetime
@@ -65,7 +65,7 @@ class LogOut(BaseModel):
 class TimelineOut(BaseModel):
     """One transition of a task."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True)
 
     transition: Transition
     timestamp: datetime
@@ -77,7 +77,7 @@ class TimelineOut(BaseModel):
 class ProgressOut(BaseModel):
     """The progress that a running task reports."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True)
 
     done: float
     total: float | None
@@ -90,7 +90,7 @@ class TaskOut(BaseModel):
     In a list, `logs` and `stacktrace` are null: request the task itself.
     """
 
-    model_config = ConfigDict(title="TaskRecord")
+    model_config: ClassVar[ConfigDict] = ConfigDict(title="TaskRecord")
 
     task_id: str
     func_name: str
@@ -139,7 +139,7 @@ class TaskOut(BaseModel):
 class TaskDetailOut(TaskOut):
     """One task with its log."""
 
-    model_config = ConfigDict(title="TaskDetail")
+    model_config: ClassVar[ConfigDict] = ConfigDict(title="TaskDetail")
 
     cancel_requested: bool = False
     logs_dropped: int = Field(default=0, description="Number of log entries beyond the limit.")
@@ -220,7 +220,7 @@ class FailuresOut(BaseModel):
 class TaskIdsIn(BaseModel):
     """Which tasks to act on."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     task_ids: list[str] = Field(min_length=1, max_length=5_000)
 
@@ -286,7 +286,7 @@ class DeletedOut(BaseModel):
 class QueueOut(BaseModel):
     """One queue of the answering instance."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True)
 
     name: str
     concurrency: int | None
@@ -301,7 +301,7 @@ class QueueOut(BaseModel):
 class QueueIn(BaseModel):
     """New limits of a queue; an omitted limit stays, null removes it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     concurrency: int | None = Field(default=None, ge=1)
     max_size: int | None = Field(default=None, ge=0)
@@ -342,7 +342,7 @@ class InstanceOut(BaseModel):
 class AuditOut(BaseModel):
     """One action through the administration, or an attempt that was refused."""
 
-    model_config = ConfigDict(from_attributes=True, title="AuditEntry")
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True, title="AuditEntry")
 
     entry_id: str
     at: datetime
@@ -365,7 +365,7 @@ class AuditOut(BaseModel):
 class OperationOut(BaseModel):
     """One bulk operation."""
 
-    model_config = ConfigDict(from_attributes=True, title="Operation")
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True, title="Operation")
 
     operation_id: str
     kind: Annotated[str, _one_of(OperationKind)]
@@ -385,7 +385,7 @@ class OperationOut(BaseModel):
 class OperationItemOut(BaseModel):
     """One task of a bulk operation."""
 
-    model_config = ConfigDict(from_attributes=True, title="OperationItem")
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True, title="OperationItem")
 
     seq: int = Field(description="Its position, from 0.")
     task_id: str

@@ -35,7 +35,7 @@ from taskflow_otel.runtime.readable import Readable
 if TYPE_CHECKING:
     from taskflow_otel.backends.redis.connection import Connection, OrderedCalls
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}
@@ -122,11 +122,11 @@ class RedisBackend:
         self._forks = Forks()
         self._unanswered: set[str] = set()
         """New owners whose latest `take_over` got no answer."""
-        self.audit_store = RedisAuditStore(lambda: self._connection)
+        self.audit_store: RedisAuditStore = RedisAuditStore(lambda: self._connection)
         """What people did through the administration."""
-        self.operation_store = RedisOperationStore(lambda: self._connection)
+        self.operation_store: RedisOperationStore = RedisOperationStore(lambda: self._connection)
         """Bulk operations."""
-        self.figure_store = RedisFigureStore(lambda: self._connection)
+        self.figure_store: RedisFigureStore = RedisFigureStore(lambda: self._connection)
         """What finished in each minute and hour."""
 
     def use_lease(self, lease_seconds: float) -> None:

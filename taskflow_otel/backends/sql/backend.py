@@ -46,7 +46,7 @@ from taskflow_otel.runtime.readable import Readable
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _SAYS = {
     Fault.PASSING: "cannot be done now",
@@ -82,9 +82,9 @@ class SqlBackend(ABC):
         self._writer: Writer | None = None
         self._forks = Forks()
         self._readable = Readable(logger)
-        self.audit_store = SqlAuditStore(self._read, self._transact, dialect)
-        self.operation_store = SqlOperationStore(self._read, self._transact, dialect)
-        self.figure_store = SqlFigureStore(self._read, self._transact)
+        self.audit_store: SqlAuditStore = SqlAuditStore(self._read, self._transact, dialect)
+        self.operation_store: SqlOperationStore = SqlOperationStore(self._read, self._transact, dialect)
+        self.figure_store: SqlFigureStore = SqlFigureStore(self._read, self._transact)
         self._driver_error: type[Exception] = OperationalError
         """The driver's exceptions: SQLAlchemy does not translate them while it prepares a connection."""
         self._unanswered: dict[str, int] = {}

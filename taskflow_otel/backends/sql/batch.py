@@ -82,7 +82,7 @@ class Batch:
         self.logs: list[AppendLogs] = []
         self.stored: set[str] = set()
         """The tasks of the steps so far, which are stored after the execution of these steps."""
-        self.tally = Tally()
+        self.tally: Tally = Tally()
         self._statements = statements
         self._inserts: list[TaskRecord] = []
         self._updates: dict[tuple[str, str, int], TaskRecord] = {}

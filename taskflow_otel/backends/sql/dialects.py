@@ -117,7 +117,8 @@ class SqliteDialect:
 class PostgresDialect(_PlainParameters):
     """PostgreSQL."""
 
-    by_rows, by_edges = True, False
+    by_rows: bool = True
+    by_edges: bool = False
 
     def insert_ignore(self, table: Table) -> Insert:
         """See `Dialect`."""
@@ -145,7 +146,8 @@ class PostgresDialect(_PlainParameters):
 class MySQLDialect(_PlainParameters):
     """MySQL and MariaDB."""
 
-    by_rows, by_edges = False, True
+    by_rows: bool = False
+    by_edges: bool = True
 
     def insert_ignore(self, table: Table) -> Insert:
         """See `Dialect`.

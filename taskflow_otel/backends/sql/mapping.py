@@ -45,7 +45,7 @@ MICROS = BigInteger()
 WHOLE = Integer()
 FLAG = SmallInteger()
 
-logger = logging.getLogger("taskflow_otel.backends")
+logger: logging.Logger = logging.getLogger("taskflow_otel.backends")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY_LENGTH = 255

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
@@ -26,7 +26,9 @@ class MySQLBackend(ServerBackend):
     """
 
     name = "mysql"
-    url_options = frozenset({"auth_plugin", "program_name", "read_default_file", "read_default_group", "unix_socket"})
+    url_options: ClassVar[frozenset[str]] = frozenset(
+        {"auth_plugin", "program_name", "read_default_file", "read_default_group", "unix_socket"}
+    )
 
     def __init__(
         self, url: str, *, pool_size: int = 5, timeout: float | None = None, namespace: str | None = None

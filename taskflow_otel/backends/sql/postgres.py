@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from taskflow_otel.backends.sql.dialects import PostgresDialect
 from taskflow_otel.backends.sql.servers import ServerBackend
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class PostgresBackend(ServerBackend):
@@ -29,7 +29,7 @@ class PostgresBackend(ServerBackend):
 
     name = "postgres"
     # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
-    url_options = frozenset(
+    url_options: ClassVar[frozenset[str]] = frozenset(
         {
             "channel_binding", "gssencmode", "host", "hostaddr", "krbsrvname", "load_balance_hosts", "options",
             "passfile", "port", "require_auth", "service", "sslcert", "sslcertmode", "sslcompression", "sslcrl",

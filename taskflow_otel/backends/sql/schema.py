@@ -30,7 +30,7 @@ from taskflow_otel.model.status import TaskStatus
 
 SCHEMA_VERSION = 4
 
-metadata = MetaData()
+metadata: MetaData = MetaData()
 # Binary comparison: the ids, keys and names 'a' and 'A' are different. Other row formats limit the indexes too much.
 _OPTIONS: dict[str, Any] = {
     "mysql_engine": "InnoDB",
@@ -39,11 +39,11 @@ _OPTIONS: dict[str, Any] = {
     "mysql_collate": "utf8mb4_bin",
 }
 
-meta = Table(
+meta: Table = Table(
     "taskflow_meta", metadata, Column("name", NAME, primary_key=True), Column("value", LONG, nullable=False), **_OPTIONS
 )
 
-tasks = Table(
+tasks: Table = Table(
     "taskflow_tasks",
     metadata,
     *(Column(f.name, f.type, primary_key=f.name == "task_id", nullable=f.nullable) for f in (*STORED, *DERIVED)),
@@ -51,7 +51,7 @@ tasks = Table(
     **_OPTIONS,
 )
 
-task_logs = Table(
+task_logs: Table = Table(
     "taskflow_task_logs",
     metadata,
     Column("task_id", ID, primary_key=True),
@@ -64,7 +64,7 @@ task_logs = Table(
     **_OPTIONS,
 )
 
-task_tags = Table(
+task_tags: Table = Table(
     "taskflow_task_tags",
     metadata,
     Column("task_id", ID, primary_key=True),
@@ -74,7 +74,7 @@ task_tags = Table(
     **_OPTIONS,
 )
 
-instances = Table(
+instances: Table = Table(
     "taskflow_instances",
     metadata,
     Column("instance_id", NAME, primary_key=True),
@@ -90,7 +90,7 @@ instances = Table(
 
 # The number of finished tasks of each kind is the sum over `shard`. A finished task is never rewritten, so the number
 # changes only when a task finishes or is deleted. Writers of different shards do not wait for each other.
-finished_counts = Table(
+finished_counts: Table = Table(
     "taskflow_finished_counts",
     metadata,
     Column("func_name", NAME, primary_key=True),
@@ -105,7 +105,7 @@ finished_counts = Table(
 )
 
 # What finished in each minute and in each hour: the sum over `shard`, as above. Rows are deleted by their age alone.
-figures = Table(
+figures: Table = Table(
     "taskflow_figures",
     metadata,
     Column("span", WORD, primary_key=True),
@@ -122,7 +122,7 @@ figures = Table(
 # Compared byte by byte in every database, so that a prefix is a range of the index.
 _ORDERED = String(255).with_variant(String(255, collation="C"), "postgresql")
 
-used_once = Table(
+used_once: Table = Table(
     "taskflow_used_once",
     metadata,
     Column("name", _ORDERED, primary_key=True),
@@ -130,7 +130,7 @@ used_once = Table(
     **_OPTIONS,
 )
 
-settings = Table(
+settings: Table = Table(
     "taskflow_settings",
     metadata,
     Column("name", _ORDERED, primary_key=True),
@@ -138,7 +138,7 @@ settings = Table(
     **_OPTIONS,
 )
 
-audit = Table(
+audit: Table = Table(
     "taskflow_audit",
     metadata,
     Column("entry_id", ID, primary_key=True),
@@ -160,7 +160,7 @@ audit = Table(
     **_OPTIONS,
 )
 
-operations = Table(
+operations: Table = Table(
     "taskflow_operations",
     metadata,
     Column("operation_id", ID, primary_key=True),
@@ -173,7 +173,7 @@ operations = Table(
     **_OPTIONS,
 )
 
-operation_items = Table(
+operation_items: Table = Table(
     "taskflow_operation_items",
     metadata,
     Column("operation_id", ID, primary_key=True),

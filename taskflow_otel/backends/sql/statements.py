@@ -107,15 +107,15 @@ class Statements:
                 .values(values(tasks, "new_", names) | {name: null() for name in emptied})
             )
 
-        self.bindable = dialect.bindable
+        self.bindable: Callable[[Row], Row] = dialect.bindable
         self._null = dialect.null
-        self.insert_task = insert_text(tasks)
-        self.insert_new_task = insert_text(tasks, _NEW_COLUMNS)
-        self.update_task = update_text(_WRITTEN)
-        self.start_task = update_text(_STARTED_COLUMNS, "reason")
-        self.succeed_task = update_text(_SUCCEEDED_COLUMNS, "reason", "live_owner")
-        self.insert_log = insert_text(task_logs)
-        self.insert_log_of_stored = text(
+        self.insert_task: str = insert_text(tasks)
+        self.insert_new_task: str = insert_text(tasks, _NEW_COLUMNS)
+        self.update_task: str = update_text(_WRITTEN)
+        self.start_task: str = update_text(_STARTED_COLUMNS, "reason")
+        self.succeed_task: str = update_text(_SUCCEEDED_COLUMNS, "reason", "live_owner")
+        self.insert_log: str = insert_text(task_logs)
+        self.insert_log_of_stored: str = text(
             dialect.insert_ignore(task_logs).from_select(
                 task_logs.c.keys(),
                 select(*values(task_logs, "", task_logs.c.keys()).values()).where(
@@ -124,13 +124,13 @@ class Statements:
             )
         )
         """Its row is that of `insert_log`, followed by the task id once more."""
-        self.insert_tag = insert_text(task_tags)
-        self.use_name = insert_text(used_once)
-        self.add_counts = text(
+        self.insert_tag: str = insert_text(task_tags)
+        self.use_name: str = insert_text(used_once)
+        self.add_counts: str = text(
             dialect.insert_or_add(finished_counts, COUNTED), [column.name for column in finished_counts.columns]
         )
-        self.add_figures = text(dialect.insert_or_add(figures, ADDED), [column.name for column in figures.columns])
-        self.link_retry = text(
+        self.add_figures: str = text(dialect.insert_or_add(figures, ADDED), [column.name for column in figures.columns])
+        self.link_retry: str = text(
             update(tasks)
             .where(
                 tasks.c.task_id == bindparam("original"),

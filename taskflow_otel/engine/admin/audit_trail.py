@@ -22,7 +22,7 @@ from taskflow_otel.model.vocabulary import AuditOutcome, EngineState
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 _audit_logger = logging.getLogger("taskflow_otel.audit")
 
 _MAX_HELD = 1_000
@@ -64,7 +64,7 @@ class AuditTrail(Service):
         self._unstored = 0
         self._failing = False
         self._writing = asyncio.Lock()
-        self.lost = 0
+        self.lost: int = 0
         """How many entries were not stored, since the start of the process."""
 
     @at_home

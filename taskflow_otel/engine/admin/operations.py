@@ -23,7 +23,7 @@ from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
 from taskflow_otel.runtime.service import Service
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 _LOOKED_AT = 100
 """Unfinished operations that one round looks at."""

@@ -22,7 +22,7 @@ from taskflow_otel.model.vocabulary import ItemOutcome, OperationStatus
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.retrying import BACKEND
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 _STORED_AT_ONCE = 500
 _COLLECTED_AT_ONCE = 200
@@ -39,7 +39,7 @@ class OperationRun:
     def __init__(
         self, operation: Operation, store: OperationStore, work: Work, lookup: Lookup, clock: Clock, *, repeated: bool
     ) -> None:
-        self.operation = operation
+        self.operation: Operation = operation
         self._store = store
         self._work = work
         self._lookup = lookup
@@ -47,7 +47,7 @@ class OperationRun:
         self._repeated = repeated
         """Whether the next slice may have been worked off before, without its results being stored."""
         self._progressed = asyncio.Event()
-        self.over = False
+        self.over: bool = False
         """Whether this process works on it no more."""
 
     async def name_tasks(self, task_ids: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from taskflow_otel.engine.executors.base import Call
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 
 @types.coroutine

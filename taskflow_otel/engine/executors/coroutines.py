@@ -13,7 +13,7 @@ from taskflow_otel.model.vocabulary import ExecutorKind
 class AsyncExecutor:
     """Coroutine functions, on the manager's event loop."""
 
-    name = ExecutorKind.ASYNC.value
+    name: str = ExecutorKind.ASYNC.value
     cancellable = True
 
     def __init__(self, capacity: int | None) -> None:

@@ -23,7 +23,7 @@ from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.options import seconds, whole
 from taskflow_otel.model.vocabulary import ExecutorKind
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 ASK_SECONDS = 0.5
 """Seconds that a cancelled function gets to see `context.cancelled` and end by itself."""
@@ -53,7 +53,7 @@ class ProcessExecutor:
     `forwarder` receives the spans of the children. Raises `ConfigurationError` for an invalid number.
     """
 
-    name = ExecutorKind.PROCESS.value
+    name: str = ExecutorKind.PROCESS.value
     cancellable = True
 
     def __init__(

@@ -45,7 +45,7 @@ from taskflow_otel.engine.executors.process_spans import SpanForwarder
 from taskflow_otel.errors import TaskProcessError
 from taskflow_otel.exporters.otel import spans
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 TERMINATE_SECONDS = 2.0
 """Seconds for the `finally` blocks of a cancelled function, between SIGTERM and SIGKILL."""
@@ -72,9 +72,9 @@ class ChildProcess:
         self._outcome: asyncio.Future[ChildFailure | None] | None = None
         self._loading: asyncio.Future[None] | None = None
         self._loaded: set[FunctionReference | None] = set()
-        self.usable = True
+        self.usable: bool = True
         """Whether it can run another attempt."""
-        self.life = self._loop.create_task(self._live())
+        self.life: asyncio.Task[None] = self._loop.create_task(self._live())
         """Ends when the process has been reaped and all its messages have been read."""
 
     def has_loaded(self, function: FunctionReference | None) -> bool:

@@ -31,7 +31,7 @@ class ThreadExecutor:
     An awaitable result is awaited on the event loop. `anyio.from_thread` works in the functions.
     """
 
-    name = ExecutorKind.THREAD.value
+    name: str = ExecutorKind.THREAD.value
     cancellable = False
 
     def __init__(self, threads: int | None) -> None:

@@ -17,7 +17,7 @@ from taskflow_otel.runtime.deadline import within
 from taskflow_otel.runtime.identity import host_identity, new_instance_id, process_started
 from taskflow_otel.runtime.service import Service
 
-logger = logging.getLogger("taskflow_otel.recovery")
+logger: logging.Logger = logging.getLogger("taskflow_otel.recovery")
 
 
 def make_instance(clock: Clock, lease_seconds: float) -> Instance:
@@ -51,7 +51,7 @@ class Heartbeat(Service):
         self._beating = asyncio.Lock()
         self._rejoin: Callable[[str], Awaitable[None]] = _nothing
         self._introduce: Callable[[], Awaitable[None]] = _nothing
-        self.instance = make_instance(clock, lease_seconds)
+        self.instance: Instance = make_instance(clock, lease_seconds)
 
     def connect(self, *, rejoin: Callable[[str], Awaitable[None]], introduce: Callable[[], Awaitable[None]]) -> None:
         """Connect the parts that are built upon it.

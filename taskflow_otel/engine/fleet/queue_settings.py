@@ -16,7 +16,7 @@ from taskflow_otel.model.options import QueueConfig
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 _PREFIX = "queue:"
 

@@ -23,7 +23,7 @@ from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.deadline import within
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
 
-logger = logging.getLogger("taskflow_otel.recovery")
+logger: logging.Logger = logging.getLogger("taskflow_otel.recovery")
 
 
 class Recovery:

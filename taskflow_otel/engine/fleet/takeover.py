@@ -18,7 +18,7 @@ from taskflow_otel.runtime.identity import process_gone
 from taskflow_otel.runtime.service import Service
 from taskflow_otel.runtime.throttled_report import Once
 
-logger = logging.getLogger("taskflow_otel.recovery")
+logger: logging.Logger = logging.getLogger("taskflow_otel.recovery")
 
 _BATCH = 100
 _MEMORY = timedelta(hours=1)

@@ -9,7 +9,7 @@ from taskflow_otel.errors import BackendError
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.throttled_report import Outage
 
-logger = logging.getLogger("taskflow_otel.ledger")
+logger: logging.Logger = logging.getLogger("taskflow_otel.ledger")
 
 Observe = Callable[[str, str, str, float], None]
 """`(backend, operation, outcome, seconds)` of each operation."""
@@ -23,12 +23,12 @@ class BackendHealth:
     def __init__(self, name: str, clock: Clock) -> None:
         self._name = name
         self._clock = clock
-        self.outage = Outage(clock)
+        self.outage: Outage = Outage(clock)
         """The failures in a row; each noted task looks at it, without the call of `failing_since`."""
         self._held_since: float | None = None
-        self.answers = 0
+        self.answers: int = 0
         """How many transactions the backend has committed."""
-        self.dropped_history = 0
+        self.dropped_history: int = 0
         """How many finished tasks and log lines were never written, because the backend failed for too long."""
 
     @property

@@ -41,7 +41,7 @@ class Backlog:
         self._barriers: list[asyncio.Future[None]] = []
         self._apart_barriers: list[asyncio.Future[None]] = []
         self._timer_armed = False
-        self.wake = asyncio.Event()
+        self.wake: asyncio.Event = asyncio.Event()
         """Set when there may be something to write."""
 
     def open(self) -> None:

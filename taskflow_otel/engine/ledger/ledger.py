@@ -16,7 +16,7 @@ from taskflow_otel.engine.ledger.backlog import MAX_BATCH, Backlog
 from taskflow_otel.engine.ledger.batch import Commit
 from taskflow_otel.engine.ledger.deadlines import FOREVER, Deadlines
 from taskflow_otel.engine.ledger.writer import Writer
-from taskflow_otel.engine.live import REFUSED
+from taskflow_otel.engine.live import REFUSED, LiveTask
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -45,10 +45,10 @@ class Ledger:
         self._clock = clock
         self._commit_timeout = commit_timeout
         self._on_late: Callable[[Change, bool], None] = lambda *_: None
-        self.health = BackendHealth(backend.name, clock)
+        self.health: BackendHealth = BackendHealth(backend.name, clock)
         """Whether writes to the backend succeed."""
         self._backlog = Backlog(clock, self.health, interval=snapshot_interval)
-        self.note = self._backlog.note
+        self.note: Callable[[LiveTask], None] = self._backlog.note
         """Writes the current state of a task soon: the history of a task that is not persisted, or what a running
         durable task reports between its transitions (progress, the ids of its span)."""
         self._deadlines = Deadlines(

@@ -18,7 +18,7 @@ from taskflow_otel.model.vocabulary import OperationOutcome
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.retrying import BACKEND
 
-logger = logging.getLogger("taskflow_otel.ledger")
+logger: logging.Logger = logging.getLogger("taskflow_otel.ledger")
 
 _OK, _ERROR = OperationOutcome.OK.value, OperationOutcome.ERROR.value
 
@@ -47,7 +47,7 @@ class Writer:
         self._closing = False
         self._began = 0.0
         self._apply_began = 0.0
-        self.writing = False
+        self.writing: bool = False
         """A transaction is running."""
 
     def open(self) -> None:

@@ -67,7 +67,8 @@ class Entry:
         self.definition = definition
         # The length distinguishes the names of a schedule 'a' from those of a schedule 'a:1'.
         tail = f"{len(schedule.name)}:{schedule.name}:"
-        self.prefix, self.startup_prefix = f"schedule:{tail}", f"startup:{tail}"
+        self.prefix: str = f"schedule:{tail}"
+        self.startup_prefix: str = f"startup:{tail}"
         self.payload: str | None = None
         self.next: datetime | None = None
         """The first firing time that is not handled yet; `None` until the past firings are known."""
@@ -84,7 +85,7 @@ class Entry:
         self.missed = 0
         self.errors = 0
         self.last_error: str | None = None
-        self.outage = Outage(clock)
+        self.outage: Outage = Outage(clock)
         self._cached: tuple[tuple[object, ...], ScheduleStatus] | None = None
 
     @property

@@ -28,7 +28,7 @@ from taskflow_otel.runtime.retrying import retrying
 from taskflow_otel.runtime.throttled_report import Once, Outage
 from taskflow_otel.runtime.timers import Timer, Timers
 
-logger = logging.getLogger("taskflow_otel.schedules")
+logger: logging.Logger = logging.getLogger("taskflow_otel.schedules")
 
 LABEL = "schedule_once"
 """The `schedule` label of all planned runs: their keys would be too many label values."""

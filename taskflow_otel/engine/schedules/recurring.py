@@ -23,7 +23,7 @@ from taskflow_otel.runtime.readable import Readable
 from taskflow_otel.runtime.retrying import retrying
 from taskflow_otel.runtime.timers import Timers
 
-logger = logging.getLogger("taskflow_otel.schedules")
+logger: logging.Logger = logging.getLogger("taskflow_otel.schedules")
 
 PAUSED = "schedule-paused:"
 _LONGEST_RETRY = timedelta(minutes=5)

@@ -46,7 +46,7 @@ class BoundedExport:
             os.register_at_fork(after_in_child=_if_alive(weakref.WeakMethod(self._renew)))
 
     def _renew(self) -> None:
-        self.dropped = 0
+        self.dropped: int = 0
         """How many items were lost: never exported."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)

@@ -36,7 +36,7 @@ class ProviderSlot(Generic[P]):
         self._get_global = get_global
         self.provider: P | None = injected if injected is not None and is_set(injected) else None
         """The effective provider, once there is one."""
-        self.look_again = _LONG_AGO if injected is None or self.provider is not None else NEVER
+        self.look_again: datetime = _LONG_AGO if injected is None or self.provider is not None else NEVER
         """The time of the next look."""
 
     def look(self, now: datetime) -> P | None:

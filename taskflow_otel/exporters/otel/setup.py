@@ -22,7 +22,7 @@ from taskflow_otel.exporters.otel.tracing import TASK_ID_KEY
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
-logger = logging.getLogger("taskflow_otel.telemetry")
+logger: logging.Logger = logging.getLogger("taskflow_otel.telemetry")
 
 _PROTOCOLS = ("http/protobuf", "grpc")
 _EXPORTERS = ("otlp", "console", "none")

@@ -115,7 +115,7 @@ class PrometheusExporter(Exporter):
         buckets: Mapping[str, Sequence[float]] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.registry = CollectorRegistry() if registry is None else registry
+        self.registry: CollectorRegistry = CollectorRegistry() if registry is None else registry
         self._buckets = resolve_buckets(buckets or {})
         self._cap = max_label_values
         self._clock = clock

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, assert_never
+from typing import Any, ClassVar, NamedTuple, assert_never
 
 from msgspec import Struct
 
@@ -38,9 +38,9 @@ class Histogram:
     __slots__ = ("bounds", "counts", "exemplars", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
+        self.bounds: tuple[float, ...] = bounds
+        self.counts: list[int] = [0] * (len(bounds) + 1)
+        self.sum: float = 0.0
         self.exemplars: list[Exemplar | None] = [None] * (len(bounds) + 1)
 
     def observe(self, value: float) -> None:
@@ -65,7 +65,7 @@ class Histogram:
             return NotImplemented
         return (self.sum, self.counts, self.bounds) == (other.sum, other.counts, other.bounds)
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # it changes
 
     def copy(self) -> Histogram:
         """A snapshot."""

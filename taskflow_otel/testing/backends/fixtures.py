@@ -17,7 +17,7 @@ Open = Callable[[], Awaitable[Backend]]
 class BackendFixtures:
     """Needs a fixture `backend_factory`."""
 
-    pytestmark = pytest.mark.asyncio
+    pytestmark: pytest.MarkDecorator = pytest.mark.asyncio
 
     @pytest_asyncio.fixture
     async def open_backend(self, backend_factory: Callable[[], Backend]) -> AsyncIterator[Open]:
