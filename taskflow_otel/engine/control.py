@@ -76,7 +76,7 @@ class Control:
             return live.record.copy()
         record = await self._lookup.get(task_id)
         if record.status.finished:
-            raise TaskStateError(f"task {task_id} is {record.status} already and cannot be cancelled")
+            raise finished_already(record)
         if not await self._backend.request_cancel(task_id):
             raise TaskStateError(f"task {task_id} has just finished and cannot be cancelled")
         record.cancel_requested = True
@@ -226,3 +226,8 @@ class Control:
             task.record.func_name,
             self._grace,
         )
+
+
+def finished_already(record: TaskRecord) -> TaskStateError:
+    """Why a task that has finished cannot be cancelled."""
+    return TaskStateError(f"task {record.task_id} is {record.status} already and cannot be cancelled")

@@ -102,11 +102,12 @@ class Intake:
         if task.phase is _HELD:
             self.line_up(task)
 
-    async def make_known(self, tasks: Sequence[LiveTask]) -> None:
+    async def make_known(self, tasks: Sequence[LiveTask], refusals: dict[str, BackendError] | None = None) -> None:
         """Commit new durable tasks, then publish all of them.
 
         Raises `BackendError` if the commit fails; then none of the tasks runs, and each is `REJECTED`
-        (`commit_failed`; `error` says why if trying again cannot help).
+        (`commit_failed`; `error` says why if trying again cannot help). With `refusals` the tasks do not belong
+        together: one that the backend refuses for good is `REJECTED`, gets its error there, and stops no other.
         """
         if len(tasks) == 1 and not tasks[0].durable and tasks[0].cancel_reason is None:
             self._show(tasks[0], {})
@@ -117,7 +118,12 @@ class Intake:
         durable = [task for task in tasks if task.durable]
         if durable:
             try:
-                results = await self._commit_inserts(durable)
+                if refusals is None:
+                    results = await self._commit_inserts(durable)
+                else:
+                    results = await self._commit_each(durable, refusals)
+                    tasks = [task for task in tasks if task.id not in refusals]
+                    durable = [task for task in durable if task.id not in refusals]
             except (BackendError, asyncio.CancelledError) as exc:
                 self.reject(tasks, _why(exc, tasks))
                 raise
@@ -161,11 +167,27 @@ class Intake:
                 changes.append(Insert(task.record, task.once, task.link))
             applied = await self._ledger.commit_all(changes)
         except BaseException:
-            for task in tasks:
-                if task.phase is Phase.COMMITTING:
-                    task.advance(Step.COMMIT_FAILED)
+            _go_back(tasks)
             raise
         return {task.id: result for task, result in zip(tasks, applied, strict=True)}
+
+    async def _commit_each(self, tasks: Sequence[LiveTask], refusals: dict[str, BackendError]) -> dict[str, Applied]:
+        results: dict[str, Applied] = {}
+        try:
+            async for task in in_slices(tasks, _SLICE):
+                task.advance(_COMMIT)
+            applied = await self._ledger.commit_each([Insert(task.record, task.once, task.link) for task in tasks])
+        except BaseException:
+            _go_back(tasks)
+            raise
+        for task, result in zip(tasks, applied, strict=True):
+            if isinstance(result, BackendError):
+                refusals[task.id] = result
+                _go_back([task])
+                self.reject([task], _why(result, [task]))
+            else:
+                results[task.id] = result
+        return results
 
     def _committed(self, task: LiveTask, result: Applied) -> None:
         match result.outcome:
@@ -330,6 +352,13 @@ class Intake:
             elif not task.known:
                 self._queues.of(task).leave_place(task)
                 self._lifecycle.rejected(task, Reason.COMMIT_FAILED, error=why, history=False)
+
+
+def _go_back(tasks: Iterable[LiveTask]) -> None:
+    """Their commit has failed."""
+    for task in tasks:
+        if task.phase is Phase.COMMITTING:
+            task.advance(Step.COMMIT_FAILED)
 
 
 def _why(exc: BaseException, tasks: Sequence[LiveTask]) -> str | None:

@@ -14,6 +14,8 @@ from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.errors import (
     AlreadyRetriedError,
+    BackendError,
+    ConfigurationError,
     QueueFullError,
     TaskArgumentError,
     TaskflowError,
@@ -80,7 +82,8 @@ class Retries:
         With `once`, no task is retried of which a retry exists, even if that has ended; and each new task uses the name
         `once` + id of the original, so that a repeated call makes no second one.
 
-        Raises `NotStartedError`, and `BackendError` if a transaction failed; earlier retries stay valid.
+        Raises `NotStartedError`, and `BackendError` if a transaction failed; earlier retries stay valid. The result for
+        a task that the backend refuses for good is its `BackendError`.
         """
         ids = list(dict.fromkeys(task_ids))
         results: dict[str, TaskRecord | TaskflowError] = {}
@@ -107,10 +110,14 @@ class Retries:
             # Tasks that will not be committed must give up their places in the queues.
             self._intake.reject(built.values())
             raise
+        refusals: dict[str, BackendError] = {}
         if built:
-            await self._intake.make_known(list(built.values()))
+            await self._intake.make_known(list(built.values()), refusals)
         for task_id, task in list(built.items()):
-            if (first := task.repeats or task.record.duplicate_of) is not None:
+            if (refusal := refusals.get(task.id)) is not None:
+                refused[task_id] = refusal
+                del built[task_id]
+            elif (first := task.repeats or task.record.duplicate_of) is not None:
                 refused[task_id] = await self._second(task_id, first)
                 del built[task_id]
             elif (window := self._tasks.record(task_id)) is not None:
@@ -120,24 +127,12 @@ class Retries:
 
     async def _build(self, task_id: str, original: TaskRecord | None, *, rerun: bool, once: str | None) -> LiveTask:
         """The new task, with its place in its queue; raises one of `REFUSALS`."""
-        if original is None:
-            raise TaskNotFoundError(task_id)
-        if not original.status.finished:
-            raise TaskStateError(f"task {task_id} is {original.status}; only a finished task can be retried")
-        if original.status is TaskStatus.SUCCESS and not rerun:
-            raise TaskStateError(f"task {task_id} succeeded; use rerun=true to run it once more")
+        original = await self.check(task_id, original, rerun=rerun, once=once is not None)
         definition = self._registry.get(original.func_name)
-        if original.payload is None:
-            raise TaskStateError(
-                f"the arguments of task {task_id} were not stored (they cannot be written as JSON), "
-                "so it cannot be retried"
-            )
-        if original.retried_by is not None:
-            await self._refuse_second_retry(original, ended_too=once is not None)
         keep_key = original.status not in KEY_HOLDING_STATUSES
         try:
             task = self._builder.rebuild(original, definition, keep_key=keep_key)
-        except TaskArgumentError as exc:
+        except (TaskArgumentError, ConfigurationError) as exc:
             raise TaskStateError(f"task {task_id} cannot be retried here: {exc}") from exc
         if once is not None:
             task.once = once + task_id
@@ -145,6 +140,26 @@ class Retries:
         if taken.task is None:
             raise TaskStateError(f"task {taken.task_id} holds the idempotency key of {task_id} already")
         return task
+
+    async def check(
+        self, task_id: str, original: TaskRecord | None, *, rerun: bool = False, once: bool = False
+    ) -> TaskRecord:
+        """The task itself, if it can be retried as it is now; raises one of `REFUSALS`. See `retry_all` for `once`."""
+        if original is None:
+            raise TaskNotFoundError(task_id)
+        if not original.status.finished:
+            raise TaskStateError(f"task {task_id} is {original.status}; only a finished task can be retried")
+        if original.status is TaskStatus.SUCCESS and not rerun:
+            raise TaskStateError(f"task {task_id} succeeded; use rerun=true to run it once more")
+        self._registry.get(original.func_name)
+        if original.payload is None:
+            raise TaskStateError(
+                f"the arguments of task {task_id} were not stored (they cannot be written as JSON), "
+                "so it cannot be retried"
+            )
+        if original.retried_by is not None:
+            await self._refuse_second_retry(original, ended_too=once)
+        return original
 
     async def _second(self, task_id: str, first: str) -> TaskStateError:
         """Why the ledger refused a retry: `first` was there earlier."""

@@ -54,7 +54,7 @@ def make_routers(
     add_queue_routes(router, engine, guard, audit)
     add_schedule_routes(router, engine, settings, guard, audit)
     add_collection_routes(router, engine, settings, guard)
-    add_bulk_routes(router, engine, guard, audit)
+    add_bulk_routes(router, engine, guard, audit, settings.path)
     # Last, because a task id may be any single path segment.
     add_item_routes(router, engine, settings, guard, audit)
     for part_of_api in (page, probes, router):

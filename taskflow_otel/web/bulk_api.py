@@ -43,34 +43,44 @@ _MOST = 100_000
 
 _Filter = Annotated[TaskQuery, Depends(task_filter)]
 _Limit = Annotated[int, Query(ge=1, le=_MOST, description="The most tasks to act on.")]
-_DryRun = Annotated[bool, Query(description="Change nothing: only count the tasks that are selected.")]
+_DryRun = Annotated[
+    bool,
+    Query(description="Change nothing: only count the tasks that would be acted on, and say which would be skipped."),
+]
 _Key = Annotated[
     str | Absent,
     Header(
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="Of all requests of one user with the same key, the first one is carried out, and its operation "
-        "answers all of them.",
+        description="Of all requests of one user to this administration with the same key, the first one is carried "
+        "out, and its operation answers all of them.",
     ),
 ]
 _LOCATION = {"Location": {"description": "The operation.", "schema": {"type": "string"}}}
 
 
-def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: AuditLog) -> None:
-    """Retry and cancel many tasks, and delete finished ones."""
+def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: AuditLog, home: str) -> None:
+    """Retry and cancel many tasks, and delete finished ones. `home` is the path of the administration."""
     may_retry, may_cancel = Depends(guard.acting(Scope.RETRY)), Depends(guard.acting(Scope.CANCEL))
     may_delete = Depends(guard.acting(Scope.HISTORY))
 
-    async def counting(request: Request, wanted: Wanted, wants: Callable[[TaskRecord], bool]) -> tuple[int, bool]:
+    async def counting(
+        request: Request, kind: OperationKind, wanted: Wanted, wants: Callable[[TaskRecord], bool]
+    ) -> tuple[int, list[SkippedOut], bool]:
+        """How many tasks would be acted on, which named ones would be skipped, and whether there are more."""
         audit.nothing_changed(request)
-        return await counted(engine, wanted, max(COUNT_LIMIT, MAX_PAGE), wants)
+        if wanted.selection is None:
+            items = await engine.operations.preview(kind, wanted.task_ids)
+            return sum(map(_done, items)), _skipped(items), False
+        matched, more = await counted(engine, wanted.selection, max(COUNT_LIMIT, MAX_PAGE), wants)
+        return matched, [], more
 
     async def carry_out(
         request: Request, response: Response, kind: OperationKind, wanted: Wanted, key: str | None
     ) -> tuple[Operation, list[OperationItem]]:
         """Begin an operation, and wait for its results if it is small; without these, they are empty."""
-        begun = await engine.operations.begin(_order(request, kind, wanted, key))
+        begun = await engine.operations.begin(_order(request, home, kind, wanted, key))
         audit.note(request, operation_id=begun.operation_id, target=begun.filter or f"{begun.named} tasks")
         operation = await engine.operations.wait(begun.operation_id, _PATIENCE, _DIRECT)
         audit.note(request, detail=f"{operation.status}: {operation.succeeded} of {operation.total} tasks done")
@@ -84,14 +94,14 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
         request: Request, response: Response, wanted: Wanted, key: str | None, *, dry_run: bool
     ) -> BulkRetryOut:
         if dry_run:
-            matched, more = await counting(request, wanted, _not_retried)
-            return BulkRetryOut(retried=[], skipped=[], more=more, matched=matched, dry_run=True)
+            matched, skipped, more = await counting(request, OperationKind.RETRY, wanted, _not_retried)
+            return BulkRetryOut(retried=[], skipped=skipped, more=more, matched=matched, dry_run=True)
         operation, items = await carry_out(request, response, OperationKind.RETRY, wanted, key)
         return BulkRetryOut(
             retried=[
                 RetriedOut(task_id=item.task_id, new_task_id=item.new_task_id or "") for item in items if _done(item)
             ],
-            skipped=_skipped(items),
+            skipped=_skipped(items, operation.error),
             more=_more(operation),
             matched=operation.total,
             dry_run=False,
@@ -171,12 +181,12 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
         """
         wanted = named_or_selected(body.task_ids if body else None, found, _CANCELLABLE, limit)
         if dry_run:
-            matched, more = await counting(request, wanted, _any)
-            return BulkCancelOut(cancelled=[], skipped=[], more=more, matched=matched, dry_run=True)
+            matched, skipped, more = await counting(request, OperationKind.CANCEL, wanted, _any)
+            return BulkCancelOut(cancelled=[], skipped=skipped, more=more, matched=matched, dry_run=True)
         operation, items = await carry_out(request, response, OperationKind.CANCEL, wanted, key)
         return BulkCancelOut(
             cancelled=[item.task_id for item in items if _done(item)],
-            skipped=_skipped(items),
+            skipped=_skipped(items, operation.error),
             more=_more(operation),
             matched=operation.total,
             dry_run=False,
@@ -216,7 +226,7 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
         ended = parse_moment("before", before, now) if before else now
         wanted = selected(found, statuses_of(found, _FINISHED), limit, ended)
         if dry_run:
-            matched, more = await counting(request, wanted, _any)
+            matched, _, more = await counting(request, OperationKind.DELETE, wanted, _any)
             return DeletedOut(deleted=0, matched=matched, more=more, dry_run=True)
         operation, _ = await carry_out(request, response, OperationKind.DELETE, wanted, key)
         if operation.ended_at is None:
@@ -231,7 +241,7 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
         )
 
 
-def _order(request: Request, kind: OperationKind, wanted: Wanted, key: str | None) -> Order:
+def _order(request: Request, home: str, kind: OperationKind, wanted: Wanted, key: str | None) -> Order:
     actor = actor_of(request)
     # Without the parameters of the sign-in, which can be secrets: everybody who may look sees what is stored here.
     others = {"reason", *allowed_parameters(request)}
@@ -243,8 +253,8 @@ def _order(request: Request, kind: OperationKind, wanted: Wanted, key: str | Non
         actor=actor.name if actor else None,
         reason=request.query_params.get("reason"),
         filter=urlencode(given) if wanted.selection else None,
-        # Each user has keys of their own: a stranger's operation must not answer.
-        key=None if key is None else _digest([actor and actor.via, actor and actor.name, key]),
+        # Each user of each administration has keys of their own: a stranger's operation must not answer.
+        key=None if key is None else _digest([home, actor and actor.via, actor and actor.name, key]),
         request=_digest([kind, sorted(given), list(wanted.task_ids)]),
     )
 
@@ -257,8 +267,10 @@ def _done(item: OperationItem) -> bool:
     return item.outcome == ItemOutcome.DONE
 
 
-def _skipped(items: list[OperationItem]) -> list[SkippedOut]:
-    return [SkippedOut(task_id=item.task_id, reason=item.detail or "") for item in items if not _done(item)]
+def _skipped(items: list[OperationItem], error: str | None = None) -> list[SkippedOut]:
+    # Without a detail, the operation ended before it came to this task.
+    rest = f"not done: {error or 'the operation has ended early'}"
+    return [SkippedOut(task_id=item.task_id, reason=item.detail or rest) for item in items if not _done(item)]
 
 
 def _more(operation: Operation) -> bool:

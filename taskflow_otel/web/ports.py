@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import EllipsisType
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from taskflow_otel.model.operation import Operation, OperationItem, OperationQue
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
-from taskflow_otel.model.vocabulary import EngineState
+from taskflow_otel.model.vocabulary import EngineState, OperationKind
 
 
 class QueueFigures(Protocol):
@@ -113,6 +113,9 @@ class OperationBook(Protocol):
 
     async def begin(self, order: Order) -> Operation:
         """Store one, and begin to work it off; raises `KeyReusedError` and `BackendError`."""
+
+    async def preview(self, kind: OperationKind, task_ids: Sequence[str]) -> list[OperationItem]:
+        """What an operation on these tasks would do as they are now; changes nothing."""
 
     async def wait(self, operation_id: str, timeout: float, most: int) -> Operation:
         """Return it once it has ended, has more than `most` tasks, or `timeout` seconds have passed."""

@@ -66,12 +66,9 @@ def named_or_selected(
 
 
 async def counted(
-    engine: TaskEngine, wanted: Wanted, most: int, wants: Callable[[TaskRecord], bool]
+    engine: TaskEngine, selection: Selection, most: int, wants: Callable[[TaskRecord], bool]
 ) -> tuple[int, bool]:
-    """How many tasks are wanted, counted up to `most`, and whether there are more."""
-    selection = wanted.selection
-    if selection is None:
-        return len(wanted.task_ids), False
+    """How many tasks are selected, counted up to `most`, and whether there are more."""
     limit = most if selection.limit is None else min(most, selection.limit)
     number = 0
     for status in selection.statuses:

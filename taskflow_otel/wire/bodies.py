@@ -245,7 +245,9 @@ class BulkRetryOut(BaseModel):
     retried: list[RetriedOut]
     skipped: list[SkippedOut]
     more: bool = Field(description="Whether more tasks match: repeat the request.")
-    matched: int = Field(description="How many tasks were selected, at most the limit.")
+    matched: int = Field(
+        description="How many tasks were selected, at most the limit; with `dry_run`, how many would be acted on."
+    )
     dry_run: bool
     operation_id: str | None = Field(default=None, description="The operation; null if tasks were only counted.")
     status: Annotated[str, _one_of(OperationStatus)] | None = Field(
@@ -260,7 +262,9 @@ class BulkCancelOut(BaseModel):
     cancelled: list[str]
     skipped: list[SkippedOut]
     more: bool = Field(description="Whether more tasks match: repeat the request.")
-    matched: int = Field(description="How many tasks were selected, at most the limit.")
+    matched: int = Field(
+        description="How many tasks were selected, at most the limit; with `dry_run`, how many would be acted on."
+    )
     dry_run: bool
     operation_id: str | None = Field(default=None, description="The operation; null if tasks were only counted.")
     status: Annotated[str, _one_of(OperationStatus)] | None = Field(

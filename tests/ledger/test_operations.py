@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -11,7 +12,8 @@ import pytest
 from fastapi import FastAPI
 
 from taskflow_otel import TaskAdmin, TaskManager, TaskStatus
-from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.backends.base import Insert
+from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.operation import Operation, OperationItem, Order
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.vocabulary import OperationKind
@@ -196,6 +198,48 @@ async def test_cancelling_and_deleting_can_be_repeated(fleet: Fleet) -> None:
     wire.before_store = lambda method, args: None
     for operation_id in begun:
         assert (await ended(fleet, operation_id)).succeeded == 3
+
+
+async def test_a_task_that_the_backend_refuses_for_good_has_its_reason_and_keeps_no_other_from_being_done(
+    fleet: Fleet,
+) -> None:
+    one, other = fleet.manager(commit_timeout=60), fleet.manager(commit_timeout=60)
+    work = Flaky(one, other)
+    await fleet.start(one, other)
+    ids = await work.failed(one, 5)
+    await one.pause_queue("default")
+    waiting = [await one.enqueue(work.task, number) for number in range(10, 13)]
+    wire: Any = fleet.wires[other]
+
+    def refuse(method: str, is_bad: Callable[[Any], bool]) -> None:
+        passed = getattr(wire, method)
+
+        async def call(given: Any) -> Any:
+            if is_bad(given):
+                raise BackendError("db.internal refuses it", transient=False, reason="too large")
+            return await passed(given)
+
+        setattr(wire, method, call)
+
+    refuse("apply", lambda changes: any(isinstance(one, Insert) and one.record.retry_of == ids[2] for one in changes))
+    refuse("request_cancel", lambda task_id: task_id == waiting[1])
+    refuse("delete_tasks", lambda task_ids: ids[3] in task_ids)
+    for kind, asked, bad in (
+        (OperationKind.RETRY, ids, ids[2]),
+        (OperationKind.CANCEL, waiting, waiting[1]),
+        (OperationKind.DELETE, ids, ids[3]),
+    ):
+        begun = await other.engine.operations.begin(Order(kind=kind, task_ids=asked))
+        done = await ended(fleet, begun.operation_id)
+        assert (done.status, done.done, done.succeeded) == ("done", len(asked), len(asked) - 1), kind
+        items = {item.task_id: item for item in await items_of(fleet, begun.operation_id)}
+        assert (items.pop(bad).outcome, {item.outcome for item in items.values()}) == ("failed", {"done"}), kind
+        [failed] = [item for item in await items_of(fleet, begun.operation_id) if item.task_id == bad]
+        assert failed.detail == "too large", "the message names a server"
+        if kind is OperationKind.RETRY:
+            assert await retries_of(fleet) == Counter(task_id for task_id in ids if task_id != bad)
+            retries = [item.new_task_id or "" for item in items.values()]
+            assert {(await finish(other, task_id)).status for task_id in retries} == {TaskStatus.SUCCESS}
 
 
 @pytest.mark.parametrize("backend_factory", ["sqlite", "postgres"], indirect=True)

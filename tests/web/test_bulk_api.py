@@ -6,8 +6,11 @@ import asyncio
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from taskflow_otel import TaskAdmin
 from taskflow_otel.engine.builder import TaskBuilder
+from taskflow_otel.engine.retries import Retries
 from taskflow_otel.model.status import TaskStatus
 from tests.turns import Turns
 from tests.waiting import eventually
@@ -295,6 +298,66 @@ async def test_of_requests_with_one_idempotency_key_one_is_carried_out_and_answe
     other = await client.post("/tasks/bulk-retry", json={"task_ids": ids[:1]}, headers=key)
     assert (other.status_code, "Idempotency-Key" in other.json()["detail"]) == (422, True)
     assert (await client.delete("/tasks/history?dry_run=true", headers=key)).status_code == 200
+
+
+@pytest.mark.parametrize("route", ["bulk-retry", "bulk-cancel"])
+async def test_counting_named_tasks_says_what_would_be_done_and_does_nothing(
+    client: httpx.AsyncClient, engine: House, route: str
+) -> None:
+    failed, retried, lost, succeeded, running, pending = (
+        engine.put(make_record(status=status, **fields)).task_id
+        for status, fields in (
+            (TaskStatus.FAILED, {}),
+            (TaskStatus.FAILED, {"retried_by": "another"}),
+            (TaskStatus.FAILED, {"payload": None}),
+            (TaskStatus.SUCCESS, {}),
+            (TaskStatus.RUNNING, {}),
+            (TaskStatus.PENDING, {}),
+        )
+    )
+    engine.put(make_record(status=TaskStatus.SUCCESS, task_id="another"))
+    ids = [failed, retried, lost, succeeded, running, pending, "none", failed]
+    before = engine.records
+    counted = (await client.post(f"/tasks/{route}?dry_run=true", json={"task_ids": ids})).json()
+    assert engine.records == before
+    done = (await client.post(f"/tasks/{route}", json={"task_ids": ids})).json()
+    acted_on = done["cancelled"] if route == "bulk-cancel" else [pair["task_id"] for pair in done["retried"]]
+    assert acted_on == ([running, pending] if route == "bulk-cancel" else [failed])
+    assert (counted["matched"], counted["dry_run"], counted["more"]) == (len(acted_on), True, False)
+    assert counted["skipped"] == done["skipped"]
+    assert len(counted["skipped"]) == 7 - len(acted_on)
+
+
+async def test_a_skipped_task_has_a_reason_even_if_the_operation_ended_before_it_came_to_it(
+    client: httpx.AsyncClient, engine: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Retries, "retry_all", fail)
+    ids = [engine.put(make_record(status=TaskStatus.FAILED)).task_id for _ in range(2)]
+    answer = (await client.post("/tasks/bulk-retry", json={"task_ids": ids})).json()
+    assert (answer["status"], answer["retried"]) == ("failed", [])
+    assert [skip["task_id"] for skip in answer["skipped"]] == ids
+    assert all(skip["reason"].startswith("not done: an unexpected error") for skip in answer["skipped"])
+
+
+async def test_a_key_belongs_to_one_user_of_one_administration(engine: House) -> None:
+    app = FastAPI()
+    for path in ("/one", "/two"):
+        TaskAdmin(app, engine.manager, path=path, auth=[USER, ("bob", "right horse")])
+    ids = [engine.put(make_record(status=TaskStatus.FAILED)).task_id for _ in range(2)]
+    found: dict[object, str] = {}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        for path in ("/one", "/two"):
+            for user in (USER, ("bob", "right horse")):
+                for body in ({"task_ids": ids}, {"task_ids": ids}):
+                    headers = {"Idempotency-Key": "k"}
+                    answer = await client.post(f"{path}/bulk-retry", json=body, headers=headers, auth=user)
+                    assert answer.status_code == 202, answer.text
+                    first = found.setdefault((path, user), answer.json()["operation_id"])
+                    assert answer.json()["operation_id"] == first
+    assert len(set(found.values())) == 4
 
 
 async def test_more_than_a_thousand_tasks_are_worked_off_in_the_background_a_few_at_a_time(

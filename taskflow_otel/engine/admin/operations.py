@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
+
+from msgspec.structs import replace
 
 from taskflow_otel.backends.admin import OperationStore
 from taskflow_otel.engine.admin.run import Fenced, OperationRun
-from taskflow_otel.engine.admin.work import Work
+from taskflow_otel.engine.admin.work import Work, refused
 from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.membership import Membership
@@ -18,7 +20,7 @@ from taskflow_otel.errors import BackendError, KeyReusedError, NotStartedError, 
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery, Order
 from taskflow_otel.model.query import Instance
-from taskflow_otel.model.vocabulary import InstanceState, OperationStatus
+from taskflow_otel.model.vocabulary import InstanceState, ItemOutcome, OperationKind, OperationStatus
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
 from taskflow_otel.runtime.service import Service
@@ -109,6 +111,22 @@ class Operations(Service):
             raise
         self._tasks.own(self._finish(run))
         return run.operation
+
+    @at_home
+    async def preview(self, kind: OperationKind, task_ids: Sequence[str]) -> list[OperationItem]:
+        """What an operation on these tasks would do as they are now, as the items of its record; changes nothing.
+
+        Raises `NotStartedError` and `BackendError`.
+        """
+        self.life.require_running()
+        work, items = self._works[kind.value], []
+        for start in range(0, len(task_ids), work.slice):
+            some = task_ids[start : start + work.slice]
+            records = await self._lookup.get_all(some)
+            for seq, task_id in enumerate(some, start):
+                item, why = OperationItem(seq=seq, task_id=task_id), await work.refusal(task_id, records.get(task_id))
+                items.append(replace(item, outcome=ItemOutcome.DONE.value) if why is None else refused(item, why))
+        return items
 
     @at_home
     async def wait(self, operation_id: str, timeout: float, most: int) -> Operation:

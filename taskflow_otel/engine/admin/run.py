@@ -10,7 +10,7 @@ from dataclasses import replace as with_query
 from msgspec.structs import replace
 
 from taskflow_otel.backends.admin import OperationStore
-from taskflow_otel.engine.admin.work import Work
+from taskflow_otel.engine.admin.work import Work, refused
 from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.operation import Operation, OperationItem, Selection
@@ -110,13 +110,26 @@ class OperationRun:
             await self._end(OperationStatus.DONE)
 
     async def _work_off(self, items: Sequence[OperationItem]) -> None:
-        results = await self._work.do(self.operation, items, repeated=self._repeated)
+        results = await self._results_of(items)
         succeeded = sum(item.outcome == ItemOutcome.DONE for item in results)
         operation = self.operation
         await self._save(
             replace(operation, done=operation.done + len(results), succeeded=operation.succeeded + succeeded), results
         )
         self._repeated = False
+
+    async def _results_of(self, items: Sequence[OperationItem]) -> list[OperationItem]:
+        try:
+            return await self._work.do(self.operation, items, repeated=self._repeated)
+        except BackendError as exc:
+            if exc.transient:
+                raise
+            if len(items) == 1:
+                logger.warning("bulk operation %s: %s", self.operation.operation_id, exc)
+                return [refused(items[0], exc)]
+        # What the backend refuses for good of one task must not keep the others from being done.
+        self._repeated = True
+        return [result for item in items for result in await self._results_of([item])]
 
     async def _collect(self, selection: Selection) -> None:
         """Add the next tasks that the filter matches."""

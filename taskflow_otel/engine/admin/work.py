@@ -9,10 +9,10 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.engine.control import Control
+from taskflow_otel.engine.control import Control, finished_already
 from taskflow_otel.engine.lookup import Lookup
-from taskflow_otel.engine.retries import Retries
-from taskflow_otel.errors import AlreadyRetriedError, TaskflowError, TaskNotFoundError, TaskStateError
+from taskflow_otel.engine.retries import REFUSALS, Retries
+from taskflow_otel.errors import AlreadyRetriedError, BackendError, TaskflowError, TaskNotFoundError, TaskStateError
 from taskflow_otel.model.operation import Operation, OperationItem
 from taskflow_otel.model.plain import plain_text
 from taskflow_otel.model.record import TaskRecord
@@ -22,6 +22,7 @@ from taskflow_otel.model.vocabulary import ItemOutcome
 _MAX_DETAIL = 500
 _DONE, _REFUSED, _FAILED = ItemOutcome.DONE.value, ItemOutcome.REFUSED.value, ItemOutcome.FAILED.value
 _FORGET_BATCH = 500
+_NO_REASON = "the backend refuses a value; the log of the instance says why"
 
 
 class Work(Protocol):
@@ -33,10 +34,14 @@ class Work(Protocol):
     def wants(self, record: TaskRecord) -> bool:
         """Whether a task that the filter matches is selected."""
 
+    async def refusal(self, task_id: str, record: TaskRecord | None) -> TaskflowError | None:
+        """Why nothing would be done with a task as it is now (`None`: no task has this id); `None`: it would be."""
+
     async def do(self, operation: Operation, items: Sequence[OperationItem], *, repeated: bool) -> list[OperationItem]:
         """The items with their results. `repeated`: an earlier call may have done some of it already.
 
-        Raises `BackendError` and `NotStartedError`; then the call is repeated later.
+        Raises `NotStartedError` and `BackendError`. Then the call is repeated: later, or, if the backend refuses
+        something for good, at once with each item alone.
         """
 
     async def end(self, operation: Operation) -> None:
@@ -59,6 +64,14 @@ class RetryWork:
         """See `Work`."""
         return record.retried_by is None
 
+    async def refusal(self, task_id: str, record: TaskRecord | None) -> TaskflowError | None:
+        """See `Work`."""
+        try:
+            await self._retries.check(task_id, record, once=True)
+        except REFUSALS as exc:
+            return exc
+        return None
+
     async def do(self, operation: Operation, items: Sequence[OperationItem], *, repeated: bool) -> list[OperationItem]:
         """See `Work`."""
         prefix = _prefix(operation)
@@ -79,12 +92,12 @@ class RetryWork:
         if isinstance(result, TaskRecord):
             return replace(item, outcome=_DONE, new_task_id=result.task_id)
         if not isinstance(result, AlreadyRetriedError):
-            return _refused(item, result)
+            return refused(item, result)
         if prefix is not None:
             used = await self._backend.latest_once(prefix + item.task_id)
             if used == (prefix + item.task_id, result.retried_by):
                 return replace(item, outcome=_DONE, new_task_id=result.retried_by)
-        return replace(_refused(item, result), new_task_id=result.retried_by)
+        return replace(refused(item, result), new_task_id=result.retried_by)
 
 
 class CancelWork:
@@ -100,6 +113,12 @@ class CancelWork:
         """See `Work`."""
         return not record.status.finished
 
+    async def refusal(self, task_id: str, record: TaskRecord | None) -> TaskflowError | None:
+        """See `Work`."""
+        if record is None:
+            return TaskNotFoundError(task_id)
+        return finished_already(record) if record.status.finished else None
+
     async def do(self, operation: Operation, items: Sequence[OperationItem], *, repeated: bool) -> list[OperationItem]:
         """See `Work`."""
         # At once, so that they share transactions.
@@ -112,12 +131,12 @@ class CancelWork:
         try:
             await self._control.cancel(item.task_id)
         except TaskNotFoundError as exc:
-            return _refused(item, exc)
+            return refused(item, exc)
         except TaskStateError as exc:
             found = (await self._lookup.get_all([item.task_id])).get(item.task_id) if repeated else None
             if found is not None and found.status is TaskStatus.CANCELLED:
                 return replace(item, outcome=_DONE)
-            return _refused(item, exc)
+            return refused(item, exc)
         return replace(item, outcome=_DONE)
 
 
@@ -134,17 +153,29 @@ class DeleteWork:
         """See `Work`."""
         return record.status.finished
 
+    async def refusal(self, task_id: str, record: TaskRecord | None) -> TaskflowError | None:
+        """See `Work`."""
+        if record is None:
+            return TaskNotFoundError(task_id)
+        if not record.status.finished:
+            return TaskStateError(f"task {task_id} is {record.status}; only a finished task can be deleted")
+        return None
+
     async def do(self, operation: Operation, items: Sequence[OperationItem], *, repeated: bool) -> list[OperationItem]:
         """See `Work`."""
         deleted = set(await self._delete([item.task_id for item in items]))
         left = [item.task_id for item in items if item.task_id not in deleted]
         known = await self._lookup.get_all(left) if left else {}
-        return [
-            replace(item, outcome=_DONE)
-            if item.task_id in deleted or (repeated and item.task_id not in known)
-            else _refused(item, _why_kept(item.task_id, known.get(item.task_id)))
-            for item in items
-        ]
+        results = []
+        for item in items:
+            if item.task_id in deleted or (repeated and item.task_id not in known):
+                results.append(replace(item, outcome=_DONE))
+                continue
+            why = await self.refusal(item.task_id, known.get(item.task_id))
+            results.append(
+                refused(item, why or TaskStateError(f"task {item.task_id} is being deleted by another request"))
+            )
+        return results
 
     async def end(self, operation: Operation) -> None:
         """See `Work`."""
@@ -154,14 +185,9 @@ def _prefix(operation: Operation) -> str:
     return f"operation:{operation.operation_id}:"
 
 
-def _why_kept(task_id: str, record: TaskRecord | None) -> TaskflowError:
-    if record is None:
-        return TaskNotFoundError(task_id)
-    if record.status.finished:
-        return TaskStateError(f"task {task_id} is being deleted by another request")
-    return TaskStateError(f"task {task_id} is {record.status}; only a finished task can be deleted")
-
-
-def _refused(item: OperationItem, why: TaskflowError) -> OperationItem:
+def refused(item: OperationItem, why: TaskflowError) -> OperationItem:
+    """The item of a task with which nothing was done."""
     outcome = _REFUSED if isinstance(why, TaskStateError | TaskNotFoundError) else _FAILED
-    return replace(item, outcome=outcome, detail=plain_text(str(why), _MAX_DETAIL))
+    # The message of a backend may name its server.
+    text = why.reason or _NO_REASON if isinstance(why, BackendError) else str(why)
+    return replace(item, outcome=outcome, detail=plain_text(text, _MAX_DETAIL))

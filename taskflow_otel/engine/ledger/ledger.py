@@ -8,7 +8,8 @@ together. The history of tasks that are not persisted is noted. It is written wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome
 from taskflow_otel.engine.ledger.backend_health import PATIENCE, BackendHealth, Observe
@@ -18,7 +19,7 @@ from taskflow_otel.engine.ledger.deadlines import FOREVER, Deadlines
 from taskflow_otel.engine.ledger.writer import Writer
 from taskflow_otel.engine.live import REFUSED, LiveTask
 from taskflow_otel.engine.membership import Membership
-from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.retrying import retrying
@@ -116,6 +117,20 @@ class Ledger:
 
     async def commit_all(self, changes: Sequence[Change], *, timeout: float | None = None) -> list[Applied]:
         """Return once all changes are durable; see `commit`. After an error, some of them may be durable."""
+        async with self._submitted(changes, timeout) as entries:
+            return [await entry.future for entry in entries]
+
+    async def commit_each(self, changes: Sequence[Change]) -> list[Applied | BackendError]:
+        """The same for changes that do not belong together: one that is refused for good has its error as its result.
+
+        Raises `BackendError` if trying again can help; then some of the changes may be durable.
+        """
+        async with self._submitted(changes) as entries:
+            return [await _result_or_refusal(entry) for entry in entries]
+
+    @asynccontextmanager
+    async def _submitted(self, changes: Sequence[Change], timeout: float | None = None) -> AsyncGenerator[list[Commit]]:
+        """The commits of these changes; those that still wait at an error are withdrawn."""
         deadline = self._deadline(timeout)
         entries: list[Commit] = []
         try:
@@ -125,7 +140,7 @@ class Ledger:
                 for change in changes[start : start + MAX_BATCH]:
                     entries.append(entry := self._new(change, deadline))
                     self._backlog.add(entry)
-            return [await entry.future for entry in entries]
+            yield entries
         except BaseException:
             self._abandon(entries)
             raise
@@ -249,3 +264,12 @@ class Ledger:
     def _late(self, change: Change, result: Applied) -> None:
         if result.outcome is not Outcome.DUPLICATE:
             self._on_late(change, result.outcome is Outcome.STALE)
+
+
+async def _result_or_refusal(entry: Commit) -> Applied | BackendError:
+    try:
+        return await entry.future
+    except BackendError as exc:
+        if exc.transient:
+            raise
+        return exc
