@@ -8,14 +8,14 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import fastapi.dependencies.utils as solving
 import fastapi.routing as routing
 from fastapi import BackgroundTasks
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import SolvedDependency
-from fastapi.security import APIKeyQuery
+from fastapi.security import APIKeyCookie, APIKeyHeader, APIKeyQuery
 from fastapi.security.base import SecurityBase
 from starlette.routing import BaseRoute
 from starlette.types import Scope
@@ -89,6 +89,41 @@ def query_names(dependant: Dependant) -> frozenset[str]:
     if isinstance(dependant.call, APIKeyQuery):
         own.add(dependant.call.model.name)
     return frozenset(own.union(*map(query_names, dependant.dependencies)))
+
+
+class Read(NamedTuple):
+    """What a route and its dependencies read of a request, by the names on the wire, in lower case for headers."""
+
+    headers: frozenset[str]
+    queries: frozenset[str]
+    cookies: frozenset[str]
+    anything: bool
+    """Whether one of them takes the request itself, and so may read anything."""
+
+
+def what_is_read(dependant: Dependant) -> Read:
+    """What a route and its dependencies read of a request."""
+    headers, queries, cookies = (
+        {field.alias for field in fields}
+        for fields in (dependant.header_params, dependant.query_params, dependant.cookie_params)
+    )
+    anything = bool(dependant.request_param_name or dependant.http_connection_param_name)
+    match dependant.call:
+        case APIKeyHeader(model=model):
+            headers.add(model.name)
+        case APIKeyQuery(model=model):
+            queries.add(model.name)
+        case APIKeyCookie(model=model):
+            cookies.add(model.name)
+        case _:
+            pass
+    if isinstance(dependant.call, SecurityBase):
+        # It takes the request, and reads what it says.
+        anything = False
+    for one in map(what_is_read, dependant.dependencies):
+        headers, queries, cookies = headers | one.headers, queries | one.queries, cookies | one.cookies
+        anything = anything or one.anything
+    return Read(frozenset(map(str.lower, headers)), frozenset(queries), frozenset(cookies), anything)
 
 
 def security_schemes(dependant: Dependant) -> list[SecurityBase]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from taskflow_otel.compat.fastapi import own_stacks, query_names, security_schemes
+from taskflow_otel.compat.fastapi import own_stacks, query_names, security_schemes, what_is_read
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.web.auth import Actor, checked_role
 from taskflow_otel.web.entrance import add_to_answer, allow_parameters
@@ -23,6 +24,10 @@ from taskflow_otel.web.sessions import Sessions
 RoleOf = Callable[[Any], object]
 
 _ACTOR = "taskflow_otel.app_actor"
+_USUAL_HEADERS = frozenset({"accept", "accept-language", "host", "origin", "referer", "user-agent", "x-forwarded-for"})
+"""Headers that a sign-in may read, and that are no credentials."""
+_CREDENTIAL = re.compile(r"(?i)auth|cred|key|secret|session|token|user(?!-agent)")
+"""Names of headers and parameters that could hold a credential."""
 _NAMES = ("username", "preferred_username", "name", "email", "sub", "id")
 
 
@@ -72,6 +77,19 @@ class AppLogin:
             Scheme(scheme.scheme_name, scheme.model) for scheme in security_schemes(route.dependant)
         ]
         """How the application reads credentials, for OpenAPI."""
+        self._credentials = what_is_read(route.dependant.dependencies[0])
+
+    def is_tried_by(self, request: Request) -> bool:
+        """Whether a request has something that could be a credential, as far as the dependency says what it reads."""
+        read, headers = self._credentials, request.headers.keys()
+        if read.anything:
+            return bool(request.cookies) or any(map(_CREDENTIAL.search, [*headers, *request.query_params]))
+        return (
+            "authorization" in headers
+            or any(name in headers for name in read.headers - _USUAL_HEADERS)
+            or any(name in request.query_params for name in read.queries)
+            or any(name in request.cookies for name in read.cookies)
+        )
 
     async def actor_of(self, request: Request) -> Actor:
         """The user of a request. Raises what the dependency raises; answers 401 to a user who is nobody."""

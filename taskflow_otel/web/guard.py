@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -29,8 +30,11 @@ from taskflow_otel.web.settings import is_text
 from taskflow_otel.web.tokens import ApiToken, TokenBook
 from taskflow_otel.wire.problems import READ_ONLY, UNTRUSTED_REQUEST
 
+_log = logging.getLogger("taskflow_otel")
+
 OPEN = Actor(None, Role.OPERATOR, "open")
 _UNKNOWN_TOKEN = "unknown token"  # nosec B105  # words for the audit
+_METRICS_ALONE = "the metrics token opens the metrics alone"
 _LONGEST_UNCHECKED = timedelta(minutes=15)
 """How long a live stream lasts for a user whom no one can look up again; then the client must present itself anew."""
 
@@ -153,16 +157,21 @@ class Guard:
             return self._holder(request, token)
         if isinstance(self._access, AppLogin):
             return await self._signed_in_by_app(request, self._access)
-        if (cookie := request.cookies.get(COOKIE)) and (actor := await self._access.sessions.actor_of(request, cookie)):
+        cookie = request.cookies.get(COOKIE)
+        if cookie and (actor := await self._access.sessions.actor_of(request, cookie)):
             return actor
         if credentials := _basic_credentials(request):
             username, password = credentials
             if role := await self._access.login.role_of(request, username, password):
                 return Actor(username, role, "basic")
         elif self._is_metrics_token(bearer):
-            raise HTTPException(401, detail="the metrics token opens the metrics alone", headers=_challenge(request))
+            self._attempts.noted(request, "token-login", "metrics token", _METRICS_ALONE)
+            raise HTTPException(401, detail=_METRICS_ALONE, headers=_challenge(request))
         elif bearer is not None:
             self._attempts.failed(request, "token-login", _UNKNOWN_TOKEN)
+        elif cookie:
+            # Not counted as a guess: browsers repeat a session that has ended, and a signature cannot be guessed.
+            self._attempts.noted(request, "session-login", *self._access.sessions.refusal(request, cookie))
         raise HTTPException(401, detail="log in first", headers=_challenge(request))
 
     async def log_in(self, request: Request, username: str, password: str) -> Begun | None:
@@ -182,16 +191,16 @@ class Guard:
         match actor.via, self._access:
             case "session", PasswordAccess() as access:
                 cookie = request.cookies[COOKIE]
-                return Watch(
-                    actor.expires_at, partial(_same, actor, partial(access.sessions.actor_of, request, cookie))
-                )
+                still = partial(_same, actor, partial(access.sessions.actor_of, request, cookie))
+                return Watch(actor.expires_at, partial(_holds, still))
             case "basic", PasswordAccess(login) if login.knows_users:
                 name = actor.name or ""
-                return Watch(None, partial(_unchanged, await login.find(name), partial(login.find, name)))
+                still = partial(_unchanged, await login.find(name), partial(login.find, name))
+                return Watch(None, partial(_holds, still))
             case "basic", _:
                 return Watch((self._clock.now() + _LONGEST_UNCHECKED).timestamp())
             case "app", AppLogin() as app_login:
-                return Watch(None, partial(_same, actor, partial(app_login.actor_of, request)))
+                return Watch(None, partial(_holds, partial(_same, actor, partial(app_login.actor_of, request))))
             case _:
                 return Watch(actor.expires_at)
 
@@ -251,7 +260,7 @@ class Guard:
 
     def _holder(self, request: Request, token: ApiToken) -> Actor:
         if self._tokens.has_expired(token):
-            self._attempts.failed(request, "token-login", token.name)
+            self._attempts.failed(request, "token-login", token.name, "the token has expired")
             raise HTTPException(401, detail=f"the API token {token.name!r} has expired", headers=_challenge(request))
         return token.actor
 
@@ -260,22 +269,31 @@ class Guard:
             return await login.actor_of(request)
         except HTTPException as exc:
             # Without a credential it is no attempt. The application limits those; the audit is limited here.
-            if exc.status_code == 403 or (exc.status_code == 401 and "authorization" in request.headers):
+            if exc.status_code == 403 or (exc.status_code < 500 and login.is_tried_by(request)):
                 with suppress(HTTPException):
-                    self._attempts.failed(request, "login", "by the application")
+                    self._attempts.failed(request, "login", "by the application", "refused by the application")
             raise
 
 
 async def _same(actor: Actor, identify: Callable[[], Awaitable[Actor | None]]) -> bool:
-    try:
-        found = await identify()
-    except HTTPException:
-        return False
+    found = await identify()
     return found is not None and (found.name, found.role) == (actor.name, actor.role)
 
 
 async def _unchanged(before: User | None, find: Callable[[], Awaitable[User | None]]) -> bool:
     return await find() == before
+
+
+async def _holds(check: Callable[[], Awaitable[bool]]) -> bool:
+    """Whether a user may still follow the stream; not if the application cannot say so, whatever it raises."""
+    try:
+        return await check()
+    except HTTPException:
+        return False
+    except Exception as exc:
+        _log.warning("a live stream ends, because its user could not be looked up again: %s", type(exc).__name__)
+        _log.debug("the error of the look-up", exc_info=exc)
+        return False
 
 
 def check_same_origin(request: Request) -> None:

@@ -25,7 +25,9 @@ class Attempts:
         self._audit = audit
 
     @contextmanager
-    def of(self, request: Request, action: str, target: str, *, account: str | None = None) -> Iterator[Attempt]:
+    def of(
+        self, request: Request, action: str, target: str, *, account: str | None = None, why: str = "wrong credentials"
+    ) -> Iterator[Attempt]:
         """One attempt; answers 429 with `Retry-After` after too many failures. `target` must not contain a secret."""
         try:
             with self._throttle.attempt(request.client.host if request.client else "", account) as attempt:
@@ -33,19 +35,20 @@ class Attempts:
         except TooManyLoginsError as exc:
             if exc.first:
                 # Once for each delay, so that a flood of guesses is not a flood of entries.
-                self._refused(request, action, target, 429, "too many failures")
+                self.noted(request, action, target, "too many failures", status=429)
             headers = {"Retry-After": str(max(1, math.ceil(exc.retry_after)))}
             raise HTTPException(429, detail=str(exc), headers=headers) from None
         if attempt.outcome is False:
-            self._refused(request, action, target, 401, "wrong credentials")
+            self.noted(request, action, target, why)
 
-    def _refused(self, request: Request, action: str, target: str, status: int, why: str) -> None:
+    def noted(self, request: Request, action: str, target: str, why: str, *, status: int = 401) -> None:
+        """Record a refusal that does not count as a guess."""
         target = target[:_LONGEST_TARGET]
         self._audit.record(request, None, action, target, AuditOutcome.REFUSED, status=status, detail=why)
 
-    def failed(self, request: Request, action: str, target: str) -> None:
+    def failed(self, request: Request, action: str, target: str, why: str = "wrong credentials") -> None:
         """Count and record a failure that has happened; answers 429 as `of` does."""
-        with self.of(request, action, target) as attempt:
+        with self.of(request, action, target, why=why) as attempt:
             attempt.failed()
 
 

@@ -79,6 +79,11 @@ class SessionBook:
             return None
         return _actor(session, role)
 
+    def refusal(self, request: Request, token: str) -> tuple[str, str]:
+        """The user whom a session that is not valid names, and why it may not be, for the audit."""
+        username, signed = self._sessions.claim_of(token, _place(request))
+        return username, "an expired or ended session" if signed else "a session that this installation has not signed"
+
     async def end(self, actor: Actor, *, everywhere: bool = False) -> None:
         """End the session of an actor, or all sessions of that user; raises `BackendError`, and then nothing ended."""
         if actor.name is None or actor.session is None or actor.expires_at is None:

@@ -85,15 +85,20 @@ class Sessions:
 
     def read(self, token: str, place: str = "") -> Session | None:
         """What the token says; `None` if it is forged, damaged, expired, or of another administration."""
-        payload, _, signature = token.partition(".")
-        body = _decode(payload)
-        if not hmac.compare_digest(self._signature(payload, place).encode(), signature.encode("utf-8", "replace")):
+        body = _decode(token.partition(".")[0])
+        if not self._is_signed(token, place):
             if body is not None:
                 self.warn_of_key("a session that this process has not signed was presented")
             return None
         if body is None or body["e"] <= self._clock.now().timestamp():
             return None
         return self._session(body, token)
+
+    def claim_of(self, token: str, place: str = "") -> tuple[str, bool]:
+        """The user whom a token names, whoever wrote it, and whether it was signed here."""
+        body = _decode(token.partition(".")[0])
+        name = "" if body is None else body["u"]
+        return name if isinstance(name, str) else "", self._is_signed(token, place)
 
     def is_stamp(self, stamp: str, username: str, credential: str) -> bool:
         """Whether a session was begun with this credential of the user."""
@@ -126,6 +131,10 @@ class Sessions:
             expires_at=body["e"],
             csrf=self._digest(self._csrf_key, token),
         )
+
+    def _is_signed(self, token: str, place: str) -> bool:
+        payload, _, signature = token.partition(".")
+        return hmac.compare_digest(self._signature(payload, place).encode(), signature.encode("utf-8", "replace"))
 
     def _signature(self, payload: str, place: str) -> str:
         key = _derive(self._session_key, "place", place)

@@ -20,7 +20,8 @@ LONGEST_DELAY = 300.0
 MAX_ENTRIES = 10_000
 """The most networks and accounts that are remembered; those with the fewest failures are forgotten first."""
 _IN_FLIGHT = 100
-"""Checks of passwords at once, of everyone."""
+"""Checks at once of one administration. Beyond it, up to twice as many are for networks that have neither failed nor
+another check at this moment: two networks that guess do not shut the others out."""
 _EVERYONE = b""
 _PRESSURE = 20
 """With each of these failures of an account, the delays of its next failures double."""
@@ -41,7 +42,7 @@ _PAIR = _Rule(free=5, leak=600.0, at_once=20)
 _NETWORK = _Rule(free=20, leak=300.0, at_once=50)
 _SITE = _Rule(free=50, leak=60.0, at_once=50)
 """An IPv6 /48, which one customer often has: 65,536 networks."""
-_ACCOUNT = _Rule(free=0, leak=60.0, at_once=_IN_FLIGHT)
+_ACCOUNT = _Rule(free=0, leak=60.0, at_once=2 * _IN_FLIGHT)
 _COUNTED_BEYOND = 10
 """Failures beyond the free ones that count, so that a network is free again in a bounded time."""
 _COUNTED_OF_ACCOUNT = 400
@@ -131,7 +132,9 @@ class LoginThrottle:
             beyond = key in known and known[key].now(rule, now) >= rule.free
             if self._in_flight.get(key, 0) >= (1 if beyond else rule.at_once):
                 raise TooManyLoginsError(1.0)
-        if self._in_flight.get(_EVERYONE, 0) >= _IN_FLIGHT:
+        has_failed = any(entry.now(keys[key], now) > 0.0 for key, entry in known.items())
+        is_alone = not (has_failed or any(key in self._in_flight for key in keys))
+        if self._in_flight.get(_EVERYONE, 0) >= (2 * _IN_FLIGHT if is_alone else _IN_FLIGHT):
             raise TooManyLoginsError(1.0)
 
     def _count(self, keys: dict[bytes, _Rule], account: bytes | None) -> None:

@@ -17,7 +17,7 @@ from fastapi.responses import RedirectResponse
 from fastapi.security import APIKeyHeader, APIKeyQuery, OAuth2PasswordBearer, SecurityScopes
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from taskflow_otel import ApiToken
+from taskflow_otel import ApiToken, User
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web import fleet_api
 from taskflow_otel.web.app_login import name_of
@@ -412,6 +412,55 @@ async def test_wrong_credentials_of_the_application_are_audited_and_missing_ones
         answer = await client.get("/tasks", headers={"Authorization": "Bearer wrong-token"})
         assert answer.status_code == 401
     assert len(caplog.records) < 30
+
+
+@pytest.mark.parametrize("raised", [ZeroDivisionError("secret"), HTTPException(401), HTTPException(302)])
+async def test_a_live_stream_ends_without_a_traceback_whatever_the_application_raises_at_the_next_look(
+    app_of: Callable[..., FastAPI],
+    engine: House,
+    serving: Callable[..., AbstractAsyncContextManager[Served]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    raised: Exception,
+) -> None:
+    monkeypatch.setattr(fleet_api, "EventStreams", partial(EventStreams, recheck=0.01))
+    caplog.set_level(logging.INFO)
+    broken: list[Exception] = []
+
+    def look() -> None:
+        if broken:
+            raise broken[0]
+
+    async def current_user() -> str:
+        look()
+        return "ada"
+
+    class Users:
+        def authenticate(self, username: str, password: str) -> str:
+            return "operator"
+
+        def find(self, username: str) -> User:
+            look()
+            return User("operator")
+
+    for options in ({"auth": current_user, "role": role_of}, {"auth": Users()}):
+        broken.clear()
+        async with (
+            serving(app_of(**options)) as served,
+            httpx.AsyncClient(base_url=served.url, auth=("ada", "x")) as client,
+            client.stream("GET", "/tasks/events") as answer,
+        ):
+            lines = answer.aiter_lines()
+            await anext(lines)
+            broken.append(raised)
+            async with asyncio.timeout(20):
+                async for _ in lines:
+                    pass
+        assert engine.stream.subscribers == 0
+    assert [record for record in caplog.records if record.exc_info] == []
+    said = [record.getMessage() for record in caplog.records if "could not be looked up again" in record.getMessage()]
+    assert len(said) == (0 if isinstance(raised, HTTPException) else 2)
+    assert "secret" not in "".join(said)
 
 
 async def test_what_the_dependency_adds_to_the_answer_is_kept(client_of: ClientOf) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 
 from taskflow_otel.web.throttle import LONGEST_DELAY, MAX_ENTRIES, LoginThrottle, TooManyLoginsError, network_of
@@ -175,3 +177,33 @@ def test_only_the_first_refusal_of_a_delay_says_so(throttle: LoginThrottle, cloc
             pass
         firsts.append(caught.value.first)
     assert firsts == [True, False, False]
+
+
+def test_networks_that_guess_do_not_shut_out_the_others_nor_another_administration(throttle: LoginThrottle) -> None:
+    with ExitStack() as checks:
+
+        def begin(address: str) -> bool:
+            try:
+                checks.enter_context(throttle.attempt(address, f"user at {address}"))
+            except TooManyLoginsError:
+                return False
+            return True
+
+        # Checks that take long: a directory over the network, for example.
+        assert sum(begin(f"203.0.113.{number % 5}") for number in range(500)) == 100
+        assert not begin("203.0.113.1")
+        assert [begin(f"198.51.100.{number}") for number in range(100)] == [True] * 100
+        assert not begin("198.51.100.200"), "all of them together are bounded"
+        assert guess(LoginThrottle(), "203.0.113.1", right=True) == 0.0
+    assert begin("203.0.113.1")
+
+
+def test_a_network_that_has_failed_waits_while_many_checks_run(throttle: LoginThrottle, clock: HandClock) -> None:
+    guess(throttle, ATTACKER)
+    with ExitStack() as checks:
+        for number in range(100):
+            checks.enter_context(throttle.attempt(f"198.51.100.{number}", "ada"))
+        assert guess(throttle, ATTACKER) > 0
+        assert guess(throttle, "192.0.2.1", right=True) == 0.0
+        clock.seconds += 600.0
+        assert guess(throttle, ATTACKER, right=True) == 0.0
