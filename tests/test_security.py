@@ -30,6 +30,7 @@ PUBLIC = {
     "/tasks/problems",
     "/tasks/static/{name}",
     "/tasks/dashboard",
+    "/tasks/dashboard/",
 }
 """What needs no login: probes, the form, explanations, the files, and the page, which leads to the form."""
 

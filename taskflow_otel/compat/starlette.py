@@ -8,7 +8,10 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
+
+_WRITTEN = "taskflow_otel.written"
+"""The key of the scope with the address that was asked for first."""
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -48,3 +51,19 @@ def wrap_lifespan(app: Starlette, wrap: Callable[[Lifespan], Lifespan]) -> None:
 def wrap_default(app: Starlette, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
     """Replace the application that answers what no route of `app` has taken by one made from it."""
     app.router.default = wrap(app.router.default)
+
+
+def is_slash_tried(scope: Scope) -> bool:
+    """Whether a router asks its routes for a redirect: a copy of the scope, with a slash at its end more or less.
+
+    To be called once by each route that is asked. The router asks all of them first about the address that the client
+    wrote; a mounted router asks about an address of its own.
+    """
+    place = (str(scope.get("root_path", "")), str(scope.get("path", "")))
+    written: tuple[str, str] = scope.setdefault(_WRITTEN, place)
+    if written == place:
+        return False
+    if written[0] != place[0]:
+        scope[_WRITTEN] = place
+        return False
+    return True

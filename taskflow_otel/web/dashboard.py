@@ -86,6 +86,12 @@ def add_page_routes(router: APIRouter, settings: WebSettings, guard: Guard, audi
             return RedirectResponse(f"login?{urlencode({'next': request.url.query})}", 303)
         return page("index.html", title=settings.title)
 
+    @router.get("/dashboard/", include_in_schema=False)
+    async def dashboard_with_slash(request: Request) -> Response:
+        """What people type. The page's own addresses are relative, so it is served at one address alone."""
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"../dashboard{query}", 308)
+
     @router.get("/static/{name}", include_in_schema=False)
     async def static(request: Request, name: str) -> Response:
         """Open to everyone, because the login form needs the files, and every wheel has the same ones."""

@@ -25,7 +25,9 @@ class Nowhere:
 
         @router.get("/", dependencies=[Depends(hosts.check), Depends(guard.viewer)])
         async def nothing(request: Request) -> None:
-            raise Refusal(NOT_FOUND, f"the API has no address {request.url.path!a}; the OpenAPI document lists them")
+            written = request.url.path
+            what = "leave out the slash at its end" if written.endswith("/") else "the OpenAPI document lists them"
+            raise Refusal(NOT_FOUND, f"the API has no address {written!a}; {what}")
 
         [self._route] = router.routes
 

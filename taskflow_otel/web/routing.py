@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from taskflow_otel.compat.fastapi import dependency_calls, only_media_type, query_names
+from taskflow_otel.compat.starlette import is_slash_tried
 from taskflow_otel.web.audit import AuditLog
 from taskflow_otel.web.entrance import allowed_parameters, bounded, complete, entrances, refuse_large_body
 from taskflow_otel.web.headers import API_HEADERS
@@ -82,9 +85,18 @@ class TaskflowRoute(APIRoute):
                 return response
             finally:
                 if self.audit is not None:
-                    await self.audit.settle(request, action, status, why)
+                    # Reading is not audited, but its refusal is.
+                    refused = self.name if status == HTTPStatus.FORBIDDEN else None
+                    await self.audit.settle(request, action or refused, status, why)
 
         return audited
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the route takes a request; never at an address whose last slash the client did not write, or wrote.
+
+        The router would redirect there, before any check and without the headers of every answer.
+        """
+        return (Match.NONE, {}) if is_slash_tried(scope) else super().matches(scope)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 405 in the shape of the API to a method that the address does not have."""

@@ -12,13 +12,14 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taskflow_otel.compat.starlette import (
     Lifespan,
     add_middlewares,
     has_started,
+    is_slash_tried,
     settings_of,
     wrap_default,
     wrap_lifespan,
@@ -175,3 +176,31 @@ async def test_the_application_behind_all_routes_is_asked_last(make: type[Starle
         statuses == [200, 404] and asked == ["/unknown"],
         "Router.app in starlette/routing.py no longer calls `self.default` for what no route has taken.",
     )
+
+
+@CLASSES
+async def test_a_router_asks_its_routes_about_a_slash_only_after_the_address_that_the_client_wrote(
+    make: type[Starlette],
+) -> None:
+    tried: list[tuple[str, bool]] = []
+
+    class Noticing(Route):
+        def matches(self, scope: Scope) -> tuple[Match, Scope]:
+            tried.append((scope["path"], is_slash_tried(scope)))
+            return (Match.NONE, {}) if tried[-1][1] else super().matches(scope)
+
+    async def answer(request: Any) -> PlainTextResponse:
+        return PlainTextResponse("here")
+
+    inner, outer = make(), make()
+    inner.router.routes.append(Noticing("/here", answer))
+    outer.router.routes.append(Noticing("/here", answer))
+    outer.mount("/inner", inner)
+    assert (await get(outer, "/here")).text == (await get(outer, "/inner/here")).text == "here"
+    assert not any(slash for _, slash in tried)
+    tried.clear()
+    assert (await get(outer, "/here/")).status_code == 404
+    assert tried == [("/here/", False), ("/here", True)]
+    tried.clear()
+    assert (await get(outer, "/inner/here/")).status_code == 404
+    assert [slash for _, slash in tried] == [False, False, True]

@@ -70,6 +70,25 @@ async def test_own_errors_are_problems_with_their_headers_behind_any_prefix(
         assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
 
 
+async def test_an_address_with_a_slash_too_many_is_none_and_is_not_answered_before_the_host_is_known(
+    mounted: tuple[httpx.ASGITransport, str],
+) -> None:
+    transport, address = mounted
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for path in ("/stats/", "/instances/", "/livez/", "/login/", "/static/main.js/", "/bulk-retry/", "/a/b/"):
+            for method in ("GET", "POST"):
+                answer = await client.request(method, address + path)
+                assert problem(answer) == (404, f"{address}/problems#not-found"), path
+                assert "leave out the slash at its end" in answer.json()["detail"]
+                answer = await client.request(method, address + path, headers={"Host": "evil.example"})
+                assert problem(answer) == (421, f"{address}/problems#wrong-host"), path
+        assert (await client.get(f"{address}/")).status_code == 200
+        for host, status in (("test", 308), ("evil.example", 421)):
+            led = await client.get(f"{address}/dashboard/?view=tasks", headers={"Host": host})
+            assert (led.status_code, alerts(led)) == (status, [])
+            assert led.headers.get("Location") == ("../dashboard?view=tasks" if status == 308 else None)
+
+
 async def test_an_unexpected_error_reaches_the_server_which_logs_it(
     app_of: Callable[..., FastAPI], engine: House
 ) -> None:
@@ -98,6 +117,8 @@ async def test_addresses_of_the_application_stay_its_own(engine: House) -> None:
     TaskAdmin(app, engine.manager)
 
     @app.get("/tasks/mine/of/the/application")
+    @app.get("/own/")
+    @app.get("/other")
     async def mine() -> str:
         return "mine"
 
@@ -105,6 +126,8 @@ async def test_addresses_of_the_application_stay_its_own(engine: House) -> None:
         assert (await client.get("/tasks/mine/of/the/application")).json() == "mine"
         assert (await client.get("/elsewhere")).json() == {"detail": "Not Found"}
         assert (await client.get("/taskset/of/others")).json() == {"detail": "Not Found"}
+        assert (await client.get("/own")).headers["Location"] == "http://test/own/"
+        assert (await client.get("/other/")).headers["Location"] == "http://test/other"
 
 
 async def test_two_administrations_answer_for_their_own_addresses(engine: House) -> None:
