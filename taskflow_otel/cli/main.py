@@ -15,7 +15,6 @@ from taskflow_otel.cli.output import Arguments, messages_on
 from taskflow_otel.cli.remote import add_remote
 from taskflow_otel.errors import ConfigurationError, TaskflowError
 from taskflow_otel.reconcile.command import add_reconcile
-from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say
 from taskflow_otel.version import __version__
 
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except (TaskflowError, OSError) as exc:
-            say(f"taskflow-otel: {without_passwords(str(exc))}", sys.stderr)
+            say(f"taskflow-otel: {exc}", sys.stderr)
             return FAILED
         except KeyboardInterrupt:
             return INTERRUPTED

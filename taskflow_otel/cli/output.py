@@ -1,4 +1,4 @@
-"""What the command prints about its arguments and its work: each message on one line, without passwords."""
+"""What the command prints about its arguments and its work: each message on one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
-from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say, writable
 
 
@@ -19,7 +18,7 @@ class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message; exit with status 2."""
         sys.stderr.write(writable(self.format_usage(), sys.stderr))
-        say(f"{self.prog}: {without_passwords(message)}", sys.stderr)
+        say(f"{self.prog}: {message}", sys.stderr)
         sys.exit(2)
 
 
@@ -41,4 +40,4 @@ class _Lines(logging.Handler):
         self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"taskflow-otel: {without_passwords(record.getMessage())}", self._stream)
+        say(f"taskflow-otel: {record.getMessage()}", self._stream)

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say
 
 if TYPE_CHECKING:
@@ -120,10 +121,23 @@ def _each(options: argparse.Namespace, act: Callable[[str], TaskOut]) -> int:
 def _print(task: TaskOut, options: argparse.Namespace) -> None:
     if options.json:
         # ASCII: no text of a task can control a terminal.
-        sys.stdout.write(json.dumps(task.model_dump(mode="json")) + "\n")
+        sys.stdout.write(json.dumps(_shown(task.model_dump(mode="json"))) + "\n")
         return
     error = f"  {task.error_type}: {task.error}" if task.error else ""
     say(f"{task.task_id}  {task.created_at:%Y-%m-%d %H:%M:%S}  {task.status:11}  {task.func_name}{error}", sys.stdout)
+
+
+def _shown(value: Any) -> Any:
+    """What a task says: its error often contains the address of a database."""
+    match value:
+        case str():
+            return without_passwords(value)
+        case list():
+            return [_shown(one) for one in value]
+        case dict():
+            return {without_passwords(name): _shown(one) for name, one in value.items()}
+        case _:
+            return value
 
 
 def _details(task: TaskDetailOut) -> Iterable[str]:
@@ -132,5 +146,5 @@ def _details(task: TaskDetailOut) -> Iterable[str]:
         yield f"  {entry.timestamp:%H:%M:%S.%f}  attempt {entry.attempt}  {entry.transition}{reason}  {entry.instance}"
     for log in task.logs or ():
         yield f"  {log.timestamp:%H:%M:%S.%f}  {log.level}  {log.message}"
-    for line in (task.stacktrace or "").splitlines():
+    for line in without_passwords(task.stacktrace or "").splitlines():
         yield f"  {line}"

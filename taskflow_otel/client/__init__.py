@@ -3,6 +3,7 @@
 from taskflow_otel.client.aio import AsyncClient
 from taskflow_otel.client.errors import (
     ClientError,
+    InvalidArgumentError,
     ProblemError,
     RedirectError,
     UnexpectedAnswerError,
@@ -19,6 +20,7 @@ __all__ = [
     "ClientError",
     "Event",
     "Filters",
+    "InvalidArgumentError",
     "Page",
     "ProblemError",
     "RedirectError",

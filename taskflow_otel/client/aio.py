@@ -39,6 +39,7 @@ from taskflow_otel.client.rules import (
     segment,
     task_segment,
     transport_error,
+    writing_request,
     written,
 )
 from taskflow_otel.wire.bodies import (
@@ -363,14 +364,15 @@ class AsyncClient:
         accept: str = "application/json",
         key: str | None = None,
     ) -> httpx.Response:
-        request = self._http.build_request(
-            method,
-            f"{self._base}{path}",
-            params=written(params or {}),
-            json=body,
-            headers={"Accept": accept, **({} if key is None else {"Idempotency-Key": key})},
-            timeout=self._timeout,
-        )
+        with writing_request():
+            request = self._http.build_request(
+                method,
+                f"{self._base}{path}",
+                params=written(params or {}),
+                json=body,
+                headers={"Accept": accept, **({} if key is None else {"Idempotency-Key": key})},
+                timeout=self._timeout,
+            )
         return await self._send(request)
 
     @asynccontextmanager
@@ -379,14 +381,15 @@ class AsyncClient:
         if last_id is not None:
             headers["Last-Event-ID"] = last_id
         timeout = httpx.Timeout(self._timeout, read=max(self._timeout, SILENCE))
-        request = self._http.build_request("GET", f"{self._base}/events", headers=headers, timeout=timeout)
+        with writing_request():
+            request = self._http.build_request("GET", f"{self._base}/events", headers=headers, timeout=timeout)
         response = await self._send(request, stream=True)
         try:
             if not response.is_success:
                 await response.aread()
             check(response)
             yield response
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise transport_error(request, error) from error
         finally:
             await response.aclose()
@@ -397,7 +400,7 @@ class AsyncClient:
         while True:
             try:
                 response = await self._http.send(request, auth=auth, stream=stream, follow_redirects=False)
-            except httpx.TransportError as error:
+            except (httpx.RequestError, UnicodeError) as error:
                 raise transport_error(request, error) from error
             try:
                 following = next_request(request, response, redirects)

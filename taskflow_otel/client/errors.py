@@ -1,4 +1,4 @@
-"""The exceptions of the client: one for each problem of the API, and three for answers that are not from the API."""
+"""The exceptions of the client: one for each problem of the API, and some for requests without its answer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ class ClientError(TaskflowError):
     """Base of every error that the client raises for a request."""
 
 
+class InvalidArgumentError(ClientError, ValueError):
+    """No request can carry an argument: it is no id, has a lone surrogate, or is too long."""
+
+
 class UnreachableError(ClientError, ConnectionError):
     """The server cannot be reached, or does not answer in time; trying again can help."""
 
@@ -21,9 +25,10 @@ class UnreachableError(ClientError, ConnectionError):
 class UnexpectedAnswerError(ClientError):
     """The answer is not one of the API: another server, a proxy, or a version that the client does not know."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int | None) -> None:
         super().__init__(message)
         self.status = status
+        """The status of the answer, if it could be read."""
 
 
 class RedirectError(ClientError):

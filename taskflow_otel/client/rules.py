@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -16,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from taskflow_otel.client.errors import (
     ClientError,
+    InvalidArgumentError,
     RedirectError,
     UnexpectedAnswerError,
     UnreachableError,
@@ -110,7 +112,7 @@ def checked_base(base_url: str) -> tuple[httpx.URL, httpx.Auth | None]:
     """The address of an administration without its user, and the user that it names; raises `ConfigurationError`."""
     try:
         url = httpx.URL(base_url)
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeError):
         # Its message can show a part of a password, for example one with a slash as if it were the port.
         raise ConfigurationError("base_url is not an address; in a password, write %2F for / and %40 for @") from None
     if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment:
@@ -129,7 +131,10 @@ def chosen_auth(
     """The one way to log in that was given; raises `ConfigurationError` if there are several."""
     given: list[httpx.Auth] = [] if from_url is None else [from_url]
     if auth is not None:
-        given.append(httpx.BasicAuth(*auth) if isinstance(auth, tuple) else auth)
+        try:
+            given.append(httpx.BasicAuth(*auth) if isinstance(auth, tuple) else auth)
+        except UnicodeError:
+            raise ConfigurationError("auth= has a character that is not text (a lone surrogate)") from None
     if token is not None:
         given.append(BearerAuth(token))
     if len(given) > 1:
@@ -138,18 +143,28 @@ def chosen_auth(
 
 
 def segment(name: str, what: str) -> str:
-    """A name as one segment of a path: slashes and everything else in it are escaped."""
+    """A name as one segment of a path: slashes and everything else in it are escaped; raises `InvalidArgumentError`."""
     if not name:
-        raise ValueError(f"the name of a {what} is not empty")
-    # Clients and proxies would resolve "." and ".." as folders.
-    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
+        raise InvalidArgumentError(f"the name of a {what} is not empty")
+    with writing_request():
+        # Clients and proxies would resolve "." and ".." as folders.
+        return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 
 
 def task_segment(task_id: str) -> str:
     """The id of a task as a segment of a path. Another text could be the name of another address."""
     if not _TASK_ID.fullmatch(task_id):
-        raise ValueError(f"the id of a task is a UUID in lower case, not {task_id!r}")
+        raise InvalidArgumentError(f"the id of a task is a UUID in lower case, not {task_id!a:.100}")
     return task_id
+
+
+@contextmanager
+def writing_request() -> Iterator[None]:
+    """Raise `InvalidArgumentError` if an argument cannot be written into a request."""
+    try:
+        yield
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"an argument cannot be sent: {error}") from error
 
 
 def written(params: Mapping[str, Any]) -> dict[str, str]:
@@ -266,10 +281,19 @@ def next_request(request: httpx.Request, response: httpx.Response, redirects: in
     return target
 
 
-def transport_error(request: httpx.Request, error: httpx.TransportError) -> ClientError:
-    """The error of a request that got no answer."""
-    what = "did not answer in time" if isinstance(error, httpx.TimeoutException) else "cannot be reached"
-    return UnreachableError(f"{_shown(request.url)} {what}: {str(error) or type(error).__name__}")
+def transport_error(request: httpx.Request, error: httpx.RequestError | UnicodeError) -> ClientError:
+    """The error of a request that got no answer, or none that can be read."""
+    where, why = _shown(request.url), str(error) or type(error).__name__
+    match error:
+        case httpx.TimeoutException():
+            return UnreachableError(f"{where} did not answer in time: {why}")
+        case httpx.LocalProtocolError():
+            return InvalidArgumentError(f"an argument cannot be sent: {why}")
+        case httpx.TransportError() | UnicodeError():
+            # A host with an impossible name is an error of its encoding.
+            return UnreachableError(f"{where} cannot be reached: {why}")
+        case _:
+            return UnexpectedAnswerError(f"the answer of {where} cannot be read: {why}", None)
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -39,6 +39,7 @@ from taskflow_otel.client.rules import (
     segment,
     task_segment,
     transport_error,
+    writing_request,
     written,
 )
 from taskflow_otel.wire.bodies import (
@@ -351,14 +352,15 @@ class Client:
         accept: str = "application/json",
         key: str | None = None,
     ) -> httpx.Response:
-        request = self._http.build_request(
-            method,
-            f"{self._base}{path}",
-            params=written(params or {}),
-            json=body,
-            headers={"Accept": accept, **({} if key is None else {"Idempotency-Key": key})},
-            timeout=self._timeout,
-        )
+        with writing_request():
+            request = self._http.build_request(
+                method,
+                f"{self._base}{path}",
+                params=written(params or {}),
+                json=body,
+                headers={"Accept": accept, **({} if key is None else {"Idempotency-Key": key})},
+                timeout=self._timeout,
+            )
         return self._send(request)
 
     @contextmanager
@@ -367,14 +369,15 @@ class Client:
         if last_id is not None:
             headers["Last-Event-ID"] = last_id
         timeout = httpx.Timeout(self._timeout, read=max(self._timeout, SILENCE))
-        request = self._http.build_request("GET", f"{self._base}/events", headers=headers, timeout=timeout)
+        with writing_request():
+            request = self._http.build_request("GET", f"{self._base}/events", headers=headers, timeout=timeout)
         response = self._send(request, stream=True)
         try:
             if not response.is_success:
                 response.read()
             check(response)
             yield response
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise transport_error(request, error) from error
         finally:
             response.close()
@@ -385,7 +388,7 @@ class Client:
         while True:
             try:
                 response = self._http.send(request, auth=auth, stream=stream, follow_redirects=False)
-            except httpx.TransportError as error:
+            except (httpx.RequestError, UnicodeError) as error:
                 raise transport_error(request, error) from error
             try:
                 following = next_request(request, response, redirects)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TextIO
 
+from taskflow_otel.runtime.passwords import without_passwords
+
 # Characters that end a line, control a terminal or reorder what it shows: C0, DEL, C1, the Unicode separators, and the
 # bidirectional marks, embeddings and isolates.
 UNSAFE = (
@@ -26,5 +28,5 @@ def writable(text: str, stream: TextIO) -> str:
 
 
 def say(line: str, stream: TextIO) -> None:
-    """Write one escaped line."""
-    stream.write(writable(escape(line), stream) + "\n")
+    """Write one escaped line, without the passwords of URLs in it."""
+    stream.write(writable(escape(without_passwords(line)), stream) + "\n")

@@ -15,6 +15,8 @@ from tests.cli.forked import ROOT, Ended, run_each
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31m\u202e\r\nforged"
 SECRET = "s3cret"
+UUID = "00000000-0000-4000-8000-000000000000"
+ASKED = ["--url", f"http://ada:{SECRET}@127.0.0.1:1/tasks"]
 CHECK = ["reconcile", "--backend", "tasks.db"]
 
 BAD: dict[str, tuple[list[str], str]] = {
@@ -75,6 +77,15 @@ BAD: dict[str, tuple[list[str], str]] = {
     "an export that is binary": ([*CHECK, "--export", "binary"], "cannot be read as OTLP"),
     "an export that is text": ([*CHECK, "--export", "text"], "cannot be read as OTLP"),
     "an export that never ends": ([*CHECK, "--export", "deep"], "OTLP"),
+    "a filter that is not text": (["ls", *ASKED, "--q", "\udcff"], "an argument cannot be sent"),
+    "a filter that is too long": (["ls", *ASKED, "--func-name", "x" * 70_000], "an argument cannot be sent"),
+    "a reason that is not text": (["retry", UUID, *ASKED, "--reason", "\udcff"], "an argument cannot be sent"),
+    "an address that is not text": (["ls", "--url", "http://\udcff/tasks"], "base_url"),
+    "a password that is not text": (["ls", "--url", f"http://ada:{SECRET}\udcff@host/tasks"], "base_url"),
+    "a password with white space": (
+        ["reconcile", "--backend", f"oracle://ada:{SECRET} {SECRET}\n{SECRET}@host/db"], "oracle://ada:***@host/db"
+    ),
+    "an application at no host": (["ls", "--url", f"http://{'a' * 64}.example/tasks"], "cannot be reached"),
     "an export of impossible times": ([*CHECK, "--export", "far"], "is not an OTLP export"),
 }  # fmt: skip
 

@@ -74,6 +74,56 @@ async def test_tasks_are_listed_shown_retried_and_cancelled(app_of: AppOf, engin
     assert (await engine.manager.wait(running)).status is TaskStatus.CANCELLED
 
 
+async def test_what_a_task_says_controls_no_terminal_and_shows_no_password(
+    app_of: AppOf, engine: House, serving: Serving
+) -> None:
+    said = "\x1b]0;owned\x07\u202e\r\nforged postgresql://ada:s3cret word@db.internal/shop"
+    hostile = engine.put(
+        make_record(
+            "build_report",
+            TaskStatus.FAILED,
+            error=said,
+            error_type=said,
+            stacktrace=f"{said}\n  {said}",
+            reason=said,
+            tags={said: said},
+        )
+    )
+    engine.log(hostile, said, extra=said)
+    async with serving(app_of(display_func_args=True)) as served:
+        for arguments in (["show", hostile.task_id], ["ls"], ["show", hostile.task_id, "--json"], ["ls", "--json"]):
+            shown = await command(*arguments, "--url", f"{served.url}/tasks")
+            assert (shown.returncode, shown.stderr) == (0, ""), arguments
+            assert "s3cret" not in shown.stdout, arguments
+            assert "postgresql://ada:***@db.internal/shop" in shown.stdout, arguments
+            lines = shown.stdout.split("\n")
+            assert [line for line in lines if not line.isprintable() or line.startswith("forged")] == [], arguments
+            if "--json" in arguments:
+                [found] = [json.loads(line) for line in lines if line]
+                assert found["task_id"] == hostile.task_id
+                assert found["error"].startswith("\x1b]0;owned\x07\u202e\r\nforged postgresql://ada:***@")
+
+
+async def test_a_task_that_is_refused_hides_no_other_and_a_refused_login_ends_the_command(
+    app_of: AppOf, engine: House, serving: Serving
+) -> None:
+    failed = [engine.put(make_record(status=TaskStatus.FAILED)).task_id for _ in range(2)]
+    running = engine.put(make_record(status=TaskStatus.RUNNING)).task_id
+    ids = [UNKNOWN, failed[0], running, UNKNOWN, failed[1]]
+    async with serving(app_of(auth=USER)) as served:
+        url = served.url.replace("://", f"://{USER[0]}:{USER[1]}@") + "/tasks"
+        retried = await command("retry", *ids, "--json", "--url", url)
+        assert retried.returncode == 1
+        assert [json.loads(line)["retry_of"] for line in retried.stdout.splitlines()] == failed
+        assert [line.partition(": ")[0] for line in retried.stderr.splitlines()] == [UNKNOWN, running, UNKNOWN]
+        assert "only a finished task can be retried" in retried.stderr.splitlines()[1]
+        cancelled = await command("cancel", failed[0], UNKNOWN, running, "--url", url)
+        assert (cancelled.returncode, cancelled.stdout[:36]) == (1, running)
+        assert [line.partition(": ")[0] for line in cancelled.stderr.splitlines()] == [failed[0], UNKNOWN]
+        stopped = await command("retry", *ids, "--url", f"{served.url}/tasks")
+        assert (stopped.returncode, stopped.stdout, len(stopped.stderr.splitlines())) == (2, "", 1)
+
+
 async def test_a_wrong_password_is_one_line_that_does_not_show_it(app_of: AppOf, serving: Serving) -> None:
     async with serving(app_of(auth=USER)) as served:
         url = served.url.replace("://", "://ada:s3cret@") + "/tasks"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -91,11 +92,92 @@ def test_an_answer_that_is_not_one_of_the_api_says_so(answer: httpx.Response, sa
 
 @pytest.mark.parametrize(
     "base_url",
-    ["", "tasks", "ftp://x/tasks", "http:///tasks", "http://x/tasks?a=1", "http://x/#a", "http://x:y/"],
+    [
+        "",
+        "tasks",
+        "ftp://x/tasks",
+        "http:///tasks",
+        "http://x/tasks?a=1",
+        "http://x/#a",
+        "http://x:y/",
+        "http://\udcff/tasks",
+        "http://x/\udcff",
+        "http://ada:\udcff@x/tasks",
+        f"http://x/{'y' * 70_000}",
+    ],
 )
 def test_an_address_that_is_no_administration_is_refused_without_its_password(base_url: str) -> None:
     with pytest.raises(ConfigurationError, match="base_url"):
         Client(base_url)
+
+
+UNSENDABLE: dict[str, Callable[[Client], object]] = {
+    "a filter that is no text": lambda client: client.list_tasks(q="\udcff"),
+    "a filter that is too long": lambda client: client.list_tasks(func_name="x" * 70_000),
+    "a reason that is no text": lambda client: client.retry_failed(reason="\udcff"),
+    "ids that are no text": lambda client: client.bulk_retry(["\udcff"]),
+    "a name that is no text": lambda client: client.pause_queue("\udcff"),
+    "no name": lambda client: client.pause_queue(""),
+    "no id": lambda client: client.get_task("\udcff"),
+    "a key that no header can carry": lambda client: client.bulk_retry([], idempotency_key="é"),
+    "a limit that is no number": lambda client: client.configure_queue("mail", max_size=float("nan")),  # type: ignore[arg-type]  # that is the mistake
+    "ids that are no list of texts": lambda client: client.bulk_retry([object()]),  # type: ignore[list-item]  # as above
+    "an event that no header can carry": lambda client: next(client.get_events(after="é")),
+}
+
+
+@pytest.mark.parametrize("kind", UNSENDABLE)
+def test_an_argument_that_no_request_can_carry_is_an_error_of_the_client_and_a_value_error(kind: str) -> None:
+    with Client("http://127.0.0.1:1/tasks") as client, pytest.raises(errors.InvalidArgumentError) as refused:
+        UNSENDABLE[kind](client)
+    assert isinstance(refused.value, ValueError | errors.ClientError)
+    str(refused.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "says"),
+    [
+        (httpx.DecodingError("not gzip"), errors.UnexpectedAnswerError, "cannot be read: not gzip"),
+        (httpx.TooManyRedirects("around"), errors.UnexpectedAnswerError, "cannot be read: around"),
+        (httpx.RequestError("something new"), errors.UnexpectedAnswerError, "cannot be read: something new"),
+        (httpx.RemoteProtocolError("no HTTP"), errors.UnreachableError, "cannot be reached: no HTTP"),
+        (httpx.LocalProtocolError("Illegal header value"), errors.InvalidArgumentError, "cannot be sent: Illegal"),
+        (httpx.UnsupportedProtocol(""), errors.UnreachableError, "cannot be reached: UnsupportedProtocol"),
+        (httpx.PoolTimeout(""), errors.UnreachableError, "did not answer in time"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_whatever_httpx_raises_for_a_request_is_an_error_of_the_client(
+    answer: httpx.RequestError, kind: type[errors.ClientError], says: str
+) -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        answer.request = request
+        raise answer
+
+    class Broken(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"retry: 0\n\n"
+            raise answer
+
+    with pytest.raises(kind, match=says):
+        client_of(fail).list_queues()
+    events = client_of(lambda request: httpx.Response(200, stream=Broken())).get_events(reconnect=False)
+    with pytest.raises(kind, match=says):
+        next(events)
+
+
+def test_a_body_that_is_not_what_its_header_says_is_an_error_of_the_client() -> None:
+    def damaged(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=iter([b"not gzip"]), headers={"Content-Encoding": "gzip"})
+
+    with pytest.raises(errors.UnexpectedAnswerError, match="cannot be read") as unexpected:
+        client_of(damaged).list_queues()
+    assert unexpected.value.status is None
+
+
+def test_a_host_with_an_impossible_name_cannot_be_reached() -> None:
+    with Client(f"http://{'a' * 64}.example/tasks") as client, pytest.raises(errors.UnreachableError):
+        client.list_queues()
 
 
 def test_several_ways_to_log_in_are_refused() -> None:
@@ -103,6 +185,8 @@ def test_several_ways_to_log_in_are_refused() -> None:
         Client("http://ada:x@test/tasks", token="t")
     with pytest.raises(ConfigurationError, match="not several"):
         Client("http://test/tasks", auth=("ada", "x"), token="t")
+    with pytest.raises(ConfigurationError, match="auth="):
+        Client("http://test/tasks", auth=("ada", "\udcff"))
 
 
 @pytest.mark.parametrize("token", ["", "a b", "a\nb", "ä"])

@@ -24,6 +24,13 @@ from taskflow_otel.runtime.passwords import without_passwords
         ("ada@example.com: sent", "ada@example.com: sent"),
         ("https://ada@host/x", "https://ada@host/x"),
         ("no URL: a:b@c", "no URL: a:b@c"),
+        ("postgresql://ada:s3 cret@host/db", "postgresql://ada:***@host/db"),
+        ("the URL 'redis://:s3\tcr\net@host' is wrong", "the URL 'redis://:***@host' is wrong"),
+        ("'postgresql://host/db?password=s3 cret&x=1' is wrong", "'postgresql://host/db?password=***&x=1' is wrong"),
+        ("http://host:8000/x failed: tell ada@example.com", "http://host:8000/x failed: tell ada@example.com"),
+        ("http://host:8000. Tell ada@example.com", "http://host:8000. Tell ada@example.com"),
+        ("http://[::1]:8000/x failed: tell ada@example.com", "http://[::1]:8000/x failed: tell ada@example.com"),
+        ("https://host/?token=s3cret failed for ada", "https://host/?token=*** failed for ada"),
     ],
 )  # fmt: skip
 def test_a_url_is_shown_without_its_password(text: str, shown: str) -> None:
@@ -35,3 +42,16 @@ def test_a_url_is_shown_without_its_password(text: str, shown: str) -> None:
 def test_no_character_of_a_password_shows(password: str, scheme: str) -> None:
     shown = without_passwords(f"the URL {scheme}://ada:~{password}~@host/db is wrong")
     assert f"{scheme}://ada:***@host/db is wrong" in shown
+
+
+@given(st.text(st.characters(exclude_characters="@"), min_size=1, max_size=100))
+def test_white_space_does_not_end_a_password(password: str) -> None:
+    shown = without_passwords(f"the URL mysql://ada:~{password}~@host/db is wrong")
+    assert shown == "the URL mysql://ada:***@host/db is wrong"
+
+
+def test_a_long_text_is_looked_through_in_little_time() -> None:
+    # Without bounds, these take minutes: each beginning would be compared with all of the rest.
+    for piece in ("a://b:", "http://b:c d ", "x" * 50, "a-", "'a://"):
+        text = piece * (200_000 // len(piece))
+        assert without_passwords(text).count("@") == text.count("@")

@@ -37,3 +37,9 @@ def test_what_a_terminal_cannot_show_is_written_as_an_escape(encoding: str, writ
     say("é \x1b[31m \udc80 \n\u202e", stream)
     stream.flush()
     assert raw.getvalue().decode(encoding) == written
+
+
+def test_a_line_shows_no_password_of_a_url() -> None:
+    stream = io.StringIO()
+    say("cannot reach redis://ada:s3 cret\n@host:6379/0", stream)
+    assert stream.getvalue() == "cannot reach redis://ada:***@host:6379/0\n"
