@@ -95,7 +95,7 @@ class Sessions:
         return self._session(body, token)
 
     def claim_of(self, token: str, place: str = "") -> tuple[str, bool]:
-        """The user whom a token names, whoever wrote it, and whether it was signed here."""
+        """The user whom a token names, which anyone can write, and whether it was signed here."""
         body = _decode(token.partition(".")[0])
         name = "" if body is None else body["u"]
         return name if isinstance(name, str) else "", self._is_signed(token, place)

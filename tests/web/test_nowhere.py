@@ -70,7 +70,7 @@ async def test_own_errors_are_problems_with_their_headers_behind_any_prefix(
         assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
 
 
-async def test_an_address_with_a_slash_too_many_is_none_and_is_not_answered_before_the_host_is_known(
+async def test_an_address_with_a_slash_too_many_does_not_exist_and_is_not_answered_before_the_host_is_known(
     mounted: tuple[httpx.ASGITransport, str],
 ) -> None:
     transport, address = mounted
