@@ -185,6 +185,16 @@ class BackendUnavailableError(BackendError, ConnectionError):
     """The backend could not be reached, or did not answer in time; trying again can help."""
 
 
+class DeclaredDeadError(BackendUnavailableError):
+    """A change names an instance that was declared dead: the backend has applied nothing of its batch."""
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__(
+            f"instance {instance_id} was declared dead, so nothing more can be written under its id; try again"
+        )
+        self.instance_id = instance_id
+
+
 class SchemaVersionError(BackendError):
     """The stored schema is newer than this version of the library."""
 

@@ -45,6 +45,7 @@ def test_who_knows_nothing_of_the_library_catches_what_it_means(
         (errors.UnknownQueueError("male", ["mail", "default"]), "(known: default, mail)"),
         (errors.UnknownTaskError("send"), "Import the module that declares it"),
         (errors.QueueFullError("mail", 5), "Answer 503"),
+        (errors.DeclaredDeadError("host-1-x"), "try again"),
         (errors.SchemaVersionError("tasks.db", 9, 3), "Upgrade taskflow-otel"),
         (errors.NotStartedError(), "await task_manager.startup()"),
         (errors.TaskNotFoundError("x"), "'x'"),

@@ -9,7 +9,7 @@ Errors: `BackendUnavailableError` if it cannot be reached or does not answer (tr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -59,6 +59,11 @@ class AppendLogs(Struct, frozen=True):
 Change = Insert | Update | AppendLogs
 
 
+def owners_of(changes: Iterable[Change]) -> set[str]:
+    """The instances under whose ids these changes are written; log entries name none."""
+    return {change.record.instance for change in changes if not isinstance(change, AppendLogs)}
+
+
 class Outcome(StrEnum):
     """The result of one change."""
 
@@ -95,7 +100,9 @@ class Backend(Protocol):
         """Apply all changes in one transaction, in order, and return one result for each.
 
         When this returns, the changes are as durable as the backend promises (`docs/guarantees.md`). When it raises,
-        either nothing or everything was applied. Applying the same changes again is harmless: an `Insert` of a task
+        either nothing or everything was applied. Raises `DeclaredDeadError`, and applies nothing, if the instance of a
+        record was declared dead: once `declare_dead` has returned, the ledger has everything that it will ever have
+        under the id of that instance. Applying the same changes again is harmless: an `Insert` of a task
         that is already stored with the same id, owner and token counts as `APPLIED`.
         """
 
@@ -135,7 +142,8 @@ class Backend(Protocol):
     async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
         """Declare an instance dead if its heartbeat is still `seen_heartbeat`; exactly one caller gets `True`.
 
-        An instance that is already `stopped` or `dead` stays so, and the result is `False`.
+        An instance that is already `stopped` or `dead` stays so, and the result is `False`. It is `False` too while a
+        batch of that instance may still be committed; the caller asks again later.
         """
 
     async def take_over(

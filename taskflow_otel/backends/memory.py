@@ -11,10 +11,11 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
+from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update, owners_of
 from taskflow_otel.backends.memory_admin import MemoryAuditStore, MemoryOperationStore
 from taskflow_otel.backends.memory_figures import MemoryFigureStore
 from taskflow_otel.backends.namespace import check_namespace
+from taskflow_otel.errors import DeclaredDeadError
 from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.options import whole
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
@@ -63,6 +64,8 @@ class MemoryBackend:
         self._changed: dict[str, datetime] = {}
         self._last_change = datetime.min.replace(tzinfo=UTC)
         self._instances: dict[str, Instance] = {}
+        self._writing: Counter[str] = Counter[str]()
+        """The instances of batches that are written in several slices: they cannot be declared dead before the last."""
         self._used_once: dict[str, str] = {}
         self._settings: dict[str, str] = {}
         self.audit_store: MemoryAuditStore = MemoryAuditStore()
@@ -80,13 +83,21 @@ class MemoryBackend:
 
     async def apply(self, changes: Sequence[Change]) -> list[Applied]:
         """Apply all changes in order."""
+        owners = owners_of(changes)
+        for owner in owners:
+            if (known := self._instances.get(owner)) is not None and known.state == InstanceState.DEAD:
+                raise DeclaredDeadError(owner)
         if len(changes) <= _SLICE:
             return [self._apply(change) for change in changes]
         results: list[Applied] = []
-        for start in range(0, len(changes), _SLICE):
-            if start:
-                await asyncio.sleep(0)
-            results += [self._apply(change) for change in changes[start : start + _SLICE]]
+        self._writing.update(owners)
+        try:
+            for start in range(0, len(changes), _SLICE):
+                if start:
+                    await asyncio.sleep(0)
+                results += [self._apply(change) for change in changes[start : start + _SLICE]]
+        finally:
+            self._writing.subtract(owners)
         return results
 
     async def get(self, task_id: str) -> TaskRecord | None:
@@ -167,6 +178,8 @@ class MemoryBackend:
         """Declare an instance dead if its heartbeat is still `seen_heartbeat`."""
         known = self._instances.get(instance_id)
         if known is None or known.state != InstanceState.ALIVE or known.heartbeat_at != seen_heartbeat:
+            return False
+        if self._writing[instance_id]:
             return False
         self._instances[instance_id] = dataclasses.replace(known, state=InstanceState.DEAD.value)
         return True

@@ -150,7 +150,7 @@ class Control:
                     self._ask(task, Ownership.LOST)
                 case Phase.BUILT:
                     # The ledger does not hold it yet.
-                    task.record.instance = instance_id
+                    task.record.assign(instance_id)
                 case Phase.COMMITTING:
                     # The intake publishes it once its commit is known, and then forgets it.
                     self._want(task, Ownership.LOST)

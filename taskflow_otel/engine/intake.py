@@ -193,6 +193,9 @@ class Intake:
         match result.outcome:
             case Outcome.APPLIED:
                 task.stored = True
+                if task.cancel_reason is Ownership.LOST and self._owns(task):
+                    # It was refused under the former id of this process, and stored under the new one.
+                    task.cancel_reason = None
                 if task.record.idempotency_key is not None:
                     # Only now: another request must not get the id of a task whose commit then fails.
                     self._tasks.hold_key(task.record.idempotency_key, task.id)
@@ -204,6 +207,9 @@ class Intake:
                 task.cancel_reason = Ownership.LOST
             case _:
                 assert_never(result.outcome)
+
+    def _owns(self, task: LiveTask) -> bool:
+        return task.record.instance == self._membership.instance.instance_id
 
     def hand_over(self, tasks: Sequence[LiveTask]) -> None:
         """Let committed tasks start: their request has ended."""

@@ -35,3 +35,9 @@ class Membership(Protocol):
 
     async def ensure_lease(self) -> None:
         """Return once this instance is certainly not declared dead; raises `BackendError`."""
+
+    async def declared_dead(self, instance_id: str) -> None:
+        """The backend says that this id was declared dead: join under a new one, unless that has happened already.
+
+        Raises `BackendError`.
+        """

@@ -174,6 +174,11 @@ class TaskRecord(Struct, gc=False):
         """All fields, without the arguments. Tags and the key are shown: telemetry has them too."""
         return repr_without(self, "payload")
 
+    def assign(self, instance: str) -> None:
+        """Give a task that is not stored yet to another instance, with the lines of its timeline."""
+        self.instance = instance
+        self.timeline = tuple([replace(entry, instance=instance) for entry in self.timeline])
+
     def copy(self) -> TaskRecord:
         """Return a snapshot that later transitions do not change."""
         twin = replace(self)

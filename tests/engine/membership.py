@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from taskflow_otel.engine.fleet.heartbeat import make_instance
 from taskflow_otel.model.query import Instance
 from taskflow_otel.runtime.clock import Clock, SystemClock
@@ -17,3 +19,8 @@ class Alone:
 
     async def ensure_lease(self) -> None:
         """It is certain already."""
+
+    async def declared_dead(self, instance_id: str) -> None:
+        """It gets a new id."""
+        if instance_id == self.instance.instance_id:
+            self.instance = replace(self.instance, instance_id=f"{instance_id}-again")

@@ -32,6 +32,8 @@ class Wire:
         """The wire is cut when a change to this has been applied, before the answer comes back."""
         self.slow_words: Transition | None = None
         """The answer to a change to this waits for `answer`."""
+        self.late_words: Transition | None = None
+        """A change to this is on its way until `answer`, and arrives even if the wire is cut by then."""
         self.waiting, self.answer = asyncio.Event(), asyncio.Event()
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         """The names of all calls so far, with the arguments of those that carry no tasks."""
@@ -75,6 +77,10 @@ def _passing_on(name: str) -> Callable[..., Any]:
         if self.cut:
             raise BackendUnavailableError("the wire is cut")
         self.calls.append((name, () if name == "apply" else args))
+        if name == "apply" and any(_moves_to(change, self.late_words) for change in args[0]):
+            self.late_words = None
+            self.waiting.set()
+            await self.answer.wait()
         answer = await getattr(self.backend, name)(*args, **kwargs)
         if name == "apply" and any(_moves_to(change, self.last_words) for change in args[0]):
             self.cut, self.last_words = True, None

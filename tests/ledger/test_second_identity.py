@@ -18,7 +18,7 @@ from taskflow_otel.model.status import Transition
 from taskflow_otel.testing.clock import FakeClock
 from tests.ledger.fleet import Fleet
 from tests.ledger.test_lost_answers import Scene, lines
-from tests.managers import WAIT
+from tests.managers import WAIT, finish
 from tests.waiting import eventually
 
 LATE = [Transition.ENQUEUED, Transition.STARTED, Transition.RETRY_SCHEDULED]
@@ -89,6 +89,43 @@ async def test_one_that_dies_again_before_the_answer_is_counted_once(scene: Scen
     scene.fleet.wires[scene.one].answer.set()
     enqueuing.cancel()
     await asyncio.wait({enqueuing})
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["dies", "comes back"])
+@pytest.mark.parametrize("late", [Transition.ENQUEUED, Transition.STARTED])
+async def test_a_change_that_arrives_after_the_burial_is_refused_and_is_in_nobodys_counts(
+    scene: Scene, late: Transition, dies: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet, wire = scene.fleet, scene.fleet.wires[scene.one]
+    await fleet.start(scene.one)
+    former = scene.one.engine.instance_id
+    wire.late_words = late
+    enqueuing = asyncio.create_task(scene.one.enqueue(scene.jobs[0]))
+    await asyncio.wait_for(wire.waiting.wait(), WAIT)
+    await fleet.die(scene.one)
+    await fleet.start(scene.other)
+    if late is Transition.STARTED:
+        await finish(scene.other, await enqueuing)
+    await eventually(lambda: is_folded(fleet), "the sum of the dead")
+    before = await fleet.records(TaskQuery())
+    # It has no other sign of its death: its lease seems to hold.
+    wire.cut = dies
+    wire.answer.set()
+    await eventually(lambda: "was declared dead (it was paused" in caplog.text, "the refusal")
+    if dies:
+        assert await fleet.records(TaskQuery()) == before
+        enqueuing.cancel()
+        await asyncio.wait({enqueuing})
+    else:
+        task_id = await asyncio.wait_for(enqueuing, WAIT)
+        assert scene.one.engine.instance_id != former
+        # The request was answered by one that lives: its task is stored under the new id, and runs there.
+        record = await finish(scene.one if late is Transition.ENQUEUED else scene.other, task_id)
+        assert {line.instance for line in record.timeline[1:]} == {record.instance}
+        assert (record.timeline[0].instance == former) is (late is Transition.STARTED)
+        await eventually(lambda: scene.lines_told() == lines(record), "all lines of the timeline, each published once")
+        await scene.agree(scene.one)
+    await scene.agree(scene.other)
 
 
 async def test_the_end_of_a_task_that_was_taken_over_is_published_after_a_second_takeover_of_its_owner(

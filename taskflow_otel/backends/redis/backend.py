@@ -23,6 +23,7 @@ from taskflow_otel.errors import (
     BackendError,
     BackendUnavailableError,
     ConfigurationError,
+    DeclaredDeadError,
     MissingExtraError,
     SchemaVersionError,
 )
@@ -240,6 +241,8 @@ class RedisBackend:
             raise BackendError(reason, transient=False, reason=reason) from error
         acknowledges = any(isinstance(change, Insert) and change.record.persisted for change in changes)
         answers = await self._write_in_order("apply", *args, lasting=acknowledges)
+        if isinstance(answers, str):
+            raise DeclaredDeadError(answers)
         return [
             _APPLIED if code == "A" else _STALE if code == "S" else Applied(Outcome.DUPLICATE, code[1:])
             for code in answers

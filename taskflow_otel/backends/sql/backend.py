@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Executable, Select, UpdateBase, delete, event, exists, select, update
+from sqlalchemy import Connection, Executable, Select, UpdateBase, delete, event, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -22,7 +22,7 @@ from taskflow_otel.backends.base import Applied, Change
 from taskflow_otel.backends.faults import Fault, backend_error
 from taskflow_otel.backends.forks import Forks
 from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
-from taskflow_otel.backends.sql import mapping, queries, schema
+from taskflow_otel.backends.sql import fleet, mapping, queries, schema
 from taskflow_otel.backends.sql.audit import SqlAuditStore
 from taskflow_otel.backends.sql.batch import UnexpectedRowCount
 from taskflow_otel.backends.sql.connections import Connections
@@ -39,7 +39,6 @@ from taskflow_otel.backends.sql.writes import Writer
 from taskflow_otel.errors import BackendError, BackendUnavailableError, TaskflowError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery, sound
 from taskflow_otel.model.record import LogEntry, TaskRecord
-from taskflow_otel.model.vocabulary import InstanceState
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 from taskflow_otel.runtime.deadline import insistent
 from taskflow_otel.runtime.readable import Readable
@@ -56,7 +55,6 @@ _SAYS = {
     Fault.CHANGE: "was refused",
     Fault.SETUP: "is not possible until the database is repaired",
 }
-_ALIVE, _DEAD, _STOPPED = InstanceState.ALIVE.value, InstanceState.DEAD.value, InstanceState.STOPPED.value
 _TRANSACTION_ATTEMPTS = 5
 _OPENING_SECONDS = 30.0
 _CHUNK = 500
@@ -219,17 +217,7 @@ class SqlBackend(ABC):
 
     async def beat(self, instance: Instance) -> bool:
         """Write the instance's heartbeat; the first one registers it. Return `False` if it was declared dead."""
-        values = mapping.instance_values(instance)
-        mine = instances.c.instance_id == instance.instance_id
-
-        async def work(connection: AsyncConnection) -> bool:
-            alive = update(instances).where(mine, instances.c.state != _DEAD).values(values)
-            if (await connection.execute(alive)).rowcount:
-                return True
-            first = self._dialect.insert_ignore(instances).values(values).execution_options(preserve_rowcount=True)
-            return (await connection.execute(first)).rowcount == 1
-
-        return await self._transact("the heartbeat", work)
+        return await self._transact("the heartbeat", lambda connection: fleet.beat(connection, self._dialect, instance))
 
     async def instances(self) -> list[Instance]:
         """All known instances, in the order in which they started."""
@@ -239,9 +227,9 @@ class SqlBackend(ABC):
 
     async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
         """Declare an instance dead if its heartbeat is still `seen_heartbeat`; exactly one caller gets `True`."""
-        c = instances.c
-        seen = c.instance_id == instance_id, c.heartbeat_at == micros(seen_heartbeat), c.state == _ALIVE
-        return await self._update_rows(update(instances).where(*seen).values(state=_DEAD), "declaring dead")
+        return await self._transact(
+            "declaring dead", lambda connection: fleet.declare_dead(connection, instance_id, seen_heartbeat)
+        )
 
     async def take_over(
         self,
@@ -285,10 +273,7 @@ class SqlBackend(ABC):
 
     async def forget_instances(self, ids: Collection[str]) -> None:
         """Delete dead or stopped instances without unfinished tasks."""
-        c = instances.c
-        idle = ~exists().where(tasks.c.live_owner == c.instance_id)
-        gone = c.instance_id.in_(sorted(ids)), c.state.in_((_DEAD, _STOPPED)), idle
-        await self._update_rows(delete(instances).where(*gone), "forgetting instances")
+        await self._update_rows(fleet.forgetting(ids), "forgetting instances")
 
     async def delete_finished(self, before: datetime, limit: int) -> int:
         """Delete up to `limit` tasks that ended before this moment, with their logs; return how many."""

@@ -82,6 +82,8 @@ class Batch:
         self.logs: list[AppendLogs] = []
         self.stored: set[str] = set()
         """The tasks of the steps so far, which are stored after the execution of these steps."""
+        self.owners: set[str] = set()
+        """The instances under whose ids the changes are written."""
         self.tally: Tally = Tally()
         self._statements = statements
         self._inserts: list[TaskRecord] = []
@@ -131,6 +133,7 @@ class Batch:
 
     def _take_insert(self, change: Insert) -> None:
         record = change.record
+        self.owners.add(record.instance)
         self._inserts.append(record)
         if change.once is not None:
             self._names.append((storable(change.once), record.task_id))
@@ -138,6 +141,7 @@ class Batch:
             self._links.append(change)
 
     def _take_update(self, record: TaskRecord) -> None:
+        self.owners.add(record.instance)
         key = (record.task_id, record.instance, record.token)
         if (known := self._updates.get(key)) is None or not known.status.finished:
             self._updates[key] = record

@@ -304,7 +304,7 @@ def to_log_entry(row: Sequence[Any]) -> LogEntry:
         at = moment(timestamp)
     except Exception:  # as above
         at = NO_TIME
-    if type(message) is not str or type(level) is not str or type(attempt) is not int:
+    if type(message) is not str or type(level) is not str or type(attempt) is not int or attempt.bit_length() > 63:
         message, level, attempt = text_of(message), text_of(level), 0
     return LogEntry(seq, at, level, message, attempt, plain)
 

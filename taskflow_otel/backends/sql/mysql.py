@@ -11,7 +11,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from taskflow_otel.backends.base import AppendLogs, Applied, Change
 from taskflow_otel.backends.sql.dialects import MySQLDialect
 from taskflow_otel.backends.sql.servers import ServerBackend
-from taskflow_otel.errors import BackendError, BackendUnavailableError
+from taskflow_otel.errors import BackendError, BackendUnavailableError, DeclaredDeadError
 
 
 class MySQLBackend(ServerBackend):
@@ -49,6 +49,8 @@ class MySQLBackend(ServerBackend):
         """Apply all changes in one transaction; a change larger than `max_allowed_packet` is refused for good."""
         try:
             return await super().apply(changes)
+        except DeclaredDeadError:
+            raise
         except BackendUnavailableError as error:
             # After a packet that is too large the server closes the connection, usually before its error can be read.
             if not self._max_packet or error.divisible or sum(map(_size, changes)) < self._max_packet / 2:

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 from taskflow_otel.backends.base import AppendLogs
 from taskflow_otel.backends.sql.batch import Batch, Step, UnexpectedRowCount
+from taskflow_otel.backends.sql.fleet import DEAD
 from taskflow_otel.backends.sql.mapping import log_row
 from taskflow_otel.backends.sql.statements import Statements
+from taskflow_otel.errors import DeclaredDeadError
 
 
 class WholeBatch:
@@ -20,6 +22,8 @@ class WholeBatch:
 
     def __init__(self, batch: Batch, statements: Statements, shard: int) -> None:
         self._steps: list[Step] = list(batch.steps())
+        self._owners: set[str] = batch.owners
+        self._state: str = statements.lock_state
         for step in _log_steps(batch.logs, batch.stored, statements):
             self._steps.append(step)
         if counts := batch.tally.rows(shard):
@@ -29,11 +33,14 @@ class WholeBatch:
     def execute(self, connection: sqlite3.Connection) -> sqlite3.Cursor:
         """Execute everything and commit, or nothing and raise.
 
-        Raises `UnexpectedRowCount` if a change must be refused, and the errors of SQLite.
+        Raises `UnexpectedRowCount` if a change must be refused, `DeclaredDeadError`, and the errors of SQLite.
         """
         cursor = connection.cursor()
         try:
             cursor.execute("BEGIN IMMEDIATE")
+            for owner in self._owners:
+                if cursor.execute(self._state, (owner,)).fetchone() == (DEAD,):
+                    raise DeclaredDeadError(owner)
             for statement, rows, strict in self._steps:
                 cursor.executemany(statement, rows)
                 if strict and cursor.rowcount != len(rows):

@@ -12,7 +12,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, UpdateBase, bindparam, exists, null, or_, select, update
+from sqlalchemy import ClauseElement, ColumnElement, Table, bindparam, exists, null, or_, select, update
 from sqlalchemy.engine import Dialect as EngineDialect
 
 from taskflow_otel.backends.base import Insert
@@ -27,7 +27,15 @@ from taskflow_otel.backends.sql.mapping import (
     trace_out,
 )
 from taskflow_otel.backends.sql.names import unnamed
-from taskflow_otel.backends.sql.schema import figures, finished_counts, task_logs, task_tags, tasks, used_once
+from taskflow_otel.backends.sql.schema import (
+    figures,
+    finished_counts,
+    instances,
+    task_logs,
+    task_tags,
+    tasks,
+    used_once,
+)
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 
@@ -87,7 +95,7 @@ class Statements:
     """The statements of one database, and its form of their rows."""
 
     def __init__(self, engine_dialect: EngineDialect, dialect: Dialect, named: Callable[[str], str] = unnamed) -> None:
-        def text(statement: UpdateBase, columns: Sequence[str] | None = None) -> str:
+        def text(statement: ClauseElement, columns: Sequence[str] | None = None) -> str:
             return named(str(statement.compile(dialect=engine_dialect, column_keys=columns)))
 
         def values(table: Table, prefix: str, names: Iterable[str]) -> dict[str, ColumnElement[Any]]:
@@ -125,6 +133,12 @@ class Statements:
         )
         """Its row is that of `insert_log`, followed by the task id once more."""
         self.insert_tag: str = insert_text(task_tags)
+        self.lock_state: str = text(
+            select(instances.c.state)
+            .where(instances.c.instance_id == bindparam("owner"))
+            .with_for_update(read=True, key_share=True)
+        )
+        """The state of an instance, which cannot be declared dead before the end of the transaction."""
         self.use_name: str = insert_text(used_once)
         self.add_counts: str = text(
             dialect.insert_or_add(finished_counts, COUNTED), [column.name for column in finished_counts.columns]

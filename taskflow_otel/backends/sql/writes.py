@@ -8,18 +8,19 @@ one by one, to find the refused change.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import assert_never
 
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
+from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update, owners_of
 from taskflow_otel.backends.sql.batch import Batch, Tally, UnexpectedRowCount
+from taskflow_otel.backends.sql.fleet import DEAD
 from taskflow_otel.backends.sql.mapping import indexable, log_row, storable, tag_rows
 from taskflow_otel.backends.sql.schema import tasks, used_once
 from taskflow_otel.backends.sql.statements import Statements, link_row, now_micros
-from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.errors import BackendUnavailableError, DeclaredDeadError
 from taskflow_otel.model.record import TaskRecord
 
 APPLIED = Applied(Outcome.APPLIED)
@@ -48,6 +49,7 @@ class Writer:
                 raise UnexpectedRowCount
         await self._append_logs(connection, batch.logs, batch.stored)
         await self._count(connection, batch.tally)
+        await self._refuse_dead(connection, batch.owners)
         return [APPLIED] * len(changes)
 
     async def apply_one_by_one(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[Applied]:
@@ -68,7 +70,18 @@ class Writer:
                 case _:
                     assert_never(change)
         await self._count(connection, tally)
+        await self._refuse_dead(connection, owners_of(changes))
         return results
+
+    async def _refuse_dead(self, connection: AsyncConnection, owners: Collection[str]) -> None:
+        """Raise `DeclaredDeadError` if an instance was declared dead, else prevent that until the transaction ends.
+
+        Last in each transaction: on MySQL, heartbeats wait for this lock.
+        """
+        for owner in sorted(owners):
+            found = await connection.exec_driver_sql(self.statements.lock_state, (owner,))
+            if found.scalar() == DEAD:
+                raise DeclaredDeadError(owner)
 
     async def uncount(self, connection: AsyncConnection, records: Iterable[TaskRecord]) -> None:
         """Subtract deleted tasks from the counts."""

@@ -77,18 +77,8 @@ class Heartbeat(Service):
         """Write one heartbeat. If this instance was declared dead, join again under a new id."""
         async with self._beating:
             if not await self._beat():
-                logger.error(
-                    "instance %s was declared dead (it was paused or disconnected for longer than its lease of %g s); "
-                    "its tasks belong to others now",
-                    self.instance.instance_id,
-                    self._lease,
-                )
-                self._renew()
-                await self._rejoin(self.instance.instance_id)
-                await self._beat()
-            if not self._introduced:
-                await self._introduce()
-                self._introduced = True
+                await self._become_another()
+            await self._be_introduced()
 
     async def ensure_lease(self) -> None:
         """Return once this instance is certainly not declared dead, or has a new id.
@@ -98,11 +88,34 @@ class Heartbeat(Service):
         if not (self.lease_holds and self._introduced):
             await self.tick()
 
+    async def declared_dead(self, instance_id: str) -> None:
+        """The backend says that this id was declared dead: join under a new one, unless that has happened already."""
+        async with self._beating:
+            if self.instance.instance_id == instance_id:
+                await self._become_another()
+                await self._be_introduced()
+
     async def leave(self) -> None:
         """Write that this instance stops properly: others may take its tasks over at once."""
         await self._backend.beat(
             replace(self.instance, heartbeat_at=self._clock.now(), state=InstanceState.STOPPED.value)
         )
+
+    async def _become_another(self) -> None:
+        logger.error(
+            "instance %s was declared dead (it was paused or disconnected for longer than its lease of %g s); "
+            "its tasks belong to others now",
+            self.instance.instance_id,
+            self._lease,
+        )
+        self._renew()
+        await self._rejoin(self.instance.instance_id)
+        await self._beat()
+
+    async def _be_introduced(self) -> None:
+        if not self._introduced:
+            await self._introduce()
+            self._introduced = True
 
     def _renew(self) -> None:
         self.instance = make_instance(self._clock, self._lease)

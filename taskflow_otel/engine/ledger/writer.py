@@ -12,14 +12,16 @@ from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Ou
 from taskflow_otel.engine.ledger.backend_health import BackendHealth, Observe
 from taskflow_otel.engine.ledger.backlog import Backlog
 from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, judged, reduce
+from taskflow_otel.engine.ledger.refused_batch import sort_out
 from taskflow_otel.engine.membership import Membership
-from taskflow_otel.errors import BackendError
+from taskflow_otel.errors import BackendError, DeclaredDeadError
 from taskflow_otel.model.vocabulary import OperationOutcome
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.retrying import BACKEND
 
 logger: logging.Logger = logging.getLogger("taskflow_otel.ledger")
 
+_STALE = Applied(Outcome.STALE)
 _OK, _ERROR = OperationOutcome.OK.value, OperationOutcome.ERROR.value
 
 
@@ -104,6 +106,13 @@ class Writer:
             return False
         try:
             results = await self._apply([item.change for item in batch.items])
+        except DeclaredDeadError as exc:
+            try:
+                await self._leave_to_others(batch, exc.instance_id)
+            except Exception as failure:
+                written = await self._after_failure(failure, batch)
+            else:
+                return await self._write_once(batch)
         except Exception as exc:
             written = await self._after_failure(exc, batch)
         else:
@@ -113,6 +122,12 @@ class Writer:
         if written:
             self._backlog.written(batch)
         return written
+
+    async def _leave_to_others(self, batch: Batch, dead: str) -> None:
+        """Take out of a refused batch what belongs to others now, because this process was declared dead."""
+        await self._membership.declared_dead(dead)
+        lost, batch.items = await sort_out(batch.items, dead, self._membership.instance.instance_id, self._backend)
+        self._accept(lost, [_STALE] * len(lost))
 
     async def _apply(self, changes: list[Change]) -> list[Applied]:
         if not changes:

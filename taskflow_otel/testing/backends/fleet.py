@@ -6,7 +6,10 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from taskflow_otel.backends.base import AppendLogs, Backend, Insert, Update
+import pytest
+
+from taskflow_otel.backends.base import AppendLogs, Backend, Change, Insert, RetryLink, Update
+from taskflow_otel.errors import DeclaredDeadError
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -79,6 +82,68 @@ class FleetConformance(BackendFixtures):
         await backends[0].beat(make_instance("one"))
         results = await asyncio.gather(*(backend.declare_dead("one", BASE) for backend in backends for _ in range(3)))
         assert sorted(results) == [False] * 8 + [True]
+
+    async def test_a_batch_of_an_instance_that_was_declared_dead_is_refused_whole(self, open_backend: Open) -> None:
+        backend, other = await open_backend(), await open_backend()
+        for name in ("one", "two", "three"):
+            await backend.beat(make_instance(name))
+        running, theirs, new = make_task(), make_task(instance="two"), make_task(idempotency_key="k")
+        await backend.apply([Insert(running), Insert(theirs)])
+        assert await other.declare_dead("one", BASE) is True
+        line = AppendLogs(theirs.task_id, (LogEntry(0, BASE, "info", "hello", 0, {}),))
+        refused: list[Change] = [
+            Insert(new, once="first of all"),
+            Update(finish(running)),
+            Insert(running),
+            Insert(finish(make_task())),
+            Insert(make_task(retry_of=theirs.task_id), link=RetryLink()),
+        ]
+        for change in refused:
+            batches: list[list[Change]] = [
+                [change],
+                [line, Update(finish(theirs)), change],
+                [change, Insert(make_task(instance="two"))],
+            ]
+            for batch in batches:
+                with pytest.raises(DeclaredDeadError, match="one") as caught:
+                    await backend.apply(batch)
+                assert caught.value.instance_id == "one"
+        # As if it had never been tried, for the others too.
+        assert ids((await other.page(TaskQuery())).records) == [theirs.task_id, running.task_id]
+        assert await other.get(theirs.task_id) == theirs
+        assert (await other.counts(TaskQuery())).by_status == {TaskStatus.PENDING: 2}
+        assert await other.logs(theirs.task_id) == []
+        assert (await other.holder_of("k"), await other.latest_once("first")) == (None, None)
+        assert ids(await other.take_over({"one"}, "two", None, 10)) == [running.task_id]
+        # What it had appended to a log is no state; and another instance is not concerned, even in the same place.
+        assert await backend.apply([line, Update(finish(theirs))]) == [APPLIED] * 2
+        new.instance = "three"
+        assert await backend.apply([Insert(new, once="first of all")]) == [APPLIED]
+
+    async def test_no_batch_is_applied_after_its_instance_was_declared_dead(self, open_backend: Open) -> None:
+        backend, other = await open_backend(), await open_backend()
+        for size in (1, 30, 250):
+            name = f"writer of {size}"
+            await backend.beat(make_instance(name))
+
+            async def write(name: str = name, size: int = size) -> list[str]:
+                written: list[str] = []
+                while True:
+                    tasks = [make_task(instance=name) for _ in range(size)]
+                    try:
+                        await backend.apply([Insert(task) for task in tasks])
+                    except DeclaredDeadError:
+                        return written
+                    written += ids(tasks)
+
+            writing = asyncio.create_task(write())
+            for _ in range(1_000):
+                if await other.declare_dead(name, BASE):
+                    break
+            # What is there when it is declared dead is all that will ever be there.
+            there = (await other.orphan_names({name})).get("send", 0)
+            assert len(await asyncio.wait_for(writing, 30)) == there
+            assert (await other.orphan_names({name})).get("send", 0) == there
 
     async def test_taking_over_changes_the_owner_and_the_token(self, backend: Backend) -> None:
         task, done, theirs = full_task(), make_task(), make_task(instance="three")

@@ -7,7 +7,8 @@
 -- An empty text stands for "none" (null for a key, which may be empty); `holds` tells whether the key is held in this
 -- status; `duration` and `end` are given for finished tasks only, and so are the entries of `figures`: [minute, hour, field,
 -- microseconds, field, microseconds, ...].
--- Returns one text for each change: A applied, S stale, D<id> duplicate of <id>.
+-- Returns one text for each change: A applied, S stale, D<id> duplicate of <id>. If an instance was declared dead whose
+-- id a change carries, nothing is applied, and its id is returned.
 if superseded(ARGV[1], ARGV[2]) then return false end
 
 local texts = 3
@@ -142,9 +143,19 @@ local function append_logs(change)
   return 'A'
 end
 
+local changes = cjson.decode(ARGV[3])
+local living = {}
+for _, change in ipairs(changes) do
+  local owner = change[3]
+  if change[1] ~= 'L' and not living[owner] then
+    if call('HGET', P .. 'instance:' .. owner, 'state') == 'dead' then return owner end
+    living[owner] = true
+  end
+end
+
 local apply = {I = insert, U = update, L = append_logs}
 local results = {}
-for n, change in ipairs(cjson.decode(ARGV[3])) do results[n] = apply[change[1]](change) end
+for n, change in ipairs(changes) do results[n] = apply[change[1]](change) end
 flush()
 flush_figures()
 return results
