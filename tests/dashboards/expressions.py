@@ -112,7 +112,7 @@ def labels_of(name: str | None) -> set[str] | None:
     if name == "up":
         return set(_TARGET)
     if name in RECORDED:
-        return {"job"}
+        return set(name.partition(":")[0].split("_"))
     spec = spec_of(name)
     if name is None or spec is None:
         return None
