@@ -113,14 +113,14 @@ PAGE = Page(
                     "The share of the tasks that must be good; empty for a type without an objective.",
                     "percentunit",
                     Query(gauge(signals.SLO_OBJECTIVE, TASK)),
-                    width=4,
+                    width=3,
                 ),
                 Stat(
                     "Limit",
                     "The time in which a task must succeed to be good.",
                     "s",
                     Query(gauge(signals.SLO_WITHIN, TASK)),
-                    width=4,
+                    width=3,
                 ),
                 Stat(
                     "Window",
@@ -135,6 +135,14 @@ PAGE = Page(
                     "percentunit",
                     Query(budget_left(TASK)),
                     width=4,
+                ),
+                Stat(
+                    "Overdue",
+                    "Tasks that have not ended although their time limit has passed.",
+                    "short",
+                    Query(gauge(signals.SLO_OVERDUE, TASK)),
+                    alarm=1,
+                    width=2,
                 ),
                 Graph(
                     "Good and bad",

@@ -7,7 +7,7 @@ without a store for them, nothing is counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
@@ -97,8 +97,13 @@ class FigureStore(Protocol):
     each finished task is counted exactly once. The deletion of a task does not change them.
     """
 
-    async def read(self, span: Span, first: int, last: int, *, by_name: bool = False) -> list[Figure]:
-        """The figures of the slots from `first` to `last` (see `Span.slot`), of each task type or of all together."""
+    async def read(
+        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+    ) -> list[Figure]:
+        """The figures of the slots from `first` to `last` (see `Span.slot`), of each task type or of all together.
+
+        `kinds`: only these.
+        """
 
     async def forget(self, span: Span, before: int, limit: int) -> int:
         """Delete up to about `limit` figures of slots that are less than `before`; return how many."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from taskflow_otel.model.figures import Figure, FigureTally, Span
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.runtime.owned_tasks import in_slices
@@ -23,7 +25,9 @@ class MemoryFigureStore:
         """Count a task that has just finished."""
         self._fresh.add(record)
 
-    async def read(self, span: Span, first: int, last: int, *, by_name: bool = False) -> list[Figure]:
+    async def read(
+        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+    ) -> list[Figure]:
         """See `FigureStore`."""
         self._settle()
         slots = self._slots[span]
@@ -32,6 +36,7 @@ class MemoryFigureStore:
             for slot in sorted(slots)
             if first <= slot <= last
             for (name, kind, bucket), (tasks, micros) in slots[slot].items()
+            if kinds is None or kind in kinds
         ]
         added: dict[tuple[int, str, str, int], list[int]] = {}
         async for slot, name, kind, bucket, tasks, micros in in_slices(parts, _AT_ONCE):

@@ -50,6 +50,7 @@ from taskflow_otel.wire.bodies import (
     FailuresOut,
     HealthOut,
     InstanceOut,
+    ObjectiveOut,
     OperationItemOut,
     OperationOut,
     OverviewOut,
@@ -214,6 +215,10 @@ class Client:
         path = f"/operations/{segment(operation_id, 'operation')}/results"
         response = self._request("GET", path, {"limit": limit, "cursor": cursor})
         return ResultPage(read(list[OperationItemOut], response), response.headers.get("X-Next-Cursor"))
+
+    def list_objectives(self) -> list[ObjectiveOut]:
+        """The objectives of task types, and how much of their error budgets is left."""
+        return read(list[ObjectiveOut], self._request("GET", "/objectives"))
 
     def list_queues(self) -> list[QueueOut]:
         """The queues of the answering instance."""

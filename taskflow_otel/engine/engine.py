@@ -129,9 +129,10 @@ class Engine:
             durable=backend.durable,
             persist_all=settings.persist_all,
         )
-        self._objectives = ObjectiveWatch(
-            self._lifecycle, self._ledger, self._tasks, self._timers, self._clock, self._background
+        self.objectives = ObjectiveWatch(
+            self._lifecycle, self._ledger, self._tasks, self._timers, self._clock, self._background, registry
         )
+        """The objectives of task types."""
         intake = Intake(
             queues,
             self._tasks,
@@ -142,7 +143,7 @@ class Engine:
             self._clock,
             self._heartbeat,
             self._life,
-            self._objectives,
+            self.objectives,
         )
         self.lookup: Lookup = Lookup(backend, self._ledger, self._tasks, self._clock, self._life)
         """Reads tasks."""
@@ -428,7 +429,7 @@ class Engine:
         for task in self._tasks:
             # The ledger holds the task. If this engine starts again, it takes the task over like any instance.
             self.control.forget(task)
-        self._objectives.forget()
+        self.objectives.forget()
 
     async def _sign_off(self, limit: float) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from taskflow_otel.backends.admin import KeepsFigures
@@ -104,12 +104,14 @@ class Lookup:
         return await self._backend.counts(query)
 
     @at_home
-    async def figures(self, span: Span, first: int, last: int, *, by_name: bool = False) -> list[Figure] | None:
+    async def figures(
+        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+    ) -> list[Figure] | None:
         """What finished on all instances in these slots; `None` if the backend does not keep figures."""
         if not isinstance(self._backend, KeepsFigures):
             return None
         await self._ledger.flush(_FLUSH_BEFORE_READ)
-        return await self._backend.figure_store.read(span, first, last, by_name=by_name)
+        return await self._backend.figure_store.read(span, first, last, by_name=by_name, kinds=kinds)
 
     @at_home
     async def instances(self) -> list[Instance]:

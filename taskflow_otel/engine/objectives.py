@@ -11,8 +11,9 @@ from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.phase import Phase
+from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.errors import BackendUnavailableError
-from taskflow_otel.model.objective import missed
+from taskflow_otel.model.objective import SLO, missed
 from taskflow_otel.model.record import NEVER_DUE, TaskRecord
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
@@ -39,6 +40,7 @@ class ObjectiveWatch:
         timers: Timers,
         clock: Clock,
         background: OwnedTasks,
+        registry: TaskRegistry,
     ) -> None:
         self._lifecycle = lifecycle
         self._ledger = ledger
@@ -46,14 +48,34 @@ class ObjectiveWatch:
         self._timers = timers
         self._clock = clock
         self._background = background
+        self._registry = registry
         self._doubts: dict[str, ExitStack] = {}
         """The tasks whose line is being committed, or whose commit the shutdown cut off."""
+        self._overdue: dict[str, LiveTask] = {}
+
+    def declared(self) -> dict[str, SLO]:
+        """The objectives of the task types of this process, by name."""
+        known = self._registry.all()
+        return {one.name: one.config.slo for one in known if one.config.slo is not None}
+
+    def overdue(self) -> dict[str, int]:
+        """How many live tasks of this process are late, by the name of their type. Callable from any thread."""
+        found: dict[str, int] = {}
+        for task_id, task in list(self._overdue.items()):
+            if task.phase is Phase.GONE:
+                self._overdue.pop(task_id, None)
+            else:
+                found[task.record.func_name] = found.get(task.record.func_name, 0) + 1
+        return found
 
     def watch(self, task: LiveTask) -> None:
         """Watch a task until it ends; harmless to repeat."""
         timeline = task.record.timeline
         due = timeline[0].due_at
-        if task.objective_timer is not None or due is None or due >= NEVER_DUE or missed(timeline):
+        if task.objective_timer is not None or due is None or due >= NEVER_DUE:
+            return
+        if missed(timeline):
+            self._overdue[task.id] = task
             return
         left = (due - self._clock.now()).total_seconds()
         if left <= 0:
@@ -68,6 +90,7 @@ class ObjectiveWatch:
         for doubt in self._doubts.values():
             doubt.close()
         self._doubts.clear()
+        self._overdue.clear()
 
     def _look_after(self, seconds: float, task: LiveTask) -> None:
         task.objective_timer = self._timers.after(seconds, partial(self._passed, task))
@@ -81,6 +104,7 @@ class ObjectiveWatch:
             return
         published = len(task.record.timeline)
         changed = self._lifecycle.miss_objective(task)
+        self._overdue[task.id] = task
         if not task.durable:
             self._ledger.note(task)
             self._lifecycle.show_missed(changed)

@@ -304,6 +304,12 @@ SLO_WITHIN = MetricSpec(
     "seconds",
     merge="max",
 )
+SLO_OVERDUE = MetricSpec(
+    "taskflow_slo_overdue_tasks",
+    _GAUGE,
+    "Tasks that have not ended although the time limit of their objective has passed.",
+    ("task",),
+)
 FENCED_WRITES = MetricSpec(
     "taskflow_fenced_writes_total",
     _COUNTER,
@@ -432,6 +438,7 @@ METRICS = (
     SLO_OBJECTIVE,
     SLO_WINDOW,
     SLO_WITHIN,
+    SLO_OVERDUE,
     FENCED_WRITES,
     LABEL_OVERFLOW,
     BACKEND_OPERATION,

@@ -22,7 +22,15 @@ from typing import NamedTuple
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
-from taskflow_otel.exporters.prometheus.values import Elsewhere, Snapshot, lasting, merge, subtract
+from taskflow_otel.exporters.prometheus.values import (
+    Elsewhere,
+    Histogram,
+    LabelValues,
+    Snapshot,
+    lasting,
+    merge,
+    subtract,
+)
 from taskflow_otel.metrics.aside import Aside
 from taskflow_otel.metrics.books import COUNTS, TARGETS, Books
 from taskflow_otel.metrics.elsewhere import Scene, elsewhere_of
@@ -204,6 +212,14 @@ class FleetMetrics(Service):
         """Wait for an exchange; return whether it succeeded. It continues: other callers may wait for it too."""
         await asyncio.wait({exchange}, timeout=timeout)
         return exchange.done() and not exchange.cancelled() and exchange.exception() is None
+
+    def of_all(self, metric: str) -> dict[LabelValues, float]:
+        """A gauge over all living instances, of every target: this one now, the others as of their last exchange."""
+        own = self._exporter.snapshot().get(metric, {})
+        dead = set(self._dead)
+        others = [one.counts.get(metric, {}) for key, (_, one) in self._books.known.items() if key not in dead]
+        merged = merge([{metric: dict(part)} for part in (own, *others)])[metric]
+        return {labels: value for labels, value in merged.items() if not isinstance(value, Histogram)}
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """Return body and content type for an `Accept` header; see `PrometheusExporter.render`."""

@@ -77,11 +77,14 @@ def connect_metrics(
             if slo.within_seconds is not None:
                 yield (task,), slo.within_seconds
 
+    def overdue() -> Samples:
+        late = engine.objectives.overdue()
+        for task, _ in slos():
+            yield (task,), late.get(task, 0)
+
     def slos() -> Iterator[tuple[str, SLO]]:
-        for definition in registry.all():
-            # Beyond the cap of names, there is no gauge: those of several types would be one.
-            if (slo := definition.config.slo) is not None and metrics.task_label(definition.name) != OTHER:
-                yield definition.name, slo
+        # Beyond the cap of names, there is no gauge: those of several types would be one.
+        return ((name, slo) for name, slo in engine.objectives.declared().items() if metrics.task_label(name) != OTHER)
 
     def last_fire() -> Samples:
         for status in engine.schedules.statuses():
@@ -104,6 +107,7 @@ def connect_metrics(
     metrics.add_source(signals.SLO_OBJECTIVE.name, objectives)
     metrics.add_source(signals.SLO_WINDOW.name, windows)
     metrics.add_source(signals.SLO_WITHIN.name, limits)
+    metrics.add_source(signals.SLO_OVERDUE.name, overdue)
     metrics.add_source(signals.SCHEDULE_LAST_FIRE.name, last_fire)
     metrics.add_source(signals.SCHEDULE_NEXT_FIRE.name, next_fire)
 

@@ -14,12 +14,15 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from taskflow_otel.model.objective import verdict
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.status import Transition
+from taskflow_otel.model.status import FINISHED_STATUSES, Transition
 from taskflow_otel.model.vocabulary import Reason
 
 WAIT = "wait"
 """The kind of a wait. The kind of a run time is the status in which the task ended."""
+STATUSES = frozenset(status.value for status in FINISHED_STATUSES)
+"""The kinds that say in which status tasks ended: each task has one of them."""
 UNTIMED = -1
 """The bucket of tasks without a run time: cancelled before their start, rejected, or lost with their process."""
 
@@ -68,7 +71,7 @@ class Figure(Struct, frozen=True, gc=False):
     func_name: str
     """Empty if the figures of all types are added up."""
     kind: str
-    """A `TaskStatus` in which tasks end, or `WAIT`."""
+    """A `TaskStatus` in which tasks end, `WAIT`, or an `ObjectiveResult`."""
     bucket: int
     tasks: int
     micros: int
@@ -101,6 +104,8 @@ def figures_of(record: TaskRecord) -> list[tuple[str, int, int]]:
     wait = first_wait(record)
     if wait is not None:
         found.append((WAIT, bucket_of(wait), round(wait * 1e6)))
+    if record.timeline and record.timeline[0].due_at is not None and (result := verdict(record.timeline)) is not None:
+        found.append((result.value, UNTIMED, 0))
     return found
 
 

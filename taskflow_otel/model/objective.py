@@ -17,7 +17,7 @@ from taskflow_otel.model.status import Transition
 from taskflow_otel.model.vocabulary import ObjectiveResult, Reason
 
 _SHORTEST_WINDOW = 86_400.0
-_LONGEST_WINDOW = 90 * 86_400.0
+_LONGEST_WINDOW = 35 * 86_400.0
 _WINDOW = timedelta(days=30)
 
 
@@ -28,7 +28,7 @@ class SLO:
     `success`: the share of the tasks that must end well, between 0 and 1 (0.999 is 99.9 %). `within`: the seconds in
     which a task must succeed to count as good, from the moment when it could run: its creation, or the end of its
     `delay` or `run_at`. Retries, waits and restarts are part of it. Without `within`, any success is good. `window`:
-    the time over which the share is kept, from 1 to 90 days.
+    the time over which the share is kept, from 1 to 35 days, for which the ledger keeps the numbers.
 
     Raises `ConfigurationError` for a value outside its range.
     """
@@ -81,6 +81,11 @@ _SUCCEEDED, _CANCELLED, _MISSED = Transition.SUCCEEDED, Transition.CANCELLED, Tr
 def missed(timeline: Sequence[TimelineEntry]) -> bool:
     """Whether the time limit passed before the end of the task."""
     return any(entry.transition is _MISSED for entry in timeline)
+
+
+def verdict(timeline: Sequence[TimelineEntry]) -> ObjectiveResult | None:
+    """What a whole timeline has decided."""
+    return next((result for place in range(len(timeline)) if (result := result_of(timeline, place))), None)
 
 
 def result_of(timeline: Sequence[TimelineEntry], place: int) -> ObjectiveResult | None:

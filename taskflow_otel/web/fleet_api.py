@@ -17,11 +17,12 @@ from taskflow_otel.web.answers import instance_out, queue_out, queues_out, stats
 from taskflow_otel.web.audit import REASON, AuditLog
 from taskflow_otel.web.auth import Actor, Scope
 from taskflow_otel.web.guard import Guard
+from taskflow_otel.web.objectives import Budgets
 from taskflow_otel.web.overview import Overview
 from taskflow_otel.web.params import COUNT_LIMIT, task_filter
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
 from taskflow_otel.web.sse import EventStreams
-from taskflow_otel.wire.bodies import InstanceOut, OverviewOut, QueueIn, QueueOut, StatsOut
+from taskflow_otel.wire.bodies import InstanceOut, ObjectiveOut, OverviewOut, QueueIn, QueueOut, StatsOut
 
 _FASTEST = 1
 
@@ -31,6 +32,7 @@ def add_fleet_routes(
 ) -> None:
     """The routes that only read."""
     overview = Overview(engine)
+    budgets = Budgets(engine, metrics)
     streams = EventStreams(stream)
     viewer = Depends(guard.viewer)
 
@@ -82,6 +84,11 @@ def add_fleet_routes(
     async def get_overview(window: Literal["15m", "1h", "6h", "24h"] = "1h") -> OverviewOut:
         """Rates, shares and percentiles over the window, of all instances."""
         return await overview.read(window)
+
+    @router.get("/objectives", dependencies=[viewer], summary="Objectives")
+    async def list_objectives() -> list[ObjectiveOut]:
+        """The objectives of the task types of the answering instance, and how much of their error budgets is left."""
+        return await budgets.read()
 
     @router.get(
         "/events",

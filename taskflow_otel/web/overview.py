@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from taskflow_otel.model.figures import WAIT, Distribution, Figure, Span, moment_of
+from taskflow_otel.model.figures import STATUSES, WAIT, Distribution, Figure, Span, moment_of
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
@@ -71,7 +71,7 @@ class Overview:
         for figure in figures or ():
             if figure.kind == WAIT:
                 waits.add(figure)
-            else:
+            elif figure.kind in STATUSES:
                 runs.add(figure)
                 by_status[figure.kind] = by_status.get(figure.kind, 0) + figure.tasks
         success, failed, finished = by_status.get(_SUCCESS, 0), by_status.get(_FAILED, 0), sum(by_status.values())
@@ -149,7 +149,7 @@ class _Slots:
 def _points(figures: Iterable[Figure], width: int, since: int, until: int) -> list[PointOut]:
     sums: dict[int, dict[str, int]] = {}
     for figure in figures:
-        if figure.kind != WAIT:
+        if figure.kind in STATUSES:
             kinds = sums.setdefault(figure.slot // width, {})
             kinds[figure.kind] = kinds.get(figure.kind, 0) + figure.tasks
     return [_point(index * width, sums.get(index, {})) for index in range(since // width, until // width + 1)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from types import EllipsisType
 from typing import Protocol
 
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
 from taskflow_otel.model.figures import Figure, Span
+from taskflow_otel.model.objective import SLO
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery, Order
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -64,7 +65,9 @@ class TaskLookup(Protocol):
     async def logs(self, task_id: str) -> list[LogEntry]: ...
     async def page(self, query: TaskQuery) -> TaskPage: ...
     async def counts(self, query: TaskQuery) -> TaskCounts: ...
-    async def figures(self, span: Span, first: int, last: int, *, by_name: bool = False) -> list[Figure] | None:
+    async def figures(
+        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+    ) -> list[Figure] | None:
         """What finished on all instances in these slots; `None` if the backend does not keep figures."""
 
     async def instances(self) -> list[Instance]: ...
@@ -130,6 +133,13 @@ class OperationBook(Protocol):
         """Items of an operation, from a position on."""
 
 
+class ObjectiveBook(Protocol):
+    """The objectives of task types."""
+
+    def declared(self) -> dict[str, SLO]:
+        """Those of this process, by the name of the type."""
+
+
 class EngineVitals(Protocol):
     """The health of the engine."""
 
@@ -166,6 +176,8 @@ class TaskEngine(Protocol):
     @property
     def operations(self) -> OperationBook: ...
     @property
+    def objectives(self) -> ObjectiveBook: ...
+    @property
     def vitals(self) -> EngineVitals: ...
     @property
     def shared(self) -> SharedSettings: ...
@@ -181,6 +193,9 @@ class MetricsPage(Protocol):
 
     async def refresh(self) -> None:
         """Include all counts of all instances until now."""
+
+    def of_all(self, metric: str) -> dict[tuple[str, ...], float]:
+        """A gauge over all living instances, by the values of its labels."""
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Body and content type; blocking, so call it on a thread."""

@@ -161,6 +161,27 @@ class StatsOut(BaseModel):
     exact: bool = Field(description="False: only the newest tasks that match were counted, so the numbers are bounds.")
 
 
+class ObjectiveOut(BaseModel):
+    """The objective of a task type, and what is left of its error budget. The numbers are those of all instances."""
+
+    task: str
+    success: float = Field(description="The share (0 to 1) of the tasks that must be good.")
+    within_seconds: float | None = Field(description="In which a task must succeed to be good; null without a limit.")
+    window_seconds: float = Field(description="The time over which the share is kept.")
+    since: datetime | None = Field(
+        description="From when on tasks are counted here: the first hour of the window, or the first one with a task. "
+        "Null if the backend does not keep figures."
+    )
+    good: int | None
+    bad: int | None = Field(description="Including the overdue ones.")
+    overdue: int = Field(description="Tasks whose time limit has passed, and which have not ended.")
+    good_share: float | None = Field(description="Share (0 to 1) of good tasks; null without any.")
+    budget_left: float | None = Field(
+        description="Share of the allowed bad tasks that is left: 1 if none was bad, 0 if as many were as may be, "
+        "negative beyond that."
+    )
+
+
 class PointOut(BaseModel):
     """The tasks that finished in one part of the window, by outcome."""
 

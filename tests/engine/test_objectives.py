@@ -236,7 +236,7 @@ async def test_a_shutdown_that_cuts_the_commit_off_leaves_it_to_the_ledger(clock
     await eventually(lambda: shop.manager.engine._ledger._writing is None, "the writer to be left", interval=0.002)
     await stopping
     assert shop.judged() == (0, 0)
-    assert shop.manager.engine._objectives._doubts == {}
+    assert shop.manager.engine.objectives._doubts == {}
     backend.release()
 
 

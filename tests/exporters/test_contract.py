@@ -187,6 +187,7 @@ _AMBIENT = (
     signals.SLO_OBJECTIVE,
     signals.SLO_WINDOW,
     signals.SLO_WITHIN,
+    signals.SLO_OVERDUE,
 )
 AMBIENT = {name for spec in _AMBIENT for name in (spec.name, signals.otel_name(spec))}
 OF_ATTEMPTS = {signals.TASK_ATTEMPTS, signals.RUN_DURATION, signals.END_TO_END, messaging.PROCESS_DURATION}

@@ -9,7 +9,7 @@ import pytest
 
 from taskflow_otel import SLO
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.model.objective import due_of, missed, result_of
+from taskflow_otel.model.objective import due_of, missed, result_of, verdict
 from taskflow_otel.model.record import NEVER_DUE, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.task_options import make_task_config
@@ -35,7 +35,7 @@ T = Transition
         {"success": 0.9, "within": float("inf")},
         {"success": 0.9, "within": "1h"},
         {"success": 0.9, "window": timedelta(hours=23)},
-        {"success": 0.9, "window": timedelta(days=91)},
+        {"success": 0.9, "window": timedelta(days=36)},
     ],
     ids=str,
 )
@@ -107,6 +107,7 @@ def story(
 def test_at_most_one_line_of_a_timeline_decides(lines: list[Any], results: list[str | None]) -> None:
     timeline = story(*lines).timeline
     assert [result_of(timeline, place) for place in range(len(timeline))] == results
+    assert verdict(timeline) == next(filter(None, results), None)
     assert missed(timeline) == any(line[0] is T.OBJECTIVE_MISSED for line in lines)
 
 

@@ -48,6 +48,7 @@ RULES = {
     "get_metrics": Rule("scraper", 200),
     "get_stats": Rule("viewer", 200),
     "get_overview": Rule("viewer", 200),
+    "list_objectives": Rule("viewer", 200),
     "get_events": Rule("viewer", 200),
     "list_queues": Rule("viewer", 200),
     "list_instances": Rule("viewer", 200),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from taskflow_otel.model.figures import Figure, Span
@@ -21,7 +21,9 @@ class RedisFigureStore:
     def __init__(self, connection: Callable[[], Connection]) -> None:
         self._connection = connection
 
-    async def read(self, span: Span, first: int, last: int, *, by_name: bool = False) -> list[Figure]:
+    async def read(
+        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+    ) -> list[Figure]:
         """See `FigureStore`."""
         added: dict[tuple[int, str, str, int], list[int]] = {}
         start = str(first)
@@ -31,6 +33,8 @@ class RedisFigureStore:
             )
             async for slot, field, tasks, micros in in_slices(rows, _AT_ONCE):
                 kind, bucket, name = field.split(":", 2)
+                if kinds is not None and kind not in kinds:
+                    continue
                 sums = added.setdefault((int(slot), name if by_name else "", kind, int(bucket)), [0, 0])
                 sums[0] += int(tasks)
                 sums[1] += int(micros)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, func, literal, select
@@ -23,9 +24,11 @@ class SqlFigureStore:
         self._read = read
         self._write = write
 
-    async def read(self, span: Span, first: int, last: int, *, by_name: bool = False) -> list[Figure]:
+    async def read(
+        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+    ) -> list[Figure]:
         """See `FigureStore`."""
-        rows = await self._read(figures_statement(span, first, last, by_name))
+        rows = await self._read(figures_statement(span, first, last, by_name, kinds))
         return [
             Figure(slot, name, kind, bucket, int(tasks), int(micros))
             async for slot, name, kind, bucket, tasks, micros in in_slices(rows, _AT_ONCE)
@@ -46,9 +49,13 @@ class SqlFigureStore:
         return await self._write("deleting figures", work)
 
 
-def figures_statement(span: Span, first: int, last: int, by_name: bool) -> Select[Any]:
+def figures_statement(
+    span: Span, first: int, last: int, by_name: bool, kinds: Collection[str] | None = None
+) -> Select[Any]:
     """The sums over the shards, and over the names unless each is wanted."""
     name: ColumnElement[Any] = _c.func_name if by_name else literal("").label("func_name")
     parts = [_c.slot, *([_c.func_name] if by_name else []), _c.kind, _c.bucket]
     wanted = select(_c.slot, name, _c.kind, _c.bucket, func.sum(_c.tasks), func.sum(_c.micros))
+    if kinds is not None:
+        wanted = wanted.where(_c.kind.in_(sorted(kinds)))
     return wanted.where(_c.span == span.value, _c.slot >= first, _c.slot <= last).group_by(*parts).order_by(*parts)

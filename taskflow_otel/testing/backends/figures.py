@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from taskflow_otel.backends.admin import FigureStore, KeepsFigures
 from taskflow_otel.backends.base import Backend, Insert, Update
@@ -78,6 +79,19 @@ class FigureConformance(BackendFixtures):
         assert {f.func_name for f in together} == {""}
         assert _numbers(together) == {("", _DONE): 2, ("", _FAILED): 1, ("", _LOST): 1, ("", WAIT): 3}
         assert _numbers(await store.read(Span.HOUR, hour + 3600, hour + 3600)) == {("", _DONE): 1, ("", WAIT): 1}
+
+    async def test_a_task_counts_once_for_the_objective_of_its_type(self, backend: Backend) -> None:
+        store = _store_of(backend)
+        tasks = [_ran("send", 0, 2.0) for _ in range(3)]
+        for task, due in zip(tasks, (timedelta(0), timedelta(seconds=1), None), strict=True):
+            first, started = task.timeline
+            assert task.end_time is not None
+            first = replace(first, due_at=None if due is None else task.end_time - due)
+            task.timeline = first, started, TimelineEntry(Transition.SUCCEEDED, task.end_time, 0, "one")
+        assert await backend.apply([Insert(task) for task in tasks]) == [APPLIED] * 3
+        found = await store.read(Span.HOUR, *_ALWAYS, by_name=True, kinds={"good", "bad"})
+        assert _numbers(found) == {("send", "good"): 1, ("send", "bad"): 1}
+        assert _numbers(await store.read(Span.MINUTE, *_ALWAYS, kinds=[_DONE])) == {("", _DONE): 3}
 
     async def test_a_refused_change_is_not_counted_and_the_others_of_its_batch_are(self, backend: Backend) -> None:
         store = _store_of(backend)

@@ -24,6 +24,7 @@ export class OverviewView {
     this.health = h("div", { class: "banner bad", role: "alert", hidden: true });
     this.running = panelOf("Running now", "?view=tasks&status=running", (task) => task.status === "running", "Nothing runs now", "A task appears here while its function runs.");
     this.failed = panelOf("Latest failures", "?view=failures", (task) => task.status === "failed", "No failures", "Nothing has failed.");
+    this.objectives = new Objectives();
     this.switch = h(
       "div",
       { class: "segmented", role: "group", "aria-label": "Window" },
@@ -44,6 +45,7 @@ export class OverviewView {
         ),
         h("div", { class: "chart" }, this.top, this.chart, h("div", { class: "chart-axis mono" }, this.from, h("span", { text: "now" }))),
       ),
+      this.objectives.element,
       h("div", { class: "columns" }, this.running.element, this.failed.element),
     );
   }
@@ -65,7 +67,12 @@ export class OverviewView {
   }
 
   async poll() {
-    const [figures, health] = await Promise.all([this.page.api.get("overview", { window: this.window }), this.page.api.get("health")]);
+    const [figures, health, objectives] = await Promise.all([
+      this.page.api.get("overview", { window: this.window }),
+      this.page.api.get("health"),
+      this.page.api.get("objectives"),
+    ]);
+    this.objectives.show(objectives);
     setShown(this.health, health.reasons.length > 0);
     setText(this.health, `Not ready: ${health.reasons.join("; ")}`);
     const { points } = figures;
@@ -91,6 +98,48 @@ export class OverviewView {
     this.page.remember({ view: "overview", window: name });
     this.page.refresh();
   }
+}
+
+/** The task types that have an objective, each with what is left of its error budget. */
+class Objectives {
+  constructor() {
+    this.body = h("tbody");
+    const titles = ["Task", "Objective", "Since", "Good", "Bad", "Overdue", "Budget left"];
+    this.element = h(
+      "section",
+      { class: "card", "aria-label": "Objectives", hidden: true },
+      h("div", { class: "card-head" }, h("h2", { text: "Objectives" })),
+      h("div", { class: "table-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, titles.map((text) => h("th", { text })))), this.body)),
+    );
+  }
+
+  show(objectives) {
+    setShown(this.element, objectives.length > 0);
+    this.body.replaceChildren(...objectives.map((one) => this.#row(one)));
+  }
+
+  #row(one) {
+    const limit = one.within_seconds === null ? "" : ` in ${duration(one.within_seconds)}`;
+    const left = one.budget_left;
+    const tone = left === null || left > 0.25 ? "" : left > 0 ? "pending" : "failed";
+    const text = left !== null && left < 0 ? `${Math.round(left * 100)} %` : share(left);
+    return h(
+      "tr",
+      {},
+      h("td", {}, h("a", { href: `?view=tasks&func_name=${encodeURIComponent(one.task)}`, text: one.task })),
+      h("td", { text: `${percent(one.success)}${limit}, over ${duration(one.window_seconds)}` }),
+      h("td", { text: one.since === null ? "not kept by this backend" : clock(one.since) }),
+      h("td", { class: "mono", text: count(one.good) }),
+      h("td", { class: "mono", text: count(one.bad) }),
+      h("td", { class: "mono", text: count(one.overdue) }),
+      h("td", { class: "mono" }, tone ? h("span", { class: "pill", data: { status: tone }, text }) : text),
+    );
+  }
+}
+
+/** An objective with all of its nines. */
+function percent(success) {
+  return `${Number((success * 100).toPrecision(8))} %`;
 }
 
 class Tile {
