@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo audit test coverage across bench peers instructions chaos chaos-planted schedules schemathesis lint format typecheck generated clean
+.PHONY: help demo audit test coverage across bench peers instructions chaos chaos-planted schedules schemathesis lint page format typecheck generated clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -70,6 +70,9 @@ lint: $(VENV)/.dev  ## Check style, formatting, the layers of the package, and i
 
 audit: $(VENV)/.dev  ## Compare the installed packages with the known vulnerabilities
 	PYTHON=$(PYTHON) .ci/audit
+
+page:  ## Check the types and the style of the page's JavaScript
+	.ci/page
 
 format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .

@@ -15,7 +15,7 @@ export class Api {
   #csrf = null;
 
   /** `onAnswer(answered)` is called after each request: whether the server has answered, with whatever. */
-  constructor(onAnswer = () => {}) {
+  constructor(/** @type {(answered: boolean) => void} */ onAnswer = () => {}) {
     this.onAnswer = onAnswer;
   }
 
@@ -48,11 +48,21 @@ export class Api {
     };
   }
 
+  /**
+   * @param {string} method
+   * @param {string} path
+   * @param {{params?: Record<string, unknown>, body?: unknown}} [given]
+   */
   async act(method, path, { params, body } = {}) {
     const response = await this.#send(method, withParams(path, params), body);
     return response.status === 204 ? null : response.json();
   }
 
+  /**
+   * @param {string} method
+   * @param {string} address
+   * @param {unknown} [body]
+   */
   async #send(method, address, body) {
     const headers = { Accept: "application/json" };
     if (this.#csrf && method !== "GET") headers["X-CSRF-Token"] = this.#csrf;

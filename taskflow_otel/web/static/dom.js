@@ -108,7 +108,7 @@ export function toast(message, kind = "info") {
 
 /** Ask before an action that cannot be undone; resolves to whether the user agreed. */
 export function confirmed(title, text, action, { danger = false } = {}) {
-  const dialog = document.getElementById("dialog");
+  const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("dialog"));
   const answer = (value) => () => dialog.close(value);
   dialog.replaceChildren(
     h("h2", { id: "dialog-title", text: title }),

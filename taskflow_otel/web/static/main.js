@@ -218,7 +218,7 @@ class Page {
   }
 
   #key(event) {
-    if (event.metaKey || event.ctrlKey || event.altKey || document.getElementById("dialog").open) return;
+    if (event.metaKey || event.ctrlKey || event.altKey || document.querySelector("dialog[open]")) return;
     const typing = event.target.closest("input, select, textarea");
     if (typing) {
       if (event.key === "Escape") typing.blur();
@@ -226,10 +226,10 @@ class Page {
     }
     const step = { j: 1, k: -1 }[event.key];
     if (step) {
-      const rows = [...document.querySelectorAll(".row-link")];
-      rows[Math.min(Math.max(rows.indexOf(document.activeElement) + step, 0), rows.length - 1)]?.focus();
+      const rows = /** @type {HTMLElement[]} */ ([...document.querySelectorAll(".row-link")]);
+      rows[Math.min(Math.max(rows.findIndex((row) => row === document.activeElement) + step, 0), rows.length - 1)]?.focus();
     } else if (event.key === "/") {
-      const search = document.querySelector("input[type=search]");
+      const search = /** @type {HTMLElement | null} */ (document.querySelector("input[type=search]"));
       if (search) {
         event.preventDefault();
         search.focus();

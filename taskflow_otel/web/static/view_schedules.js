@@ -25,7 +25,7 @@ export class SchedulesView {
   async refresh() {
     const schedules = await this.page.api.get("schedules");
     // A redrawn button must keep the keyboard focus.
-    const focused = document.activeElement?.dataset.key;
+    const focused = /** @type {HTMLElement | null} */ (document.activeElement)?.dataset.key;
     this.body.replaceChildren(...schedules.map((schedule) => this.#row(schedule)));
     if (focused) [...this.body.querySelectorAll("button")].find((button) => button.dataset.key === focused)?.focus();
     setShown(this.blank, schedules.length === 0);

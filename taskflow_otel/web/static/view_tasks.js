@@ -52,8 +52,7 @@ export class TasksView {
   }
 
   async poll() {
-    const { status: _, ...others } = this.filters;
-    const stats = await this.page.api.get("stats", others);
+    const stats = await this.page.api.get("stats", { ...this.filters, status: "" });
     for (const [status, chip] of this.chips) setText(chip.number, atLeast(stats[status || "total"], stats.exact));
     // If the total is a lower bound, the one of the list is better.
     if (stats.exact) this.#total(stats[this.filters.status || "total"], true);
