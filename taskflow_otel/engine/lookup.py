@@ -11,11 +11,12 @@ from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.losses import PREFIX, load_loss
 from taskflow_otel.engine.phase import Phase
 from taskflow_otel.errors import BackendError, TaskNotFoundError
 from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.options import seconds
-from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.query import Instance, Loss, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock
 
@@ -117,6 +118,12 @@ class Lookup:
     async def instances(self) -> list[Instance]:
         """All instances that share the backend."""
         return await self._backend.instances()
+
+    @at_home
+    async def losses(self) -> dict[str, Loss]:
+        """What the dead instances left behind, by their ids."""
+        stored = await self._backend.settings(PREFIX)
+        return {key.removeprefix(PREFIX): load_loss(text) for key, text in stored.items()}
 
     @at_home
     async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:

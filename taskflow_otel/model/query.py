@@ -69,6 +69,17 @@ class TaskCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """What an instance left behind when it died."""
+
+    interrupted: list[str] = field(default_factory=list)
+    """Ids of tasks that were running, at most the first hundred."""
+    interrupted_number: int = 0
+    moved: int = 0
+    """How many waiting tasks other instances have taken over."""
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One process that runs tasks, as stored in the ledger.
 

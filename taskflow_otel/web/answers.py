@@ -9,7 +9,7 @@ from taskflow_otel.errors import TaskArgumentError
 from taskflow_otel.model.cipher import is_encrypted
 from taskflow_otel.model.payload import readable_arguments
 from taskflow_otel.model.plain import plain_value
-from taskflow_otel.model.query import Instance, TaskCounts
+from taskflow_otel.model.query import Instance, Loss, TaskCounts
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.status import TaskStatus
@@ -126,8 +126,8 @@ def queue_out(figures: QueueFigures) -> QueueOut:
     )
 
 
-def instance_out(instance: Instance, answering: str) -> InstanceOut:
-    """One instance; `answering` is the id of the instance that answers."""
+def instance_out(instance: Instance, answering: str, loss: Loss) -> InstanceOut:
+    """One instance; `answering` is the id of the instance that answers, `loss` is what it left if it has died."""
     return InstanceOut(
         instance_id=instance.instance_id,
         host=instance.host,
@@ -137,6 +137,9 @@ def instance_out(instance: Instance, answering: str) -> InstanceOut:
         heartbeat_at=instance.heartbeat_at,
         lease_seconds=instance.lease_seconds,
         answering=instance.instance_id == answering,
+        interrupted=loss.interrupted,
+        interrupted_number=loss.interrupted_number,
+        moved=loss.moved,
     )
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from taskflow_otel.errors import UnknownQueueError
 from taskflow_otel.exporters.prometheus.exposition import MetricsFormat, negotiate
-from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.query import Loss, TaskQuery
 from taskflow_otel.web.answers import instance_out, queue_out, queues_out, stats_out
 from taskflow_otel.web.audit import REASON, AuditLog
 from taskflow_otel.web.auth import Actor, Scope
@@ -121,7 +121,9 @@ def add_fleet_routes(
     @router.get("/instances", dependencies=[viewer], summary="Instances")
     async def list_instances() -> list[InstanceOut]:
         """The processes that share the backend."""
-        return [instance_out(instance, engine.instance_id) for instance in await engine.lookup.instances()]
+        losses = await engine.lookup.losses()
+        known = await engine.lookup.instances()
+        return [instance_out(one, engine.instance_id, losses.get(one.instance_id, Loss())) for one in known]
 
 
 def _takes_gzip(accepted: str) -> bool:

@@ -10,7 +10,7 @@ from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
 from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.objective import SLO
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery, Order
-from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.query import Instance, Loss, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.vocabulary import EngineState, OperationKind
@@ -71,6 +71,8 @@ class TaskLookup(Protocol):
         """What finished on all instances in these slots; `None` if the backend does not keep figures."""
 
     async def instances(self) -> list[Instance]: ...
+    async def losses(self) -> dict[str, Loss]:
+        """What the dead instances left behind, by their ids."""
 
 
 class TaskControl(Protocol):

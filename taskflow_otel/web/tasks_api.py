@@ -13,16 +13,16 @@ from pydantic import TypeAdapter
 
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.web.answers import task_detail, task_out
 from taskflow_otel.web.audit import REASON, AuditLog
 from taskflow_otel.web.auth import Scope
-from taskflow_otel.web.failures import SCAN_LIMIT, read_failures
+from taskflow_otel.web.failures import PROBLEMS, SCAN_LIMIT, read_failures
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, page_cursor, task_filter
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.routing import errors
+from taskflow_otel.web.selection import statuses_of
 from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.wire.bodies import FailuresOut, TaskDetailOut, TaskOut
 
@@ -87,8 +87,13 @@ def add_collection_routes(router: APIRouter, engine: TaskEngine, settings: WebSe
 
     @router.get("/failures", dependencies=[Depends(guard.viewer)], summary="Failures, grouped")
     async def list_failures(found: Annotated[TaskQuery, Depends(task_filter)]) -> FailuresOut:
-        """The newest failures that match, grouped by error, without ids, numbers and quoted values."""
-        return await read_failures(engine, replace(found, status=TaskStatus.FAILED, limit=SCAN_LIMIT))
+        """The newest tasks that match and went wrong, grouped by error, without ids, numbers and quoted values.
+
+        Failed, interrupted and rejected tasks, or those of one of these states. Duplicates, and runs of a schedule that
+        were left out because an earlier one had not ended, are no problems.
+        """
+        statuses_of(found, PROBLEMS)
+        return await read_failures(engine, replace(found, limit=SCAN_LIMIT))
 
 
 def add_item_routes(

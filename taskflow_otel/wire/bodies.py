@@ -218,8 +218,10 @@ class OverviewOut(BaseModel):
 
 
 class FailureGroupOut(BaseModel):
-    """Failed tasks whose errors differ only in ids, numbers and quoted values."""
+    """Tasks that went wrong alike: their errors differ only in ids, numbers and quoted values."""
 
+    status: TaskStatus = Field(description="`failed`, `interrupted` or `rejected`.")
+    reason: Annotated[str, _one_of(Reason)] | None = Field(description="Why they were interrupted or rejected.")
     error_type: str | None
     error: str = Field(description="The normalised first line of the error.")
     example: str
@@ -231,7 +233,7 @@ class FailureGroupOut(BaseModel):
 
 
 class FailuresOut(BaseModel):
-    """Failures, the most frequent first."""
+    """What went wrong, the most frequent first."""
 
     scanned: int
     truncated: bool = Field(description="Whether there are more failures than were read.")
@@ -362,6 +364,11 @@ class InstanceOut(BaseModel):
     heartbeat_at: datetime
     lease_seconds: float
     answering: bool = Field(description="Whether this is the answering instance.")
+    interrupted: list[str] = Field(
+        description="Ids of the tasks that were running when this instance died, at most the first hundred."
+    )
+    interrupted_number: int
+    moved: int = Field(description="How many waiting tasks of this dead instance others have taken over.")
 
 
 class AuditOut(BaseModel):

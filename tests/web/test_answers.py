@@ -9,7 +9,7 @@ from cryptography.fernet import Fernet
 
 from taskflow_otel.engine.queues import QueueStats
 from taskflow_otel.model.cipher import PayloadCipher
-from taskflow_otel.model.query import TaskCounts
+from taskflow_otel.model.query import Loss, TaskCounts
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.testing.backends.samples import BASE, full_task, make_instance, make_task
@@ -84,5 +84,5 @@ def test_queues_are_listed_by_name_and_an_empty_one_has_no_age() -> None:
 
 def test_one_instance_is_the_one_that_answers() -> None:
     one, other = make_instance("one"), make_instance("other", state="dead")
-    answers = [instance_out(instance, "one") for instance in (one, other)]
+    answers = [instance_out(instance, "one", Loss()) for instance in (one, other)]
     assert [(out.answering, out.state) for out in answers] == [(True, "alive"), (False, "dead")]

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.web import failures
 from taskflow_otel.web.failures import normalise
 from tests.turns import Turns
@@ -54,6 +55,31 @@ async def test_failures_are_grouped_by_what_is_the_same_in_their_errors(
         ("disk ‹n› is ‹value›", 2, 2),
         ("‹value›", 1, 0),
     ]
+
+
+async def test_interrupted_and_rejected_tasks_are_problems_and_what_was_meant_is_not(
+    client: httpx.AsyncClient, engine: House
+) -> None:
+    for _ in range(2):
+        engine.keep(make_record(status=TaskStatus.INTERRUPTED, reason=Reason.PROCESS_DIED.value))
+    engine.keep(make_record(status=TaskStatus.REJECTED, reason=Reason.QUEUE_FULL.value))
+    engine.keep(make_record(status=TaskStatus.FAILED, error_type="KeyError", error="'x'"))
+    for reason in (Reason.DUPLICATE, Reason.OVERLAP):
+        engine.keep(make_record(status=TaskStatus.REJECTED, reason=reason.value))
+    engine.keep(make_record(status=TaskStatus.CANCELLED, reason=Reason.CANCELLED.value))
+
+    async def groups(query: str) -> list[tuple[str, str | None, str | None, int]]:
+        found = (await client.get(f"/tasks/failures{query}")).json()
+        return [(one["status"], one["reason"], one["error_type"], one["count"]) for one in found["groups"]]
+
+    interrupted = (TaskStatus.INTERRUPTED.value, Reason.PROCESS_DIED.value, None, 2)
+    assert sorted(await groups("")) == [
+        (TaskStatus.FAILED.value, None, "KeyError", 1),
+        interrupted,
+        (TaskStatus.REJECTED.value, Reason.QUEUE_FULL.value, None, 1),
+    ]
+    assert await groups("?status=interrupted") == [interrupted]
+    assert (await client.get("/tasks/failures?status=success")).status_code == 422
 
 
 async def test_many_failures_are_grouped_in_slices(

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine.losses import Losses
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.query import Instance
@@ -21,8 +22,11 @@ from taskflow_otel.runtime.throttled_report import Once
 logger: logging.Logger = logging.getLogger("taskflow_otel.recovery")
 
 _BATCH = 100
-_MEMORY = timedelta(hours=1)
-"""How long a dead instance stays known: if it was only paused or disconnected, it learns that it was declared dead."""
+_MEMORY = timedelta(days=1)
+"""How long a dead instance stays known: people look for what died in the night, and an instance that was only paused or
+disconnected learns that it was declared dead."""
+_REMEMBERED = 50
+"""The most dead instances whose process is gone for sure: one that dies and starts again must not fill the ledger."""
 
 UNKNOWN = (
     "%d stored tasks are named %r, which is not registered here: they stay stored, and run when the name is registered "
@@ -64,6 +68,7 @@ class Takeover(Service):
         self._names = names
         self._recover = recover
         self._seals = seals
+        self._losses = Losses(backend)
         self._seen: dict[str, tuple[datetime, float]] = {}
         self._looked_at = float("-inf")
         self._unanswered = False
@@ -136,7 +141,9 @@ class Takeover(Service):
         while True:
             names = list(self._names())
             taken = await self._backend.take_over(list(gone), own.instance_id, names, _BATCH, self._seals)
+            losses = _by_owner(taken, gone)
             await self._recover([(record, _last_heartbeat(record, gone)) for record in taken])
+            await self._losses.note(losses)
             if len(taken) < _BATCH:
                 break
         left = await self._backend.orphan_names(list(gone))
@@ -146,9 +153,9 @@ class Takeover(Service):
         if not known.isdisjoint(left):
             sealed = await self._backend.orphan_names(list(gone), self._seals)
             self._report({name: sealed[name] for name in sealed.keys() & known}, SEALED)
-        await self._backend.forget_instances(
-            [instance.instance_id for instance in gone.values() if self._over(instance, own)]
-        )
+        over = self._over(gone.values(), own)
+        await self._backend.forget_instances(over)
+        await self._losses.forget(over)
 
     def _report(self, left: dict[str, int], why: str) -> None:
         """Report once for each name why its tasks are not taken over."""
@@ -156,11 +163,27 @@ class Takeover(Service):
             if self._reported.passes(f"{why} {name}"):
                 logger.error(why, count, name)
 
-    def _over(self, instance: Instance, own: Instance) -> bool:
-        """Whether an instance that was declared dead can send nothing any more."""
-        if instance.state == InstanceState.STOPPED or self._clock.now() - instance.heartbeat_at > _MEMORY:
-            return True
-        return process_gone(instance, own.host)
+    def _over(self, gone: Iterable[Instance], own: Instance) -> list[str]:
+        """The instances that need not be known any more: those that stopped properly, and those that died long ago."""
+        oldest = self._clock.now() - _MEMORY
+        dead = [instance for instance in gone if instance.state != InstanceState.STOPPED]
+        dead.sort(key=lambda instance: instance.heartbeat_at, reverse=True)
+        kept = {
+            instance.instance_id
+            for place, instance in enumerate(dead)
+            if instance.heartbeat_at >= oldest and (place < _REMEMBERED or not process_gone(instance, own.host))
+        }
+        return [instance.instance_id for instance in gone if instance.instance_id not in kept]
+
+
+def _by_owner(taken: Iterable[TaskRecord], gone: Collection[str]) -> dict[str, list[TaskRecord]]:
+    """Copies of these tasks by their dead owner, before anything is decided about them."""
+    found: dict[str, list[TaskRecord]] = {}
+    for record in taken:
+        owner = record.timeline[-1].instance if record.timeline else ""
+        if owner in gone:
+            found.setdefault(owner, []).append(record.copy())
+    return found
 
 
 def _last_heartbeat(record: TaskRecord, gone: dict[str, Instance]) -> datetime:

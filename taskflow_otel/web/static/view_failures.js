@@ -1,11 +1,13 @@
-import { confirmed, empty, h, icon, setShown, setText } from "./dom.js";
+import { confirmed, empty, h, icon, pill, setShown, setText } from "./dom.js";
 import { ago, count, full, plural } from "./format.js";
+import { reasonText } from "./rows.js";
 
 const WINDOWS = ["1h", "6h", "24h", "7d"];
 const SETTLE = 1500;
-const RETRY_AT_ONCE = 1000;
+const RETRY_AT_ONCE = 5000;
+const WRONG = new Set(["failed", "interrupted", "rejected"]);
 
-/** Failures as problems: grouped by similar errors. */
+/** What went wrong, as problems: grouped by similar errors. */
 export class FailuresView {
   constructor(page, root) {
     this.page = page;
@@ -31,14 +33,14 @@ export class FailuresView {
     const found = await this.page.api.get("failures", { since: this.since });
     this.groups.replaceChildren(...found.groups.map((group) => this.#card(group)));
     const waiting = found.groups.reduce((sum, group) => sum + group.retryable.length, 0);
-    setText(this.note, found.scanned ? `${plural(found.scanned, "failure")}${found.truncated ? " (the latest)" : ""} in ${plural(found.groups.length, "group")}` : "");
+    setText(this.note, found.scanned ? `${plural(found.scanned, "problem")}${found.truncated ? " (the latest)" : ""} in ${plural(found.groups.length, "group")}` : "");
     setShown(this.blank, found.groups.length === 0);
     setShown(this.all, this.page.session.can_act && waiting > 0);
-    this.waiting = waiting;
+    this.open = found.groups.flatMap((group) => group.retryable);
   }
 
   change(tasks) {
-    if (this.soon || ![...tasks.values()].some((delta) => delta.status === "failed")) return;
+    if (this.soon || ![...tasks.values()].some((delta) => WRONG.has(delta.status))) return;
     // Many failures at once cause only one reading.
     this.soon = setTimeout(() => {
       this.soon = null;
@@ -48,7 +50,7 @@ export class FailuresView {
 
   #card(group) {
     const single = group.func_names.length === 1 ? { func_name: group.func_names[0] } : {};
-    const list = `?${new URLSearchParams({ view: "tasks", status: "failed", since: this.since, ...single })}`;
+    const list = `?${new URLSearchParams({ view: "tasks", status: group.status, since: this.since, ...single })}`;
     const retry = group.retryable.length
       ? h("button", { class: "button", type: "button", on: { click: () => this.#retry(group) } }, icon("retry"), `Retry ${count(group.retryable.length)}`)
       : h("span", { class: "muted", text: "all retried" });
@@ -59,9 +61,9 @@ export class FailuresView {
       h(
         "div",
         { class: "group-what" },
-        h("h2", { text: group.error_type ?? "Error" }),
-        h("p", { class: "mono group-error", text: group.error }),
-        group.example === group.error ? null : h("p", { class: "mono group-example", text: `e.g. ${group.example}`, title: group.example }),
+        h("div", { class: "group-title" }, h("h2", { text: titleOf(group) }), group.status === "failed" ? null : pill(group.status)),
+        group.error ? h("p", { class: "mono group-error", text: group.error }) : null,
+        !group.example || group.example === group.error ? null : h("p", { class: "mono group-example", text: `e.g. ${group.example}`, title: group.example }),
         h(
           "p",
           { class: "muted" },
@@ -81,13 +83,15 @@ export class FailuresView {
   }
 
   async #retryAll() {
-    if (!(await confirmed("Retry everything that failed?", `All failures of the last ${this.since} that were not retried yet are enqueued again, up to 1,000 at once.`, "Retry all"))) return;
-    await this.#run(() => this.page.api.act("POST", "retry-failed", { params: { since: this.since } }));
+    const ids = this.open.slice(0, RETRY_AT_ONCE);
+    if (!(await confirmed(`Retry ${plural(ids.length, "task")}?`, "All tasks of the groups below that were not retried yet are enqueued again as new tasks.", "Retry all"))) return;
+    await this.#run(() => this.page.api.act("POST", "bulk-retry", { body: { task_ids: ids } }));
   }
 
   async #run(action) {
     const said = (out) => {
       const skipped = out.skipped.length ? `, ${out.skipped.length} skipped: ${out.skipped[0].reason}` : "";
+      if (out.status === "running") return `${plural(out.matched, "task")} are being enqueued again`;
       return `${plural(out.retried.length, "task")} enqueued again${skipped}${out.more ? "; there are more" : ""}`;
     };
     if (await this.page.attempt(action, said)) await this.page.refresh();
@@ -99,4 +103,12 @@ export class FailuresView {
     this.page.remember({ view: "failures", since: name });
     this.page.refresh();
   }
+}
+
+function titleOf(group) {
+  if (group.status !== "failed" && group.reason) {
+    const reason = reasonText(group.reason);
+    return reason[0].toUpperCase() + reason.slice(1);
+  }
+  return group.error_type ?? "Error";
 }

@@ -1,6 +1,8 @@
 import { copyable, empty, h, setShown } from "./dom.js";
-import { ago, clock, full, secondsBetween } from "./format.js";
+import { ago, clock, count, full, plural, secondsBetween, shortId } from "./format.js";
 import { INSTANCE_STATES } from "./vocabulary.js";
+
+const SHOWN = 5;
 
 /** The processes that share the backend. */
 export class InstancesView {
@@ -12,7 +14,7 @@ export class InstancesView {
     this.table = h(
       "table",
       { class: "plain" },
-      h("thead", {}, h("tr", {}, ["State", "Instance", "Host", "Process", "Started", "Heartbeat"].map((text) => h("th", { scope: "col", text })))),
+      h("thead", {}, h("tr", {}, ["State", "Instance", "Host", "Process", "Started", "Heartbeat", "Left behind"].map((text) => h("th", { scope: "col", text })))),
       this.body,
     );
     root.append(h("div", { class: "view-head" }, h("h1", { text: "Instances" })), h("section", { class: "card flush" }, this.table, this.blank));
@@ -48,5 +50,17 @@ function row(instance) {
     h("td", { class: "mono", text: String(instance.pid) }),
     h("td", { class: "mono", text: clock(instance.started_at), title: full(instance.started_at) }),
     h("td", { text: ago(instance.heartbeat_at), title: full(instance.heartbeat_at) }),
+    h("td", {}, left(instance)),
   );
+}
+
+/** What a dead instance was doing when it died, with links to the first of these tasks. */
+function left(instance) {
+  if (!instance.interrupted_number && !instance.moved) return instance.state === "dead" ? h("span", { class: "muted", text: "nothing" }) : null;
+  const links = instance.interrupted.slice(0, SHOWN).map((id) => h("a", { class: "mono tag", href: `?${new URLSearchParams({ view: "task", id })}`, text: shortId(id), title: id }));
+  const more = instance.interrupted_number > SHOWN ? ` and ${count(instance.interrupted_number - SHOWN)} more` : "";
+  return [
+    instance.interrupted_number ? h("span", {}, `${plural(instance.interrupted_number, "running task")}: `, links, more) : null,
+    instance.moved ? h("span", { class: "muted", text: ` ${plural(instance.moved, "waiting task")} moved to others` }) : null,
+  ];
 }

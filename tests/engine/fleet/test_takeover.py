@@ -10,9 +10,12 @@ import pytest
 
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.base import Insert
+from taskflow_otel.engine.fleet import takeover
+from taskflow_otel.engine.losses import PREFIX, load_loss
 from taskflow_otel.errors import BackendUnavailableError
-from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.testing.backends.samples import ids, make_task
+from taskflow_otel.model.record import TaskRecord, TimelineEntry
+from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.testing.backends.samples import ids, make_instance, make_task
 from tests.engine.fleet.conftest import INTERVAL, LEASE, Scene
 
 
@@ -23,11 +26,36 @@ async def test_a_silent_instance_is_taken_over_after_its_lease_and_not_before(sc
     assert len(scene.recovered) == 1
 
 
-async def test_an_instance_that_was_declared_dead_is_forgotten_in_the_end(scene: Scene) -> None:
+async def test_a_dead_instance_is_known_for_a_day_with_what_it_was_doing(scene: Scene) -> None:
+    running = make_task(instance="other")
+    running.status = TaskStatus.RUNNING
+    running.timeline = (TimelineEntry(Transition.STARTED, running.created_at, 0, "other"),)
+    waiting = make_task(instance="other", timeline=running.timeline)
+    await scene.backend.apply([Insert(running), Insert(waiting)])
     await scene.look(LEASE + INTERVAL)
+    await scene.clock.advance(timedelta(hours=23).total_seconds())
+    await scene.takeover.tick()
+    assert [known.instance_id for known in await scene.backend.instances()] == ["other"]
+    [loss] = [load_loss(text) for text in (await scene.backend.settings(PREFIX)).values()]
+    assert (loss.interrupted, loss.interrupted_number, loss.moved) == ([running.task_id], 1, 1)
     await scene.clock.advance(timedelta(hours=2).total_seconds())
     await scene.takeover.tick()
     assert await scene.backend.instances() == []
+    assert await scene.backend.settings(PREFIX) == {}
+
+
+async def test_an_instance_that_dies_again_and_again_does_not_fill_the_ledger(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "_REMEMBERED", 3)
+    monkeypatch.setattr(takeover, "process_gone", lambda instance, host: True)
+    for number in range(10):
+        beat = scene.clock.now() + timedelta(seconds=number)
+        await scene.backend.beat(make_instance(f"dead-{number}", heartbeat_at=beat))
+    for _ in range(2):
+        await scene.takeover.tick()
+    known = sorted(instance.instance_id for instance in await scene.backend.instances())
+    assert known == ["dead-7", "dead-8", "dead-9"]
 
 
 async def test_after_an_absence_of_the_backend_everyone_has_a_whole_lease_to_come_back(scene: Scene) -> None:

@@ -1,0 +1,49 @@
+"""What went wrong, as the page shows it: failed, interrupted and rejected tasks, and instances that died."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from playwright.async_api import expect
+
+from taskflow_otel.engine.losses import Losses
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.vocabulary import InstanceState, Reason
+from taskflow_otel.testing.backends.samples import make_instance
+from tests.web.conftest import OpenPage
+from tests.web.house import House, make_record
+
+pytestmark = pytest.mark.browser
+
+
+async def test_interrupted_and_rejected_tasks_are_retried_as_groups(opened: OpenPage, engine: House) -> None:
+    for _ in range(3):
+        engine.put(make_record(status=TaskStatus.INTERRUPTED, reason=Reason.PROCESS_DIED.value))
+    engine.put(make_record("other", status=TaskStatus.REJECTED, reason=Reason.QUEUE_FULL.value))
+    engine.put(make_record(status=TaskStatus.REJECTED, reason=Reason.DUPLICATE.value))
+    async with opened("?view=failures") as page:
+        await expect(page.get_by_text("4 problems in 2 groups")).to_be_visible()
+        group = page.locator(".group").filter(has_text="Its process died")
+        await group.get_by_role("button", name="Retry 3").click()
+        await page.get_by_role("button", name="Retry them").click()
+        await expect(page.get_by_text("3 tasks enqueued again")).to_be_visible()
+        await expect(group).to_contain_text("all retried")
+        await page.get_by_role("button", name="Retry all").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Retry all").click()
+        await expect(page.get_by_text("1 task enqueued again")).to_be_visible()
+    assert sum(record.source == "retry" for record in engine.records.values()) == 4
+
+
+async def test_a_dead_instance_shows_what_it_was_doing(opened: OpenPage, engine: House) -> None:
+    now = datetime.now(UTC)
+    dead = make_instance("died-here", state=InstanceState.DEAD.value, heartbeat_at=now)
+    await engine.backend.beat(dead)
+    lost = engine.put(make_record("charge_card", TaskStatus.RUNNING))
+    await Losses(engine.backend).note({"died-here": [lost, make_record(status=TaskStatus.PENDING)]})
+    async with opened("?view=instances") as page:
+        row = page.get_by_role("row").filter(has_text="died-here")
+        await expect(row).to_contain_text("1 running task")
+        await expect(row).to_contain_text("1 waiting task moved to others")
+        await row.get_by_role("link").click()
+        await expect(page.get_by_role("heading", name="charge_card")).to_be_visible()
