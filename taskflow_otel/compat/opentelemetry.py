@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, get_value
 from opentelemetry.trace import Tracer
 
 # The API decorates the abstract method `start_as_current_span` with it, so that `@tracer.start_as_current_span()`
@@ -17,6 +18,8 @@ from opentelemetry.util._decorator import _agnosticcontextmanager as agnosticcon
 __all__ = [
     "IdGenerator",
     "agnosticcontextmanager",
+    "exports_logging",
+    "is_exporting",
     "is_instrumented",
     "is_unset_global",
     "metric_preferences",
@@ -74,3 +77,16 @@ def is_instrumented(app: object) -> bool:
     A version of FastAPI with its own telemetry does so through the global provider.
     """
     return find_spec("fastapi.telemetry") is not None or getattr(app, "_is_instrumented_by_opentelemetry", False)
+
+
+def exports_logging(handler: object) -> bool:
+    """Whether a handler of `logging` exports what it gets: that of the SDK, or that of the instrumentation."""
+    return any(
+        kind.__name__ == "LoggingHandler" and kind.__module__.startswith("opentelemetry.")
+        for kind in type(handler).__mro__
+    )
+
+
+def is_exporting() -> bool:
+    """Whether the SDK is sending telemetry in this context: it forbids that what is done for it makes more."""
+    return bool(get_value(_SUPPRESS_INSTRUMENTATION_KEY))

@@ -123,6 +123,7 @@ class TaskBuilder:
         payload = None if original.payload is None else self._renewed(original.payload)
         record = self._record(definition, options, persisted=persisted, payload=payload, source=Source.RETRY)
         record.retry_of = original.task_id
+        record.trace.cause = original.trace.attempt or original.trace.creation
         task = LiveTask(record, definition, None, None, contextvars.copy_context(), durable=True)
         task.link = RetryLink(original.retried_by)
         return task

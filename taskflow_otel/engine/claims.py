@@ -16,6 +16,7 @@ from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.enqueue import EnqueueOptions
 from taskflow_otel.model.objective import due_of
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.model.vocabulary import Reason, Source
 
 
@@ -58,16 +59,18 @@ class Claims:
         source: Source = Source.SCHEDULED,
         task_id: str | None = None,
         blocked_by: str | None = None,
+        cause: SpanRef | None = None,
     ) -> Claimed:
         """Make a task from stored arguments, unless the name `once` was used before: commit it, then let it start.
 
         On a durable backend it is stored like a persisted task. It is published after the backend has confirmed that
         it is the first of its name. The commit has no timeout. With `blocked_by`, the id of a task, it is stored as
-        `REJECTED` (`overlap`). Raises `QueueFullError`, `UnknownQueueError`, and `BackendError` if the backend refuses
-        the task for good.
+        `REJECTED` (`overlap`). Its `send` span links to `cause`. Raises `QueueFullError`, `UnknownQueueError`, and
+        `BackendError` if the backend refuses the task for good.
         """
         task = self._builder.build_stored(definition, payload, options, source=source)
         record = task.record
+        record.trace.cause = cause
         queue = self._queues.get(record.queue)
         if blocked_by is None:
             self._intake.take_place(queue, task, enforce=True)

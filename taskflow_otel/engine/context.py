@@ -20,7 +20,8 @@ class TaskContext:
     """The running attempt, as its own function sees it.
 
     Values from the function are converted here, before anyone else sees them: `on_log` and `on_progress` get finite,
-    valid and bounded data, `on_log` also the number of its characters. No value makes `log` or `progress` raise.
+    valid and bounded data, `on_log` also the number of its characters, and whether OpenTelemetry has it already. No
+    value makes `log` or `progress` raise.
     """
 
     __slots__ = ("_cancelled", "_on_log", "_on_progress", "attempt", "func_name", "tags", "task_id")
@@ -31,7 +32,7 @@ class TaskContext:
         func_name: str,
         attempt: int,
         tags: Mapping[str, str],
-        on_log: Callable[[TaskContext, str, str, dict[str, Any], int], None],
+        on_log: Callable[[TaskContext, str, str, dict[str, Any], int, bool], None],
         on_progress: Callable[[TaskContext, Progress], None],
     ) -> None:
         self.task_id: str = task_id
@@ -71,15 +72,15 @@ class TaskContext:
             text = _noted(text, "total", total)
         self._on_progress(self, Progress(plain_done, plain_total, text))
 
-    def log(self, message: str, level: str, extra: Mapping[str, Any]) -> None:
-        """Write one log entry; see `task_log`."""
+    def log(self, message: str, level: str, extra: Mapping[str, Any], *, exported: bool = False) -> None:
+        """Write one log entry; see `task_log`. `exported`: OpenTelemetry gets it from another source."""
         text = text_of(message)
         plain, size = plain_extra(extra) if extra else ({}, 0)
-        self._on_log(self, text, level, plain, len(text) + size)
+        self._on_log(self, text, level, plain, len(text) + size, exported)
 
-    def forward_log(self, message: str, level: str, extra: dict[str, Any], size: int) -> None:
+    def forward_log(self, message: str, level: str, extra: dict[str, Any], size: int, exported: bool) -> None:
         """Write a log entry that another process has converted."""
-        self._on_log(self, message, level, extra, size)
+        self._on_log(self, message, level, extra, size, exported)
 
     def forward_progress(self, progress: Progress) -> None:
         """Report progress that another process has converted."""

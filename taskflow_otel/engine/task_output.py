@@ -45,7 +45,9 @@ class TaskOutput:
             record.task_id, record.func_name, record.attempt, dict(record.tags), self._on_log, self._on_progress
         )
 
-    def _log(self, context: TaskContext, message: str, level: str, extra: dict[str, Any], size: int) -> None:
+    def _log(
+        self, context: TaskContext, message: str, level: str, extra: dict[str, Any], size: int, exported: bool
+    ) -> None:
         span = trace.get_current_span().get_span_context()
         event = LogEvent(
             task_id=context.task_id,
@@ -59,6 +61,7 @@ class TaskOutput:
             trace_id=f"{span.trace_id:032x}" if span.is_valid else None,
             span_id=f"{span.span_id:016x}" if span.is_valid else None,
             trace_flags=span.trace_flags,
+            exported=exported,
         )
         self._life.call_on_loop(self._take_log, event, size)
 

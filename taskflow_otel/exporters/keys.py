@@ -76,7 +76,12 @@ ATTRIBUTES = (
     Attribute(INTERRUPTED, "boolean", "`true` if the attempt ended because its process died"),
     Attribute(DURATION, "double", "run time of the attempt in seconds"),
     Attribute(LOG_PREFIX + "*", "any", "the keyword values given to `task_log`"),
-    Attribute(LINK, "string", "on a link: `previous_attempt` or `dead_attempt`; the link to the `send` span has none"),
+    Attribute(
+        LINK,
+        "string",
+        "on a link: `previous_attempt`, `retry_of`, `scheduled_by`, `added_by` or `dead_attempt`; "
+        "the link to the `send` span has none",
+    ),
     Attribute(ERROR_TYPE, "string", "class of the exception, or the reason of the refusal"),
     Attribute(EXCEPTION_TYPE, "string", "class of the exception"),
     Attribute(EXCEPTION_MESSAGE, "string", "its message, capped"),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from taskflow_otel.exporters import keys, messaging, signals
-from taskflow_otel.exporters.otel.tracing import SOON
+from taskflow_otel.exporters.otel.tracing import DEEPEST, SOON
 from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
 from taskflow_otel.model.status import Transition
 from taskflow_otel.model.vocabulary import (
@@ -38,11 +38,18 @@ _LINKS = f"""\
 Every `process` span links to the `send` span of its task, and to the span of the previous attempt
 (`{keys.LINK}`=`previous_attempt`). With `Telemetry(propagation="auto")` it is also a child of the `send` span if the
 same process starts it within {SOON:g} seconds after code added the task. Attempts that are delayed, scheduled,
-recovered or retried by hand start a new trace. With `"parent"` the span is always a child, with `"link"` never.
+recovered or retried by hand start a new trace, and their automatic retries are children of the attempt that started it.
+With `"parent"` the span is always a child of the `send` span, with `"link"` never.
+
+The `send` span of a task that was retried by hand links to the latest attempt of the original (`retry_of`). That of
+a run planned with `schedule_once` links to the span of that call (`scheduled_by`), such as the request's. A task that
+a task adds is in the trace of the latter, up to {DEEPEST} tasks deep. The next one starts a new trace, and its `send`
+span links to the attempt that added it (`added_by`). So no task that adds itself makes an endless trace.
 
 An attempt whose process dies leaves a span too. The instance that takes the task over emits it, from the attempt's
-start to the last heartbeat, with status ERROR and `{keys.INTERRUPTED}`=`true`. If the lost span is known, the new
-one links to it (`dead_attempt`). Data that only the dead process had is missing: the span has no
+start to the last heartbeat, with status ERROR and `{keys.INTERRUPTED}`=`true`. It has the ids of the lost span, if they
+were stored and the SDK allows it (else it links to the lost one, `dead_attempt`). A process that was only thought dead
+exports no span of that attempt. Data that only the dead process had is missing: the span has no
 `{keys.QUEUE_WAIT}`, and the log record of a task that failed as poison has no stack trace.
 
 The exception of a failed attempt is in the attributes of its log record. With
@@ -151,7 +158,10 @@ def _log_table() -> str:
     )
     entries = (
         f"Attributes of `{signals.TASK_LOG.event_name}`: {_codes(signals.TASK_LOG_ATTRIBUTES)}, "
-        f"{_code(keys.LOG_PREFIX + '*')}.\n"
+        f"{_code(keys.LOG_PREFIX + '*')}.\n\n"
+        "With `capture_logs`, a record of `logging` that a handler of OpenTelemetry exports too (`LoggingHandler` of the SDK or "
+        "of `opentelemetry-instrumentation-logging`) is a line of the task, and exported once, by that handler. Records of the "
+        "SDK itself are never lines of a task.\n"
     )
     audit = f"Attributes of `{signals.AUDIT.event_name}`, if known: {_codes(signals.AUDIT_LOG_ATTRIBUTES)}.\n"
     return "\n".join((_table(("event", "severity", "meaning"), rows), lifecycle, entries, audit))

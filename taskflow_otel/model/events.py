@@ -120,6 +120,8 @@ class LogEvent(Struct, frozen=True):
     trace_flags: int = 0
     seq: int = 0
     """Position among the log entries of this task, from 0."""
+    exported: bool = False
+    """OpenTelemetry gets this line from a handler of `logging`, so that it is not exported a second time."""
 
 
 def lifecycle_event(

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
 from taskflow_otel.model.options import flag, seconds
 from taskflow_otel.model.plain import repr_of
+from taskflow_otel.model.trace import SpanRef
 
 CatchUp = Literal["skip", "latest", "all"]
 Overlap = Literal["allow", "skip"]
@@ -307,6 +308,8 @@ class ScheduledRun:
     priority: int | None = None
     queue: str | None = None
     idempotency_key: str | None = None
+    planned_in: SpanRef | None = field(repr=False, default=None)
+    """The span in which it was planned, such as that of a request."""
 
     @property
     def fire_at(self) -> datetime:

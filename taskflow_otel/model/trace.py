@@ -37,3 +37,6 @@ class TaskTrace(Struct, gc=False):
     """The span of the attempt before that: a retry links to it."""
     baggage: str = ""
     """The W3C baggage header that was current at enqueue."""
+    cause: SpanRef | None = None
+    """The span that the `send` span links to: that of the task that this one retries, or of the call of
+    `schedule_once`. It is needed at the creation only, and not stored with the task."""

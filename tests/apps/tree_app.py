@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,54 @@ def wait_for_file() -> None:
         time.sleep(0.01)
 
 
+@task_manager.task(persist=True, requeue_on_interrupt=True)
+async def wait_on_the_loop() -> None:
+    while not Path(os.environ["APP_RELEASE"]).exists():
+        await asyncio.sleep(0.01)
+
+
+@task_manager.task(persist=True, requeue_on_interrupt=True, executor="process")
+def wait_in_process() -> None:
+    while not Path(os.environ["APP_RELEASE"]).exists():
+        time.sleep(0.01)
+
+
+@task_manager.task(persist=True, retries=2, delay=0.01)
+async def stubborn() -> None:
+    raise ConnectionError("never")
+
+
+@task_manager.task(persist=True, retries=2, delay=0.01)
+def stubborn_in_thread() -> None:
+    raise ConnectionError("never")
+
+
+@task_manager.task(persist=True, retries=2, delay=0.01, executor="process")
+def stubborn_in_process() -> None:
+    raise ConnectionError("never")
+
+
+@task_manager.task(persist=True)
+async def again(left: int) -> None:
+    """Adds itself."""
+    if left > 1:
+        await task_manager.enqueue(again, left - 1)
+
+
+@task_manager.task(persist=True)
+def again_in_thread(left: int) -> None:
+    """Adds itself, from a thread."""
+    if left > 1:
+        asyncio.run(task_manager.enqueue(again_in_thread, left - 1))
+
+
 TASKS = {
     task.__name__: task
-    for task in (success, third_time, failing, eager, later, endless, too_slow, in_thread, in_process, wait_for_file)
-}
+    for task in (
+        success, third_time, failing, eager, later, endless, too_slow, in_thread, in_process, wait_for_file,
+        wait_on_the_loop, wait_in_process, stubborn, stubborn_in_thread, stubborn_in_process,
+    )
+}  # fmt: skip
 
 
 @app.post("/run/{name}")
@@ -114,3 +159,15 @@ async def crowd(tasks: ManagedBackgroundTasks) -> dict[str, Any]:
             ids.append(tasks.add_task(crowded))
     except QueueFullError:
         return {"ids": ids}
+
+
+@app.post("/plan/{name}")
+async def plan(name: str) -> dict[str, str]:
+    run_at = datetime.now(UTC) + timedelta(seconds=0.1)
+    return {"task_id": (await task_manager.schedule_once(TASKS[name], run_at=run_at)).task_id}
+
+
+@app.post("/again/{number}")
+async def start_again(number: int) -> None:
+    for task in (again, again_in_thread):
+        await task_manager.enqueue(task, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.metrics import Counter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, ConsoleMetricExporter
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import NoOpTracer
 
 from taskflow_otel.compat import opentelemetry as compat
@@ -21,6 +23,7 @@ from tests.compat.shapes import Shape
 
 API = Shape("opentelemetry-api", "1.45.2")
 SDK = Shape("opentelemetry-sdk", "1.45.2")
+LOGGING = Shape("opentelemetry-instrumentation-logging", "0.66b2")
 INSTRUMENTATION = Shape("opentelemetry-instrumentation-fastapi", "0.66b2")
 
 GLOBALS = """
@@ -124,4 +127,43 @@ def test_a_fastapi_with_telemetry_of_its_own_is_known_by_its_module() -> None:
     Shape("fastapi", "0.165.0").holds(
         is_instrumented(FastAPI()),
         "there is no module fastapi.telemetry; find out whether FastAPI still traces its requests by itself.",
+    )
+
+
+def test_the_handlers_that_export_logging_are_known_by_their_name() -> None:
+    from opentelemetry.instrumentation.logging.handler import LoggingHandler
+
+    class Own(LoggingHandler):
+        """An application's."""
+
+    class Other(logging.Handler):
+        """Exports nothing."""
+
+    LOGGING.holds(
+        compat.exports_logging(LoggingHandler()) and compat.exports_logging(Own()),
+        "the handler that exports records of logging is a class LoggingHandler of a package of OpenTelemetry; without "
+        "that, a line of a task is exported twice (capture_logs).",
+    )
+    assert not compat.exports_logging(Other())
+
+
+def test_while_the_sdk_exports_its_context_says_so() -> None:
+    seen: list[bool] = []
+
+    class Exporter(SpanExporter):
+        """Looks at its context."""
+
+        def export(self, spans: object) -> SpanExportResult:
+            seen.append(compat.is_exporting())
+            return SpanExportResult.SUCCESS
+
+        def shutdown(self) -> None:
+            """There is nothing to close."""
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(Exporter()))
+    provider.get_tracer("shop").start_span("look up").end()
+    SDK.holds(
+        seen == [True] and not compat.is_exporting(),
+        "the processors of the SDK set _SUPPRESS_INSTRUMENTATION_KEY of opentelemetry.context while they export.",
     )

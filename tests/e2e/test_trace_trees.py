@@ -13,6 +13,7 @@ import pytest
 
 from taskflow_otel.backends import SqliteBackend
 from taskflow_otel.cli.main import main
+from taskflow_otel.exporters.otel.tracing import DEEPEST
 from taskflow_otel.reconcile.compare import Difference, reconcile
 from taskflow_otel.reconcile.otlp_file import read_exports
 from tests.otlp import OtlpReceiver, Received, ReceivedSpan
@@ -20,6 +21,7 @@ from tests.otlp_grpc import OtlpGrpcReceiver
 from tests.procs import AppProcess
 from tests.waiting import wait_until
 
+STUBBORN = ("stubborn", "stubborn_in_thread", "stubborn_in_process")
 RECEIVERS = {"http": OtlpReceiver, "grpc": OtlpGrpcReceiver}
 
 
@@ -55,7 +57,12 @@ class Story:
             or (span.kind == "SERVER" and any(span in self.receiver.ancestors(s) for s in spans if s.span_id in mine))
             or (span.name in {"look up", "charge"} and any(a.span_id in mine for a in self.receiver.ancestors(span)))
         }
-        titles = _titles(span for span in kept.values() if span.span_id in mine)
+        titles = {span.span_id: f"another {span.name}" for span in spans if "messaging.message.id" in span.attributes}
+        for span in spans:
+            # A part of a request stands for it.
+            served = (above.name for above in (span, *self.receiver.ancestors(span)) if above.kind == "SERVER")
+            titles.setdefault(span.span_id, next(served, span.name))
+        titles |= _titles(span for span in kept.values() if span.span_id in mine)
         parents = {
             span.span_id: next((a.span_id for a in self.receiver.ancestors(span) if a.span_id in kept), "")
             for span in kept.values()
@@ -103,6 +110,17 @@ def ended(app: AppProcess, task_id: str) -> bool:
     return status(app, task_id) not in {"pending", "running"}
 
 
+def ended_at_all(app: AppProcess, task_id: str) -> bool:
+    """The same for a planned run, which is no task before its time."""
+    return httpx.get(f"{app.url}/tasks/{task_id}", timeout=30).status_code == 200 and ended(app, task_id)
+
+
+def number_of(app: AppProcess, name: str) -> int:
+    """How many tasks of a type have succeeded."""
+    found = httpx.get(f"{app.url}/tasks?func_name={name}&status=success&limit=100", timeout=30).raise_for_status()
+    return len(found.json())
+
+
 @pytest.fixture(scope="module", params=RECEIVERS)
 def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """One process that lives through everything but a crash."""
@@ -126,6 +144,18 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             story.ids["crowded"] = crowd[0]
             found = httpx.get(f"{app.url}/tasks?status=rejected", timeout=30).raise_for_status().json()
             story.ids["rejected"] = found[0]["task_id"]
+            for name in STUBBORN:
+                first = post(app, f"/run/{name}")["task_id"]
+                wait_until(lambda task_id=first: ended(app, task_id), "the first failure")  # type: ignore[misc]
+                story.ids[name] = post(app, f"/tasks/{first}/retry")["task_id"]
+                story.ids[f"planned {name}"] = post(app, f"/plan/{name}")["task_id"]
+            post(app, f"/again/{DEEPEST + 3}")
+            again = [f"again{where}" for where in ("", "_in_thread")]
+            wait_until(lambda: all(number_of(app, name) == DEEPEST + 3 for name in again), "each task that adds itself")
+            wait_until(
+                lambda: all(ended_at_all(app, story.ids[f"planned {name}"]) for name in STUBBORN), "planned runs"
+            )
+            wait_until(lambda: all(ended(app, story.ids[name]) for name in STUBBORN), "the retries by hand")
             story.metrics = httpx.get(f"{app.url}/tasks/metrics", timeout=30).raise_for_status().text
             app.terminate()
         story.write_exports()
@@ -212,6 +242,39 @@ def test_the_story_of_a_task_is_this_tree(story: Story, name: str, tree: list[st
     assert story.tree(story.ids[name]) == tree
 
 
+@pytest.mark.parametrize("name", STUBBORN)
+def test_retries_of_a_task_that_was_retried_by_hand_stay_in_the_trace_of_its_first_attempt(
+    story: Story, name: str
+) -> None:
+    assert story.tree(story.ids[name]) == [
+        "POST /tasks/{task_id}/retry SERVER",
+        f"  send {name} PRODUCER -> another process {name}",
+        f"process {name} CONSUMER ERROR ConnectionError -> send",
+        f"  process {name} CONSUMER ERROR ConnectionError -> send, attempt 0",
+        f"  process {name} CONSUMER ERROR ConnectionError -> send, attempt 1",
+    ]
+
+
+@pytest.mark.parametrize("name", STUBBORN)
+def test_a_run_planned_in_a_request_links_to_it_and_its_retries_stay_together(story: Story, name: str) -> None:
+    assert story.tree(story.ids[f"planned {name}"]) == [
+        f"send {name} PRODUCER -> POST /plan/{{name}}",
+        f"process {name} CONSUMER ERROR ConnectionError -> send",
+        f"  process {name} CONSUMER ERROR ConnectionError -> send, attempt 0",
+        f"  process {name} CONSUMER ERROR ConnectionError -> send, attempt 1",
+    ]
+
+
+@pytest.mark.parametrize("name", ["again", "again_in_thread"])
+def test_a_task_that_adds_itself_makes_a_new_trace_after_a_bound(story: Story, name: str) -> None:
+    sends = sorted(story.receiver.named(f"send {name}"), key=lambda span: span.start)
+    traces = [span.trace_id for span in sends]
+    first, second = dict.fromkeys(traces)
+    assert traces == [first] * DEEPEST + [second] * 3
+    [last] = [span for span in story.receiver.named(f"process {name}") if span.span_id in sends[DEEPEST].links]
+    assert sends[DEEPEST - 1].span_id in last.links
+
+
 def test_ledger_metrics_spans_and_logs_agree(story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "metrics.txt"
     page.write_text(story.metrics)
@@ -219,18 +282,21 @@ def test_ledger_metrics_spans_and_logs_agree(story: Story, tmp_path: Path, capsy
     assert (main(command), capsys.readouterr().out) == (0, "0 differences\n")
 
 
-@pytest.mark.parametrize("protocol", RECEIVERS)
-def test_a_crash_and_the_takeover_by_another_instance_are_one_story(protocol: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [("http", "wait_for_file"), ("grpc", "wait_for_file"), ("http", "wait_on_the_loop"), ("http", "wait_in_process")],
+)
+def test_a_crash_and_the_takeover_by_another_instance_are_one_story(protocol: str, name: str, tmp_path: Path) -> None:
     with RECEIVERS[protocol]() as receiver:
         story = Story(receiver, tmp_path / "tasks.db")
         env = {**receiver.environment, "APP_DB": str(story.database), "APP_RELEASE": str(tmp_path / "release")}
         first, second = (AppProcess("tests.apps.tree_app:app", tmp_path, env=env) for _ in range(2))
         with first, second:
-            task_id = post(first, "/run/wait_for_file")["task_id"]
+            task_id = post(first, f"/run/{name}")["task_id"]
             logged = {"taskflow.task.enqueued", "taskflow.task.started"}
             wait_until(lambda: logged <= {log.event_name for log in receiver.logs}, "the records of the start")
             wait_until(lambda: len(story.tree(task_id)) == 2, "the spans of the request")
-            [send] = receiver.named("send wait_for_file")
+            [send] = receiver.named(f"send {name}")
 
             def stored() -> bool:
                 task = httpx.get(f"{second.url}/tasks/{task_id}", timeout=30).raise_for_status().json()
@@ -244,10 +310,13 @@ def test_a_crash_and_the_takeover_by_another_instance_are_one_story(protocol: st
             second.terminate()
         assert story.tree(task_id) == [
             "POST /run/{name} SERVER",
-            "  send wait_for_file PRODUCER",
-            "    process wait_for_file CONSUMER ERROR ProcessDied -> send, one that died",
-            "process wait_for_file CONSUMER -> send, attempt 0",
+            f"  send {name} PRODUCER",
+            f"    process {name} CONSUMER ERROR ProcessDied -> send",
+            f"process {name} CONSUMER -> send, attempt 0",
         ]
+        started = [log.span_id for log in receiver.logs if log.event_name == "taskflow.task.started"]
+        dead, recovered = sorted(receiver.named(f"process {name}"), key=lambda span: span.start)
+        assert started == [dead.span_id, recovered.span_id]
         story.write_exports()
         assert asyncio.run(differences(story)) == []
 

@@ -202,9 +202,9 @@ class _Child:
         otel_context.attach(otel_context.set_value(TASK_ID_KEY, attempt.task_id, carried))
 
         # Both receive plain data from the context, which any process can read.
-        def say(_: TaskContext, message: str, level: str, extra: dict[str, Any], size: int) -> None:
+        def say(_: TaskContext, message: str, level: str, extra: dict[str, Any], size: int, exported: bool) -> None:
             span = reference(trace.get_current_span().get_span_context())
-            self._send(Said(attempt.number, message, level, extra, size, span))
+            self._send(Said(attempt.number, message, level, extra, size, span, exported))
 
         def progressed(_: TaskContext, progress: Progress) -> None:
             self._send(Progressed(attempt.number, progress))

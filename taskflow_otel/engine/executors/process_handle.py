@@ -265,7 +265,7 @@ def _say(context: TaskContext, said: Said) -> None:
     span = spans.restore(said.span, is_remote=True)
     if span is not None:
         otel_context.attach(trace.set_span_in_context(NonRecordingSpan(span)))
-    context.forward_log(said.message, said.level, said.extra, said.size)
+    context.forward_log(said.message, said.level, said.extra, said.size, said.exported)
 
 
 def _how(exit_code: int) -> str:

@@ -104,6 +104,8 @@ class Said:
     size: int
     """Characters of message and extra together."""
     span: SpanRef
+    exported: bool
+    """OpenTelemetry gets it from the child."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,22 +282,6 @@ class RecordingTracerProvider(TracerProvider):
         return RecordingTracer(scope, self._on_end)
 
 
-class _GivenIds:
-    """An id generator for the SDK's tracer that returns the ids a span was recorded with."""
-
-    def __init__(self, identity: SpanRef) -> None:
-        self._identity = identity
-
-    def generate_span_id(self) -> int:
-        return int(self._identity.span_id, 16)
-
-    def generate_trace_id(self) -> int:
-        return int(self._identity.trace_id, 16)
-
-    def is_trace_id_random(self) -> bool:
-        return True
-
-
 class SpanForwarder:
     """Passes the spans of child processes to the application's tracer provider (`None`: the global one).
 
@@ -321,7 +305,7 @@ class SpanForwarder:
         provider = self._provider or trace.get_tracer_provider()
         scope = finished.scope
         own = provider.get_tracer(scope.name, scope.version, scope.schema_url, scope.attributes)
-        tracer = with_ids(own, _GivenIds(finished.identity))
+        tracer = with_ids(own, spans.GivenIds(finished.identity))
         parent = None if finished.parent is None else spans.restore(finished.parent, is_remote=False)
         context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
         links = [(spans.restore(ref, is_remote=True), attributes) for ref, attributes in finished.links]

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from msgspec.structs import astuple
+from opentelemetry import trace
+
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.claims import Claims
@@ -17,10 +20,12 @@ from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.engine.schedules.firing import BACKOFF, ScheduleMeter
 from taskflow_otel.errors import BackendError, ConfigurationError, QueueFullError, UnknownTaskError
+from taskflow_otel.exporters.otel import spans
 from taskflow_otel.model.enqueue import EnqueueOptions, checked_key, checked_moment, checked_tags
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.options import checked_priority
 from taskflow_otel.model.schedule import ScheduledRun, from_micros, micros
+from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
 from taskflow_otel.runtime.readable import Readable
@@ -138,6 +143,7 @@ class PlannedRuns:
             priority=None if options.priority is None else checked_priority(options.priority),
             queue=options.queue,
             idempotency_key=checked_key(options.idempotency_key),
+            planned_in=_current_span(),
         )
         earlier = await self._versions(run.run_key)
         number = max(earlier, default=0) + 1
@@ -251,7 +257,9 @@ class PlannedRuns:
             run_at=run.run_at,
         )
         once = f"{_ONCE}{micros(run.run_at):020d}:{run.task_id}"
-        claimed = await self._claims.claim(definition, run.payload, options, once=once, task_id=run.task_id)
+        claimed = await self._claims.claim(
+            definition, run.payload, options, once=once, task_id=run.task_id, cause=run.planned_in
+        )
         plan.begun = True
         if claimed.new:
             self._meter.fired(LABEL, max(0.0, (self._clock.now() - run.run_at).total_seconds()))
@@ -292,6 +300,7 @@ def _dump(run: ScheduledRun) -> str:
             "queue": run.queue,
             "key": run.idempotency_key,
         }
+        | ({} if run.planned_in is None else {"span": list(astuple(run.planned_in))})
     )
 
 
@@ -307,7 +316,14 @@ def _load(run_key: str, text: str) -> ScheduledRun:
         priority=stored["priority"],
         queue=stored["queue"],
         idempotency_key=stored["key"],
+        planned_in=SpanRef(*stored["span"]) if "span" in stored else None,
     )
+
+
+def _current_span() -> SpanRef | None:
+    span = SpanRef()
+    spans.store(trace.get_current_span().get_span_context(), span)
+    return span if span.valid else None
 
 
 def _checked_run_key(run_key: object) -> str:

@@ -149,7 +149,9 @@ class LogsExporter(Exporter):
         )
 
     def on_log(self, event: LogEvent) -> None:
-        """Emit the record of a log entry."""
+        """Emit the record of a log entry, unless a handler of `logging` exports the line."""
+        if event.exported:
+            return
         logger = self._logger or self._active(event.timestamp)
         if logger is None:
             return

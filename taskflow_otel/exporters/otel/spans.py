@@ -98,3 +98,22 @@ def baggage_header(context: Context | None = None) -> str:
 def context_with_baggage(header: str) -> Context:
     """A context that holds only the baggage of a W3C header."""
     return _baggage_propagator.extract({"baggage": header}, Context()) if header else Context()
+
+
+class GivenIds:
+    """An id generator for the SDK's tracer that returns the ids of a span that was begun elsewhere."""
+
+    def __init__(self, identity: SpanRef) -> None:
+        self._identity = identity
+
+    def generate_span_id(self) -> int:
+        """The id of that span."""
+        return int(self._identity.span_id, 16)
+
+    def generate_trace_id(self) -> int:
+        """The id of its trace."""
+        return int(self._identity.trace_id, 16)
+
+    def is_trace_id_random(self) -> bool:
+        """Whether the trace flags say that the id is random: the SDK made it so."""
+        return True

@@ -13,6 +13,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 from opentelemetry.util.types import AttributeValue
 
 from taskflow_otel.bus import Exporter
+from taskflow_otel.compat.opentelemetry import with_ids
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters import keys, signals
 from taskflow_otel.exporters.otel import spans
@@ -33,9 +34,13 @@ SOON = 60.0
 EXCEPTION_SIGNAL_OPT_IN = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
 TASK_ID_KEY = otel_context.create_key("taskflow.task_id")
 """The key of the task id in the context of an attempt, for log correlation."""
+DEEPEST = 32
+"""How many tasks, each added by the one before, are in one trace. A task that adds itself would make an endless one."""
+_DEPTH_KEY = otel_context.create_key("taskflow.depth")
+"""The key, in the context of an attempt, of the number of tasks above it in its trace, itself included."""
 
 # A module-level name: the lookup of an enum member would be a call for each attempt.
-_MANUAL = Source.MANUAL
+_MANUAL, _RETRY = Source.MANUAL, Source.RETRY
 _NOT_AN_ERROR = frozenset({Transition.SUCCEEDED, Transition.CANCELLED})
 _CRASHES = frozenset({Transition.INTERRUPTED, Transition.RECOVERED})
 
@@ -43,15 +48,21 @@ _CRASHES = frozenset({Transition.INTERRUPTED, Transition.RECOVERED})
 class _Open:
     """The open spans of one task of this process."""
 
-    __slots__ = ("attempt", "context", "creation", "send")
+    __slots__ = ("attempt", "context", "creation", "depth", "root", "send")
 
-    def __init__(self, send: Span | None, creation: SpanContext | None, context: Context | None) -> None:
+    def __init__(
+        self, send: Span | None, creation: SpanContext | None, context: Context | None, depth: int = 0
+    ) -> None:
         self.send = send
         self.creation = creation
         """The context of the `send` span, if this process made it; `None` for a task taken over."""
         self.context = context
         """A context in which the `send` span is current."""
+        self.depth = depth
+        """How many tasks the trace of the `send` span has had, this one included."""
         self.attempt: Span | None = None
+        self.root: SpanContext | None = None
+        """The latest attempt that started a trace: later retries stay in it."""
 
 
 class TracingExporter(Exporter):
@@ -62,9 +73,9 @@ class TracingExporter(Exporter):
 
     `propagation` sets the parent of an attempt's span. `"auto"`: the `send` span, if the same process starts the
     attempt soon after code added the task; a delayed, scheduled, recovered or manually retried attempt starts a new
-    trace. `"parent"`: always the `send` span. `"link"`: never. In each case the span links to the `send` span, and to
-    that of the previous attempt. Raises `ConfigurationError` for another value. Later exporters find the contexts of
-    its spans in `contexts`.
+    trace, in which its automatic retries stay. `"parent"`: always the `send` span. `"link"`: never. In each case the
+    span links to the `send` span, and to that of the previous attempt. Raises `ConfigurationError` for another value.
+    Later exporters find the contexts of its spans in `contexts`.
     """
 
     name = "tracing"
@@ -102,18 +113,29 @@ class TracingExporter(Exporter):
         tracer = self._tracer or self._active(record.created_at)
         if tracer is None:
             return
-        attributes = _attributes("send", record)
+        links: list[Link] = []
+        if record.trace.cause is not None:
+            what = "retry_of" if record.source == _RETRY else "scheduled_by"
+            links = _link(spans.restore(record.trace.cause, is_remote=True), what)
+        around: Context | None = None
+        above = otel_context.get_value(_DEPTH_KEY)
+        depth = above + 1 if isinstance(above, int) else 1
+        if depth > DEEPEST:
+            around, depth = Context(), 1
+            links += _link(trace.get_current_span().get_span_context(), "added_by")
         span = tracer.start_span(
             signals.SEND.name(record.func_name),
-            kind=SpanKind.PRODUCER,
-            attributes=attributes,
-            start_time=spans.nanoseconds(record.created_at),
+            around,
+            SpanKind.PRODUCER,
+            _attributes("send", record),
+            links,
+            spans.nanoseconds(record.created_at),
         )
         context = span.get_span_context()
         current = self._contexts.add(context, record.trace.creation)
         record.trace.baggage = spans.baggage_header()
         known = bool(record.trace.creation.span_id)
-        self._open[record.task_id] = _Open(span, context if known else None, current if known else None)
+        self._open[record.task_id] = _Open(span, context if known else None, current if known else None, depth)
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Start or end what the transition starts or ends."""
@@ -140,15 +162,9 @@ class TracingExporter(Exporter):
             del self._open[event.task_id]
 
     def on_refused(self, record: TaskRecord) -> None:
-        """Another instance has taken the task over: end this attempt's span with an error."""
-        entry = self._open.pop(record.task_id, None)
-        span = entry.attempt if entry is not None else None
-        if span is None:
-            return
-        if span.is_recording():
-            span.set_attribute(keys.ERROR_TYPE, "StaleTokenError")
-            span.set_status(Status(StatusCode.ERROR, "taken over by another instance"))
-        span.end()
+        """Another instance has taken the task over: forget the span of this attempt."""
+        # That instance has emitted a span with the ids of this one, which is not ended, and so not exported.
+        self._open.pop(record.task_id, None)
 
     def dropped(self) -> int:
         """How many spans of this process were not exported to the collector: see `configure_telemetry`."""
@@ -171,12 +187,17 @@ class TracingExporter(Exporter):
             attributes[keys.QUEUE_WAIT] = event.queue_wait
         started = event.start_time or event.timestamp
         base = spans.context_with_baggage(event.trace.baggage)
-        parent = base
+        if entry is None:
+            entry = self._open[event.task_id] = _Open(None, None, None)
+        parent, depth = base, 0
         if creation is not None and self._continues(event, started, local=local is not None):
-            if entry is not None and entry.context is not None and not base:
+            depth = entry.depth
+            if entry.context is not None and not base:
                 parent = entry.context
             else:
                 parent = trace.set_span_in_context(NonRecordingSpan(creation), base)
+        elif entry.root is not None and self._propagation == "auto":
+            parent = trace.set_span_in_context(NonRecordingSpan(entry.root), base)
         span = tracer.start_span(
             signals.PROCESS.name(event.func_name),
             parent,
@@ -186,11 +207,12 @@ class TracingExporter(Exporter):
             spans.nanoseconds(started),
         )
         self._contexts.add(span.get_span_context(), event.span)
-        if entry is None:
-            entry = self._open[event.task_id] = _Open(None, None, None)
         entry.attempt = span
+        if parent is base:
+            entry.root = span.get_span_context()
+        inside = Context({**base, TASK_ID_KEY: event.task_id, _DEPTH_KEY: depth})
         # This runs in the attempt's own context, so nothing must be detached.
-        otel_context.attach(trace.set_span_in_context(span, Context({**base, TASK_ID_KEY: event.task_id})))
+        otel_context.attach(trace.set_span_in_context(span, inside))
 
     def _continues(self, event: LifecycleEvent, started: datetime, *, local: bool) -> bool:
         """Whether the attempt is a child of the `send` span."""
@@ -229,13 +251,19 @@ class TracingExporter(Exporter):
             return
         started = event.start_time or event.timestamp
         creation = spans.restore(event.trace.creation, is_remote=True)
-        dead = spans.restore(event.span, is_remote=True)
+        links = _links(creation, event.trace.previous)
         parent: SpanContext | None = None
-        if creation is not None and self._continues(event, started, local=True):
-            parent = creation
-        elif dead is not None:
-            # The dead span was a root and was never exported; its children and logs are in its trace.
-            parent = dead
+        if (dead := spans.restore(event.span, is_remote=True)) is None:
+            # Its ids were never stored.
+            parent = creation if creation is not None and self._continues(event, started, local=True) else None
+        elif (alike := with_ids(tracer, spans.GivenIds(event.span))) is not tracer:
+            # The span that the dead process would have ended: logs and the spans inside it have its ids.
+            tracer = alike
+            parent = _in_trace_of(dead, creation, event.trace.previous)
+        else:
+            # The dead span was never exported; its children and logs are in its trace.
+            parent = _in_trace_of(dead, creation, event.trace.previous) or dead
+            links += _link(dead, "dead_attempt")
         context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
         attributes = _attributes("process", event)
         attributes[keys.ATTEMPT] = event.attempt
@@ -246,13 +274,13 @@ class TracingExporter(Exporter):
             context,
             SpanKind.CONSUMER,
             attributes,
-            [*_links(creation, event.trace.previous), *_link(dead, "dead_attempt")],
+            links,
             start,
         )
         if span.is_recording():
             _describe_end(span, event)
         span.end(max(start, spans.nanoseconds(event.end_time or event.timestamp)))
-        # The next attempt must link to this span, which exists, and not to the dead one.
+        # The next attempt must link to this span, which exists.
         self._contexts.add(span.get_span_context(), event.span)
 
 
@@ -272,6 +300,12 @@ def _attributes(operation: str, task: TaskRecord | LifecycleEvent) -> dict[str, 
     for key, value in task.tags.items():
         attributes[keys.TAG_PREFIX + key] = value
     return attributes
+
+
+def _in_trace_of(dead: SpanContext, creation: SpanContext | None, previous: SpanRef | None) -> SpanContext | None:
+    """The parent of a span that died: the `send` span, or the attempt before, if it was in the same trace."""
+    before = None if previous is None else spans.restore(previous, is_remote=True)
+    return next((one for one in (creation, before) if one is not None and one.trace_id == dead.trace_id), None)
 
 
 def _link(context: SpanContext | None, what: str) -> list[Link]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -16,9 +17,9 @@ from taskflow_otel.bus import ObserverBus
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters import keys, signals
 from taskflow_otel.exporters.otel import spans
-from taskflow_otel.exporters.otel.tracing import TASK_ID_KEY, Propagation, TracingExporter
+from taskflow_otel.exporters.otel.tracing import DEEPEST, TASK_ID_KEY, Propagation, TracingExporter
 from taskflow_otel.model.status import Transition
-from taskflow_otel.model.trace import SpanRef
+from taskflow_otel.model.trace import SpanRef, TaskTrace
 from tests.exporters.story import START, Story
 
 
@@ -112,18 +113,67 @@ def test_a_retry_long_after_the_request_starts_a_new_trace(traced: Traced) -> No
     assert links_of(second)[1] == ("previous_attempt", own(first).span_id)
 
 
+def test_retries_after_that_stay_in_the_new_trace(traced: Traced) -> None:
+    story = Story(traced.bus).created().enqueued().started().retried()
+    story.moment += timedelta(hours=1)
+    story.started().retried().started().succeeded()
+    _, second, third = traced.named("process ")
+    assert (parent_of(second), parent_of(third)) == (None, own(second).span_id)
+
+
+def test_retries_after_a_takeover_stay_in_the_trace_of_the_first_attempt_there(traced: Traced) -> None:
+    after = Story(traced.bus).created().enqueued().taken_over(traced.process())
+    after.tell(Transition.RECOVERED, reason="process_died")
+    after.started().retried().started().succeeded()
+    first, second = traced.named("process ")
+    assert (parent_of(first), parent_of(second)) == (None, own(first).span_id)
+
+
+@pytest.mark.parametrize(("source", "what"), [("retry", "retry_of"), ("scheduled", "scheduled_by")])
+def test_the_send_span_links_to_what_caused_the_task(traced: Traced, source: str, what: str) -> None:
+    cause = SpanRef("1" * 32, "2" * 16, 1)
+    Story(traced.bus, source=source, trace=TaskTrace(cause=cause)).created().enqueued().started().succeeded()
+    assert links_of(traced.send()) == [(what, int("2" * 16, 16))]
+    (process,) = traced.named("process ")
+    assert links_of(process) == [("creation", own(traced.send()).span_id)]
+
+
+@pytest.mark.parametrize("delayed", [False, True], ids=["at once", "each delayed"])
+def test_a_task_that_adds_itself_makes_traces_of_a_bounded_length(traced: Traced, delayed: bool) -> None:
+    number = 2 * DEEPEST + 5
+    run_at = START if delayed else None
+    story = Story(traced.bus, run_at=run_at).created().enqueued().started()
+    for _ in range(number - 1):
+        following = story.inside(lambda: Story(traced.bus, run_at=run_at).created())
+        story.succeeded()
+        story = following.enqueued().started()
+    story.succeeded()
+    length = Counter(own(span).trace_id for span in traced.named("send "))
+    attempts = traced.named("process ")
+    if delayed:
+        # Each attempt starts a trace, with the next task in it.
+        assert set(length.values()) == {1}
+        return
+    assert sorted(length.values()) == [5, DEEPEST, DEEPEST]
+    links = [links_of(send) for send in sorted(traced.named("send "), key=lambda span: span.start_time or 0)]
+    added = [found[0] for found in links if found]
+    assert added == [("added_by", own(attempts[DEEPEST * n - 1]).span_id) for n in (1, 2)]
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"run_at": START + timedelta(seconds=1)}, {"source": "scheduled"}, {"source": "retry"}],
     ids=["delayed", "scheduled", "retried by hand"],
 )
 def test_a_task_apart_from_its_request_starts_a_new_trace_with_a_link(traced: Traced, fields: dict[str, Any]) -> None:
-    Story(traced.bus, **fields).created().enqueued().started().retried().started().succeeded()
-    send, (first, second) = traced.send(), traced.named("process ")
+    Story(traced.bus, **fields).created().enqueued().started().retried().started().retried().started().succeeded()
+    send, (first, second, third) = traced.send(), traced.named("process ")
     assert parent_of(first) is None
-    assert parent_of(second) is None
-    assert len({own(span).trace_id for span in (send, first, second)}) == 3
+    assert own(first).trace_id != own(send).trace_id
     assert links_of(first) == [("creation", own(send).span_id)]
+    # Its automatic retries stay with it.
+    assert parent_of(second) == parent_of(third) == own(first).span_id
+    assert links_of(third) == [("creation", own(send).span_id), ("previous_attempt", own(second).span_id)]
 
 
 @pytest.mark.parametrize(("propagation", "child"), [("parent", True), ("link", False)])
@@ -168,9 +218,53 @@ def test_an_attempt_that_died_with_its_process_leaves_a_span(traced: Traced) -> 
     assert dead.start_time == spans.nanoseconds(before.moment)
     assert dead.end_time == spans.nanoseconds(heartbeat)
     assert parent_of(dead) == own(send).span_id
-    assert links_of(dead) == [("creation", own(send).span_id), ("dead_attempt", int(lost_id, 16))]
+    # It is the lost span: logs and inner spans name it.
+    assert own(dead).span_id == int(lost_id, 16)
+    assert own(dead).trace_id == own(send).trace_id
+    assert links_of(dead) == [("creation", own(send).span_id)]
     assert parent_of(rerun) is None
     assert links_of(rerun) == [("creation", own(send).span_id), ("previous_attempt", own(dead).span_id)]
+
+
+def test_a_dead_attempt_that_was_a_root_is_one_again(traced: Traced) -> None:
+    before = Story(traced.bus, source="scheduled").created().enqueued().started()
+    lost = before.record.trace.attempt
+    assert lost is not None
+    before.taken_over(traced.process()).tell(Transition.INTERRUPTED, reason="process_died")
+    (dead,) = traced.named("process ")
+    assert parent_of(dead) is None
+    assert (own(dead).trace_id, own(dead).span_id) == (int(lost.trace_id, 16), int(lost.span_id, 16))
+
+
+def test_a_dead_retry_is_in_the_trace_of_the_attempt_before(traced: Traced) -> None:
+    before = Story(traced.bus, source="scheduled").created().enqueued().started().retried().started()
+    (first,) = traced.named("process ")
+    before.taken_over(traced.process()).tell(Transition.INTERRUPTED, reason="process_died")
+    _, dead = traced.named("process ")
+    assert parent_of(dead) == own(first).span_id
+    assert links_of(dead)[1] == ("previous_attempt", own(first).span_id)
+
+
+def test_a_tracer_that_takes_no_ids_links_to_the_lost_span(traced: Traced) -> None:
+    class Plain(trace.TracerProvider):
+        """Its tracers have no generator of ids that could be replaced."""
+
+        def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
+            tracer = traced.provider.get_tracer(*args, **kwargs)
+
+            class Wrapped(trace.Tracer):
+                start_span = staticmethod(tracer.start_span)
+                start_as_current_span = staticmethod(tracer.start_as_current_span)
+
+            return Wrapped()
+
+    before = Story(traced.bus).created().enqueued().started()
+    lost = before.record.trace.attempt
+    assert lost is not None
+    lost_id = lost.span_id
+    before.taken_over(ObserverBus([TracingExporter(Plain())])).tell(Transition.INTERRUPTED, reason="process_died")
+    (dead,) = traced.named("process ")
+    assert links_of(dead)[1] == ("dead_attempt", int(lost_id, 16))
 
 
 def test_a_dead_attempt_whose_span_was_never_stored_leaves_one_too(traced: Traced) -> None:
@@ -211,11 +305,16 @@ def test_a_cancelled_attempt_is_no_error(traced: Traced) -> None:
     assert (process.attributes or {})[keys.OUTCOME] == "cancelled"
 
 
-def test_a_write_refused_by_fencing_ends_the_span_with_an_error(traced: Traced) -> None:
+def test_an_attempt_that_was_taken_over_while_it_ran_has_one_span(traced: Traced) -> None:
     story = Story(traced.bus).created().enqueued().started()
+    lost = story.record.trace.attempt
+    assert lost is not None
+    lost_id = lost.span_id
+    story.taken_over(traced.process()).tell(Transition.INTERRUPTED, reason="process_died")
     traced.bus.refused(story.record)
     (process,) = traced.named("process ")
-    assert (process.attributes or {})["error.type"] == "StaleTokenError"
+    assert own(process).span_id == int(lost_id, 16)
+    assert (process.attributes or {})[keys.INTERRUPTED] is True
 
 
 def test_the_attempts_span_is_current_inside_the_function(traced: Traced) -> None:
