@@ -159,9 +159,9 @@ def _log_table() -> str:
     entries = (
         f"Attributes of `{signals.TASK_LOG.event_name}`: {_codes(signals.TASK_LOG_ATTRIBUTES)}, "
         f"{_code(keys.LOG_PREFIX + '*')}.\n\n"
-        "With `capture_logs`, a record of `logging` that a handler of OpenTelemetry exports too (`LoggingHandler` of the SDK or "
-        "of `opentelemetry-instrumentation-logging`) is a line of the task, and exported once, by that handler. Records of the "
-        "SDK itself are never lines of a task.\n"
+        "With `capture_logs`, a record of `logging` that a handler of OpenTelemetry exports too (`LoggingHandler` of "
+        "the SDK or of `opentelemetry-instrumentation-logging`) is a line of the task, and exported once, by that "
+        "handler. Records of the SDK itself are never lines of a task.\n"
     )
     audit = f"Attributes of `{signals.AUDIT.event_name}`, if known: {_codes(signals.AUDIT_LOG_ATTRIBUTES)}.\n"
     return "\n".join((_table(("event", "severity", "meaning"), rows), lifecycle, entries, audit))

@@ -39,7 +39,9 @@ class RecordedContext(TaskContext):
         """The messages of the log lines."""
         return [line.message for line in self.logs]
 
-    def _keep_log(self, _: TaskContext, message: str, level: str, extra: dict[str, Any], size: int) -> None:
+    def _keep_log(
+        self, _: TaskContext, message: str, level: str, extra: dict[str, Any], size: int, exported: bool
+    ) -> None:
         self.logs.append(RecordedLog(message, level, extra))
 
     def _keep_progress(self, _: TaskContext, progress: Progress) -> None:
