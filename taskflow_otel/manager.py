@@ -16,12 +16,12 @@ from zoneinfo import ZoneInfo
 from fastapi import BackgroundTasks, FastAPI
 from starlette.requests import HTTPConnection
 
+from taskflow_otel import backends
 from taskflow_otel.actions import TaskActions
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.limits import LeaseAware
 from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.backends.memory import MemoryBackend
-from taskflow_otel.backends.sql.sqlite import SqliteBackend
 from taskflow_otel.bus import ObserverBus, TaskObserver
 from taskflow_otel.engine.decorators import TaskDecorators
 from taskflow_otel.engine.engine import Engine
@@ -51,7 +51,7 @@ from taskflow_otel.request.applications import Applications
 from taskflow_otel.request.background import ManagedBackgroundTasks
 from taskflow_otel.request.injection import tasks_of
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
-from taskflow_otel.runtime.garbage import FrozenStart
+from taskflow_otel.runtime.garbage import FrozenHeap
 from taskflow_otel.runtime.interrupts import on_signals
 
 logger: logging.Logger = logging.getLogger("taskflow_otel")
@@ -78,7 +78,8 @@ class TaskManager(TaskActions):
     drain waits for running tasks. `cancel_grace`: seconds until a cancelled attempt that still runs is reported as
     stuck, or abandoned in a drain. `commit_timeout`: seconds that a response may wait for the commit of its tasks
     before the client gets 503. `lease_seconds`: the tasks of an instance without a heartbeat for this long are taken
-    over. `freeze_gc`: until the shutdown, garbage collections skip all objects that the process had at the start.
+    over. `freeze_gc`: until the shutdown, full garbage collections skip what the process had at the start, and what
+    survived an earlier one.
     `False` leaves the garbage collector of the process alone. `retry_replaces_original`: `False` is the only value, so
     that code written for fastapi-taskflow may say it: a retry is a new task, and history is never rewritten.
     `clock` is for tests.
@@ -121,7 +122,7 @@ class TaskManager(TaskActions):
         telemetry = telemetry or Telemetry()
         lease_seconds = seconds("lease_seconds", lease_seconds, exclusive=True)
         clock = clock or SYSTEM_CLOCK
-        self._frozen = FrozenStart(wanted=flag("freeze_gc", freeze_gc))
+        self._frozen = FrozenHeap(wanted=flag("freeze_gc", freeze_gc))
         if flag("retry_replaces_original", retry_replaces_original):
             raise ConfigurationError(
                 "retry_replaces_original=True is not supported: a retry is a new task, linked with the original by "
@@ -385,4 +386,4 @@ def _choose_backend(path: str | os.PathLike[str] | None, backend: Backend | None
         if not isinstance(backend, Backend):
             raise ConfigurationError(f"snapshot_backend must be a Backend, not {type(backend).__name__}")
         return backend
-    return MemoryBackend() if path is None else SqliteBackend(path)
+    return MemoryBackend() if path is None else backends.SqliteBackend(path)

@@ -15,11 +15,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from taskflow_otel import backends
 from taskflow_otel.version import __version__
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-OPTIONAL = ["opentelemetry.sdk", "redis", "psycopg", "aiomysql", "croniter", "cryptography", "cloudpickle"]
+OPTIONAL = [
+    "opentelemetry.sdk", "redis", "psycopg", "aiomysql", "croniter", "cryptography", "cloudpickle", "argon2", "httpx",
+]  # fmt: skip
+OF_ONE_BACKEND = ["sqlalchemy", "aiosqlite", "sqlite3"]
+TEMPLATES = ["jinja2"]
 
 
 def anchors(page: Path) -> set[str]:
@@ -49,13 +54,29 @@ def test_the_extra_all_names_every_feature() -> None:
     assert extras["all"] == [f"taskflow-otel[{','.join(name for name in extras if name in features)}]"]
 
 
+def loaded(program: str, *names: str) -> set[str]:
+    """Which of these modules a process has loaded after a program."""
+    program = f"import sys\n{program}\nprint(*[name for name in {names!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
+
+
 def test_importing_the_library_loads_no_optional_dependency() -> None:
-    program = (
-        "import sys, taskflow_otel, taskflow_otel.backends, taskflow_otel.testing\n"
-        f"print([name for name in {OPTIONAL!r} if name in sys.modules])"
-    )
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert loaded.stdout.strip() == "[]"
+    program = "import taskflow_otel, taskflow_otel.backends, taskflow_otel.testing"
+    assert loaded(program, *OPTIONAL, *OF_ONE_BACKEND, *TEMPLATES) == set()
+
+
+def test_a_manager_loads_what_its_backend_needs_and_nothing_of_the_others() -> None:
+    assert loaded("from taskflow_otel import TaskManager; TaskManager()", *OPTIONAL, *OF_ONE_BACKEND) == set()
+    of_redis = "from taskflow_otel.backends import RedisBackend; RedisBackend('redis://localhost')"
+    assert loaded(of_redis, *OF_ONE_BACKEND) == set()
+    of_sqlite = "from taskflow_otel import TaskManager; TaskManager(snapshot_db='tasks.db')"
+    assert loaded(of_sqlite, *OF_ONE_BACKEND, "redis", "psycopg", "aiomysql") == {"sqlalchemy", "sqlite3"}
+
+
+def test_a_backend_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'OracleBackend'"):
+        getattr(backends, "OracleBackend")  # noqa: B009 - no type checker allows the attribute
 
 
 def test_the_wheel_holds_the_types_and_the_page_and_nothing_beside_the_package(tmp_path: Path) -> None:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import gc
 
+_GROWTH = 3
+"""Everything is visited again when the objects that were frozen since then are this many times those of then."""
+_OFTEN = 3
+"""Collections of the middle generation before a full one. CPython's 10 are for full ones that take long."""
 
-class FrozenStart:
-    """Excludes all objects that exist at the start from later garbage collections (`gc.freeze`).
 
-    A full collection visits every object of the process. With frameworks loaded, each one blocks the event loop for
-    tens of milliseconds and finds nothing. What is garbage at the start stays until `thaw`, so the first start of a
-    process collects first. Later ones do not, since a collection at each start would slow test suites down.
+class FrozenHeap:
+    """Keeps full garbage collections short: each visits only what is younger than the one before (`gc.freeze`).
+
+    A full collection visits every object of the process. With frameworks loaded and ten thousand tasks alive, it blocks
+    the event loop for a tenth of a second, and finds next to nothing. So what exists at the start is frozen, and then
+    what survives each full collection: nothing of that is garbage at that moment. Reference counts still free frozen
+    objects. Only a cycle that becomes garbage later stays: until the heap has four times the objects that it had when
+    everything was visited, or until other code calls `gc.collect()`. Then everything is visited again.
+
+    What is garbage at the start would stay too, so the first start of a process collects first. Later ones do not,
+    since a collection at each start would slow test suites down.
     """
 
     _collected = False
@@ -18,18 +28,56 @@ class FrozenStart:
     def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted
         self._mine = False
+        self._threshold = gc.get_threshold()
+        """What was set before `freeze`."""
+        self._everything = False
+        """The present full collection visits everything."""
+        self._old = 0
+        """The objects that were frozen when everything had been visited."""
+        self._since = 0
+        """An upper bound of the objects that were frozen since then."""
 
     def freeze(self) -> None:
         """Freeze everything that exists; do nothing if other code has already frozen objects."""
         if self._wanted and gc.get_freeze_count() == 0:
-            if not FrozenStart._collected:
-                FrozenStart._collected = True
+            if not FrozenHeap._collected:
+                FrozenHeap._collected = True
                 gc.collect()
-            gc.freeze()
+            self._freeze_everything()
+            youngest, middle, oldest = self._threshold = gc.get_threshold()
+            gc.set_threshold(youngest, middle, min(oldest, _OFTEN))
+            gc.callbacks.append(self._collecting)
             self._mine = True
 
     def thaw(self) -> None:
         """Undo `freeze`; harmless if `freeze` did nothing."""
         if self._mine:
             self._mine = False
+            gc.callbacks.remove(self._collecting)
+            gc.set_threshold(*self._threshold)
             gc.unfreeze()
+
+    def _collecting(self, phase: str, info: dict[str, int]) -> None:
+        if info["generation"] < 2:
+            return
+        if phase == "start":
+            asked = gc.get_count()[2] <= gc.get_threshold()[2]
+            self._everything = asked or self._grown()
+            if self._everything:
+                gc.unfreeze()
+        elif self._everything:
+            self._freeze_everything()
+        else:
+            self._since += len(gc.get_objects(2))
+            gc.freeze()
+
+    def _freeze_everything(self) -> None:
+        gc.freeze()
+        self._old, self._since = gc.get_freeze_count(), 0
+
+    def _grown(self) -> bool:
+        most = self._old * _GROWTH
+        if self._since > most:
+            # Many of those may be freed by now. Counting takes milliseconds, so it waits until it may matter.
+            self._since = max(0, gc.get_freeze_count() - self._old)
+        return self._since > most

@@ -1,8 +1,9 @@
-"""`freeze_gc`: what a process has loaded by the start of its manager is not visited by later collections."""
+"""`freeze_gc`: a full collection visits only what is younger than the one before, and cycles are freed nevertheless."""
 
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -65,6 +66,94 @@ async def test_only_the_first_start_of_a_process_collects_first() -> None:
     finally:
         gc.callbacks.remove(note)
     assert len(collections) < len(others)
+
+
+class Cycle:
+    """Only the garbage collector frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def collect_fully_by_itself() -> None:
+    """Allocate until the interpreter makes a full collection."""
+    kept: list[list[int]] = []
+    before = gc.get_stats()[2]["collections"]
+    while gc.get_stats()[2]["collections"] == before:
+        kept.append([])
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Full collections after few objects."""
+    threshold = gc.get_threshold()
+    gc.set_threshold(50, 2, 2)
+    yield
+    gc.set_threshold(*threshold)
+
+
+@pytest.mark.usefixtures("eager")
+async def test_what_survives_a_full_collection_is_not_visited_by_the_next_one() -> None:
+    manager = TaskManager()
+    await manager.startup()
+    try:
+        survivors = [Cycle() for _ in range(1_000)]
+        known = set(map(id, survivors))
+        collect_fully_by_itself()
+        assert not known.intersection(map(id, gc.get_objects()))
+        # Reference counts free what is frozen.
+        frozen = gc.get_freeze_count()
+        for one in survivors:
+            one.__dict__.clear()
+        one = survivors[0]
+        survivors.clear()
+        assert gc.get_freeze_count() <= frozen - 999
+        assert one.__dict__ == {}
+    finally:
+        await manager.shutdown()
+
+
+@pytest.mark.usefixtures("eager")
+async def test_a_cycle_that_was_frozen_is_freed_when_the_program_asks_for_a_collection() -> None:
+    manager = TaskManager()
+    await manager.startup()
+    try:
+        gone = weakref.ref(cycle := Cycle())
+        collect_fully_by_itself()
+        del cycle
+        collect_fully_by_itself()
+        assert gone() is not None
+        gc.collect()
+        assert gone() is None
+        assert gc.get_freeze_count() > 1_000
+    finally:
+        await manager.shutdown()
+
+
+@pytest.mark.usefixtures("eager")
+async def test_a_cycle_that_was_frozen_is_freed_when_the_heap_has_grown() -> None:
+    manager = TaskManager()
+    await manager.startup()
+    try:
+        gone = weakref.ref(cycle := Cycle())
+        collect_fully_by_itself()
+        del cycle
+        grown: list[list[int]] = []
+        most = 5 * gc.get_freeze_count()
+        while gone() is not None and len(grown) < most:
+            grown.append([])
+        assert gone() is None
+    finally:
+        await manager.shutdown()
+
+
+async def test_the_thresholds_are_those_of_the_program_before_and_after() -> None:
+    threshold = gc.get_threshold()
+    manager = TaskManager()
+    await manager.startup()
+    assert gc.get_threshold()[:2] == threshold[:2]
+    await manager.shutdown()
+    assert gc.get_threshold() == threshold
 
 
 def test_anything_but_a_truth_value_is_refused() -> None:
