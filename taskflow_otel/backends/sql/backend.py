@@ -24,7 +24,7 @@ from taskflow_otel.backends.forks import Forks
 from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
 from taskflow_otel.backends.sql import fleet, mapping, queries, schema
 from taskflow_otel.backends.sql.audit import SqlAuditStore
-from taskflow_otel.backends.sql.batch import UnexpectedRowCount
+from taskflow_otel.backends.sql.batch import Step, UnexpectedRowCount
 from taskflow_otel.backends.sql.connections import Connections
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.faults import original
@@ -35,7 +35,7 @@ from taskflow_otel.backends.sql.operations import SqlOperationStore
 from taskflow_otel.backends.sql.schema import instances, settings, task_logs, task_tags, tasks, used_once
 from taskflow_otel.backends.sql.search import Searcher
 from taskflow_otel.backends.sql.statements import Statements, now_micros
-from taskflow_otel.backends.sql.writes import Writer
+from taskflow_otel.backends.sql.writes import Writer, execute_by_rows
 from taskflow_otel.errors import BackendError, BackendUnavailableError, TaskflowError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery, sound
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -128,7 +128,7 @@ class SqlBackend(ABC):
             await self.close()
             raise
         statements = Statements(self._write_engine.dialect, self._dialect, self._named)
-        self._writer = Writer(statements, secrets.randbelow(self._shards))
+        self._writer = Writer(statements, secrets.randbelow(self._shards), self._execute)
 
     async def close(self) -> None:
         """Release every connection, thread and file. Safe to call twice."""
@@ -158,6 +158,10 @@ class SqlBackend(ABC):
                     # Another writer may have locked the rows of the counts.
                     writer.shard = secrets.randbelow(self._shards)
                 raise
+
+    async def _execute(self, connection: AsyncConnection, steps: Iterator[Step]) -> None:
+        """Execute the steps of a batch; raises `UnexpectedRowCount` if a change must be refused."""
+        await execute_by_rows(connection, steps)
 
     async def _apply_at_once(self, writer: Writer, changes: Sequence[Change]) -> list[Applied]:
         """Apply a batch in one transaction; raises `UnexpectedRowCount` if any of its changes must be refused."""

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from taskflow_otel.backends.faults import Fault
+from taskflow_otel.backends.sql import postgres_batches
+from taskflow_otel.backends.sql.batch import Step
 from taskflow_otel.backends.sql.dialects import PostgresDialect
 from taskflow_otel.backends.sql.servers import ServerBackend
 
@@ -59,8 +65,20 @@ class PostgresBackend(ServerBackend):
             "statement_timeout": self._limits.operation,
             "idle_in_transaction_session_timeout": self._limits.idle,
         }
-        settings = (f"SET LOCAL {name} = {math.ceil(limit * 1_000)}" for name, limit in limits.items())
+        settings = [f"SET LOCAL {name} = {math.ceil(limit * 1_000)}" for name, limit in limits.items()]
         return "; ".join(("BEGIN ISOLATION LEVEL READ COMMITTED", *settings))
+
+    async def _execute(self, connection: AsyncConnection, steps: Iterator[Step]) -> None:
+        raw = await connection.get_raw_connection()
+        try:
+            await postgres_batches.execute(raw.driver_connection, steps)
+        except self._driver_error as error:
+            if self._dialect.fault(error) is Fault.CONNECTION:
+                # As for an error that SQLAlchemy sees itself: see `_renew`.
+                await connection.invalidate(error)
+                for pooled in self._connections:
+                    pooled.renew()
+            raise DBAPIError.instance(None, None, error, self._driver_error, hide_parameters=True) from error
 
     def _set_up(self, connection: DBAPIConnection) -> None:
         cursor = connection.cursor()

@@ -8,14 +8,14 @@ one by one, to find the refused change.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from typing import assert_never
 
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update, owners_of
-from taskflow_otel.backends.sql.batch import Batch, Tally, UnexpectedRowCount
+from taskflow_otel.backends.sql.batch import Batch, Step, Tally, UnexpectedRowCount
 from taskflow_otel.backends.sql.fleet import DEAD
 from taskflow_otel.backends.sql.mapping import indexable, log_row, storable, tag_rows
 from taskflow_otel.backends.sql.schema import tasks, used_once
@@ -29,6 +29,17 @@ _INSERT_ATTEMPTS = 5
 
 _CHUNK = 100
 
+Execute = Callable[[AsyncConnection, Iterator[Step]], Awaitable[None]]
+"""Executes the steps of a batch; raises `UnexpectedRowCount` if a change must be refused."""
+
+
+async def execute_by_rows(connection: AsyncConnection, steps: Iterator[Step]) -> None:
+    """Execute each step as one statement with many rows of parameters."""
+    for statement, rows, strict in steps:
+        hit = (await connection.exec_driver_sql(statement, [*rows])).rowcount
+        if strict and hit != len(rows):
+            raise UnexpectedRowCount
+
 
 class Writer:
     """Applies batches on a connection whose transaction belongs to the caller.
@@ -36,21 +47,24 @@ class Writer:
     `shard` separates the counts of writers that would otherwise wait for each other's rows.
     """
 
-    def __init__(self, statements: Statements, shard: int) -> None:
+    def __init__(self, statements: Statements, shard: int, execute: Execute = execute_by_rows) -> None:
         self.statements = statements
         self.shard = shard
+        self._execute = execute
 
     async def apply_at_once(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[Applied]:
         """Apply a batch with one statement for each kind of change; raises `UnexpectedRowCount` if one is refused."""
         batch = Batch(self.statements, changes)
-        for step in batch.steps():
-            hit = (await connection.exec_driver_sql(step.statement, [*step.rows])).rowcount
-            if step.strict and hit != len(step.rows):
-                raise UnexpectedRowCount
+        await self._execute(connection, self._steps(batch))
         await self._append_logs(connection, batch.logs, batch.stored)
-        await self._count(connection, batch.tally)
         await self._refuse_dead(connection, batch.owners)
         return [APPLIED] * len(changes)
+
+    def _steps(self, batch: Batch) -> Iterator[Step]:
+        yield from batch.steps()
+        # Known only now that all rows are made.
+        if counts := batch.tally.rows(self.shard):
+            yield Step(self.statements.add_counts, counts, False)
 
     async def apply_one_by_one(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[Applied]:
         """Apply a batch, and return the result of each change."""

@@ -1,0 +1,80 @@
+"""A whole batch as few statements on PostgreSQL, each with one array for each column, sent together.
+
+As one statement with many rows of parameters, the server would plan, execute and answer each row by itself, and the
+driver would convert each value by itself. With arrays, both work once for each kind of change. All statements go out
+before the first answer is awaited (pipeline mode of libpq), so a batch waits for the server once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from taskflow_otel.backends.sql.batch import Step, UnexpectedRowCount
+from taskflow_otel.backends.sql.dialects import Row
+
+_NESTED_LOOPS = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
+"""Planner settings that are off in the transaction, so that each change finds its row by the primary key, in the order
+of the arrays. A plan made while the table was small would read all of it when it is large, and all writers must lock
+rows in the same order."""
+_SETTINGS = "SELECT " + ", ".join(f"set_config('{name}', 'off', true)" for name in _NESTED_LOOPS)
+
+_PARAMETER = re.compile(r"%s(?:::(\w+))?")
+_TEXT = "VARCHAR"
+_UNCAST = "DOUBLE PRECISION"
+"""The only type of which SQLAlchemy does not write the name."""
+_VALUES = re.compile(r"VALUES \((.*?)\)(?= ON CONFLICT| ON DUPLICATE|$)", re.DOTALL)
+
+
+@lru_cache(maxsize=256)
+def of_arrays(statement: str) -> tuple[str, tuple[str, ...]]:
+    """The same statement for many rows, with one array parameter for each column, and the types of the columns."""
+    types = tuple(found.group(1) or _UNCAST for found in _PARAMETER.finditer(statement))
+    names = [f"c{place}" for place in range(len(types))]
+    source = f"FROM unnest({', '.join(f'%s::{kind}[]' for kind in types)}) AS given({', '.join(names)})"
+    numbered = iter(names)
+    body = _PARAMETER.sub(lambda _: f"given.{next(numbered)}", statement)
+    if body.startswith("INSERT"):
+        return _VALUES.sub(lambda found: f"SELECT {found.group(1)} {source}", body), types
+    before, where, conditions = body.partition("WHERE ")
+    return f"{before}{source} {where}{conditions}", types
+
+
+def arrays(rows: Sequence[Row], types: Sequence[str]) -> list[str]:
+    """The columns of these rows as PostgreSQL writes arrays."""
+    columns = zip(*rows, strict=True)
+    return [_texts(column) if kind == _TEXT else _numbers(column) for kind, column in zip(types, columns, strict=True)]
+
+
+def _texts(column: Sequence[Any]) -> str:
+    values = [
+        "NULL" if value is None else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in column
+    ]
+    return "{" + ",".join(values) + "}"
+
+
+def _numbers(column: Sequence[Any]) -> str:
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in column]) + "}"
+
+
+async def execute(connection: Any, steps: Iterator[Step]) -> None:
+    """Execute steps on a connection of psycopg, in its open transaction.
+
+    Raises `UnexpectedRowCount` if a change must be refused, and the errors of psycopg.
+    """
+    expected: list[tuple[Any, int]] = []
+    async with connection.pipeline():
+        await connection.execute(_SETTINGS)
+        for statement, rows, strict in steps:
+            text, types = of_arrays(statement)
+            cursor = connection.cursor()
+            await cursor.execute(text, arrays(rows, types))
+            if strict:
+                expected.append((cursor, len(rows)))
+            # Making the rows takes time, and the driver does not wait for the server here.
+            await asyncio.sleep(0)
+    if any(cursor.rowcount != number for cursor, number in expected):
+        raise UnexpectedRowCount
