@@ -8,7 +8,6 @@ import os
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator
-from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -78,6 +77,8 @@ class LiveStream(Exporter):
         """How many further changes are kept although no one subscribes."""
         self._news: asyncio.Event | None = None
         """Set by a change; `None` without subscribers."""
+        self._stirred = False
+        """Whether `_news` is set, without a call for each change."""
         self._publisher: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._progress_at: dict[str, float] = {}
@@ -91,8 +92,16 @@ class LiveStream(Exporter):
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Keep the transition for the subscribers."""
-        if self._news is None and not self._unasked and not self._ring:
-            # `_append` without the call: three of these for each task, even if no one watches.
+        # `_append` without the call: three of these for each task.
+        ring = self._ring
+        if self._news is not None:
+            if len(ring) == self._size:
+                self._first += 1
+            ring.append(event if event.exception is None else without_exception(event))
+            if not self._stirred:
+                self._stirred = True
+                self._news.set()
+        elif not self._unasked and not ring:
             self._first += 1
         else:
             self._append(event if event.exception is None else without_exception(event))
@@ -179,7 +188,7 @@ class LiveStream(Exporter):
         self.subscribers += 1
         if self._publisher is None or self._publisher.done():
             self._published = self._end
-            self._news = asyncio.Event()
+            self._news, self._stirred = asyncio.Event(), False
             self._publisher = asyncio.create_task(self._publish(self._news), name="taskflow live stream")
 
     def _leave(self) -> None:
@@ -198,8 +207,10 @@ class LiveStream(Exporter):
             await news.wait()
             await asyncio.sleep(self._interval + _INTERVAL_PER_SUBSCRIBER * self.subscribers)
             news.clear()
-            start, end = max(self._published, self._first), self._end
-            self._chunks = (start, await self._encode(start, end))
+            self._stirred = False
+            start, end = self._published, self._end
+            # If the ring has lost one of these changes, each waiting subscriber is reset: no one would get the others.
+            self._chunks = (-1, []) if start < self._first else (start, await self._encode(start, end))
             self._published = end
             if len(self._frames) > self._size:
                 self._frames = {number: data for number, data in self._frames.items() if number >= self._first}
@@ -240,6 +251,7 @@ class LiveStream(Exporter):
             self._first += 1
         ring.append(item)
         if self._news is not None:
+            self._stirred = True
             self._news.set()
 
     def _wake(self) -> None:
@@ -317,6 +329,7 @@ def _render(item: _Item) -> tuple[str, dict[str, Any]]:
 
 
 def _task(task: LifecycleEvent | TaskRecord) -> dict[str, Any]:
+    run_at, start_time, end_time = task.run_at, task.start_time, task.end_time
     data: dict[str, Any] = {
         "task_id": task.task_id,
         "func_name": task.func_name,
@@ -325,14 +338,14 @@ def _task(task: LifecycleEvent | TaskRecord) -> dict[str, Any]:
         "attempt": task.attempt,
         "retries_used": task.retries_used,
         "created_at": iso(task.created_at),
-        "run_at": _iso(task.run_at),
-        "start_time": _iso(task.start_time),
-        "end_time": _iso(task.end_time),
+        "run_at": None if run_at is None else iso(run_at),
+        "start_time": None if start_time is None else iso(start_time),
+        "end_time": None if end_time is None else iso(end_time),
         "duration": task.duration,
-        "error": _first_line(task.error),
+        "error": None if task.error is None else _first_line(task.error),
         "error_type": task.error_type,
         "reason": task.reason,
-        "tags": dict(task.tags),
+        "tags": task.tags,
         "source": task.source,
         "priority": task.priority,
         "executor": task.executor,
@@ -352,12 +365,6 @@ def _progress(progress: Progress) -> dict[str, Any]:
     return {"done": progress.done, "total": progress.total, "message": progress.message}
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else iso(moment)
-
-
-def _first_line(error: str | None) -> str | None:
-    if error is None:
-        return None
+def _first_line(error: str) -> str:
     first, _, rest = error.partition("\n")
     return first[:_ERROR_LENGTH] + ("…" if rest or len(first) > _ERROR_LENGTH else "")

@@ -118,7 +118,8 @@ def class_name(cls: type) -> str:
 
 def iso(moment: datetime) -> str:
     """ISO 8601 in UTC, with the offset."""
-    return moment.astimezone(UTC).isoformat()
+    # The library's own times are in UTC.
+    return moment.isoformat() if moment.tzinfo is UTC else moment.astimezone(UTC).isoformat()
 
 
 def plain_number(value: object) -> float | None:

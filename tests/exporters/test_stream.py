@@ -185,6 +185,19 @@ async def test_a_subscriber_that_falls_behind_is_reset_and_continues(stream: Liv
     assert stream.subscribers == 0
 
 
+async def test_what_no_subscriber_can_get_any_more_is_not_encoded(stream: LiveStream, bus: ObserverBus) -> None:
+    readers = [Reader(stream) for _ in range(3)]
+    await eventually(lambda: len(stream._waiting) == 3, "the subscriptions")
+    for _ in range(50):
+        Story(bus).created().enqueued()
+    for reader in readers:
+        assert [message.event for message in await reader.has(1)] == ["reset"]
+    assert stream.encoded == 0
+    late = Reader(stream, f"{stream._epoch}-{stream._first + 3}")
+    assert [message.event for message in await late.has(4)] == ["task"] * 4, "one that resumes is given what is kept"
+    stream.close()
+
+
 async def test_each_change_is_encoded_once_for_two_hundred_subscribers() -> None:
     stream = LiveStream(interval=0)
     bus = ObserverBus([stream])
