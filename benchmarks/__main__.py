@@ -64,7 +64,7 @@ def main() -> None:
     commit = report.commit(package)
     answer = functools.partial(runner.run, package=package)
     for row, result in runner.measure(rows, rounds=rounds, quick=given.quick, answer=answer):
-        found["rows"][row.name] = {**result, "date": found["date"], "commit": commit}
+        found["rows"][row.name] = {**result, "date": found["date"], "commit": commit, "machine": machine["cpu"]}
         print(report.line(row.name, result), flush=True)
         if given.json:
             # After each row, so that a run that is stopped leaves what it has measured.

@@ -34,11 +34,18 @@ def load(name: str) -> dict[str, Any]:
 def table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """One line for each row of the suite, and a line that says where the figures come from."""
     machine, versions = after["machine"], after["versions"]
+    elsewhere = [name for name, found in after["rows"].items() if found["machine"] != machine["cpu"]]
+    others = {after["rows"][name]["machine"] for name in elsewhere}
     source = (
         f"`{after['command']}` on {_each(after, 'date')}, commit {_each(after, 'commit')}; before: commit "
         f"{_each(before, 'commit')}. {machine['cpu']}, {machine['cores']} cores, {machine['system']}, "
         f"{versions['python']}. Medians, with the quartiles of each ratio."
     )
+    if elsewhere:
+        source += (
+            f" On another machine of as many cores ({', '.join(sorted(others))}): "
+            f"{', '.join(f'`{name}`' for name in elsewhere)}."
+        )
     return "\n".join(
         [
             source,
