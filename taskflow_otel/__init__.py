@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from taskflow_otel import backends
 from taskflow_otel.admin import TaskAdmin
-from taskflow_otel.backends import RedisBackend, SqliteBackend
 from taskflow_otel.bus import TaskObserver
 from taskflow_otel.engine.context import TaskContext, get_task_context, task_log
 from taskflow_otel.errors import (
@@ -54,6 +56,9 @@ from taskflow_otel.web.tokens import ApiToken
 
 ScheduledOnce = ScheduledRun
 """The name that fastapi-taskflow has for it."""
+
+if TYPE_CHECKING:
+    from taskflow_otel.backends import RedisBackend, SqliteBackend
 
 __all__ = [
     "SLO",
@@ -111,3 +116,10 @@ __all__ = [
     "get_task_context",
     "task_log",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # The backends that load a database's library are loaded when they are first used.
+    if name in __all__:
+        return getattr(backends, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
