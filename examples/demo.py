@@ -2,7 +2,8 @@
 
 Environment: `DEMO_DB` (path of the SQLite file, default `demo.db`), `DEMO_HOST` (`127.0.0.1`), `DEMO_PORT` (`8000`),
 `DEMO_LOAD` (orders per second that it places with itself, default `1`; `0` turns that off). With
-`OTEL_EXPORTER_OTLP_ENDPOINT` set (and the extra `otel` installed) it also exports traces, logs and metrics.
+`OTEL_EXPORTER_OTLP_ENDPOINT` set (and the extra `otel` installed) it also exports traces, logs and metrics. Containers,
+such as that of Prometheus, do not reach `127.0.0.1` of this machine: `DEMO_HOST=0.0.0.0` lets them, and the network.
 """
 
 from __future__ import annotations
@@ -91,6 +92,13 @@ def resize_image(width: int) -> None:
 async def alert_staff(message: str) -> None:
     """Overtakes the reports that wait in the same queue."""
     task_log(message, level="error")
+
+
+@task_manager.schedule(every=20.0, queue="reports")
+async def count_stock() -> None:
+    """A schedule: its next and last firings are on the page and on the board about queues and instances."""
+    await asyncio.sleep(random.uniform(0.1, 0.5))
+    task_log("counted the stock")
 
 
 @contextlib.asynccontextmanager

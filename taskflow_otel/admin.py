@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from taskflow_otel.compat.fastapi import build_routes
+from taskflow_otel.compat.fastapi import build_routes, leave_untraced
 from taskflow_otel.compat.starlette import wrap_default
 from taskflow_otel.web.access import AuthSetting, make_guard
 from taskflow_otel.web.api import make_routers
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from taskflow_otel.manager import TaskManager
+
+WATCHED = ("metrics", "livez", "readyz", "health")
+"""The routes that Prometheus and orchestrators ask: their requests leave no spans."""
 
 _log = logging.getLogger("taskflow_otel")
 
@@ -106,6 +109,8 @@ class TaskAdmin:
             app.include_router(router)
         build_routes(app.routes[before:])
         wrap_default(app, lambda default: Nowhere(path, guard, hosts, default))
+        # What watches the application asks these every few seconds.
+        leave_untraced(app, [f"{path}/{name}" for name in WATCHED])
         task_manager.init_app(app)
         if auto_install:
             task_manager.install(app)

@@ -1,4 +1,4 @@
-"""FastAPI: how it makes `BackgroundTasks`, how its routes call the application's functions, and its exit stacks.
+"""FastAPI: how it makes `BackgroundTasks`, how its routes call functions, its exit stacks, and its telemetry.
 
 FastAPI has no hook for them. A replacement here happens once per process, for every application in it.
 """
@@ -6,13 +6,13 @@ FastAPI has no hook for them. A replacement here happens once per process, for e
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import fastapi.dependencies.utils as solving
 import fastapi.routing as routing
-from fastapi import BackgroundTasks
+from fastapi import BackgroundTasks, FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import SolvedDependency
 from fastapi.security import APIKeyCookie, APIKeyHeader, APIKeyQuery
@@ -189,3 +189,28 @@ class _OneMediaType(dict[str, Any]):
 def only_media_type(name: str, content: dict[str, Any]) -> dict[str, Any]:
     """The `content` of an additional response with a `model`: OpenAPI shows the model for this media type alone."""
     return _OneMediaType({name: content})
+
+
+def leave_untraced(app: FastAPI, paths: Collection[str]) -> None:
+    """Make no spans, logs and metrics of requests for these paths, relative to the application's root.
+
+    FastAPI's own telemetry is told so now; what else instruments the application asks for `untraced_paths`. What the
+    application itself excludes stays excluded.
+    """
+    app.state.taskflow_untraced = untraced_paths(app) | frozenset(paths)
+    config = getattr(app, "_telemetry", None)
+    if config is None:
+        return
+    given = config["exclude"]
+
+    def excluded(scope: MutableMapping[str, Any]) -> bool:
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        return path in paths or (given is not None and given(scope))
+
+    config["exclude"] = excluded
+
+
+def untraced_paths(app: FastAPI) -> frozenset[str]:
+    """The paths given to `leave_untraced`."""
+    found: frozenset[str] = getattr(app.state, "taskflow_untraced", frozenset())
+    return found

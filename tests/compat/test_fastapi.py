@@ -11,6 +11,10 @@ import httpx
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, Query, Request, Response, Security
 from fastapi.security import APIKeyQuery, OAuth2PasswordBearer
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from pydantic import BaseModel
 from starlette.types import Message, Receive, Scope, Send
 
@@ -20,12 +24,14 @@ from taskflow_otel.compat.fastapi import (
     dependency_calls,
     function_stack,
     has_errors,
+    leave_untraced,
     make_background_tasks_by,
     only_media_type,
     own_stacks,
     query_names,
     request_stack,
     security_schemes,
+    untraced_paths,
 )
 from taskflow_otel.errors import ConfigurationError
 from tests.compat.shapes import Shape
@@ -276,3 +282,28 @@ def test_an_answer_is_documented_for_one_media_type_alone() -> None:
         "get_openapi_path in fastapi/openapi/utils.py no longer adds the model of an additional response with "
         "`content.setdefault(media_type, {})`.",
     )
+
+
+async def test_fastapis_own_telemetry_skips_what_it_is_told_to_skip() -> None:
+    exported = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exported))
+    app = FastAPI(telemetry={"tracer_provider": provider, "exclude": lambda scope: scope["path"] == "/own"})
+
+    def answer() -> None:
+        """Nothing to say."""
+
+    for path in ("/own", "/jobs/livez", "/seen"):
+        app.add_api_route(path, answer)
+    leave_untraced(app, ["/jobs/metrics"])
+    leave_untraced(app, ["/jobs/livez"])
+    for path in ("/own", "/jobs/livez", "/seen"):
+        assert (await get(app, path)).status_code == 200
+    names = [span.name for span in exported.get_finished_spans() if span.kind is SpanKind.SERVER]
+    SHAPE.holds(
+        names == ["GET /seen"],
+        "an application keeps its telemetry settings in _telemetry, where exclude is a function of the scope; without "
+        "that, each probe and scrape is a trace.",
+    )
+    assert untraced_paths(app) == {"/jobs/metrics", "/jobs/livez"}
+    assert untraced_paths(FastAPI()) == set()

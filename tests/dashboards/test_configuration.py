@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from examples import demo
 from tests.dashboards.expressions import DASHBOARDS, ROOT, STACK
 
 COMPOSE_FILE = ROOT / "docker-compose.observability.yml"
@@ -141,6 +142,26 @@ def test_grafana_reads_the_dashboards_from_where_they_are_mounted() -> None:
     assert mounts["/etc/grafana/provisioning"] == "./dashboards/grafana/provisioning"
     home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home.removeprefix(provider["options"]["path"] + "/").removesuffix(".json") in DASHBOARDS
+
+
+def test_anonymous_viewers_may_follow_links_into_explore() -> None:
+    # Grafana 12 gives a viewer `datasources:explore` with this setting only.
+    environment = SERVICES["grafana"]["environment"]
+    assert (environment["GF_AUTH_ANONYMOUS_ENABLED"], environment["GF_AUTH_ANONYMOUS_ORG_ROLE"]) == ("true", "Viewer")
+    assert environment["GF_USERS_VIEWERS_CAN_EDIT"] == "true"
+
+
+def test_the_app_listens_where_other_containers_and_the_published_port_reach_it() -> None:
+    environment = SERVICES["app"]["environment"]
+    assert environment["DEMO_HOST"] == "0.0.0.0"  # that is, of its container
+    [port] = SERVICES["app"]["ports"]
+    [targets] = yaml.safe_load((STACK / "prometheus/targets.yml").read_text())
+    assert targets["targets"] == [f"app:{port.rpartition(':')[2]}"]
+    assert "host.docker.internal:host-gateway" in SERVICES["prometheus"]["extra_hosts"]
+
+
+def test_the_demo_has_a_schedule() -> None:
+    assert [status.name for status in demo.task_manager.schedules()]
 
 
 def test_prometheus_keeps_exemplars() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from opentelemetry import _logs, metrics, trace
 from opentelemetry import context as otel_context
 
+from taskflow_otel.compat.fastapi import untraced_paths
 from taskflow_otel.compat.opentelemetry import is_instrumented, is_unset_global
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
 from taskflow_otel.exporters.otel import bounded_export
@@ -27,6 +29,9 @@ logger: logging.Logger = logging.getLogger("taskflow_otel.telemetry")
 _PROTOCOLS = ("http/protobuf", "grpc")
 _EXPORTERS = ("otlp", "console", "none")
 _QUEUE_SIZE = 2048
+_EXCLUDED, _EXCLUDED_EVERYWHERE = "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS"
+_USUAL_UNTRACED = frozenset(f"/tasks/{name}" for name in ("metrics", "livez", "readyz", "health"))
+"""What is not traced if `TaskAdmin` comes later, with its default path."""
 _E = TypeVar("_E")
 
 
@@ -70,7 +75,9 @@ def configure_telemetry(
     override them. Export uses OTLP and the standard variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, `_PROTOCOL`, `_HEADERS`,
     `_TIMEOUT`, each also per signal; `OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER`, `OTEL_LOGS_EXPORTER`: otlp,
     console, none); the default endpoint is `localhost`. A provider that is already set globally stays. Each request of
-    `app` gets one span: from FastAPI's own telemetry if this version has it, else from its instrumentation.
+    `app` gets one span: from FastAPI's own telemetry if this version has it, else from its instrumentation. Requests
+    for the metrics page and the probes of `TaskAdmin` get none; if the instrumentation makes the spans and `TaskAdmin`
+    has another path than `/tasks`, create it first.
 
     A collector that is absent, slow, hung or refuses data does not affect the application. Up to
     `OTEL_BSP_MAX_QUEUE_SIZE` spans and `OTEL_BLRP_MAX_QUEUE_SIZE` log records wait for it (2,048 each). Further ones
@@ -222,7 +229,10 @@ def _instrument(app: FastAPI) -> None:
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
     except ImportError as exc:
         raise MissingExtraError("the instrumentation of FastAPI", "otel") from exc
-    FastAPIInstrumentor.instrument_app(app)
+    own = [re.escape(path) + "$" for path in sorted(untraced_paths(app) or _USUAL_UNTRACED)]
+    # What is given here replaces what the environment says.
+    chosen = os.environ.get(_EXCLUDED, os.environ.get(_EXCLUDED_EVERYWHERE, ""))
+    FastAPIInstrumentor.instrument_app(app, excluded_urls=",".join(filter(None, [*own, chosen])))
 
 
 def correlate_logs() -> None:

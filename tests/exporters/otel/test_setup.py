@@ -194,6 +194,49 @@ def test_a_fastapi_without_telemetry_of_its_own_is_instrumented_once() -> None:
     assert [span.name for span in receiver.spans if span.kind == "SERVER"] == ["GET /hello"]
 
 
+PROBED = """
+from taskflow_otel import TaskAdmin, TaskManager
+async def probe(path):
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        for name in ("metrics", "livez", "readyz", "health", "stats"):
+            await client.get(f"{path}/{name}")
+        await client.get("/health")
+        await client.get("/hello")
+"""
+ADMIN_FIRST = """
+TaskAdmin(app, TaskManager(), path="/jobs")
+configured = configure_telemetry(app, service_name="shop")
+"""
+ADMIN_LATER = """
+configured = configure_telemetry(app, service_name="shop")
+TaskAdmin(app, TaskManager(), path="/jobs")
+"""
+PROBES = 'asyncio.run(probe("/jobs"))\nconfigured.force_flush()\n'
+EXCLUDING = "FastAPI(telemetry={'exclude': lambda scope: scope['path'] == '/hello'})"
+TRACED = ["GET", "GET /hello", "GET /jobs/stats"]
+
+
+@pytest.mark.parametrize(
+    ("app", "script", "traced"),
+    [
+        (APP, ADMIN_FIRST, TRACED),
+        (APP, ADMIN_LATER, TRACED),
+        (APP.replace("FastAPI()", EXCLUDING), ADMIN_LATER, ["GET", "GET /jobs/stats"]),
+        (
+            APP.replace("FastAPI()", "FastAPI(telemetry={'tracing': False, 'logs': False})") + LEGACY,
+            ADMIN_FIRST,
+            TRACED,
+        ),
+    ],
+    ids=["before", "after", "beside an exclusion of the application", "by the instrumentation"],
+)
+def test_probes_and_scrapes_of_the_administration_leave_no_spans(app: str, script: str, traced: list[str]) -> None:
+    with OtlpReceiver() as receiver:
+        result = run(PROBED + script + PROBES, app=app, **receiver.environment)
+    assert result.returncode == 0, result.stderr
+    assert sorted(span.name for span in receiver.spans if span.kind == "SERVER") == traced
+
+
 TASKS = """
 import json, logging, time
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
