@@ -7,7 +7,7 @@ import os
 
 from fastapi import FastAPI
 
-from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager
+from taskflow_otel import SLO, ManagedBackgroundTasks, TaskAdmin, TaskManager
 from tests.inside import own_context
 
 app = FastAPI()
@@ -15,20 +15,20 @@ task_manager = TaskManager(snapshot_db=os.environ["APP_DB"])
 TaskAdmin(app, task_manager, auto_install=True)
 
 
-@task_manager.task(persist=True, requeue_on_interrupt=True)
+@task_manager.task(persist=True, requeue_on_interrupt=True, slo=SLO(success=0.99, within=0.1))
 async def succeed() -> None:
     """Take a moment."""
     await asyncio.sleep(0.002)
 
 
-@task_manager.task(persist=True, retries=1, delay=0.01, requeue_on_interrupt=True)
+@task_manager.task(persist=True, retries=1, delay=0.01, requeue_on_interrupt=True, slo=SLO(success=0.99, within=0.2))
 async def recover() -> None:
     """Fail in the first attempt only."""
     if own_context().attempt == 0:
         raise ConnectionError("not yet")
 
 
-@task_manager.task(persist=True)
+@task_manager.task(persist=True, slo=SLO(success=0.5))
 def fail() -> None:
     """Fail always, in a thread."""
     raise ValueError("never")

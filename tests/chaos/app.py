@@ -15,6 +15,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, HTTPException
 
 from taskflow_otel import (
+    SLO,
     LifecycleEvent,
     ManagedBackgroundTasks,
     TaskAdmin,
@@ -108,17 +109,19 @@ async def plain(number: int) -> None:
     await work(number, random.uniform(0, 0.01))
 
 
-@task_manager.task(persist=True)
+@task_manager.task(persist=True, slo=SLO(success=0.9, within=0.5))
 async def slow(number: int) -> None:
     await work(number, random.uniform(0.1, 0.8))
 
 
-@task_manager.task(persist=True, requeue_on_interrupt=True)
+@task_manager.task(persist=True, requeue_on_interrupt=True, slo=SLO(success=0.9, within=1.0))
 async def again(number: int) -> None:
     await work(number, random.uniform(0.1, 0.8))
 
 
-@task_manager.task(persist=True, retries=KINDS["flaky"].retries, delay=0.3, jitter=0.5)
+@task_manager.task(
+    persist=True, retries=KINDS["flaky"].retries, delay=0.3, jitter=0.5, slo=SLO(success=0.9, within=0.8)
+)
 async def flaky(number: int) -> None:
     note("enter", number)
     await asyncio.sleep(0.02)
@@ -129,14 +132,21 @@ async def flaky(number: int) -> None:
     note("leave", number)
 
 
-@task_manager.task(persist=True, requeue_on_interrupt=True, retries=KINDS["doomed"].retries, delay=0.2, backoff=2)
+@task_manager.task(
+    persist=True,
+    requeue_on_interrupt=True,
+    retries=KINDS["doomed"].retries,
+    delay=0.2,
+    backoff=2,
+    slo=SLO(success=0.9, within=1.0),
+)
 async def doomed(number: int) -> None:
     note("enter", number)
     await asyncio.sleep(0.05)
     give_up(number)
 
 
-@task_manager.task(persist=True, requeue_on_interrupt=True)
+@task_manager.task(persist=True, requeue_on_interrupt=True, slo=SLO(success=0.9))
 def threaded(number: int) -> None:
     context = get_task_context()
     assert context is not None
@@ -148,7 +158,7 @@ def threaded(number: int) -> None:
     note("leave", number)
 
 
-@task_manager.task(persist=True, requeue_on_interrupt=True, eager=True)
+@task_manager.task(persist=True, requeue_on_interrupt=True, eager=True, slo=SLO(success=0.9, within=0.05))
 async def eager(number: int) -> None:
     await work(number, random.uniform(0, 0.1))
 
@@ -163,12 +173,12 @@ async def history(number: int) -> None:
     await work(number, random.uniform(0, 0.05))
 
 
-@task_manager.task(persist=True)
+@task_manager.task(persist=True, slo=SLO(success=0.9, within=1.0))
 async def delayed(number: int) -> None:
     await work(number, random.uniform(0, 0.1))
 
 
-@task_manager.task(persist=True, requeue_on_interrupt=True, executor="process")
+@task_manager.task(persist=True, requeue_on_interrupt=True, executor="process", slo=SLO(success=0.9, within=0.3))
 def process(number: int) -> None:
     note("enter", number)
     time.sleep(0.05)

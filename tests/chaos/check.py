@@ -175,7 +175,8 @@ class Check:
             yield "everything ends", f"it is still {record.status} ({record.reason}), owned by {record.instance}"
             return
         yield from _replay(record)
-        for start, end in itertools.pairwise(record.timeline):
+        moved = [entry for entry in record.timeline if entry.transition is not Transition.OBJECTIVE_MISSED]
+        for start, end in itertools.pairwise(moved):
             if end.reason == "process_died" and start.transition is Transition.STARTED and self._has_drained(start):
                 yield "a drain forgets nothing", f"attempt {start.attempt} was left open by {start.instance}"
         counts = Counter(entry.transition for entry in record.timeline)
