@@ -8,7 +8,7 @@ from pathlib import Path
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from dashboards import fleet, internals, one_task, overview
-from dashboards.parts import build
+from dashboards.parts import build, releases
 
 DIRECTORY = Path(__file__).parent / "grafana"
 PAGES = (overview.PAGE, one_task.PAGE, fleet.PAGE, internals.PAGE)
@@ -16,9 +16,13 @@ PAGES = (overview.PAGE, one_task.PAGE, fleet.PAGE, internals.PAGE)
 
 def render() -> dict[str, str]:
     """The text of every dashboard by its file name."""
-    return {
-        f"{page.uid}.json": json.dumps(build(page), cls=JSONEncoder, indent=2, sort_keys=True) + "\n" for page in PAGES
-    }
+    texts = {}
+    for page in PAGES:
+        board = json.loads(json.dumps(build(page), cls=JSONEncoder))
+        # The builder knows no title of an annotation.
+        board["annotations"] = {"list": [releases()]}
+        texts[f"{page.uid}.json"] = json.dumps(board, indent=2, sort_keys=True) + "\n"
+    return texts
 
 
 def main() -> None:

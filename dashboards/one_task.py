@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.overview import failure_ratio, quantiles
+from dashboards.overview import budget_left, failure_ratio, quantiles
 from dashboards.parts import Choice, Graph, Heatmap, Logs, Page, Query, Row, Stat
 from dashboards.promql import gauge, increase, quantile, rate, select
 from taskflow_otel.exporters import keys, signals
@@ -17,16 +17,6 @@ def _loki_name(attribute: str) -> str:
 
 def _heatmap(spec: signals.MetricSpec) -> Query:
     return Query(increase(spec, TASK, suffix="_bucket", by="le"), "{{le}}", exemplar=True)
-
-
-def budget_left(*matchers: str, by: str = "") -> str:
-    """The share of the error budget that is left, over the range that the board shows."""
-    labels = f" by ({by})" if by else ""
-    bad, total = (
-        f"sum{labels} (increase({select(signals.SLO_EVENTS, *matchers, *result)}[$__range]))"
-        for result in (('result="bad"',), ())
-    )
-    return f"1 - ({bad} / {total}) / (1 - {gauge(signals.SLO_OBJECTIVE, *matchers, by=by)})"
 
 
 PAGE = Page(

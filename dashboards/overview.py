@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dashboards.parts import Graph, Page, Query, Row, Stat
-from dashboards.promql import gauge, quantile, rate
+from dashboards.parts import Bars, Column, Graph, Page, Query, Row, Stat, Table
+from dashboards.promql import gauge, quantile, rate, select, total
 from taskflow_otel.exporters import signals
 
 FAILED = 'outcome=~"failed|interrupted"'
@@ -32,6 +32,43 @@ def quantiles(spec: signals.MetricSpec, *matchers: str) -> list[Query]:
         Query(quantile(0.95, spec, *matchers), "p95"),
         Query(quantile(0.99, spec, *matchers), "p99", exemplar=True),
     ]
+
+
+def budget_left(*matchers: str, by: str = "") -> str:
+    """The share of the error budget that is left, over the range that the board shows."""
+    bad, judged = (
+        total(signals.SLO_EVENTS, *matchers, 'result="bad"', by=by),
+        total(signals.SLO_EVENTS, *matchers, by=by),
+    )
+    return f"1 - ({bad} / {judged}) / (1 - {gauge(signals.SLO_OBJECTIVE, *matchers, by=by)})"
+
+
+def types() -> Table:
+    """What each task type does, over the range that the board shows."""
+    ended = total(signals.TASKS_FINISHED, ENDED, by="task")
+    failed = total(signals.TASKS_FINISHED, FAILED, by="task")
+
+    def p(q: float, spec: signals.MetricSpec = signals.RUN_DURATION) -> str:
+        return quantile(q, spec, by="task", shown=True)
+
+    return Table(
+        "By task type",
+        "Each type over the time range that is shown: what ran to an end, run times, waits, the error budget.",
+        "task",
+        (
+            Column("Ended", "short", ended),
+            Column("Rate", "ops", f"sum by (task) (rate({select(signals.TASKS_FINISHED, ENDED)}[$__range]))"),
+            Column("Failed", "short", failed),
+            Column("Failure ratio", "percentunit", f"{failed} / {ended}"),
+            Column("Run p50", "s", p(0.5)),
+            Column("Run p95", "s", p(0.95)),
+            Column("Run p99", "s", p(0.99)),
+            Column("Wait p95", "s", p(0.95, signals.QUEUE_WAIT_TIME)),
+            Column("Last success", "dateTimeFromNow", f"{gauge(signals.LAST_SUCCESS, by='task')} * 1000"),
+            Column("Objective", "percentunit", gauge(signals.SLO_OBJECTIVE, by="task")),
+            Column("Budget left", "percentunit", budget_left(by="task")),
+        ),
+    )
 
 
 PAGE = Page(
@@ -81,6 +118,7 @@ PAGE = Page(
                 ),
             ),
         ),
+        Row("Task types", (types(),)),
         Row(
             "Rate",
             (
@@ -108,7 +146,14 @@ PAGE = Page(
                     "Failed and interrupted tasks, as a share of all that ran to an end; a gap means that none did.",
                     "percentunit",
                     [Query(failure_ratio(by="task"), "{{task}}")],
-                    width=8,
+                    width=6,
+                ),
+                Bars(
+                    "Top failing",
+                    "The ten types with the most failed and interrupted tasks in the time range that is shown.",
+                    "short",
+                    Query(f"topk(10, {total(signals.TASKS_FINISHED, FAILED, by='task')})", "{{task}}"),
+                    width=6,
                 ),
                 Graph(
                     "Exceptions by type",
@@ -116,14 +161,14 @@ PAGE = Page(
                     "ops",
                     [Query(rate(signals.TASK_EXCEPTIONS, by="error_type"), "{{error_type}}")],
                     stacked=True,
-                    width=8,
+                    width=6,
                 ),
                 Graph(
                     "Retries by task",
                     "Failed attempts after which another was scheduled, per second.",
                     "ops",
                     [Query(rate(signals.TASK_RETRIES, by="task"), "{{task}}")],
-                    width=8,
+                    width=6,
                 ),
             ),
         ),
@@ -135,21 +180,28 @@ PAGE = Page(
                     "Run time of one attempt. The dots lead to traces.",
                     "s",
                     quantiles(signals.RUN_DURATION),
-                    width=8,
+                    width=6,
+                ),
+                Graph(
+                    "Run time by task, p95",
+                    "Run time of one attempt, by task.",
+                    "s",
+                    [Query(quantile(0.95, signals.RUN_DURATION, by="task"), "{{task}}")],
+                    width=6,
                 ),
                 Graph(
                     "Queue wait",
                     "Time from ready to started. The dots lead to traces.",
                     "s",
                     quantiles(signals.QUEUE_WAIT_TIME),
-                    width=8,
+                    width=6,
                 ),
                 Graph(
                     "End to end",
                     "Time from creation to the end, retries and waits included. The dots lead to traces.",
                     "s",
                     quantiles(signals.END_TO_END),
-                    width=8,
+                    width=6,
                 ),
             ),
         ),

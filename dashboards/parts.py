@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from grafana_foundation_sdk.builders import bargauge, heatmap, logs, loki, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.builders import common as common_builders
 from grafana_foundation_sdk.builders import dashboard as builders
-from grafana_foundation_sdk.builders import heatmap, logs, loki, prometheus, stat, timeseries
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models import heatmap as heatmap_models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from dashboards.promql import SCOPE
 from taskflow_otel.exporters.signals import BUILD_INFO
 
 PROMETHEUS = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -78,7 +79,41 @@ class Logs:
     height: int = 10
 
 
-Panel = Stat | Graph | Heatmap | Logs
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table: its unit, and the instant query whose value it shows for each row."""
+
+    title: str
+    unit: str
+    expr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One row for each value of the label `by`."""
+
+    title: str
+    description: str
+    by: str
+    columns: Sequence[Column]
+    unit: str = "short"
+    width: int = 24
+    height: int = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """The greatest values now, as bars."""
+
+    title: str
+    description: str
+    unit: str
+    query: Query
+    width: int = 8
+    height: int = 8
+
+
+Panel = Stat | Graph | Heatmap | Logs | Table | Bars
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +133,7 @@ class Choice:
     label: str
     query: str
     logs: bool = False
+    all_value: str = ".+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +191,30 @@ def build(page: Page) -> dashboard.Dashboard:
     return board.build()
 
 
-def _scope() -> tuple[Choice, Choice]:
+def _scope() -> tuple[Choice, ...]:
     info = BUILD_INFO.name
+    places = 'cluster=~"$cluster", namespace=~"$namespace"'
     return (
-        Choice("job", "Job", f"label_values({info}, job)"),
-        Choice("instance", "Instance", f'label_values({info}{{job=~"$job"}}, instance)'),
+        Choice("cluster", "Cluster", f"label_values({info}, cluster)", all_value=".*"),
+        Choice("namespace", "Namespace", f'label_values({info}{{cluster=~"$cluster"}}, namespace)', all_value=".*"),
+        Choice("job", "Job", f"label_values({info}{{{places}}}, job)"),
+        Choice("instance", "Instance", f'label_values({info}{{{places}, job=~"$job"}}, instance)'),
     )
+
+
+def releases() -> dict[str, object]:
+    """A mark on every graph when a release is first seen: `TaskManager(release=...)`."""
+    shown = f'count by (release) ({BUILD_INFO.name}{{{", ".join(SCOPE)}, release!=""}})'
+    before = shown.replace("})", "} offset 2m)")
+    return {
+        "name": "Releases",
+        "datasource": {"type": "prometheus", "uid": "${datasource}"},
+        "enable": True,
+        "iconColor": "blue",
+        "expr": f"{shown} unless on (release) {before}",
+        "step": "60s",
+        "titleFormat": "Release {{release}}",
+    }
 
 
 def _variable(choice: Choice) -> builders.QueryVariable:
@@ -173,7 +227,7 @@ def _variable(choice: Choice) -> builders.QueryVariable:
         .sort(dashboard.VariableSort.ALPHABETICAL_ASC)
         .multi(True)
         .include_all(True)
-        .all_value(".+")
+        .all_value(choice.all_value)
         .current(dashboard.VariableOption(text="All", value="$__all", selected=True))
     )
 
@@ -182,7 +236,9 @@ def _loki_label(choice: Choice) -> dict[str, object]:
     return {"label": choice.query, "refId": f"{choice.name}-variable", "stream": "", "type": 1}
 
 
-def _panel(panel: Panel) -> stat.Panel | timeseries.Panel | heatmap.Panel | logs.Panel:
+def _panel(
+    panel: Panel,
+) -> stat.Panel | timeseries.Panel | heatmap.Panel | logs.Panel | table.Panel | bargauge.Panel:
     match panel:
         case Stat():
             return _stat(panel)
@@ -192,6 +248,10 @@ def _panel(panel: Panel) -> stat.Panel | timeseries.Panel | heatmap.Panel | logs
             return _heatmap(panel)
         case Logs():
             return _logs(panel)
+        case Table():
+            return _table(panel)
+        case Bars():
+            return _bars(panel)
 
 
 def _targets(queries: Sequence[Query]) -> list[prometheus.Dataquery]:
@@ -292,3 +352,53 @@ def _logs(panel: Logs) -> logs.Panel:
         .sort_order(common.LogsSortOrder.DESCENDING)
         .with_target(loki.Dataquery().expr(panel.expr).ref_id("A").datasource(LOKI).query_type("range"))
     )
+
+
+def _table(panel: Table) -> table.Panel:
+    letters = "ABCDEFGHIJKLMNOP"[: len(panel.columns)]
+    built = (
+        table.Panel()
+        .title(panel.title)
+        .description(panel.description)
+        .datasource(PROMETHEUS)
+        .unit(panel.unit)
+        .span(panel.width)
+        .height(panel.height)
+        .filterable(True)
+        .with_transformation(
+            dashboard.DataTransformerConfig("joinByField", options={"byField": panel.by, "mode": "outer"})
+        )
+        .with_transformation(
+            dashboard.DataTransformerConfig(
+                "organize",
+                options={
+                    "excludeByName": {name: True for n in range(1, len(letters) + 1) for name in ("Time", f"Time {n}")},
+                    "renameByName": {
+                        panel.by: panel.by.capitalize(),
+                        **{f"Value #{letter}": one.title for letter, one in zip(letters, panel.columns, strict=True)},
+                    },
+                },
+            )
+        )
+    )
+    for letter, column in zip(letters, panel.columns, strict=True):
+        query = prometheus.Dataquery().expr(column.expr).ref_id(letter).datasource(PROMETHEUS)
+        built.with_target(query.instant().format(PromQueryFormat.TABLE))
+        built.override_by_name(column.title, [dashboard.DynamicConfigValue("unit", column.unit)])
+    return built
+
+
+def _bars(panel: Bars) -> bargauge.Panel:
+    built = (
+        bargauge.Panel()
+        .title(panel.title)
+        .description(panel.description)
+        .datasource(PROMETHEUS)
+        .unit(panel.unit)
+        .span(panel.width)
+        .height(panel.height)
+        .orientation(common.VizOrientation.HORIZONTAL)
+        .reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))
+    )
+    target = prometheus.Dataquery().expr(panel.query.expr).ref_id("A").datasource(PROMETHEUS).instant()
+    return built.with_target(target.legend_format(panel.query.legend))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from taskflow_otel.exporters.signals import MetricSpec, MetricType
 
-SCOPE = ('job=~"$job"', 'instance=~"$instance"')
-"""The matchers that every query of a dashboard has."""
+SCOPE = ('cluster=~"$cluster"', 'namespace=~"$namespace"', 'job=~"$job"', 'instance=~"$instance"')
+"""The matchers that every query of a dashboard has. Series without a cluster or namespace match `All`."""
 
 
 def select(spec: MetricSpec, *matchers: str, suffix: str = "") -> str:
@@ -25,10 +25,16 @@ def increase(spec: MetricSpec, *matchers: str, suffix: str = "", by: str = "") -
     return f"{_sum(by)} (increase({select(spec, *matchers, suffix=suffix)}[$__rate_interval]))"
 
 
-def quantile(q: float, spec: MetricSpec, *matchers: str, by: str = "") -> str:
-    """A quantile of a histogram over all that is selected, by labels."""
+def total(spec: MetricSpec, *matchers: str, by: str = "") -> str:
+    """How much a counter grew in all that the dashboard shows."""
+    return f"{_sum(by)} (increase({select(spec, *matchers)}[$__range]))"
+
+
+def quantile(q: float, spec: MetricSpec, *matchers: str, by: str = "", shown: bool = False) -> str:
+    """A quantile of a histogram over all that is selected, by labels; with `shown` over the whole time range."""
     labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({q}, {rate(spec, *matchers, suffix='_bucket', by=labels)})"
+    buckets = rate(spec, *matchers, suffix="_bucket", by=labels)
+    return f"histogram_quantile({q}, {buckets.replace('$__rate_interval', '$__range') if shown else buckets})"
 
 
 def gauge(spec: MetricSpec, *matchers: str, by: str = "") -> str:

@@ -43,7 +43,7 @@ from taskflow_otel.metrics.fleet import FleetMetrics
 from taskflow_otel.metrics.sources import ScheduleMetrics, connect_metrics
 from taskflow_otel.metrics.targets import target_address
 from taskflow_otel.model.cipher import PayloadCipher
-from taskflow_otel.model.options import QueueConfig, flag, seconds
+from taskflow_otel.model.options import QueueConfig, checked_release, flag, seconds
 from taskflow_otel.model.schedule import CatchUp, Overlap, make_rule
 from taskflow_otel.model.task_options import TaskOptions, shows_task_options
 from taskflow_otel.model.vocabulary import ExecutorKind
@@ -80,8 +80,10 @@ class TaskManager(TaskActions):
     before the client gets 503. `lease_seconds`: the tasks of an instance without a heartbeat for this long are taken
     over. `freeze_gc`: until the shutdown, full garbage collections skip what the process had at the start, and what
     survived an earlier one.
-    `False` leaves the garbage collector of the process alone. `retry_replaces_original`: `False` is the only value, so
-    that code written for fastapi-taskflow may say it: a retry is a new task, and history is never rewritten.
+    `False` leaves the garbage collector of the process alone. `release`: that of the application, such as a version or
+    a commit. It is a label of `taskflow_build_info`, by which the boards mark each release.
+    `retry_replaces_original`: `False` is the only value, so that code written for fastapi-taskflow may say it: a retry
+    is a new task, and history is never rewritten.
     `clock` is for tests.
 
     Raises `ConfigurationError` for any wrong setting, and `MissingExtraError` if a dependency is not installed.
@@ -116,6 +118,7 @@ class TaskManager(TaskActions):
         commit_timeout: float = 5.0,
         lease_seconds: float = 15.0,
         freeze_gc: bool = True,
+        release: str | None = None,
         retry_replaces_original: bool = False,
         clock: Clock | None = None,
     ) -> None:
@@ -148,7 +151,10 @@ class TaskManager(TaskActions):
             chosen.use_lease(lease_seconds)
         self._registry = TaskRegistry()
         self.metrics: PrometheusExporter = PrometheusExporter(
-            telemetry.registry, max_label_values=telemetry.max_label_values, buckets=telemetry.buckets
+            telemetry.registry,
+            max_label_values=telemetry.max_label_values,
+            buckets=telemetry.buckets,
+            release=checked_release(release),
         )
         """Renders the metrics page."""
         self._backend = MeasuredBackend(chosen, clock, self.metrics.observe_backend)

@@ -418,7 +418,11 @@ SCHEDULE_MISSED = MetricSpec(
 )
 SCHEDULE_ERRORS = MetricSpec("taskflow_schedule_errors_total", _COUNTER, "Errors while firing.", ("schedule",))
 BUILD_INFO = MetricSpec(
-    "taskflow_build_info", MetricType.INFO, "The version of taskflow-otel.", ("version",), merge="max"
+    "taskflow_build_info",
+    MetricType.INFO,
+    "The version of taskflow-otel, and the release of the application, if it was given.",
+    ("version", "release"),
+    merge="max",
 )
 
 METRICS = (

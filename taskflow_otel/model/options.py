@@ -90,6 +90,15 @@ def checked_queue_name(name: object) -> str:
     return str.__str__(name)
 
 
+def checked_release(release: object) -> str:
+    """Return the release of an application, empty for `None`, or raise `ConfigurationError`. It is a label."""
+    if release is None:
+        return ""
+    if not isinstance(release, str) or not 0 < len(release) <= _MAX_NAME or not release.isprintable():
+        raise ConfigurationError(f"release must be 1 to {_MAX_NAME} printable characters, not {repr_of(release)}")
+    return str.__str__(release)
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Whether a failed attempt is retried, and after which wait."""

@@ -29,7 +29,7 @@ RECORDED: dict[str, str] = {
 }
 
 _SUFFIXES = ("_bucket", "_sum", "_count")
-_TARGET = {"job", "instance"}
+_TARGET = {"cluster", "namespace", "job", "instance"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class Expression:
     def filled(self, window: str) -> str:
         """What Grafana sends, all variables at `All`."""
         text = self.text.replace("$__rate_interval", window).replace("$__range", window)
+        text = re.sub(r'"\$(cluster|namespace)"', '".*"', text)
         return re.sub(r'"\$(job|instance|task|queue)"', '".+"', text)
 
     def parse(self) -> promql_parser.Expr:
@@ -75,6 +76,11 @@ QUERIES = [
     for panel in PANELS
     if panel.on_prometheus
     for target in panel.model["targets"]
+]
+RELEASES = [
+    Expression(f"{name} {one['name']}", one["expr"])
+    for name, board in DASHBOARDS.items()
+    for one in board["annotations"]["list"]
 ]
 RULE_EXPRESSIONS = [
     Expression(rule.get("record") or f"{rule['alert']} ({rule['labels']['severity']})", rule["expr"])

@@ -60,6 +60,7 @@ task_manager = TaskManager(
     loggers=[BrokenObserver()],
     queues={"mail": QueueConfig(concurrency=2)},
     max_sync_threads=1,
+    release="1.4.2",
 )
 TaskAdmin(app, task_manager)
 configure_telemetry(app, service_name="shop")

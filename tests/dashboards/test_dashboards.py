@@ -55,12 +55,16 @@ def test_a_dashboard_is_read_only_and_of_the_current_schema(name: str) -> None:
 def test_a_dashboard_lets_the_reader_choose_data_source_jobs_and_instances(name: str) -> None:
     variables = {variable["name"]: variable for variable in DASHBOARDS[name]["templating"]["list"]}
     assert (variables["datasource"]["type"], variables["datasource"]["query"]) == ("datasource", "prometheus")
-    for scope in ("job", "instance"):
-        assert (variables[scope]["multi"], variables[scope]["includeAll"], variables[scope]["allValue"]) == (
-            True,
-            True,
-            ".+",
-        )
+    # Outside of Kubernetes, series have no cluster and no namespace.
+    for scope, everything in (("cluster", ".*"), ("namespace", ".*"), ("job", ".+"), ("instance", ".+")):
+        variable = variables[scope]
+        assert (variable["multi"], variable["includeAll"], variable["allValue"]) == (True, True, everything)
+
+
+@each_dashboard
+def test_a_dashboard_marks_releases(name: str) -> None:
+    [mark] = DASHBOARDS[name]["annotations"]["list"]
+    assert (mark["enable"], mark["titleFormat"]) == (True, "Release {{release}}")
 
 
 @each_dashboard
@@ -116,7 +120,8 @@ def test_a_query_is_limited_to_the_chosen_jobs_and_instances(query: Expression) 
     for selector in found:
         by_regex = promql_parser.MatchOp.Re
         matched = {matcher.name: matcher.value for matcher in selector.matchers.matchers if matcher.op == by_regex}
-        assert (matched["job"], matched["instance"]) == ("$job", "$instance")
+        scope = ("cluster", "namespace", "job", "instance")
+        assert [matched[name] for name in scope] == [f"${name}" for name in scope]
 
 
 @each_query

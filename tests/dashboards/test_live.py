@@ -17,6 +17,7 @@ import yaml
 from tests.dashboards.expressions import (
     DASHBOARDS,
     QUERIES,
+    RELEASES,
     RULE_EXPRESSIONS,
     RULES,
     STACK,
@@ -29,7 +30,10 @@ from tests.servers import PrometheusServer, find_binary
 from tests.waiting import wait_until
 
 WINDOW = "10s"
+PLACE = {"cluster": "test", "namespace": "shop"}
+"""What a Prometheus in Kubernetes adds to each series."""
 
+RELEASE_OPERANDS = sorted({operands(one.parse())[0] for one in RELEASES})
 RULE_OPERANDS = sorted({(str(rule), part) for rule in RULE_EXPRESSIONS for part in operands(rule.parse())})
 VARIABLES = [
     pytest.param(variable["query"]["query"], id=f"{name}-{variable['name']}")
@@ -77,7 +81,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         ) as app,
     ):
         files = {name: (STACK / "prometheus" / name).read_text() for name in RULES}
-        files["targets.yml"] = yaml.safe_dump([{"targets": [f"127.0.0.1:{app.port}"]}])
+        files["targets.yml"] = yaml.safe_dump([{"targets": [f"127.0.0.1:{app.port}"], "labels": PLACE}])
         with PrometheusServer(yaml.safe_dump(config), files=files) as prometheus, httpx.Client(timeout=30) as client:
             yield Live(app, prometheus, receiver, client)
 
@@ -92,6 +96,11 @@ def test_a_panel_of_a_dashboard_has_data(live: Live, query: Expression) -> None:
 )
 def test_what_a_rule_looks_at_has_data(live: Live, rule: str, part: str) -> None:
     live.must_have(part)
+
+
+@pytest.mark.parametrize("operand", RELEASE_OPERANDS)
+def test_a_mark_of_a_release_has_data(live: Live, operand: str) -> None:
+    live.must_have(operand)
 
 
 @pytest.mark.parametrize("query", VARIABLES)

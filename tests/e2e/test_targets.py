@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from dashboards.promql import SCOPE
 from taskflow_otel.backends import SqliteBackend
 from taskflow_otel.metrics.targets import VARIABLE
 from taskflow_otel.reconcile.compare import reconcile
@@ -29,7 +30,8 @@ from tests.waiting import wait_until
 
 LAYOUTS = {"one port with four workers": (4,), "two ports with two workers": (2, 2), "three pods": (1, 1, 1)}
 PER_REQUEST = 20
-_COUNTER = re.compile(r'(?:rate|increase)\((\w+)\{job=~"\$job", instance=~"\$instance"\}\[\$__rate_interval\]\)')
+_SCOPE = ", ".join(re.escape(matcher) for matcher in SCOPE)
+_COUNTER = re.compile(rf"(?:rate|increase)\((\w+)\{{{_SCOPE}\}}\[\$__\w+\]\)")
 
 
 @dataclass

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.model.options import Exceptions, QueueConfig, RetryPolicy
+from taskflow_otel.model.options import Exceptions, QueueConfig, RetryPolicy, checked_release
 from taskflow_otel.model.task_options import make_task_config
 
 
@@ -154,3 +154,13 @@ def test_classes_and_exceptions_that_cannot_be_asked_are_judged_by_what_they_inh
 ) -> None:
     policy = RetryPolicy(retries=1, retry_on=retry_on, no_retry_on=no_retry_on)
     assert policy.allows(make(), 0) is expected
+
+
+@pytest.mark.parametrize("release", ["", "x" * 201, "a\nb", 7, b"1"], ids=repr)
+def test_a_release_is_a_short_text(release: object) -> None:
+    with pytest.raises(ConfigurationError, match="release must be"):
+        checked_release(release)
+
+
+def test_no_release_is_an_empty_label() -> None:
+    assert [checked_release(release) for release in (None, "1.4.2")] == ["", "1.4.2"]

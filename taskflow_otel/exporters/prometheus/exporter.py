@@ -101,8 +101,8 @@ class PrometheusExporter(Exporter):
 
     `registry`: where the metrics are registered, by default its own registry. `max_label_values`: how many values a
     label may have; further ones count as `_other`. `buckets`: upper bounds in seconds by histogram name, instead of the
-    defaults. Raises `ConfigurationError` for unknown histogram names and invalid bounds, and if the registry holds the
-    metrics of another manager.
+    defaults. `release`: that of the application. Raises `ConfigurationError` for unknown histogram names and invalid
+    bounds, and if the registry holds the metrics of another manager.
     """
 
     name = "prometheus"
@@ -113,11 +113,13 @@ class PrometheusExporter(Exporter):
         *,
         max_label_values: int = DEFAULT_MAX_LABEL_VALUES,
         buckets: Mapping[str, Sequence[float]] | None = None,
+        release: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.registry: CollectorRegistry = CollectorRegistry() if registry is None else registry
         self._buckets = resolve_buckets(buckets or {})
         self._cap = max_label_values
+        self._release = release
         self._clock = clock
         self._process = os.getpid()
         self._cells: dict[LabelValues, _Cell] = {}
@@ -363,7 +365,7 @@ class PrometheusExporter(Exporter):
     def snapshot(self) -> Snapshot:
         """All counts of this process, including the sources. Callable from any thread."""
         found: Snapshot = {
-            signals.BUILD_INFO.name: {(__version__,): 1.0},
+            signals.BUILD_INFO.name: {(__version__, self._release): 1.0},
             signals.INSTANCES.name: {(): 1.0},
             signals.TASK_EXCEPTIONS.name: dict[LabelValues, Value](self._exceptions),
             signals.TASKS_RECOVERED.name: {(reason,): n for reason, n in self._recovered.items()},

@@ -108,6 +108,9 @@ def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
                 continue
             target = merged.setdefault(name, {})
             for labels, value in children.items():
+                if len(labels) != len(spec.labels):
+                    # A process of another version counts by other labels.
+                    continue
                 present = target.get(labels)
                 if isinstance(value, Histogram):
                     if not isinstance(present, Histogram):

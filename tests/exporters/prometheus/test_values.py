@@ -82,3 +82,10 @@ def test_counts_of_others_have_a_label_of_their_own(exporter: PrometheusExporter
         for name in ("taskflow_tasks_finished_total", "taskflow_task_run_duration_seconds_count"):
             assert scraped.value(name) == 3
             assert scraped.value(name, elsewhere="x") == 2
+
+
+def test_what_a_process_of_another_version_counts_by_other_labels_is_left_out() -> None:
+    own = PrometheusExporter(release="1.4.2").snapshot()
+    merged = merge([own, {"taskflow_build_info": {("0.1.0",): 1.0}}])
+    [labels] = merged["taskflow_build_info"]
+    assert labels[1] == "1.4.2"
