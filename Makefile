@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo audit test coverage across bench peers instructions chaos chaos-planted schedules schemathesis lint page format typecheck generated clean
+.PHONY: help demo audit floors test coverage across bench peers instructions chaos chaos-planted schedules schemathesis lint page format typecheck generated clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -68,6 +68,9 @@ lint: $(VENV)/.dev  ## Check style, formatting, the layers of the package, and i
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive taskflow_otel
 
+floors: $(VENV)/.packages  ## Run each feature with the lowest versions that pyproject.toml allows
+	PYTHON=$(PYTHON) .ci/floors
+
 audit: $(VENV)/.dev  ## Compare the installed packages with the known vulnerabilities
 	PYTHON=$(PYTHON) .ci/audit
 
@@ -93,7 +96,7 @@ generated: $(VENV)/.dev  ## Write what is generated from the code anew: pages an
 	$(BIN)/python -m dashboards.generate
 
 clean:  ## Remove the virtual environment and every cache
-	rm -rf $(VENV) build/audit build/peers .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build/audit build/floors build/peers .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from taskflow_otel.compat.fastapi import build_routes, leave_untraced
 from taskflow_otel.compat.starlette import wrap_default
+from taskflow_otel.model.options import flag
+from taskflow_otel.request.applications import refuse_other_apps
 from taskflow_otel.web.access import AuthSetting, make_guard
 from taskflow_otel.web.api import make_routers
 from taskflow_otel.web.app_login import RoleOf
@@ -46,7 +48,8 @@ class TaskAdmin:
     `allowed_hosts`: the names under which this server is reached, such as `["tasks.example.com", "*.example.org"]`;
     others are answered 421. Without it, an open administration answers under IP addresses and names that the public
     DNS gives to nobody (no dot, `localhost`, `.localhost`, `.internal`), and one with `auth` under every name.
-    `retention_days`: replaces that of the manager.
+    `retention_days`: replaces that of the manager. `include_in_schema`: whether the OpenAPI document of the application
+    has the routes of the API.
 
     Raises `ConfigurationError` for a wrong setting.
     """
@@ -71,7 +74,9 @@ class TaskAdmin:
         metrics_token: str | None = None,
         read_only: bool = False,
         allowed_hosts: Sequence[str] | None = None,
+        include_in_schema: bool = True,
     ) -> None:
+        refuse_other_apps(app)
         self.settings: WebSettings = WebSettings(
             path=path,
             title=title,
@@ -104,9 +109,10 @@ class TaskAdmin:
         )
         if retention_days is not None:
             task_manager.engine.keep_finished(retention_days)
+        shown = flag("include_in_schema", include_in_schema)
         before = len(app.routes)
         for router in routers:
-            app.include_router(router)
+            app.include_router(router, include_in_schema=shown)
         build_routes(app.routes[before:])
         wrap_default(app, lambda default: Nowhere(path, guard, hosts, default))
         # What watches the application asks these every few seconds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from fastapi import BackgroundTasks, FastAPI, routing
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant
+from starlette.applications import Starlette
 
 from taskflow_otel import ConfigurationError, ManagedBackgroundTasks, TaskAdmin, TaskManager
 from tests.asgi import Exchange, post, running
@@ -69,3 +71,15 @@ def test_the_administration_may_say_how_long_finished_tasks_are_kept() -> None:
     assert other.engine.cleaner.retention is None
     with pytest.raises(ConfigurationError, match="retention_days"):
         TaskAdmin(FastAPI(), TaskManager(), retention_days=0)
+
+
+@pytest.mark.parametrize("mount", [lambda app: TaskAdmin(app, TaskManager()), TaskManager().init_app])
+def test_another_kind_of_application_is_refused_with_the_way_out(mount: Callable[[Any], object]) -> None:
+    with pytest.raises(ConfigurationError, match=r"not starlette\.applications\.Starlette.*outer\.mount"):
+        mount(Starlette())
+
+
+def test_the_document_of_the_application_may_leave_the_administration_out() -> None:
+    app = FastAPI()
+    TaskAdmin(app, TaskManager(), include_in_schema=False)
+    assert app.openapi()["paths"] == {}

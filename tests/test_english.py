@@ -50,8 +50,16 @@ PRIVATE = re.compile(r"\bSPEC\b")
 
 
 def files(*places: str) -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", *places], cwd=ROOT, capture_output=True, text=True, check=True)
-    paths = [ROOT / name for name in listed.stdout.splitlines()]
+    if (ROOT / ".git").exists():
+        listed = subprocess.run(["git", "ls-files", *places], cwd=ROOT, capture_output=True, text=True, check=True)
+        paths = [ROOT / name for name in listed.stdout.splitlines()]
+    else:
+        # An unpacked source distribution has no other files.
+        paths = [
+            path
+            for place in places
+            for path in ([ROOT / place] if (ROOT / place).is_file() else (ROOT / place).rglob("*"))
+        ]
     return [path for path in paths if path.suffix in KINDS and path.exists() and path != Path(__file__)]
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import version
@@ -117,3 +118,16 @@ def test_every_match_ends_with_what_remains(path: Path) -> None:
     """`assert_never` where nothing can remain; the type checker holds it against the cases before."""
     matches = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Match)]
     assert [match.lineno for match in matches if ast.unparse(match.cases[-1].pattern) != "_"] == []
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a source distribution is not a checkout")
+def test_the_source_distribution_holds_all_that_its_tests_need(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    [sdist] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert {name for name in tracked if name not in packed} == set()

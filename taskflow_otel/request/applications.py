@@ -26,7 +26,11 @@ class Applications:
         self._installed: list[FastAPI] = []
 
     def mount(self, app: FastAPI) -> None:
-        """Connect an application to the manager; harmless to repeat. Raises `ConfigurationError` if it has started."""
+        """Connect an application to the manager; harmless to repeat.
+
+        Raises `ConfigurationError` if it has started, or is not an application of FastAPI.
+        """
+        refuse_other_apps(app)
         if app in self._mounted:
             return
         if has_started(app):
@@ -58,3 +62,12 @@ class Applications:
                 yield state
 
         return lifespan
+
+
+def refuse_other_apps(app: object) -> None:
+    """Raise `ConfigurationError` for what is not an application of FastAPI."""
+    if not isinstance(app, FastAPI):
+        raise ConfigurationError(
+            f"a TaskManager needs a FastAPI application, not {type(app).__module__}.{type(app).__qualname__}. Around "
+            "another ASGI application, make one and mount it there: outer.mount('/', app)"
+        )
