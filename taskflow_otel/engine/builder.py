@@ -156,6 +156,10 @@ class TaskBuilder:
             codec, payload = task.sealed
         if payload is None or codec is None:
             return (), {}
+        return self.decode_payload(codec, payload)
+
+    def decode_payload(self, codec: Codec, payload: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments in a stored payload, which may be ciphertext."""
         return codec.decode(payload if self._cipher is None else self._cipher.decrypt(payload))
 
     def readable(self, payload: str) -> bool:

@@ -14,6 +14,7 @@ from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.phase import Phase
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions
+from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
 
@@ -47,6 +48,23 @@ class Door:
     def is_declared(self, func: Callable[..., Any]) -> bool:
         """Whether a function is a task, or leads to one."""
         return self._registry.leads_to(func) is not None
+
+    def name_of(self, func: Callable[..., Any]) -> str | None:
+        """The name of the task type that a function is, or leads to; `None` for an undeclared function."""
+        definition = self._registry.leads_to(func)
+        return None if definition is None else definition.name
+
+    def arguments_of(
+        self, func: Callable[..., Any], record: TaskRecord
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The arguments of a task of this function, as it gets them; `None` if they are not stored.
+
+        Raises `TaskArgumentError` if they cannot be read.
+        """
+        definition = self._registry.leads_to(func)
+        if definition is None or definition.codec is None or record.payload is None:
+            return None
+        return self._builder.decode_payload(definition.codec, record.payload)
 
     def add(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -203,6 +204,10 @@ class LiveTasks:
         }
         return moving | self._unpublished
 
+    def recent(self) -> list[TaskRecord]:
+        """The records of the finished tasks in the window, and of the live ones."""
+        return [*self._finished.values(), *(task.record for task in list(self._live.values()))]
+
     def __iter__(self) -> Iterator[LiveTask]:
         return iter(list(self._live.values()))
 
@@ -224,3 +229,7 @@ class TaskStore:
     def list(self) -> list[TaskRecord]:
         """Snapshots of the live tasks of this process, oldest first."""
         return [task.record.copy() for task in self._tasks]
+
+    def recent(self) -> builtins.list[TaskRecord]:
+        """Snapshots of the live and the recently finished tasks of this process, in the order of their creation."""
+        return sorted((record.copy() for record in self._tasks.recent()), key=lambda one: (one.created_at, one.task_id))

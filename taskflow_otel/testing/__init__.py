@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from taskflow_otel.exporters.memory import InMemoryLogger
+from taskflow_otel.testing.clock import FakeClock
 from taskflow_otel.testing.context import RecordedContext, RecordedLog, task_context
+from taskflow_otel.testing.spans import SpanRecorder
+from taskflow_otel.testing.tester import TaskTester
 
-__all__ = ["RecordedContext", "RecordedLog", "task_context"]
+__all__ = [
+    "FakeClock",
+    "InMemoryLogger",
+    "RecordedContext",
+    "RecordedLog",
+    "SpanRecorder",
+    "TaskTester",
+    "task_context",
+]
