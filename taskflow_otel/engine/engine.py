@@ -129,7 +129,7 @@ class Engine:
             durable=backend.durable,
             persist_all=settings.persist_all,
         )
-        self.objectives = ObjectiveWatch(
+        self.objectives: ObjectiveWatch = ObjectiveWatch(
             self._lifecycle, self._ledger, self._tasks, self._timers, self._clock, self._background, registry
         )
         """The objectives of task types."""
