@@ -90,7 +90,9 @@ class TaskNotFoundError(TaskflowError, LookupError):
     """No task has this id (or its history has been deleted)."""
 
     def __init__(self, task_id: str) -> None:
-        super().__init__(f"there is no task with the id {task_id!r}; its history may have been deleted by retention")
+        super().__init__(
+            f"there is no task with the id {task_id!r}; look for it in the list: retention may have deleted its history"
+        )
         self.task_id = task_id
 
 
@@ -111,7 +113,10 @@ class OperationNotFoundError(TaskflowError, LookupError):
     """No bulk operation has this id (or it has been deleted by retention)."""
 
     def __init__(self, operation_id: str) -> None:
-        super().__init__(f"there is no bulk operation with the id {operation_id!r}; retention may have deleted it")
+        super().__init__(
+            f"there is no bulk operation with the id {operation_id!r}; look for it in the list: "
+            "retention may have deleted it"
+        )
 
 
 class KeyReusedError(TaskflowError, ValueError):

@@ -230,4 +230,6 @@ class Control:
 
 def finished_already(record: TaskRecord) -> TaskStateError:
     """Why a task that has finished cannot be cancelled."""
-    return TaskStateError(f"task {record.task_id} is {record.status} already and cannot be cancelled")
+    return TaskStateError(
+        f"task {record.task_id} is {record.status} already and cannot be cancelled; only one that waits or runs can"
+    )

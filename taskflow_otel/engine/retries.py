@@ -155,7 +155,7 @@ class Retries:
         if original.payload is None:
             raise TaskStateError(
                 f"the arguments of task {task_id} were not stored (they cannot be written as JSON), "
-                "so it cannot be retried"
+                "so it cannot be retried; enqueue it again from code"
             )
         if original.retried_by is not None:
             await self._refuse_second_retry(original, ended_too=once)

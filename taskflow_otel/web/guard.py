@@ -238,7 +238,9 @@ class Guard:
     async def _act(self, request: Request, scope: Scope | None) -> Actor:
         actor = await self._enter(request)
         if self._read_only:
-            raise Refusal(READ_ONLY, "this administration is read-only (TaskAdmin(read_only=True))")
+            raise Refusal(
+                READ_ONLY, "this administration is read-only: it has TaskAdmin(read_only=True); use another one"
+            )
         if actor.scopes is not None and (scope is None or scope not in actor.scopes):
             raise _lacking(actor, scope)
         if actor.role is not Role.OPERATOR:
@@ -302,7 +304,7 @@ def check_same_origin(request: Request) -> None:
     origin = request.headers.get("origin")
     if site is not None:
         if site not in {"same-origin", "none"}:
-            raise Refusal(UNTRUSTED_REQUEST, "this request was made by a page of another site")
+            raise Refusal(UNTRUSTED_REQUEST, "this request was made by a page of another site; use the page here")
     elif origin is not None and stated_origin(request) not in own_origins(request):
         raise Refusal(
             UNTRUSTED_REQUEST,

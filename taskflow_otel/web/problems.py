@@ -41,12 +41,16 @@ from taskflow_otel.wire.problems import (
     TASK_NOT_FOUND,
     TASK_NOT_REGISTERED,
     TASK_STATE,
+    UNREADABLE_BODY,
     USUAL,
     Problem,
 )
 
 HOME = "taskflow_otel.home"
 """The key of the scope with the path of the administration as clients write it, a prefix of the server included."""
+
+_UNREADABLE = "There was an error parsing the body"
+"""What FastAPI says of a body that is not text."""
 
 # The first class that matches counts, so a class comes before its bases.
 _OF_ERRORS: tuple[tuple[type[Exception], Problem], ...] = (
@@ -91,6 +95,8 @@ def problem_answer(
 def answer_to(scope: Scope, error: Exception) -> ProblemAnswer | None:
     """The answer to an error that the API expects; `None` for another one."""
     if isinstance(error, HTTPException):
+        if error.detail == _UNREADABLE:
+            return problem_answer(scope, UNREADABLE_BODY, "the request body cannot be read: send JSON in UTF-8")
         problem = error.problem if isinstance(error, Refusal) else USUAL.get(error.status_code)
         fields = error.fields if isinstance(error, Refusal) else ()
         if problem is None:
@@ -102,7 +108,8 @@ def answer_to(scope: Scope, error: Exception) -> ProblemAnswer | None:
         return _invalid(scope, error)
     if isinstance(error, BackendError):
         status, headers = error.http_answer
-        return problem_answer(scope, USUAL[status], str(error), headers)
+        advice = "; try again later" if error.transient else ""
+        return problem_answer(scope, USUAL[status], f"{error}{advice}", headers)
     for kind, problem in _OF_ERRORS:
         if isinstance(error, kind):
             return problem_answer(scope, problem, str(error), {"Retry-After": "1"} if problem.status == 503 else None)

@@ -29,7 +29,7 @@ from taskflow_otel.web.refusals import (
 from taskflow_otel.wire.bodies import ErrorOut
 from taskflow_otel.wire.problems import METHOD_NOT_ALLOWED, NOT_FOUND, PROBLEM_TYPE, SERVER_ERROR
 
-_UNEXPECTED = "an unexpected error, which the log of the server has"
+_UNEXPECTED = "an unexpected error; look for its traceback in the log of the server, and report it"
 
 
 class TaskflowRoute(APIRoute):
@@ -132,7 +132,9 @@ def _refuse_impossible_names(request: Request) -> None:
     """Answer 404 to a name that no stored object can have: a database would raise its own error."""
     for name, value in request.path_params.items():
         if not is_storable(str(value)):
-            raise Refusal(NOT_FOUND, f"there is nothing with the {name} {value!a}")
+            raise Refusal(
+                NOT_FOUND, f"there is nothing with the {name} {str(value)[:100]!a}; take the name from the list"
+            )
 
 
 _MEANING = {

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
+import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, closing
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from taskflow_otel import QueueConfig, TaskAdmin, TaskManager
-from taskflow_otel.client import AsyncClient, Client, Filters, errors
+from taskflow_otel.client import AsyncClient, Client, Event, Filters, errors
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.status import TaskStatus
@@ -41,6 +43,40 @@ def test_every_operation_has_a_method_that_takes_what_it_takes(app_of: Callable[
             assert asked - taken(getattr(kind, name)) == set(), name
             found += 1
     assert found >= 26
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+def test_each_method_returns_what_the_document_says(app_of: Callable[..., FastAPI], kind: type) -> None:
+    pages = {
+        "Page": "TaskOut",
+        "AuditPage": "AuditOut",
+        "OperationPage": "OperationOut",
+        "ResultPage": "OperationItemOut",
+    }
+    texts = {"get_metrics": str, "get_events": Event}
+    for methods in app_of().openapi()["paths"].values():
+        for operation in methods.values():
+            name = operation["operationId"].removeprefix("tasks_")
+            returned = get_type_hints(getattr(kind, name))["return"]
+            parts = get_args(returned)
+            if name in texts:
+                assert texts[name] in {returned, *parts}, name
+                continue
+            [schema] = {
+                json.dumps(answer["content"]["application/json"]["schema"], sort_keys=True)
+                for status, answer in operation["responses"].items()
+                if status.startswith("2")
+            }
+            listed = json.loads(schema).get("type") == "array"
+            model = re.findall(r"#/components/schemas/(\w+)", schema)
+            if returned.__name__ in pages:
+                assert (listed, model) == (True, [pages[returned.__name__]]), name
+                [items] = [one for one in get_type_hints(returned).values() if get_origin(one) is list]
+                assert [one.__name__ for one in get_args(items)] == model
+            elif listed:
+                assert (get_origin(returned), [one.__name__ for one in parts]) == (list, model), name
+            else:
+                assert [returned.__name__] == model, name
 
 
 def taken(method: Callable[..., Any]) -> set[str]:
@@ -186,6 +222,24 @@ async def test_the_live_stream_is_read_and_continued_after_an_event_that_is_know
             assert (await anext(events)).data["task_id"] == record.task_id
         async with aclosing(client.get_events(after=begin.id)) as events:
             assert (await anext(events)).data["task_id"] == record.task_id
+
+
+async def test_the_client_without_asyncio_reads_and_continues_the_live_stream_too(
+    app_of: Callable[..., FastAPI],
+    engine: House,
+    serving: Callable[..., AbstractAsyncContextManager[Served]],
+) -> None:
+    async with serving(app_of()) as served:
+        with Client(f"{served.url}/tasks") as client:
+            with closing(client.get_events()) as events:
+                begin = await asyncio.to_thread(next, events)
+                assert (begin.kind, begin.data) == ("begin", {})
+                records = [engine.put(make_record()) for _ in range(2)]
+                found = [await asyncio.to_thread(next, events) for _ in records]
+                assert [event.data["task_id"] for event in found] == [record.task_id for record in records]
+                assert {event.kind for event in found} == {"task"}
+            with closing(client.get_events(after=found[0].id)) as events:
+                assert (await asyncio.to_thread(next, events)).data["task_id"] == records[1].task_id
 
 
 class Cut(httpx.AsyncByteStream):

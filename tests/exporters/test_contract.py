@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from taskflow_otel import Telemetry
 from taskflow_otel.backends.base import Update
 from taskflow_otel.exporters import keys, messaging, signals
+from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.logs import LogsExporter
 from taskflow_otel.exporters.prometheus.values import Histogram
 from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
@@ -26,6 +27,7 @@ from taskflow_otel.model.options import ExecutorName
 from taskflow_otel.model.status import TRANSITIONS, TaskStatus, Transition
 from taskflow_otel.model.vocabulary import AuditOutcome
 from taskflow_otel.testing.backends.admin import make_entry
+from taskflow_otel.testing.backends.samples import BASE
 from taskflow_otel.testing.clock import settle
 from tests.engine.scenes import (
     EXECUTORS,
@@ -313,11 +315,39 @@ def test_an_entry_of_the_audit_is_one_log_record_with_what_the_entry_knows() -> 
     logs, provider = InMemoryLogRecordExporter(), LoggerProvider(shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
     exporter = LogsExporter(provider)
-    facts = dict.fromkeys(("target", "task_id", "operation_id", "reason", "detail"), "x")
-    exporter.on_audit(make_entry(**facts))
-    exporter.on_audit(make_entry(actor=None, method=None, client=None, outcome=AuditOutcome.REFUSED.value))
+    facts = {name: f"the {name}" for name in ("target", "task_id", "operation_id", "reason", "detail")}
+    exporter.on_audit(make_entry(**facts, times=3))
+    exporter.on_audit(
+        make_entry(actor=None, method=None, client=None, outcome=AuditOutcome.REFUSED.value, status=401, task_id="t")
+    )
     done, refused = [logged.log_record for logged in logs.get_finished_logs()]
     assert {done.event_name, refused.event_name} == {signals.AUDIT.event_name}
     assert (done.severity_text, refused.severity_text) == ("INFO", "WARN")
     assert set(done.attributes or {}) == set(signals.AUDIT_LOG_ATTRIBUTES)
     assert set(refused.attributes or {}) < set(signals.AUDIT_LOG_ATTRIBUTES)
+    assert dict(done.attributes or {}) == {
+        "taskflow.audit.action": "retry-task",
+        "taskflow.audit.outcome": "done",
+        "taskflow.audit.method": "session",
+        "taskflow.audit.target": "the target",
+        "taskflow.audit.task": "the task_id",
+        "taskflow.audit.operation": "the operation_id",
+        "taskflow.audit.reason": "the reason",
+        "taskflow.audit.detail": "the detail",
+        "taskflow.audit.times": 3,
+        "user.name": "ada",
+        "client.address": "192.0.2.1",
+        "http.route": "POST /tasks/{task_id}/retry",
+        "http.response.status_code": 202,
+    }
+    assert dict(refused.attributes or {}) == {
+        "taskflow.audit.action": "retry-task",
+        "taskflow.audit.outcome": "refused",
+        "taskflow.audit.task": "t",
+        "taskflow.audit.times": 1,
+        "http.route": "POST /tasks/{task_id}/retry",
+        "http.response.status_code": 401,
+    }
+    assert (done.timestamp, refused.timestamp) == (spans.nanoseconds(BASE),) * 2
+    assert done.body == "ada: retry-task the task_id: done"
+    assert refused.body == "anonymous: retry-task t: refused"

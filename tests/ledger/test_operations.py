@@ -13,8 +13,10 @@ from fastapi import FastAPI
 
 from taskflow_otel import TaskAdmin, TaskManager, TaskStatus
 from taskflow_otel.backends.base import Insert
+from taskflow_otel.engine.admin import run
+from taskflow_otel.engine.admin.work import RetryWork
 from taskflow_otel.errors import BackendError, BackendUnavailableError
-from taskflow_otel.model.operation import Operation, OperationItem, Order
+from taskflow_otel.model.operation import Operation, OperationItem, Order, Selection
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.vocabulary import OperationKind
 from tests.ledger.fleet import Fleet
@@ -52,7 +54,7 @@ async def ended(fleet: Fleet, operation_id: str) -> Operation:
         found[:] = [await store.operation_store.get(operation_id)]
         return found[0].ended_at is not None
 
-    await eventually(has_ended, "the end of the operation")
+    await eventually(has_ended, "the end of the operation", timeout=120)
     return found[0]
 
 
@@ -145,6 +147,46 @@ async def test_a_stop_leaves_an_operation_to_the_next_start(fleet: Fleet) -> Non
     await fleet.start(two)
     assert (await ended(fleet, begun.operation_id)).succeeded == 3
     assert await retries_of(fleet) == Counter(ids)
+
+
+async def test_an_operation_by_filter_shows_its_progress_and_continues_after_a_restart_where_it_was(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_COLLECTED_AT_ONCE", 10)
+    monkeypatch.setattr(RetryWork, "slice", 5)
+    one = fleet.manager(commit_timeout=60)
+    work, app = Flaky(one), FastAPI()
+    TaskAdmin(app, one)
+    await fleet.start(one)
+    ids = (await work.failed(one, 23))[::-1]
+    asked = asyncio.Event()
+
+    def trouble_after_the_second_slice(method: str, args: tuple[Any, ...]) -> None:
+        if method == "save" and args[0].done == 10 and args[0].total > 10:
+            asked.set()
+            raise BackendUnavailableError("not now")
+
+    fleet.wires[one].before_store = trouble_after_the_second_slice
+    selection = Selection(statuses=["failed"], query=TaskQuery(func_name="work"), limit=22)
+    begun = await one.engine.operations.begin(Order(kind=OperationKind.RETRY, selection=selection, filter="q=1"))
+    await asked.wait()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        middle = (await client.get(f"/tasks/operations/{begun.operation_id}")).json()
+        results = (await client.get(f"/tasks/operations/{begun.operation_id}/results")).json()
+    assert {name: middle[name] for name in ("status", "done", "succeeded", "total", "ended_at", "filter")} == {
+        "status": "running", "done": 10, "succeeded": 10, "total": 10, "ended_at": None, "filter": "q=1",
+    }  # fmt: skip
+    assert [(item["task_id"], item["outcome"]) for item in results] == [(task_id, "done") for task_id in ids[:10]]
+    await fleet.stop(one)
+    two = fleet.manager(commit_timeout=60)
+    Flaky(two)
+    await fleet.start(two)
+    done = await ended(fleet, begun.operation_id)
+    assert (done.status, done.done, done.succeeded, done.filter) == ("done", 22, 22, "q=1")
+    assert done.selection is not None
+    assert done.selection.more
+    assert [item.task_id for item in await items_of(fleet, begun.operation_id)] == ids[:22]
+    assert await retries_of(fleet) == Counter(ids[:22])
 
 
 async def test_a_request_that_was_not_stored_completely_does_nothing_and_its_repetition_continues_it(
@@ -242,7 +284,7 @@ async def test_a_task_that_the_backend_refuses_for_good_has_its_reason_and_keeps
             assert {(await finish(other, task_id)).status for task_id in retries} == {TaskStatus.SUCCESS}
 
 
-@pytest.mark.parametrize("backend_factory", ["sqlite", "postgres"], indirect=True)
+@pytest.mark.parametrize("backend_factory", ["sqlite", "postgres", "mysql", "redis"], indirect=True)
 async def test_of_a_thousand_tasks_that_two_callers_retry_at_once_each_is_retried_once(fleet: Fleet) -> None:
     one, other = fleet.manager(commit_timeout=60), fleet.manager(commit_timeout=60)
     work = Flaky(one, other)

@@ -23,6 +23,7 @@ from taskflow_otel.web import fleet_api
 from taskflow_otel.web.app_login import name_of
 from taskflow_otel.web.sse import EventStreams
 from tests.web.conftest import ClientOf, Served
+from tests.web.fake_oidc import by_oidc, id_token
 from tests.web.house import House, make_record
 from tests.web.users import PROBES
 
@@ -100,6 +101,8 @@ KINDS: list[tuple[Any, dict[str, Any], str]] = [
     (account_of, headers(Authorization="Bearer token-of-ada"), "ada"),
     (Depends(scoped), headers(Authorization="Bearer token-of-ada"), "ada"),
     (Security(scoped, scopes=["tasks"]), headers(Authorization="Bearer token-of-ada"), "ada"),
+    (by_oidc, headers(Authorization=f"Bearer {id_token()}"), "ada"),
+    (by_oidc, headers(Authorization=f"Bearer {id_token(preferred_username=None)}"), "auth0|17"),
     (by_proxy, headers(X_Forwarded_User="ada@example.com"), "ada@example.com"),
     (by_key, headers(X_Key="right"), "robot"),
     (by_query, {"params": {"api_key": "right"}}, "robot"),
@@ -313,6 +316,7 @@ async def test_the_document_shows_how_the_application_reads_credentials(app_of: 
     for auth, names in (
         (Security(scoped, scopes=["tasks"]), {"OAuth2PasswordBearer": "oauth2", "api_token": "http"}),
         (by_query, {"APIKeyQuery": "apiKey", "api_token": "http"}),
+        (by_oidc, {"OpenIdConnect": "openIdConnect", "api_token": "http"}),
         (by_proxy, {"api_token": "http"}),
     ):
         document = app_of(auth=auth, **options).openapi()

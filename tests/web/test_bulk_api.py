@@ -105,6 +105,57 @@ async def test_bulk_actions_select_what_the_list_shows_for_the_same_filter(
     assert acted_on == shown
 
 
+@pytest.mark.parametrize(
+    ("route", "possible"),
+    [
+        ("bulk-retry", {"failed", "cancelled", "interrupted", "rejected"}),
+        ("retry-failed", {"failed"}),
+        ("bulk-cancel", {"pending", "running"}),
+        ("history", {"success", "failed", "cancelled", "interrupted", "rejected"}),
+    ],
+)
+async def test_a_state_selects_its_tasks_and_one_in_which_nothing_can_be_done_is_refused(
+    client: httpx.AsyncClient, engine: House, route: str, possible: set[str]
+) -> None:
+    method = "DELETE" if route == "history" else "POST"
+    for status in TaskStatus:
+        ids = {one: engine.put(make_record(status=one)).task_id for one in TaskStatus}
+        counted = await client.request(method, f"/tasks/{route}?status={status}&dry_run=true")
+        answer = await client.request(method, f"/tasks/{route}?status={status}")
+        if status not in possible:
+            assert (answer.status_code, counted.status_code, answer.json()["fields"]) == (422, 422, ["status"]), status
+            continue
+        results = (await client.get(f"/tasks/operations/{answer.json()['operation_id']}/results")).json()
+        done = [item["task_id"] for item in results if item["outcome"] == "done"]
+        assert counted.json()["matched"] == len(done) == len(results), status
+        assert ids[status] in done
+        assert not {task_id for one, task_id in ids.items() if one is not status} & set(done), status
+
+
+async def test_the_audit_finds_each_bulk_action_by_each_of_its_tasks(client: httpx.AsyncClient, engine: House) -> None:
+    failed = [engine.put(make_record(status=TaskStatus.FAILED)).task_id for _ in range(3)]
+    live = [engine.put(make_record(status=TaskStatus.PENDING)).task_id for _ in range(2)]
+    cancelled = (await client.post("/tasks/bulk-cancel", json={"task_ids": [*live, failed[0], "none"]})).json()
+    results = (await client.get(f"/tasks/operations/{cancelled['operation_id']}/results")).json()
+    assert [(item["task_id"], item["outcome"]) for item in results] == [
+        (live[0], "done"), (live[1], "done"), (failed[0], "refused"), ("none", "refused"),
+    ]  # fmt: skip
+    assert "only one that waits or runs can" in results[2]["detail"]
+    assert "there is no task" in results[3]["detail"]
+    await client.post("/tasks/retry-failed")
+    await client.delete("/tasks/history?status=failed")
+    for task_id, actions in (
+        *((task_id, ["delete-history", "retry-failed"]) for task_id in failed[1:]),
+        (failed[0], ["delete-history", "retry-failed", "bulk-cancel"]),
+        *((task_id, ["bulk-cancel"]) for task_id in (*live, "none")),
+    ):
+        found = (await client.get(f"/tasks/audit?task_id={task_id}")).json()
+        assert [entry["action"] for entry in found] == actions, task_id
+        for entry in found:
+            address = f"/tasks/operations/{entry['operation_id']}/results"
+            assert task_id in {item["task_id"] for item in (await client.get(address)).json()}
+
+
 async def test_a_filter_selects_what_can_be_retried_and_was_not_yet(client: httpx.AsyncClient, engine: House) -> None:
     wanted = {
         engine.put(make_record(status=status)).task_id

@@ -16,7 +16,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
+from taskflow_otel import ApiToken
 from tests.procs import AppProcess
+from tests.web.test_matrix import ADA, KEY, session
 from tests.web.users import PROBES, USER, Directory
 
 MEGABYTE = b"x" * 1_000_000
@@ -87,6 +89,43 @@ async def test_no_byte_of_a_body_is_read_from_someone_who_may_not_act(app_of: Ca
     assert len(actions) >= 11
     for method, path in actions:
         upload = Upload(app, method, path, (b"authorization", b"Basic " + _BASIC["vic"]))
+        await upload.send()
+        assert (upload.status, upload.received) == (403, 0), (method, path)
+
+
+SECRET = "s" * 40
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "a token without the scope": (
+        {"auth": USER, "tokens": [ApiToken("ci", SECRET, {"read", "metrics"})]}, {"Authorization": f"Bearer {SECRET}"}
+    ),
+    "a token of another scope": (
+        {"auth": USER, "tokens": [ApiToken("ci", SECRET, {"schedules"})]}, {"Authorization": f"Bearer {SECRET}"}
+    ),
+    "a read-only administration": ({"auth": Directory(), "read_only": True}, ADA),
+    "an open read-only administration": ({"read_only": True}, {}),
+    "a page of another site": ({"auth": Directory()}, {**ADA, "Origin": "https://evil.example"}),
+    "a page of another site, as the browser says": ({"auth": Directory()}, {**ADA, "Sec-Fetch-Site": "cross-site"}),
+    "a page of another site, at an open administration": ({}, {"Sec-Fetch-Site": "cross-site"}),
+    "a session without its proof": ({"auth": Directory(), "secret_key": KEY}, {"X-CSRF-Token": ""}),
+    "a session with a wrong proof": ({"auth": Directory(), "secret_key": KEY}, {"X-CSRF-Token": "x"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_no_byte_of_a_body_is_read_from_a_request_that_may_not_act(
+    app_of: Callable[..., FastAPI], kind: str
+) -> None:
+    options, given = REFUSED[kind]
+    app = app_of(**options)
+    if "session" in kind:
+        given = {**await session(app, "ada"), **given}
+    sent = [(name.lower().encode(), value.encode()) for name, value in given.items()]
+    allowed = "/schedules/" if "another scope" in kind else None
+    actions = [(method, path) for method, path in operations(app) if method != "GET"]
+    for method, path in actions:
+        if allowed is not None and allowed in path:
+            continue
+        upload = Upload(app, method, path, *sent)
         await upload.send()
         assert (upload.status, upload.received) == (403, 0), (method, path)
 

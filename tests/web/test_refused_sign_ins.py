@@ -17,6 +17,7 @@ from taskflow_otel.web.auth import Role
 from taskflow_otel.web.sessions import COOKIE, Sessions
 from tests.clocks import HandClock
 from tests.web.conftest import ClientOf
+from tests.web.fake_oidc import by_oidc, id_token
 from tests.web.house import House
 from tests.web.test_app_login import by_cookie, by_key, by_query, headers, role_of, scoped
 from tests.web.users import FORM, USER
@@ -41,6 +42,16 @@ def by_request(request: Request) -> str:
         (by_cookie, headers(Cookie="shop_session=wrong-key"), headers(Cookie="theme=wrong-key")),
         (by_request, headers(Cookie="shop_session=wrong-key"), headers(Accept="wrong-key")),
         (Depends(scoped), headers(Authorization="Bearer wrong-key"), headers(User_Agent="wrong-key")),
+        *(
+            (by_oidc, headers(Authorization=f"Bearer {token}"), {})
+            for token in (
+                "wrong-key",
+                id_token(b"wrong-key"),
+                id_token(aud="another"),
+                id_token(exp=1),
+                id_token(iss="https://evil"),
+            )
+        ),
     ],
 )
 async def test_a_wrong_credential_of_any_kind_is_audited_on_routes_that_read_too(

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from taskflow_otel import QueueConfig, TaskAdmin, TaskManager
 from tests.managers import started
-from tests.web.house import House, send_report
+from tests.web.house import House, make_record, send_report
 
 NAMES = ["a/b", "a:b", "a=b", "100%", "a%2Fb", "ä ö", "日本", "pause", "a/pause", "?x#y", "a+b", "..", "'\"<&>"]
 
@@ -37,18 +37,24 @@ async def test_a_queue_and_a_schedule_are_reached_by_any_name(name: str) -> None
 FILTERS = ["status", "func_name", "queue", "tag", "source", "since", "until", "trace_id", "q"]
 
 
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 @pytest.mark.parametrize("name", FILTERS)
 async def test_an_empty_filter_is_refused_wherever_it_is_taken(
     client: httpx.AsyncClient, engine: House, name: str, method: str
 ) -> None:
-    paths = ("", "/stats", "/failures") if method == "GET" else ("/retry-failed", "/bulk-retry", "/bulk-cancel")
-    for path in paths:
+    paths = {
+        "GET": ("", "/stats", "/failures"),
+        "POST": ("/retry-failed", "/bulk-retry", "/bulk-cancel"),
+        "DELETE": ("/history",),
+    }
+    kept = engine.put(make_record()).task_id
+    for path in paths[method]:
         for value in ("", "%20"):
             answer = await client.request(method, f"/tasks{path}?{name}={value}")
             assert (answer.status_code, answer.json()["fields"]) == (422, [name]), path
             assert "is empty" in answer.json()["detail"]
     assert engine.backend.queries == []
+    assert list(engine.records) == [kept]
 
 
 async def test_a_filter_given_twice_is_refused_where_it_only_reads_too(client: httpx.AsyncClient) -> None:

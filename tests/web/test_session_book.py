@@ -29,7 +29,7 @@ from tests.managers import started
 from tests.waiting import eventually
 from tests.web.conftest import ClientOf, Served
 from tests.web.house import House, at_once
-from tests.web.users import USER, Directory, PasswordsOnly
+from tests.web.users import FORM, USER, Directory, PasswordsOnly
 
 KEY = "k" * 32
 
@@ -82,6 +82,22 @@ async def test_a_new_password_in_the_settings_ends_sessions_of_the_old_one(clien
         assert (await after.get("/tasks")).status_code == code
     demoted = same_session(before, client_of(auth=[("ada", "right", "viewer")], secret_key=KEY))
     assert (await demoted.get("/tasks/session")).json()["role"] == "viewer"
+
+
+async def test_a_logout_with_a_misspelled_parameter_is_refused_and_ends_nothing(client_of: ClientOf) -> None:
+    client = client_of(auth=USER)
+    await client.post("/tasks/login", data=FORM)
+    proof = {"X-CSRF-Token": (await client.get("/tasks/session")).json()["csrf_token"]}
+    for query, says in (
+        ("everywhre=true", "did you mean 'everywhere'?"),
+        ("everywhere=", "everywhere is empty"),
+        ("everywhere=perhaps", "everywhere: input should be a valid boolean"),
+        ("everywhere=true&everywhere=false", "everywhere is given 2 times"),
+    ):
+        answer = await client.post(f"/tasks/logout?{query}", headers=proof)
+        assert answer.status_code == 422, query
+        assert says in answer.json()["detail"]
+    assert (await client.get("/tasks/session")).status_code == 200
 
 
 async def test_a_logout_ends_the_session_in_every_worker_and_after_a_restart(client_of: ClientOf) -> None:
