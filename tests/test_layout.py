@@ -187,6 +187,11 @@ ELSEWHERE = [
         ("web/ports.py",),
     ),
     Elsewhere(
+        "web/test_fleet.py",
+        "Plain data, which instances leave for each other.",
+        ("model/board.py",),
+    ),
+    Elsewhere(
         "model/test_replay.py",
         "Plain data without behaviour.",
         ("model/query.py", "model/trace.py"),

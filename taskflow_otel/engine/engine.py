@@ -27,6 +27,7 @@ from taskflow_otel.engine.drain import Drain
 from taskflow_otel.engine.executors.base import Executor
 from taskflow_otel.engine.executors.coroutines import AsyncExecutor
 from taskflow_otel.engine.executors.threads import ThreadExecutor
+from taskflow_otel.engine.fleet.board import Board
 from taskflow_otel.engine.fleet.fleet_watch import FleetWatch
 from taskflow_otel.engine.fleet.heartbeat import Heartbeat
 from taskflow_otel.engine.fleet.queue_settings import QueueSettings
@@ -240,6 +241,10 @@ class Engine:
         retention = None if settings.retention_days is None else timedelta(days=settings.retention_days)
         self.cleaner: Cleaner = Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention, self._tasks, self._life)
         """Deletes history."""
+        self.board: Board = Board(
+            backend, self._clock, interval, self._heartbeat, self._life, self.queues.stats, self.schedules.statuses
+        )
+        """What each instance says of itself."""
         self.shared: SharedValues = SharedValues(backend, self._life)
         """Small values that all instances share."""
         audit_store = backend.audit_store if isinstance(backend, KeepsAudit) else MemoryAuditStore()
@@ -270,6 +275,7 @@ class Engine:
             self._takeover,
             RemoteCancels(backend, self._clock, interval, self._heartbeat, self.control.cancel_for_another),
             FleetWatch(backend, self._clock, interval, self._heartbeat, fleet_watched, publish_remote),
+            self.board,
             self.audit,
             self.operations,
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from taskflow_otel.errors import TaskArgumentError
@@ -13,12 +12,10 @@ from taskflow_otel.model.query import Instance, Loss, TaskCounts
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.web.ports import QueueFigures
 from taskflow_otel.wire.bodies import (
     InstanceOut,
     LogOut,
     ProgressOut,
-    QueueOut,
     ScheduleOut,
     StatsOut,
     TaskDetailOut,
@@ -104,25 +101,6 @@ def stats_out(counts: TaskCounts) -> StatsOut:
         success_rate=by_status[TaskStatus.SUCCESS] / judged if judged else None,
         avg_duration_seconds=counts.duration_sum / counts.duration_count if counts.duration_count else None,
         exact=counts.exact,
-    )
-
-
-def queues_out(stats: Mapping[str, QueueFigures]) -> list[QueueOut]:
-    """All queues by name."""
-    return [queue_out(stats[name]) for name in sorted(stats)]
-
-
-def queue_out(figures: QueueFigures) -> QueueOut:
-    """One queue."""
-    return QueueOut(
-        name=figures.name,
-        concurrency=figures.concurrency,
-        max_size=figures.max_size,
-        running=figures.running,
-        ready=figures.ready,
-        delayed=figures.delayed,
-        paused=figures.paused,
-        oldest_ready_age_seconds=figures.oldest_ready_age if figures.ready else None,
     )
 
 

@@ -13,9 +13,11 @@ from fastapi.responses import JSONResponse
 from taskflow_otel.errors import UnknownQueueError
 from taskflow_otel.exporters.prometheus.exposition import MetricsFormat, negotiate
 from taskflow_otel.model.query import Loss, TaskQuery
-from taskflow_otel.web.answers import instance_out, queue_out, queues_out, stats_out
+from taskflow_otel.web.answers import instance_out, stats_out
 from taskflow_otel.web.audit import REASON, AuditLog
 from taskflow_otel.web.auth import Actor, Scope
+from taskflow_otel.web.entrance import actor_of
+from taskflow_otel.web.fleet import Fleet
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.objectives import Budgets
 from taskflow_otel.web.overview import Overview
@@ -33,6 +35,7 @@ def add_fleet_routes(
     """The routes that only read."""
     overview = Overview(engine)
     budgets = Budgets(engine, metrics)
+    fleet = Fleet(engine)
     streams = EventStreams(stream)
     viewer = Depends(guard.viewer)
 
@@ -115,8 +118,8 @@ def add_fleet_routes(
 
     @router.get("/queues", dependencies=[viewer], summary="Queues")
     async def list_queues() -> list[QueueOut]:
-        """The queues of the answering instance, with their limits."""
-        return queues_out(engine.queues.stats())
+        """The queues with their limits and their load, on all living instances together and on each."""
+        return await fleet.queues()
 
     @router.get("/instances", dependencies=[viewer], summary="Instances")
     async def list_instances() -> list[InstanceOut]:
@@ -138,6 +141,7 @@ def _takes_gzip(accepted: str) -> bool:
 def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: AuditLog) -> None:
     """The routes that change a queue."""
     acting = [Depends(guard.acting(Scope.QUEUES)), REASON]
+    fleet = Fleet(engine)
 
     def known(name: str) -> str:
         stats = engine.queues.stats()
@@ -146,16 +150,17 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
         return name
 
     @router.post("/queues/{name:path}/pause", dependencies=acting, summary="Pause a queue")
-    async def pause_queue(name: str) -> QueueOut:
+    async def pause_queue(request: Request, name: str) -> QueueOut:
         """Start no further task of this queue; running ones continue."""
-        await engine.queues.pause(known(name))
-        return queue_out(engine.queues.stats()[name])
+        actor = actor_of(request)
+        await engine.queues.pause(known(name), actor.name if actor else None)
+        return await fleet.queue(name)
 
     @router.post("/queues/{name:path}/resume", dependencies=acting, summary="Resume a queue")
     async def resume_queue(name: str) -> QueueOut:
         """Start tasks of this queue again."""
         await engine.queues.resume(known(name))
-        return queue_out(engine.queues.stats()[name])
+        return await fleet.queue(name)
 
     @router.patch(
         "/queues/{name:path}",
@@ -167,4 +172,4 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
         changes: dict[str, Any] = body.model_dump(exclude_unset=True)
         await engine.queues.update(known(name), **changes)
         audit.note(request, detail=str(changes))
-        return queue_out(engine.queues.stats()[name])
+        return await fleet.queue(name)

@@ -76,7 +76,9 @@ class Overview:
                 by_status[figure.kind] = by_status.get(figure.kind, 0) + figure.tasks
         success, failed, finished = by_status.get(_SUCCESS, 0), by_status.get(_FAILED, 0), sum(by_status.values())
         began = await self._began(figures or (), since)
-        ages = [stats.oldest_ready_age for stats in self._engine.queues.stats().values() if stats.ready]
+        said = (await self._engine.board.read()).values()
+        since_ready = [load.ready_since for one in said for load in one.queues.values() if load.ready]
+        oldest = min((moment for moment in since_ready if moment is not None), default=None)
         kept = figures is not None
         return OverviewOut(
             window_seconds=window.seconds,
@@ -92,7 +94,7 @@ class Overview:
             run_p95_seconds=runs.percentile(0.95),
             wait_p50_seconds=waits.percentile(0.5),
             wait_p95_seconds=waits.percentile(0.95),
-            oldest_ready_age_seconds=max((age for age in ages if age is not None), default=None),
+            oldest_ready_age_seconds=None if oldest is None else max(0.0, (now - oldest).total_seconds()),
             points=_points(figures or (), window.width, since, int(now.timestamp())),
         )
 

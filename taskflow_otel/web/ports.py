@@ -7,6 +7,7 @@ from types import EllipsisType
 from typing import Protocol
 
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
+from taskflow_otel.model.board import Pause, Said
 from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.objective import SLO
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery, Order
@@ -62,6 +63,9 @@ class TaskLookup(Protocol):
     async def get(self, task_id: str) -> TaskRecord:
         """One task; raises `TaskNotFoundError`."""
 
+    async def get_all(self, task_ids: Sequence[str]) -> dict[str, TaskRecord]:
+        """The tasks among these that exist, by id."""
+
     async def logs(self, task_id: str) -> list[LogEntry]: ...
     async def page(self, query: TaskQuery) -> TaskPage: ...
     async def counts(self, query: TaskQuery) -> TaskCounts: ...
@@ -93,13 +97,15 @@ class QueueBook(Protocol):
     """The queues, for the API. Each change raises `UnknownQueueError`."""
 
     def stats(self) -> Mapping[str, QueueFigures]: ...
+    def pauses(self) -> Mapping[str, Pause]:
+        """Who paused the queues that are paused, and when."""
 
     async def update(
         self, name: str, *, concurrency: int | EllipsisType | None = ..., max_size: int | EllipsisType | None = ...
     ) -> None:
         """Change the given limits; `None` removes a limit."""
 
-    async def pause(self, name: str) -> None: ...
+    async def pause(self, name: str, by: str | None = None) -> None: ...
     async def resume(self, name: str) -> None: ...
 
 
@@ -142,6 +148,13 @@ class ObjectiveBook(Protocol):
         """Those of this process, by the name of the type."""
 
 
+class FleetBoard(Protocol):
+    """What the instances say of themselves."""
+
+    async def read(self) -> Mapping[str, Said]:
+        """What each living instance says, by its id; raises `BackendError`."""
+
+
 class EngineVitals(Protocol):
     """The health of the engine."""
 
@@ -179,6 +192,8 @@ class TaskEngine(Protocol):
     def operations(self) -> OperationBook: ...
     @property
     def objectives(self) -> ObjectiveBook: ...
+    @property
+    def board(self) -> FleetBoard: ...
     @property
     def vitals(self) -> EngineVitals: ...
     @property

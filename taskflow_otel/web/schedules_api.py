@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from taskflow_otel.web.answers import planned_out, schedule_out, task_out
+from taskflow_otel.web.answers import schedule_out, task_out
 from taskflow_otel.web.audit import REASON, AuditLog
 from taskflow_otel.web.auth import Scope
+from taskflow_otel.web.fleet import Fleet
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.settings import WebSettings
@@ -19,13 +20,12 @@ def add_schedule_routes(
 ) -> None:
     """All routes about schedules. A name may contain slashes."""
     acting = [Depends(guard.acting(Scope.SCHEDULES)), REASON]
-    book = engine.schedules
+    book, fleet = engine.schedules, Fleet(engine)
 
     @router.get("/schedules", dependencies=[Depends(guard.viewer)], summary="Schedules")
     async def list_schedules() -> list[ScheduleOut]:
         """The recurring schedules by name, then the planned runs of all instances, the next first."""
-        planned = [planned_out(run) for run in await book.planned()]
-        return [*map(schedule_out, book.statuses()), *planned]
+        return await fleet.schedules()
 
     @router.post(
         "/schedules/{name:path}/run",

@@ -310,19 +310,31 @@ class DeletedOut(BaseModel):
     )
 
 
-class QueueOut(BaseModel):
-    """One queue of the answering instance."""
+class QueueShareOut(BaseModel):
+    """A queue on one instance."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True)
+    instance_id: str
+    running: int
+    ready: int
+    delayed: int
+    oldest_ready_age_seconds: float | None
+
+
+class QueueOut(BaseModel):
+    """One queue, on all living instances together."""
 
     name: str
-    concurrency: int | None
-    max_size: int | None
+    concurrency: int | None = Field(description="The most tasks that each instance runs at once.")
+    max_size: int | None = Field(description="The most tasks that wait on each instance.")
+    slots: int | None = Field(description="The most tasks that all instances together run at once.")
     running: int
     ready: int
     delayed: int
     paused: bool
+    paused_by: str | None = Field(description="Who paused it; null if it is not known.")
+    paused_since: datetime | None
     oldest_ready_age_seconds: float | None
+    instances: list[QueueShareOut]
 
 
 class QueueIn(BaseModel):
@@ -348,9 +360,15 @@ class ScheduleOut(BaseModel):
     paused: bool
     catch_up: str | None
     overlap: str | None
-    missed: int = Field(description="Firings that did not run since the start of the answering instance.")
-    errors: int = Field(description="Errors while firing since the start of the answering instance.")
+    missed: int = Field(description="Firings that did not run, on all living instances since the start of each.")
+    errors: int = Field(description="Errors while firing, on all living instances since the start of each.")
     last_error: str | None
+    last_status: TaskStatus | None = Field(default=None, description="The state of the task of the latest firing.")
+    failed_runs: int | None = Field(
+        default=None,
+        description="Tasks of this name, of any source, that failed or were interrupted within the last 24 hours; null "
+        "if the backend does not keep figures.",
+    )
 
 
 class InstanceOut(BaseModel):

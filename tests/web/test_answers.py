@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from taskflow_otel.engine.queues import QueueStats
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.query import Loss, TaskCounts
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -15,7 +14,6 @@ from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.testing.backends.samples import BASE, full_task, make_instance, make_task
 from taskflow_otel.web.answers import (
     instance_out,
-    queues_out,
     shown_arguments,
     stats_out,
     task_detail,
@@ -68,18 +66,6 @@ def test_without_anything_to_judge_there_is_no_rate_and_no_average() -> None:
 def test_cancelled_tasks_count_neither_as_success_nor_as_failure() -> None:
     counts = {TaskStatus.SUCCESS: 3, TaskStatus.FAILED: 1, TaskStatus.CANCELLED: 96}
     assert stats_out(TaskCounts(counts, duration_sum=10, duration_count=4)).success_rate == 0.75
-
-
-def test_queues_are_listed_by_name_and_an_empty_one_has_no_age() -> None:
-    def stats(name: str, ready: int) -> QueueStats:
-        return QueueStats(
-            name=name, concurrency=None, max_size=None, running=0, ready=ready, delayed=0, paused=False,
-            oldest_ready_age=0.0,
-        )  # fmt: skip
-
-    mail, default = queues_out({"mail": stats("mail", 0), "default": stats("default", 2)})[::-1]
-    assert (mail.name, mail.oldest_ready_age_seconds) == ("mail", None)
-    assert (default.name, default.oldest_ready_age_seconds) == ("default", 0.0)
 
 
 def test_one_instance_is_the_one_that_answers() -> None:

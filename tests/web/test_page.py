@@ -232,9 +232,9 @@ async def test_a_queue_is_paused_and_limited_by_hand(opened: OpenPage, engine: H
     async with opened("?view=queues") as page:
         card = page.locator("article").filter(has_text="mail")
         await card.get_by_role("button", name="Pause").click()
-        await expect(card.get_by_text("paused")).to_be_visible()
-        await card.get_by_label("Concurrency").fill("7")
-        await card.get_by_label("Max waiting").fill("")
+        await expect(card.get_by_text("paused", exact=True)).to_be_visible()
+        await card.get_by_label("Concurrency of each instance").fill("7")
+        await card.get_by_label("Max waiting on each").fill("")
         await card.get_by_role("button", name="Save limits").click()
         await expect(card).to_contain_text("0 of 7 slots")
     mail = engine.queues["mail"]

@@ -120,7 +120,7 @@ async def test_the_page_shows_schedules_and_lets_an_operator_act(opened: OpenPag
         await expect(row).to_contain_text("every 60 s")
         await expect(row).to_contain_text(re.compile(r"in \d+ s"))
         hostile = page.get_by_role("row").filter(has_text="<b>hostile</b>").get_by_role("cell")
-        for number in (hostile.nth(4), hostile.nth(5)):
+        for number in (hostile.nth(5), hostile.nth(6)):
             await expect(number).to_have_text(re.compile(r"^[1-9]\d*$"))
         await expect(page.get_by_role("row").filter(has_text="mail:7")).to_contain_text("in 1 h")
         await row.get_by_role("button", name="Pause").click()

@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from types import EllipsisType
 from typing import Any
 
+import msgspec
+
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.queues import Queue, Queues, QueueStats
 from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.board import Pause
 from taskflow_otel.model.options import QueueConfig
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
@@ -46,6 +49,7 @@ class QueueSettings(Service):
         self._on_change = on_change
         self._configured = {queue.name: _state(queue) for queue in queues.all()}
         self._changes = 0
+        self._pauses: dict[str, Pause] = {}
 
     async def tick(self) -> None:
         """Apply what is stored."""
@@ -60,7 +64,22 @@ class QueueSettings(Service):
             if name in states and field in states[name]:
                 states[name][field] = _read(key, text)
         for name, state in states.items():
-            self._apply(name, state)
+            self._note_pause(name, state["paused"])
+            self._apply(name, {**state, "paused": bool(state["paused"])})
+
+    def pauses(self) -> dict[str, Pause]:
+        """Who paused the queues that are paused, and when."""
+        return dict(self._pauses)
+
+    def _note_pause(self, name: str, stored: object) -> None:
+        if not stored:
+            self._pauses.pop(name, None)
+            return
+        try:
+            # Earlier versions stored `true`.
+            self._pauses[name] = msgspec.convert(stored, Pause) if isinstance(stored, dict) else Pause()
+        except msgspec.ValidationError:
+            self._pauses[name] = Pause()
 
     def stats(self) -> dict[str, QueueStats]:
         """The queues of this process now."""
@@ -84,26 +103,33 @@ class QueueSettings(Service):
         await self._change(name, {field: value for field, value in given.items() if value is not ...})
 
     @at_home
-    async def pause(self, name: str) -> None:
-        """Start no further task of a queue, on all instances and after a restart too; running tasks end as usual."""
-        await self._change(name, {"paused": True})
+    async def pause(self, name: str, by: str | None = None) -> None:
+        """Start no further task of a queue, on all instances and after a restart too; running tasks end as usual.
+
+        `by`: who wants it, for the people who wonder.
+        """
+        await self._change(name, {"paused": True}, msgspec.to_builtins(Pause(by, self._clock.now())))
 
     @at_home
     async def resume(self, name: str) -> None:
         """Start the tasks of a queue again."""
         await self._change(name, {"paused": False})
 
-    async def _change(self, name: str, fields: Mapping[str, Any]) -> None:
+    async def _change(self, name: str, fields: Mapping[str, Any], pause: dict[str, Any] | None = None) -> None:
         state = {**_state(self._queues.get(name)), **fields}
         QueueConfig(concurrency=state["concurrency"], max_size=state["max_size"])
         if self.life.running:
             for field, value in fields.items():
-                # A queue without a setting is not paused.
-                text = None if field == "paused" and not value else json.dumps(value)
+                text: str | None = json.dumps(value)
+                if field == "paused":
+                    # A queue without a setting is not paused.
+                    text = None if pause is None else json.dumps(pause)
                 await self._backend.put_setting(f"{_PREFIX}{field}:{name}", text)
         else:
             self._configured[name].update(fields)
         self._changes += 1
+        if "paused" in fields:
+            self._note_pause(name, pause)
         self._apply(name, {**_state(self._queues.get(name)), **fields})
 
     def _apply(self, name: str, state: Mapping[str, Any]) -> None:

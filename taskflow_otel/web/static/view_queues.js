@@ -1,5 +1,5 @@
 import { empty, h, icon, setShown, setText } from "./dom.js";
-import { count, duration } from "./format.js";
+import { ago, count, duration, full } from "./format.js";
 
 /** The queues with their load; operators pause them and change their limits. */
 export class QueuesView {
@@ -9,7 +9,7 @@ export class QueuesView {
     this.grid = h("div", { class: "queues" });
     this.blank = empty("No queues", "A queue appears when the manager starts.");
     this.blank.hidden = true;
-    root.append(h("div", { class: "view-head" }, h("h1", { text: "Queues" }), h("span", { class: "muted", text: "of the answering instance" })), this.grid, this.blank);
+    root.append(h("div", { class: "view-head" }, h("h1", { text: "Queues" }), h("span", { class: "muted", text: "on all living instances" })), this.grid, this.blank);
   }
 
   async refresh() {
@@ -44,8 +44,16 @@ class QueueCard {
     this.numbers = Object.fromEntries(["running", "ready", "delayed", "oldest"].map((name) => [name, h("strong", { text: "–" })]));
     this.meter = h("div", { class: "meter big", role: "meter", "aria-label": "Slots in use", "aria-valuemin": "0" }, h("i"));
     this.use = h("span", { class: "muted" });
+    this.pausedBy = h("span", { class: "paused-by" });
+    this.shareRows = h("tbody");
+    this.shares = h(
+      "table",
+      { class: "plain shares", hidden: true },
+      h("thead", {}, h("tr", {}, ["Instance", "Running", "Ready", "Delayed", "Oldest"].map((text) => h("th", { scope: "col", text })))),
+      this.shareRows,
+    );
     this.toggle = h("button", { class: "button", type: "button", on: { click: () => this.#toggle() } });
-    this.inputs = { concurrency: limitInput("Concurrency", 1), max_size: limitInput("Max waiting", 0) };
+    this.inputs = { concurrency: limitInput("Concurrency of each instance", 1), max_size: limitInput("Max waiting on each", 0) };
     const form = h(
       "form",
       { class: "limits", on: { submit: (event) => this.#save(event) } },
@@ -64,6 +72,8 @@ class QueueCard {
         { class: "numbers" },
         Object.entries({ running: "Running", ready: "Ready", delayed: "Delayed", oldest: "Oldest ready" }).map(([name, title]) => h("div", {}, h("dt", { text: title }), h("dd", {}, this.numbers[name]))),
       ),
+      this.pausedBy,
+      this.shares,
       act ? form : null,
     );
   }
@@ -74,14 +84,21 @@ class QueueCard {
     this.toggle.replaceChildren(icon(queue.paused ? "play" : "pause"), queue.paused ? "Resume" : "Pause");
     for (const name of ["running", "ready", "delayed"]) setText(this.numbers[name], count(queue[name]));
     setText(this.numbers.oldest, duration(queue.oldest_ready_age_seconds));
-    const limited = queue.concurrency !== null;
-    const part = limited ? Math.min(1, queue.running / queue.concurrency) : 0;
+    const limited = queue.slots !== null;
+    const part = limited ? Math.min(1, queue.running / Math.max(1, queue.slots)) : 0;
     this.meter.firstElementChild.style.width = `${part * 100}%`;
     this.meter.dataset.full = String(part >= 1);
     this.meter.setAttribute("aria-valuenow", String(queue.running));
-    this.meter.setAttribute("aria-valuemax", String(queue.concurrency ?? queue.running));
-    const size = queue.max_size === null ? "" : `, ${count(queue.ready + queue.delayed)} of ${count(queue.max_size)} places taken`;
-    setText(this.use, limited ? `${queue.running} of ${queue.concurrency} slots${size}` : `no own limit${size}`);
+    this.meter.setAttribute("aria-valuemax", String(queue.slots ?? queue.running));
+    const places = queue.max_size === null ? null : queue.max_size * queue.instances.length;
+    const size = places === null ? "" : `, ${count(queue.ready + queue.delayed)} of ${count(places)} places taken`;
+    const each = limited && queue.instances.length > 1 ? ` (${count(queue.concurrency)} on each of ${queue.instances.length} instances)` : "";
+    setText(this.use, limited ? `${queue.running} of ${queue.slots} slots${each}${size}` : `no own limit${size}`);
+    const who = queue.paused_by ? ` by ${queue.paused_by}` : "";
+    setText(this.pausedBy, queue.paused ? `Paused${who}${queue.paused_since ? ` ${ago(queue.paused_since)}` : ""}` : "");
+    this.pausedBy.title = full(queue.paused_since);
+    setShown(this.shares, queue.instances.length > 1);
+    this.shareRows.replaceChildren(...queue.instances.map(share));
     for (const [name, input] of Object.entries(this.inputs)) {
       // Do not overwrite a field in which someone is typing.
       if (document.activeElement !== input.field && !input.changed) input.field.value = queue[name] ?? "";
@@ -106,6 +123,17 @@ class QueueCard {
     for (const input of Object.values(this.inputs)) input.changed = false;
     this.draw(queue);
   }
+}
+
+/** The part of a queue that is on one instance. */
+function share(part) {
+  const numbers = [count(part.running), count(part.ready), count(part.delayed), duration(part.oldest_ready_age_seconds)];
+  return h(
+    "tr",
+    {},
+    h("td", { class: "mono clip", text: part.instance_id, title: part.instance_id }),
+    numbers.map((text) => h("td", { class: "mono", text })),
+  );
 }
 
 function limitInput(title, minimum) {

@@ -1,7 +1,7 @@
-import { empty, h, icon, setShown } from "./dom.js";
+import { empty, h, icon, pill, setShown } from "./dom.js";
 import { ago, clock, count, full, until } from "./format.js";
 
-const COLUMNS = ["Schedule", "Rule", "Next run", "Last run", "Missed", "Errors", ""];
+const COLUMNS = ["Schedule", "Rule", "Next run", "Last run", "Failed runs", "Missed", "Errors", ""];
 
 /** The schedules with their next and last run; operators run them now, pause and resume them. */
 export class SchedulesView {
@@ -17,7 +17,7 @@ export class SchedulesView {
       this.body,
     );
     root.append(
-      h("div", { class: "view-head" }, h("h1", { text: "Schedules" }), h("span", { class: "muted", text: "missed and errors: of the answering instance" })),
+      h("div", { class: "view-head" }, h("h1", { text: "Schedules" }), h("span", { class: "muted", text: "failed runs: of the last 24 hours; missed firings and errors while firing: on all living instances since their start" })),
       h("section", { class: "card flush" }, this.table, this.blank),
     );
   }
@@ -51,7 +51,8 @@ export class SchedulesView {
       h("td", {}, h("strong", { text: name }), name === func_name ? null : h("span", { class: "muted", text: ` ${func_name}` })),
       h("td", { class: "mono" }, kind === "once" ? `once, ${clock(schedule.next_run)}` : schedule.rule, zone),
       h("td", {}, next),
-      h("td", {}, last),
+      h("td", {}, last, schedule.last_status && schedule.last_status !== "success" ? h("span", {}, " ", pill(schedule.last_status)) : null),
+      h("td", { class: "mono" }, kind === "once" ? null : failedRuns(schedule)),
       h("td", { class: "mono", text: kind === "once" ? "" : count(schedule.missed) }),
       h("td", { class: "mono" }, kind === "once" ? null : errors),
       h("td", { class: "row-actions" }, kind === "once" || !this.page.session.can_act ? null : this.#actions(schedule)),
@@ -71,4 +72,10 @@ export class SchedulesView {
       paused ? button("resume", "Resume", "retry", `${name} resumed`) : button("pause", "Pause", "pause", `${name} paused`),
     ];
   }
+}
+
+/** The runs that failed, with a link to them; those of other sources are among them. */
+function failedRuns({ func_name, failed_runs }) {
+  if (!failed_runs) return failed_runs === null ? "–" : "0";
+  return h("a", { class: "bad", href: `?${new URLSearchParams({ view: "tasks", status: "failed", func_name })}`, text: count(failed_runs) });
 }

@@ -1,0 +1,97 @@
+"""Queues and schedules of the whole fleet, on the real engine with several instances."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from taskflow_otel import QueueConfig, TaskAdmin, TaskManager
+from taskflow_otel.model.board import QueueLoad, Said, ScheduleTrouble
+from taskflow_otel.model.status import TaskStatus
+from tests.managers import Gate, started
+from tests.waiting import eventually
+from tests.web.house import House, make_record
+
+
+@asynccontextmanager
+async def two(path: str) -> AsyncIterator[list[tuple[TaskManager, httpx.AsyncClient]]]:
+    """Two instances on one database, each with its API."""
+    managers = [TaskManager(snapshot_db=path, queues={"mail": QueueConfig(concurrency=2)}) for _ in range(2)]
+    clients = []
+    for manager in managers:
+        app = FastAPI()
+        TaskAdmin(app, manager, auth=("ada", "secret"))
+        transport = httpx.ASGITransport(app)
+        clients.append(httpx.AsyncClient(transport=transport, base_url="http://test", auth=("ada", "secret")))
+    async with started(managers[0]), started(managers[1]):
+        yield list(zip(managers, clients, strict=True))
+        for client in clients:
+            await client.aclose()
+
+
+async def test_a_queue_is_summed_over_the_instances_and_says_who_paused_it(tmp_path: Any) -> None:
+    async with two(str(tmp_path / "tasks.db")) as instances:
+        gates = []
+        for manager, _ in instances:
+            gate = Gate()
+            gates.append(gate)
+            task = manager.task(name="send", queue="mail")(gate.run)
+            for _ in range(3):
+                await manager.enqueue(task)
+            await gate.entered.wait()
+
+        async def mail(client: httpx.AsyncClient) -> dict[str, Any]:
+            queues = (await client.get("/tasks/queues")).json()
+            found: dict[str, Any] = next(queue for queue in queues if queue["name"] == "mail")
+            return found
+
+        async def summed() -> bool:
+            return all([(await mail(client))["ready"] == 2 for _, client in instances])
+
+        await eventually(summed, "the load of both instances on both")
+        for _, client in instances:
+            queue = await mail(client)
+            assert (queue["running"], queue["slots"], queue["concurrency"]) == (4, 4, 2)
+            assert [(one["running"], one["ready"]) for one in queue["instances"]] == [(2, 1), (2, 1)]
+            assert queue["oldest_ready_age_seconds"] is not None
+            assert (queue["paused"], queue["paused_by"]) == (False, None)
+        paused = await instances[0][1].post("/tasks/queues/mail/pause")
+        assert paused.status_code == 200, paused.text
+
+        async def known() -> bool:
+            return bool((await mail(instances[1][1]))["paused"])
+
+        await eventually(known, "the pause on the other instance")
+        queue = await mail(instances[1][1])
+        assert queue["paused_by"] == "ada"
+        assert queue["paused_since"] is not None
+        resumed = (await instances[1][1].post("/tasks/queues/mail/resume")).json()
+        assert (resumed["paused_by"], resumed["paused_since"]) == (None, None)
+        for gate in gates:
+            gate.opened.set()
+
+
+async def test_schedules_show_what_all_instances_missed_and_which_runs_failed(
+    client: httpx.AsyncClient, engine: House, monkeypatch: Any
+) -> None:
+    engine.schedule("nightly")
+    func_name = engine.schedule_of("nightly").func_name
+    for status in (TaskStatus.FAILED, TaskStatus.INTERRUPTED, TaskStatus.SUCCESS):
+        engine.keep(make_record(func_name, status))
+    engine.keep(make_record(func_name, TaskStatus.FAILED, age=200_000))
+    said = {
+        "one": Said({"default": QueueLoad()}, {"nightly": ScheduleTrouble(2, 1, "no room")}),
+        "two": Said({}, {"nightly": ScheduleTrouble(3, 0)}),
+    }
+
+    async def read() -> dict[str, Said]:
+        return said
+
+    monkeypatch.setattr(engine.manager.engine.board, "read", read)
+    [schedule] = (await client.get("/tasks/schedules")).json()
+    assert (schedule["missed"], schedule["errors"], schedule["last_error"]) == (5, 1, "no room")
+    assert (schedule["failed_runs"], schedule["last_status"]) == (2, None)
