@@ -21,6 +21,14 @@ class UnexpectedRowCount(Exception):
     """A statement changed fewer rows than expected: one of the changes must be refused. Never leaves the backend."""
 
 
+class Step(NamedTuple):
+    """One statement and its rows; `strict`: each must change a row, or a change must be refused."""
+
+    statement: str
+    rows: Sequence[Row]
+    strict: bool
+
+
 class Tally:
     """The additions of one transaction to the counts and the figures of finished tasks.
 
@@ -61,13 +69,11 @@ class Tally:
             for f in self._figures.figures(span)
         ]
 
-
-class Step(NamedTuple):
-    """One statement and its rows; `strict`: each must change a row, or a change must be refused."""
-
-    statement: str
-    rows: Sequence[Row]
-    strict: bool
+    def steps(self, statements: Statements, shard: int) -> Iterator[Step]:
+        """The steps that add everything."""
+        if counts := self.rows(shard):
+            yield Step(statements.add_counts, counts, False)
+            yield Step(statements.add_figures, self.figure_rows(shard), False)
 
 
 class Batch:

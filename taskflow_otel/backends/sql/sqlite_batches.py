@@ -26,9 +26,7 @@ class WholeBatch:
         self._state: str = statements.lock_state
         for step in _log_steps(batch.logs, batch.stored, statements):
             self._steps.append(step)
-        if counts := batch.tally.rows(shard):
-            self._steps.append(Step(statements.add_counts, counts, False))
-            self._steps.append(Step(statements.add_figures, batch.tally.figure_rows(shard), False))
+        self._steps += batch.tally.steps(statements, shard)
 
     def execute(self, connection: sqlite3.Connection) -> sqlite3.Cursor:
         """Execute everything and commit, or nothing and raise.

@@ -63,8 +63,7 @@ class Writer:
     def _steps(self, batch: Batch) -> Iterator[Step]:
         yield from batch.steps()
         # Known only now that all rows are made.
-        if counts := batch.tally.rows(self.shard):
-            yield Step(self.statements.add_counts, counts, False)
+        yield from batch.tally.steps(self.statements, self.shard)
 
     async def apply_one_by_one(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[Applied]:
         """Apply a batch, and return the result of each change."""
@@ -119,9 +118,7 @@ class Writer:
             )
 
     async def _count(self, connection: AsyncConnection, tally: Tally) -> None:
-        if rows := tally.rows(self.shard):
-            await connection.exec_driver_sql(self.statements.add_counts, rows)
-            await connection.exec_driver_sql(self.statements.add_figures, tally.figure_rows(self.shard))
+        await execute_by_rows(connection, tally.steps(self.statements, self.shard))
 
     async def _insert_together(self, connection: AsyncConnection, changes: Sequence[Change]) -> dict[str, Applied]:
         """Insert the new tasks of a batch together; return the results of those that do not depend on the order.
