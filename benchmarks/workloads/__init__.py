@@ -21,6 +21,7 @@ PRODUCERS = 64
 _MODULES = {
     "memory": "ours",
     "memory-sdk": "ours",
+    "memory-by-hand": "ours",
     "sqlite": "ours",
     "sqlite-sdk": "ours",
     "history": "ours",

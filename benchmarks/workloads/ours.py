@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.workloads import Run
 from benchmarks.workloads.producers import produce
-from taskflow_otel import TaskManager, Telemetry
+from taskflow_otel import TaskManager, Telemetry, get_task_context
 from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
 
 
@@ -43,6 +43,33 @@ async def memory_sdk(directory: Path) -> AsyncIterator[Run]:
     """In memory, with spans and log records of the SDK."""
     async with _sdk(None, persist=False) as run:
         yield run
+
+
+@asynccontextmanager
+async def memory_by_hand(directory: Path) -> AsyncIterator[Run]:
+    """In memory; in place of our spans and log records, the SDK's own calls for them stand in the code."""
+    from benchmarks.workloads.sdk import Calls, Sent, providers
+
+    calls, sent = Calls(providers(), "nothing", "host-1"), dict[str, Sent]()
+    manager = TaskManager()
+
+    @manager.task()
+    async def nothing() -> None:
+        context = get_task_context()
+        assert context is not None
+        calls.run(context.task_id, sent.pop(context.task_id))
+
+    async def one() -> None:
+        task_id = await manager.enqueue(nothing)
+        # In memory, nothing else has run since.
+        sent[task_id] = calls.add(task_id)
+        await manager.wait(task_id)
+
+    await manager.startup()
+    try:
+        yield lambda number: produce(number, one)
+    finally:
+        await manager.shutdown()
 
 
 @asynccontextmanager

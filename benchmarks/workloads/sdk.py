@@ -19,7 +19,7 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordExportResult, SimpleLogRecordProcessor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import Link, SpanKind, Tracer, set_span_in_context
+from opentelemetry.trace import Link, Span, SpanKind, Tracer, set_span_in_context
 
 from benchmarks.workloads import Run
 
@@ -57,6 +57,13 @@ def providers(spans: SpanExporter | None = None, records: InMemoryLogRecordExpor
     return made
 
 
+class Sent(NamedTuple):
+    """The span of a task that was added, and a context in which it is current."""
+
+    span: Span
+    context: otel_context.Context
+
+
 class Calls:
     """The calls for one task of a name, on one instance."""
 
@@ -84,6 +91,10 @@ class Calls:
 
     def one(self, task_id: str) -> None:
         """Say all of a task that is added, starts and succeeds."""
+        self.run(task_id, self.add(task_id))
+
+    def add(self, task_id: str) -> Sent:
+        """Say that a task is added."""
         name = self._name
         attributes = {**self._of_send, "messaging.message.id": task_id}
         now = time.time_ns()
@@ -91,6 +102,11 @@ class Calls:
         sent = set_span_in_context(send)
         self._emit(task_id, "enqueued", sent, now)
         send.end()
+        return Sent(send, sent)
+
+    def run(self, task_id: str, of: Sent) -> None:
+        """Say that it starts and succeeds."""
+        name, (send, sent) = self._name, of
         of_process: dict[str, str | int | float] = {
             **self._of_process,
             "messaging.message.id": task_id,
