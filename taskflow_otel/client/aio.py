@@ -122,9 +122,12 @@ class AsyncClient:
                 return
             cursor = page.next_cursor
 
-    async def get_task(self, task_id: str) -> TaskDetailOut:
-        """One task with its log, error and timeline; raises `TaskNotFoundError`."""
-        return read(TaskDetailOut, await self._request("GET", f"/{task_segment(task_id)}"))
+    async def get_task(self, task_id: str, *, logs_after: int | None = None) -> TaskDetailOut:
+        """One task with its log, error and timeline; raises `TaskNotFoundError`.
+
+        `logs_after`: only log lines with a greater `seq`, to follow a log.
+        """
+        return read(TaskDetailOut, await self._request("GET", f"/{task_segment(task_id)}", {"logs_after": logs_after}))
 
     async def retry_task(self, task_id: str, *, rerun: bool | None = None, reason: str | None = None) -> TaskOut:
         """The new task that retries a finished one; raises `TaskStateError`. `rerun`: also a successful one."""

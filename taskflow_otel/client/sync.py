@@ -121,9 +121,12 @@ class Client:
                 return
             cursor = page.next_cursor
 
-    def get_task(self, task_id: str) -> TaskDetailOut:
-        """One task with its log, error and timeline; raises `TaskNotFoundError`."""
-        return read(TaskDetailOut, self._request("GET", f"/{task_segment(task_id)}"))
+    def get_task(self, task_id: str, *, logs_after: int | None = None) -> TaskDetailOut:
+        """One task with its log, error and timeline; raises `TaskNotFoundError`.
+
+        `logs_after`: only log lines with a greater `seq`, to follow a log.
+        """
+        return read(TaskDetailOut, self._request("GET", f"/{task_segment(task_id)}", {"logs_after": logs_after}))
 
     def retry_task(self, task_id: str, *, rerun: bool | None = None, reason: str | None = None) -> TaskOut:
         """The new task that retries a finished one; raises `TaskStateError`. `rerun`: also a successful one."""

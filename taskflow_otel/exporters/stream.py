@@ -318,6 +318,7 @@ def _render(item: _Item) -> tuple[str, dict[str, Any]]:
             "level": item.level,
             "message": item.message,
             "attempt": item.attempt,
+            "extra": item.extra,
         }
     if isinstance(item, _ProgressOf):
         return "progress", {

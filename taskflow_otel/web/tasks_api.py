@@ -19,7 +19,7 @@ from taskflow_otel.web.audit import REASON, AuditLog
 from taskflow_otel.web.auth import Scope
 from taskflow_otel.web.failures import PROBLEMS, SCAN_LIMIT, read_failures
 from taskflow_otel.web.guard import Guard
-from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, page_cursor, task_filter
+from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, Absent, page_cursor, task_filter
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.routing import errors
 from taskflow_otel.web.selection import statuses_of
@@ -109,12 +109,18 @@ def add_item_routes(
         dependencies=[Depends(guard.viewer)],
         summary="One task",
     )
-    async def get_task(task_id: str) -> Response:
+    async def get_task(
+        task_id: str,
+        logs_after: Annotated[
+            int | Absent, Query(ge=-1, description="Only log lines with a greater `seq`, to follow a log.")
+        ] = None,
+    ) -> Response:
         """One task with its logs, error, traceback and timeline."""
         record = await engine.lookup.get(task_id)
-        return _one(
-            task_detail(record, await engine.lookup.logs(task_id), with_args=settings.display_func_args), hidden, 200
-        )
+        lines = await engine.lookup.logs(task_id)
+        if logs_after is not None:
+            lines = [line for line in lines if line.seq > logs_after]
+        return _one(task_detail(record, lines, with_args=settings.display_func_args), hidden, 200)
 
     @router.post(
         "/{task_id}/retry",

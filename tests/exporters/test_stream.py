@@ -93,6 +93,7 @@ async def test_a_subscriber_gets_deltas_of_what_changes_from_now_on(stream: Live
         "level": "warning",
         "message": "halfway",
         "attempt": 0,
+        "extra": {},
     }
     stream.close()
     await reader.task

@@ -1,7 +1,7 @@
 // The life of a task as bars: its waits and its runs, for each attempt.
 
 import { h } from "./dom.js";
-import { clock, duration } from "./format.js";
+import { clock, duration, elapsed } from "./format.js";
 import { now } from "./now.js";
 import { LIVE, OUTCOMES } from "./vocabulary.js";
 
@@ -29,6 +29,7 @@ export function segments(task, at = now()) {
       from: Date.parse(entry.timestamp),
       to: following ? Date.parse(following.timestamp) : Math.max(at, Date.parse(entry.timestamp)),
       outcome: kind === "running" && following ? (OUTCOMES[following.transition] ?? null) : null,
+      instance: kind === "running" ? entry.instance : null,
       open: !following,
     });
   });
@@ -52,7 +53,7 @@ export function timeline(task) {
         { class: "lane" },
         h("span", { class: "lane-name", text: `Attempt ${attempt + 1}` }),
         h("div", { class: "lane-track" }, parts.map((part) => bar(part, start, span))),
-        h("span", { class: "lane-took", text: summary(parts) }),
+        h("span", { class: "lane-took", text: summary(parts, attempt, task), title: ranOn(parts) }),
       ),
     ),
     h(
@@ -77,10 +78,31 @@ function bar(part, start, span) {
   return element;
 }
 
-function summary(parts) {
+function summary(parts, attempt, task) {
   const ran = parts.filter((part) => part.kind === "running");
-  const of = (list) => duration(list.reduce((sum, part) => sum + part.to - part.from, 0) / 1000);
-  return ran.length ? `ran ${of(ran)}` : `waits ${of(parts)}`;
+  const of = (list) => list.reduce((sum, part) => sum + part.to - part.from, 0) / 1000;
+  if (!ran.length) return `waits ${duration(of(parts))}`;
+  if (ran.at(-1).open) return `runs ${elapsed(of(ran))}`;
+  // The measured time, which is shown elsewhere too; the moments of the timeline are of a clock that may be set.
+  const measured = attempt === task.attempt && ran.length === 1 ? task.duration : null;
+  return `ran ${duration(measured ?? of(ran))}`;
+}
+
+function ranOn(parts) {
+  const instances = [...new Set(parts.map((part) => part.instance).filter(Boolean))];
+  return instances.length ? `ran on ${instances.join(", ")}` : null;
+}
+
+/** Where each entry of a timeline happened: the end of an attempt may be written by another instance than ran it. */
+export function places(entries) {
+  let ran = null;
+  return entries.map((entry) => {
+    if (entry.transition === "started") ran = entry.instance;
+    const elsewhere = ran !== null && ran !== entry.instance;
+    const text = elsewhere && ["interrupted", "recovered"].includes(entry.transition) ? `ran on ${ran}, noted by ${entry.instance}` : `on ${entry.instance}`;
+    if (entry.transition !== "started") ran = null;
+    return text;
+  });
 }
 
 export function legend() {

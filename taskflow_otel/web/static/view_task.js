@@ -2,10 +2,12 @@ import { confirmed, copyable, h, icon, pill, setShown, setText } from "./dom.js"
 import { clock, duration, elapsed, full, plural, precise, secondsBetween, shortId, zoned } from "./format.js";
 import { now } from "./now.js";
 import { reasonText } from "./rows.js";
-import { legend, timeline } from "./timeline.js";
+import { legend, places, timeline } from "./timeline.js";
 import { LIVE } from "./vocabulary.js";
 
 const NEAR_END = 40;
+const FOLLOW = 1000;
+const LATE_LINES = 5000;
 const WIDE = new Set(["Task id", "Trace id"]);
 
 /** One task: its data, its timeline, its log, its error. */
@@ -13,7 +15,7 @@ export class TaskView {
   constructor(page, root) {
     this.page = page;
     this.id = page.params.get("id") ?? "";
-    this.seen = new Set();
+    this.seen = new Map();
     this.head = h("div");
     this.facts = h("dl", { class: "facts" });
     this.progress = h("section", { class: "card progress", hidden: true });
@@ -34,25 +36,34 @@ export class TaskView {
       this.args,
     );
     this.clock = setInterval(() => this.#tick(), 500);
+    this.following = setInterval(() => this.#follow(), FOLLOW);
   }
 
   close() {
     clearInterval(this.clock);
+    clearInterval(this.following);
     clearTimeout(this.soon);
   }
 
   async refresh() {
     this.task = await this.page.api.get(encodeURIComponent(this.id));
+    if (LIVE.has(this.task.status)) this.liveAt = now();
     this.#draw();
   }
 
   change(tasks, logs) {
     if (!this.task) return;
-    for (const line of logs) if (line.task_id === this.id) this.#addLog(line);
+    for (const line of logs) {
+      if (line.task_id !== this.id) continue;
+      this.streamed = true;
+      this.#addLog(line);
+    }
     const delta = tasks.get(this.id);
     if (!delta) return;
-    if ((delta.status ?? this.task.status) === this.task.status && delta.attempt === this.task.attempt) {
-      Object.assign(this.task, delta);
+    const same = (name) => delta[name] === undefined || delta[name] === this.task[name];
+    if (["status", "attempt", "instance", "reason"].every(same)) {
+      // The error of a delta is only the first line of it.
+      Object.assign(this.task, { ...delta, error: this.task.error });
       this.#drawProgress();
       return;
     }
@@ -68,14 +79,15 @@ export class TaskView {
     this.facts.replaceChildren(...this.#facts());
     this.#drawProgress();
     this.bars.replaceChildren(timeline(task));
+    const where = places(task.timeline);
     this.events.replaceChildren(
-      ...task.timeline.map((entry) =>
+      ...task.timeline.map((entry, index) =>
         h(
           "li",
           {},
           h("span", { class: "mono muted", text: precise(entry.timestamp), title: full(entry.timestamp) }),
           h("span", { class: "event-name", text: entry.transition.replaceAll("_", " ") }),
-          h("span", { class: "muted", text: [`attempt ${entry.attempt + 1}`, reasonText(entry.reason), `on ${entry.instance}`].filter(Boolean).join(" · ") }),
+          h("span", { class: "muted", text: [`attempt ${entry.attempt + 1}`, reasonText(entry.reason), where[index]].filter(Boolean).join(" · ") }),
         ),
       ),
     );
@@ -127,7 +139,8 @@ export class TaskView {
       ["Queue", `${task.queue} · priority ${task.priority}`],
       ["Executor", task.executor],
       ["Source", task.source],
-      ["Instance", task.instance ? copyable(task.instance) : null],
+      ["Ran on", this.#ranOn() ? copyable(this.#ranOn()) : null],
+      ["Owner", task.instance && task.instance !== this.#ranOn() ? copyable(task.instance) : null],
       ["Idempotency key", task.idempotency_key ? copyable(task.idempotency_key) : null],
       ["Retry of", task.retry_of && taskLink(task.retry_of)],
       ["Retried by", task.retried_by && taskLink(task.retried_by)],
@@ -136,6 +149,11 @@ export class TaskView {
       ["Tags", Object.keys(task.tags).length ? h("span", {}, Object.entries(task.tags).map(([key, value]) => h("a", { class: "tag", href: `?${new URLSearchParams({ view: "tasks", tag: `${key}:${value}` })}`, text: `${key}:${value}` }))) : null],
     ];
     return facts.filter(([, value]) => value).map(([name, value]) => h("div", { class: WIDE.has(name) ? "wide" : null }, h("dt", { text: name }), h("dd", {}, value)));
+  }
+
+  /** The instance that ran the latest attempt. */
+  #ranOn() {
+    return this.task.timeline.findLast((entry) => entry.transition === "started")?.instance ?? null;
   }
 
   #drawProgress() {
@@ -153,23 +171,52 @@ export class TaskView {
     );
   }
 
+  /** Read the newest lines of a task that runs elsewhere: the stream has the lines of its own instance alone. */
+  async #follow() {
+    if (document.hidden || !this.task || this.streamed || this.asking) return;
+    if (LIVE.has(this.task.status)) this.liveAt = now();
+    // The last lines are stored a moment after the outcome.
+    if (this.liveAt === undefined || now() - this.liveAt > LATE_LINES) return;
+    this.asking = true;
+    try {
+      const after = Math.max(-1, ...this.seen.keys());
+      const { logs } = await this.page.api.get(encodeURIComponent(this.id), { logs_after: after });
+      for (const line of logs) this.#addLog(line);
+    } catch {
+      // The page says what does not answer; the next reading asks again.
+    } finally {
+      this.asking = false;
+    }
+  }
+
   #addLog(line) {
-    if (this.seen.has(line.seq)) return;
-    this.seen.add(line.seq);
+    const known = this.seen.get(line.seq);
+    if (known) {
+      // What was read may be more than what the stream told.
+      if (JSON.stringify(known.line) !== JSON.stringify(line)) known.element.replaceWith(this.#line(line));
+      return;
+    }
     const { scrollTop, scrollHeight, clientHeight } = this.logs;
     const following = scrollHeight - scrollTop - clientHeight < NEAR_END;
-    const extra = Object.entries(line.extra ?? {});
-    this.logs.append(
-      h(
-        "div",
-        { class: "log", data: { level: line.level } },
-        h("span", { class: "log-time", text: precise(line.timestamp), title: full(line.timestamp) }),
-        h("span", { class: "log-level", text: line.level }),
-        h("span", { class: "log-text" }, line.message, extra.map(([key, value]) => h("span", { class: "tag", text: `${key}=${typeof value === "string" ? value : JSON.stringify(value)}` }))),
-      ),
-    );
+    const element = this.#line(line);
+    // A line of an earlier number may arrive later, from the other source.
+    const next = [...this.seen.keys()].filter((seq) => seq > line.seq);
+    this.logs.insertBefore(element, next.length ? this.seen.get(Math.min(...next)).element : null);
     if (following) this.logs.scrollTop = this.logs.scrollHeight;
     this.#noteLogs();
+  }
+
+  #line(line) {
+    const extra = Object.entries(line.extra ?? {});
+    const element = h(
+      "div",
+      { class: "log", data: { level: line.level } },
+      h("span", { class: "log-time", text: precise(line.timestamp), title: full(line.timestamp) }),
+      h("span", { class: "log-level", text: line.level }),
+      h("span", { class: "log-text" }, line.message, extra.map(([key, value]) => h("span", { class: "tag", text: `${key}=${typeof value === "string" ? value : JSON.stringify(value)}` }))),
+    );
+    this.seen.set(line.seq, { line, element });
+    return element;
   }
 
   #noteLogs() {
