@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.otel.tracing import PROPAGATIONS, Propagation
-from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES, resolve_buckets
+from taskflow_otel.exporters.prometheus.buckets import resolve_buckets
+from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES
 from taskflow_otel.model.options import whole
 
 

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import pairwise
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -16,8 +15,10 @@ from taskflow_otel.bus import Exporter
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus import exposition
+from taskflow_otel.exporters.prometheus.buckets import resolve_buckets
 from taskflow_otel.exporters.prometheus.exposition import MetricsFormat
 from taskflow_otel.exporters.prometheus.objectives import ObjectiveCounts
+from taskflow_otel.exporters.prometheus.text import PageWriter
 from taskflow_otel.exporters.prometheus.values import Elsewhere, Histogram, LabelValues, Snapshot, Value, merge
 from taskflow_otel.exporters.signals import METRICS_BY_NAME, MetricSpec, MetricType
 from taskflow_otel.model.events import LifecycleEvent
@@ -141,6 +142,7 @@ class PrometheusExporter(Exporter):
         self.collected_at: datetime | None = None
         """When the metrics were read for the last time, by `render` or through the registry."""
         self._source_failures = ThrottledReport()
+        self._writer = PageWriter()
         self._render_lock = threading.Lock()
         self._rendered: dict[MetricsFormat, tuple[float, bytes, _View]] = {}
         try:
@@ -420,14 +422,15 @@ class PrometheusExporter(Exporter):
 
     def collect(self) -> Iterator[Metric]:
         """The metric families, including the counts of the peers."""
-        self.collected_at = self._clock.now()
+        if self._writer.writing:
+            return iter(())
         view = self._view
+        return exposition.families(self._shown(view), elsewhere=view.elsewhere, exemplars_after=view.exemplars_after)
+
+    def _shown(self, view: _View) -> Snapshot:
+        self.collected_at = self._clock.now()
         own = self.snapshot() if view.own is None else view.own
-        return exposition.families(
-            merge([own, *view.peers]) if view.peers else own,
-            elsewhere=view.elsewhere,
-            exemplars_after=view.exemplars_after,
-        )
+        return merge([own, *view.peers]) if view.peers else own
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """Return body and content type for an `Accept` header: OpenMetrics or Prometheus text.
@@ -443,7 +446,14 @@ class PrometheusExporter(Exporter):
             cached = self._rendered.get(form)
             if cached is None or now - cached[0] >= _CACHE_SECONDS or cached[2] is not self._view:
                 view = self._view
-                cached = self._rendered[form] = (now, exposition.encode(self.registry, form), view)
+                body = self._writer.page(
+                    self.registry,
+                    form,
+                    self._shown(view),
+                    elsewhere=view.elsewhere,
+                    exemplars_after=view.exemplars_after,
+                )
+                cached = self._rendered[form] = (now, body, view)
         return cached[1], exposition.CONTENT_TYPES[form]
 
 
@@ -479,19 +489,3 @@ def _checked(spec: MetricSpec, samples: Samples) -> dict[LabelValues, float]:
         _check_labels(spec, labels)
         checked[labels] = float(value)
     return checked
-
-
-def resolve_buckets(given: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
-    """The bounds of every histogram: the given ones or the defaults; raises `ConfigurationError`."""
-    buckets = {spec.name: spec.buckets for spec in signals.METRICS if spec.type is MetricType.HISTOGRAM}
-    for name, bounds in given.items():
-        if name not in buckets:
-            raise ConfigurationError(f"buckets: there is no histogram {name!r} (known: {', '.join(sorted(buckets))})")
-        values = tuple(float(bound) for bound in bounds)
-        increasing = all(low < high for low, high in pairwise(values))
-        if not values or not increasing or values[0] <= 0 or values[-1] == float("inf"):
-            raise ConfigurationError(
-                f"buckets of {name} must be finite, above 0 and strictly increasing, not {bounds!r}"
-            )
-        buckets[name] = values
-    return buckets
