@@ -11,7 +11,8 @@ import httpx
 import kubernetes_validate
 import pytest
 import yaml
-from opentelemetry.sdk import environment_variables
+from opentelemetry import environment_variables as api_variables
+from opentelemetry.sdk import environment_variables as sdk_variables
 
 from taskflow_otel import TaskManager
 from taskflow_otel.metrics.targets import VARIABLE
@@ -70,7 +71,7 @@ def test_the_pod_gets_more_time_to_stop_than_all_its_parts_take() -> None:
 
 def test_each_variable_is_read_by_the_application_the_library_or_opentelemetry() -> None:
     read = set(re.findall(r'os\.environ(?:\.get\(|\[)"(\w+)"', APP))
-    known = {str(getattr(environment_variables, name)) for name in dir(environment_variables) if name.isupper()}
+    known = {name for module in (api_variables, sdk_variables) for name in dir(module) if name.isupper()}
     given = variables()
     # The pod's name is only for the other variables.
     assert given.keys() - read - known == {VARIABLE, "POD_NAME"}
