@@ -36,6 +36,14 @@ def is_dependency(auth: object) -> bool:
     return isinstance(auth, Dependency) or callable(auth)
 
 
+class NoRole(HTTPException):  # an answer
+    """The answer to a user of the application whose role here is `None`. `user`: the name, for the audit."""
+
+    def __init__(self, user: str) -> None:
+        super().__init__(403, detail=f"{user} may not use this administration: the account has no role here")
+        self.user = user
+
+
 class AppLogin:
     """Identifies users by a dependency of the application.
 
@@ -101,6 +109,8 @@ class AppLogin:
         except RequestValidationError as exc:
             names = ", ".join(str(error["loc"][-1]) for error in exc.errors())
             raise HTTPException(401, detail=f"log in first: the sign-in of this application needs {names}") from None
+        except NoRole:
+            raise
         except AnyHTTPException as exc:
             raise HTTPException(exc.status_code, detail=exc.detail, headers=exc.headers) from exc
         actor: Actor = request.scope[_ACTOR]
@@ -114,7 +124,7 @@ class AppLogin:
             role = await role
         name = name_of(user)
         if role is None:
-            raise HTTPException(403, detail=f"{name} may not use this administration: the account has no role here")
+            raise NoRole(name)
         return Actor(name, checked_role(role, "role()"), "app", csrf=self._sessions.proof_for(name))
 
 

@@ -18,7 +18,7 @@ from fastapi import HTTPException, Request
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.addresses import own_origins, stated_origin
-from taskflow_otel.web.app_login import AppLogin
+from taskflow_otel.web.app_login import AppLogin, NoRole
 from taskflow_otel.web.auth import Actor, Role, Scope, User
 from taskflow_otel.web.entrance import Entrance, entrance, note_actor
 from taskflow_otel.web.logins import Attempts, PasswordLogin
@@ -272,8 +272,15 @@ class Guard:
         except HTTPException as exc:
             # Without a credential it is no attempt. The application limits those; the audit is limited here.
             if exc.status_code == 403 or (exc.status_code < 500 and login.is_tried_by(request)):
+                user, why = (
+                    (exc.user, "the account has no role here")
+                    if isinstance(exc, NoRole)
+                    else ("by the application", "refused by the application")
+                )
                 with suppress(HTTPException):
-                    self._attempts.failed(request, "login", "by the application", "refused by the application")
+                    # A redirect leads to the login of the application, so it is 401 here.
+                    status = 403 if exc.status_code == 403 else 401
+                    self._attempts.failed(request, "login", user, why, status=status)
             raise
 
 

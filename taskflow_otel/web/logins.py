@@ -26,7 +26,14 @@ class Attempts:
 
     @contextmanager
     def of(
-        self, request: Request, action: str, target: str, *, account: str | None = None, why: str = "wrong credentials"
+        self,
+        request: Request,
+        action: str,
+        target: str,
+        *,
+        account: str | None = None,
+        why: str = "wrong credentials",
+        status: int = 401,
     ) -> Iterator[Attempt]:
         """One attempt; answers 429 with `Retry-After` after too many failures. `target` must not contain a secret."""
         try:
@@ -39,16 +46,18 @@ class Attempts:
             headers = {"Retry-After": str(max(1, math.ceil(exc.retry_after)))}
             raise HTTPException(429, detail=str(exc), headers=headers) from None
         if attempt.outcome is False:
-            self.noted(request, action, target, why)
+            self.noted(request, action, target, why, status=status)
 
     def noted(self, request: Request, action: str, target: str, why: str, *, status: int = 401) -> None:
         """Record a refusal that does not count as a guess."""
         target = target[:_LONGEST_TARGET]
         self._audit.record(request, None, action, target, AuditOutcome.REFUSED, status=status, detail=why)
 
-    def failed(self, request: Request, action: str, target: str, why: str = "wrong credentials") -> None:
+    def failed(
+        self, request: Request, action: str, target: str, why: str = "wrong credentials", *, status: int = 401
+    ) -> None:
         """Count and record a failure that has happened; answers 429 as `of` does."""
-        with self.of(request, action, target, why=why) as attempt:
+        with self.of(request, action, target, why=why, status=status) as attempt:
             attempt.failed()
 
 

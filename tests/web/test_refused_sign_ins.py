@@ -69,6 +69,18 @@ async def test_a_wrong_credential_of_any_kind_is_audited_on_routes_that_read_too
     assert "wrong-key" not in str(found)
 
 
+async def test_a_user_of_the_application_without_a_role_is_audited_by_name(client_of: ClientOf, engine: House) -> None:
+    client = client_of(auth=by_oidc, role=lambda user: None)
+    answer = await client.get("/tasks", headers={"Authorization": f"Bearer {id_token()}"})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        403, "ada may not use this administration: the account has no role here",
+    )  # fmt: skip
+    [entry] = (await engine.manager.engine.audit.page(AuditQuery())).entries
+    assert (entry.action, entry.target, entry.outcome, entry.status, entry.detail) == (
+        "login", "ada", "refused", 403, "the account has no role here",
+    )  # fmt: skip
+
+
 def token_of(username: str, key: str, clock: HandClock | None = None) -> str:
     """A session token that was signed with a key."""
     sessions = Sessions(key, 3_600, audience="/tasks", **({} if clock is None else {"clock": clock}))
