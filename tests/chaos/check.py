@@ -54,8 +54,7 @@ class Check:
     """One comparison.
 
     `died_soon`: whether a process had trouble within seconds of this refusal. `drained`: the processes that ended in
-    order, and could write what they had to. `one_end`: whether observers may be given the end of a task only once. Not
-    yet where processes are stopped inside a transaction: the one that was stopped may give its own end once more.
+    order, and could write what they had to.
     """
 
     def __init__(
@@ -65,15 +64,12 @@ class Check:
         records: Mapping[str, TaskRecord],
         died_soon: Callable[[Refusal], bool],
         drained: frozenset[int] = frozenset(),
-        *,
-        one_end: bool = True,
     ) -> None:
         self._answers = answers
         self._executions = executions
         self._records = records
         self._died_soon = died_soon
         self._drained = drained
-        self._one_end = one_end
         self._findings = Findings()
 
     def run(self) -> Findings:
@@ -87,8 +83,7 @@ class Check:
             kind = KINDS[self._executions.by_task[task_id][0].kind]
             if kind.persisted:
                 self._add("what ran is in the ledger", "it ran, and has no record", task_id)
-        if self._one_end:
-            self._ends()
+        self._ends()
         for record in self._records.values():
             for rule, detail in self._record(record):
                 self._add(rule, detail, record.task_id)

@@ -185,7 +185,6 @@ class Storm:
             records,
             self._died_soon,
             frozenset(self._drained),
-            one_end=_STOPS.isdisjoint(self._plan.deck),
         ).run()
         return Report.make(
             self._plan.backend,

@@ -36,6 +36,9 @@ async def sort_out(items: Sequence[Item], dead: str, heir: str, backend: Backend
                 record.instance = heir
             else:
                 record.assign(heir)
+            if isinstance(item, Commit):
+                # No earlier try was applied: its caller may give it up.
+                item.tried = False
             left.append(item)
     return lost, left
 
