@@ -11,6 +11,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
+from taskflow_otel.cli.doctor import add_doctor
 from taskflow_otel.cli.output import Arguments, messages_on
 from taskflow_otel.cli.remote import add_remote
 from taskflow_otel.errors import ConfigurationError, TaskflowError
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"taskflow-otel {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_dashboards(commands.add_parser)
+    add_doctor(commands.add_parser)
     add_reconcile(commands.add_parser)
     add_remote(commands.add_parser)
     return parser

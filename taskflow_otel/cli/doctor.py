@@ -1,0 +1,307 @@
+"""The command `taskflow-otel doctor`: looks at the installation, a backend, a running application and the collector."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from taskflow_otel.errors import TaskflowError
+from taskflow_otel.model.query import Instance
+from taskflow_otel.reconcile.command import open_backend
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK
+from taskflow_otel.runtime.passwords import without_passwords
+from taskflow_otel.runtime.terminal import say
+from taskflow_otel.version import __version__
+
+EXTRAS = {
+    "otel": "opentelemetry.sdk",
+    "redis": "redis",
+    "postgres": "psycopg",
+    "mysql": "aiomysql",
+    "scheduler": "croniter",
+    "encryption": "cryptography",
+    "process": "cloudpickle",
+    "passwords": "argon2",
+    "client": "httpx",
+}
+"""A module of each extra."""
+_SKEW = 2.0
+"""Seconds that two clocks may differ."""
+_PATIENCE = 15.0
+_OTLP, _OTLP_DEFAULT = "OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317"
+
+
+class Verdict(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One result: what was looked at, how it is, and what to do if it is not well."""
+
+    subject: str
+    verdict: Verdict
+    message: str
+
+
+def add_doctor(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(
+        "doctor",
+        help="look for what is wrong with an installation, a backend, an application",
+        description="Look at the installation, and at what is named: a backend, the administration of a running "
+        "application, the collector of OpenTelemetry. Each finding says what to do. A backend is opened as an "
+        "application opens it, so its schema is created or migrated. The exit status is 1 if there is an error.",
+    )
+    parser.add_argument("--backend", metavar="URL|PATH", help="postgresql://…, mysql://…, redis://… or a SQLite path")
+    parser.add_argument(
+        "--url",
+        default=os.environ.get("TASKFLOW_URL"),
+        help="address of the administration, such as http://ada:secret@localhost:8000/tasks (or: $TASKFLOW_URL)",
+    )
+    parser.add_argument(
+        "--otlp",
+        metavar="URL",
+        default=os.environ.get(_OTLP),
+        help=f"address of the collector, such as {_OTLP_DEFAULT} (or: ${_OTLP})",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object for each finding")
+    parser.set_defaults(run=run_doctor)
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """Print each finding; return 1 if one is an error."""
+    worst = 0
+    for finding in asyncio.run(_examine(options)):
+        if options.json:
+            sys.stdout.write(json.dumps(asdict(finding)) + "\n")
+        else:
+            say(f"{finding.verdict:8}{finding.subject}: {finding.message}", sys.stdout)
+        worst |= finding.verdict is Verdict.ERROR
+    return int(worst)
+
+
+async def _examine(options: argparse.Namespace) -> list[Finding]:
+    found = list(examine_installation())
+    if options.backend:
+        found += [finding async for finding in examine_backend(options.backend)]
+    if options.url:
+        found += await asyncio.to_thread(lambda: list(examine_application(options.url)))
+    if options.otlp:
+        found.append(await examine_collector(options.otlp))
+    return found
+
+
+def examine_installation() -> Iterator[Finding]:
+    """Versions, and the extras that are there."""
+    python = platform.python_version()
+    yield Finding("installation", Verdict.OK, f"taskflow-otel {__version__}, Python {python}, {platform.system()}")
+    there = {extra: _is_there(module) for extra, module in EXTRAS.items()}
+    missing = [extra for extra, found in there.items() if not found]
+    named = ", ".join(extra for extra, found in there.items() if found) or "none"
+    rest = f"; for more: pip install 'taskflow-otel[{','.join(missing)}]'" if missing else ""
+    yield Finding("extras", Verdict.OK, f"{named}{rest}")
+    if platform.system() != "Linux":
+        yield Finding(
+            "platform",
+            Verdict.WARNING,
+            "the library is tested on Linux: develop here, and run it there. Processes of this host cannot see each "
+            "other, so a dead one is taken over when its lease has run out",
+        )
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+async def examine_backend(where: str) -> AsyncIterator[Finding]:
+    """Whether a backend can be opened, what it warns of, and what the instances in it say."""
+    subject = f"backend {without_passwords(where)}"
+    path = _sqlite_path(where)
+    if path is not None and not path.exists():
+        yield _new_database(subject, path)
+        return
+    with _warnings() as warnings:
+        try:
+            backend = open_backend(where)
+            async with asyncio.timeout(_PATIENCE):
+                await backend.open()
+        except TimeoutError:
+            yield Finding(subject, Verdict.ERROR, f"no answer in {_PATIENCE:g} s. Is it the right address and port?")
+            return
+        except (TaskflowError, OSError) as exc:
+            yield Finding(subject, Verdict.ERROR, str(exc))
+            return
+        try:
+            yield Finding(subject, Verdict.OK, "it answers, and its schema is that of this version")
+            for finding in _of_instances(subject, await backend.instances(), path is not None):
+                yield finding
+        except TaskflowError as exc:
+            yield Finding(subject, Verdict.ERROR, str(exc))
+        finally:
+            await backend.close()
+    for warning in warnings:
+        yield Finding(subject, Verdict.WARNING, warning)
+
+
+def _sqlite_path(where: str) -> Path | None:
+    return Path(where.removeprefix("sqlite:///")) if "://" not in where or where.startswith("sqlite:///") else None
+
+
+def _new_database(subject: str, path: Path) -> Finding:
+    """A SQLite file that is not there yet."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return Finding(subject, Verdict.ERROR, f"there is no directory {str(folder)!r}: create it")
+    if not os.access(folder, os.W_OK):
+        return Finding(
+            subject, Verdict.ERROR, f"this account may not write to {str(folder)!r}, where the database would be"
+        )
+    return Finding(subject, Verdict.OK, f"there is no file yet; the application will create it in {str(folder)!r}")
+
+
+def _of_instances(subject: str, instances: Sequence[Instance], one_host: bool) -> Iterator[Finding]:
+    """What the heartbeats of the instances show."""
+    now = SYSTEM_CLOCK.now()
+    alive = [one for one in instances if (now - one.heartbeat_at).total_seconds() < one.lease_seconds]
+    if len(alive) < len(instances):
+        yield Finding(
+            subject,
+            Verdict.WARNING,
+            f"{len(instances) - len(alive)} of {len(instances)} instances are silent for longer than their lease. If "
+            "no instance runs, their tasks wait for the next start",
+        )
+    for one in instances:
+        ahead = (one.heartbeat_at - now).total_seconds()
+        if ahead > _SKEW:
+            yield Finding(
+                subject,
+                Verdict.ERROR,
+                f"the clock of {one.instance_id} is {ahead:.0f} s ahead of this one. Synchronise the clocks (NTP): "
+                "leases and schedules compare them",
+            )
+    hosts = {one.host for one in alive if one.host}
+    if one_host and len(hosts) > 1:
+        yield Finding(
+            subject,
+            Verdict.ERROR,
+            f"{len(hosts)} hosts use this SQLite file. Its locks do not work over a network: use a server",
+        )
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """What the library logs in the meantime, as texts, in place of the lines on the terminal."""
+    caught: list[str] = []
+
+    class Caught(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            caught.append(record.getMessage())
+
+    handler, logger = Caught(logging.WARNING), logging.getLogger("taskflow_otel")
+    others, logger.handlers, logger.propagate = logger.handlers, [handler], False
+    try:
+        yield caught
+    finally:
+        logger.handlers, logger.propagate = others, True
+
+
+def examine_application(url: str) -> Iterator[Finding]:
+    """Whether an administration answers under a URL, lets the caller in, and is ready; and its clock."""
+    subject = f"application {without_passwords(url)}"
+    try:
+        from taskflow_otel.client import Client
+        from taskflow_otel.client.errors import LoginRequiredError
+    except TaskflowError as exc:
+        yield Finding(subject, Verdict.ERROR, str(exc))
+        return
+    token = os.environ.get("TASKFLOW_TOKEN") or None
+    try:
+        with Client(url, token=token) as client:
+            client.get_liveness()
+            yield from _clock_of(subject, url)
+            try:
+                health = client.get_health()
+            except LoginRequiredError:
+                yield Finding(
+                    subject,
+                    Verdict.ERROR,
+                    "it asks for a login, and this one is missing or wrong. Put user and password into the URL, or a "
+                    "token into $TASKFLOW_TOKEN",
+                )
+                return
+            if health.reasons:
+                yield Finding(subject, Verdict.ERROR, f"it is not ready: {'; '.join(health.reasons)}")
+            else:
+                yield Finding(subject, Verdict.OK, f"instance {health.instance} is ready")
+            if client.get_session().actor is None and token is None and urlsplit(url).username is None:
+                yield Finding(
+                    subject,
+                    Verdict.WARNING,
+                    "it is open to everyone who can reach it. Close it with TaskAdmin(auth=(user, password))",
+                )
+    except (TaskflowError, OSError) as exc:
+        yield Finding(subject, Verdict.ERROR, str(exc))
+
+
+def _clock_of(subject: str, url: str) -> Iterator[Finding]:
+    """The clock of a server, by the time that it sends with its answer."""
+    from taskflow_otel.client.extra import httpx
+
+    before = SYSTEM_CLOCK.now()
+    sent = httpx.get(url.rstrip("/") + "/livez", timeout=_PATIENCE).headers.get("date")
+    if sent is None:
+        return
+    # Whole seconds, rounded down.
+    skew = (parsedate_to_datetime(sent) - before).total_seconds()
+    if not -_SKEW - 1 < skew < _SKEW + 1:
+        yield Finding(
+            subject,
+            Verdict.WARNING,
+            f"its clock differs from this one by {abs(skew):.0f} s. Synchronise the clocks (NTP)",
+        )
+
+
+async def examine_collector(url: str) -> Finding:
+    """Whether something listens where telemetry is sent."""
+    subject = f"collector {without_passwords(url)}"
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        port = None
+    if not parts.hostname or port is None:
+        return Finding(subject, Verdict.ERROR, f"this is not an address; it should look like {_OTLP_DEFAULT}")
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+    except (OSError, TimeoutError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no answer"
+        return Finding(
+            subject,
+            Verdict.ERROR,
+            f"nothing listens at {parts.hostname}:{port} ({reason}). Start the collector, or correct ${_OTLP}. Tasks "
+            "run without it; their spans and logs are dropped and counted",
+        )
+    writer.close()
+    return Finding(subject, Verdict.OK, "something listens there")

@@ -1,0 +1,154 @@
+"""`taskflow-otel doctor`, on healthy set-ups and on broken ones: each finding says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+import taskflow_otel.backends.redis
+from taskflow_otel.backends import SqliteBackend
+from taskflow_otel.cli import doctor
+from taskflow_otel.cli.doctor import Finding, Verdict
+from taskflow_otel.cli.main import main
+from taskflow_otel.model.query import Instance
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK
+from tests.servers import RedisServer, free_port
+from tests.web.conftest import Served
+from tests.web.house import House
+from tests.web.users import USER
+
+Serving = Callable[..., AbstractAsyncContextManager[Served]]
+AppOf = Callable[..., FastAPI]
+OK, WARNING, ERROR = Verdict.OK, Verdict.WARNING, Verdict.ERROR
+
+
+async def of_backend(where: object) -> list[Finding]:
+    return [finding async for finding in doctor.examine_backend(str(where))]
+
+
+async def of_application(url: str) -> list[Finding]:
+    return await asyncio.to_thread(lambda: list(doctor.examine_application(url)))
+
+
+def instance(name: str, host: str, ahead: float) -> Instance:
+    moment = SYSTEM_CLOCK.now() + timedelta(seconds=ahead)
+    return Instance(name, host, 1, "", moment, moment, 15.0)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> Path:
+    """A database with two instances, both of one host and alive."""
+    path = tmp_path / "tasks.db"
+    await told(path, instance("one", "here", -1))
+    return path
+
+
+async def told(path: Path, *instances: Instance) -> None:
+    """Let instances send a heartbeat."""
+    backend = SqliteBackend(path)
+    await backend.open()
+    for one in instances:
+        await backend.beat(one)
+    await backend.close()
+
+
+def test_the_command_prints_each_finding_and_says_by_its_status_whether_one_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--backend", str(tmp_path / "tasks.db")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["ok", "ok", "ok"]
+    assert "the application will create it" in lines[2]
+    assert main(["doctor", "--json", "--backend", str(tmp_path / "no" / "tasks.db")]) == 1
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["verdict"], last["message"].endswith(": create it")) == ("error", True)
+
+
+def test_an_extra_that_is_not_there_comes_with_its_line_of_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(doctor.EXTRAS, "redis", "no_such_module.at_all")
+    found = {finding.subject: finding.message for finding in doctor.examine_installation()}
+    assert found["extras"].endswith("for more: pip install 'taskflow-otel[redis]'")
+
+
+async def test_a_healthy_backend_is_well(database: Path) -> None:
+    assert [finding.verdict for finding in await of_backend(database)] == [OK]
+
+
+async def test_a_backend_that_cannot_be_used_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text.db").write_text("no database, but a text that is long enough to be one" * 100)
+    closed = free_port()
+    for where, says in {
+        tmp_path / "text.db": "is not a SQLite database",
+        "mongodb://localhost/tasks": "must be a postgresql, mysql or redis URL",
+        f"postgresql://ada:secret@127.0.0.1:{closed}/tasks": "",
+        f"redis://127.0.0.1:{closed}/0": "",
+    }.items():
+        [finding] = await of_backend(where)
+        assert (finding.verdict, says in finding.message) == (ERROR, True), finding
+        assert "secret" not in str(finding)
+    # As if the driver were not installed.
+    monkeypatch.delattr(taskflow_otel.backends.redis, "connection", raising=False)
+    monkeypatch.delitem(sys.modules, "taskflow_otel.backends.redis.connection", raising=False)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    [finding] = await of_backend("redis://127.0.0.1/0")
+    assert "pip install" in finding.message
+
+
+async def test_a_schema_of_a_later_version_says_to_upgrade(database: Path) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE taskflow_meta SET value = '999' WHERE name = 'schema_version'")
+    [finding] = await of_backend(database)
+    assert finding.verdict is ERROR
+    assert "Upgrade taskflow-otel" in finding.message
+
+
+async def test_clocks_that_differ_silent_instances_and_a_file_that_two_hosts_share_are_noticed(database: Path) -> None:
+    await told(database, instance("two", "here", 60), instance("three", "there", -1), instance("dead", "here", -3600))
+    found = await of_backend(database)
+    assert [finding.verdict for finding in found] == [OK, WARNING, ERROR, ERROR]
+    assert "1 of 4 instances are silent" in found[1].message
+    assert "the clock of two is" in found[2].message
+    assert "2 hosts use this SQLite file" in found[3].message
+
+
+async def test_a_redis_that_forgets_is_a_warning() -> None:
+    with RedisServer({"appendonly": "no"}) as server:
+        found = await of_backend(server.url)
+    assert [finding.verdict for finding in found] == [OK, WARNING]
+    assert "append-only file" in found[1].message
+
+
+async def test_an_application_is_well_or_says_what_is_missing(app_of: AppOf, engine: House, serving: Serving) -> None:
+    async with serving(app_of(auth=USER)) as served:
+        inside = served.url.replace("://", f"://{USER[0]}:{USER[1]}@") + "/tasks"
+        assert [finding.verdict for finding in await of_application(inside)] == [OK]
+        [refused] = await of_application(f"{served.url}/tasks")
+        assert (refused.verdict, "TASKFLOW_TOKEN" in refused.message) == (ERROR, True)
+        [elsewhere] = await of_application(f"{served.url}/elsewhere")
+        assert elsewhere.verdict is ERROR
+    [gone] = await of_application(f"http://127.0.0.1:{free_port()}/tasks")
+    assert gone.verdict is ERROR
+    async with serving(app_of()) as served:
+        found = await of_application(f"{served.url}/tasks")
+    assert [finding.verdict for finding in found] == [OK, WARNING]
+    assert "open to everyone" in found[1].message
+
+
+async def test_a_collector_listens_or_not() -> None:
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    assert (await doctor.examine_collector(f"http://127.0.0.1:{port}")).verdict is OK
+    server.close()
+    await server.wait_closed()
+    closed = await doctor.examine_collector(f"127.0.0.1:{free_port()}")
+    assert (closed.verdict, "Start the collector" in closed.message) == (ERROR, True)
+    assert "should look like" in (await doctor.examine_collector("http://:4317")).message
