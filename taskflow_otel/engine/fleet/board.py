@@ -19,7 +19,7 @@ from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.readable import Readable
 from taskflow_otel.runtime.service import Service
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 _PREFIX = "board:"
 _TIDY_ROUNDS = 300
