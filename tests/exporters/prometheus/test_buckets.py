@@ -19,7 +19,7 @@ def test_each_histogram_has_bounds_and_those_given_replace_the_defaults() -> Non
 
 
 @pytest.mark.parametrize("bounds", [(), (0.0, 1.0), (2.0, 1.0), (1.0, 1.0), (1.0, float("inf"))], ids=str)
-def test_bounds_that_are_none_are_refused(bounds: tuple[float, ...]) -> None:
+def test_wrong_bounds_are_refused(bounds: tuple[float, ...]) -> None:
     with pytest.raises(ConfigurationError, match="strictly increasing"):
         resolve_buckets({NAME: bounds})
 
