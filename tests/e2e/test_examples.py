@@ -1,0 +1,77 @@
+"""The examples are true: the lines of curl in each of them, in order, against the application."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.procs import ROOT
+from tests.waiting import wait_until
+
+ENDS = {
+    "authentication": [],
+    "basic": ["success", "success"],
+    "encryption": ["success"],
+    "migration": ["success"],
+    "observability": ["failed", "success"],
+    "processes": ["success"],
+    "queues": ["success", "success"],
+    "schedules": ["success", "success"],
+}
+"""How the tasks of each example end."""
+
+
+def test_each_example_is_tried() -> None:
+    there = {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__", "demo"}
+    assert there == ENDS.keys()
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_the_lines_of_curl_are_answered_and_the_tasks_end(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    monkeypatch.delitem(sys.modules, f"examples.{name}", raising=False)
+    module = importlib.import_module(f"examples.{name}")
+    text = inspect.getdoc(module) or ""
+    assert f"uvicorn examples.{name}:app" in text
+    lines = re.findall(r"^\s*(curl .*?)(?: # (\d+))?$", text, re.MULTILINE)
+    assert len(lines) >= 2
+    with TestClient(module.app) as client:
+        for line, status in lines:
+            answer = curl(client, line)
+            assert answer.status_code == int(status) if status else answer.is_success, f"{line}: {answer.text}"
+
+        def ends() -> list[str]:
+            found: list[dict[str, Any]] = client.get("/tasks").json() if ENDS[name] else []
+            return sorted(task["status"] for task in found)
+
+        wait_until(lambda: ends() == ENDS[name], f"the end of the tasks: {ENDS[name]}")
+
+
+def curl(client: TestClient, line: str) -> Any:
+    """Do what this line does."""
+    words = shlex.split(line)[1:]
+    method, headers, url = "GET", {}, ""
+    while words:
+        match words.pop(0):
+            case "-X":
+                method = words.pop(0)
+            case "-H":
+                key, _, value = words.pop(0).partition(": ")
+                headers[key] = value
+            case address:
+                url = address
+    parts = urlsplit(url)
+    assert parts.netloc == "127.0.0.1:8000"
+    return client.request(method, f"{parts.path}?{parts.query}", headers=headers)
