@@ -57,7 +57,7 @@ chaos-planted: $(VENV)/.dev $(VENV)/.packages  ## Check that the storm finds eve
 	$(BIN)/python -m pytest tests/chaos/test_planted.py $(PYTEST_ARGS)
 
 schemathesis: $(VENV)/.dev $(VENV)/.packages  ## Send thousands of generated requests to each route, on two backends
-	SCHEMATHESIS_CASES=$(or $(CASES),50) $(BIN)/python -m pytest -q -rP --log-level=INFO tests/web/test_generated_requests.py $(SCHEMATHESIS_ARGS)
+	SCHEMATHESIS_CASES=$(or $(CASES),50) $(BIN)/python -m pytest -q -rP tests/web/test_generated_requests.py $(SCHEMATHESIS_ARGS)
 
 schedules: $(VENV)/.dev $(VENV)/.packages  ## Kill three instances with schedules, for four minutes on each backend
 	$(BIN)/python -m tests.chaos.schedules $(SCHEDULES_ARGS)
