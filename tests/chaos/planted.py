@@ -16,6 +16,7 @@ import msgspec
 from taskflow_otel.backends import Backend
 from taskflow_otel.backends.base import Applied, Change, Insert, Outcome, Update
 from taskflow_otel.backends.limits import Limits
+from taskflow_otel.backends.sql.writes import Writer
 from taskflow_otel.engine.door import Door
 from taskflow_otel.engine.drain import Drain
 from taskflow_otel.engine.fleet.heartbeat import Heartbeat
@@ -56,7 +57,10 @@ def _fence_nothing(backend: Backend) -> None:
         await beat(self)
         return True
 
+    async def nothing(*_: object) -> None: ...
+
     backend.apply = apply  # type: ignore[method-assign]  # the instance's own
+    Writer._refuse_dead = nothing  # type: ignore[method-assign,assignment]
     Heartbeat._beat = always  # type: ignore[method-assign]
     Heartbeat.lease_holds = property(lambda self: True)  # type: ignore[method-assign,assignment]
 
