@@ -91,6 +91,7 @@ generated: $(VENV)/.dev  ## Write what is generated from the code anew: pages an
 	$(BIN)/python -m taskflow_otel.wire.problems_doc > docs/problems.md
 	$(BIN)/python -m tests.client.twin
 	$(BIN)/python -m tests.drop_in.page
+	$(BIN)/python -m tests.settings_page
 	$(BIN)/python -m tests.rooms
 	$(BIN)/python -m tests.e2e.walk
 	$(BIN)/python -m dashboards.generate
