@@ -273,13 +273,18 @@ _SCALARS: dict[type, Callable[[Any], str]] = {
 }
 
 
-def readable_arguments(payload: str) -> tuple[list[Any], dict[str, Any]]:
+def readable_arguments(payload: str, *, numbers: bool = False) -> tuple[list[Any], dict[str, Any]]:
     """Return the arguments of a plain payload as JSON for people: without types, and without the function.
+
+    `numbers`: see `tagged.readable`.
 
     Raises `TaskArgumentError` for a payload that is encrypted or cannot be read.
     """
     _, args, kwargs = _parse(payload, "of this task")
-    return [readable(item) for item in args], {key: readable(item) for key, item in kwargs.items()}
+    return (
+        [readable(item, numbers=numbers) for item in args],
+        {key: readable(item, numbers=numbers) for key, item in kwargs.items()},
+    )
 
 
 def _loads(text: str) -> Any:

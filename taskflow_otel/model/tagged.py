@@ -112,20 +112,28 @@ def untag(node: Any, readers: Mapping[str, Callable[[Any], Any]] | None = None) 
     return read(stored)
 
 
-def readable(node: Any) -> Any:
-    """Return tagged data as JSON for people, without the tags and so without the types."""
+def readable(node: Any, *, numbers: bool = False) -> Any:
+    """Return tagged data as JSON for people, without the tags and so without the types.
+
+    `numbers`: NaN and infinities stay numbers, which are not JSON, and do not become texts.
+    """
     if isinstance(node, list):
-        return [readable(item) for item in node]
+        return [readable(item, numbers=numbers) for item in node]
     if not isinstance(node, dict):
         return node
     name = node.get(TAG)
     if name is None:
-        return {key: readable(item) for key, item in node.items()}
+        return {key: readable(item, numbers=numbers) for key, item in node.items()}
+    if name == "float" and numbers:
+        return float(node["v"])
     if name == "dict":
-        return {key if isinstance(key := readable(k), str) else str(key): readable(item) for k, item in node["v"]}
+        return {
+            key if isinstance(key := readable(k), str) else str(key): readable(item, numbers=numbers)
+            for k, item in node["v"]
+        }
     if name in _READERS and name not in _TEXT_TAGS:
         return str(untag(node))
-    return node["v"][-1] if name == "enum" else readable(node["v"])
+    return node["v"][-1] if name == "enum" else readable(node["v"], numbers=numbers)
 
 
 def _write_moment(value: datetime | time) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from typing import Any
 
 from taskflow_otel.errors import TaskArgumentError
@@ -74,18 +77,60 @@ def task_detail(record: TaskRecord, logs: list[LogEntry], *, with_args: bool) ->
         logs=[LogOut.model_validate(entry) for entry in logs],
         cancel_requested=record.cancel_requested,
         logs_dropped=record.logs_dropped,
+        arguments=arguments_text(record.payload) if with_args else None,
     )
+
+
+def _readable(payload: str | None) -> tuple[list[Any], dict[str, Any]] | None:
+    if payload is None or is_encrypted(payload):
+        return None
+    try:
+        return readable_arguments(payload, numbers=True)
+    except (TaskArgumentError, ValueError, TypeError, KeyError, LookupError, AttributeError, RecursionError):
+        # One damaged row must not make its page fail; a run of the task reports the error.
+        return None
+
+
+def arguments_text(payload: str | None) -> str | None:
+    """The stored arguments as text for people, with numbers that JSON cannot hold; `None` as in `shown_arguments`."""
+    found = _readable(payload)
+    if found is None:
+        return None
+    args, kwargs = found
+    # The beginning of a long value, as in `shown_arguments`; marked numbers pass as texts.
+    shown = plain_value({"args": _marked(args), "kwargs": _marked(kwargs)})
+    return _MARKED.sub(r"\1", json.dumps(shown, indent=2, ensure_ascii=False))
+
+
+_MARK = "\ue000"
+_MARKED = re.compile(f'"{_MARK}(-?(?:[0-9]+|Infinity)|NaN){_MARK}"')
+_EXACT = 2**53
+_MOST_BITS = 13_000
+"""Python writes no integer of more than 4,300 digits."""
+
+
+def _marked(value: Any) -> Any:
+    """The value, with a marked text for each number that JSON or its readers cannot hold."""
+    if isinstance(value, dict):
+        return {key: _marked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_marked(item) for item in value]
+    if isinstance(value, str):
+        # What people write must not pass for a number.
+        return value.replace(_MARK, "\\ue000")
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{_MARK}{plain_value(value)}{_MARK}"
+    if isinstance(value, int) and abs(value) > _EXACT and value.bit_length() < _MOST_BITS:
+        return f"{_MARK}{value}{_MARK}"
+    return value
 
 
 def shown_arguments(payload: str | None) -> tuple[list[Any] | None, dict[str, Any] | None]:
     """The stored arguments as JSON; `(None, None)` if they are not stored or are ciphertext."""
-    if payload is None or is_encrypted(payload):
+    found = _readable(payload)
+    if found is None:
         return None, None
-    try:
-        args, kwargs = readable_arguments(payload)
-    except (TaskArgumentError, ValueError, TypeError, KeyError, LookupError, AttributeError, RecursionError):
-        # One damaged row must not make its page fail; a run of the task reports the error.
-        return None, None
+    args, kwargs = found
     # Arguments may have no JSON form, and may be long: the page shows their beginning.
     shown = plain_value([args, kwargs])
     return shown[0], shown[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import unicodedata
 from importlib.resources import files
 from string import Template
 from urllib.parse import parse_qsl, urlencode
@@ -28,6 +29,8 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _LOGIN_BODY_LIMIT = 8_192
+_UNSEEN = {"Cc", "Cf"}
+"""Unicode's categories of controls and of format characters. A title is one line."""
 
 
 # Not Starlette's StaticFiles: it reads the disk for each request, and it is a mount, which `include_router` of the
@@ -65,7 +68,8 @@ def add_page_routes(router: APIRouter, settings: WebSettings, guard: Guard, audi
     viewer = Depends(guard.viewer)
 
     def page(name: str, status: int = 200, **values: str) -> Response:
-        text = Template(assets.text(name)).substitute({key: html.escape(value) for key, value in values.items()})
+        shown = {key: html.escape(visible(value)) for key, value in values.items()}
+        text = Template(assets.text(name)).substitute(shown)
         headers = {**PAGE_HEADERS, "Cache-Control": "no-store", "Content-Type": _TYPES[".html"]}
         return Response(text, status, headers)
 
@@ -155,6 +159,13 @@ def add_page_routes(router: APIRouter, settings: WebSettings, guard: Guard, audi
         secure = client_scheme(request) == "https"
         answer.set_cookie(COOKIE, "", max_age=0, path=None, secure=secure, httponly=True, samesite="lax")
         return answer
+
+
+def visible(text: str) -> str:
+    """The text with a name in place of each character that cannot be seen or turns the writing direction."""
+    return "".join(
+        f"\\u{ord(character):04x}" if unicodedata.category(character) in _UNSEEN else character for character in text
+    )
 
 
 def _view(request: Request) -> str:

@@ -100,7 +100,7 @@ def add_item_routes(
     router: APIRouter, engine: TaskEngine, settings: WebSettings, guard: Guard, audit: AuditLog
 ) -> None:
     """The routes of one task."""
-    hidden = None if settings.display_func_args else {"args", "kwargs"}
+    hidden = None if settings.display_func_args else {"args", "kwargs", "arguments"}
     may_retry, may_cancel = Depends(guard.acting(Scope.RETRY)), Depends(guard.acting(Scope.CANCEL))
 
     @router.get(

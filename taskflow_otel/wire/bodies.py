@@ -143,6 +143,11 @@ class TaskDetailOut(TaskOut):
 
     cancel_requested: bool = False
     logs_dropped: int = Field(default=0, description="Number of log entries beyond the limit.")
+    arguments: str | None = Field(
+        default=None,
+        description="`args` and `kwargs` as text for people: like JSON, with NaN, infinities and integers of any size "
+        "as what they are. Only where arguments are displayed; null while encrypted.",
+    )
 
 
 class StatsOut(BaseModel):

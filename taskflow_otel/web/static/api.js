@@ -1,5 +1,6 @@
 // The REST API. Addresses are relative to the page, so that they work behind any proxy.
 
+import { parse } from "./exact.js";
 import { correct } from "./now.js";
 
 export class ApiError extends Error {
@@ -28,20 +29,20 @@ export class Api {
   }
 
   async get(path, params) {
-    return (await this.#send("GET", withParams(path, params))).json();
+    return parse(await (await this.#send("GET", withParams(path, params))).text());
   }
 
   /** A page of a list, and the cursor of the next page. */
   async list(path, params) {
     const response = await this.#send("GET", withParams(path, params));
-    return { items: await response.json(), next: response.headers.get("X-Next-Cursor") };
+    return { items: parse(await response.text()), next: response.headers.get("X-Next-Cursor") };
   }
 
   /** A page of tasks with the total (a lower bound if not `exact`) and the cursor of the next page. */
   async tasks(params) {
     const response = await this.#send("GET", withParams("./", params));
     return {
-      tasks: await response.json(),
+      tasks: parse(await response.text()),
       total: Number(response.headers.get("X-Total-Count")),
       exact: response.headers.get("X-Total-Count-Exact") !== "false",
       next: response.headers.get("X-Next-Cursor"),

@@ -1,5 +1,9 @@
 // Builds the page. Data from outside becomes text or an attribute; nothing is ever parsed as HTML.
 
+import { visible } from "./exact.js";
+
+/** Attributes that people read or hear. */
+const SHOWN = new Set(["title", "aria-label", "placeholder"]);
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An element. `props`: `class`, `text`, `on` (listeners), `data`; all others are attributes (null and false omit one). */
@@ -15,18 +19,21 @@ export function s(tag, props = {}, ...children) {
 function fill(element, props, children) {
   for (const [name, value] of Object.entries(props)) {
     if (value === null || value === undefined || value === false) continue;
-    if (name === "text") element.textContent = value;
+    if (name === "text") element.textContent = visible(value);
     else if (name === "on") for (const [type, listener] of Object.entries(value)) element.addEventListener(type, listener);
     else if (name === "data") Object.assign(element.dataset, value);
+    else if (SHOWN.has(name)) element.setAttribute(name, visible(value));
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  const present = children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+  element.append(...present.map((child) => (typeof child === "string" ? visible(child) : child)));
   return element;
 }
 
 /** Write text only if it differs, so that an unchanged cell costs no layout. */
 export function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = visible(text);
+  if (element.textContent !== shown) element.textContent = shown;
 }
 
 export function setShown(element, shown) {

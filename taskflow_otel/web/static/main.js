@@ -3,6 +3,7 @@
 import { Api, ApiError } from "./api.js";
 import { Contact } from "./contact.js";
 import { h, icon, setText, toast } from "./dom.js";
+import { visible } from "./exact.js";
 import { Notice } from "./notice.js";
 import { isUtc, useUtc, zoneName } from "./now.js";
 import { Stream } from "./stream.js";
@@ -121,7 +122,7 @@ class Page {
     this.#root = h("div", { class: "view" });
     this.notice.begin(this.#root);
     this.#main.replaceChildren(this.notice.element, this.#root);
-    document.title = `${title} · ${this.session.title}`;
+    document.title = visible(`${title} · ${this.session.title}`);
     for (const [key, link] of this.#links) {
       if (key === (under ?? name)) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");

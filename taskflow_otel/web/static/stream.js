@@ -1,5 +1,7 @@
 // The live stream: changes are collected for each frame, so that the work depends on the number of changed tasks.
 
+import { parse } from "./exact.js";
+
 const SLOWEST_RETRY = 30000;
 
 export class Stream {
@@ -85,7 +87,7 @@ export class Stream {
     if (event.lastEventId) this.#lastId = event.lastEventId;
     this.onState("live");
     this.#frame ||= requestAnimationFrame(() => this.#flush());
-    return JSON.parse(event.data);
+    return parse(event.data);
   }
 
   #flush() {

@@ -1,4 +1,5 @@
 import { confirmed, copyable, h, icon, pill, setShown, setText } from "./dom.js";
+import { stringify } from "./exact.js";
 import { clock, duration, elapsed, full, plural, precise, secondsBetween, shortId, zoned } from "./format.js";
 import { now } from "./now.js";
 import { reasonText } from "./rows.js";
@@ -99,10 +100,10 @@ export class TaskView {
     );
     for (const line of task.logs ?? []) this.#addLog(line);
     this.#noteLogs();
-    const hasArgs = task.args !== undefined;
+    const hasArgs = task.arguments !== undefined;
     setShown(this.args, hasArgs);
     if (hasArgs) {
-      const shown = task.args === null ? "Encrypted, or not stored." : JSON.stringify({ args: task.args, kwargs: task.kwargs }, null, 2);
+      const shown = task.arguments ?? "Encrypted, or not stored.";
       this.args.replaceChildren(h("div", { class: "card-head" }, h("h2", { text: "Arguments" })), h("pre", { class: "trace", text: shown }));
     }
   }
@@ -193,7 +194,7 @@ export class TaskView {
     const known = this.seen.get(line.seq);
     if (known) {
       // What was read may be more than what the stream told.
-      if (JSON.stringify(known.line) !== JSON.stringify(line)) known.element.replaceWith(this.#line(line));
+      if (stringify(known.line) !== stringify(line)) known.element.replaceWith(this.#line(line));
       return;
     }
     const { scrollTop, scrollHeight, clientHeight } = this.logs;
@@ -213,7 +214,7 @@ export class TaskView {
       { class: "log", data: { level: line.level } },
       h("span", { class: "log-time", text: precise(line.timestamp), title: full(line.timestamp) }),
       h("span", { class: "log-level", text: line.level }),
-      h("span", { class: "log-text" }, line.message, extra.map(([key, value]) => h("span", { class: "tag", text: `${key}=${typeof value === "string" ? value : JSON.stringify(value)}` }))),
+      h("span", { class: "log-text" }, line.message, extra.map(([key, value]) => h("span", { class: "tag", text: `${key}=${typeof value === "string" ? value : stringify(value)}` }))),
     );
     this.seen.set(line.seq, { line, element });
     return element;
