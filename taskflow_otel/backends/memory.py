@@ -440,6 +440,8 @@ def _matches(record: TaskRecord, query: TaskQuery) -> bool:
         and (query.since is None or record.created_at >= query.since)
         and (query.until is None or record.created_at < query.until)
         and (query.trace_id is None or record.trace_id == query.trace_id)
+        and (query.ended_since is None or (record.status.finished and _ended(record) >= query.ended_since))
+        and (query.ended_until is None or (record.status.finished and _ended(record) < query.ended_until))
         and (query.q is None or _mentions(record, query.q.lower()))
     )
 

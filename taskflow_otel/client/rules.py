@@ -45,8 +45,8 @@ Moment = datetime | timedelta | str
 class Filters(TypedDict, total=False):
     """The filters of the task list, as keyword arguments of the methods that take them.
 
-    `tag`: `key:value`, or `key` for any value. `since`, `until`: created at or after, and before. `q`: a part of the
-    name, the error or the task id.
+    `tag`: `key:value`, or `key` for any value. `since`, `until`: created at or after, and before; `ended_since` and
+    `ended_until` are about the end. `q`: a part of the name, the error or the task id.
     """
 
     status: str
@@ -56,6 +56,8 @@ class Filters(TypedDict, total=False):
     source: str
     since: Moment
     until: Moment
+    ended_since: Moment
+    ended_until: Moment
     trace_id: str
     q: str
 

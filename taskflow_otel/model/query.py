@@ -15,11 +15,12 @@ from taskflow_otel.model.vocabulary import InstanceState
 class TaskQuery:
     """A filter over tasks. All given conditions must hold; `None` does not filter.
 
-    `since` (inclusive) and `until` (exclusive) apply to `created_at`. `tag` is `(key, value)`; the value `None` matches
-    any. `q` is a substring of the name, the error or the task id. `cursor` is the id of the last task of the previous
-    page. With `count_limit`, a page has a total, and totals and counts are bounded: a backend that would have to read
-    more than about `count_limit` tasks returns a lower bound. Without it a page has no total, and counts include all
-    tasks that match.
+    `since` (inclusive) and `until` (exclusive) apply to `created_at`; `ended_since` and `ended_until` apply to the end
+    of finished tasks, and leave out the others. `tag` is `(key, value)`; the value `None` matches any. `q` is a
+    substring of the name, the error or the task id. `cursor` is the id of the last task of the previous page. With
+    `count_limit`, a page has a total, and totals and counts are bounded: a backend that would have to read more than
+    about `count_limit` tasks returns a lower bound. Without it a page has no total, and counts include all tasks that
+    match.
     """
 
     status: TaskStatus | None = None
@@ -29,6 +30,8 @@ class TaskQuery:
     source: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    ended_since: datetime | None = None
+    ended_until: datetime | None = None
     trace_id: str | None = None
     q: str | None = None
     limit: int = 100

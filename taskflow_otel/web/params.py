@@ -41,6 +41,17 @@ def parse_moment(name: str, text: str, now: datetime) -> datetime:
         ) from None
 
 
+def _range(
+    since: str, first: str | None, until: str, last: str | None, now: datetime
+) -> tuple[datetime | None, datetime | None]:
+    """The two ends of a time range; answers 422 to one that cannot contain anything."""
+    begin = None if first is None else parse_moment(since, first, now)
+    end = None if last is None else parse_moment(until, last, now)
+    if begin is not None and end is not None and begin >= end:
+        raise InvalidInput(until, f"{until} ({last}) must be later than {since} ({first})")
+    return begin, end
+
+
 def parse_tag(text: str) -> tuple[str, str | None]:
     """Return `key:value` (or `key=value`) as a pair; a bare `key` matches any value."""
     key, *value = re.split("[:=]", text, maxsplit=1)
@@ -59,6 +70,10 @@ def task_filter(
         str | Absent, Query(description="Created at or after: an ISO 8601 time, or an age (`6h`).")
     ] = None,
     until: Annotated[str | Absent, Query(description="Created before: an ISO 8601 time, or an age (`6h`).")] = None,
+    ended_since: Annotated[
+        str | Absent, Query(description="Ended at or after: an ISO 8601 time, or an age (`6h`).")
+    ] = None,
+    ended_until: Annotated[str | Absent, Query(description="Ended before: an ISO 8601 time, or an age (`6h`).")] = None,
     trace_id: Annotated[str | Absent, Query(description="Trace id, 32 hexadecimal digits.")] = None,
     q: Annotated[str | Absent, Query(description="Part of the name, the error or the task id.", max_length=200)] = None,
 ) -> TaskQuery:
@@ -69,10 +84,8 @@ def task_filter(
     if trace_id is not None and not _TRACE_ID.fullmatch(trace_id.lower()):
         raise InvalidInput("trace_id", f"trace_id must be 32 hexadecimal digits, not {trace_id!r}")
     now = SYSTEM_CLOCK.now()
-    first = None if since is None else parse_moment("since", since, now)
-    last = None if until is None else parse_moment("until", until, now)
-    if first is not None and last is not None and first >= last:
-        raise InvalidInput("until", f"until ({until}) must be later than since ({since})")
+    first, last = _range("since", since, "until", until, now)
+    ended_first, ended_last = _range("ended_since", ended_since, "ended_until", ended_until, now)
     return TaskQuery(
         status=status,
         func_name=func_name,
@@ -81,6 +94,8 @@ def task_filter(
         source=source and source.value,
         since=first,
         until=last,
+        ended_since=ended_first,
+        ended_until=ended_last,
         trace_id=trace_id and trace_id.lower(),
         q=q,
     )

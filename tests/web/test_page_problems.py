@@ -47,3 +47,23 @@ async def test_a_dead_instance_shows_what_it_was_doing(opened: OpenPage, engine:
         await expect(row).to_contain_text("1 waiting task moved to others")
         await row.get_by_role("link").click()
         await expect(page.get_by_role("heading", name="charge_card")).to_be_visible()
+
+
+async def test_failures_of_a_window_are_those_that_ended_in_it(opened: OpenPage, engine: House) -> None:
+    # Created long ago and failed just now, and the other way round.
+    engine.put(make_record("long_one", TaskStatus.FAILED, age=9_000, duration=8_990.0, error="late"))
+    for number in range(9):
+        engine.put(make_record(f"short_{number}", TaskStatus.FAILED, age=100 + number, duration=1.0, error="early"))
+    engine.put(make_record("old", TaskStatus.FAILED, age=9_000, duration=1.0, error="long past"))
+    async with opened("?view=failures&since=1h") as page:
+        await expect(page.get_by_text("10 problems in 2 groups")).to_be_visible()
+        await page.locator(".group").filter(has_text="late").get_by_role("link", name="Tasks").click()
+        await expect(page.locator("tbody tr")).to_have_count(1)
+        await expect(page.locator("tbody tr")).to_contain_text("long_one")
+        await page.get_by_role("link", name="Overview").click()
+        latest = page.locator("section").filter(has_text="Latest failures").locator("tbody tr")
+        await expect(latest).to_have_count(8)
+        await expect(latest.first).to_contain_text("long_one")
+        engine.put(make_record("newest", TaskStatus.FAILED, age=5_000, duration=4_999.0))
+        await expect(latest.first).to_contain_text("newest")
+        await expect(latest).to_have_count(8)

@@ -33,6 +33,8 @@ async def test_moments_are_understood_as_times_and_as_ages(client: httpx.AsyncCl
         ("GET", "/tasks?until=2026-13-01T00:00:00Z", "until"),
         ("GET", f"/tasks?since={'9' * 30}d", "since"),
         ("GET", "/tasks?since=1h&until=6h", "until"),
+        ("GET", "/tasks?ended_since=1h&ended_until=6h", "ended_until"),
+        ("GET", "/tasks?ended_since=soon", "ended_since"),
         ("GET", "/tasks?status=done", "status"),
         ("GET", "/tasks?limit=0", "limit"),
         ("GET", "/tasks?limit=100000", "limit"),

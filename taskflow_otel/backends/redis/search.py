@@ -112,6 +112,10 @@ class _Search:
         self.windowed = bool(wants)
         if query.q:
             wants["q"] = query.q.lower()
-        self.indexed = not query.q and len(self.dimensions) == 1
+        if query.ended_since is not None:
+            wants["ended_since"] = str(codec.to_micros(query.ended_since))
+        if query.ended_until is not None:
+            wants["ended_until"] = str(codec.to_micros(query.ended_until))
+        self.indexed = len(self.dimensions) == 1 and not {"q", "ended_since", "ended_until"} & wants.keys()
         """Whether one index holds exactly the tasks that match."""
         self.conditions = [codec.to_json(self.statuses), codec.to_json(self.dimensions), codec.to_json(wants)]

@@ -93,7 +93,8 @@ def kept_sizes(query: TaskQuery, among: Sequence[Way]) -> Select[Any]:
 
 def countable(query: TaskQuery) -> bool:
     """Whether the stored counts contain the number of finished tasks that match."""
-    return all(value is None for value in (query.tag, query.since, query.until, query.trace_id, query.q))
+    times = query.since, query.until, query.ended_since, query.ended_until
+    return all(value is None for value in (query.tag, *times, query.trace_id, query.q))
 
 
 def kept_counts(query: TaskQuery) -> Select[Any]:
@@ -237,6 +238,12 @@ class TaskSearch:
         if query.tag is not None and way != ("tag",):
             tagged = (column == value for column, value in _key(query, ("tag",)))
             yield exists().where(task_tags.c.task_id == tasks.c.task_id, *tagged)
+        # An expression, so that no database chooses the index by end, which has another order.
+        ended = tasks.c.finished_at + literal_column("0")
+        if query.ended_since is not None:
+            yield ended >= micros(query.ended_since)
+        if query.ended_until is not None:
+            yield ended < micros(query.ended_until)
         if query.q is not None:
             searched: list[Column[str]] = [tasks.c[name] for name in ("func_name", "error", "task_id")]
             yield or_(*(column.icontains(query.q, autoescape=True) for column in searched))

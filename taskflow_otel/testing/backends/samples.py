@@ -111,9 +111,9 @@ def population() -> list[TaskRecord]:
             error=draw.choice([None, None, TEXT, "timed out after 5 s"]),
             trace=TaskTrace(SpanRef(draw.choice("abc") * 32, "1" * 16)),
             duration=1.5,
-            end_time=BASE + timedelta(days=1),
+            end_time=BASE + timedelta(days=1, minutes=-number),
         )
-        for _ in range(60)
+        for number in range(60)
     ]
 
 
@@ -134,6 +134,10 @@ def queries(tasks: list[TaskRecord]) -> list[TaskQuery]:
         {"since": early},
         {"until": late},
         {"since": early, "until": late},
+        {"ended_since": tasks[20].end_time},
+        {"ended_until": tasks[20].end_time},
+        {"ended_since": tasks[50].end_time, "ended_until": tasks[10].end_time, "status": TaskStatus.FAILED},
+        {"ended_since": tasks[30].end_time, "func_name": "send_sms", "since": early},
         {"trace_id": "a" * 32},
         {"q": "send_"},
         {"q": "%"},
@@ -159,5 +163,10 @@ def matches(task: TaskRecord, query: TaskQuery) -> bool:
     if query.since is not None and task.created_at < query.since:
         return False
     if query.until is not None and task.created_at >= query.until:
+        return False
+    ended = task.end_time or task.created_at
+    if query.ended_since is not None and not (task.status.finished and ended >= query.ended_since):
+        return False
+    if query.ended_until is not None and not (task.status.finished and ended < query.ended_until):
         return False
     return query.q is None or any(query.q in text for text in (task.func_name, task.error or "", task.task_id))

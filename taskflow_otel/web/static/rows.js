@@ -4,12 +4,16 @@ import { h, pill, setShown, setText } from "./dom.js";
 import { clock, duration, elapsed, firstLine, full, secondsBetween, shortId } from "./format.js";
 import { LIVE, REASONS } from "./vocabulary.js";
 
-/** A table of tasks, newest first. `accepts(task, known)` returns whether a task belongs here; `limit` bounds the rows. */
+/**
+ * A table of tasks, newest first: by their ids, or by another field. `accepts(task, known)` returns whether a task belongs here;
+ * `limit` bounds the rows.
+ */
 export class TaskRows {
   #rows = new Map();
   #running = new Set();
 
-  constructor({ accepts, limit = 500, compact = false }) {
+  constructor({ accepts, limit = 500, compact = false, by = "task_id" }) {
+    this.by = by;
     this.accepts = accepts;
     this.limit = limit;
     this.compact = compact;
@@ -61,7 +65,7 @@ export class TaskRows {
   #insert(task) {
     // Ids are in the order of creation (UUIDv7). A new task is almost always the first.
     let after = this.body.firstElementChild;
-    while (after && after.dataset.id > task.task_id) after = after.nextElementSibling;
+    while (after && this.#rows.get(after.dataset.id).task[this.by] > task[this.by]) after = after.nextElementSibling;
     if (!after && !this.complete) return;
     const row = this.#make({ ...task });
     this.body.insertBefore(row.element, after);

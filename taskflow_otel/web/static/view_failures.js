@@ -30,7 +30,7 @@ export class FailuresView {
   }
 
   async refresh() {
-    const found = await this.page.api.get("failures", { since: this.since });
+    const found = await this.page.api.get("failures", { ended_since: this.since });
     this.groups.replaceChildren(...found.groups.map((group) => this.#card(group)));
     const waiting = found.groups.reduce((sum, group) => sum + group.retryable.length, 0);
     setText(this.note, found.scanned ? `${plural(found.scanned, "problem")}${found.truncated ? " (the latest)" : ""} in ${plural(found.groups.length, "group")}` : "");
@@ -50,7 +50,7 @@ export class FailuresView {
 
   #card(group) {
     const single = group.func_names.length === 1 ? { func_name: group.func_names[0] } : {};
-    const list = `?${new URLSearchParams({ view: "tasks", status: group.status, since: this.since, ...single })}`;
+    const list = `?${new URLSearchParams({ view: "tasks", status: group.status, ended_since: this.since, ...single })}`;
     const retry = group.retryable.length
       ? h("button", { class: "button", type: "button", on: { click: () => this.#retry(group) } }, icon("retry"), `Retry ${count(group.retryable.length)}`)
       : h("span", { class: "muted", text: "all retried" });

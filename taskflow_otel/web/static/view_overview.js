@@ -3,6 +3,8 @@ import { empty, h, setShown, setText } from "./dom.js";
 import { clock, count, duration, rate, share } from "./format.js";
 import { TaskRows } from "./rows.js";
 
+const SHOWN = 8;
+const READ = 200;
 const WINDOWS = ["15m", "1h", "6h", "24h"];
 
 /** The overview: the numbers of the window, the running tasks and the latest failures. */
@@ -23,7 +25,7 @@ export class OverviewView {
     this.from = h("span");
     this.health = h("div", { class: "banner bad", role: "alert", hidden: true });
     this.running = panelOf("Running now", "?view=tasks&status=running", (task) => task.status === "running", "Nothing runs now", "A task appears here while its function runs.");
-    this.failed = panelOf("Latest failures", "?view=failures", (task) => task.status === "failed", "No failures", "Nothing has failed.");
+    this.failed = panelOf("Latest failures", "?view=failures", (task) => task.status === "failed", "No failures", "Nothing has failed in the last 24 hours.", "end_time");
     this.objectives = new Objectives();
     this.switch = h(
       "div",
@@ -56,7 +58,7 @@ export class OverviewView {
   }
 
   async refresh() {
-    await Promise.all([this.poll(), this.running.read(this.page, { status: "running" }), this.failed.read(this.page, { status: "failed" })]);
+    await Promise.all([this.poll(), this.running.read(this.page, { status: "running" }), this.failed.read(this.page, { status: "failed", ended_since: "24h" })]);
   }
 
   change(tasks) {
@@ -158,8 +160,8 @@ class Tile {
   }
 }
 
-function panelOf(title, href, accepts, nothing, hint) {
-  const rows = new TaskRows({ accepts, limit: 8, compact: true });
+function panelOf(title, href, accepts, nothing, hint, by = "task_id") {
+  const rows = new TaskRows({ accepts, limit: SHOWN, compact: true, by });
   const blank = empty(nothing, hint);
   const element = h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: title }), h("a", { href, text: "See all" })), rows.table, blank);
   const settle = () => {
@@ -174,8 +176,10 @@ function panelOf(title, href, accepts, nothing, hint) {
       settle();
     },
     async read(page, params) {
-      const { tasks, next } = await page.api.tasks({ ...params, limit: 8 });
-      rows.replace(tasks, next === null);
+      // By another order than that of the list, the first ones are among many.
+      const { tasks, next } = await page.api.tasks({ ...params, limit: by === "task_id" ? SHOWN : READ });
+      tasks.sort((one, other) => (one[by] < other[by] ? 1 : -1));
+      rows.replace(tasks.slice(0, SHOWN), next === null && tasks.length <= SHOWN);
       settle();
     },
   };

@@ -3,8 +3,9 @@ import { count, plural } from "./format.js";
 import { TaskRows } from "./rows.js";
 import { SOURCES, STATUSES } from "./vocabulary.js";
 
-const FIELDS = ["status", "q", "func_name", "queue", "source", "tag", "since", "until", "trace_id"];
+const FIELDS = ["status", "q", "func_name", "queue", "source", "tag", "since", "until", "ended_since", "ended_until", "trace_id"];
 const AGES = [["", "Any time"], ["15m", "Last 15 minutes"], ["1h", "Last hour"], ["6h", "Last 6 hours"], ["24h", "Last 24 hours"], ["7d", "Last 7 days"]];
+const ENDED = [["", "Ended at any time"], ...AGES.slice(1).map(([value, text]) => [value, text.replace("Last", "Ended in the last")])];
 const FROM = [["", "Any source"], ...SOURCES.map((source) => [source, source[0].toUpperCase() + source.slice(1)])];
 const PAGE = 100;
 
@@ -91,6 +92,9 @@ export class TasksView {
     if (key && (task.tags?.[key] === undefined || (value.length && task.tags[key] !== value[0]))) return false;
     if (filters.trace_id && task.trace_id !== filters.trace_id.toLowerCase()) return false;
     if (filters.until && !(Date.parse(filters.until) > Date.parse(task.created_at))) return false;
+    // What changes now has ended a moment ago.
+    if (filters.ended_since && !task.end_time) return false;
+    if (filters.ended_until) return false;
     const text = filters.q.toLowerCase();
     return !text || [task.func_name, task.error, task.task_id].some((part) => part?.toLowerCase().includes(text));
   }
@@ -147,6 +151,7 @@ export class TasksView {
       typed("tag", "Tag, as key:value"),
       chosen("source", "Source", FROM),
       chosen("since", "Created", AGES),
+      ...(this.filters.ended_since ? [chosen("ended_since", "Ended", ENDED)] : []),
       this.clear,
     ];
   }

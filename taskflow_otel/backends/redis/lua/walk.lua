@@ -67,6 +67,13 @@ local function matches(id, status)
   for _, dim in ipairs(dims) do
     if dim ~= drive and not call('ZSCORE', index_key(dim, status), id) then return false end
   end
+  if wants.ended_since or wants.ended_until then
+    local ended = call('ZSCORE', P .. 'finished', id)
+    if not ended then return false end
+    ended = tonumber(ended)
+    if wants.ended_since and ended < tonumber(wants.ended_since) then return false end
+    if wants.ended_until and ended >= tonumber(wants.ended_until) then return false end
+  end
   if not wants.q or string.find(id, wants.q, 1, true) then return true end
   return string.find(call('HGET', task_key(id), 'search'), wants.q, 1, true) ~= nil
 end
