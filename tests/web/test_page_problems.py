@@ -50,7 +50,7 @@ async def test_a_dead_instance_shows_what_it_was_doing(opened: OpenPage, engine:
 
 
 async def test_failures_of_a_window_are_those_that_ended_in_it(opened: OpenPage, engine: House) -> None:
-    # Created long ago and failed just now, and the other way round.
+    # Created long ago and failed just now; created and failed long ago; and some in between.
     engine.put(make_record("long_one", TaskStatus.FAILED, age=9_000, duration=8_990.0, error="late"))
     for number in range(9):
         engine.put(make_record(f"short_{number}", TaskStatus.FAILED, age=100 + number, duration=1.0, error="early"))

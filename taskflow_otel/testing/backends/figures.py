@@ -14,10 +14,12 @@ from taskflow_otel.backends.base import Backend, Insert, Update
 from taskflow_otel.model.figures import UNTIMED, WAIT, Figure, Span, bucket_of
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.vocabulary import ObjectiveResult
 from taskflow_otel.testing.backends.fixtures import APPLIED, STALE, BackendFixtures, Open
 from taskflow_otel.testing.backends.samples import BASE, TEXT, finish, make_task
 
 _ALWAYS = 0, 2**40
+_GOOD, _BAD = ObjectiveResult.GOOD.value, ObjectiveResult.BAD.value
 _DONE, _FAILED, _LOST = (status.value for status in (TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.INTERRUPTED))
 
 
@@ -89,8 +91,8 @@ class FigureConformance(BackendFixtures):
             first = replace(first, due_at=None if due is None else task.end_time - due)
             task.timeline = first, started, TimelineEntry(Transition.SUCCEEDED, task.end_time, 0, "one")
         assert await backend.apply([Insert(task) for task in tasks]) == [APPLIED] * 3
-        found = await store.read(Span.HOUR, *_ALWAYS, by_name=True, kinds={"good", "bad"})
-        assert _numbers(found) == {("send", "good"): 1, ("send", "bad"): 1}
+        found = await store.read(Span.HOUR, *_ALWAYS, by_name=True, kinds={_GOOD, _BAD})
+        assert _numbers(found) == {("send", _GOOD): 1, ("send", _BAD): 1}
         assert _numbers(await store.read(Span.MINUTE, *_ALWAYS, kinds=[_DONE])) == {("", _DONE): 3}
 
     async def test_a_refused_change_is_not_counted_and_the_others_of_its_batch_are(self, backend: Backend) -> None:
