@@ -24,6 +24,7 @@ from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.backends.memory import MemoryBackend
 from taskflow_otel.bus import ObserverBus, TaskObserver
 from taskflow_otel.engine.decorators import TaskDecorators
+from taskflow_otel.engine.deployment import deployment
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.executors.process import ProcessExecutor
 from taskflow_otel.engine.executors.process_spans import SpanForwarder
@@ -134,6 +135,7 @@ class TaskManager(TaskActions):
         settings = EngineSettings(
             persist_all=requeue_pending,
             queues=queue_configs(queues, max_size),
+            deployment=deployment(),
             max_concurrent_tasks=max_concurrent_tasks,
             max_sync_threads=max_sync_threads,
             snapshot_interval=snapshot_interval,

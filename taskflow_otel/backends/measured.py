@@ -16,6 +16,7 @@ from taskflow_otel.backends.admin import (
     OperationStore,
 )
 from taskflow_otel.backends.base import Applied, Backend, Change
+from taskflow_otel.backends.pool import KeepsPool, PoolStore
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -49,6 +50,8 @@ class MeasuredBackend:
             self.operation_store: OperationStore = backend.operation_store
         if isinstance(backend, KeepsFigures):
             self.figure_store: FigureStore = backend.figure_store
+        if isinstance(backend, KeepsPool):
+            self.pool_store: PoolStore = backend.pool_store
         self.failing: bool = False
         """Whether the latest measured operation got no answer."""
 

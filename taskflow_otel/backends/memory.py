@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update, owners_of
 from taskflow_otel.backends.memory_admin import MemoryAuditStore, MemoryOperationStore
 from taskflow_otel.backends.memory_figures import MemoryFigureStore
+from taskflow_otel.backends.memory_pool import MemoryPoolStore
 from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.errors import DeclaredDeadError
 from taskflow_otel.model.cipher import seal_of
@@ -72,6 +73,8 @@ class MemoryBackend:
         """What people did through the administration."""
         self.operation_store: MemoryOperationStore = MemoryOperationStore()
         """Bulk operations."""
+        self.pool_store: MemoryPoolStore = MemoryPoolStore(lambda task_id: self._tasks.get(task_id), self._pass_on)
+        """The tasks of shared queues that nobody owns yet."""
         self.figure_store: MemoryFigureStore = MemoryFigureStore()
         """What finished in each minute and hour."""
 
@@ -205,11 +208,7 @@ class MemoryBackend:
         ]
         taken = sorted(orphans, key=_position)[:limit]
         for record in taken:
-            self._disown(record)
-            record.instance = new_owner
-            record.token += 1
-            self._live.setdefault(new_owner, {})[record.task_id] = None
-            self._touch(record.task_id)
+            self._pass_on(record, new_owner)
         return [_snapshot(record) for record in taken]
 
     async def orphan_names(self, dead: Collection[str], beyond: Collection[str] | None = None) -> dict[str, int]:
@@ -356,6 +355,14 @@ class MemoryBackend:
         self._last_change = max(SYSTEM_CLOCK.now(), self._last_change + _TICK)
         self._changed.pop(task_id, None)
         self._changed[task_id] = self._last_change
+
+    def _pass_on(self, record: TaskRecord, owner: str) -> TaskRecord:
+        self._disown(record)
+        record.instance = owner
+        record.token += 1
+        self._live.setdefault(owner, {})[record.task_id] = None
+        self._touch(record.task_id)
+        return _snapshot(record)
 
     def _disown(self, record: TaskRecord) -> None:
         if (owned := self._live.get(record.instance)) is not None:

@@ -32,7 +32,10 @@ _FLUSH = "flush"
 _LONG_AGO, _NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
-def _hooks(exporters: Sequence[Exporter], method: str) -> tuple[tuple[str, Callable[..., None]], ...]:
+_Hooks = tuple[tuple[str, Callable[..., None]], ...]
+
+
+def _hooks(exporters: Sequence[Exporter], method: str) -> _Hooks:
     return tuple((e.name, getattr(e, method)) for e in exporters if overrides(e, Exporter, method))
 
 
@@ -93,6 +96,8 @@ class ObserverBus:
         self._log = _hooks(exporters, "on_log")
         self._progress = _hooks(exporters, "on_progress")
         self._refused = _hooks(exporters, "on_refused")
+        self._given = _hooks(exporters, "on_given")
+        self._claimed = _hooks(exporters, "on_claimed")
         self._audit = _hooks(exporters, "on_audit")
 
     def _part_idle(self, now: datetime) -> None:
@@ -152,11 +157,22 @@ class ObserverBus:
 
     def refused(self, record: TaskRecord) -> None:
         """The ledger refused a write of this instance. Call it on the event loop's thread."""
-        for name, hook in self._refused:
+        self._tell(self._refused, record, "failed on a refused write")
+
+    def given(self, record: TaskRecord) -> None:
+        """The task is in the pool. Call it on the event loop's thread."""
+        self._tell(self._given, record, "failed on a task of the pool")
+
+    def claimed(self, record: TaskRecord) -> None:
+        """This instance has claimed the task from the pool. Call it on the event loop's thread."""
+        self._tell(self._claimed, record, "failed on a claimed task")
+
+    def _tell(self, hooks: _Hooks, record: TaskRecord, what: str) -> None:
+        for name, hook in hooks:
             try:
                 hook(record)
             except Exception as exc:
-                self._failures.add(name, "failed on a refused write", exc)
+                self._failures.add(name, what, exc)
 
     def audit(self, entry: AuditEntry) -> None:
         """Someone acted through the administration, or tried to. Call it on the event loop's thread."""

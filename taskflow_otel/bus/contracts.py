@@ -45,6 +45,12 @@ class Exporter:
     def on_refused(self, record: TaskRecord) -> None:
         """The ledger refused a write of this instance: another instance has taken the task over (fencing)."""
 
+    def on_given(self, record: TaskRecord) -> None:
+        """The task is in the pool, and no longer this process's."""
+
+    def on_claimed(self, record: TaskRecord) -> None:
+        """This process has claimed the task from the pool, and will run it."""
+
     def on_audit(self, entry: AuditEntry) -> None:
         """Someone acted through the administration, or tried to."""
 

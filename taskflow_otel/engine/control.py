@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import assert_never
 
 from taskflow_otel.backends.base import Backend
+from taskflow_otel.backends.pool import POOL
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.executors.base import Executor
 from taskflow_otel.engine.intake import Intake
@@ -59,8 +60,13 @@ class Control:
         self._timers = timers
         self.life = life
         self._grace = cancel_grace
+        self._claim_one: Callable[[str], Awaitable[LiveTask | None]] = _nothing_claimed
         self.stuck: dict[str, str] = {}
         """The executors, by task id, of attempts that were asked to stop and still run."""
+
+    def connect(self, claim_one: Callable[[str], Awaitable[LiveTask | None]]) -> None:
+        """Set what claims one task from the pool."""
+        self._claim_one = claim_one
 
     @at_home
     async def cancel(self, task_id: str) -> TaskRecord:
@@ -69,6 +75,10 @@ class Control:
         Raises `TaskNotFoundError`, and `TaskStateError` if it has finished.
         """
         live = self._tasks.live(task_id)
+        if live is not None and live.phase is Phase.ENDING and live.attempt is None and live.arrival is not None:
+            # Whether it runs here is known only after the decision about its takeover, or its gift, is committed.
+            await asyncio.wait({live.arrival})
+            live = self._tasks.live(task_id)
         if live is not None and live.phase is not Phase.GONE:
             await self.stop(live, Reason.CANCELLED)
             if live.durable and live.phase in {Phase.STARTING, Phase.RUNNING}:
@@ -77,6 +87,9 @@ class Control:
         record = await self._lookup.get(task_id)
         if record.status.finished:
             raise finished_already(record)
+        if record.instance == POOL and (claimed := await self._claim_one(task_id)) is not None:
+            await self.stop(claimed, Reason.CANCELLED)
+            return claimed.record.copy()
         if not await self._backend.request_cancel(task_id):
             raise TaskStateError(f"task {task_id} has just finished and cannot be cancelled")
         record.cancel_requested = True
@@ -233,3 +246,7 @@ def finished_already(record: TaskRecord) -> TaskStateError:
     return TaskStateError(
         f"task {record.task_id} is {record.status} already and cannot be cancelled; only one that waits or runs can"
     )
+
+
+async def _nothing_claimed(_: str) -> LiveTask | None:
+    return None

@@ -46,6 +46,8 @@ class Dispatcher:
         self._queues = queues
         self._clock = clock
         self._start: Callable[[LiveTask], None] = _nobody
+        self._share: Callable[[LiveTask], None] = _nobody
+        self._freed: Callable[[], None] = _nothing
         self._lines: dict[Queue, None] = {}
         """The queues with ready tasks, in turn. A queue that has none left is removed at its turn."""
         self._open = False
@@ -58,6 +60,11 @@ class Dispatcher:
     def connect(self, start: Callable[[LiveTask], None]) -> None:
         """Set the function that starts an attempt."""
         self._start = start
+
+    def connect_pool(self, share: Callable[[LiveTask], None], freed: Callable[[], None]) -> None:
+        """Set what gives a ready task to the other instances, and what is called when a shared queue has room again."""
+        self._share = share
+        self._freed = freed
 
     def open(self) -> None:
         """Start handing out slots."""
@@ -79,10 +86,16 @@ class Dispatcher:
         """Whether only tasks that are not persisted are still started."""
         return self._open and self._set_aside is not None
 
-    def ready(self, task: LiveTask, queue: Queue) -> None:
-        """Add a ready task to its queue."""
+    def ready(self, task: LiveTask, queue: Queue, since: float | None = None) -> None:
+        """Add a ready task to its queue; one of a shared queue goes to the instance that claims it.
+
+        `since`: the monotonic time at which it became ready, if that was elsewhere.
+        """
+        if queue.shared and not task.claimed and task.record.persisted and self._set_aside is None:
+            self._share(task)
+            return
         task.advance(_LINE_UP)
-        task.ready_at = self._clock.monotonic()
+        task.ready_at = self._clock.monotonic() if since is None else since
         if self._set_aside is not None and task.record.persisted:
             self._line_up(queue, task)
             self._set_aside(task)
@@ -142,6 +155,8 @@ class Dispatcher:
         queue, slots = self._queues.of(task), self.slots[task.record.executor]
         queue.running -= 1
         slots.used -= 1
+        if queue.shared:
+            self._freed()
         if saturated or slots.capacity is not None:
             self.pump()
         elif queue.ready:
@@ -199,6 +214,10 @@ class Dispatcher:
         queue.leave_place(task)
         self._starting.add(task)
         self._start(task)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _nobody(task: LiveTask) -> None:

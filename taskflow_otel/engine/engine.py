@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
 
 from taskflow_otel.backends.admin import KeepsAudit, KeepsFigures, KeepsOperations
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.memory_admin import MemoryAuditStore, MemoryOperationStore
+from taskflow_otel.backends.pool import KeepsPool, PoolStore
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.admin.audit_trail import AuditTrail
 from taskflow_otel.engine.admin.operations import Operations
@@ -30,6 +31,7 @@ from taskflow_otel.engine.executors.threads import ThreadExecutor
 from taskflow_otel.engine.fleet.board import Board
 from taskflow_otel.engine.fleet.fleet_watch import FleetWatch
 from taskflow_otel.engine.fleet.heartbeat import Heartbeat
+from taskflow_otel.engine.fleet.pool import Pool
 from taskflow_otel.engine.fleet.queue_settings import QueueSettings
 from taskflow_otel.engine.fleet.recovery import Recovery
 from taskflow_otel.engine.fleet.remote_cancels import RemoteCancels
@@ -108,7 +110,8 @@ class Engine:
         self.store: TaskStore = TaskStore(self._tasks)
         """The live tasks of this process."""
         self._timers = Timers(self._clock)
-        queues = Queues(settings.queues)
+        shared = settings.shared_queues(backend)
+        queues = Queues(settings.queues, shared)
         interval = settings.heartbeat_interval
         self._heartbeat = Heartbeat(backend, self._clock, interval, settings.lease_seconds)
         self._ledger = Ledger(
@@ -279,6 +282,10 @@ class Engine:
             self.audit,
             self.operations,
         ]
+        if isinstance(backend, KeepsPool):
+            pool = self._share(backend.pool_store, shared, queues, intake, registry, builder.seals)
+            if shared:
+                self._services.append(pool)
         if retention is not None:
             self._services.append(self.cleaner)
         if isinstance(backend, KeepsFigures):
@@ -290,6 +297,37 @@ class Engine:
         self._ledger.connect(LateCommits(self._tasks, self._lifecycle, self._ledger, intake, self._background).applied)
         attempts.connect(runner)
         self._dispatcher.connect(attempts.start)
+
+    def _share(
+        self,
+        store: PoolStore,
+        shared: Collection[str],
+        queues: Queues,
+        intake: Intake,
+        registry: TaskRegistry,
+        seals: Collection[str],
+    ) -> Pool:
+        run, claims, concurrency = self._settings.deployment
+        pool = Pool(
+            store,
+            frozenset() if run == "none" else frozenset(shared) & (frozenset(shared) if claims is None else claims),
+            queues,
+            self._dispatcher,
+            intake,
+            registry,
+            self._tasks,
+            self._lifecycle,
+            self.control.stop,
+            self._clock,
+            self._heartbeat,
+            self._life,
+            self._background,
+            seals=seals,
+            concurrency=concurrency,
+        )
+        self._dispatcher.connect_pool(pool.share, pool.look)
+        self.control.connect(pool.claim_one)
+        return pool
 
     @property
     def state(self) -> EngineState:

@@ -256,6 +256,14 @@ class Intake:
         elif task.record.run_at is not None:
             task.timer = self._timers.at(task.record.run_at, due)
 
+    def line_up_claimed(self, task: LiveTask, since: float) -> None:
+        """Make a task ready that was claimed from the pool; `since`: the monotonic time at which it became ready."""
+        if task.definition.config.slo is not None:
+            self._objectives.watch(task)
+        queue = self._queues.of(task)
+        queue.take_place(task, enforce=False)
+        self._dispatcher.ready(task, queue, since)
+
     async def _without_repeated(self, tasks: Sequence[LiveTask]) -> list[LiveTask]:
         """Drop the tasks that repeat a finished one, and take in those whose original was deleted."""
         try:

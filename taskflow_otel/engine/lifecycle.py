@@ -217,6 +217,15 @@ class Lifecycle:
         self.forget(task)
         self._bus.refused(task.record)
 
+    def given(self, task: LiveTask) -> None:
+        """Forget a task that is in the pool now."""
+        self.forget(task)
+        self._bus.given(task.record)
+
+    def claimed(self, record: TaskRecord) -> None:
+        """Let the exporters continue the telemetry of a task from the pool."""
+        self._bus.claimed(record)
+
     def forget(self, task: LiveTask) -> None:
         """Forget a task that is now only in the ledger."""
         if task.phase is not Phase.GONE:

@@ -65,6 +65,8 @@ class LiveTask(Struct, eq=False, weakref=True):
     """An insert of its history failed, and may have been applied nevertheless."""
     stored: bool = False
     """The ledger has a row for this task."""
+    claimed: bool = False
+    """This instance has claimed it from the pool, so it runs here."""
     error: BaseException | None = None
     """The exception of an undecorated function: inside a request, the response raises it."""
     phase: Phase = Phase.BUILT

@@ -42,6 +42,8 @@ class Queue:
         self.concurrency: int | None = config.concurrency
         self.max_size: int | None = config.max_size
         self.paused = False
+        self.shared = False
+        """Persisted tasks that are ready go into the pool, and run on the instance that claims them."""
         self.running = 0
         self.delayed = 0
         self.ready: int = 0
@@ -144,11 +146,13 @@ def _still_waits(arrived: float, task: LiveTask) -> bool:
 class Queues:
     """The queues of one manager by name; `default` always exists."""
 
-    def __init__(self, configs: Mapping[str, QueueConfig]) -> None:
+    def __init__(self, configs: Mapping[str, QueueConfig], shared: Collection[str] = ()) -> None:
         self._queues = {DEFAULT_QUEUE: Queue(DEFAULT_QUEUE, configs.get(DEFAULT_QUEUE, QueueConfig()))}
         for name, config in configs.items():
             if name != DEFAULT_QUEUE:
                 self._queues[name] = Queue(name, config)
+        for name in shared:
+            self._queues[name].shared = True
 
     def get(self, name: str) -> Queue:
         """The queue of this name; raises `UnknownQueueError`."""

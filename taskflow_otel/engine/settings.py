@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from taskflow_otel.backends.base import Backend
+from taskflow_otel.backends.pool import KeepsPool
+from taskflow_otel.engine.deployment import QUEUES, Deployment
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.options import QueueConfig, checked_queue_name, flag, seconds, whole
 from taskflow_otel.model.record import DEFAULT_QUEUE
@@ -21,6 +24,8 @@ class EngineSettings:
     persist_all: bool = False
     """Treat every decorated task as `persist=True`."""
     queues: dict[str, QueueConfig] = field(default_factory=dict)
+    deployment: Deployment = field(default_factory=Deployment)
+    """What this process runs."""
     max_concurrent_tasks: int | None = None
     max_sync_threads: int | None = None
     snapshot_interval: float = 1.0
@@ -42,6 +47,26 @@ class EngineSettings:
     """Finished tasks kept in memory."""
     cancel_grace: float = 5.0
     """How long a cancelled attempt may run on before it is reported as stuck."""
+
+    def shared_queues(self, backend: Backend) -> frozenset[str]:
+        """The names of the shared queues.
+
+        Raises `ConfigurationError` if the backend cannot share tasks, or the deployment names an unknown queue.
+        """
+        names = {DEFAULT_QUEUE, *self.queues}
+        if self.deployment.run == "here":
+            names = {name for name, config in self.queues.items() if config.run == "pool"}
+        if names and not (backend.durable and isinstance(backend, KeepsPool)):
+            raise ConfigurationError(
+                f"the queues {', '.join(sorted(names))} are shared, but the {backend.name} backend cannot share tasks: "
+                "give TaskManager a database (snapshot_db=..., or snapshot_backend=...)"
+            )
+        unknown = (self.deployment.queues or frozenset()) - {DEFAULT_QUEUE, *self.queues}
+        if unknown:
+            raise ConfigurationError(
+                f"the environment variable {QUEUES} names queues that do not exist: {', '.join(sorted(unknown))}"
+            )
+        return frozenset(names)
 
     def __post_init__(self) -> None:
         flag("requeue_pending", self.persist_all)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.plain import repr_of
 
 ExecutorName = Literal["async", "thread", "process"]
 """The values of `ExecutorKind`, for type checkers."""
+RunName = Literal["here", "pool"]
+"""Where the tasks of a queue run; see `QueueConfig`."""
+ProcessRunName = Literal["here", "pool", "none"]
+"""What a process runs; see `TaskManager`."""
 
 _MAX_NAME = 200
 LONGEST_SECONDS = 36_525 * 86_400.0
@@ -175,16 +179,22 @@ def _leaves(group: BaseException) -> list[BaseException]:
 
 @dataclass(frozen=True, slots=True)
 class QueueConfig:
-    """The limits of one queue.
+    """The limits of one queue, and where its tasks run.
 
     `concurrency`: tasks of this queue that run at once in one process; `None` means that only the global limits apply.
-    `max_size`: tasks that may wait; a further `add_task` raises `QueueFullError`. `None` is no limit.
+    `max_size`: tasks that may wait in one process; a further `add_task` raises `QueueFullError`. `None` is no limit.
+    `run`: with `"here"`, a task runs in the process that enqueued it, and elsewhere only after that has died. With
+    `"pool"`, a persisted task that is ready belongs to nobody until an instance with a free slot claims it: the
+    highest priority first, then the oldest. A task that is not persisted runs in its process in any case.
     """
 
     concurrency: int | None = None
     max_size: int | None = None
+    run: RunName = "here"
 
     def __post_init__(self) -> None:
+        if self.run not in get_args(RunName):
+            raise ConfigurationError(f"QueueConfig.run must be 'here' or 'pool', not {repr_of(self.run)}")
         if self.concurrency is not None:
             whole("QueueConfig.concurrency", self.concurrency, minimum=1)
         if self.max_size is not None:

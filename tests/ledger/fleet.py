@@ -53,6 +53,11 @@ class Wire:
         """The bulk operations, through this wire."""
         return _Store(self, "operation_store")
 
+    @property
+    def pool_store(self) -> Any:
+        """The pool, through this wire."""
+        return _Store(self, "pool_store")
+
 
 class _Store:
     """A store beside the tasks, reached through a wire."""

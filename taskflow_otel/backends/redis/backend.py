@@ -18,6 +18,7 @@ from taskflow_otel.backends.redis import codec
 from taskflow_otel.backends.redis.audit import RedisAuditStore
 from taskflow_otel.backends.redis.figures import RedisFigureStore
 from taskflow_otel.backends.redis.operations import RedisOperationStore
+from taskflow_otel.backends.redis.pool import RedisPoolStore
 from taskflow_otel.backends.redis.search import Searcher
 from taskflow_otel.errors import (
     BackendError,
@@ -129,6 +130,8 @@ class RedisBackend:
         """Bulk operations."""
         self.figure_store: RedisFigureStore = RedisFigureStore(lambda: self._connection)
         """What finished in each minute and hour."""
+        self.pool_store: RedisPoolStore = RedisPoolStore(self._write_in_order, lambda: self._connection)
+        """The tasks of shared queues that nobody owns yet."""
 
     def use_lease(self, lease_seconds: float) -> None:
         """Derive the time limit of a command from the lease; a given `timeout` is used if it is shorter."""

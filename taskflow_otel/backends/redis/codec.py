@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
+from taskflow_otel.backends.pool import Pooled
 from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.figures import Span, figures_of
 from taskflow_otel.model.mended import (
@@ -290,6 +291,13 @@ def _figures(record: TaskRecord) -> list[str | int]:
     for kind, bucket, micros in figures_of(record):
         found += (f"{kind}:{bucket}:{record.func_name}", micros)
     return found
+
+
+def pooled_fields(task: Pooled) -> list[str]:
+    """Return the fields of a task that goes into the pool, in the order of `pool_give.lua`."""
+    group = f"1{task.func_name}" + ("" if task.seal is None else f"\0{task.seal}")
+    created, since = to_micros(task.created_at), to_micros(task.since)
+    return [task.task_id, task.queue, str(-task.priority), group, str(created), str(since)]
 
 
 def update_fields(record: TaskRecord) -> list[Field]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from abc import ABC, abstractmethod
@@ -29,9 +28,10 @@ from taskflow_otel.backends.sql.connections import Connections
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.faults import original
 from taskflow_otel.backends.sql.figures import SqlFigureStore
-from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, to_log_entry, to_record
+from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, to_log_entry, to_record, to_records
 from taskflow_otel.backends.sql.names import namer, unnamed
 from taskflow_otel.backends.sql.operations import SqlOperationStore
+from taskflow_otel.backends.sql.pool import SqlPoolStore
 from taskflow_otel.backends.sql.schema import instances, settings, task_logs, task_tags, tasks, used_once
 from taskflow_otel.backends.sql.search import Searcher
 from taskflow_otel.backends.sql.statements import Statements, now_micros
@@ -57,8 +57,6 @@ _SAYS = {
 }
 _TRANSACTION_ATTEMPTS = 5
 _OPENING_SECONDS = 30.0
-_CHUNK = 500
-_AT_ONCE = 100
 
 
 class SqlBackend(ABC):
@@ -83,6 +81,7 @@ class SqlBackend(ABC):
         self.audit_store: SqlAuditStore = SqlAuditStore(self._read, self._transact, dialect)
         self.operation_store: SqlOperationStore = SqlOperationStore(self._read, self._transact, dialect)
         self.figure_store: SqlFigureStore = SqlFigureStore(self._read, self._transact)
+        self.pool_store: SqlPoolStore = SqlPoolStore(self._read, self._transact, dialect)
         self._driver_error: type[Exception] = OperationalError
         """The driver's exceptions: SQLAlchemy does not translate them while it prepares a connection."""
         self._unanswered: dict[str, int] = {}
@@ -175,9 +174,9 @@ class SqlBackend(ABC):
     async def get_all(self, task_ids: Collection[str]) -> dict[str, TaskRecord]:
         """Those of these tasks that are stored, by id, without their logs."""
         found: dict[str, TaskRecord] = {}
-        for chunk in _chunks(list(task_ids)):
+        for chunk in queries.chunks(list(task_ids)):
             rows = await self._read(select(*queries.RECORD_COLUMNS).where(tasks.c.task_id.in_(chunk)))
-            found |= {record.task_id: record for record in await _records(rows)}
+            found |= {record.task_id: record for record in await to_records(rows)}
         return found
 
     async def logs(self, task_id: str) -> list[LogEntry]:
@@ -189,7 +188,7 @@ class SqlBackend(ABC):
         """One page, newest first; `Searcher.page` describes how many tasks are read."""
         async with self._reading() as read:
             found = await Searcher(read, self._dialect).page(query)
-        return TaskPage(await _records(found.rows), found.next_cursor, found.total, found.total_exact)
+        return TaskPage(await to_records(found.rows), found.next_cursor, found.total, found.total_exact)
 
     async def counts(self, query: TaskQuery) -> TaskCounts:
         """Counts by status of the tasks that the query matches, and the run times of the finished ones.
@@ -206,7 +205,7 @@ class SqlBackend(ABC):
 
     async def changed_since(self, moment: datetime, *, not_of: str, limit: int) -> list[TaskRecord]:
         """Tasks of other instances written at or after `moment` by the writer's clock, oldest change first."""
-        return await _records(await self._read(queries.changed_since(micros(moment), not_of, limit)))
+        return await to_records(await self._read(queries.changed_since(micros(moment), not_of, limit)))
 
     async def request_cancel(self, task_id: str) -> bool:
         """Ask the owner of a live task to cancel it; return `False` if the task is unknown or finished."""
@@ -256,10 +255,10 @@ class SqlBackend(ABC):
             handed: list[TaskRecord] = []
             if lost_since is not None:
                 held = (await connection.execute(queries.taken_since(new_owner, lost_since))).all()
-                handed = [record for record in await _records(held) if record.timeline[-1].instance != new_owner]
-            taken = await _records((await connection.execute(statement)).all()) if dead else []
+                handed = [record for record in await to_records(held) if record.timeline[-1].instance != new_owner]
+            taken = await to_records((await connection.execute(statement)).all()) if dead else []
             ids = [record.task_id for record in taken]
-            for chunk in _chunks(ids):
+            for chunk in queries.chunks(ids):
                 change = update(tasks).where(tasks.c.task_id.in_(chunk))
                 owner = {"instance": new_owner, "live_owner": new_owner}
                 await connection.execute(change.values(token=tasks.c.token + 1, updated_at=now_micros(), **owner))
@@ -286,7 +285,7 @@ class SqlBackend(ABC):
     async def delete_tasks(self, task_ids: Collection[str]) -> list[str]:
         """Delete those of these tasks that have finished, with their logs; return the ids of the deleted ones."""
         deleted: list[str] = []
-        for chunk in _chunks(sorted({*task_ids})):
+        for chunk in queries.chunks(sorted({*task_ids})):
             deleted += await self._delete(queries.ended_among(chunk))
         return deleted
 
@@ -295,9 +294,9 @@ class SqlBackend(ABC):
         writer = self._open_writer()
 
         async def work(connection: AsyncConnection) -> list[str]:
-            doomed = await _records((await connection.execute(statement)).all())
+            doomed = await to_records((await connection.execute(statement)).all())
             ids = [record.task_id for record in doomed]
-            for chunk in _chunks(ids):
+            for chunk in queries.chunks(ids):
                 for table in (task_logs, task_tags, tasks):
                     await connection.execute(delete(table).where(table.c.task_id.in_(chunk)))
             await writer.uncount(connection, doomed)
@@ -313,7 +312,7 @@ class SqlBackend(ABC):
     async def forget_once(self, prefix: str, before: str, limit: int) -> int:
         """Delete names used once that are less than `before`."""
         names = [row[0] for row in await self._read(queries.once_before(prefix, before, limit))]
-        for chunk in _chunks(names):
+        for chunk in queries.chunks(names):
             await self._update_rows(delete(used_once).where(used_once.c.name.in_(chunk)), "forgetting names")
         return len(names)
 
@@ -466,20 +465,5 @@ class SqlBackend(ABC):
         return backend_error(fault, message, opening=self._writer is None, reason=reason)
 
 
-async def _records(rows: Sequence[Any]) -> list[TaskRecord]:
-    records: list[TaskRecord] = []
-    for start in range(0, len(rows), _AT_ONCE):
-        if start:
-            # Many rows must not block the event loop.
-            await asyncio.sleep(0)
-        records += [to_record(row) for row in rows[start : start + _AT_ONCE]]
-    return records
-
-
 def _instance(row: Sequence[Any]) -> Instance:
     return sound(to_instance(row))
-
-
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    # Databases limit the number of parameters of a statement.
-    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))

@@ -6,6 +6,7 @@ Structures are stored as ASCII JSON, which no text encoding can damage.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -49,6 +50,7 @@ logger: logging.Logger = logging.getLogger("taskflow_otel.backends")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY_LENGTH = 255
+_AT_ONCE = 100
 
 _strict = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _raw_decode = json.JSONDecoder().raw_decode
@@ -260,6 +262,16 @@ def row_maker(fields: Sequence[Field]) -> Callable[[TaskRecord], tuple[Any, ...]
 _DECODERS = tuple((at, field.decode) for at, field in enumerate(STORED) if field.decode is not None)
 _ATTRIBUTES = tuple(field.name for field in STORED)
 _shape = Shape(_ATTRIBUTES)
+
+
+async def to_records(rows: Sequence[Any]) -> list[TaskRecord]:
+    """The records of many rows, in slices that do not hold up the event loop."""
+    records: list[TaskRecord] = []
+    for start in range(0, len(rows), _AT_ONCE):
+        if start:
+            await asyncio.sleep(0)
+        records += [to_record(row) for row in rows[start : start + _AT_ONCE]]
+    return records
 
 
 def to_record(row: Iterable[Any]) -> TaskRecord:

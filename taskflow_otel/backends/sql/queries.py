@@ -33,6 +33,7 @@ from taskflow_otel.model.status import FINISHED_STATUSES, LIVE_STATUSES, TaskSta
 
 RECORD_COLUMNS: tuple[Column[Any], ...] = tuple(tasks.c[f.name] for f in STORED)
 
+_CHUNK = 500
 _EQUALS = ("status", "func_name", "queue", "source")
 
 # The same columns as expressions, to keep a database from choosing the wrong index.
@@ -374,3 +375,8 @@ def settings_of(prefix: str) -> Select[Any]:
 def _begins(column: Column[str], prefix: str) -> ColumnElement[bool]:
     prefix = storable(prefix)
     return and_(column >= prefix, column < prefix + "\U0010ffff")
+
+
+def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Parts of a list of ids: databases limit the number of parameters of a statement."""
+    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))

@@ -185,6 +185,19 @@ operation_items: Table = Table(
     **_OPTIONS,
 )
 
+# The tasks that nobody owns, in the order of the claims. A table of its own: other tasks have no part in its cost.
+pool = Table(
+    "taskflow_pool",
+    metadata,
+    Column("task_id", ID, primary_key=True),
+    Column("queue", NAME, nullable=False),
+    Column("rank_in_queue", WHOLE, nullable=False),
+    Column("func_name", NAME, nullable=False),
+    Column("seal", NAME),
+    Column("since", MICROS, nullable=False),
+    **_OPTIONS,
+)
+
 
 def _index(
     name: str, *columns: Column[object], where: ColumnElement[bool] | None = None, unique: bool = False
@@ -227,6 +240,7 @@ _index("operations_by_status", _o.status, _o.operation_id)
 _index("operations_by_end", _o.ended_at, _o.operation_id)
 _index("operations_by_key", _o.client_key, where=_o.client_key.is_not(None), unique=True)
 _index("operations_of_task", operation_items.c.task_id, operation_items.c.operation_id)
+_index("pool_by_rank", pool.c.queue, pool.c.rank_in_queue, pool.c.task_id)
 
 Migration = Callable[[AsyncConnection], Awaitable[None]]
 

@@ -55,7 +55,7 @@ class _Open:
     ) -> None:
         self.send = send
         self.creation = creation
-        """The context of the `send` span, if this process made it; `None` for a task taken over."""
+        """The context of the `send` span, if this process made it or claimed the task; `None` for a task taken over."""
         self.context = context
         """A context in which the `send` span is current."""
         self.depth = depth
@@ -165,6 +165,18 @@ class TracingExporter(Exporter):
         """Another instance has taken the task over: forget the span of this attempt."""
         # That instance has emitted a span with the ids of this one, which is not ended, and so not exported.
         self._open.pop(record.task_id, None)
+
+    def on_given(self, record: TaskRecord) -> None:
+        """The process that claims the task makes its further spans."""
+        self._open.pop(record.task_id, None)
+
+    def on_claimed(self, record: TaskRecord) -> None:
+        """Continue the trace of the request as the process would that enqueued the task, unless that one has died."""
+        if (self._tracer or self._active(record.created_at)) is None:
+            return
+        creation = spans.restore(record.trace.creation, is_remote=True)
+        if creation is not None and all(line.transition is not Transition.RECOVERED for line in record.timeline):
+            self._open[record.task_id] = _Open(None, creation, None)
 
     def dropped(self) -> int:
         """How many spans of this process were not exported to the collector: see `configure_telemetry`."""

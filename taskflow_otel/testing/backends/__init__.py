@@ -16,10 +16,18 @@ from __future__ import annotations
 from taskflow_otel.testing.backends.admin import AdminConformance
 from taskflow_otel.testing.backends.figures import FigureConformance
 from taskflow_otel.testing.backends.fleet import FleetConformance
+from taskflow_otel.testing.backends.pool import PoolConformance
 from taskflow_otel.testing.backends.tasks import TaskConformance
 
-__all__ = ["AdminConformance", "BackendConformance", "FigureConformance", "FleetConformance", "TaskConformance"]
+__all__ = [
+    "AdminConformance",
+    "BackendConformance",
+    "FigureConformance",
+    "FleetConformance",
+    "PoolConformance",
+    "TaskConformance",
+]
 
 
-class BackendConformance(TaskConformance, FleetConformance, AdminConformance, FigureConformance):
+class BackendConformance(TaskConformance, FleetConformance, AdminConformance, FigureConformance, PoolConformance):
     """The whole suite. Inherit from it, and define the fixture `backend_factory`."""

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import ClauseElement, Connection, create_engine, make_url, select, text, update
 from sqlalchemy.pool import NullPool
 
-from taskflow_otel.backends.sql import audit, queries
+from taskflow_otel.backends.pool import Wanted
+from taskflow_otel.backends.sql import audit, pool, queries
 from taskflow_otel.backends.sql.mapping import micros
 from taskflow_otel.backends.sql.queries import TaskSearch, Way, countable, index_of, kept_counts, ways
 from taskflow_otel.backends.sql.schema import metadata, tasks
@@ -56,6 +57,11 @@ MIXED = (
 PLACE = AuditCursor(NOW, "x")
 STATEMENTS: dict[str, tuple[str, ClauseElement]] = {
     "claim": ("taskflow_tasks_live", queries.orphans({"a", "b"}, "c", {"n"}, 10)),
+    "claim from the pool": (
+        "taskflow_pool_by_rank",
+        pool.wanted_statement(Wanted("q", {"n"}, 10), {"s"}),
+    ),
+    "depth of the pool": ("taskflow_pool_by_rank", pool.depth_statement({"q"})),
     "orphan names": ("taskflow_tasks_live", queries.orphan_names({"a"})),
     "retention": ("taskflow_tasks_by_end", queries.ended_before(1, 10)),
     "changes": ("taskflow_tasks_by_change", queries.changed_since(1, "a", 10)),

@@ -15,6 +15,9 @@
 --   finished          ids by end time
 --   instances, instance:<id>     set, and one hash each: doc, heartbeat, state, declared_by
 --   handed:<owner>    ids returned by the latest take_over
+--   pool:<queue>      ids of the tasks that nobody owns, by negative priority; ids of one score are ordered by age
+--   pool_of           hash: id of each of them -> queue, group, creation time and time since when it is ready, as JSON
+--   claimed:<owner>   ids returned by the latest claim
 --   writer:<id>       number of a writer's latest ordered call; the one kind of key that expires
 --   audit             ids of the audit by time; audit_of:<id>: those about a task or an operation
 --   audit_entries     hash: id -> entry of the audit
@@ -126,6 +129,17 @@ local function changed(id, score, owner)
     owners[owner] = set
   end
   set[id] = score
+end
+
+-- Makes `to` the owner of a live task, with a new token.
+local function pass_on(id, from, to, group, created)
+  live(id, false, from, group)
+  changed(id, false, from)
+  call('HINCRBY', task_key(id), 'token', 1)
+  call('HSET', task_key(id), 'owner', to)
+  live(id, created, to, group)
+  changed(id, now(), to)
+  if call('SREM', P .. 'cancel:' .. from, id) == 1 then call('SADD', P .. 'cancel:' .. to, id) end
 end
 
 -- Deletes a finished task.

@@ -42,13 +42,7 @@ end)
 
 for n = 1, math.min(#orphans, limit - #taken) do
   local one = orphans[n]
-  live(one.id, false, one.from, one.group)
-  changed(one.id, false, one.from)
-  call('HINCRBY', task_key(one.id), 'token', 1)
-  call('HSET', task_key(one.id), 'owner', owner)
-  live(one.id, one.created, owner, one.group)
-  changed(one.id, now(), owner)
-  if call('SREM', P .. 'cancel:' .. one.from, one.id) == 1 then call('SADD', P .. 'cancel:' .. owner, one.id) end
+  pass_on(one.id, one.from, owner, one.group, one.created)
   taken[#taken + 1] = one.id
 end
 flush()

@@ -1,0 +1,92 @@
+"""What a backend may store beside owned tasks: the pool, whose tasks nobody owns until an instance claims them.
+
+The contract is optional. Queues can be shared (`QueueConfig(run="pool")`) only on a backend that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Final, Protocol, runtime_checkable
+
+from msgspec import Struct
+
+from taskflow_otel.model.record import TaskRecord
+
+POOL: Final = "pool"
+"""The owner of the tasks in the pool. No instance has this id."""
+
+
+class Pooled(Struct, frozen=True, gc=False):
+    """A task that its owner gives to the pool, with what claims look at."""
+
+    task_id: str
+    queue: str
+    priority: int
+    func_name: str
+    seal: str | None
+    """`seal_of` its arguments."""
+    created_at: datetime
+    since: datetime
+    """When it became ready."""
+
+
+class Wanted(Struct, frozen=True):
+    """What an instance can run now."""
+
+    queue: str
+    names: Collection[str]
+    limit: int
+    """At least 1."""
+
+
+class Claimed(Struct, frozen=True, gc=False):
+    """A task that this instance owns now, and when it became ready."""
+
+    record: TaskRecord
+    since: datetime
+
+
+class PoolDepth(Struct, frozen=True):
+    """The tasks of one queue that wait in the pool."""
+
+    tasks: int
+    oldest: datetime
+    """When the one that waits longest became ready."""
+
+
+class PoolStore(Protocol):
+    """Stores the pool. The errors are those of a `Backend`.
+
+    With each change of its owner, the token of a task grows by one, so a change by an earlier owner is refused.
+    """
+
+    async def give(self, owner: str, tasks: Sequence[Pooled]) -> None:
+        """Move those of these tasks that `owner` owns, and that have not finished, into the pool.
+
+        Harmless to repeat: a task that has another owner by now stays where it is.
+        """
+
+    async def claim(self, owner: str, wanted: Wanted, seals: Collection[str]) -> list[Claimed]:
+        """Make `owner` the owner of tasks that it can run: those of the highest priority, then the oldest.
+
+        Exactly one caller gets each task.
+
+        `seals` is that of `Backend.take_over`. If the answer to a claim was lost, the next claim of the same owner also
+        returns its tasks; it may return tasks that the owner has otherwise, too.
+        """
+
+    async def claim_one(self, owner: str, task_id: str) -> Claimed | None:
+        """Make `owner` the owner of this task, if it is in the pool."""
+
+    async def depth(self, queues: Collection[str]) -> dict[str, PoolDepth]:
+        """Those of these queues that have tasks in the pool."""
+
+
+@runtime_checkable
+class KeepsPool(Protocol):
+    """A backend that stores the pool."""
+
+    @property
+    def pool_store(self) -> PoolStore:
+        """The store; it works while the backend is open."""

@@ -1,0 +1,68 @@
+"""The pool in Redis: for each queue a sorted set of the tasks that nobody owns, by priority and age."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from taskflow_otel.backends.pool import Claimed, PoolDepth, Pooled, Wanted
+from taskflow_otel.backends.redis import codec
+
+if TYPE_CHECKING:
+    from taskflow_otel.backends.redis.connection import Connection
+
+
+class WriteInOrder(Protocol):
+    """Runs a guarded script; see `OrderedCalls`."""
+
+    async def __call__(self, name: str, *args: str, lasting: bool = False) -> Any: ...
+
+
+class RedisPoolStore:
+    """See `PoolStore`.
+
+    A claim looks past at most 2,000 tasks of a queue that its instance cannot run. The age of the oldest task is that
+    of the oldest among the first 100 of its queue and the first of the lowest priority.
+    """
+
+    def __init__(self, write: WriteInOrder, connection: Callable[[], Connection]) -> None:
+        self._write = write
+        self._connection = connection
+        self._unanswered: set[str] = set()
+        """Owners whose latest claim got no answer."""
+
+    async def give(self, owner: str, tasks: Sequence[Pooled]) -> None:
+        """See `PoolStore`."""
+        await self._write("pool_give", owner, codec.to_json([codec.pooled_fields(task) for task in tasks]))
+
+    async def claim(self, owner: str, wanted: Wanted, seals: Collection[str]) -> list[Claimed]:
+        """See `PoolStore`."""
+        lost = owner in self._unanswered
+        groups = codec.to_json(codec.groups_of(wanted.names, seals))
+        self._unanswered.add(owner)
+        rows = await self._write("pool_claim", owner, f"{lost:d}", "", wanted.queue, str(wanted.limit), groups)
+        self._unanswered.discard(owner)
+        return _claimed(rows)
+
+    async def claim_one(self, owner: str, task_id: str) -> Claimed | None:
+        """See `PoolStore`."""
+        rows = await self._write("pool_claim", owner, "0", task_id)
+        return next(iter(_claimed(rows)), None)
+
+    async def depth(self, queues: Collection[str]) -> dict[str, PoolDepth]:
+        """See `PoolStore`."""
+        names = list(queues)
+        found = await self._connection().read("pool_depth", *names)
+        return {
+            name: PoolDepth(number, codec.from_micros(int(oldest)))
+            for name, (number, oldest) in zip(names, found, strict=True)
+            if number
+        }
+
+
+def _claimed(rows: Sequence[Any]) -> list[Claimed]:
+    claimed = []
+    for row, since in rows:
+        record = codec.load_record(row)
+        claimed.append(Claimed(record, record.created_at if since == "0" else codec.from_micros(int(since))))
+    return claimed

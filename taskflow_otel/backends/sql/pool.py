@@ -1,0 +1,142 @@
+"""The pool in a SQL database: a narrow table of the tasks that nobody owns, in the order in which they are claimed.
+
+Tasks of queues that are not shared never touch it, so the pool costs them nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Delete, Select, Update, delete, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from taskflow_otel.backends.pool import POOL, Claimed, PoolDepth, Pooled, Wanted
+from taskflow_otel.backends.sql import queries
+from taskflow_otel.backends.sql.audit import Read, Write
+from taskflow_otel.backends.sql.dialects import Dialect
+from taskflow_otel.backends.sql.mapping import indexable, micros, moment, to_record
+from taskflow_otel.backends.sql.schema import pool, tasks
+from taskflow_otel.backends.sql.statements import now_micros
+
+_p = pool.c
+
+
+class SqlPoolStore:
+    """See `PoolStore`."""
+
+    def __init__(self, read: Read, write: Write, dialect: Dialect) -> None:
+        self._read = read
+        self._write = write
+        self._dialect = dialect
+        self._unanswered: dict[str, int] = {}
+        """Owners whose latest claim got no answer, and when the first such call began."""
+
+    async def give(self, owner: str, given: Sequence[Pooled]) -> None:
+        """See `PoolStore`."""
+        rows = {task.task_id: _row(task) for task in given}
+
+        async def work(connection: AsyncConnection) -> None:
+            for ids in queries.chunks(sorted(rows)):
+                mine = tasks.c.task_id.in_(ids), tasks.c.instance == owner, tasks.c.finished_at.is_(None)
+                locked = select(tasks.c.task_id).where(*mine).order_by(tasks.c.task_id).with_for_update()
+                owned = list(await connection.scalars(locked))
+                if owned:
+                    await connection.execute(_pass_on(owned, POOL))
+                    # Not a plain insert: one row that should not be there must not hold up the other tasks.
+                    await connection.execute(self._dialect.insert_ignore(pool), [rows[task_id] for task_id in owned])
+
+        await self._write("giving tasks to the pool", work)
+
+    async def claim(self, owner: str, wanted: Wanted, seals: Collection[str]) -> list[Claimed]:
+        """See `PoolStore`."""
+        lost_since = self._unanswered.get(owner)
+        statement = wanted_statement(wanted, seals)
+
+        async def work(connection: AsyncConnection) -> list[Claimed]:
+            claimed: list[Claimed] = []
+            if lost_since is not None:
+                held = (await connection.execute(queries.taken_since(owner, lost_since))).all()
+                claimed += [Claimed(record := to_record(row), record.created_at) for row in held]
+            found = (await connection.execute(statement)).all()
+            return claimed + await self._take(connection, owner, {row[0]: row[1] for row in found})
+
+        # An idle instance looks once a second, which must not lock a SQLite file against the writers.
+        if lost_since is None and not await self._read(statement.limit(1)):
+            return []
+        self._unanswered.setdefault(owner, now_micros())
+        answer = await self._write("claiming from the pool", work)
+        del self._unanswered[owner]
+        return answer
+
+    async def claim_one(self, owner: str, task_id: str) -> Claimed | None:
+        """See `PoolStore`."""
+        statement = select(_p.task_id, _p.since).where(_p.task_id == task_id).with_for_update()
+
+        async def work(connection: AsyncConnection) -> Claimed | None:
+            found = (await connection.execute(statement)).all()
+            claimed = await self._take(connection, owner, {row[0]: row[1] for row in found})
+            return claimed[0] if claimed else None
+
+        return await self._write("claiming from the pool", work)
+
+    async def depth(self, queues: Collection[str]) -> dict[str, PoolDepth]:
+        """See `PoolStore`."""
+        names = {indexable(queue): queue for queue in queues}
+        rows = await self._read(depth_statement(names))
+        return {names[name]: PoolDepth(number, moment(oldest)) for name, number, oldest in rows}
+
+    @staticmethod
+    async def _take(connection: AsyncConnection, owner: str, since: dict[str, int]) -> list[Claimed]:
+        """Take the tasks of these rows of the pool, which are locked."""
+        if not since:
+            return []
+        ids = list(since)
+        await connection.execute(_forget(ids))
+        stored = select(*queries.RECORD_COLUMNS).where(tasks.c.task_id.in_(ids), tasks.c.live_owner == POOL)
+        rows = (await connection.execute(stored.with_for_update())).all()
+        records = {record.task_id: record for record in map(to_record, rows)}
+        if records:
+            await connection.execute(_pass_on(sorted(records), owner))
+        return [
+            Claimed(msgspec.structs.replace(record, instance=owner, token=record.token + 1), moment(since[task_id]))
+            for task_id in ids
+            if (record := records.get(task_id)) is not None
+        ]
+
+
+def wanted_statement(wanted: Wanted, seals: Collection[str]) -> Select[Any]:
+    """The rows of the pool that one claim takes, locked against others."""
+    readable = _p.seal.is_(None) if not seals else or_(_p.seal.is_(None), _p.seal.in_(sorted(seals)))
+    statement = select(_p.task_id, _p.since).where(
+        _p.queue == indexable(wanted.queue), _p.func_name.in_(sorted(map(indexable, wanted.names))), readable
+    )
+    ordered = statement.order_by(_p.rank_in_queue, _p.task_id)
+    return ordered.limit(wanted.limit).with_for_update(skip_locked=True)
+
+
+def depth_statement(queues: Iterable[str]) -> Select[Any]:
+    """The number of tasks of these queues, and when the first of them became ready."""
+    statement = select(_p.queue, func.count(), func.min(_p.since)).where(_p.queue.in_(sorted(queues)))
+    return statement.group_by(_p.queue)
+
+
+def _pass_on(ids: Iterable[str], owner: str) -> Update:
+    change = update(tasks).where(tasks.c.task_id.in_(list(ids)))
+    return change.values(instance=owner, live_owner=owner, token=tasks.c.token + 1, updated_at=now_micros())
+
+
+def _forget(ids: Iterable[str]) -> Delete:
+    return delete(pool).where(_p.task_id.in_(list(ids)))
+
+
+def _row(task: Pooled) -> dict[str, Any]:
+    return {
+        "task_id": task.task_id,
+        "queue": indexable(task.queue),
+        "rank_in_queue": -task.priority,
+        "func_name": indexable(task.func_name),
+        "seal": task.seal,
+        "since": micros(task.since),
+    }

@@ -1,0 +1,255 @@
+"""The shared queues: ready tasks go into the pool, and instances with free slots claim them from there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import datetime, timedelta
+
+from taskflow_otel.backends.pool import Claimed, Pooled, PoolStore, Wanted
+from taskflow_otel.engine.dispatch import Dispatcher
+from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.life import Life
+from taskflow_otel.engine.lifecycle import Lifecycle
+from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.membership import Membership, Ownership
+from taskflow_otel.engine.phase import Phase, Step
+from taskflow_otel.engine.queues import Queue, Queues
+from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
+from taskflow_otel.errors import BackendError, UnknownTaskError
+from taskflow_otel.model.cipher import seal_of
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.vocabulary import Reason
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.owned_tasks import OwnedTasks
+from taskflow_otel.runtime.retrying import Backoff, retrying
+from taskflow_otel.runtime.service import Service
+from taskflow_otel.runtime.throttled_report import Throttle
+
+logger = logging.getLogger("taskflow_otel.engine")
+
+POLL = 1.0
+"""Seconds between two looks at the pool without any news of it."""
+AT_ONCE = 100
+"""Tasks of one queue that run, or wait for a slot, on an instance that limits neither its queue nor its executor; also
+the most that one claim takes from a queue."""
+_GIFT = 500
+_BACKOFF = Backoff(first=0.1, longest=5.0)
+
+
+class Pool(Service):
+    """Gives ready tasks of shared queues to the pool, and claims as many as this instance has free slots for.
+
+    Until a gift is committed, its task belongs to this instance, in the phase `ENDING`: if the process dies before
+    that, the instance that takes the task over gives it to the pool. `claims`: the queues from which this instance
+    claims. `stop` cancels a claimed task whose cancellation was asked for while it was in the pool. `concurrency`:
+    tasks of shared queues that run here at once; `None` means that only the limits of queues and executors apply.
+    """
+
+    def __init__(
+        self,
+        store: PoolStore,
+        claims: Collection[str],
+        queues: Queues,
+        dispatcher: Dispatcher,
+        intake: Intake,
+        registry: TaskRegistry,
+        tasks: LiveTasks,
+        lifecycle: Lifecycle,
+        stop: Callable[[LiveTask, Reason], Awaitable[None]],
+        clock: Clock,
+        membership: Membership,
+        life: Life,
+        background: OwnedTasks,
+        *,
+        seals: Collection[str] = (),
+        concurrency: int | None = None,
+    ) -> None:
+        super().__init__("pool", POLL, clock, longest_backoff=_BACKOFF.longest)
+        self._store = store
+        self._claims = claims
+        self._queues = queues
+        self._dispatcher = dispatcher
+        self._intake = intake
+        self._registry = registry
+        self._tasks = tasks
+        self._lifecycle = lifecycle
+        self._stop_task = stop
+        self._clock = clock
+        self._membership = membership
+        self._life = life
+        self._background = background
+        self._seals = seals
+        self._concurrency = concurrency
+        self._throttle = Throttle(clock)
+        self._gifts: list[LiveTask] = []
+        self._giver: asyncio.Task[None] | None = None
+        self._look_due = False
+        self._turn = 0
+        self._one_at_a_time = asyncio.Lock()
+
+    async def start(self) -> None:
+        """See `Service`."""
+        self._one_at_a_time = asyncio.Lock()
+        self._giver, self._look_due = None, False
+        self._gifts.clear()
+        await super().start()
+
+    def share(self, task: LiveTask) -> None:
+        """Give a ready task to the pool. The tasks of a moment share one transaction."""
+        task.advance(Step.END)
+        self._gifts.append(task)
+        if self._giver is None:
+            self._giver = self._background.own(self._give())
+        task.arrival = self._giver
+
+    def look(self) -> None:
+        """Look for work soon: there may be a free slot, or a new task in the pool."""
+        if self._claims and not self._look_due and self._life.running:
+            self._look_due = True
+            self._background.own(self._look())
+
+    async def tick(self) -> None:
+        """Claim tasks until the pool has none for this instance, or the slots are used up."""
+        async with self._one_at_a_time:
+            for queue in self._in_turn():
+                for executor, names in self._names().items():
+                    await self._claim(queue, executor, names)
+
+    def _in_turn(self) -> list[Queue]:
+        """The queues to claim from; each round begins with another one, so that none has all slots for itself."""
+        mine = [queue for queue in self._queues.all() if queue.shared and queue.name in self._claims]
+        self._turn += 1
+        first = self._turn % len(mine) if mine else 0
+        return mine[first:] + mine[:first]
+
+    def _names(self) -> dict[str, list[str]]:
+        """The names of tasks that run here, by executor."""
+        names: dict[str, list[str]] = {}
+        for definition in self._registry.all():
+            names.setdefault(definition.config.executor, []).append(definition.name)
+        return names
+
+    async def _claim(self, queue: Queue, executor: str, names: Collection[str]) -> None:
+        while self._life.running and (limit := self._free(queue, executor)) > 0:
+            await self._membership.ensure_lease()
+            owner = self._membership.instance.instance_id
+            claimed = await self._store.claim(owner, Wanted(queue.name, names, limit), self._seals)
+            # Under another id, these tasks belong to an instance that was declared dead, and after a stop to one that
+            # has stopped: they will be taken over.
+            if owner == self._membership.instance.instance_id and self._life.running:
+                self._begin(claimed)
+            if len(claimed) < limit:
+                return
+
+    def _free(self, queue: Queue, executor: str) -> int:
+        """How many more tasks of a queue may run here now."""
+        if queue.paused:
+            return 0
+        slots = self._dispatcher.slots[executor]
+        here = sum(other.running + other.ready for other in self._queues.all() if other.shared)
+        return min(
+            _left(queue.concurrency, queue.running + queue.ready),
+            _left(slots.capacity, slots.used + queue.ready),
+            _left(self._concurrency, here),
+        )
+
+    async def claim_one(self, task_id: str) -> LiveTask | None:
+        """Claim one task if it is in the pool, without letting it start."""
+        await self._membership.ensure_lease()
+        claimed = await self._store.claim_one(self._membership.instance.instance_id, task_id)
+        return None if claimed is None else self._adopt(claimed.record)
+
+    async def _look(self) -> None:
+        # One turn of the event loop, so that all slots that are freed in this one are filled by one claim.
+        await asyncio.sleep(0)
+        self._look_due = False
+        try:
+            await self.tick()
+        except BackendError:
+            # The next round reports it, and tries again.
+            return
+
+    def _begin(self, claimed: Sequence[Claimed]) -> None:
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        with self._dispatcher.together():
+            for one in claimed:
+                # The answer to a claim that was lost may name tasks that are here already.
+                if self._tasks.live(one.record.task_id) is not None:
+                    continue
+                task = self._adopt(one.record)
+                if task.record.cancel_requested:
+                    self._background.own(self._cancel(task))
+                    continue
+                # The clocks of two hosts differ.
+                waited = max(timedelta(0), now - one.since).total_seconds()
+                self._intake.line_up_claimed(task, monotonic - waited)
+
+    def _adopt(self, record: TaskRecord) -> LiveTask:
+        definition = self._definition(record)
+        record.executor = definition.config.executor
+        task = LiveTask(record, definition, None, None, None, durable=True)
+        task.stored = task.claimed = True
+        task.advance(Step.KNOWN)
+        self._tasks.add(task)
+        if record.idempotency_key is not None:
+            self._tasks.hold_key(record.idempotency_key, record.task_id)
+        self._lifecycle.claimed(record)
+        return task
+
+    def _definition(self, record: TaskRecord) -> TaskDefinition:
+        try:
+            return self._registry.get(record.func_name)
+        except UnknownTaskError:
+            # Only to cancel it.
+            return self._registry.placeholder(record.func_name)
+
+    async def _cancel(self, task: LiveTask) -> None:
+        await self._stop_task(task, Reason.CANCELLED)
+
+    async def _give(self) -> None:
+        try:
+            while self._gifts:
+                gifts, self._gifts = self._gifts[:_GIFT], self._gifts[_GIFT:]
+                await self._give_some(gifts)
+        finally:
+            self._giver = None
+        self.look()
+
+    async def _give_some(self, gifts: Sequence[LiveTask]) -> None:
+        since, mine = self._clock.now(), list[LiveTask]()
+
+        async def give() -> None:
+            await self._membership.ensure_lease()
+            # One that was lost belongs to another instance, which decides about it.
+            mine[:] = [task for task in gifts if task.cancel_reason is not Ownership.LOST]
+            pooled = [_pooled(task.record, self._queues.of(task), since) for task in mine]
+            await self._store.give(self._membership.instance.instance_id, pooled)
+
+        await retrying(self._clock, give, backoff=_BACKOFF, judge=self._judge)
+        for task in gifts:
+            self._queues.of(task).leave_place(task)
+            if task.phase is Phase.GONE:
+                continue
+            if task.cancel_reason is Ownership.LOST:
+                self._lifecycle.fenced(task)
+            else:
+                self._lifecycle.given(task)
+
+    def _judge(self, exc: Exception, wait: float) -> None:
+        if not isinstance(exc, BackendError):
+            raise exc
+        self.failures += 1
+        if self._throttle.passes("gift"):
+            logger.warning("tasks could not be given to the pool (%s); the next try is in %.1f s", exc, wait)
+
+
+def _left(capacity: int | None, used: int) -> int:
+    return (AT_ONCE if capacity is None else min(capacity, AT_ONCE)) - used
+
+
+def _pooled(record: TaskRecord, queue: Queue, since: datetime) -> Pooled:
+    return Pooled(
+        record.task_id, queue.name, record.priority, record.func_name, seal_of(record.payload), record.created_at, since
+    )
