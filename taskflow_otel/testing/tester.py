@@ -10,6 +10,7 @@ from typing import Any, Self
 from taskflow_otel.errors import ConfigurationError, TaskArgumentError
 from taskflow_otel.manager import TaskManager
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.testing.clock import FakeClock, settle
 
 _STEP = 0.002
@@ -99,7 +100,7 @@ class TaskTester:
             return
         await settle()
         due = [record.run_at for record in waiting if record.run_at is not None]
-        if len(due) == len(waiting) and all(record.status.value == "pending" for record in waiting):
+        if len(due) == len(waiting) and all(record.status is TaskStatus.PENDING for record in waiting):
             await self._clock.advance(max(_LEAST, (min(due) - self._clock.now()).total_seconds()))
 
     def _name_of(self, func: Callable[..., Any]) -> str:

@@ -56,7 +56,7 @@ def parameters(tree: ast.Module) -> Iterator[ast.arg]:
 def test_a_part_is_given_the_time_as_a_clock_and_by_that_name(module: str) -> None:
     for parameter in parameters(ast.parse(MODULES[module].read_text())):
         annotation = "" if parameter.annotation is None else ast.unparse(parameter.annotation)
-        is_clock = annotation in ("Clock", "Clock | None")
+        is_clock = annotation in ("Clock", "Clock | None", "FakeClock", "FakeClock | None")
         assert (parameter.arg == "clock") == is_clock, f"line {parameter.lineno}: {parameter.arg}: {annotation}"
         assert not (parameter.arg == "now" and "Callable" in annotation), f"line {parameter.lineno}"
 

@@ -21,6 +21,7 @@ from taskflow_otel.testing.backends.samples import BASE, TEXT, finish, make_task
 _ALWAYS = 0, 2**40
 _GOOD, _BAD = ObjectiveResult.GOOD.value, ObjectiveResult.BAD.value
 _DONE, _FAILED, _LOST = (status.value for status in (TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.INTERRUPTED))
+_GOOD, _BAD = ObjectiveResult.GOOD.value, ObjectiveResult.BAD.value
 
 
 def _store_of(backend: Backend) -> FigureStore:
