@@ -10,6 +10,7 @@ from typing import Any
 
 from taskflow_otel.backends.admin import KeepsAudit, KeepsFigures, KeepsOperations
 from taskflow_otel.backends.base import Backend
+from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.backends.memory_admin import MemoryAuditStore, MemoryOperationStore
 from taskflow_otel.backends.pool import KeepsPool, PoolStore
 from taskflow_otel.bus import ObserverBus
@@ -46,6 +47,7 @@ from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTasks, TaskStore
 from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.objectives import ObjectiveWatch
+from taskflow_otel.engine.patience import Patience
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.engine.retries import Retries
@@ -149,7 +151,8 @@ class Engine:
             self._life,
             self.objectives,
         )
-        self.lookup: Lookup = Lookup(backend, self._ledger, self._tasks, self._clock, self._life)
+        patience = Patience(self._clock, lambda: self._backend_is_away, lambda: self._heartbeat.heard_at)
+        self.lookup: Lookup = Lookup(backend, self._ledger, self._tasks, self._clock, self._life, patience)
         """Reads tasks."""
         self.door: Door = Door(builder, intake, self.lookup, registry, self._life, self._background)
         """How tasks are added."""
@@ -338,6 +341,11 @@ class Engine:
     def instance_id(self) -> str:
         """The id under which this process owns tasks."""
         return self._heartbeat.instance.instance_id
+
+    @property
+    def _backend_is_away(self) -> bool:
+        """Whether the latest operations got no answer."""
+        return self._ledger.stalls or (isinstance(self._backend, MeasuredBackend) and self._backend.failing)
 
     def add_service(self, service: Service) -> None:
         """Start and stop a further service with the engine."""

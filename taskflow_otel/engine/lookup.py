@@ -12,6 +12,7 @@ from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.losses import PREFIX, load_loss
+from taskflow_otel.engine.patience import Patience
 from taskflow_otel.engine.phase import Phase
 from taskflow_otel.errors import BackendError, TaskNotFoundError
 from taskflow_otel.model.figures import Figure, Span
@@ -29,11 +30,14 @@ _POLL = 0.2
 class Lookup:
     """Reads tasks. Every returned record is a copy."""
 
-    def __init__(self, backend: Backend, ledger: Ledger, tasks: LiveTasks, clock: Clock, life: Life) -> None:
+    def __init__(
+        self, backend: Backend, ledger: Ledger, tasks: LiveTasks, clock: Clock, life: Life, patience: Patience
+    ) -> None:
         self._backend = backend
         self._ledger = ledger
         self._tasks = tasks
         self._clock = clock
+        self._patience = patience
         self.life = life
 
     @at_home
@@ -42,7 +46,7 @@ class Lookup:
         live = self._tasks.live(task_id)
         if live is not None:
             return live.record.copy()
-        stored = await self._backend.get(task_id)
+        stored = await self._patience.wait_for(self._backend.get(task_id))
         if stored is None or not stored.status.finished:
             # It may have finished here, with its history not written yet.
             record = self._tasks.record(task_id)
@@ -56,7 +60,8 @@ class Lookup:
     async def get_all(self, task_ids: Sequence[str]) -> dict[str, TaskRecord]:
         """Snapshots of the tasks among these that exist, by id."""
         found = {live.id: live.record.copy() for task_id in task_ids if (live := self._tasks.live(task_id)) is not None}
-        stored = await self._backend.get_all([task_id for task_id in task_ids if task_id not in found])
+        missing = [task_id for task_id in task_ids if task_id not in found]
+        stored = await self._patience.wait_for(self._backend.get_all(missing))
         for task_id in task_ids:
             if task_id in found:
                 continue
@@ -89,20 +94,20 @@ class Lookup:
     @at_home
     async def logs(self, task_id: str) -> list[LogEntry]:
         """The log of one task, in order; empty for a task that does not exist."""
-        await self._ledger.flush(_FLUSH_BEFORE_READ)
-        return await self._backend.logs(task_id)
+        await self._flush()
+        return await self._patience.wait_for(self._backend.logs(task_id))
 
     @at_home
     async def page(self, query: TaskQuery) -> TaskPage:
         """One page of the tasks of all instances, newest first."""
-        await self._ledger.flush(_FLUSH_BEFORE_READ)
-        return await self._backend.page(query)
+        await self._flush()
+        return await self._patience.wait_for(self._backend.page(query))
 
     @at_home
     async def counts(self, query: TaskQuery) -> TaskCounts:
         """Counts of the tasks of all instances."""
-        await self._ledger.flush(_FLUSH_BEFORE_READ)
-        return await self._backend.counts(query)
+        await self._flush()
+        return await self._patience.wait_for(self._backend.counts(query))
 
     @at_home
     async def figures(
@@ -111,19 +116,24 @@ class Lookup:
         """What finished on all instances in these slots; `None` if the backend does not keep figures."""
         if not isinstance(self._backend, KeepsFigures):
             return None
-        await self._ledger.flush(_FLUSH_BEFORE_READ)
-        return await self._backend.figure_store.read(span, first, last, by_name=by_name, kinds=kinds)
+        await self._flush()
+        read = self._backend.figure_store.read(span, first, last, by_name=by_name, kinds=kinds)
+        return await self._patience.wait_for(read)
 
     @at_home
     async def instances(self) -> list[Instance]:
         """All instances that share the backend."""
-        return await self._backend.instances()
+        return await self._patience.wait_for(self._backend.instances())
 
     @at_home
     async def losses(self) -> dict[str, Loss]:
         """What the dead instances left behind, by their ids."""
-        stored = await self._backend.settings(PREFIX)
+        stored = await self._patience.wait_for(self._backend.settings(PREFIX))
         return {key.removeprefix(PREFIX): load_loss(text) for key, text in stored.items()}
+
+    async def _flush(self) -> None:
+        if not self._patience.away():
+            await self._ledger.flush(_FLUSH_BEFORE_READ)
 
     @at_home
     async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:

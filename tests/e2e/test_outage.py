@@ -21,6 +21,9 @@ OUTAGES: dict[str, tuple[type[Server], Callable[[Server], None], Callable[[Serve
 }
 
 
+LISTS = ("/tasks", "/tasks?status=failed", "/tasks/stats", "/tasks/instances")
+
+
 @dataclass
 class Outage:
     """A server of its own, and how it goes away and comes back."""
@@ -44,6 +47,11 @@ def page(app: AppProcess) -> dict[tuple[str, ...], float]:
     return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
 
 
+def answers(app: AppProcess, path: str, times: int) -> set[int]:
+    """The statuses of requests over a new connection each, so that every worker may answer."""
+    return {httpx.get(f"{app.url}{path}", timeout=30).status_code for _ in range(times)}
+
+
 def errors(shown: dict[tuple[str, ...], float]) -> set[str]:
     """The operations that have failed."""
     name = "taskflow_backend_operation_duration_seconds_count"
@@ -51,7 +59,6 @@ def errors(shown: dict[tuple[str, ...], float]) -> set[str]:
             for _, operation, outcome in [labels] if outcome == "error"}  # fmt: skip
 
 
-@pytest.mark.parametrize("outage", ["postgres is down"], indirect=True)
 def test_workers_behind_one_port_count_on_while_the_backend_is_away(outage: Outage, tmp_path: Path) -> None:
     environment = {"APP_BACKEND": outage.server.name, "APP_URL": outage.server.fresh_url(), "TMPDIR": str(tmp_path)}
     refused = "taskflow_tasks_refused_total", "commit_failed"
@@ -73,7 +80,17 @@ def test_workers_behind_one_port_count_on_while_the_backend_is_away(outage: Outa
             shown += [page(app)[refused] for _ in range(3)]
         assert shown == sorted(shown)
         wait_until(lambda: page(app)[refused] == 4, "the refusals of both on one page")
+        wait_until(lambda: answers(app, "/tasks/readyz", 6) == {503}, "both to be not ready")
+        assert answers(app, "/tasks/livez", 6) == {200}
+        assert page(app)["taskflow_backend_up", outage.server.name] == 0
+        for path in LISTS:
+            assert answers(app, path, 4) == {503}
+        if outage.server.name == "redis":
+            # It hangs, and nobody waits for its time limit of 5 s any more.
+            detail = httpx.get(f"{app.url}/tasks", timeout=30).json()["detail"]
+            assert "has not answered for 0.3 s" in detail
         outage.end()
+        wait_until(lambda: answers(app, "/tasks/readyz", 6) == {200}, "both to be ready")
         wait_until(lambda: page(app)["taskflow_backend_up", outage.server.name] == 1, "the end of the outage")
         assert [page(app)[refused] for _ in range(4)] == [4] * 4
 

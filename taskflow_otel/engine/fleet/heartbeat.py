@@ -47,7 +47,8 @@ class Heartbeat(Service):
         self._clock = clock
         self._lease = lease_seconds
         self._introduced = False
-        self._heard_at = float("-inf")
+        self.heard_at = float("-inf")
+        """When the latest heartbeat was sent that the backend has confirmed, by the monotonic clock."""
         self._beating = asyncio.Lock()
         self._rejoin: Callable[[str], Awaitable[None]] = _nothing
         self._introduce: Callable[[], Awaitable[None]] = _nothing
@@ -65,7 +66,7 @@ class Heartbeat(Service):
     @property
     def lease_holds(self) -> bool:
         """Whether no other instance can own its tasks: the last heartbeat is not older than the lease."""
-        return self._clock.monotonic() - self._heard_at < self._lease
+        return self._clock.monotonic() - self.heard_at < self._lease
 
     async def join(self) -> None:
         """Join the fleet, as a new instance."""
@@ -132,7 +133,7 @@ class Heartbeat(Service):
                 f"the {self._backend.name} backend did not take a heartbeat within {self._lease / 3:g} s"
             ) from None
         if known:
-            self._heard_at = sent_at
+            self.heard_at = sent_at
         return known
 
 
