@@ -1,4 +1,4 @@
-"""Whoever reads waits briefly for a backend that is away, and long for a slow one."""
+"""A reader waits briefly for a backend that is away, and long for a slow one."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_a_backend_that_confirms_heartbeats_is_only_slow() -> None:
     assert rounds == 3
 
 
-async def test_whoever_stops_waiting_ends_the_read() -> None:
+async def test_a_reader_that_stops_waiting_ends_the_read() -> None:
     link = Link()
     waiting = asyncio.create_task(link.patience(patience=LONG, impatience=LONG).wait_for(link.silence()))
     await asyncio.sleep(0)
