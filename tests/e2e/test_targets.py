@@ -23,7 +23,7 @@ from taskflow_otel.backends import SqliteBackend
 from taskflow_otel.metrics.targets import VARIABLE
 from taskflow_otel.reconcile.compare import reconcile
 from taskflow_otel.reconcile.totals import SAMPLES, Totals, prometheus_totals
-from tests.dashboards.expressions import QUERIES
+from tests.dashboards.expressions import QUERIES, RULE_EXPRESSIONS
 from tests.procs import AppProcess
 from tests.servers import PrometheusServer
 from tests.waiting import wait_until
@@ -32,6 +32,9 @@ LAYOUTS = {"one port with four workers": (4,), "two ports with two workers": (2,
 PER_REQUEST = 20
 _SCOPE = ", ".join(re.escape(matcher) for matcher in SCOPE)
 _COUNTER = re.compile(rf"(?:rate|increase)\((\w+)\{{{_SCOPE}\}}\[\$__\w+\]\)")
+
+_SUMMED = re.compile(r"sum by \(([\w, ]+)\) \(\s*(?:rate|increase)\((\w+)(?:\{([^}]*)\})?\[\w+\]\)\s*\)")
+"""A sum of counters in a rule: its labels, the metric and its matchers."""
 
 
 @dataclass
@@ -161,6 +164,8 @@ def test_sums_over_all_targets_are_those_of_the_ledger(fleet: Fleet) -> None:
         assert shown == grouped(totals, by[2], labels), expression
         checked += 1
     assert checked > 3
+    assert compare_rules(fleet, totals) > 10
+    assert fleet.value("sum(taskflow_instances)") == processes
     finished = fleet.value("sum(taskflow_tasks_finished_total)")
     assert finished == sum(value for (sample, _), value in totals.items() if sample == "taskflow_tasks_finished_total")
     # The counts of the dead are no new events: with them, this would be half as much again.
@@ -169,6 +174,37 @@ def test_sums_over_all_targets_are_those_of_the_ledger(fleet: Fleet) -> None:
     assert each == processes * min(32, (os.cpu_count() or 1) + 4)
     assert fleet.value("sum(taskflow_tasks_running)") == fleet.value("sum(taskflow_queue_depth)") == 0
     assert fleet.value("min(taskflow_backend_up)") == 1
+
+
+def compare_rules(fleet: Fleet, totals: Totals) -> int:
+    """Compare what recording rules and alerts add up, as totals; return how many sums that were."""
+    checked = 0
+    for rule in RULE_EXPRESSIONS:
+        for by, name, given in _SUMMED.findall(rule.text):
+            labels = [label for label in by.split(", ") if label != "job"]
+            if name not in SAMPLES or not set(labels) <= set(SAMPLES[name].labels):
+                continue
+            matchers = re.findall(r'(\w+)(=~|!=|=)"([^"]*)"', given)
+            wanted = {
+                (sample, values): value
+                for (sample, values), value in totals.items()
+                if sample == name and all(matches(SAMPLES[name].labels, values, *matcher) for matcher in matchers)
+            }
+            scope = ", ".join(filter(None, ['job="app"', given]))
+            grouping = f" by ({', '.join(labels)})" if labels else ""
+            found = fleet.query(f"sum{grouping} ({name}{{{scope}}})")
+            shown = {tuple(s["metric"][label] for label in labels): float(s["value"][1]) for s in found}
+            assert shown == grouped(wanted, name, labels), rule
+            checked += 1
+    return checked
+
+
+def matches(names: Sequence[str], values: Sequence[str], label: str, operator: str, wanted: str) -> bool:
+    """Whether a series has a label as a matcher wants it."""
+    value = values[names.index(label)]
+    if operator == "=~":
+        return re.fullmatch(wanted, value) is not None
+    return (value == wanted) is (operator == "=")
 
 
 def kill_one_worker_or_replace_the_pod(fleet: Fleet) -> None:
