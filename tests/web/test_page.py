@@ -271,6 +271,8 @@ async def test_a_phone_shows_every_view_without_scrolling_sideways(opened: OpenP
         await expect(page.locator("h1")).to_be_visible()
         await expect(page.get_by_text("Live", exact=True)).to_be_visible()
         assert await page.evaluate("document.documentElement.scrollWidth") == 360
+        outside = "[...document.querySelectorAll('nav a')].filter((a) => a.getBoundingClientRect().right > innerWidth)"
+        assert await page.evaluate(f"{outside}.length") == 0, "every view can be reached"
 
 
 async def test_the_audit_shows_who_did_what_with_a_link_to_the_task(opened: OpenPage, engine: House) -> None:

@@ -1,7 +1,7 @@
 // What is known of the view: it is being read, it is current, it is old, it cannot be read, or it cannot be.
 
 import { h, setShown, setText } from "./dom.js";
-import { clock, duration } from "./format.js";
+import { clock, elapsed } from "./format.js";
 import { parts, real } from "./now.js";
 
 /** Speaks above the view, and hides or dims what it does not vouch for. */
@@ -80,14 +80,14 @@ export class Notice {
     const since = new Date(this.#contact.since).toISOString();
     const title = `Not connected since ${clock(since)} ${parts(since).zone}.`;
     if (this.#readAt === null) return [title, "Nothing is known until the server answers."];
-    return [title, `What is shown is ${duration(Math.round((real() - this.#contact.heardAt) / 1000))} old; nothing on it moves until the server answers.`];
+    return [title, `What is shown is ${elapsed((real() - this.#contact.heardAt) / 1000)} old; nothing on it moves until the server answers.`];
   }
 
   #said(phase) {
     if (phase === "loading") return ["Loading…", ""];
     if (phase === "refused") return ["This cannot be shown.", this.#message];
     if (phase === "unreadable") return ["This cannot be read now.", this.#message];
-    if (phase === "stale") return [`What is shown is ${duration(Math.round((real() - this.#readAt) / 1000))} old.`, `It cannot be read again: ${this.#message}`];
+    if (phase === "stale") return [`What is shown is ${elapsed((real() - this.#readAt) / 1000)} old.`, `It cannot be read again: ${this.#message}`];
     return this.#live ? ["", ""] : ["Changes do not arrive as they happen.", "The stream does not answer; everything is read again from time to time."];
   }
 }
