@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextvars import Context
 
@@ -14,8 +15,11 @@ from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.membership import Ownership
 from taskflow_otel.engine.phase import Step
+from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
+
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 
 class Attempts:
@@ -79,3 +83,12 @@ class Attempts:
     def asked(self, task: LiveTask) -> None:
         """The attempt was asked to stop; report it if it does not."""
         self._control.watch(task)
+
+
+def log_attempt_error(exc: BaseException) -> None:
+    """Report an attempt that ended with an exception that is not one of its task."""
+    if isinstance(exc, BackendUnavailableError):
+        # The event loop is being closed during the attempt.
+        logger.error("the outcome of an attempt could not be written: %s", exc)
+        return
+    logger.critical("an attempt ended with an error of the engine: %s", exc, exc_info=exc)

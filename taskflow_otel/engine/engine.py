@@ -19,7 +19,7 @@ from taskflow_otel.engine.admin.operations import Operations
 from taskflow_otel.engine.admin.retention import AdminCleaner
 from taskflow_otel.engine.admin.work import CancelWork, DeleteWork, RetryWork
 from taskflow_otel.engine.attempt import AttemptRunner
-from taskflow_otel.engine.attempts import Attempts
+from taskflow_otel.engine.attempts import Attempts, log_attempt_error
 from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.claims import Claims
 from taskflow_otel.engine.control import Control
@@ -57,7 +57,7 @@ from taskflow_otel.engine.settings import EngineSettings, retention_of
 from taskflow_otel.engine.shared import SharedValues
 from taskflow_otel.engine.task_output import TaskOutput
 from taskflow_otel.engine.vitals import Vitals
-from taskflow_otel.errors import BackendError, BackendUnavailableError, TaskflowError
+from taskflow_otel.errors import BackendError, TaskflowError
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.vocabulary import EngineState, ExecutorKind, OperationKind
@@ -101,7 +101,7 @@ class Engine:
         self._bus = bus
         self._settings = settings
         self._life = Life()
-        self._attempts = OwnedTasks(_log_attempt_error)
+        self._attempts = OwnedTasks(log_attempt_error)
         self._background = OwnedTasks(_log_error)
         self._executors: dict[str, Executor] = {
             ExecutorKind.ASYNC.value: AsyncExecutor(settings.max_concurrent_tasks),
@@ -188,7 +188,7 @@ class Engine:
             cancel_grace=settings.cancel_grace,
         )
         attempts = Attempts(
-            self._attempts, self._background, intake, self.control, self._drain, self._life, _log_attempt_error
+            self._attempts, self._background, intake, self.control, self._drain, self._life, log_attempt_error
         )
         runner = AttemptRunner(
             self._lifecycle,
@@ -492,11 +492,3 @@ class Engine:
 
 def _log_error(exc: BaseException) -> None:
     logger.error("%s", exc, exc_info=None if isinstance(exc, TaskflowError) else exc)
-
-
-def _log_attempt_error(exc: BaseException) -> None:
-    if isinstance(exc, BackendUnavailableError):
-        # The event loop is being closed during the attempt.
-        logger.error("the outcome of an attempt could not be written: %s", exc)
-        return
-    logger.critical("an attempt ended with an error of the engine: %s", exc, exc_info=exc)
