@@ -55,7 +55,12 @@ class Attempts:
     def start(self, task: LiveTask) -> None:
         """Start an attempt of a task that has a slot, in the context of the code that enqueued the task."""
         assert self._runner is not None
-        context = task.context.copy() if task.context is not None else Context()
+        context = task.context
+        if context is None:
+            context = Context()
+        elif task.definition.config.retry.retries:
+            # A later attempt must not find what this one sets.
+            context = context.copy()
         # Not that of an earlier attempt, on an event loop that starts its tasks eagerly.
         task.attempt = None
         task.attempt = self._owned.begin(self._runner.run(task), context)

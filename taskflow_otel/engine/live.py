@@ -148,7 +148,9 @@ class LiveTasks:
             self.release_key(record.idempotency_key, record.task_id)
         self._finished[record.task_id] = record
         if len(self._finished) > self._window:
-            self._forget(next(iter(self._finished)))
+            _, oldest = self._finished.popitem(last=False)
+            if oldest.idempotency_key is not None:
+                self.release_key(oldest.idempotency_key, oldest.task_id)
 
     def forget_finished(self, before: datetime) -> None:
         """Forget the finished tasks that ended before a moment, and their keys: they are deleted from the history."""

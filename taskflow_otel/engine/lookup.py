@@ -23,6 +23,8 @@ from taskflow_otel.runtime.clock import Clock
 
 _FLUSH_BEFORE_READ = 1.0
 _LOGS_PATIENCE = 2.0
+# A module-level name: until Python 3.12, the lookup of an enum member takes as long as a call.
+_GONE = Phase.GONE
 _POLL = 0.2
 """Seconds between two looks at a task that another instance runs."""
 
@@ -145,7 +147,14 @@ class Lookup:
         if timeout is not None:
             timeout = seconds("timeout", timeout)
         if timeout is None and (live := self._tasks.live(task_id)) is not None:
-            await _finished(live)
+            # `_finished` without its coroutine: each wake-up of the caller would go through it.
+            if live.phase is not _GONE:
+                waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                if live.waiters is None:
+                    live.waiters = [waiter]
+                else:
+                    live.waiters.append(waiter)
+                await waiter
             if live.record.status.finished:
                 return live.record.copy()
         async with asyncio.timeout(timeout):
@@ -163,7 +172,7 @@ class Lookup:
 
 async def _finished(task: LiveTask) -> None:
     """Return once a task of this process has finished, or belongs to another instance."""
-    if task.phase is Phase.GONE:
+    if task.phase is _GONE:
         return
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     if task.waiters is None:
