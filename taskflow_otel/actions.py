@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from types import EllipsisType
-from typing import Any
+from typing import Any, ParamSpec, overload
 
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.live import TaskStore
@@ -20,6 +20,10 @@ from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.request.bound import refuse_request_bound
+
+P = ParamSpec("P")
+Tags = Mapping[str, object]
+Seconds = float | timedelta
 
 _PAGE = 500
 _MOST_FOUND = 100_000
@@ -36,6 +40,42 @@ class TaskActions:
         """The live tasks of this process: `store.get(task_id)`, `store.list()`."""
         return self.engine.store
 
+    # As for `add_task`: each option has a signature in which it is required, and the last one checks the arguments.
+    @overload
+    async def enqueue(
+        self, func: Callable[..., Any], *args: Any, idempotency_key: str | None, tags: Tags | None = ...,
+        eager: bool | None = ..., priority: int | None = ..., queue: str | None = ..., delay: Seconds | None = ...,
+        run_at: datetime | None = ..., **kwargs: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, func: Callable[..., Any], *args: Any, tags: Tags | None, eager: bool | None = ...,
+        priority: int | None = ..., queue: str | None = ..., delay: Seconds | None = ..., run_at: datetime | None = ...,
+        **kwargs: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, func: Callable[..., Any], *args: Any, eager: bool | None, priority: int | None = ...,
+        queue: str | None = ..., delay: Seconds | None = ..., run_at: datetime | None = ..., **kwargs: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, func: Callable[..., Any], *args: Any, priority: int | None, queue: str | None = ...,
+        delay: Seconds | None = ..., run_at: datetime | None = ..., **kwargs: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, func: Callable[..., Any], *args: Any, queue: str | None, delay: Seconds | None = ...,
+        run_at: datetime | None = ..., **kwargs: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, func: Callable[..., Any], *args: Any, delay: Seconds | None, run_at: datetime | None = ..., **kwargs: Any
+    ) -> str: ...
+    @overload
+    async def enqueue(self, func: Callable[..., Any], *args: Any, run_at: datetime | None, **kwargs: Any) -> str: ...
+    @overload
+    async def enqueue(self, func: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> str: ...
     @shows_add_options
     async def enqueue(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
         """Enqueue a task from anywhere, also from other event loops; return its id (if persisted, after the commit).

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from taskflow_otel.cli.doctor import add_doctor
 from taskflow_otel.cli.output import Arguments, messages_on
 from taskflow_otel.cli.remote import add_remote
+from taskflow_otel.cli.views import add_views
 from taskflow_otel.cli.worker import add_worker
 from taskflow_otel.errors import ConfigurationError, TaskflowError
 from taskflow_otel.reconcile.command import add_reconcile
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add_reconcile(commands.add_parser)
     add_remote(commands.add_parser)
     add_worker(commands.add_parser)
+    add_views(commands.add_parser)
     return parser
 
 

@@ -23,13 +23,13 @@ URL, TOKEN = "TASKFLOW_URL", "TASKFLOW_TOKEN"
 """Variables of the environment. A token is never an argument, since every user of the machine can read arguments."""
 _OF_THE_TASK = {404, 409, 422}
 """Statuses that say something of one task. After another one, no other task would fare better."""
-_FILTERS = ("status", "func_name", "queue", "tag", "source", "since", "until", "q")
+FILTERS = ("status", "func_name", "queue", "tag", "source", "since", "until", "q")
 
 
 def add_remote(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands."""
     ls = add_command("ls", help="list the tasks of a running application, the newest first")
-    for name in _FILTERS:
+    for name in FILTERS:
         ls.add_argument(f"--{name.replace('_', '-')}", metavar="TEXT", help=f"the filter {name} of the API")
     ls.add_argument("--limit", type=_count, default=100, metavar="N", help="how many at most (default: 100)")
     ls.set_defaults(work=_list)
@@ -45,14 +45,24 @@ def add_remote(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         command.add_argument("task_ids", nargs="+", type=_task_id, metavar="ID")
         command.add_argument("--reason", metavar="TEXT", help="kept in the audit")
     for command in (ls, show, retry, cancel):
-        command.add_argument(
-            "--url",
-            default=os.environ.get(URL),
-            help=f"address of the administration, such as http://ada:secret@localhost:8000/tasks (or: ${URL}); "
-            f"a bearer token is taken from ${TOKEN}",
-        )
-        command.add_argument("--json", action="store_true", help="one JSON object for each task")
-        command.set_defaults(run=_run)
+        add_address(command)
+
+
+def add_address(command: argparse.ArgumentParser) -> None:
+    """Let a command ask the application that the user names; its `work` gets the client and the options."""
+    command.add_argument(
+        "--url",
+        default=os.environ.get(URL),
+        help=f"address of the administration, such as http://ada:secret@localhost:8000/tasks (or: ${URL}); "
+        f"a bearer token is taken from ${TOKEN}",
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object for each entry")
+    command.set_defaults(run=_run)
+
+
+def filters_of(options: argparse.Namespace) -> Any:
+    """The filters that were given."""
+    return {name: getattr(options, name) for name in FILTERS if getattr(options, name) is not None}
 
 
 def _count(text: str) -> int:
@@ -79,8 +89,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _list(client: Client, options: argparse.Namespace) -> int:
-    filters: Any = {name: getattr(options, name) for name in _FILTERS if getattr(options, name) is not None}
-    for task in islice(client.iter_tasks(limit=min(options.limit, 1000), **filters), options.limit):
+    for task in islice(client.iter_tasks(limit=min(options.limit, 1000), **filters_of(options)), options.limit):
         _print(task, options)
     return 0
 
@@ -121,21 +130,21 @@ def _each(options: argparse.Namespace, act: Callable[[str], TaskOut]) -> int:
 def _print(task: TaskOut, options: argparse.Namespace) -> None:
     if options.json:
         # ASCII: no text of a task can control a terminal.
-        sys.stdout.write(json.dumps(_shown(task.model_dump(mode="json"))) + "\n")
+        sys.stdout.write(json.dumps(shown(task.model_dump(mode="json"))) + "\n")
         return
     error = f"  {task.error_type}: {task.error}" if task.error else ""
     say(f"{task.task_id}  {task.created_at:%Y-%m-%d %H:%M:%S}  {task.status:11}  {task.func_name}{error}", sys.stdout)
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
     """What a task says: its error often contains the address of a database."""
     match value:
         case str():
             return without_passwords(value)
         case list():
-            return [_shown(one) for one in value]
+            return [shown(one) for one in value]
         case dict():
-            return {without_passwords(name): _shown(one) for name, one in value.items()}
+            return {without_passwords(name): shown(one) for name, one in value.items()}
         case _:
             return value
 

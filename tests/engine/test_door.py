@@ -18,14 +18,14 @@ from tests.engine.declared_tasks import job
 
 async def test_something_that_cannot_be_called_is_no_task(manager: TaskManager) -> None:
     with pytest.raises(ConfigurationError, match="add_task needs a function, not 'send_email'"):
-        await manager.enqueue("send_email")  # type: ignore[arg-type]  # that is the mistake
+        await manager.enqueue("send_email")  # type: ignore[call-overload]  # that is the mistake
 
 
 async def test_a_coroutine_in_place_of_its_function_is_refused_with_the_way_out(manager: TaskManager) -> None:
     coroutine = job()
     try:
         with pytest.raises(ConfigurationError, match="add_task needs a function"):
-            await manager.enqueue(coroutine)  # type: ignore[arg-type]  # that is the mistake
+            await manager.enqueue(coroutine)  # type: ignore[call-overload]  # that is the mistake
     finally:
         coroutine.close()
 

@@ -37,6 +37,11 @@ async def route(tasks: ManagedBackgroundTasks) -> int:
     tasks.add_task(send_email, "a", delay="soon")  # wrong
     tasks.add_task(send_email, "a", run_at=12)  # wrong
     tasks.add_task(send_email, "a", queue=7)  # wrong
+    await task_manager.enqueue(send_email)  # wrong
+    await task_manager.enqueue(send_email, 3)  # wrong
+    await task_manager.enqueue(send_email, "a", coppies=2)  # wrong
+    await task_manager.enqueue(send_email, "a", priority="high")  # wrong
+    await task_manager.enqueue(send_email, "a", run_at=12)  # wrong
     resize(3)  # wrong
     await send_email(None)  # wrong
     task_log(3)  # wrong

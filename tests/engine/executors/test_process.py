@@ -161,7 +161,7 @@ async def test_what_cannot_be_sent_is_refused_when_it_is_added(start: Start, tmp
     with pytest.raises(
         TaskArgumentError, match=r"arguments of tests\.engine\.executors\.process_tasks\.write cannot be sent"
     ):
-        await manager.enqueue(process_tasks.write, tmp_path / "x", threading.Lock())
+        await manager.enqueue(process_tasks.write, tmp_path / "x", threading.Lock())  # type: ignore[call-overload]  # the mistake
     lock = threading.Lock()
 
     def closure() -> None:
@@ -182,7 +182,7 @@ async def test_without_cloudpickle_an_error_names_the_extra(
         await manager.enqueue(closure)
     manager.task(executor="process")(process_tasks.write)
     with pytest.raises(TaskArgumentError, match="lock"):
-        await manager.enqueue(process_tasks.write, tmp_path / "x", threading.Lock())
+        await manager.enqueue(process_tasks.write, tmp_path / "x", threading.Lock())  # type: ignore[call-overload]  # the mistake
     assert (await run(manager, process_tasks.write, tmp_path / "x", "text")).status is TaskStatus.SUCCESS
 
 
