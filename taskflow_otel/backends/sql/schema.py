@@ -186,7 +186,7 @@ operation_items: Table = Table(
 )
 
 # The tasks that nobody owns, in the order of the claims. A table of its own: other tasks have no part in its cost.
-pool = Table(
+pool: Table = Table(
     "taskflow_pool",
     metadata,
     Column("task_id", ID, primary_key=True),

@@ -47,7 +47,7 @@ class Heartbeat(Service):
         self._clock = clock
         self._lease = lease_seconds
         self._introduced = False
-        self.heard_at = float("-inf")
+        self.heard_at: float = float("-inf")
         """When the latest heartbeat was sent that the backend has confirmed, by the monotonic clock."""
         self._beating = asyncio.Lock()
         self._rejoin: Callable[[str], Awaitable[None]] = _nothing

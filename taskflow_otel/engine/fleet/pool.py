@@ -27,7 +27,7 @@ from taskflow_otel.runtime.retrying import Backoff, retrying
 from taskflow_otel.runtime.service import Service
 from taskflow_otel.runtime.throttled_report import Throttle
 
-logger = logging.getLogger("taskflow_otel.engine")
+logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 POLL = 1.0
 """Seconds between two looks at the pool without any news of it."""
