@@ -54,6 +54,10 @@ class Service(ABC):
     async def finish(self) -> None:  # noqa: B027  # most services have nothing to finish
         """Do the last work of a shutdown, after all tasks have ended and every outcome is written."""
 
+    def count_failure(self) -> None:
+        """Count a failure of work beside the rounds."""
+        self.failures += 1
+
     async def _rounds(self) -> None:
         # A cancellation alone does not end the loop: a driver may turn it into an error.
         while self._loop_task is not None:

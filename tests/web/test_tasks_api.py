@@ -18,7 +18,7 @@ SPEC_FIELDS = {
     "task_id", "func_name", "status", "created_at", "run_at", "start_time", "end_time", "duration", "attempt",
     "retries_used", "error", "error_type", "stacktrace", "logs", "tags", "idempotency_key", "source", "priority",
     "executor", "queue", "instance", "trace_id", "span_id", "progress", "reason", "timeline", "retry_of", "retried_by",
-    "duplicate_of", "damage",
+    "duplicate_of", "damage", "due_at",
 }  # fmt: skip
 
 

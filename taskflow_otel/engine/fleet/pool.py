@@ -240,7 +240,7 @@ class Pool(Service):
     def _judge(self, exc: Exception, wait: float) -> None:
         if not isinstance(exc, BackendError):
             raise exc
-        self.failures += 1
+        self.count_failure()
         if self._throttle.passes("gift"):
             logger.warning("tasks could not be given to the pool (%s); the next try is in %.1f s", exc, wait)
 

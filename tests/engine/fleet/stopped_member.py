@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import Any
 
+import psycopg
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
@@ -38,15 +39,28 @@ def make_manager(kind: str, url: str) -> tuple[TaskManager, Any]:
 def stop_before_commit(where: str) -> None:
     """Stop this process before the commit of the first transaction that has written there."""
     written = set[int]()
+    execute = psycopg.AsyncCursor.execute
+
+    def is_meant(statement: object) -> bool:
+        text = str(statement)
+        return _TABLES[where] in text and text.lstrip().upper().startswith(_MARKS[where])
 
     @event.listens_for(Engine, "after_cursor_execute")
     def notice(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        if _TABLES[where] in statement and statement.lstrip().upper().startswith(_MARKS[where]):
-            written.add(id(connection))
+        if is_meant(statement):
+            written.add(id(connection.connection.driver_connection))
+
+    async def notice_batch(cursor: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        # Batches on PostgreSQL go to the driver directly.
+        if is_meant(query):
+            written.add(id(cursor.connection))
+        return await execute(cursor, query, *args, **kwargs)
+
+    psycopg.AsyncCursor.execute = notice_batch  # type: ignore[assignment,method-assign]
 
     @event.listens_for(Engine, "commit")
     def stop(connection: Connection) -> None:
-        if id(connection) in written:
+        if id(connection.connection.driver_connection) in written:
             _say("stopped")
             os.kill(os.getpid(), signal.SIGSTOP)
 
