@@ -16,8 +16,11 @@ from taskflow_otel.backends.admin import (
     OperationStore,
 )
 from taskflow_otel.backends.base import Applied, Backend, Change
-from taskflow_otel.backends.pool import KeepsPool, PoolStore
+from taskflow_otel.backends.pool import Claimed, KeepsPool, PoolDepth, Pooled, PoolStore, Wanted
 from taskflow_otel.errors import BackendError
+from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
+from taskflow_otel.model.figures import Figure, Span
+from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.vocabulary import OperationOutcome
@@ -30,35 +33,149 @@ _ABANDONED = 1.0
 """Seconds after which a cancelled operation counts as one without an answer, and not as one that nobody wanted."""
 
 
+class _Meter:
+    """Measures operations, and remembers whether the backend answered the latest one."""
+
+    def __init__(self, name: str, clock: Clock, observe: Callable[[str, str, str, float], None]) -> None:
+        self._name = name
+        self._clock = clock
+        self._observe = observe
+        self.failing = False
+
+    async def measure(self, operation: str, work: Awaitable[T]) -> T:
+        began = self._clock.monotonic()
+        outcome: str | None = _ERROR
+        try:
+            answer = await work
+        except BackendError as exc:
+            self.failing = self.failing or exc.transient
+            raise
+        except asyncio.CancelledError:
+            if self._clock.monotonic() - began < _ABANDONED:
+                outcome = None
+            else:
+                self.failing = True
+            raise
+        else:
+            outcome, self.failing = _OK, False
+            return answer
+        finally:
+            if outcome is not None:
+                self._observe(self._name, operation, outcome, self._clock.monotonic() - began)
+
+
+class _MeasuredAudit:
+    def __init__(self, store: AuditStore, meter: _Meter) -> None:
+        self._store = store
+        self._measure = meter.measure
+
+    async def add(self, entries: Sequence[AuditEntry]) -> None:
+        await self._measure("audit_add", self._store.add(entries))
+
+    async def page(self, query: AuditQuery) -> AuditPage:
+        return await self._measure("audit_page", self._store.page(query))
+
+    async def forget(self, before: datetime, limit: int) -> int:
+        return await self._measure("audit_forget", self._store.forget(before, limit))
+
+
+class _MeasuredOperations:
+    def __init__(self, store: OperationStore, meter: _Meter) -> None:
+        self._store = store
+        self._measure = meter.measure
+
+    async def begin(self, operation: Operation) -> Operation:
+        return await self._measure("operation_begin", self._store.begin(operation))
+
+    async def get(self, operation_id: str) -> Operation | None:
+        return await self._measure("operation_get", self._store.get(operation_id))
+
+    async def page(self, query: OperationQuery) -> list[Operation]:
+        return await self._measure("operation_page", self._store.page(query))
+
+    async def unfinished(self, limit: int) -> list[Operation]:
+        return await self._measure("operation_unfinished", self._store.unfinished(limit))
+
+    async def claim(self, operation_id: str, token: int, owner: str) -> Operation | None:
+        return await self._measure("operation_claim", self._store.claim(operation_id, token, owner))
+
+    async def save(self, operation: Operation, items: Sequence[OperationItem]) -> bool:
+        return await self._measure("operation_save", self._store.save(operation, items))
+
+    async def items(self, operation_id: str, first: int, limit: int) -> list[OperationItem]:
+        return await self._measure("operation_items", self._store.items(operation_id, first, limit))
+
+    async def of_task(self, task_id: str, limit: int) -> list[str]:
+        return await self._measure("operation_of_task", self._store.of_task(task_id, limit))
+
+    async def forget(self, before: datetime, limit: int) -> int:
+        return await self._measure("operation_forget", self._store.forget(before, limit))
+
+
+class _MeasuredFigures:
+    def __init__(self, store: FigureStore, meter: _Meter) -> None:
+        self._store = store
+        self._measure = meter.measure
+
+    async def read(
+        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+    ) -> list[Figure]:
+        return await self._measure("figure_read", self._store.read(span, first, last, by_name=by_name, kinds=kinds))
+
+    async def forget(self, span: Span, before: int, limit: int) -> int:
+        return await self._measure("figure_forget", self._store.forget(span, before, limit))
+
+
+class _MeasuredPool:
+    def __init__(self, store: PoolStore, meter: _Meter) -> None:
+        self._store = store
+        self._measure = meter.measure
+
+    async def give(self, owner: str, tasks: Sequence[Pooled]) -> None:
+        await self._measure("pool_give", self._store.give(owner, tasks))
+
+    async def claim(self, owner: str, wanted: Wanted, seals: Collection[str]) -> list[Claimed]:
+        return await self._measure("pool_claim", self._store.claim(owner, wanted, seals))
+
+    async def claim_one(self, owner: str, task_id: str) -> Claimed | None:
+        return await self._measure("pool_claim_one", self._store.claim_one(owner, task_id))
+
+    async def depth(self, queues: Collection[str]) -> dict[str, PoolDepth]:
+        return await self._measure("pool_depth", self._store.depth(queues))
+
+
 class MeasuredBackend:
     """Passes every operation on to `backend`.
 
     `observe` gets backend, operation, outcome and seconds of each, except of `open`, `close` and `apply`: the one
-    writer measures its transactions itself.
+    writer measures its transactions itself. The operations of a store have its name in front: `pool_claim`.
     """
 
     def __init__(self, backend: Backend, clock: Clock, observe: Callable[[str, str, str, float], None]) -> None:
         self._backend = backend
-        self._clock = clock
-        self._observe = observe
+        self._meter = _Meter(backend.name, clock, observe)
+        self._measure = self._meter.measure
         self.name: str = backend.name
         self.durable: bool = backend.durable
+        # Only backends that keep something have the attribute for it; see `KeepsAudit`.
         if isinstance(backend, KeepsAudit):
-            # Only backends that keep an audit have this attribute; see `KeepsAudit`.
-            self.audit_store: AuditStore = backend.audit_store
+            self.audit_store: AuditStore = _MeasuredAudit(backend.audit_store, self._meter)
         if isinstance(backend, KeepsOperations):
-            self.operation_store: OperationStore = backend.operation_store
+            self.operation_store: OperationStore = _MeasuredOperations(backend.operation_store, self._meter)
         if isinstance(backend, KeepsFigures):
-            self.figure_store: FigureStore = backend.figure_store
+            self.figure_store: FigureStore = _MeasuredFigures(backend.figure_store, self._meter)
         if isinstance(backend, KeepsPool):
-            self.pool_store: PoolStore = backend.pool_store
-        self.failing: bool = False
+            self.pool_store: PoolStore = _MeasuredPool(backend.pool_store, self._meter)
+
+    @property
+    def failing(self) -> bool:
         """Whether the latest measured operation got no answer."""
+        return self._meter.failing
 
     async def open(self) -> None:
         """Open the backend."""
         await self._backend.open()
-        self.failing = False
+        self._meter.failing = False
 
     async def close(self) -> None:
         """Close the backend."""
@@ -163,24 +280,3 @@ class MeasuredBackend:
     async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
         """Measure `Backend.swap_settings`."""
         return await self._measure("swap_settings", self._backend.swap_settings(expected, changes))
-
-    async def _measure(self, operation: str, work: Awaitable[T]) -> T:
-        began = self._clock.monotonic()
-        outcome: str | None = _ERROR
-        try:
-            answer = await work
-        except BackendError as exc:
-            self.failing = self.failing or exc.transient
-            raise
-        except asyncio.CancelledError:
-            if self._clock.monotonic() - began < _ABANDONED:
-                outcome = None
-            else:
-                self.failing = True
-            raise
-        else:
-            outcome, self.failing = _OK, False
-            return answer
-        finally:
-            if outcome is not None:
-                self._observe(self.name, operation, outcome, self._clock.monotonic() - began)

@@ -5,21 +5,56 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from typing import Any, get_type_hints
 
 import pytest
 
-from taskflow_otel.backends import MemoryBackend
+from taskflow_otel.backends import MemoryBackend, admin, pool
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.query import Instance
 from taskflow_otel.testing.clock import FakeClock
 
-OPERATIONS = sorted(
-    name
-    for name, member in inspect.getmembers(Backend, inspect.iscoroutinefunction)
-    if name not in {"open", "close", "apply"}
-)
+KEEPS = {
+    name: get_type_hints(member.fget)["return"]
+    for module in (admin, pool)
+    for kind, protocol in inspect.getmembers(module, inspect.isclass)
+    if kind.startswith("Keeps")
+    for name, member in inspect.getmembers(protocol, lambda found: isinstance(found, property))
+}
+"""The stores that a backend may have: the attribute, and its contract."""
+
+
+def operations(contract: type) -> list[str]:
+    """The coroutines of a contract."""
+    return sorted(name for name, _ in inspect.getmembers(contract, inspect.iscoroutinefunction))
+
+
+OPERATIONS = [
+    *(("", name) for name in operations(Backend) if name not in {"open", "close", "apply"}),
+    *((attribute, name) for attribute, contract in sorted(KEEPS.items()) for name in operations(contract)),
+]
+
+
+class Obedient:
+    """Something whose every method is a coroutine that returns what it was called with."""
+
+    name, durable = "obedient", True
+
+    def __getattr__(self, name: str) -> Any:
+        async def answer(*args: object, **kwargs: object) -> object:
+            return name, args, kwargs
+
+        return answer
+
+
+class Complete(Obedient):
+    """A backend that has every store."""
+
+    def __init__(self) -> None:
+        for attribute in KEEPS:
+            setattr(self, attribute, Obedient())
 
 
 class Doubtful(MemoryBackend):
@@ -47,14 +82,51 @@ class Scene:
         self.backend = MeasuredBackend(self.inner, self.clock, lambda *one: self.seen.append(one))
 
 
-def test_it_is_a_backend_and_passes_every_operation_on() -> None:
+def test_it_is_a_backend_with_the_stores_that_the_backend_has() -> None:
     scene = Scene()
     assert isinstance(scene.backend, Backend)
     assert (scene.backend.name, scene.backend.durable) == ("memory", False)
-    assert scene.backend.audit_store is scene.inner.audit_store
-    for name in OPERATIONS:
-        assert inspect.signature(getattr(MeasuredBackend, name)) == inspect.signature(getattr(Backend, name))
-        assert f'"{name}"' in inspect.getsource(getattr(MeasuredBackend, name))
+    assert set(KEEPS) >= {"audit_store", "operation_store", "figure_store", "pool_store"}
+    assert all(hasattr(scene.backend, attribute) for attribute in KEEPS)
+    for attribute in KEEPS:
+        delattr(scene.inner, attribute)
+    without = MeasuredBackend(scene.inner, scene.clock, lambda *_: None)
+    assert not any(hasattr(without, attribute) for attribute in KEEPS)
+
+
+@pytest.mark.parametrize(("attribute", "name"), OPERATIONS, ids=lambda part: part or "backend")
+async def test_every_operation_is_passed_on_and_measured_under_a_name_of_its_own(attribute: str, name: str) -> None:
+    seen: list[str] = []
+    inner: Any = Complete()
+    measured = MeasuredBackend(inner, FakeClock(), lambda _, operation, *rest: seen.append(operation))
+    target, contract = (getattr(measured, attribute), KEEPS[attribute]) if attribute else (measured, Backend)
+    signature = inspect.signature(getattr(contract, name))
+    assert inspect.signature(getattr(type(target), name)) == signature
+    _, *parameters = signature.parameters.values()
+    given = {one.name: object() for one in parameters}
+    answer = await getattr(target, name)(**given)
+    assert seen == [f"{attribute.removesuffix('store')}{name}"]
+    if signature.return_annotation != "None":
+        called, args, kwargs = answer
+        assert called == name
+        named = dict(zip(given, args, strict=False)) | kwargs
+        assert named == given
+
+
+async def test_a_store_that_gets_no_answer_shows_that_the_backend_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+
+    async def away(queues: object) -> Any:
+        raise BackendUnavailableError("away")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(scene.inner.pool_store, "depth", away)
+        with pytest.raises(BackendUnavailableError):
+            await scene.backend.pool_store.depth(["mail"])
+    assert scene.backend.failing
+    await scene.backend.pool_store.depth(["mail"])
+    assert not scene.backend.failing
+    assert [one[:3] for one in scene.seen] == [("memory", "pool_depth", "error"), ("memory", "pool_depth", "ok")]
 
 
 async def test_an_answer_and_an_error_are_counted_and_the_state_follows_them() -> None:
