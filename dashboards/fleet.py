@@ -66,7 +66,7 @@ PAGE = Page(
                 ),
                 Graph(
                     "Rejected",
-                    "Tasks refused per second: the queue was full, or the task was a duplicate.",
+                    "Tasks refused per second: the queue was full, the task a duplicate, or it could not be stored.",
                     "ops",
                     [Query(rate(signals.TASKS_FINISHED, QUEUE, 'outcome="rejected"', by="queue"), "{{queue}}")],
                     width=6,
