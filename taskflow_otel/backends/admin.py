@@ -59,7 +59,8 @@ class OperationStore(Protocol):
     async def claim(self, operation_id: str, token: int, owner: str) -> Operation | None:
         """Make `owner` the owner of an operation that has not ended, if its token is this one; it grows by one.
 
-        Return the operation after the change, or `None`; of several callers, one gets it.
+        Return the operation after the change, or `None`; of several callers, one gets it. One that a later version of
+        the library has stored, with a field that this one does not know, is `None` too: it would lose that filter.
         """
 
     async def save(self, operation: Operation, items: Sequence[OperationItem]) -> bool:

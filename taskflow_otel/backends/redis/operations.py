@@ -7,7 +7,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
+from taskflow_otel.backends.operation_documents import Claims, decoded, encoded
 from taskflow_otel.backends.redis.codec import to_micros
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery
 from taskflow_otel.model.plain import distinct_text
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 _STEP = 200
 
 _encode = msgspec.json.Encoder().encode
-_decode, _decode_item = msgspec.json.Decoder(Operation).decode, msgspec.json.Decoder(OperationItem).decode
+_decode_item = msgspec.json.Decoder(OperationItem).decode
 
 
 class RedisOperationStore:
@@ -26,17 +28,18 @@ class RedisOperationStore:
 
     def __init__(self, connection: Callable[[], Connection]) -> None:
         self._connection = connection
+        self._claims = Claims()
 
     async def begin(self, operation: Operation) -> Operation:
         """See `OperationStore`."""
         key = "" if operation.key is None else distinct_text(operation.key)
-        args = operation.operation_id, key, operation.kind, operation.status, _encode(operation).decode()
-        return _decode(await self._connection().write("operation_begin", *args, lasting=True))
+        args = operation.operation_id, key, operation.kind, operation.status, encoded(operation)
+        return decoded(await self._connection().write("operation_begin", *args, lasting=True))
 
     async def get(self, operation_id: str) -> Operation | None:
         """See `OperationStore`."""
         text = await self._connection().read("operation_get", operation_id)
-        return _decode(text) if text else None
+        return decoded(text) if text else None
 
     async def page(self, query: OperationQuery) -> list[Operation]:
         """See `OperationStore`."""
@@ -46,20 +49,21 @@ class RedisOperationStore:
             wanted = query.kind or "", query.status or ""
             args = "operations", "newest", cursor, str(_STEP), *wanted
             ended, cursor, some = await self._connection().read("operation_page", *args)
-            found += [_decode(text) for _, text in some]
+            found += [decoded(text) for _, text in some]
         return found[: query.limit]
 
     async def unfinished(self, limit: int) -> list[Operation]:
         """See `OperationStore`."""
         *_, some = await self._connection().read("operation_page", "operations_open", "oldest", "", str(limit), "", "")
-        return [_decode(text) for _, text in some]
+        return [decoded(text) for _, text in some]
 
     async def claim(self, operation_id: str, token: int, owner: str) -> Operation | None:
         """See `OperationStore`."""
-        known = await self.get(operation_id)
+        text = await self._connection().read("operation_get", operation_id)
+        known = self._claims.allowed(text) if text else None
         if known is None or known.token != token:
             return None
-        claimed = msgspec.structs.replace(known, owner=owner, token=token + 1)
+        claimed = replace(known, owner=owner, token=token + 1)
         return claimed if await self._save(claimed, token, ()) else None
 
     async def save(self, operation: Operation, items: Sequence[OperationItem]) -> bool:
@@ -68,7 +72,7 @@ class RedisOperationStore:
 
     async def _save(self, operation: Operation, token: int, items: Sequence[OperationItem]) -> bool:
         ended = "" if operation.ended_at is None else str(to_micros(operation.ended_at))
-        text = _encode(operation).decode()
+        text = encoded(operation)
         args = [operation.operation_id, str(token), str(operation.token), operation.status, ended, text]
         for item in items:
             args += (str(item.seq), item.task_id, _encode(item).decode())

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 from sqlalchemy import Select, bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from taskflow_otel.backends.operation_documents import Claims, decoded, encoded
 from taskflow_otel.backends.sql.audit import Read, Write
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.mapping import indexable, micros, storable
 from taskflow_otel.backends.sql.schema import operation_items, operations
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery
 
-_encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(Operation).decode
 _o, _i = operations.c, operation_items.c
 
 
@@ -27,6 +27,7 @@ class SqlOperationStore:
         self._read = read
         self._write = write
         self._dialect = dialect
+        self._claims = Claims()
 
     async def begin(self, operation: Operation) -> Operation:
         """See `OperationStore`."""
@@ -37,22 +38,22 @@ class SqlOperationStore:
 
         async def work(connection: AsyncConnection) -> Operation:
             await connection.execute(statement)
-            return _decode((await connection.execute(select(_o.doc).where(known))).scalar_one())
+            return decoded((await connection.execute(select(_o.doc).where(known))).scalar_one())
 
         return await self._write("storing an operation", work)
 
     async def get(self, operation_id: str) -> Operation | None:
         """See `OperationStore`."""
         rows = await self._read(select(_o.doc).where(_o.operation_id == storable(operation_id)))
-        return _decode(rows[0][0]) if rows else None
+        return decoded(rows[0][0]) if rows else None
 
     async def page(self, query: OperationQuery) -> list[Operation]:
         """See `OperationStore`."""
-        return [_decode(row[0]) for row in await self._read(page_statement(query))]
+        return [decoded(row[0]) for row in await self._read(page_statement(query))]
 
     async def unfinished(self, limit: int) -> list[Operation]:
         """See `OperationStore`."""
-        return [_decode(row[0]) for row in await self._read(unfinished_statement(limit))]
+        return [decoded(row[0]) for row in await self._read(unfinished_statement(limit))]
 
     async def claim(self, operation_id: str, token: int, owner: str) -> Operation | None:
         """See `OperationStore`."""
@@ -60,9 +61,10 @@ class SqlOperationStore:
 
         async def work(connection: AsyncConnection) -> Operation | None:
             stored = await connection.scalar(doc.with_for_update())
-            if stored is None:
+            known = None if stored is None else self._claims.allowed(stored)
+            if known is None:
                 return None
-            claimed = msgspec.structs.replace(_decode(stored), owner=owner, token=token + 1)
+            claimed = replace(known, owner=owner, token=token + 1)
             await connection.execute(update(operations).where(_o.operation_id == operation_id).values(_row(claimed)))
             return claimed
 
@@ -169,7 +171,7 @@ def _row(operation: Operation) -> dict[str, Any]:
         "ended_at": None if operation.ended_at is None else micros(operation.ended_at),
         "client_key": None if operation.key is None else indexable(operation.key),
         "token": operation.token,
-        "doc": _encode(operation).decode(),
+        "doc": encoded(operation),
     }
 
 

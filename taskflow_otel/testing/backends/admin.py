@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +20,13 @@ from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.vocabulary import AuditOutcome, ItemOutcome, OperationKind, OperationStatus
 from taskflow_otel.testing.backends.fixtures import BackendFixtures, Open
 from taskflow_otel.testing.backends.samples import BASE, TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class LaterQuery(TaskQuery):
+    """A query of a later version, which has one more filter."""
+
+    region: str | None = None
 
 
 def make_entry(**fields: Any) -> AuditEntry:
@@ -258,6 +266,21 @@ class AdminConformance(BackendFixtures):
         assert not await stores[1].save(claimed, [])
         assert await stores[1].claim(operation.operation_id, 1, "newer") is None
         assert await stores[1].claim(new_task_id(), 0, "newer") is None
+
+    async def test_an_operation_of_a_later_version_is_shown_but_not_claimed_without_its_filter(
+        self, backend: Backend
+    ) -> None:
+        store = _operations_of(backend)
+        query = LaterQuery(status=TaskStatus.FAILED, region="north")
+        later = make_operation(selection=Selection(statuses=["failed"], query=query))
+        unused = make_operation(selection=Selection(statuses=["failed"], query=LaterQuery()))
+        for operation in (later, unused):
+            await store.begin(operation)
+        shown = await store.get(later.operation_id)
+        assert (shown is not None and shown.operation_id) == later.operation_id
+        claimed = await store.claim(later.operation_id, 0, "other")
+        assert claimed is None or claimed.selection == later.selection
+        assert await store.claim(unused.operation_id, 0, "other") is not None
 
     async def test_operations_that_ended_are_deleted_with_their_items_in_batches(self, backend: Backend) -> None:
         store = _operations_of(backend)
