@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
-import json
 import logging
 import os
 import platform
@@ -13,11 +12,13 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from taskflow_otel.cli.output import say_json
 from taskflow_otel.errors import TaskflowError
 from taskflow_otel.model.query import Instance
 from taskflow_otel.reconcile.command import open_backend
@@ -91,7 +92,7 @@ def run_doctor(options: argparse.Namespace) -> int:
     worst = 0
     for finding in asyncio.run(_examine(options)):
         if options.json:
-            sys.stdout.write(json.dumps(asdict(finding)) + "\n")
+            say_json(asdict(finding))
         else:
             say(f"{finding.verdict:8}{finding.subject}: {finding.message}", sys.stdout)
         worst |= finding.verdict is Verdict.ERROR
@@ -228,7 +229,7 @@ def _warnings() -> Iterator[list[str]]:
 
 def examine_application(url: str) -> Iterator[Finding]:
     """Whether an administration answers under a URL, lets the caller in, and is ready; and its clock."""
-    subject = f"application {without_passwords(url)}"
+    subject = f"application {_named(url)}"
     try:
         from taskflow_otel.client import Client
         from taskflow_otel.client.errors import LoginRequiredError
@@ -269,11 +270,22 @@ def _clock_of(subject: str, url: str) -> Iterator[Finding]:
     from taskflow_otel.client.extra import httpx
 
     before = SYSTEM_CLOCK.now()
-    sent = httpx.get(url.rstrip("/") + "/livez", timeout=_PATIENCE).headers.get("date")
+    try:
+        sent = httpx.get(url.rstrip("/") + "/livez", timeout=_PATIENCE).headers.get("date")
+    except httpx.HTTPError as exc:
+        yield Finding(subject, Verdict.WARNING, f"its clock cannot be read: {str(exc) or type(exc).__name__}")
+        return
     if sent is None:
         return
+    try:
+        moment = parsedate_to_datetime(sent)
+    except (ValueError, OverflowError):
+        yield Finding(subject, Verdict.WARNING, f"its clock cannot be read: it sent {sent!r} as its time")
+        return
+    # "-0000" is UTC, of a sender that keeps its zone to itself (RFC 5322, 3.3); for Python, it is no zone.
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     # Whole seconds, rounded down.
-    skew = (parsedate_to_datetime(sent) - before).total_seconds()
+    skew = (moment - before).total_seconds()
     if not -_SKEW - 1 < skew < _SKEW + 1:
         yield Finding(
             subject,
@@ -284,17 +296,21 @@ def _clock_of(subject: str, url: str) -> Iterator[Finding]:
 
 async def examine_collector(url: str) -> Finding:
     """Whether something listens where telemetry is sent."""
-    subject = f"collector {without_passwords(url)}"
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    subject = f"collector {_named(url)}"
+    no_address = Finding(subject, Verdict.ERROR, f"this is not an address; it should look like {_OTLP_DEFAULT}")
     try:
+        parts = urlsplit(_with_scheme(url))
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
-        port = None
-    if not parts.hostname or port is None:
-        return Finding(subject, Verdict.ERROR, f"this is not an address; it should look like {_OTLP_DEFAULT}")
+        return no_address
+    if not parts.hostname:
+        return no_address
     try:
         async with asyncio.timeout(_PATIENCE):
             _, writer = await asyncio.open_connection(parts.hostname, port)
+    except UnicodeError:
+        # A name that no host can have: a part of it is empty or too long.
+        return no_address
     except (OSError, TimeoutError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no answer"
         return Finding(
@@ -305,3 +321,12 @@ async def examine_collector(url: str) -> Finding:
         )
     writer.close()
     return Finding(subject, Verdict.OK, "something listens there")
+
+
+def _with_scheme(url: str) -> str:
+    return url if "://" in url else f"http://{url}"
+
+
+def _named(url: str) -> str:
+    """A URL as a finding names it. Only where there is a scheme, a password is recognised."""
+    return without_passwords(_with_scheme(url))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
+from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say, writable
 
 
@@ -20,6 +22,25 @@ class Arguments(argparse.ArgumentParser):
         sys.stderr.write(writable(self.format_usage(), sys.stderr))
         say(f"{self.prog}: {message}", sys.stderr)
         sys.exit(2)
+
+
+def say_json(value: Any) -> None:
+    """Print a JSON object on one line, without the passwords of URLs in its texts."""
+    # ASCII: no text of a task can control a terminal.
+    sys.stdout.write(json.dumps(_shown(value)) + "\n")
+
+
+def _shown(value: Any) -> Any:
+    """A value that may say anything: the error of a task often contains the address of a database."""
+    match value:
+        case str():
+            return without_passwords(value)
+        case list():
+            return [_shown(one) for one in value]
+        case dict():
+            return {without_passwords(name): _shown(one) for name, one in value.items()}
+        case _:
+            return value
 
 
 @contextmanager

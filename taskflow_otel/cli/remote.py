@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from taskflow_otel.cli.output import say_json
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say
@@ -23,7 +23,10 @@ URL, TOKEN = "TASKFLOW_URL", "TASKFLOW_TOKEN"
 """Variables of the environment. A token is never an argument, since every user of the machine can read arguments."""
 _OF_THE_TASK = {404, 409, 422}
 """Statuses that say something of one task. After another one, no other task would fare better."""
-FILTERS = ("status", "func_name", "queue", "tag", "source", "since", "until", "q")
+FILTERS = (
+    "status", "func_name", "queue", "tag", "source", "since", "until", "ended_since", "ended_until", "trace_id", "q",
+)  # fmt: skip
+"""The names of `Filters`, which cannot be imported without httpx."""
 
 
 def add_remote(add_command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -129,24 +132,10 @@ def _each(options: argparse.Namespace, act: Callable[[str], TaskOut]) -> int:
 
 def _print(task: TaskOut, options: argparse.Namespace) -> None:
     if options.json:
-        # ASCII: no text of a task can control a terminal.
-        sys.stdout.write(json.dumps(shown(task.model_dump(mode="json"))) + "\n")
+        say_json(task.model_dump(mode="json"))
         return
     error = f"  {task.error_type}: {task.error}" if task.error else ""
     say(f"{task.task_id}  {task.created_at:%Y-%m-%d %H:%M:%S}  {task.status:11}  {task.func_name}{error}", sys.stdout)
-
-
-def shown(value: Any) -> Any:
-    """What a task says: its error often contains the address of a database."""
-    match value:
-        case str():
-            return without_passwords(value)
-        case list():
-            return [shown(one) for one in value]
-        case dict():
-            return {without_passwords(name): shown(one) for name, one in value.items()}
-        case _:
-            return value
 
 
 def _details(task: TaskDetailOut) -> Iterable[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from taskflow_otel.cli.remote import FILTERS, add_address, filters_of, shown
+from taskflow_otel.cli.output import say_json
+from taskflow_otel.cli.remote import FILTERS, add_address, filters_of
+from taskflow_otel.model.vocabulary import OperationStatus
 from taskflow_otel.runtime.terminal import say
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _filters(command: argparse.ArgumentParser) -> None:
 def _stats(client: Client, options: argparse.Namespace) -> int:
     found = client.get_stats(**filters_of(options)).model_dump(mode="json")
     if options.json:
-        _json(found)
+        say_json(found)
     else:
         for name, value in found.items():
             say(f"{name:22}{_text(value)}", sys.stdout)
@@ -69,12 +70,14 @@ def _purge(client: Client, options: argparse.Namespace) -> int:
         before=options.before, dry_run=options.dry_run or None, reason=options.reason, **filters_of(options)
     )
     if options.json:
-        _json(done.model_dump(mode="json"))
+        say_json(done.model_dump(mode="json"))
     elif options.dry_run:
         say(f"{done.matched} tasks would be deleted", sys.stdout)
     else:
         say(f"deleted {done.deleted} of {done.matched} tasks ({done.status})", sys.stdout)
-    return 0
+    # One that runs on in the background may still come to the rest.
+    refused = done.status != OperationStatus.RUNNING and not options.dry_run and done.deleted < done.matched
+    return 1 if refused or done.status == OperationStatus.FAILED else 0
 
 
 def _table(rows: Sequence[BaseModel], columns: Sequence[str], options: argparse.Namespace) -> int:
@@ -82,7 +85,7 @@ def _table(rows: Sequence[BaseModel], columns: Sequence[str], options: argparse.
     data = [row.model_dump(mode="json") for row in rows]
     if options.json:
         for one in data:
-            _json(one)
+            say_json(one)
         return 0
     cells = [list(columns), *([_text(one[column]) for column in columns] for one in data)]
     widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
@@ -93,8 +96,3 @@ def _table(rows: Sequence[BaseModel], columns: Sequence[str], options: argparse.
 
 def _text(value: Any) -> str:
     return "-" if value is None else str(value)
-
-
-def _json(value: Any) -> None:
-    # ASCII: no text of a task can control a terminal.
-    sys.stdout.write(json.dumps(shown(value)) + "\n")

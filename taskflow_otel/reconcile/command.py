@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,6 +19,9 @@ from taskflow_otel.reconcile.pages import read_page
 from taskflow_otel.reconcile.totals import prometheus_totals
 from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say
+
+METRICS_TOKEN = "TASKFLOW_METRICS_TOKEN"
+"""A variable of the environment: every user of the machine can read arguments."""
 
 
 def add_reconcile(add_command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -63,7 +67,13 @@ def add_reconcile(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         help="which series of Prometheus to add up, such as 'job=\"shop\"' (default: all)",
     )
     parser.add_argument(
-        "--metrics-token", type=_token, metavar="TOKEN", help="the bearer token of the metrics pages and of Prometheus"
+        "--metrics-token",
+        type=_token,
+        # An empty variable is none.
+        default=os.environ.get(METRICS_TOKEN) or None,
+        metavar="TOKEN",
+        help="the bearer token of the metrics pages and of Prometheus; better in the variable "
+        f"${METRICS_TOKEN}, since other users of the machine can read arguments",
     )
     parser.add_argument(
         "--baseline",

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from fastapi import FastAPI
 
@@ -151,4 +152,78 @@ async def test_a_collector_listens_or_not() -> None:
     await server.wait_closed()
     closed = await doctor.examine_collector(f"127.0.0.1:{free_port()}")
     assert (closed.verdict, "Start the collector" in closed.message) == (ERROR, True)
-    assert "should look like" in (await doctor.examine_collector("http://:4317")).message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://:4317", "http://[::1", "http://a..b:4317", f"http://{'a' * 64}.example:4317", "http://host:x",
+        "http://host:99999", "http://\udcff:4317", "a..b:4317",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_of_a_collector_is_a_finding_however_it_is_given(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    assert main(["doctor", "--otlp", url]) == 1
+    given = capsys.readouterr().out
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().out == given
+    assert "this is not an address; it should look like" in given.splitlines()[-1]
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+@pytest.mark.parametrize(
+    "where",
+    [("--otlp", "http://"), ("--otlp", ""), ("--url", "http://"), ("--url", ""), ("--backend", "redis://")],
+)
+def test_no_finding_shows_a_password(
+    where: tuple[str, str], form: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    option, scheme = where
+    assert main(["doctor", *form, option, f"{scheme}ada:s3cret@127.0.0.1:{free_port()}/0"]) == 1
+    out, err = capsys.readouterr()
+    assert ("***" in out, "s3cret" in out + err) == (True, False)
+
+
+def test_the_password_in_the_message_of_a_finding_is_not_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Finding("x", OK, "postgresql://ada:s3cret@host/db is down")
+    monkeypatch.setattr(doctor, "examine_installation", lambda: iter([said]))
+    for form in ([], ["--json"]):
+        main(["doctor", *form])
+        out = capsys.readouterr().out
+        assert ("postgresql://ada:***@host/db is down" in out, "s3cret" in out) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("date", "says"),
+    [
+        ("yesterday", "it sent 'yesterday' as its time"),
+        ("Mon, 99 Foo 2026 00:00:00 GMT", "cannot be read"),
+        (f"Mon, 01 Jan {'9' * 30} 00:00:00 GMT", "cannot be read"),
+        ("Mon, 01 Jan 2001 00:00:00 -0000", "differs from this one by"),
+        ("Mon, 01 Jan 2001 00:00:00 GMT", "differs from this one by"),
+        (None, None),
+        ("Mon, 01 Jan 2001 00:00:00 +9999", "cannot be read"),
+    ],
+)
+def test_whatever_time_a_server_sends_is_compared_or_named(
+    date: str | None, says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = httpx.Response(200, headers={} if date is None else {"Date": date})
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: answer)
+    found = list(doctor._clock_of("application", "http://localhost/tasks"))
+    assert [finding.verdict for finding in found] == [WARNING] * (says is not None)
+    assert all(says is not None and says in finding.message for finding in found)
+
+
+def test_a_server_that_ends_before_it_tells_its_time_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise httpx.ReadError("")
+
+    monkeypatch.setattr(httpx, "get", lost)
+    [finding] = doctor._clock_of("application", "http://localhost/tasks")
+    assert (finding.verdict, finding.message) == (WARNING, "its clock cannot be read: ReadError")

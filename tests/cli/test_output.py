@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import sqlite3
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from taskflow_otel.cli.main import _parser
 from tests.cli.forked import ROOT, Ended, run_each
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31m\u202e\r\nforged"
@@ -87,7 +90,46 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "an application at no host": (["ls", "--url", f"http://{'a' * 64}.example/tasks"], "cannot be reached"),
     "an export of impossible times": ([*CHECK, "--export", "far"], "is not an OTLP export"),
+    "no id": (["cancel", HOSTILE, *ASKED], "is not the id of a task"),
+    "a task of nobody": (["show", UUID, *ASKED], "127.0.0.1"),
+    "figures of nobody": (["stats", *ASKED], "127.0.0.1"),
+    "figures of a hostile filter": (["stats", *ASKED, "--trace-id", HOSTILE], "127.0.0.1"),
+    "queues of nobody": (["queues", *ASKED], "127.0.0.1"),
+    "queues with a hostile argument": (["queues", HOSTILE, *ASKED], "unrecognized arguments"),
+    "schedules of nobody": (["schedules", *ASKED], "127.0.0.1"),
+    "schedules at half an address": (["schedules", "--url", f"http://ada:{SECRET}@[::1"], "not an address"),
+    "instances of nobody": (["instances", *ASKED], "127.0.0.1"),
+    "instances at no host": (["instances", "--url", f"http://ada:{SECRET}@a..b/{HOSTILE}"], "base_url"),
+    "nothing to purge": (["purge", *ASKED], "required: --before"),
+    "a hostile time to purge": (["purge", *ASKED, "--before", HOSTILE], "127.0.0.1"),
+    "a reason to purge that is not text": (
+        ["purge", *ASKED, "--before", "7d", "--reason", "\udcff"], "an argument cannot be sent"
+    ),
+    "the former name of reconcile": (["audit"], "required: --backend"),
+    "a doctor of something else": (["doctor", HOSTILE], "unrecognized arguments"),
 }  # fmt: skip
+
+SICK: dict[str, tuple[list[str], str]] = {
+    "half a collector": (["--otlp", f"http://ada:{SECRET}@[::1"], "this is not an address"),
+    "a collector at no host": (["--otlp", f"http://ada:{SECRET}@a..b:4317"], "this is not an address"),
+    "a long collector": (["--otlp", f"http://{'a' * 64}.example:4317"], "this is not an address"),
+    "a collector without a scheme": (["--otlp", f"ada:{SECRET}@127.0.0.1:1"], "nothing listens at 127.0.0.1:1"),
+    "a hostile collector": (["--otlp", f"http://{HOSTILE}"], "collector http://"),
+    "an application of nobody": (ASKED, "127.0.0.1"),
+    "an application without a scheme": (["--url", f"ada:{SECRET}@host"], "base_url"),
+    "half an application": (["--url", f"http://ada:{SECRET}@[::1"], "not an address"),
+    "an application at no host": (["--url", f"http://ada:{SECRET}@a..b"], "cannot be reached"),
+    "a hostile application": (["--url", f"http://host/{HOSTILE}"], "base_url"),
+    "an unknown database": (["--backend", f"oracle://ada:{SECRET}@host/{HOSTILE}"], "oracle://ada:***@host/"),
+    "a hostile path": (["--backend", f"none/{HOSTILE}/x"], "there is no directory"),
+    "a text as database": (["--backend", "text"], "is not a SQLite database"),
+    "a directory as database": (["--backend", "."], "there is no database"),
+}  # fmt: skip
+"""For `doctor`, which answers with findings: the last one is an error that says so."""
+FORMS: dict[str, list[str]] = {"doctor: ": [], "doctor as JSON: ": ["--json"]}
+
+ELSEWHERE = {"worker"}
+"""Needs an application to import: tests/cli/test_worker.py has its bad arguments."""
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +146,12 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     (place / "full" / "docker-compose.observability.yml").touch()
     with closing(sqlite3.connect(place / "tasks.db")) as connection:
         connection.execute("CREATE TABLE another_program (x)")
-    return dict(zip(BAD, run_each([arguments for arguments, _ in BAD.values()], place), strict=True))
+    lists = [arguments for arguments, _ in BAD.values()]
+    names = [*BAD]
+    for form, more in FORMS.items():
+        lists += [["doctor", *more, *arguments] for arguments, _ in SICK.values()]
+        names += [form + name for name in SICK]
+    return dict(zip(names, run_each(lists, place), strict=True))
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -117,6 +164,28 @@ def test_a_bad_argument_is_answered_with_a_sentence(ended: dict[str, Ended], kin
     assert SECRET not in err
     assert [line for line in err.split("\n") if not line.isprintable()] == [], "something could control the terminal"
     assert not [line for line in err.split("\n") if line.startswith("forged")]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", SICK)
+def test_the_doctor_answers_with_a_finding(ended: dict[str, Ended], kind: str, form: str) -> None:
+    status, out, err = ended[form + kind]
+    assert (status, err) == (1, "")
+    last = out.splitlines()[-1]
+    assert SICK[kind][1] in last
+    if FORMS[form]:
+        assert json.loads(last)["verdict"] == "error"
+    else:
+        assert last.startswith("error")
+    assert SECRET not in out
+    assert [line for line in out.split("\n") if not line.isprintable() or line.startswith("forged")] == []
+
+
+def test_every_command_is_given_bad_arguments() -> None:
+    [commands] = [one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    tried = {"doctor", *(arguments[0] for arguments, _ in BAD.values() if arguments)} | ELSEWHERE
+    assert set(commands.choices) - tried == set()
+    assert not ELSEWHERE - set(commands.choices)
 
 
 def test_where_nobody_reads_the_output_the_command_ends_quietly(tmp_path: Path) -> None:

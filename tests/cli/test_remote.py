@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import subprocess
@@ -14,7 +15,10 @@ import pytest
 from fastapi import FastAPI
 
 from taskflow_otel.cli.main import main
+from taskflow_otel.cli.remote import FILTERS
+from taskflow_otel.client.rules import Filters
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.web.params import task_filter
 from tests.web.conftest import Served
 from tests.web.house import House, make_record
 from tests.web.users import USER
@@ -122,6 +126,10 @@ async def test_a_task_that_is_refused_hides_no_other_and_a_refused_login_ends_th
         assert [line.partition(": ")[0] for line in cancelled.stderr.splitlines()] == [failed[0], UNKNOWN]
         stopped = await command("retry", *ids, "--url", f"{served.url}/tasks")
         assert (stopped.returncode, stopped.stdout, len(stopped.stderr.splitlines())) == (2, "", 1)
+
+
+def test_the_filters_are_those_of_the_client_which_are_those_of_the_api() -> None:
+    assert list(FILTERS) == list(Filters.__annotations__) == list(inspect.signature(task_filter).parameters)
 
 
 async def test_a_wrong_password_is_one_line_that_does_not_show_it(app_of: AppOf, serving: Serving) -> None:

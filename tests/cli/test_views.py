@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from taskflow_otel.engine.admin.work import DeleteWork, refused
+from taskflow_otel.errors import TaskStateError
+from taskflow_otel.model.operation import Operation, OperationItem
 from taskflow_otel.model.status import TaskStatus
 from tests.cli.test_remote import AppOf, Serving, command
 from tests.web.house import House, make_record
@@ -44,3 +49,28 @@ async def test_finished_tasks_are_counted_and_then_deleted(app_of: AppOf, engine
         assert [json.loads(line)["task_id"] for line in listed.stdout.splitlines()] == [kept.task_id]
         refused = await command("purge", "--url", url)
         assert (refused.returncode, "--before" in refused.stderr) == (2, True)
+
+
+async def test_a_deletion_that_leaves_a_task_or_fails_ends_with_one(
+    app_of: AppOf, engine: House, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, *_ = (engine.put(make_record(status=TaskStatus.FAILED)).task_id for _ in range(2))
+    do = DeleteWork.do
+
+    async def refuse_one(
+        self: DeleteWork, operation: Operation, items: list[OperationItem], *, repeated: bool
+    ) -> list[OperationItem]:
+        done = await do(self, operation, [item for item in items if item.task_id != kept], repeated=repeated)
+        return [*done, *(refused(item, TaskStateError("no")) for item in items if item.task_id == kept)]
+
+    async def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with serving(app_of()) as served:
+        asked = ("purge", "--before", "1s", "--url", f"{served.url}/tasks")
+        monkeypatch.setattr(DeleteWork, "do", refuse_one)
+        done = await command(*asked)
+        assert (done.returncode, done.stdout) == (1, "deleted 1 of 2 tasks (done)\n")
+        monkeypatch.setattr(DeleteWork, "do", fail)
+        failed = await command(*asked, "--json")
+        assert (failed.returncode, json.loads(failed.stdout)["status"]) == (1, "failed")

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 
 from taskflow_otel.cli.main import main
+from taskflow_otel.reconcile import command
 from tests.managers import started
 from tests.reconcile.conftest import Watched
 
 
-@pytest.mark.parametrize("command", ["reconcile", "audit"])
+@pytest.mark.parametrize("name", ["reconcile", "audit"])
 def test_the_command_and_its_former_name_print_each_difference_and_exit_with_one(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asyncio.run(run_once(tmp_path / "tasks.db"))
     page = tmp_path / "page"
     page.write_text('taskflow_tasks_finished_total{task="good",queue="default",outcome="success"} 3\n')
-    status = main([command, "--backend", str(tmp_path / "tasks.db"), "--metrics", str(page)])
+    status = main([name, "--backend", str(tmp_path / "tasks.db"), "--metrics", str(page)])
     lines = capsys.readouterr().out.splitlines()
     assert (status, lines[-1]) == (1, f"{len(lines) - 1} differences")
     assert f"{page}: taskflow_tasks_finished_total{{bad, default, failed}}: expected 1, found 0" in lines
@@ -29,6 +30,30 @@ async def run_once(path: Path) -> None:
     watched = Watched(path)
     async with started(watched.manager):
         await watched.run()
+
+
+def test_the_token_of_the_pages_is_read_from_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(run_once(tmp_path / "tasks.db"))
+    tokens: list[str | None] = []
+
+    def read(where: str, token: str | None) -> str:
+        tokens.append(token)
+        return ""
+
+    monkeypatch.setattr(command, "read_page", read)
+    arguments = ["reconcile", "--backend", str(tmp_path / "tasks.db"), "--metrics", "page"]
+    monkeypatch.setenv(command.METRICS_TOKEN, "")
+    main(arguments)
+    monkeypatch.setenv(command.METRICS_TOKEN, "of-the-environment")
+    main(arguments)
+    main([*arguments, "--metrics-token", "of-the-argument"])
+    assert tokens == [None, "of-the-environment", "of-the-argument"]
+    monkeypatch.setenv(command.METRICS_TOKEN, "s3cret\r\nX: y")
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "s3cret" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
