@@ -20,7 +20,7 @@ from taskflow_otel.reconcile.totals import prometheus_totals
 from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say
 
-METRICS_TOKEN = "TASKFLOW_METRICS_TOKEN"
+METRICS_VARIABLE = "TASKFLOW_METRICS_TOKEN"
 """A variable of the environment: every user of the machine can read arguments."""
 
 
@@ -69,11 +69,11 @@ def add_reconcile(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--metrics-token",
         type=_token,
-        # An empty variable is none.
-        default=os.environ.get(METRICS_TOKEN) or None,
+        # An empty variable counts as absent.
+        default=os.environ.get(METRICS_VARIABLE) or None,
         metavar="TOKEN",
         help="the bearer token of the metrics pages and of Prometheus; better in the variable "
-        f"${METRICS_TOKEN}, since other users of the machine can read arguments",
+        f"${METRICS_VARIABLE}, since other users of the machine can read arguments",
     )
     parser.add_argument(
         "--baseline",

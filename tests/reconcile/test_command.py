@@ -44,13 +44,13 @@ def test_the_token_of_the_pages_is_read_from_the_environment(
 
     monkeypatch.setattr(command, "read_page", read)
     arguments = ["reconcile", "--backend", str(tmp_path / "tasks.db"), "--metrics", "page"]
-    monkeypatch.setenv(command.METRICS_TOKEN, "")
+    monkeypatch.setenv(command.METRICS_VARIABLE, "")
     main(arguments)
-    monkeypatch.setenv(command.METRICS_TOKEN, "of-the-environment")
+    monkeypatch.setenv(command.METRICS_VARIABLE, "of-the-environment")
     main(arguments)
     main([*arguments, "--metrics-token", "of-the-argument"])
     assert tokens == [None, "of-the-environment", "of-the-argument"]
-    monkeypatch.setenv(command.METRICS_TOKEN, "s3cret\r\nX: y")
+    monkeypatch.setenv(command.METRICS_VARIABLE, "s3cret\r\nX: y")
     with pytest.raises(SystemExit):
         main(arguments)
     assert "s3cret" not in capsys.readouterr().err
