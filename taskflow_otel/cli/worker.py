@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from taskflow_otel.compat.fastapi import untraced_paths
 from taskflow_otel.engine.deployment import CONCURRENCY, QUEUES, RUN, deployment
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
 
 _FAILED = 2
-_PROBES = frozenset({"livez", "readyz", "health", "metrics"})
-_PORT = 8001
+_PORT, _LAST_PORT = 8001, 65_535
+_APPLICATION = re.compile(r"(?!\d)\w+(?:\.(?!\d)\w+)*:\w+(?:\.\w+)*")
+_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
 def add_worker(add_command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -29,7 +33,7 @@ def add_worker(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     worker.add_argument("--queues", metavar="NAMES", help="the queues to claim from, with commas (default: all)")
     worker.add_argument("--concurrency", metavar="N", help="tasks that run at once (default: the limits of the queues)")
     worker.add_argument("--host", default="127.0.0.1", help="where probes and metrics answer (default: %(default)s)")
-    worker.add_argument("--port", type=int, default=_PORT, help="the port for them (default: %(default)s)")
+    worker.add_argument("--port", type=_port, default=_PORT, help="the port for them (default: %(default)s)")
     worker.add_argument("--app-dir", metavar="DIR", default=".", help="where to look for MODULE (default: here)")
     worker.set_defaults(run=_run)
 
@@ -48,35 +52,62 @@ def _run(options: argparse.Namespace) -> int:
         if value is not None:
             os.environ[variable] = value
     deployment()
+    if not _APPLICATION.fullmatch(options.application):
+        raise ConfigurationError(f"{options.application!r} is not MODULE:APP, for example shop.main:app")
     sys.path.insert(0, options.app_dir)
+    module = options.application.partition(":")[0]
     try:
         application = import_from_string(options.application)
     except ImportFromStringError as error:
         raise ConfigurationError(str(error)) from error
+    except ModuleNotFoundError as error:
+        # A module that the application itself imports is a fault of the application, which a traceback shows best.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(f"there is no module {error.name!r} in {options.app_dir!r}") from error
+    probes = untraced_paths(application) if isinstance(application, FastAPI) else frozenset()
     server = uvicorn.Server(
         uvicorn.Config(
-            OnlyProbes(application), host=options.host, port=options.port, lifespan="on", log_level="warning"
+            OnlyProbes(application, probes), host=options.host, port=options.port, lifespan="on", log_level="warning"
         )
     )
-    server.run()
+    try:
+        server.run()
+    except SystemExit:
+        # uvicorn has logged why: the lifespan failed, or the port is in use.
+        return _FAILED
     return 0 if server.started else _FAILED
 
 
-class OnlyProbes:
-    """An application of which only the lifespan, the probes and the metrics can be reached."""
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to {_LAST_PORT}")
+    return int(text)
 
-    def __init__(self, app: ASGIApp) -> None:
+
+class OnlyProbes:
+    """An application of which only the lifespan, the probes and the metrics of `TaskAdmin` can be read.
+
+    `probes`: their paths, relative to the application's root.
+    """
+
+    def __init__(self, app: ASGIApp, probes: Collection[str]) -> None:
         self._app = app
+        self._probes = probes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the lifespan and the probes on; any other path is 404, so that nobody takes a worker for the web."""
         kind = scope["type"]
-        if kind == "lifespan" or (kind == "http" and scope["path"].rpartition("/")[2] in _PROBES):
+        if kind == "lifespan" or (kind == "http" and self._is_probe(scope)):
             await self._app(scope, receive, send)
         elif kind == "http":
             body = b"this is a worker: it answers probes and metrics only\n"
             headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-            await send({"type": "http.response.start", "status": 404, "headers": headers})
+            await send({"type": "http.response.start", "status": 404, "headers": [*headers, *_HEADERS]})
             await send({"type": "http.response.body", "body": body})
         else:
             await send({"type": "websocket.close", "code": 1000})
+
+    def _is_probe(self, scope: Scope) -> bool:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        return path in self._probes and scope["method"] in {"GET", "HEAD"}

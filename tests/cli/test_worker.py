@@ -85,9 +85,10 @@ def test_a_worker_answers_probes_and_metrics_only(tmp_path: Path, database: Path
     with worker(tmp_path, database, 0) as process, httpx.Client(base_url=process.url, timeout=30) as client:
         assert client.get("/tasks/livez").status_code == client.get("/tasks/readyz").status_code == 200
         assert "taskflow_build_info" in client.get("/tasks/metrics").text
-        for path in ("/", "/run/1", "/tasks", "/tasks/dashboard"):
-            answer = client.get(path)
+        others = ["/", "/run/1", "/tasks", "/tasks/dashboard", "/health", "/run/metrics", "/tasks/queues/metrics"]
+        for answer in [*map(client.get, others), client.post("/tasks/livez"), client.patch("/tasks/queues/metrics")]:
             assert (answer.status_code, "worker" in answer.text) == (404, True)
+            assert answer.headers["x-content-type-options"] == "nosniff"
         process.terminate()
 
 
@@ -95,6 +96,9 @@ def test_a_worker_answers_probes_and_metrics_only(tmp_path: Path, database: Path
     ("arguments", "said"),
     [
         (["tests.apps.nothing:app"], "nothing"),
+        (["tests.aps.workers_app:app"], "there is no module 'tests.aps'"),
+        (["..:app"], "is not MODULE:APP"),
+        (["\x1b[31m:\n"], "is not MODULE:APP"),
         (["tests.apps.workers_app:nothing"], "nothing"),
         ([APP, "--concurrency", "0"], "TASKFLOW_CONCURRENCY"),
         ([APP, "--queues", "a,,b"], "the name of a queue"),
@@ -111,3 +115,11 @@ def test_a_wrong_argument_is_a_sentence(
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("taskflow-otel: ")
     assert said in line
+
+
+@pytest.mark.parametrize("port", ["70000", "0", "-1", "x"])
+def test_a_wrong_port_is_a_sentence(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["worker", APP, f"--port={port}"])
+    assert stopped.value.code == 2
+    assert "is not a port from 1 to 65535" in capsys.readouterr().err
