@@ -23,9 +23,11 @@ WAIT = "wait"
 """The kind of a wait. The kind of a run time is the status in which the task ended."""
 STATUSES = frozenset(status.value for status in FINISHED_STATUSES)
 """The kinds that say in which status tasks ended: each task has one of them."""
+_WORDS = {status: status.value for status in FINISHED_STATUSES}
 UNTIMED = -1
 """The bucket of tasks without a run time: cancelled before their start, rejected, or lost with their process."""
 
+_log2 = math.log2
 _PER_DOUBLING = 8
 _LOWEST = 1e-4
 """Seconds; the bucket 0 has everything below."""
@@ -51,6 +53,8 @@ class Span(StrEnum):
         return int(moment.timestamp()) // self.seconds * self.seconds
 
 
+_MINUTE = timedelta(minutes=1)
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _SECONDS = {Span.MINUTE: 60, Span.HOUR: 3_600}
 KEPT = {Span.MINUTE: timedelta(hours=26), Span.HOUR: timedelta(days=35)}
 """How long figures are kept."""
@@ -60,7 +64,7 @@ def bucket_of(seconds: float) -> int:
     """The bucket of a run time or a wait."""
     if seconds < _LOWEST:
         return 0
-    return min(_HIGHEST, 1 + int(_PER_DOUBLING * math.log2(seconds / _LOWEST)))
+    return min(_HIGHEST, 1 + int(_PER_DOUBLING * _log2(seconds / _LOWEST)))
 
 
 class Figure(Struct, frozen=True, gc=False):
@@ -83,8 +87,11 @@ def first_wait(record: TaskRecord) -> float | None:
 
     `None` if the task never started, or if its delay is not known any more because it was retried.
     """
-    wanted = record.created_at
-    for entry in record.timeline:
+    wanted, timeline = record.created_at, record.timeline
+    # Most tasks start once, without a delay.
+    if len(timeline) > 1 and timeline[1].transition is _STARTED and timeline[0].reason is None:
+        return max(0.0, (timeline[1].timestamp - wanted).total_seconds())
+    for entry in timeline:
         if entry.transition is _ENQUEUED and entry.reason == _DELAYED:
             if record.attempt or record.run_at is None:
                 return None
@@ -99,12 +106,13 @@ def figures_of(record: TaskRecord) -> list[tuple[str, int, int]]:
     status = record.status
     if not status.finished:
         return []
-    took = record.duration
-    found = [(status.value, UNTIMED, 0) if took is None else (status.value, bucket_of(took), round(took * 1e6))]
+    word, took = _WORDS[status], record.duration
     wait = first_wait(record)
+    found = [(word, UNTIMED, 0) if took is None else (word, bucket_of(took), int(took * 1e6 + 0.5))]
     if wait is not None:
-        found.append((WAIT, bucket_of(wait), round(wait * 1e6)))
-    if record.timeline and record.timeline[0].due_at is not None and (result := verdict(record.timeline)) is not None:
+        found.append((WAIT, bucket_of(wait), int(wait * 1e6 + 0.5)))
+    timeline = record.timeline
+    if timeline and timeline[0].due_at is not None and (result := verdict(timeline)) is not None:
         found.append((result.value, UNTIMED, 0))
     return found
 
@@ -115,15 +123,23 @@ class FigureTally:
     def __init__(self) -> None:
         self._sums: dict[tuple[int, str, str, int], list[int]] = {}
         """Tasks and microseconds by minute, name, kind and bucket."""
+        self._minute = 0
+        """The slot of the latest task. The tasks of a batch end in the same minute, from `_from` until `_until`."""
+        self._from = self._until = _NEVER
 
     def add(self, record: TaskRecord) -> None:
         """Add a task, if it is finished."""
         found = figures_of(record)
         if not found:
             return
-        sums, minute = self._sums, Span.MINUTE.slot(record.end_time or record.created_at)
+        ended = record.end_time or record.created_at
+        if not self._from <= ended < self._until:
+            self._minute = Span.MINUTE.slot(ended)
+            self._from = moment_of(self._minute)
+            self._until = self._from + _MINUTE
+        sums, minute, name = self._sums, self._minute, record.func_name
         for kind, bucket, micros in found:
-            key = minute, record.func_name, kind, bucket
+            key = minute, name, kind, bucket
             kept = sums.get(key)
             if kept is None:
                 sums[key] = [1, micros]

@@ -37,7 +37,7 @@ async def test_a_long_page_is_decoded_in_slices(
         tasks = [make_task() for _ in range(TASKS if kind != "memory" else 5 * TASKS)]
         for start in range(0, len(tasks), 100):
             await backend.apply([Insert(task) for task in tasks[start : start + 100]])
-        module, name = DECODERS.get(kind, ("taskflow_otel.backends.sql.backend", "to_record"))
+        module, name = DECODERS.get(kind, ("taskflow_otel.backends.sql.mapping", "to_record"))
         owner = importlib.import_module(module)
         async with Turns() as turns:
             monkeypatch.setattr(owner, name, turns.counted(getattr(owner, name)))
@@ -73,7 +73,7 @@ async def test_a_long_history_is_deleted_in_slices(
     try:
         for _ in range(0, TASKS, 100):
             await backend.apply([Insert(make_task(status=TaskStatus.SUCCESS)) for _ in range(100)])
-        module, name = FORGETTERS.get(kind, ("taskflow_otel.backends.sql.backend", "to_record"))
+        module, name = FORGETTERS.get(kind, ("taskflow_otel.backends.sql.mapping", "to_record"))
         function: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
         async with Turns() as turns:
             monkeypatch.setattr(f"{module}.{name}", turns.counted(function))

@@ -14,7 +14,7 @@ from tests.servers import find_binary
 
 ROOT = Path(__file__).parents[2]
 KEPT = json.loads(BASELINE.read_text())
-SLICE = ("memory", "--tasks", "300")
+SLICE = ("memory",)
 """What the suite can afford to count: `make instructions` counts every workload."""
 
 
