@@ -71,7 +71,8 @@ def test_workers_behind_one_port_count_on_while_the_backend_is_away(outage: Outa
         wait_until(lambda: workers() == 2, "two workers")
         pids = {httpx.post(f"{app.url}/run", timeout=30).raise_for_status().json()["pid"] for _ in range(20)}
         assert len(pids) == 2
-        page(app)
+        # A worker that has not been scraped since the other one started does not know of it yet.
+        wait_until(lambda: {page(app)[("taskflow_instances",)] for _ in range(8)} == {2}, "each to know of the other")
         outage.begin()
         shown = [0.0]
         for _ in range(4):
@@ -83,6 +84,7 @@ def test_workers_behind_one_port_count_on_while_the_backend_is_away(outage: Outa
         wait_until(lambda: answers(app, "/tasks/readyz", 6) == {503}, "both to be not ready")
         assert answers(app, "/tasks/livez", 6) == {200}
         assert page(app)["taskflow_backend_up", outage.server.name] == 0
+        assert {page(app)[("taskflow_instances",)] for _ in range(4)} == {2}
         for path in LISTS:
             assert answers(app, path, 4) == {503}
         if outage.server.name == "redis":
@@ -118,6 +120,7 @@ scrape_configs:
             assert httpx.post(f"{app.url}/run", timeout=30).status_code == 200
             shown = page(app)
             assert (shown[up], shown[refused], errors(shown)) == (1, 0, set())
+            living = shown[("taskflow_instances",)]
             wait_until(lambda: query("min by (instance, backend) (taskflow_backend_up)") == [1], "a scrape")
 
             outage.begin()
@@ -126,6 +129,7 @@ scrape_configs:
             wait_until(lambda: page(app)[up] == 0, "the news of the outage")
             shown = page(app)
             assert shown[refused] == 3
+            assert shown[("taskflow_instances",)] == living == 1
             wait_until(lambda: {"beat", "settings"} <= errors(page(app)), "failed heartbeats and reads")
             # What the shipped alerts look at.
             wait_until(lambda: query("min by (job, instance, backend) (taskflow_backend_up) == 0") == [0], "the gauge")
