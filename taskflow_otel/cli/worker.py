@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import sys
 from collections.abc import Callable, Collection
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -41,7 +43,6 @@ def add_worker(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     try:
         import uvicorn
-        from uvicorn.importer import ImportFromStringError, import_from_string
     except ModuleNotFoundError as error:
         if error.name != "uvicorn":
             raise
@@ -55,16 +56,7 @@ def _run(options: argparse.Namespace) -> int:
     if not _APPLICATION.fullmatch(options.application):
         raise ConfigurationError(f"{options.application!r} is not MODULE:APP, for example shop.main:app")
     sys.path.insert(0, options.app_dir)
-    module = options.application.partition(":")[0]
-    try:
-        application = import_from_string(options.application)
-    except ImportFromStringError as error:
-        raise ConfigurationError(str(error)) from error
-    except ModuleNotFoundError as error:
-        # A module that the application itself imports is a fault of the application, which a traceback shows best.
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise ConfigurationError(f"there is no module {error.name!r} in {options.app_dir!r}") from error
+    application = _load(options.application, options.app_dir)
     probes = untraced_paths(application) if isinstance(application, FastAPI) else frozenset()
     server = uvicorn.Server(
         uvicorn.Config(
@@ -77,6 +69,22 @@ def _run(options: argparse.Namespace) -> int:
         # uvicorn has logged why: the lifespan failed, or the port is in use.
         return _FAILED
     return 0 if server.started else _FAILED
+
+
+def _load(name: str, directory: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # A module that the application itself imports is a fault of the application, which a traceback shows best.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(f"there is no module {error.name!r} in {directory!r}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ConfigurationError(f"the module {module!r} has no {attribute!r}")
+        found = getattr(found, part)
+    return found
 
 
 def _port(text: str) -> int:

@@ -16,6 +16,7 @@ PROMISED = {
     "opentelemetry.sdk._logs",
     "opentelemetry.sdk._logs.export",
     "os._exit",  # documented; the underscore warns of what it does
+    "uvicorn",  # its Config and Server are documented, for programs that start it
 }
 OF_NAMED_TUPLES = {"_asdict", "_make", "_replace"}
 """Documented methods: the underscore keeps them apart from the fields."""

@@ -34,6 +34,8 @@ LEGAL: dict[tuple[TaskStatus | None, Transition], TaskStatus] = {
     (S.RUNNING, T.INTERRUPTED): S.INTERRUPTED,
     (S.RUNNING, T.RETRY_SCHEDULED): S.PENDING,
     (S.RUNNING, T.RECOVERED): S.PENDING,
+    (S.PENDING, T.OBJECTIVE_MISSED): S.PENDING,
+    (S.RUNNING, T.OBJECTIVE_MISSED): S.RUNNING,
 }
 
 PAIRS = list(itertools.product([None, *TaskStatus], Transition))
