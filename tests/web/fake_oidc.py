@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from fastapi import Depends, HTTPException
 from fastapi.security import OpenIdConnect
 
+_DAY = 86_400
+"""Parameters of tests are made when the tests are collected, and used at the end of a long run."""
 ISSUER, AUDIENCE = "https://id.example", "shop"
 KEY = b"the key of the provider, which signs with HS256"
 scheme = OpenIdConnect(openIdConnectUrl=f"{ISSUER}/.well-known/openid-configuration", auto_error=False)
@@ -20,7 +22,14 @@ scheme = OpenIdConnect(openIdConnectUrl=f"{ISSUER}/.well-known/openid-configurat
 def id_token(key: bytes = KEY, **claims: Any) -> str:
     """A token that the provider has signed, unless another key is given."""
     now = int(time.time())
-    body = {"iss": ISSUER, "aud": AUDIENCE, "sub": "auth0|17", "preferred_username": "ada", "iat": now, "exp": now + 60}
+    body = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": "auth0|17",
+        "preferred_username": "ada",
+        "iat": now,
+        "exp": now + _DAY,
+    }
     signed = ".".join(_encoded(json.dumps(part).encode()) for part in ({"alg": "HS256"}, {**body, **claims}))
     return f"{signed}.{_encoded(hmac.digest(key, signed.encode(), hashlib.sha256))}"
 
