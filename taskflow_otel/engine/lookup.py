@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from taskflow_otel.backends.admin import KeepsFigures
 from taskflow_otel.backends.base import Backend
+from taskflow_otel.backends.pool import KeepsPool, PoolDepth
 from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.live import LiveTask, LiveTasks
@@ -121,6 +122,13 @@ class Lookup:
         await self._flush()
         read = self._backend.figure_store.read(span, first, last, by_name=by_name, kinds=kinds)
         return await self._patience.wait_for(read)
+
+    @at_home
+    async def in_pool(self, queues: Collection[str]) -> dict[str, PoolDepth]:
+        """What waits in the pool, for those of these queues that have tasks there."""
+        if not queues or not isinstance(self._backend, KeepsPool):
+            return {}
+        return await self._patience.wait_for(self._backend.pool_store.depth(queues))
 
     @at_home
     async def instances(self) -> list[Instance]:

@@ -30,6 +30,8 @@ class QueueStats:
     ready: int
     delayed: int
     paused: bool
+    shared: bool
+    """Its persisted tasks wait in the pool, and not here."""
     oldest_ready_age: float
     """Seconds that the longest-waiting ready task has waited; 0 for an empty queue."""
 
@@ -135,6 +137,7 @@ class Queue:
             ready=self.ready,
             delayed=self.delayed,
             paused=self.paused,
+            shared=self.shared,
             oldest_ready_age=0.0 if oldest is None else max(0.0, monotonic_now - oldest),
         )
 

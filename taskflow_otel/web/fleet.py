@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
+from taskflow_otel.backends.pool import PoolDepth
 from taskflow_otel.model.board import Pause, QueueLoad, Said
 from taskflow_otel.model.figures import Span
 from taskflow_otel.model.status import TaskStatus
@@ -27,12 +28,19 @@ class Fleet:
 
     async def queues(self) -> list[QueueOut]:
         """All queues by name."""
-        said = await self._engine.board.read()
-        own = self._engine.queues.stats()
+        said, own = await self._engine.board.read(), self._engine.queues.stats()
+        pooled = await self._engine.lookup.in_pool([name for name, stats in own.items() if stats.shared])
         pauses, now = self._engine.queues.pauses(), self._clock.now()
         names = sorted({name for one in said.values() for name in one.queues})
         return [
-            _queue(name, _shares(name, said), own[name].paused if name in own else False, pauses.get(name), now)
+            _queue(
+                name,
+                _shares(name, said),
+                pooled.get(name),
+                own[name].paused if name in own else False,
+                pauses.get(name),
+                now,
+            )
             for name in names
         ]
 
@@ -84,8 +92,18 @@ def _shares(name: str, said: Mapping[str, Said]) -> dict[str, QueueLoad]:
     return {instance_id: one.queues[name] for instance_id, one in said.items() if name in one.queues}
 
 
-def _queue(name: str, shares: Mapping[str, QueueLoad], paused: bool, pause: Pause | None, now: datetime) -> QueueOut:
+def _queue(
+    name: str,
+    shares: Mapping[str, QueueLoad],
+    pooled: PoolDepth | None,
+    paused: bool,
+    pause: Pause | None,
+    now: datetime,
+) -> QueueOut:
     loads = list(shares.values())
+    ages = [_age(load, now) for load in loads]
+    if pooled is not None:
+        ages.append(_since(pooled.oldest, now))
     # The limits are the same everywhere, but for a moment after a change.
     first = loads[0]
     return QueueOut(
@@ -94,12 +112,13 @@ def _queue(name: str, shares: Mapping[str, QueueLoad], paused: bool, pause: Paus
         max_size=first.max_size,
         slots=_sum(load.concurrency for load in loads),
         running=sum(load.running for load in loads),
-        ready=sum(load.ready for load in loads),
+        ready=sum(load.ready for load in loads) + (0 if pooled is None else pooled.tasks),
+        in_pool=0 if pooled is None else pooled.tasks,
         delayed=sum(load.delayed for load in loads),
         paused=paused,
         paused_by=pause.by if paused and pause else None,
         paused_since=pause.since if paused and pause else None,
-        oldest_ready_age_seconds=max((age for load in loads if (age := _age(load, now)) is not None), default=None),
+        oldest_ready_age_seconds=max((age for age in ages if age is not None), default=None),
         instances=[
             QueueShareOut(
                 instance_id=instance_id,
@@ -126,4 +145,9 @@ def _sum(numbers: Iterable[int | None]) -> int | None:
 def _age(load: QueueLoad, now: datetime) -> float | None:
     if not load.ready or load.ready_since is None:
         return None
-    return max(0.0, (now - load.ready_since).total_seconds())
+    return _since(load.ready_since, now)
+
+
+def _since(moment: datetime, now: datetime) -> float:
+    # The clocks of two hosts differ.
+    return max(0.0, (now - moment).total_seconds())

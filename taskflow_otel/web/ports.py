@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from types import EllipsisType
 from typing import Protocol
 
+from taskflow_otel.backends.pool import PoolDepth
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
 from taskflow_otel.model.board import Pause, Said
 from taskflow_otel.model.figures import Figure, Span
@@ -34,6 +35,8 @@ class QueueFigures(Protocol):
     def delayed(self) -> int: ...
     @property
     def paused(self) -> bool: ...
+    @property
+    def shared(self) -> bool: ...
     @property
     def oldest_ready_age(self) -> float | None: ...
 
@@ -73,6 +76,9 @@ class TaskLookup(Protocol):
         self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
     ) -> list[Figure] | None:
         """What finished on all instances in these slots; `None` if the backend does not keep figures."""
+
+    async def in_pool(self, queues: Collection[str]) -> Mapping[str, PoolDepth]:
+        """What waits in the pool, for those of these queues that have tasks there."""
 
     async def instances(self) -> list[Instance]: ...
     async def losses(self) -> dict[str, Loss]:

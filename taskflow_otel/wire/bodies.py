@@ -334,6 +334,7 @@ class QueueOut(BaseModel):
     slots: int | None = Field(description="The most tasks that all instances together run at once.")
     running: int
     ready: int
+    in_pool: int = Field(description="How many of the ready ones belong to no instance: those of a shared queue.")
     delayed: int
     paused: bool
     paused_by: str | None = Field(description="Who paused it; null if it is not known.")

@@ -20,7 +20,8 @@ from tests.web.house import House, make_record
 @asynccontextmanager
 async def two(path: str) -> AsyncIterator[list[tuple[TaskManager, httpx.AsyncClient]]]:
     """Two instances on one database, each with its API."""
-    managers = [TaskManager(snapshot_db=path, queues={"mail": QueueConfig(concurrency=2)}) for _ in range(2)]
+    queues = {"mail": QueueConfig(concurrency=2), "video": QueueConfig(concurrency=1, run="pool")}
+    managers = [TaskManager(snapshot_db=path, queues=queues) for _ in range(2)]
     clients = []
     for manager in managers:
         app = FastAPI()
@@ -31,6 +32,32 @@ async def two(path: str) -> AsyncIterator[list[tuple[TaskManager, httpx.AsyncCli
         yield list(zip(managers, clients, strict=True))
         for client in clients:
             await client.aclose()
+
+
+async def test_what_waits_in_the_pool_is_ready_on_no_instance_and_in_the_sum(tmp_path: Any) -> None:
+    async with two(str(tmp_path / "tasks.db")) as instances:
+        (first, client), _ = instances
+        gate = Gate()
+        for manager, _ in instances:
+            manager.task(persist=True, queue="video", name="render")(gate.run)
+        for _ in range(5):
+            await first.enqueue(gate.run)
+
+        async def video() -> dict[str, Any]:
+            found: dict[str, Any] = next(
+                queue for queue in (await client.get("/tasks/queues")).json() if queue["name"] == "video"
+            )
+            return found
+
+        async def both_work() -> bool:
+            queue = await video()
+            return (queue["running"], queue["in_pool"]) == (2, 3)
+
+        await eventually(both_work, "a task on each instance")
+        queue = await video()
+        assert (queue["ready"], [one["ready"] for one in queue["instances"]]) == (3, [0, 0])
+        assert queue["oldest_ready_age_seconds"] is not None
+        gate.opened.set()
 
 
 async def test_a_queue_is_summed_over_the_instances_and_says_who_paused_it(tmp_path: Any) -> None:

@@ -97,8 +97,9 @@ class QueueCard {
     const who = queue.paused_by ? ` by ${queue.paused_by}` : "";
     setText(this.pausedBy, queue.paused ? `Paused${who}${queue.paused_since ? ` ${ago(queue.paused_since)}` : ""}` : "");
     this.pausedBy.title = full(queue.paused_since);
-    setShown(this.shares, queue.instances.length > 1);
-    this.shareRows.replaceChildren(...queue.instances.map(share));
+    const shares = queue.in_pool ? [{ instance_id: "in the pool", running: 0, ready: queue.in_pool, delayed: 0, oldest_ready_age_seconds: null }, ...queue.instances] : queue.instances;
+    setShown(this.shares, shares.length > 1);
+    this.shareRows.replaceChildren(...shares.map(share));
     for (const [name, input] of Object.entries(this.inputs)) {
       // Do not overwrite a field in which someone is typing.
       if (document.activeElement !== input.field && !input.changed) input.field.value = queue[name] ?? "";
