@@ -18,7 +18,7 @@ from starlette.types import Message
 
 from taskflow_otel import ApiToken
 from tests.procs import AppProcess
-from tests.web.test_matrix import ADA, KEY, session
+from tests.web.test_matrix import ADA, KEY, OWN, session
 from tests.web.users import PROBES, USER, Directory
 
 MEGABYTE = b"x" * 1_000_000
@@ -75,8 +75,11 @@ class Upload:
         self.body += message.get("body", b"")
 
 
-async def test_no_byte_of_a_body_is_read_before_it_is_known_who_sends_it(app_of: Callable[..., FastAPI]) -> None:
-    app = app_of(auth=USER)
+@pytest.mark.parametrize("options", [{"auth": USER}, OWN], ids=["passwords", "the application's own sign-in"])
+async def test_no_byte_of_a_body_is_read_before_it_is_known_who_sends_it(
+    app_of: Callable[..., FastAPI], options: dict[str, Any]
+) -> None:
+    app = app_of(**options)
     for method, path in [*operations(app), ("GET", "/tasks/"), ("POST", "/tasks/logout")]:
         upload = Upload(app, method, path)
         await upload.send()
