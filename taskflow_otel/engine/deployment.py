@@ -23,6 +23,10 @@ class Deployment(NamedTuple):
     concurrency: int | None = None
     """Claimed tasks that it runs at once, besides the limits of queues and executors."""
 
+    def claims(self, queue: str) -> bool:
+        """Whether this process claims tasks of a queue, if that is shared."""
+        return self.run != "none" and (self.queues is None or queue in self.queues)
+
 
 def deployment(environ: Mapping[str, str] = os.environ) -> Deployment:
     """Read `TASKFLOW_RUN` (`here`, `pool` or `none`), `TASKFLOW_QUEUES` (names with commas), `TASKFLOW_CONCURRENCY`.

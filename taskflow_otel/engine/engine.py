@@ -113,7 +113,7 @@ class Engine:
         """The live tasks of this process."""
         self._timers = Timers(self._clock)
         shared = settings.shared_queues(backend)
-        queues = Queues(settings.queues, shared)
+        queues = Queues(settings.queues, shared, settings.deployment.claims)
         interval = settings.heartbeat_interval
         self._heartbeat = Heartbeat(backend, self._clock, interval, settings.lease_seconds)
         self._ledger = Ledger(
@@ -286,7 +286,7 @@ class Engine:
             self.operations,
         ]
         if isinstance(backend, KeepsPool):
-            pool = self._share(backend.pool_store, shared, queues, intake, registry, builder.seals)
+            pool = self._share(backend.pool_store, queues, intake, registry, builder.seals)
             if shared:
                 self._services.append(pool)
         if retention is not None:
@@ -304,16 +304,13 @@ class Engine:
     def _share(
         self,
         store: PoolStore,
-        shared: Collection[str],
         queues: Queues,
         intake: Intake,
         registry: TaskRegistry,
         seals: Collection[str],
     ) -> Pool:
-        run, claims, concurrency = self._settings.deployment
         pool = Pool(
             store,
-            frozenset() if run == "none" else frozenset(shared) & (frozenset(shared) if claims is None else claims),
             queues,
             self._dispatcher,
             intake,
@@ -326,7 +323,7 @@ class Engine:
             self._life,
             self._background,
             seals=seals,
-            concurrency=concurrency,
+            concurrency=self._settings.deployment.concurrency,
         )
         self._dispatcher.connect_pool(pool.share, pool.look)
         self.control.connect(pool.claim_one)

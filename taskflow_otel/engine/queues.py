@@ -6,7 +6,7 @@ import heapq
 import itertools
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from taskflow_otel.engine.live import LiveTask
@@ -32,6 +32,8 @@ class QueueStats:
     paused: bool
     shared: bool
     """Its persisted tasks wait in the pool, and not here."""
+    claimed: bool
+    """If it is shared: this process claims its tasks."""
     oldest_ready_age: float
     """Seconds that the longest-waiting ready task has waited; 0 for an empty queue."""
 
@@ -46,6 +48,8 @@ class Queue:
         self.paused = False
         self.shared = False
         """Persisted tasks that are ready go into the pool, and run on the instance that claims them."""
+        self.claimed = True
+        """This process claims tasks of the queue, if it is shared."""
         self.running = 0
         self.delayed = 0
         self.ready: int = 0
@@ -138,6 +142,7 @@ class Queue:
             delayed=self.delayed,
             paused=self.paused,
             shared=self.shared,
+            claimed=self.claimed,
             oldest_ready_age=0.0 if oldest is None else max(0.0, monotonic_now - oldest),
         )
 
@@ -149,13 +154,19 @@ def _still_waits(arrived: float, task: LiveTask) -> bool:
 class Queues:
     """The queues of one manager by name; `default` always exists."""
 
-    def __init__(self, configs: Mapping[str, QueueConfig], shared: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        configs: Mapping[str, QueueConfig],
+        shared: Collection[str] = (),
+        claims: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         self._queues = {DEFAULT_QUEUE: Queue(DEFAULT_QUEUE, configs.get(DEFAULT_QUEUE, QueueConfig()))}
         for name, config in configs.items():
             if name != DEFAULT_QUEUE:
                 self._queues[name] = Queue(name, config)
         for name in shared:
-            self._queues[name].shared = True
+            queue = self._queues[name]
+            queue.shared, queue.claimed = True, claims(name)
 
     def get(self, name: str) -> Queue:
         """The queue of this name; raises `UnknownQueueError`."""

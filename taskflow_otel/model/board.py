@@ -17,6 +17,8 @@ class QueueLoad(Struct, frozen=True, gc=False):
     delayed: int = 0
     ready_since: datetime | None = None
     """When the longest-waiting ready task became ready."""
+    claimed: bool = True
+    """If the queue is shared: the instance claims its tasks."""
 
 
 class ScheduleTrouble(Struct, frozen=True, gc=False):

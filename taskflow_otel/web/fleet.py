@@ -110,7 +110,7 @@ def _queue(
         name=name,
         concurrency=first.concurrency,
         max_size=first.max_size,
-        slots=_sum(load.concurrency for load in loads),
+        slots=_sum(load.concurrency for load in loads if load.claimed),
         running=sum(load.running for load in loads),
         ready=sum(load.ready for load in loads) + (0 if pooled is None else pooled.tasks),
         in_pool=0 if pooled is None else pooled.tasks,

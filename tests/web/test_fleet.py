@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
 from fastapi import FastAPI
 
 from taskflow_otel import QueueConfig, TaskAdmin, TaskManager
+from taskflow_otel.engine.deployment import RUN
 from taskflow_otel.model.board import QueueLoad, Said, ScheduleTrouble
 from taskflow_otel.model.status import TaskStatus
 from tests.managers import Gate, started
@@ -58,6 +60,29 @@ async def test_what_waits_in_the_pool_is_ready_on_no_instance_and_in_the_sum(tmp
         assert (queue["ready"], [one["ready"] for one in queue["instances"]]) == (3, [0, 0])
         assert queue["oldest_ready_age_seconds"] is not None
         gate.opened.set()
+
+
+async def test_a_process_that_claims_no_task_has_no_slots_of_a_shared_queue(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "tasks.db")
+    monkeypatch.setenv(RUN, "none")
+    web = TaskManager(snapshot_db=path, queues={"mail": QueueConfig(concurrency=2)})
+    monkeypatch.setenv(RUN, "pool")
+    worker = TaskManager(snapshot_db=path, queues={"mail": QueueConfig(concurrency=2)})
+    app = FastAPI()
+    TaskAdmin(app, web)
+    transport = httpx.ASGITransport(app)
+    async with started(web), started(worker), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+
+        async def slots() -> list[int | None]:
+            queues = (await client.get("/tasks/queues")).json()
+            return [queue["slots"] for queue in queues if queue["name"] == "mail" and len(queue["instances"]) == 2]
+
+        async def are_those_of_the_worker() -> bool:
+            return await slots() == [2]
+
+        await eventually(are_those_of_the_worker, "the news of the worker")
 
 
 async def test_a_queue_is_summed_over_the_instances_and_says_who_paused_it(tmp_path: Any) -> None:

@@ -101,6 +101,7 @@ class Board(Service):
                 stats.ready,
                 stats.delayed,
                 now - timedelta(seconds=round(stats.oldest_ready_age)) if stats.ready else None,
+                stats.claimed,
             )
             for name, stats in self._queues().items()
         }

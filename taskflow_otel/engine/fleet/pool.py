@@ -42,15 +42,14 @@ class Pool(Service):
     """Gives ready tasks of shared queues to the pool, and claims as many as this instance has free slots for.
 
     Until a gift is committed, its task belongs to this instance, in the phase `ENDING`: if the process dies before
-    that, the instance that takes the task over gives it to the pool. `claims`: the queues from which this instance
-    claims. `stop` cancels a claimed task whose cancellation was asked for while it was in the pool. `concurrency`:
-    tasks of shared queues that run here at once; `None` means that only the limits of queues and executors apply.
+    that, the instance that takes the task over gives it to the pool. `stop` cancels a claimed task whose cancellation
+    was asked for while it was in the pool. `concurrency`: tasks of shared queues that run here at once; `None` means
+    that only the limits of queues and executors apply.
     """
 
     def __init__(
         self,
         store: PoolStore,
-        claims: Collection[str],
         queues: Queues,
         dispatcher: Dispatcher,
         intake: Intake,
@@ -68,7 +67,6 @@ class Pool(Service):
     ) -> None:
         super().__init__("pool", POLL, clock, longest_backoff=_BACKOFF.longest)
         self._store = store
-        self._claims = claims
         self._queues = queues
         self._dispatcher = dispatcher
         self._intake = intake
@@ -106,7 +104,7 @@ class Pool(Service):
 
     def look(self) -> None:
         """Look for work soon: there may be a free slot, or a new task in the pool."""
-        if self._claims and not self._look_due and self._life.running:
+        if not self._look_due and self._life.running and self._claimed():
             self._look_due = True
             self._background.own(self._look())
 
@@ -119,10 +117,13 @@ class Pool(Service):
 
     def _in_turn(self) -> list[Queue]:
         """The queues to claim from; each round begins with another one, so that none has all slots for itself."""
-        mine = [queue for queue in self._queues.all() if queue.shared and queue.name in self._claims]
+        mine = self._claimed()
         self._turn += 1
         first = self._turn % len(mine) if mine else 0
         return mine[first:] + mine[:first]
+
+    def _claimed(self) -> list[Queue]:
+        return [queue for queue in self._queues.all() if queue.shared and queue.claimed]
 
     def _names(self) -> dict[str, list[str]]:
         """The names of tasks that run here, by executor."""

@@ -31,7 +31,7 @@ class Writes(MemoryBackend):
 
 def stats(**numbers: float) -> dict[str, QueueStats]:
     """The queue `mail` with these numbers."""
-    none = {"shared": False, "running": 0, "ready": 0, "delayed": 0, "oldest_ready_age": 0.0}
+    none = {"shared": False, "claimed": True, "running": 0, "ready": 0, "delayed": 0, "oldest_ready_age": 0.0}
     return {"mail": QueueStats(name="mail", concurrency=2, max_size=None, paused=False, **{**none, **numbers})}  # type: ignore[arg-type]  # whole numbers
 
 
