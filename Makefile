@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo audit floors test coverage across bench peers instructions chaos chaos-planted schedules schemathesis lint page format typecheck generated clean
+.PHONY: help demo docs audit floors test coverage across bench peers instructions chaos chaos-planted schedules schemathesis lint page format typecheck generated clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 demo: $(VENV)/.runtime  ## Start the example app on an embedded SQLite database
 	$(BIN)/python -m examples.demo
+
+docs: $(VENV)/.dev  ## Build the documentation into build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # More workers than cores: many tests wait, for servers and for time. tests/conftest.py puts the files in order.
 WORKERS ?= 3

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-BESIDE = {"dev", "all", "otel"}
+BESIDE = {"dev", "docs", "all", "otel"}
 """Extras that are no features; and `otel`, whose SDK needs a newer API than the core does."""
 
 
