@@ -203,6 +203,14 @@ class TaskActions:
         """
         return await self.engine.retries.retry(task_id, rerun=rerun)
 
+    async def ask_for_stack(self, task_id: str) -> None:
+        """Have the stack of a running task written into its log: files, lines and functions, without any values.
+
+        If another instance runs the task, it writes the entry within about a second. Raises `TaskNotFoundError`, and
+        `TaskStateError` if the task does not run.
+        """
+        await self.engine.stacks.ask(task_id)
+
     def queue_stats(self) -> dict[str, QueueStats]:
         """The queues of this process now."""
         return self.engine.queues.stats()

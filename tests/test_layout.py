@@ -102,11 +102,6 @@ ELSEWHERE = [
         ("engine/vitals.py",),
     ),
     Elsewhere(
-        "web/test_sse.py",
-        "It finds the server that runs, as only a real server shows.",
-        ("compat/coroutines.py",),
-    ),
-    Elsewhere(
         "engine/executors/test_awaiting.py",
         "The contract of executors, and the shortest of them: it awaits.",
         ("engine/executors/base.py", "engine/executors/coroutines.py"),
@@ -124,7 +119,7 @@ ELSEWHERE = [
     Elsewhere(
         "ledger/test_operations.py",
         "Bulk operations need a backend that is shared, and instances of which one dies.",
-        ("engine/admin/operations.py", "engine/admin/run.py", "engine/admin/work.py"),
+        ("engine/admin/office.py", "engine/admin/operations.py", "engine/admin/run.py", "engine/admin/work.py"),
     ),
     Elsewhere(
         "engine/schedules/test_firing.py",

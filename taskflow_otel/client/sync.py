@@ -138,6 +138,10 @@ class Client:
         """Cancel a live task; raises `TaskStateError`."""
         return read(TaskOut, self._request("POST", f"/{task_segment(task_id)}/cancel", {"reason": reason}))
 
+    def ask_for_stack(self, task_id: str, *, reason: str | None = None) -> TaskOut:
+        """Have the stack of a running task written into its log, within about a second; raises `TaskStateError`."""
+        return read(TaskOut, self._request("POST", f"/{task_segment(task_id)}/stack", {"reason": reason}))
+
     def list_failures(self, **filters: Unpack[Filters]) -> FailuresOut:
         """The newest failures that match, grouped by error."""
         return read(FailuresOut, self._request("GET", "/failures", filters))

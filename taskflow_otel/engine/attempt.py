@@ -50,6 +50,9 @@ class AttemptOwner(Protocol):
     def waits(self, task: LiveTask, seconds: float) -> None:
         """The task will run again after `seconds`."""
 
+    def expired(self, task: LiveTask, timeout: float) -> None:
+        """The attempt has taken `timeout` seconds and will be asked to stop."""
+
     def asked(self, task: LiveTask) -> None:
         """The attempt was asked to stop."""
 
@@ -165,6 +168,7 @@ class AttemptRunner:
         def expire() -> None:
             nonlocal expired
             expired = True
+            self._owner.expired(task, timeout)
             call.task_context.request_cancel()
             if (executor.cancellable or call.on_loop) and task.attempt is not None:
                 task.attempt.cancel()

@@ -85,6 +85,10 @@ class Attempts:
             self._on_error(failure)
         self._owned.end(attempt)
 
+    def expired(self, task: LiveTask, timeout: float) -> None:
+        """Remember where it was."""
+        self._control.stacks.remember(task, f"its timeout of {timeout:g} s has passed")
+
     def asked(self, task: LiveTask) -> None:
         """The attempt was asked to stop; report it if it does not."""
         self._control.watch(task)

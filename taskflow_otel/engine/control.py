@@ -20,6 +20,7 @@ from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.membership import LEAVING, Ownership, StopCause
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queues
+from taskflow_otel.engine.stacks import Stacks
 from taskflow_otel.errors import BackendError, StaleTokenError, TaskStateError
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import Transition
@@ -45,6 +46,7 @@ class Control:
         executors: Mapping[str, Executor],
         timers: Timers,
         life: Life,
+        stacks: Stacks,
         *,
         cancel_grace: float,
     ) -> None:
@@ -59,6 +61,7 @@ class Control:
         self._executors = executors
         self._timers = timers
         self.life = life
+        self.stacks: Stacks = stacks
         self._grace = cancel_grace
         self._claim_one: Callable[[str], Awaitable[LiveTask | None]] = _nothing_claimed
         self.stuck: dict[str, str] = {}
@@ -231,6 +234,7 @@ class Control:
         if attempt is None or attempt.done() or task.phase is not Phase.RUNNING or task.id in self.stuck:
             return
         self.stuck[task.id] = task.record.executor
+        self.stacks.remember(task, f"it was asked to stop {self._grace:g} s ago and still runs")
         attempt.add_done_callback(lambda _: self.stuck.pop(task.id, None))
         logger.warning(
             "task %s (%s) was asked to stop %g s ago and still runs; check context.cancelled in its loop, and do not "

@@ -8,15 +8,14 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
 
-from taskflow_otel.backends.admin import KeepsAudit, KeepsFigures, KeepsOperations
+from taskflow_otel.backends.admin import KeepsFigures
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.measured import MeasuredBackend
-from taskflow_otel.backends.memory_admin import MemoryAuditStore, MemoryOperationStore
 from taskflow_otel.backends.pool import KeepsPool, PoolStore
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.admin.audit_trail import AuditTrail
+from taskflow_otel.engine.admin.office import Office
 from taskflow_otel.engine.admin.operations import Operations
-from taskflow_otel.engine.admin.retention import AdminCleaner
 from taskflow_otel.engine.admin.work import CancelWork, DeleteWork, RetryWork
 from taskflow_otel.engine.attempt import AttemptRunner
 from taskflow_otel.engine.attempts import Attempts, log_attempt_error
@@ -37,6 +36,7 @@ from taskflow_otel.engine.fleet.queue_settings import QueueSettings
 from taskflow_otel.engine.fleet.recovery import Recovery
 from taskflow_otel.engine.fleet.remote_cancels import RemoteCancels
 from taskflow_otel.engine.fleet.retention import Cleaner, FigureCleaner
+from taskflow_otel.engine.fleet.stack_requests import StackRequests
 from taskflow_otel.engine.fleet.takeover import Takeover
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.late_commits import LateCommits
@@ -55,6 +55,7 @@ from taskflow_otel.engine.schedules.firing import NoMeter, ScheduleMeter
 from taskflow_otel.engine.schedules.service import Schedules
 from taskflow_otel.engine.settings import EngineSettings, retention_of
 from taskflow_otel.engine.shared import SharedValues
+from taskflow_otel.engine.stacks import Stacks
 from taskflow_otel.engine.task_output import TaskOutput
 from taskflow_otel.engine.vitals import Vitals
 from taskflow_otel.errors import BackendError, TaskflowError
@@ -156,6 +157,8 @@ class Engine:
         """Reads tasks."""
         self.door: Door = Door(builder, intake, self.lookup, registry, self._life, self._background)
         """How tasks are added."""
+        output = TaskOutput(bus, self._ledger, self._tasks, self._clock, self._life)
+        stacks = Stacks(self._tasks, self._executors, output)
         self.control: Control = Control(
             backend,
             self.lookup,
@@ -168,6 +171,7 @@ class Engine:
             self._executors,
             self._timers,
             self._life,
+            stacks,
             cancel_grace=settings.cancel_grace,
         )
         """Cancels tasks."""
@@ -197,7 +201,7 @@ class Engine:
             self._clock,
             self._timers,
             builder=builder,
-            output=TaskOutput(bus, self._ledger, self._tasks, self._clock, self._life),
+            output=output,
             slots=self._dispatcher,
             owner=attempts,
         )
@@ -251,30 +255,31 @@ class Engine:
             backend, self._clock, interval, self._heartbeat, self._life, self.queues.stats, self.schedules.statuses
         )
         """What each instance says of itself."""
+        self.stacks: StackRequests = StackRequests(
+            backend, self._clock, interval, self._heartbeat, self._life, self.lookup, stacks
+        )
+        """Where running tasks are."""
         self.shared: SharedValues = SharedValues(backend, self._life)
         """Small values that all instances share."""
-        audit_store = backend.audit_store if isinstance(backend, KeepsAudit) else MemoryAuditStore()
-        operation_store = backend.operation_store if isinstance(backend, KeepsOperations) else MemoryOperationStore()
-        self.audit: AuditTrail = AuditTrail(
-            audit_store, operation_store, bus, self._clock, interval, self._life, lambda: self.instance_id
-        )
-        """What people do through the administration."""
-        self.operations: Operations = Operations(
-            operation_store,
+        office = Office(
+            backend,
+            bus,
+            self._clock,
+            interval,
+            self._heartbeat,
+            self._life,
+            self.lookup,
             {
                 OperationKind.RETRY.value: RetryWork(self.retries, backend),
                 OperationKind.CANCEL.value: CancelWork(self.control, self.lookup),
                 OperationKind.DELETE.value: DeleteWork(self.cleaner.delete_tasks, self.lookup),
             },
-            self.lookup,
-            self._clock,
-            interval,
-            self._heartbeat,
-            backend.instances,
-            self._life,
+            None if settings.audit_retention_days is None else timedelta(days=settings.audit_retention_days),
         )
+        self.audit: AuditTrail = office.audit
+        """What people do through the administration."""
+        self.operations: Operations = office.operations
         """Work on many tasks."""
-        kept = None if settings.audit_retention_days is None else timedelta(days=settings.audit_retention_days)
         self._services: list[Service] = [
             self._heartbeat,
             self.queues,
@@ -282,8 +287,8 @@ class Engine:
             RemoteCancels(backend, self._clock, interval, self._heartbeat, self.control.cancel_for_another),
             FleetWatch(backend, self._clock, interval, self._heartbeat, fleet_watched, publish_remote),
             self.board,
-            self.audit,
-            self.operations,
+            self.stacks,
+            *office.services,
         ]
         if isinstance(backend, KeepsPool):
             pool = self._share(backend.pool_store, queues, intake, registry, builder.seals)
@@ -293,8 +298,6 @@ class Engine:
             self._services.append(self.cleaner)
         if isinstance(backend, KeepsFigures):
             self._services.append(FigureCleaner(backend.figure_store, self._clock, _CLEAN_INTERVAL))
-        if kept is not None:
-            self._services.append(AdminCleaner([audit_store, operation_store], self._clock, _CLEAN_INTERVAL, kept))
         # Connections to parts that were built later are made here, and nowhere else.
         self._heartbeat.connect(rejoin=self.control.rejoin, introduce=self._introduce)
         self._ledger.connect(LateCommits(self._tasks, self._lifecycle, self._ledger, intake, self._background).applied)

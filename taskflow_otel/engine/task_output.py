@@ -13,6 +13,7 @@ from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.model.events import LogEvent
+from taskflow_otel.model.plain import plain_extra, text_of
 from taskflow_otel.model.record import MAX_LOG_ENTRIES, MAX_LOG_TEXT, LogEntry, Progress
 from taskflow_otel.runtime.clock import Clock
 
@@ -44,6 +45,25 @@ class TaskOutput:
         return TaskContext(
             record.task_id, record.func_name, record.attempt, dict(record.tags), self._on_log, self._on_progress
         )
+
+    def remark(self, task: LiveTask, message: str, level: str, extra: dict[str, Any]) -> None:
+        """Write an entry into the log of a running task that its function has not written. On the event loop only."""
+        record = task.record
+        text = text_of(message)
+        plain, size = plain_extra(extra)
+        event = LogEvent(
+            task_id=record.task_id,
+            func_name=record.func_name,
+            message=text,
+            level=level,
+            timestamp=self._clock.now(),
+            attempt=record.attempt,
+            tags=dict(record.tags),
+            extra=plain,
+            trace_id=record.trace_id,
+            span_id=record.span_id,
+        )
+        self._take_log(event, len(text) + size)
 
     def _log(
         self, context: TaskContext, message: str, level: str, extra: dict[str, Any], size: int, exported: bool

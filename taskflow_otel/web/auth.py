@@ -20,6 +20,8 @@ class Scope(StrEnum):
     """The metrics alone."""
     RETRY = "retry"
     CANCEL = "cancel"
+    INSPECT = "inspect"
+    """Ask where a running task is."""
     HISTORY = "history"
     """Delete finished tasks."""
     QUEUES = "queues"

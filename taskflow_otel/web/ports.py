@@ -99,6 +99,13 @@ class TaskRetries(Protocol):
         """The new task; raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`."""
 
 
+class StackBook(Protocol):
+    """Where running tasks are."""
+
+    async def ask(self, task_id: str, by: str | None = None) -> None:
+        """Have the stack of a running task written into its log; raises `TaskNotFoundError` or `TaskStateError`."""
+
+
 class QueueBook(Protocol):
     """The queues, for the API. Each change raises `UnknownQueueError`."""
 
@@ -188,6 +195,8 @@ class TaskEngine(Protocol):
     def control(self) -> TaskControl: ...
     @property
     def retries(self) -> TaskRetries: ...
+    @property
+    def stacks(self) -> StackBook: ...
     @property
     def queues(self) -> QueueBook: ...
     @property

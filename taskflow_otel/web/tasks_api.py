@@ -17,6 +17,7 @@ from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.web.answers import task_detail, task_out
 from taskflow_otel.web.audit import REASON, AuditLog
 from taskflow_otel.web.auth import Scope
+from taskflow_otel.web.entrance import actor_of
 from taskflow_otel.web.failures import PROBLEMS, SCAN_LIMIT, read_failures
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, Absent, page_cursor, task_filter
@@ -102,6 +103,7 @@ def add_item_routes(
     """The routes of one task."""
     hidden = None if settings.display_func_args else {"args", "kwargs", "arguments"}
     may_retry, may_cancel = Depends(guard.acting(Scope.RETRY)), Depends(guard.acting(Scope.CANCEL))
+    may_inspect = Depends(guard.acting(Scope.INSPECT))
 
     @router.get(
         "/{task_id}",
@@ -154,6 +156,24 @@ def add_item_routes(
     async def cancel_task(task_id: str) -> Response:
         """Cancel a pending or running task of any instance."""
         record = await engine.control.cancel(task_id)
+        return _one(task_out(record, with_args=settings.display_func_args), hidden, 202)
+
+    @router.post(
+        "/{task_id}/stack",
+        status_code=202,
+        dependencies=[may_inspect, REASON],
+        response_model=TaskOut,
+        responses=errors(409),
+        summary="Ask where a running task is",
+    )
+    async def ask_for_stack(request: Request, task_id: str) -> Response:
+        """Have the stack of a running task written into its log: files, lines and functions, without any values.
+
+        The instance that runs the task writes it: this one at once, another one within about a second.
+        """
+        actor = actor_of(request)
+        await engine.stacks.ask(task_id, by=None if actor is None else actor.name)
+        record = await engine.lookup.get(task_id)
         return _one(task_out(record, with_args=settings.display_func_args), hidden, 202)
 
 

@@ -62,6 +62,7 @@ RULES = {
     "get_task": Rule("viewer", 404),
     "retry_task": Rule("operator", 404),
     "cancel_task": Rule("operator", 404),
+    "ask_for_stack": Rule("operator", 404),
     "bulk_retry": Rule("operator", 202, {"task_ids": [UNKNOWN]}),
     "bulk_cancel": Rule("operator", 202, {"task_ids": [UNKNOWN]}),
     "retry_failed": Rule("operator", 202),
@@ -343,7 +344,7 @@ async def test_an_address_that_no_route_has_is_answered_after_the_login(app_of: 
 
 
 def test_the_statuses_of_a_route_follow_from_what_it_is(app_of: Callable[..., FastAPI]) -> None:
-    conflicts = {"retry_task", "cancel_task"}
+    conflicts = {"retry_task", "cancel_task", "ask_for_stack"}
     for method, path, name, operation in operations(app_of(**CLOSED)):
         access = RULES[name].access
         if access == "anyone":

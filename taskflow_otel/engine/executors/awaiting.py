@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 import types
+from asyncio import Task
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
+from taskflow_otel.compat.coroutines import suspended_frames
 from taskflow_otel.engine.executors.base import Call
+from taskflow_otel.model.stack import Place, place_of
 
 logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
@@ -50,6 +53,16 @@ def awaited(result: Any, call: Call) -> Generator[Any, Any, Any]:
 
 async def _any(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
+
+
+_BY_HAND, _OWN = awaited.__code__, {awaited.__code__, _any.__code__}
+
+
+def places_in(attempt: Task[None]) -> list[Place]:
+    """Where the function of a suspended attempt is, the outermost place first; empty if it is not in the function."""
+    frames = suspended_frames(attempt, lambda frame: frame.f_locals["result"] if frame.f_code is _BY_HAND else None)
+    own = [index for index, frame in enumerate(frames) if frame.f_code in _OWN]
+    return [place_of(frame) for frame in frames[own[-1] + 1 :]] if own else []
 
 
 def _close(coroutine: Coroutine[Any, Any, Any], call: Call) -> None:

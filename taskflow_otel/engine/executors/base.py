@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from asyncio import Task
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -10,6 +11,7 @@ from msgspec import Struct
 from taskflow_otel.engine.context import TaskContext
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.hiding import repr_without
+from taskflow_otel.model.stack import Place
 
 
 class Call(Struct, eq=False):
@@ -22,6 +24,8 @@ class Call(Struct, eq=False):
     payload: str | None
     on_loop: bool = False
     """The function returned an awaitable. It is awaited on the event loop, where it can be cancelled."""
+    thread: int | None = None
+    """The identity of the thread that is in the function, if it runs in one."""
     abandoned: bool = False
     """No one waits for the function any more; set before the awaiting task is cancelled for the last time."""
 
@@ -49,6 +53,12 @@ class Executor(Protocol):
 
     def run(self, call: Call) -> Awaitable[Any]:
         """Run one attempt."""
+
+    def look(self, call: Call, attempt: Task[None], tell: Callable[[Sequence[Place]], None]) -> None:
+        """Tell where the function of a running attempt is, the outermost place first: at once, or a moment later.
+
+        Nothing is told if that cannot be known, and an empty stack if the function has just ended.
+        """
 
     async def close(self, timeout: float) -> None:
         """Release threads and processes, waiting for at most `timeout` seconds."""

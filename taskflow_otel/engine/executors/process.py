@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable, Sequence
 
 from taskflow_otel.engine.executors.base import Call
 from taskflow_otel.engine.executors.process_handle import ChildProcess
@@ -21,6 +22,7 @@ from taskflow_otel.engine.executors.process_spans import SpanForwarder
 from taskflow_otel.engine.failure import ChildTraceback
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.options import seconds, whole
+from taskflow_otel.model.stack import Place
 from taskflow_otel.model.vocabulary import ExecutorKind
 
 logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
@@ -120,6 +122,12 @@ class ProcessExecutor:
             self._put_back(child)
         if failure is not None:
             raise revive(failure) from ChildTraceback(failure.description)
+
+    def look(self, call: Call, attempt: asyncio.Task[None], tell: Callable[[Sequence[Place]], None]) -> None:
+        """Ask the child, which answers even while its function computes."""
+        child = next((child for child in self._children if child.runs(call)), None)
+        if child is not None:
+            child.look(tell)
 
     async def close(self, timeout: float) -> None:
         """End all children, within their `shutdown_timeout` and not `timeout`: exit handlers may flush telemetry."""

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, assert_never
 
@@ -22,6 +22,8 @@ from opentelemetry import context as otel_context
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from taskflow_otel.compat.coroutines import suspended_frames
+from taskflow_otel.compat.threads import frame_of
 from taskflow_otel.engine.context import TaskContext, enter_task_context
 from taskflow_otel.engine.executors.process_protocol import (
     HEAD,
@@ -30,8 +32,10 @@ from taskflow_otel.engine.executors.process_protocol import (
     FunctionReference,
     Load,
     Loaded,
+    Look,
     Progressed,
     Said,
+    Seen,
     Setup,
     Spanned,
     Stop,
@@ -46,6 +50,7 @@ from taskflow_otel.engine.log_capture import TaskLogHandler
 from taskflow_otel.exporters.otel.tracing import TASK_ID_KEY
 from taskflow_otel.model.payload import Codec
 from taskflow_otel.model.record import Progress
+from taskflow_otel.model.stack import place_of
 
 _PR_SET_PDEATHSIG = 1
 _FLUSH_MILLISECONDS = 5_000
@@ -65,6 +70,9 @@ class _Child:
         self._stopping = False
         self._messages: queue.SimpleQueue[Setup | Load | Attempt | None] = queue.SimpleQueue()
         self._context: TaskContext | None = None
+        self._number = 0
+        """That of the attempt."""
+        self._on_loop: asyncio.Task[None] | None = None
         self._functions: dict[FunctionReference, tuple[Callable[..., Any], Codec]] = {}
         self._tracing = RecordingTracerProvider(self._spanned)
         self._ended = threading.Event()
@@ -100,6 +108,8 @@ class _Child:
                     if context is not None:
                         context.request_cancel()
                     self._messages.put(None)
+                elif isinstance(message, Look):
+                    self._look(message.number)
                 else:
                     self._messages.put(message)
         finally:
@@ -211,12 +221,34 @@ class _Child:
 
         context = TaskContext(attempt.task_id, attempt.func_name, attempt.attempt, attempt.tags, say, progressed)
         enter_task_context(context)
-        self._context = context
+        self._number, self._context = attempt.number, context
         if self._stopping:
             context.request_cancel()
-        result = func(*args, **kwargs)
+        result = _entered(func, args, kwargs)
         if inspect.isawaitable(result):
-            asyncio.run(_awaited(result))
+            asyncio.run(self._await(result))
+
+    async def _await(self, result: Any) -> None:
+        self._on_loop = asyncio.current_task()
+        try:
+            await _awaited(result)
+        finally:
+            self._on_loop = None
+
+    def _look(self, number: int) -> None:
+        """Say where the attempt is, from the listener's thread."""
+        if self._context is None or self._number != number:
+            return
+        frame, frames = frame_of(_MAIN_THREAD), []
+        while frame is not None:
+            frames.append(frame)
+            frame = frame.f_back
+        waiting = self._on_loop
+        if waiting is not None and not any(one.f_code is _awaited.__code__ for one in frames):
+            # Its event loop waits, or runs something else.
+            frames = suspended_frames(waiting)[::-1]
+        below = next((index for index, one in enumerate(frames) if one.f_code in _ABOVE), len(frames))
+        self._send(Seen(number, tuple(place_of(one) for one in reversed(frames[:below]))))
 
     def _end(self, message: Ended) -> None:
         self._context = None
@@ -246,9 +278,18 @@ class _Child:
                     logging.getLogger("taskflow_otel.engine").warning("telemetry could not be flushed: %s", exc)
 
 
+def _entered(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return func(*args, **kwargs)
+
+
 async def _awaited(result: Any) -> None:
     while inspect.isawaitable(result):
         result = await result
+
+
+_MAIN_THREAD = threading.main_thread().ident or 0
+_ABOVE = {_awaited.__code__, _entered.__code__}
+"""The code that calls the function."""
 
 
 def _flushes() -> list[Callable[[int], Any]]:

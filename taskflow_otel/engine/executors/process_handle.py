@@ -11,7 +11,7 @@ import socket
 import subprocess  # nosec B404  # children run this interpreter with our own program
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.spawn import get_executable
 from typing import Any, assert_never
 
@@ -32,9 +32,11 @@ from taskflow_otel.engine.executors.process_protocol import (
     FunctionReference,
     Load,
     Loaded,
+    Look,
     PackedCall,
     Progressed,
     Said,
+    Seen,
     Setup,
     Spanned,
     Stop,
@@ -44,6 +46,7 @@ from taskflow_otel.engine.executors.process_protocol import (
 from taskflow_otel.engine.executors.process_spans import SpanForwarder
 from taskflow_otel.errors import TaskProcessError
 from taskflow_otel.exporters.otel import spans
+from taskflow_otel.model.stack import Place
 
 logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
@@ -70,6 +73,7 @@ class ChildProcess:
         self._context = contextvars.Context()
         """That of the attempt."""
         self._outcome: asyncio.Future[ChildFailure | None] | None = None
+        self._askers: list[Callable[[Sequence[Place]], None]] = []
         self._loading: asyncio.Future[None] | None = None
         self._loaded: set[FunctionReference | None] = set()
         self.usable: bool = True
@@ -100,6 +104,7 @@ class ChildProcess:
         self._call = call
         outcome: asyncio.Future[ChildFailure | None] = self._loop.create_future()
         self._outcome = outcome
+        self._askers.clear()
         context = call.task_context
         self._send(
             Attempt(
@@ -120,6 +125,15 @@ class ChildProcess:
             raise TaskProcessError(call.definition.name, self._exit_code, self._how)
         finally:
             self._outcome = None
+
+    def runs(self, call: Call) -> bool:
+        """Whether it runs this attempt now."""
+        return self._outcome is not None and self._call is call
+
+    def look(self, tell: Callable[[Sequence[Place]], None]) -> None:
+        """Ask where the attempt is; `tell` is called with the answer, if there is one before the attempt ends."""
+        self._askers.append(tell)
+        self._send(Look(self._number))
 
     async def end(self, ask: float) -> None:
         """End the process: ask it to exit within `ask` seconds, then SIGTERM, then SIGKILL. Returns when it is gone."""
@@ -240,6 +254,10 @@ class ChildProcess:
                 self._context.copy().run(_say, self._call.task_context, message)
             case Progressed(number=number, progress=progress) if self._call is not None and number == self._number:
                 self._call.task_context.forward_progress(progress)
+            case Seen(number=number, places=places) if number == self._number:
+                askers, self._askers = self._askers, []
+                for tell in askers:
+                    tell(places)
             case Spanned(span=span):
                 self._forwarder.forward(span)
             case Ended(number=number, failure=failure) if number == self._number:
@@ -248,7 +266,7 @@ class ChildProcess:
             case Loaded():
                 if self._loading is not None:
                     _settle(self._loading)
-            case Said() | Progressed() | Ended():
+            case Said() | Seen() | Progressed() | Ended():
                 # Of an attempt that has been given up.
                 pass
             case _:

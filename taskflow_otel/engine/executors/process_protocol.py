@@ -21,6 +21,7 @@ from taskflow_otel.engine.failure import Failure
 from taskflow_otel.engine.registry import describe
 from taskflow_otel.errors import MissingExtraError, TaskArgumentError
 from taskflow_otel.model.record import Progress
+from taskflow_otel.model.stack import Place
 from taskflow_otel.model.trace import SpanRef
 
 HEAD = struct.Struct("!Q")
@@ -89,6 +90,21 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """To the child: say where the attempt is; answered by `Seen`, unless it has ended."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """From the child: where the attempt is, the outermost place first."""
+
+    number: int
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """From the child: ready."""
 
@@ -147,7 +163,7 @@ def frame(message: object) -> bytes:
     return HEAD.pack(len(body)) + body
 
 
-FromChild = Said | Progressed | Spanned | Ended | Loaded
+FromChild = Said | Seen | Progressed | Spanned | Ended | Loaded
 """What a child says to its parent."""
 
 

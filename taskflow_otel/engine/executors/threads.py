@@ -8,15 +8,17 @@ import functools
 import inspect
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
 from anyio.lowlevel import current_token
 
 from taskflow_otel.compat.anyio import serve_loop
-from taskflow_otel.engine.executors.awaiting import awaited
+from taskflow_otel.compat.threads import frame_of
+from taskflow_otel.engine.executors.awaiting import awaited, places_in
 from taskflow_otel.engine.executors.base import Call
+from taskflow_otel.model.stack import Place, place_of
 from taskflow_otel.model.vocabulary import ExecutorKind
 
 # The outcome of a function is passed as a value: a future would change a `StopIteration`, and awaiting a future
@@ -47,7 +49,7 @@ class ThreadExecutor:
         """Run the function in a thread, with the attempt's context variables."""
         assert self._threads is not None, "the engine starts its executors before it dispatches"
         function = functools.partial(call.definition.func, *call.args, **call.kwargs)
-        result = await self._threads.run(functools.partial(contextvars.copy_context().run, function))
+        result = await self._threads.run(functools.partial(contextvars.copy_context().run, _in_thread, call, function))
         if not inspect.isawaitable(result):
             return result
         # A plain function around an async one: the work itself is still to come, on the event loop.
@@ -59,11 +61,37 @@ class ThreadExecutor:
             raise asyncio.CancelledError
         return await awaited(result, call)
 
+    def look(self, call: Call, attempt: asyncio.Task[None], tell: Callable[[Sequence[Place]], None]) -> None:
+        """Look at the frames of the thread; an awaitable result is looked at where it is awaited."""
+        if call.on_loop:
+            tell(places_in(attempt))
+        elif call.thread is not None:
+            tell(_places_of(call))
+
     async def close(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for the threads, which were asked to stop; abandon the rest."""
         threads, self._threads = self._threads, None
         if threads is not None:
             await threads.close(timeout)
+
+
+def _in_thread(call: Call, function: Callable[[], Any]) -> Any:
+    call.thread = threading.get_ident()
+    try:
+        return function()
+    finally:
+        call.thread = None
+
+
+def _places_of(call: Call) -> list[Place]:
+    thread = call.thread
+    frame = None if thread is None else frame_of(thread)
+    places: list[Place] = []
+    while frame is not None and frame.f_code is not _in_thread.__code__:
+        places.append(place_of(frame))
+        frame = frame.f_back
+    # The thread may have gone on to another task: it says so before it leaves the function of this one.
+    return places[::-1] if frame is not None and call.thread == thread else []
 
 
 class TaskThreads:
