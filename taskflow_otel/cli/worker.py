@@ -14,8 +14,9 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taskflow_otel.compat.fastapi import untraced_paths
-from taskflow_otel.engine.deployment import CONCURRENCY, QUEUES, RUN, deployment
+from taskflow_otel.engine.deployment import CONCURRENCY, QUEUES, RUN, Deployment, deployment
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
+from taskflow_otel.runtime.terminal import say
 
 _FAILED = 2
 _PORT, _LAST_PORT = 8001, 65_535
@@ -58,7 +59,15 @@ def _run(options: argparse.Namespace) -> int:
     sys.path.insert(0, options.app_dir)
     application = _load(options.application, options.app_dir)
     probes = untraced_paths(application) if isinstance(application, FastAPI) else frozenset()
-    server = uvicorn.Server(
+    started = _started(options.application, deployment(), f"http://{options.host}:{options.port}", probes)
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                say(started, sys.stdout)
+
+    server = Server(
         uvicorn.Config(
             OnlyProbes(application, probes), host=options.host, port=options.port, lifespan="on", log_level="warning"
         )
@@ -69,6 +78,14 @@ def _run(options: argparse.Namespace) -> int:
         # uvicorn has logged why: the lifespan failed, or the port is in use.
         return _FAILED
     return 0 if server.started else _FAILED
+
+
+def _started(application: str, run: Deployment, url: str, probes: Collection[str]) -> str:
+    """The line that says what a worker does, once it has started."""
+    queues = "all shared queues" if run.queues is None else f"the queues {', '.join(sorted(run.queues))}"
+    slots = "as many at once as the queues allow" if run.concurrency is None else f"{run.concurrency} at once"
+    where = f"probes and metrics on {url}" if probes else f"no probes (the application has no TaskAdmin) on {url}"
+    return f"worker of {application}: runs tasks of {queues}, {slots}; {where}"
 
 
 def _load(name: str, directory: str) -> Any:

@@ -82,7 +82,8 @@ def living(web: AppProcess, pid: int) -> list[dict[str, str]]:
 
 
 def test_a_worker_answers_probes_and_metrics_only(tmp_path: Path, database: Path) -> None:
-    with worker(tmp_path, database, 0) as process, httpx.Client(base_url=process.url, timeout=30) as client:
+    arguments = ("--queues", "default", "--concurrency", "3")
+    with worker(tmp_path, database, 0, *arguments) as process, httpx.Client(base_url=process.url, timeout=30) as client:
         assert client.get("/tasks/livez").status_code == client.get("/tasks/readyz").status_code == 200
         assert "taskflow_build_info" in client.get("/tasks/metrics").text
         others = ["/", "/run/1", "/tasks", "/tasks/dashboard", "/health", "/run/metrics", "/tasks/queues/metrics"]
@@ -90,6 +91,9 @@ def test_a_worker_answers_probes_and_metrics_only(tmp_path: Path, database: Path
             assert (answer.status_code, "worker" in answer.text) == (404, True)
             assert answer.headers["x-content-type-options"] == "nosniff"
         process.terminate()
+        [line] = [line for line in process.output.splitlines() if line.startswith("worker of ")]
+        does = f"worker of {APP}: runs tasks of the queues default, 3 at once; probes and metrics on {process.url}"
+        assert line == does
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -167,3 +168,26 @@ async def test_a_claim_that_comes_during_the_stop_leaves_its_tasks_to_the_others
     other = member(backend, gate.run, monkeypatch)
     async with started(other):
         assert (await finish(other, task_id)).status is TaskStatus.SUCCESS
+
+
+async def test_two_workers_with_equal_slots_take_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    number, ran, all_ran = 2_000, Counter[str](), asyncio.Event()
+
+    def worker(name: str) -> Callable[..., Any]:
+        async def work() -> None:
+            ran[name] += 1
+            if ran.total() == number:
+                all_ran.set()
+
+        return work
+
+    backend = Kept()
+    added = worker("web")
+    web = member(backend, added, monkeypatch, "none")
+    workers = [member(backend, worker(name), monkeypatch) for name in ("first", "second")]
+    async with started(web), started(workers[0]), started(workers[1]):
+        for start in range(0, number, 500):
+            await asyncio.gather(*(web.enqueue(added) for _ in range(start, start + 500)))
+        await asyncio.wait_for(all_ran.wait(), 3 * WAIT)
+    assert set(ran) == {"first", "second"}
+    assert abs(ran["first"] - number / 2) <= number / 20, ran
