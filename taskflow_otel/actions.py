@@ -9,6 +9,7 @@ from functools import partial
 from types import EllipsisType
 from typing import Any, ParamSpec, overload
 
+from taskflow_otel.backends.transactions import CallerSession
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.live import TaskStore
 from taskflow_otel.engine.queues import QueueStats
@@ -45,35 +46,44 @@ class TaskActions:
     async def enqueue(
         self, func: Callable[..., Any], *args: Any, idempotency_key: str | None, tags: Tags | None = ...,
         eager: bool | None = ..., priority: int | None = ..., queue: str | None = ..., delay: Seconds | None = ...,
-        run_at: datetime | None = ..., **kwargs: Any,
+        run_at: datetime | None = ..., session: CallerSession | None = ..., **kwargs: Any,
     ) -> str: ...  # fmt: skip
     @overload
     async def enqueue(
         self, func: Callable[..., Any], *args: Any, tags: Tags | None, eager: bool | None = ...,
         priority: int | None = ..., queue: str | None = ..., delay: Seconds | None = ..., run_at: datetime | None = ...,
-        **kwargs: Any,
+        session: CallerSession | None = ..., **kwargs: Any,
     ) -> str: ...  # fmt: skip
     @overload
     async def enqueue(
         self, func: Callable[..., Any], *args: Any, eager: bool | None, priority: int | None = ...,
-        queue: str | None = ..., delay: Seconds | None = ..., run_at: datetime | None = ..., **kwargs: Any,
+        queue: str | None = ..., delay: Seconds | None = ..., run_at: datetime | None = ...,
+        session: CallerSession | None = ..., **kwargs: Any,
     ) -> str: ...  # fmt: skip
     @overload
     async def enqueue(
         self, func: Callable[..., Any], *args: Any, priority: int | None, queue: str | None = ...,
-        delay: Seconds | None = ..., run_at: datetime | None = ..., **kwargs: Any,
+        delay: Seconds | None = ..., run_at: datetime | None = ..., session: CallerSession | None = ..., **kwargs: Any,
     ) -> str: ...  # fmt: skip
     @overload
     async def enqueue(
         self, func: Callable[..., Any], *args: Any, queue: str | None, delay: Seconds | None = ...,
-        run_at: datetime | None = ..., **kwargs: Any,
+        run_at: datetime | None = ..., session: CallerSession | None = ..., **kwargs: Any,
     ) -> str: ...  # fmt: skip
     @overload
     async def enqueue(
-        self, func: Callable[..., Any], *args: Any, delay: Seconds | None, run_at: datetime | None = ..., **kwargs: Any
-    ) -> str: ...
+        self, func: Callable[..., Any], *args: Any, delay: Seconds | None, run_at: datetime | None = ...,
+        session: CallerSession | None = ..., **kwargs: Any,
+    ) -> str: ...  # fmt: skip
     @overload
-    async def enqueue(self, func: Callable[..., Any], *args: Any, run_at: datetime | None, **kwargs: Any) -> str: ...
+    async def enqueue(
+        self, func: Callable[..., Any], *args: Any, run_at: datetime | None, session: CallerSession | None = ...,
+        **kwargs: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, func: Callable[..., Any], *args: Any, session: CallerSession | None, **kwargs: Any
+    ) -> str: ...
     @overload
     async def enqueue(self, func: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> str: ...
     @shows_add_options
@@ -81,13 +91,16 @@ class TaskActions:
         """Enqueue a task from anywhere, also from other event loops; return its id (if persisted, after the commit).
 
         Takes the options of `add_task` besides the function's own arguments. Raises the errors of `add_task`, and
-        `BackendUnavailableError` if the commit failed: then the task does not run.
+        `BackendUnavailableError` if the commit failed: then the task does not run. With `session` it returns before
+        the commit, which is the caller's, and raises the errors of SQLAlchemy for the caller's transaction.
         """
         options, rest = split_options(kwargs)
         refuse_request_bound(func, args, rest, lambda: True)
+        if options.session is not None:
+            return await self.engine.door.enqueue_within(func, args, rest, options)
         return await self.engine.door.enqueue(func, args, rest, options)
 
-    @partial(shows_add_options, without=("eager", "delay"))
+    @partial(shows_add_options, without=("eager", "delay", "session"))
     async def schedule_once(
         self, func: Callable[..., Any], *args: Any, run_at: datetime, run_key: str | None = None, **kwargs: Any
     ) -> ScheduledRun:

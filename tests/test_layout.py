@@ -122,6 +122,11 @@ ELSEWHERE = [
         ("engine/admin/office.py", "engine/admin/operations.py", "engine/admin/run.py", "engine/admin/work.py"),
     ),
     Elsewhere(
+        "engine/test_transactions.py",
+        "How a task gets into the transaction of a caller shows where tasks are added, with each kind of session.",
+        ("backends/sql/transactions.py", "backends/transactions.py"),
+    ),
+    Elsewhere(
         "engine/schedules/test_firing.py",
         "The claim of a firing is a step of it.",
         ("engine/claims.py",),

@@ -16,7 +16,17 @@ from taskflow_otel.backends.admin import (
     OperationStore,
 )
 from taskflow_otel.backends.base import Applied, Backend, Change
-from taskflow_otel.backends.pool import Claimed, KeepsPool, PoolDepth, Pooled, PoolStore, Wanted
+from taskflow_otel.backends.pool import (
+    Claimed,
+    KeepsPool,
+    PoolBell,
+    PoolDepth,
+    Pooled,
+    PoolStore,
+    RingsForPool,
+    Wanted,
+)
+from taskflow_otel.backends.transactions import Joined, KeepsTransactions, TransactionStore
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
 from taskflow_otel.model.figures import Figure, Span
@@ -144,6 +154,22 @@ class _MeasuredPool:
         return await self._measure("pool_depth", self._store.depth(queues))
 
 
+class _MeasuredTransactions:
+    def __init__(self, store: TransactionStore, meter: _Meter) -> None:
+        self._store = store
+        self._measure = meter.measure
+        self.exclusive = store.exclusive
+
+    def join(self, session: object) -> Joined:
+        return self._store.join(session)
+
+    def watch(self, ended: Callable[[], None]) -> None:
+        self._store.watch(ended)
+
+    async def claim(self, owner: str, task_ids: Collection[str]) -> list[Claimed]:
+        return await self._measure("transaction_claim", self._store.claim(owner, task_ids))
+
+
 class MeasuredBackend:
     """Passes every operation on to `backend`.
 
@@ -166,6 +192,11 @@ class MeasuredBackend:
             self.figure_store: FigureStore = _MeasuredFigures(backend.figure_store, self._meter)
         if isinstance(backend, KeepsPool):
             self.pool_store: PoolStore = _MeasuredPool(backend.pool_store, self._meter)
+        if isinstance(backend, RingsForPool):
+            # It lasts as long as its connection: nothing to measure.
+            self.pool_bell: PoolBell = backend.pool_bell
+        if isinstance(backend, KeepsTransactions):
+            self.transaction_store: TransactionStore = _MeasuredTransactions(backend.transaction_store, self._meter)
 
     @property
     def failing(self) -> bool:

@@ -5,7 +5,7 @@ The contract is optional. Queues can be shared (`QueueConfig(run="pool")`) only 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Final, Protocol, runtime_checkable
 
@@ -90,3 +90,23 @@ class KeepsPool(Protocol):
     @property
     def pool_store(self) -> PoolStore:
         """The store; it works while the backend is open."""
+
+
+class PoolBell(Protocol):
+    """Rings when a task came into the pool, also in another process."""
+
+    async def hear(self, ring: Callable[[], None]) -> None:
+        """Call `ring` at each ring, and once at the beginning; for as long as the connection lasts.
+
+        Rings may be missing, or be too many. Returns if no notification can arrive here. Raises `BackendError` when
+        the connection breaks.
+        """
+
+
+@runtime_checkable
+class RingsForPool(Protocol):
+    """A backend whose pool has a bell."""
+
+    @property
+    def pool_bell(self) -> PoolBell:
+        """The bell; it works while the backend is open."""

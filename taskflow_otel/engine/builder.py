@@ -78,12 +78,21 @@ class TaskBuilder:
         options: EnqueueOptions = NO_OPTIONS,
         *,
         source: Source = _MANUAL,
+        persist: bool = False,
     ) -> LiveTask:
-        """Build the task of one call; raises `TaskArgumentError`, `UnknownQueueError` or `ConfigurationError`."""
+        """Build the task of one call; raises `TaskArgumentError`, `UnknownQueueError` or `ConfigurationError`.
+
+        `persist`: it is stored even if its type is not persisted; raises `PersistenceError` for an undeclared function.
+        """
         definition, args, kwargs = self._registry.resolve(func, args, kwargs)
         if definition.codec is None and options is not NO_OPTIONS:
             refuse_ambiguous(func, options)
-        persisted = self._persists(definition)
+        if persist and definition.codec is None:
+            raise PersistenceError(
+                f"{definition.name} cannot be added with session=: only a declared task can be stored. "
+                "Decorate it with @task_manager.task()."
+            )
+        persisted = persist or self._persists(definition)
         sealed = self._seal(func, args, kwargs) if definition.codec is None else None
         payload, in_memory = self._encode(definition, args, kwargs, persisted=persisted)
         if definition.config.executor is _PROCESS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from taskflow_otel.engine.builder import TaskBuilder
@@ -12,7 +13,8 @@ from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.phase import Phase
-from taskflow_otel.engine.registry import TaskRegistry
+from taskflow_otel.engine.registry import TaskRegistry, has_parameter
+from taskflow_otel.engine.transactions import Transactions
 from taskflow_otel.model.enqueue import NO_OPTIONS, EnqueueOptions
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.vocabulary import Reason
@@ -30,8 +32,10 @@ class Door:
         registry: TaskRegistry,
         life: Life,
         background: OwnedTasks,
+        transactions: Transactions,
     ) -> None:
         self._builder = builder
+        self._transactions = transactions
         self._intake = intake
         self._background = background
         self._lookup = lookup
@@ -75,8 +79,14 @@ class Door:
     ) -> Taken:
         """Build a task and take it in. Callable from any thread.
 
-        Raises `NotStartedError`, and what `TaskBuilder.build` and `Intake.take` raise.
+        With `options.session` the task belongs to that transaction alone, and the caller gets only its id. Raises
+        `NotStartedError`, and what `TaskBuilder.build`, `Intake.take` and `Transactions.add` raise.
         """
+        if options.session is not None:
+            if self.is_declared(func) or not has_parameter(func, "session"):
+                return Taken(self._transactions.add(func, args, kwargs, options), None)
+            # Natively, the value is for the function, and an undecorated one cannot be stored.
+            kwargs, options = {**kwargs, "session": options.session}, replace(options, session=None)
         taken = self._take(func, args, kwargs, options)
         if taken.task is not None and taken.task.repeats is not None:
             # The caller now knows this id. If its task was deleted, the new task gets the id.
@@ -86,6 +96,8 @@ class Door:
     @at_home
     async def make_known(self, tasks: Sequence[LiveTask]) -> None:
         """Commit new tasks and publish them; see `Intake.make_known`."""
+        if self._transactions.open and any(task.durable for task in tasks):
+            self._transactions.refuse_to_wait()
         await self._intake.make_known(tasks)
 
     def hand_over(self, tasks: Sequence[LiveTask]) -> None:
@@ -113,6 +125,12 @@ class Door:
                 if not task.arrival.cancelled() and (exc := task.arrival.exception()) is not None:
                     raise exc
 
+    async def enqueue_within(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: EnqueueOptions
+    ) -> str:
+        """Add a task in the transaction of `options.session`, on the event loop of the caller; return its id."""
+        return await self._transactions.enqueue(func, args, kwargs, options)
+
     @at_home
     async def enqueue(
         self,
@@ -122,6 +140,8 @@ class Door:
         options: EnqueueOptions = NO_OPTIONS,
     ) -> str:
         """Add a task and return its id once it is known; if another task holds its idempotency key, return that id."""
+        if self._transactions.open:
+            self._transactions.refuse_to_wait()
         task_id, task = self._take(func, args, kwargs, options)
         if task is None:
             return task_id

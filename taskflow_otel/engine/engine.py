@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
 
 from taskflow_otel.backends.admin import KeepsFigures
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.measured import MeasuredBackend
-from taskflow_otel.backends.pool import KeepsPool, PoolStore
+from taskflow_otel.backends.pool import KeepsPool, RingsForPool
+from taskflow_otel.backends.transactions import KeepsTransactions
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.admin.audit_trail import AuditTrail
 from taskflow_otel.engine.admin.office import Office
@@ -31,6 +32,7 @@ from taskflow_otel.engine.executors.threads import ThreadExecutor
 from taskflow_otel.engine.fleet.board import Board
 from taskflow_otel.engine.fleet.fleet_watch import FleetWatch
 from taskflow_otel.engine.fleet.heartbeat import Heartbeat
+from taskflow_otel.engine.fleet.news import PoolNews
 from taskflow_otel.engine.fleet.pool import Pool
 from taskflow_otel.engine.fleet.queue_settings import QueueSettings
 from taskflow_otel.engine.fleet.recovery import Recovery
@@ -57,6 +59,7 @@ from taskflow_otel.engine.settings import EngineSettings, retention_of
 from taskflow_otel.engine.shared import SharedValues
 from taskflow_otel.engine.stacks import Stacks
 from taskflow_otel.engine.task_output import TaskOutput
+from taskflow_otel.engine.transactions import Transactions
 from taskflow_otel.engine.vitals import Vitals
 from taskflow_otel.errors import BackendError, TaskflowError
 from taskflow_otel.model.cipher import PayloadCipher
@@ -155,7 +158,11 @@ class Engine:
         patience = Patience(self._clock, lambda: self._backend_is_away, lambda: self._heartbeat.heard_at)
         self.lookup: Lookup = Lookup(backend, self._ledger, self._tasks, self._clock, self._life, patience)
         """Reads tasks."""
-        self.door: Door = Door(builder, intake, self.lookup, registry, self._life, self._background)
+        self._transactions = Transactions(
+            backend, builder, queues, intake, self._tasks, self._lifecycle, self._clock, self._heartbeat, self._life,
+            self._background,
+        )  # fmt: skip
+        self.door: Door = Door(builder, intake, self.lookup, registry, self._life, self._background, self._transactions)
         """How tasks are added."""
         output = TaskOutput(bus, self._ledger, self._tasks, self._clock, self._life)
         stacks = Stacks(self._tasks, self._executors, output)
@@ -289,11 +296,35 @@ class Engine:
             self.board,
             self.stacks,
             *office.services,
+            self._transactions,
         ]
         if isinstance(backend, KeepsPool):
-            pool = self._share(backend.pool_store, queues, intake, registry, builder.seals)
-            if shared:
+            strays = interval if isinstance(backend, KeepsTransactions) else None
+            pool = Pool(
+                backend.pool_store,
+                queues,
+                self._dispatcher,
+                intake,
+                registry,
+                self._tasks,
+                self._lifecycle,
+                self.control.stop,
+                self._clock,
+                self._heartbeat,
+                self._life,
+                self._background,
+                seals=builder.seals,
+                concurrency=settings.deployment.concurrency,
+                strays=strays,
+                noticed=self._transactions.noticed,
+            )
+            self._dispatcher.connect_pool(pool.share, pool.look)
+            self.control.connect(pool.claim_one)
+            self._transactions.connect(self.control.stop, pool.look)
+            if shared or strays is not None:
                 self._services.append(pool)
+            if any(map(settings.deployment.claims, shared)) and isinstance(backend, RingsForPool):
+                self._services.append(PoolNews(backend.pool_bell, pool.look, self._clock))
         if retention is not None:
             self._services.append(self.cleaner)
         if isinstance(backend, KeepsFigures):
@@ -303,34 +334,6 @@ class Engine:
         self._ledger.connect(LateCommits(self._tasks, self._lifecycle, self._ledger, intake, self._background).applied)
         attempts.connect(runner)
         self._dispatcher.connect(attempts.start)
-
-    def _share(
-        self,
-        store: PoolStore,
-        queues: Queues,
-        intake: Intake,
-        registry: TaskRegistry,
-        seals: Collection[str],
-    ) -> Pool:
-        pool = Pool(
-            store,
-            queues,
-            self._dispatcher,
-            intake,
-            registry,
-            self._tasks,
-            self._lifecycle,
-            self.control.stop,
-            self._clock,
-            self._heartbeat,
-            self._life,
-            self._background,
-            seals=seals,
-            concurrency=self._settings.deployment.concurrency,
-        )
-        self._dispatcher.connect_pool(pool.share, pool.look)
-        self.control.connect(pool.claim_one)
-        return pool
 
     @property
     def state(self) -> EngineState:

@@ -60,6 +60,11 @@ class Life:
         """Whether the engine was started by the parent of this process, before a fork."""
         return self._process not in (0, os.getpid())
 
+    @property
+    def here(self) -> bool:
+        """Whether the caller is on the thread of the engine's event loop."""
+        return threading.get_ident() == self._thread
+
     def require_running(self) -> None:
         """Raise `NotStartedError` unless the engine takes tasks."""
         if self.state is not _RUNNING:
@@ -67,7 +72,7 @@ class Life:
 
     def call_on_loop(self, callback: Callable[..., None], *args: Any) -> None:
         """Call on the engine's event loop: at once on its thread, else as soon as possible."""
-        if threading.get_ident() == self._thread:
+        if self.here:
             callback(*args)
         elif self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args, context=Context())

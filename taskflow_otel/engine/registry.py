@@ -287,6 +287,14 @@ def refuse_ambiguous(func: Callable[..., Any], options: EnqueueOptions) -> None:
             )
 
 
+def has_parameter(func: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of this name."""
+    try:
+        return name in inspect.signature(func).parameters
+    except (TypeError, ValueError):  # not a function, or one written in C that does not tell
+        return False
+
+
 def _refuse_generator(func: Callable[..., Any]) -> None:
     if _is_generator_coroutine(func):
         return

@@ -30,6 +30,8 @@ class EnqueueOptions:
     queue: str | None = None
     delay: float | timedelta | None = None
     run_at: datetime | None = None
+    session: object | None = None
+    """The SQLAlchemy session or connection in whose transaction the task is stored."""
 
 
 NO_OPTIONS = EnqueueOptions()

@@ -54,6 +54,11 @@ class Reason(Word):
         "The task could not be stored, so it never runs.",
         "could not be stored",
     )
+    ROLLED_BACK = (
+        "rolled_back",
+        "The transaction in which the task was added did not commit, so the task does not exist.",
+        "its transaction was rolled back",
+    )
     QUEUE_FULL = (
         "queue_full",
         "The queue held `max_size` tasks already.",
@@ -97,7 +102,7 @@ class Reason(Word):
     )
 
 
-REFUSALS = (Reason.COMMIT_FAILED, Reason.QUEUE_FULL, Reason.DUPLICATE, Reason.OVERLAP)
+REFUSALS = (Reason.COMMIT_FAILED, Reason.ROLLED_BACK, Reason.QUEUE_FULL, Reason.DUPLICATE, Reason.OVERLAP)
 """The reasons of a task that was refused."""
 PROCESS_DEATHS = frozenset({Reason.PROCESS_DIED, Reason.POISON})
 """The reasons of an attempt that ended because its process died."""

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, Protocol, overload
 from fastapi import BackgroundTasks
 from starlette.background import BackgroundTask
 
+from taskflow_otel.backends.transactions import CallerSession
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.model.enqueue import shows_add_options, split_options
 from taskflow_otel.request.current import current_request
@@ -65,35 +66,42 @@ class ManagedBackgroundTasks(BackgroundTasks):
     def add_task(
         self, func: Callable[..., Any], *args: Any, idempotency_key: str | None, tags: Tags | None = ...,
         eager: bool | None = ..., priority: int | None = ..., queue: str | None = ..., delay: Seconds | None = ...,
-        run_at: datetime | None = ..., **kwargs: Any,
+        run_at: datetime | None = ..., session: CallerSession | None = ..., **kwargs: Any,
     ) -> str: ...  # fmt: skip
     @overload
     def add_task(
         self, func: Callable[..., Any], *args: Any, tags: Tags | None, eager: bool | None = ...,
         priority: int | None = ..., queue: str | None = ..., delay: Seconds | None = ..., run_at: datetime | None = ...,
-        **kwargs: Any,
+        session: CallerSession | None = ..., **kwargs: Any,
     ) -> str: ...  # fmt: skip
     @overload
     def add_task(
         self, func: Callable[..., Any], *args: Any, eager: bool | None, priority: int | None = ...,
-        queue: str | None = ..., delay: Seconds | None = ..., run_at: datetime | None = ..., **kwargs: Any,
+        queue: str | None = ..., delay: Seconds | None = ..., run_at: datetime | None = ...,
+        session: CallerSession | None = ..., **kwargs: Any,
     ) -> str: ...  # fmt: skip
     @overload
     def add_task(
         self, func: Callable[..., Any], *args: Any, priority: int | None, queue: str | None = ...,
-        delay: Seconds | None = ..., run_at: datetime | None = ..., **kwargs: Any,
+        delay: Seconds | None = ..., run_at: datetime | None = ..., session: CallerSession | None = ..., **kwargs: Any,
     ) -> str: ...  # fmt: skip
     @overload
     def add_task(
         self, func: Callable[..., Any], *args: Any, queue: str | None, delay: Seconds | None = ...,
-        run_at: datetime | None = ..., **kwargs: Any,
+        run_at: datetime | None = ..., session: CallerSession | None = ..., **kwargs: Any,
     ) -> str: ...  # fmt: skip
     @overload
     def add_task(
-        self, func: Callable[..., Any], *args: Any, delay: Seconds | None, run_at: datetime | None = ..., **kwargs: Any
-    ) -> str: ...
+        self, func: Callable[..., Any], *args: Any, delay: Seconds | None, run_at: datetime | None = ...,
+        session: CallerSession | None = ..., **kwargs: Any,
+    ) -> str: ...  # fmt: skip
     @overload
-    def add_task(self, func: Callable[..., Any], *args: Any, run_at: datetime | None, **kwargs: Any) -> str: ...
+    def add_task(
+        self, func: Callable[..., Any], *args: Any, run_at: datetime | None, session: CallerSession | None = ...,
+        **kwargs: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    def add_task(self, func: Callable[..., Any], *args: Any, session: CallerSession | None, **kwargs: Any) -> str: ...
     @overload
     def add_task(self, func: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> str: ...
     @shows_add_options
@@ -103,7 +111,8 @@ class ManagedBackgroundTasks(BackgroundTasks):
         `idempotency_key`: at most one task with this key is pending, running or successful; if another task holds the
         key, its id is returned. `tags`: names and values for finding the task. `eager`: start now, before the
         response. `priority`: higher runs first (default 5). `queue`: one of the manager's queues. `delay` (seconds or
-        timedelta) or `run_at` (an aware datetime): the earliest start.
+        timedelta) or `run_at` (an aware datetime): the earliest start. `session`: a session or connection of SQLAlchemy
+        on the database of the backend; the task exists exactly if its transaction commits, and starts right after.
 
         Raises `TaskArgumentError` for an argument that cannot be stored, `UnknownQueueError`, `QueueFullError`,
         `ConfigurationError` for a wrong option, and `NotStartedError` if the manager is not running.

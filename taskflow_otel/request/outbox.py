@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import copy_context
 from enum import Enum, auto
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -94,7 +95,13 @@ class Outbox:
         at_once = checked_eager(options.eager)
         outlives = self._immediate or at_once is True or options.delay is not None or options.run_at is not None
         refuse_request_bound(func, args, kwargs, lambda: outlives or self.door.is_declared(func))
-        task_id, task = self.door.add(func, args, kwargs, options)
+        if options.session is None:
+            task_id, task = self.door.add(func, args, kwargs, options)
+        else:
+            # It belongs to that transaction and not to the request, which its context must not keep alive.
+            context = copy_context()
+            context.run(self._leave)
+            task_id, task = context.run(self.door.add, func, args, kwargs, options)
         if task is None:
             return Added(task_id, None)
         if task.context is not None:

@@ -26,6 +26,7 @@ ENDS = {
     "processes": ["success"],
     "queues": ["success", "success"],
     "schedules": ["success", "success"],
+    "transactions": ["success"],
 }
 """How the tasks of each example end."""
 

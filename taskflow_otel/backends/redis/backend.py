@@ -18,7 +18,7 @@ from taskflow_otel.backends.redis import codec
 from taskflow_otel.backends.redis.audit import RedisAuditStore
 from taskflow_otel.backends.redis.figures import RedisFigureStore
 from taskflow_otel.backends.redis.operations import RedisOperationStore
-from taskflow_otel.backends.redis.pool import RedisPoolStore
+from taskflow_otel.backends.redis.pool import RedisBell, RedisPoolStore
 from taskflow_otel.backends.redis.search import Searcher
 from taskflow_otel.errors import (
     BackendError,
@@ -132,6 +132,8 @@ class RedisBackend:
         """What finished in each minute and hour."""
         self.pool_store: RedisPoolStore = RedisPoolStore(self._write_in_order, lambda: self._connection)
         """The tasks of shared queues that nobody owns yet."""
+        self.pool_bell: RedisBell = RedisBell(lambda: self._connection)
+        """Rings when another process adds one."""
 
     def use_lease(self, lease_seconds: float) -> None:
         """Derive the time limit of a command from the lease; a given `timeout` is used if it is shorter."""

@@ -40,6 +40,8 @@ _AOF_SECONDS = 1.5
 """Seconds that a server with `appendfsync everysec` may need for a sync, on a disk that is fast enough."""
 _SHARE_OF_WAIT = 0.5
 """A share of the time limit of one command."""
+_QUIET = 60.0
+"""Seconds that one wait for a message may take."""
 
 
 @contextmanager
@@ -183,6 +185,21 @@ class Connection:
         """Run one command on keys of this backend."""
         async with self._guarded():
             return await self._client.execute_command(name, *args)
+
+    async def hear(self, channel: str, ring: Callable[[], None]) -> None:
+        """Call `ring` at once, and at each message of a channel, as long as the connection lasts.
+
+        Returns at once on a cluster, whose client has no channels.
+        """
+        if isinstance(self._client, RedisCluster):
+            return
+        async with self._guarded(), self._client.pubsub(ignore_subscribe_messages=True) as heard:
+            await heard.subscribe(f"{self._tag}:{channel}")
+            ring()
+            while True:
+                # Without a time, the limit of a command would end the wait.
+                if await heard.get_message(timeout=_QUIET) is not None:
+                    ring()
 
     async def info(self, section: str) -> dict[str, Any] | None:
         """Return one section of the server's INFO; `None` if the account may not read it."""

@@ -60,6 +60,17 @@ class RedisPoolStore:
         }
 
 
+class RedisBell:
+    """See `PoolBell`."""
+
+    def __init__(self, connection: Callable[[], Connection]) -> None:
+        self._connection = connection
+
+    async def hear(self, ring: Callable[[], None]) -> None:
+        """See `PoolBell`."""
+        await self._connection().hear("pool_bell", ring)
+
+
 def _claimed(rows: Sequence[Any]) -> list[Claimed]:
     claimed = []
     for row, since in rows:

@@ -35,6 +35,7 @@ from taskflow_otel.backends.sql.pool import SqlPoolStore
 from taskflow_otel.backends.sql.schema import instances, settings, task_logs, task_tags, tasks, used_once
 from taskflow_otel.backends.sql.search import Searcher
 from taskflow_otel.backends.sql.statements import Statements, now_micros
+from taskflow_otel.backends.sql.transactions import SqlTransactionStore
 from taskflow_otel.backends.sql.writes import Writer, execute_by_rows
 from taskflow_otel.errors import BackendError, BackendUnavailableError, TaskflowError
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery, sound
@@ -65,6 +66,8 @@ class SqlBackend(ABC):
     name: str
     durable = True
     _shards: ClassVar[int] = 16
+    _one_writer: ClassVar[bool] = False
+    """Whether an open write transaction keeps all others from writing."""
 
     def __init__(self, where: str, dialect: Dialect, timeout: float | None, namespace: str | None) -> None:
         self._named = namer(namespace)
@@ -81,7 +84,10 @@ class SqlBackend(ABC):
         self.audit_store: SqlAuditStore = SqlAuditStore(self._read, self._transact, dialect)
         self.operation_store: SqlOperationStore = SqlOperationStore(self._read, self._transact, dialect)
         self.figure_store: SqlFigureStore = SqlFigureStore(self._read, self._transact)
-        self.pool_store: SqlPoolStore = SqlPoolStore(self._read, self._transact, dialect)
+        self.pool_store: SqlPoolStore = SqlPoolStore(self._read, self._transact, dialect, self._named)
+        self.transaction_store: SqlTransactionStore = SqlTransactionStore(
+            self.pool_store, dialect, self._named, where, exclusive=self._one_writer
+        )
         self._driver_error: type[Exception] = OperationalError
         """The driver's exceptions: SQLAlchemy does not translate them while it prepares a connection."""
         self._unanswered: dict[str, int] = {}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from sqlalchemy import BindParameter, ColumnElement, Insert, Table, func, literal_column, select
+from sqlalchemy import BindParameter, ColumnElement, Insert, Select, Table, func, literal_column, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,6 +25,8 @@ Row = tuple[Any, ...]
 class Dialect(Protocol):
     """The SQL dialect of a database."""
 
+    kinds: Collection[str]
+    """SQLAlchemy's names of the databases that speak it."""
     by_rows: bool
     """Whether a walk along an index compares its columns as a row, `(a, b) <= (1, 2)`, and orders by all of them.
 
@@ -51,6 +53,9 @@ class Dialect(Protocol):
     def insert_or_add(self, table: Table, sums: Sequence[str]) -> Insert:
         """An insert that adds the columns `sums` to an existing row."""
 
+    def ring(self, channel: str) -> Select[Any] | None:
+        """The statement that notifies the listeners of a channel after the commit, where there is one."""
+
     def schema_lock(self, connection: AsyncConnection, /) -> _Lock:
         """Prevent other processes from changing the schema inside the `with` block."""
 
@@ -62,6 +67,13 @@ class _Lock(Protocol):
     async def __aenter__(self) -> None: ...
 
     async def __aexit__(self, *exc_info: Any) -> bool | None: ...
+
+
+class _NoBell:
+    def ring(self, channel: str) -> Select[Any] | None:
+        """See `Dialect`."""
+        del channel
+        return None
 
 
 class _PlainParameters:
@@ -76,9 +88,10 @@ class _PlainParameters:
         return row
 
 
-class SqliteDialect:
+class SqliteDialect(_NoBell):
     """SQLite: only one writer at a time, so there are no conflicting transactions."""
 
+    kinds: Collection[str] = ("sqlite",)
     by_rows = by_edges = False
     null = _NULL
 
@@ -117,6 +130,7 @@ class SqliteDialect:
 class PostgresDialect(_PlainParameters):
     """PostgreSQL."""
 
+    kinds: Collection[str] = ("postgresql",)
     by_rows: bool = True
     by_edges: bool = False
 
@@ -129,6 +143,10 @@ class PostgresDialect(_PlainParameters):
         insert = postgresql.insert(table)
         added = {name: table.c[name] + insert.excluded[name] for name in sums}
         return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=added)
+
+    def ring(self, channel: str) -> Select[Any] | None:
+        """See `Dialect`; equal notifications of a transaction are one."""
+        return select(func.pg_notify(channel, ""))
 
     @asynccontextmanager
     async def schema_lock(self, connection: AsyncConnection) -> AsyncIterator[None]:
@@ -143,9 +161,10 @@ class PostgresDialect(_PlainParameters):
         return postgres_fault(error)
 
 
-class MySQLDialect(_PlainParameters):
+class MySQLDialect(_PlainParameters, _NoBell):
     """MySQL and MariaDB."""
 
+    kinds: Collection[str] = ("mysql", "mariadb")
     by_rows: bool = False
     by_edges: bool = True
 

@@ -5,7 +5,7 @@ Tasks of queues that are not shared never touch it, so the pool costs them nothi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,16 +26,18 @@ _p = pool.c
 class SqlPoolStore:
     """See `PoolStore`."""
 
-    def __init__(self, read: Read, write: Write, dialect: Dialect) -> None:
+    def __init__(self, read: Read, write: Write, dialect: Dialect, named: Callable[[str], str]) -> None:
         self._read = read
         self._write = write
         self._dialect = dialect
+        self.ring: Select[Any] | None = dialect.ring(named(pool.name))
+        """The statement that rings the bell; `None` without a bell."""
         self._unanswered: dict[str, int] = {}
         """Owners whose latest claim got no answer, and when the first such call began."""
 
     async def give(self, owner: str, given: Sequence[Pooled]) -> None:
         """See `PoolStore`."""
-        rows = {task.task_id: _row(task) for task in given}
+        rows = {task.task_id: row_of(task) for task in given}
 
         async def work(connection: AsyncConnection) -> None:
             for ids in queries.chunks(sorted(rows)):
@@ -46,6 +48,8 @@ class SqlPoolStore:
                     await connection.execute(_pass_on(owned, POOL))
                     # Not a plain insert: one row that should not be there must not hold up the other tasks.
                     await connection.execute(self._dialect.insert_ignore(pool), [rows[task_id] for task_id in owned])
+            if self.ring is not None:
+                await connection.execute(self.ring)
 
         await self._write("giving tasks to the pool", work)
 
@@ -78,6 +82,19 @@ class SqlPoolStore:
             found = (await connection.execute(statement)).all()
             claimed = await self._take(connection, owner, {row[0]: row[1] for row in found})
             return claimed[0] if claimed else None
+
+        return await self._write("claiming from the pool", work)
+
+    async def claim_these(self, owner: str, task_ids: Collection[str]) -> list[Claimed]:
+        """Make `owner` the owner of those of these tasks that are in the pool."""
+
+        async def work(connection: AsyncConnection) -> list[Claimed]:
+            claimed: list[Claimed] = []
+            for ids in queries.chunks(sorted(task_ids)):
+                mine = select(_p.task_id, _p.since).where(_p.task_id.in_(ids)).order_by(_p.task_id)
+                found = (await connection.execute(mine.with_for_update())).all()
+                claimed += await self._take(connection, owner, {row[0]: row[1] for row in found})
+            return claimed
 
         return await self._write("claiming from the pool", work)
 
@@ -131,7 +148,8 @@ def _forget(ids: Iterable[str]) -> Delete:
     return delete(pool).where(_p.task_id.in_(list(ids)))
 
 
-def _row(task: Pooled) -> dict[str, Any]:
+def row_of(task: Pooled) -> dict[str, Any]:
+    """The row of a task in the pool."""
     return {
         "task_id": task.task_id,
         "queue": indexable(task.queue),

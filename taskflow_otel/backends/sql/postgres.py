@@ -12,9 +12,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow_otel.backends.faults import Fault
-from taskflow_otel.backends.sql import postgres_batches
+from taskflow_otel.backends.sql import postgres_batches, schema
 from taskflow_otel.backends.sql.batch import Step
 from taskflow_otel.backends.sql.dialects import PostgresDialect
+from taskflow_otel.backends.sql.postgres_bell import PostgresBell
 from taskflow_otel.backends.sql.servers import ServerBackend
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -57,6 +58,18 @@ class PostgresBackend(ServerBackend):
             timeout=timeout,
             namespace=namespace,
         )
+        self.pool_bell: PostgresBell = PostgresBell(
+            self._named(schema.pool.name), self._connect_alone, lambda: self._guard("listening")
+        )
+
+    async def _connect_alone(self) -> Any:
+        """A connection beside the pool, which has few."""
+        from psycopg import AsyncConnection as Alone  # only where this backend is used
+
+        if self._read_engine is None:
+            raise self._not_open()
+        _, address = self._read_engine.dialect.create_connect_args(self._url)
+        return await Alone.connect(**{**address, **self._connect_args()}, autocommit=True)
 
     def _begin(self) -> str:
         # Local to the transaction: behind a pooler, many clients share a session.

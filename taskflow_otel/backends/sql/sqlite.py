@@ -77,6 +77,7 @@ class SqliteBackend(SqlBackend):
 
     name = "sqlite"
     _shards = 1
+    _one_writer = True
 
     def __init__(
         self, path: str | os.PathLike[str], *, durability: Durability = "full", namespace: str | None = None

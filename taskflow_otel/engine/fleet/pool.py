@@ -45,6 +45,10 @@ class Pool(Service):
     that, the instance that takes the task over gives it to the pool. `stop` cancels a claimed task whose cancellation
     was asked for while it was in the pool. `concurrency`: tasks of shared queues that run here at once; `None` means
     that only the limits of queues and executors apply.
+
+    Tasks of other queues are in the pool too, for the moment between the commit of a caller's transaction and its
+    notice. `strays`: seconds between two looks for those whose process has ended since; `None`: it never looks.
+    `noticed` is called with the id of each claimed task, before it can start.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class Pool(Service):
         *,
         seals: Collection[str] = (),
         concurrency: int | None = None,
+        strays: float | None = None,
+        noticed: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__("pool", POLL, clock, longest_backoff=_BACKOFF.longest)
         self._store = store
@@ -80,6 +86,9 @@ class Pool(Service):
         self._background = background
         self._seals = seals
         self._concurrency = concurrency
+        self._strays = strays
+        self._noticed = noticed
+        self._strays_due = float("-inf")
         self._throttle = Throttle(clock)
         self._gifts: list[LiveTask] = []
         self._giver: asyncio.Task[None] | None = None
@@ -91,6 +100,7 @@ class Pool(Service):
         """See `Service`."""
         self._one_at_a_time = asyncio.Lock()
         self._giver, self._look_due = None, False
+        self._strays_due = float("-inf")
         self._gifts.clear()
         await super().start()
 
@@ -114,6 +124,17 @@ class Pool(Service):
             for queue in self._in_turn():
                 for executor, names in self._names().items():
                     await self._claim(queue, executor, names)
+            now = self._clock.monotonic()
+            if self._strays is not None and now >= self._strays_due:
+                await self._claim_strays()
+                self._strays_due = now + self._strays
+
+    async def _claim_strays(self) -> None:
+        """Claim the tasks of queues that are not shared: they belong to the first instance that finds them."""
+        own = [queue.name for queue in self._queues.all() if not queue.shared]
+        for name in await self._store.depth(own) if own else ():
+            for executor, names in self._names().items():
+                await self._claim(self._queues.get(name), executor, names)
 
     def _in_turn(self) -> list[Queue]:
         """The queues to claim from; each round begins with another one, so that none has all slots for itself."""
@@ -145,7 +166,9 @@ class Pool(Service):
                 return
 
     def _free(self, queue: Queue, executor: str) -> int:
-        """How many more tasks of a queue may run here now."""
+        """How many more tasks of a queue may run here now, or wait here if it is not shared."""
+        if not queue.shared:
+            return AT_ONCE
         if queue.paused:
             return 0
         slots = self._dispatcher.slots[executor]
@@ -183,11 +206,17 @@ class Pool(Service):
                 if task.record.cancel_requested:
                     self._background.own(self._cancel(task))
                     continue
+                if one.since > now:
+                    # It was added with a delay, in a transaction. It waits here, and is shared again after that.
+                    task.claimed = False
+                    self._intake.hand_over([task])
+                    continue
                 # The clocks of two hosts differ.
                 waited = max(timedelta(0), now - one.since).total_seconds()
                 self._intake.line_up_claimed(task, monotonic - waited)
 
     def _adopt(self, record: TaskRecord) -> LiveTask:
+        self._noticed(record.task_id)
         definition = self._definition(record)
         record.executor = definition.config.executor
         task = LiveTask(record, definition, None, None, None, durable=True)

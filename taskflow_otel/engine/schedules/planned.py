@@ -128,8 +128,8 @@ class PlannedRuns:
 
         Raises `ConfigurationError`, `UnknownQueueError`, `TaskArgumentError`, `PersistenceError` and `BackendError`.
         """
-        if options.delay is not None or options.eager is not None:
-            raise ConfigurationError("schedule_once takes run_at; delay and eager have no meaning with it")
+        if options.delay is not None or options.eager is not None or options.session is not None:
+            raise ConfigurationError("schedule_once takes run_at; delay, eager and session have no meaning with it")
         if options.queue is not None:
             self._queues.get(options.queue)
         task_id = new_task_id()

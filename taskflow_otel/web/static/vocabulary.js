@@ -29,6 +29,7 @@ export const REASONS = {
   request_failed: "its request failed",
   earlier_failed: "an earlier function of its request failed",
   commit_failed: "could not be stored",
+  rolled_back: "its transaction was rolled back",
   queue_full: "the queue was full",
   duplicate: "duplicate of another task",
   overlap: "an earlier run had not ended",

@@ -13,4 +13,6 @@ for _, given in ipairs(cjson.decode(ARGV[4])) do
   end
 end
 flush()
+-- An account may be forbidden to publish. Then the others find the tasks in their next round.
+redis.pcall('PUBLISH', P .. 'pool_bell', '')
 return 1
