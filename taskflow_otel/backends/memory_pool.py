@@ -17,6 +17,8 @@ class MemoryPoolStore:
         self._get = get
         self._pass_on = pass_on
         self._pooled: dict[str, Pooled] = {}
+        self._slots: dict[str, tuple[str, int, int]] = {}
+        """By task: its queue, and the token and the retries at its claim."""
 
     async def give(self, owner: str, tasks: Sequence[Pooled]) -> None:
         """See `PoolStore`."""
@@ -36,7 +38,22 @@ class MemoryPoolStore:
             and (task.seal is None or task.seal in seals)
         ]
         mine.sort(key=lambda task: (-task.priority, task.task_id))
-        return [taken for task in mine[: wanted.limit] if (taken := self._take(owner, task.task_id)) is not None]
+        limit = wanted.limit
+        if wanted.of_all is not None:
+            limit = max(0, min(limit, wanted.of_all - self._held(wanted.queue)))
+        claimed = [taken for task in mine[:limit] if (taken := self._take(owner, task.task_id)) is not None]
+        if wanted.of_all is not None:
+            for one in claimed:
+                self._slots[one.record.task_id] = (wanted.queue, one.record.token, one.record.retries_used)
+        return claimed
+
+    def _held(self, queue: str) -> int:
+        """How many slots of a queue are held."""
+        for task_id, (_, token, retries) in list(self._slots.items()):
+            record = self._get(task_id)
+            if record is None or record.status.finished or (record.token, record.retries_used) != (token, retries):
+                del self._slots[task_id]
+        return sum(of == queue for of, _, _ in self._slots.values())
 
     async def claim_one(self, owner: str, task_id: str) -> Claimed | None:
         """See `PoolStore`."""

@@ -38,6 +38,8 @@ class Wanted(Struct, frozen=True):
     names: Collection[str]
     limit: int
     """At least 1."""
+    of_all: int | None = None
+    """How many tasks of the queue may run on all instances together; `None` is no such limit."""
 
 
 class Claimed(Struct, frozen=True, gc=False):
@@ -71,6 +73,10 @@ class PoolStore(Protocol):
         """Make `owner` the owner of tasks that it can run: those of the highest priority, then the oldest.
 
         Exactly one caller gets each task.
+
+        With `wanted.of_all`, each claimed task holds a slot of its queue: as long as this claim is the latest change of
+        its owner, and until it finishes or fails (a retry needs a new claim). No claim, whoever makes it, exceeds the
+        number of slots. Nothing counts them up and down: they are read from the stored tasks.
 
         `seals` is that of `Backend.take_over`. If the answer to a claim was lost, the next claim of the same owner also
         returns its tasks; it may return tasks that the owner has otherwise, too.

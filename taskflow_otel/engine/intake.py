@@ -244,6 +244,9 @@ class Intake:
         queue.leave_place(task)
         queue.delayed += 1
         task.advance(Step.WAIT)
+        if queue.of_all:
+            # It holds no slot while it waits. The next one comes with the next claim, here or elsewhere.
+            task.claimed = False
 
         def due() -> None:
             queue.delayed -= 1

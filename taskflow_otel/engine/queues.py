@@ -45,6 +45,8 @@ class Queue:
         self.name = name
         self.concurrency: int | None = config.concurrency
         self.max_size: int | None = config.max_size
+        self.of_all: bool = config.concurrency_scope == "fleet"
+        """`concurrency` is for the persisted tasks of all instances together."""
         self.paused = False
         self.shared = False
         """Persisted tasks that are ready go into the pool, and run on the instance that claims them."""

@@ -13,6 +13,8 @@ from taskflow_otel.model.plain import repr_of
 ExecutorName = Literal["async", "thread", "process"]
 """The values of `ExecutorKind`, for type checkers."""
 RunName = Literal["here", "pool"]
+ScopeName = Literal["instance", "fleet"]
+"""Whose tasks the concurrency of a queue limits."""
 """Where the tasks of a queue run; see `QueueConfig`."""
 ProcessRunName = Literal["here", "pool", "none"]
 """What a process runs; see `TaskManager`."""
@@ -186,11 +188,14 @@ class QueueConfig:
     `run`: with `"here"`, a task runs in the process that enqueued it, and elsewhere only after that has died. With
     `"pool"`, a persisted task that is ready belongs to nobody until an instance with a free slot claims it: the
     highest priority first, then the oldest. A task that is not persisted runs in its process in any case.
+    `concurrency_scope`: `"fleet"` makes `concurrency` the number of persisted tasks that run at once on all instances
+    together, for a queue with `run="pool"`.
     """
 
     concurrency: int | None = None
     max_size: int | None = None
     run: RunName = "here"
+    concurrency_scope: ScopeName = "instance"
 
     def __post_init__(self) -> None:
         if self.run not in get_args(RunName):
@@ -199,3 +204,11 @@ class QueueConfig:
             whole("QueueConfig.concurrency", self.concurrency, minimum=1)
         if self.max_size is not None:
             whole("QueueConfig.max_size", self.max_size, minimum=0)
+        if self.concurrency_scope not in get_args(ScopeName):
+            raise ConfigurationError(
+                f"QueueConfig.concurrency_scope must be 'instance' or 'fleet', not {repr_of(self.concurrency_scope)}"
+            )
+        if self.concurrency_scope == "fleet" and (self.run != "pool" or self.concurrency is None):
+            raise ConfigurationError(
+                "QueueConfig.concurrency_scope='fleet' needs run='pool' and a concurrency: the pool counts the tasks"
+            )

@@ -40,7 +40,8 @@ class RedisPoolStore:
         lost = owner in self._unanswered
         groups = codec.to_json(codec.groups_of(wanted.names, seals))
         self._unanswered.add(owner)
-        rows = await self._write("pool_claim", owner, f"{lost:d}", "", wanted.queue, str(wanted.limit), groups)
+        of_all = "" if wanted.of_all is None else str(wanted.of_all)
+        rows = await self._write("pool_claim", owner, f"{lost:d}", "", wanted.queue, str(wanted.limit), groups, of_all)
         self._unanswered.discard(owner)
         return _claimed(rows)
 

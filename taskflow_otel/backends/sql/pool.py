@@ -18,6 +18,7 @@ from taskflow_otel.backends.sql.audit import Read, Write
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.mapping import indexable, micros, moment, to_record
 from taskflow_otel.backends.sql.schema import pool, tasks
+from taskflow_otel.backends.sql.slots import Slots
 from taskflow_otel.backends.sql.statements import now_micros
 
 _p = pool.c
@@ -63,8 +64,15 @@ class SqlPoolStore:
             if lost_since is not None:
                 held = (await connection.execute(queries.taken_since(owner, lost_since))).all()
                 claimed += [Claimed(record := to_record(row), record.created_at) for row in held]
-            found = (await connection.execute(statement)).all()
-            return claimed + await self._take(connection, owner, {row[0]: row[1] for row in found})
+            slots = None if wanted.of_all is None else await Slots.lock(connection, self._dialect, wanted.queue)
+            limit = wanted.limit if slots is None else min(wanted.limit, (wanted.of_all or 0) - slots.held)
+            if limit < 1:
+                return claimed
+            found = (await connection.execute(statement.limit(limit))).all()
+            taken = await self._take(connection, owner, {row[0]: row[1] for row in found})
+            if slots is not None:
+                await slots.give(connection, [one.record for one in taken])
+            return claimed + taken
 
         # An idle instance looks once a second, which must not lock a SQLite file against the writers.
         if lost_since is None and not await self._read(statement.limit(1)):

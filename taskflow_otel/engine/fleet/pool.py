@@ -157,7 +157,8 @@ class Pool(Service):
         while self._life.running and (limit := self._free(queue, executor)) > 0:
             await self._membership.ensure_lease()
             owner = self._membership.instance.instance_id
-            claimed = await self._store.claim(owner, Wanted(queue.name, names, limit), self._seals)
+            of_all = queue.concurrency if queue.of_all else None
+            claimed = await self._store.claim(owner, Wanted(queue.name, names, limit, of_all), self._seals)
             # Under another id, these tasks belong to an instance that was declared dead, and after a stop to one that
             # has stopped: they will be taken over.
             if owner == self._membership.instance.instance_id and self._life.running:

@@ -73,6 +73,33 @@ class PoolConformance(BackendFixtures):
         assert [one.outcome for one in applied] == [Outcome.APPLIED, Outcome.APPLIED]
         assert (await backend.counts(TaskQuery())).total == 1
 
+    async def test_the_slots_of_all_instances_are_never_exceeded_and_none_is_left_behind(
+        self, backend: Backend, open_backend: Open
+    ) -> None:
+        pool = await _given(backend, *(make_task() for _ in range(12)))
+        others = [_pool_of(await open_backend()) for _ in range(2)]
+        wanted = replace(ANY, of_all=3)
+        claims = await asyncio.gather(
+            *(store.claim(f"claimer-{n}", wanted, ()) for n, store in enumerate([pool, *others] * 2))
+        )
+        held = [one.record for claimed in claims for one in claimed]
+        assert len(held) == 3
+        assert await pool.claim("two", wanted, ()) == []
+        assert len(await pool.claim("two", replace(wanted, of_all=4), ())) == 1
+
+        async def free_is(number: int) -> None:
+            claimed = await pool.claim("two", wanted, ())
+            assert len(claimed) == number
+            # As when their process dies: another instance owns them now, and has no slot for them.
+            await pool.give("two", [pooled(one.record) for one in claimed])
+
+        # An outcome, a retry that waits, and a task that its owner has given back; the fourth one still runs.
+        await backend.apply([Update(finish(held[0]))])
+        await backend.apply([Update(replace(held[1], retries_used=1))])
+        await pool.give(held[2].instance, [pooled(held[2])])
+        await free_is(2)
+        await free_is(2)
+
     async def test_giving_again_changes_nothing(self, backend: Backend) -> None:
         task, done, theirs = make_task(), make_task(), make_task(instance="three")
         pool = await _given(backend, task)

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from taskflow_otel import InMemoryLogger, QueueConfig, TaskManager, Telemetry
+from taskflow_otel import InMemoryLogger, QueueConfig, TaskManager, Telemetry, get_task_context
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.pool import POOL, Claimed, Pooled
 from taskflow_otel.engine.deployment import CONCURRENCY, RUN
@@ -191,3 +191,37 @@ async def test_two_workers_with_equal_slots_take_equal_shares(monkeypatch: pytes
         await asyncio.wait_for(all_ran.wait(), 3 * WAIT)
     assert set(ran) == {"first", "second"}
     assert abs(ran["first"] - number / 2) <= number / 20, ran
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_a_limit_of_the_fleet_is_kept_by_all_instances_together(
+    monkeypatch: pytest.MonkeyPatch, retries: int
+) -> None:
+    running, most, done = 0, 0, list[str]()
+
+    def worker(name: str) -> Callable[..., Any]:
+        async def work() -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0)
+            running -= 1
+            context = get_task_context()
+            assert context is not None
+            if context.attempt < retries:
+                raise RuntimeError("again")
+            done.append(name)
+
+        return work
+
+    queues = {"shared": QueueConfig(concurrency=3, run="pool", concurrency_scope="fleet")}
+    backend, added = Kept(), worker("web")
+    web = member(backend, added, monkeypatch, "none", queues=queues)
+    workers = [TaskManager(snapshot_backend=backend, queues=queues, max_concurrent_tasks=8) for _ in range(3)]
+    for number, one in enumerate(workers):
+        one.task(persist=True, queue="shared", name="work", retries=retries, delay=0.01)(worker(str(number)))
+    async with started(web), started(workers[0]), started(workers[1]), started(workers[2]):
+        for _ in range(60):
+            await web.enqueue(added)
+        await eventually(lambda: len(done) == 60, "all runs", timeout=3 * WAIT)
+    assert most == 3

@@ -1,6 +1,6 @@
 -- ARGV: writer, number, new owner, whether the answer to the previous claim was lost, and then either the id of the only
--- wanted task, or an empty text, queue, limit, and JSON list of groups without their first character. Returns {row, since}
--- pairs.
+-- wanted task, or an empty text, queue, limit, JSON list of groups without their first character, and the number of slots
+-- on all instances or an empty text. Returns {row, since} pairs.
 if superseded(ARGV[1], ARGV[2]) then return false end
 
 local owner, only = ARGV[3], ARGV[5]
@@ -26,11 +26,27 @@ local function take(id, queue, group, created, since)
   end
 end
 
+-- A slot counts only while its task is as it was claimed, so a process that dies leaves none behind.
+local function mark(id)
+  local stored = call('HMGET', task_key(id), 'status', 'token', 'doc')
+  -- The number of its retries: see `_DOC` of the codec.
+  local sound, doc = pcall(cjson.decode, stored[3])
+  return LIVE[stored[1]] and sound and stored[2] .. ':' .. tostring(doc[6])
+end
+
 local about = only ~= '' and call('HGET', P .. 'pool_of', only)
 if about then take(only, unpack(cjson.decode(about))) end
 if only == '' then
   local queue, limit, known = ARGV[6], tonumber(ARGV[7]), {}
   for _, group in ipairs(cjson.decode(ARGV[8])) do known[group] = true end
+  local slots = ARGV[9] ~= '' and P .. 'pool_slots:' .. queue
+  if slots then
+    local held, stored = 0, call('HGETALL', slots)
+    for n = 1, #stored, 2 do
+      if mark(stored[n]) == stored[n + 1] then held = held + 1 else call('HDEL', slots, stored[n]) end
+    end
+    limit = math.min(limit, tonumber(ARGV[9]) - held)
+  end
   local chosen, first, step = {}, 0, math.max(limit, 100)
   while #chosen < limit and first < PATIENCE do
     local ids = call('ZRANGE', P .. 'pool:' .. queue, first, first + step - 1)
@@ -42,6 +58,10 @@ if only == '' then
     if #ids < step then break end
   end
   for _, one in ipairs(chosen) do take(one[1], unpack(one[2])) end
+  flush()
+  if slots then
+    for _, one in ipairs(chosen) do call('HSET', slots, one[1], mark(one[1]) or '') end
+  end
 end
 flush()
 
