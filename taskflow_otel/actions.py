@@ -145,11 +145,14 @@ class TaskActions:
         """Let a schedule fire again from now on; raises `UnknownScheduleError`."""
         await self.engine.schedules.resume(name)
 
-    async def get(self, task_id: str) -> TaskRecord:
+    async def get(self, task_id: str, *, session: CallerSession | None = None) -> TaskRecord:
         """A snapshot of a task of any instance, with its `logs`; raises `TaskNotFoundError`.
 
-        `logs` is `None` if the backend does not answer in two seconds.
+        `logs` is `None` if the backend does not answer in two seconds. With `session`: the task as that transaction
+        sees it, without logs; also one that was added in it.
         """
+        if session is not None:
+            return await self.engine.transactions.get(task_id, session)
         return await self.engine.lookup.get_with_logs(task_id)
 
     async def find(
@@ -204,8 +207,14 @@ class TaskActions:
         """Return a task once it has finished; raises `TaskNotFoundError`, `TimeoutError` after `timeout` seconds."""
         return await self.engine.lookup.wait(task_id, timeout)
 
-    async def cancel(self, task_id: str) -> TaskRecord:
-        """Cancel a task of any instance; raises `TaskNotFoundError` or `TaskStateError`."""
+    async def cancel(self, task_id: str, *, session: CallerSession | None = None) -> TaskRecord:
+        """Cancel a task of any instance; raises `TaskNotFoundError` or `TaskStateError`.
+
+        With `session`, it is asked to stop within about a second after that transaction commits, and not if that is
+        rolled back. Until then the transaction holds the row of the task.
+        """
+        if session is not None:
+            return await self.engine.transactions.cancel(task_id, session)
         return await self.engine.control.cancel(task_id)
 
     async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:

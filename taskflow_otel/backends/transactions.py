@@ -76,6 +76,12 @@ class Joined(Protocol):
         For code that cannot await. Raises `ConfigurationError` for a connection without a session.
         """
 
+    async def find(self, task_id: str, instance_id: str) -> TaskRecord | None:
+        """A task as the transaction sees it, or `None`."""
+
+    async def request_cancel(self, task_id: str, instance_id: str) -> bool:
+        """Do what `Backend.request_cancel` does, in the transaction."""
+
 
 class TransactionStore(Protocol):
     """Inserts tasks in the transactions of callers, and finds out which of them exist.

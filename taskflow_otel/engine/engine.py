@@ -158,11 +158,11 @@ class Engine:
         patience = Patience(self._clock, lambda: self._backend_is_away, lambda: self._heartbeat.heard_at)
         self.lookup: Lookup = Lookup(backend, self._ledger, self._tasks, self._clock, self._life, patience)
         """Reads tasks."""
-        self._transactions = Transactions(
+        self.transactions: Transactions = Transactions(
             backend, builder, queues, intake, self._tasks, self._lifecycle, self._clock, self._heartbeat, self._life,
             self._background,
         )  # fmt: skip
-        self.door: Door = Door(builder, intake, self.lookup, registry, self._life, self._background, self._transactions)
+        self.door: Door = Door(builder, intake, self.lookup, registry, self._life, self._background, self.transactions)
         """How tasks are added."""
         output = TaskOutput(bus, self._ledger, self._tasks, self._clock, self._life)
         stacks = Stacks(self._tasks, self._executors, output)
@@ -296,7 +296,7 @@ class Engine:
             self.board,
             self.stacks,
             *office.services,
-            self._transactions,
+            self.transactions,
         ]
         if isinstance(backend, KeepsPool):
             strays = interval if isinstance(backend, KeepsTransactions) else None
@@ -316,11 +316,11 @@ class Engine:
                 seals=builder.seals,
                 concurrency=settings.deployment.concurrency,
                 strays=strays,
-                noticed=self._transactions.noticed,
+                noticed=self.transactions.noticed,
             )
             self._dispatcher.connect_pool(pool.share, pool.look)
             self.control.connect(pool.claim_one)
-            self._transactions.connect(self.control.stop, pool.look)
+            self.transactions.connect(self.control.stop, pool.look)
             if shared or strays is not None:
                 self._services.append(pool)
             if any(map(settings.deployment.claims, shared)) and isinstance(backend, RingsForPool):

@@ -24,7 +24,7 @@ from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.queues import Queues
-from taskflow_otel.errors import BackendError, ConfigurationError, TaskflowError
+from taskflow_otel.errors import BackendError, ConfigurationError, TaskflowError, TaskNotFoundError, TaskStateError
 from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.enqueue import EnqueueOptions
 from taskflow_otel.model.objective import due_of
@@ -175,6 +175,24 @@ class Transactions(Service):
             raise
         return self._keep(one, written, by)
 
+    async def get(self, task_id: str, session: object) -> TaskRecord:
+        """A task as a caller's transaction sees it; raises `TaskNotFoundError`, and the errors of `enqueue`."""
+        record = await self._joined(session).find(task_id, self._membership.instance.instance_id)
+        if record is None:
+            raise TaskNotFoundError(task_id)
+        return record
+
+    async def cancel(self, task_id: str, session: object) -> TaskRecord:
+        """Ask for the cancellation of a task; it happens if the caller's transaction commits.
+
+        Raises `TaskNotFoundError`, `TaskStateError` if it has finished, and the errors of `enqueue`.
+        """
+        joined = self._joined(session)
+        if not await joined.request_cancel(task_id, self._membership.instance.instance_id):
+            record = await self.get(task_id, session)
+            raise TaskStateError(f"task {task_id} is {record.status} already and cannot be cancelled")
+        return await self.get(task_id, session)
+
     def refuse_to_wait(self) -> None:
         """Raise `ConfigurationError` if the running asyncio task holds the lock for which a write would wait."""
         if self._store is None or not self._store.exclusive:
@@ -192,14 +210,17 @@ class Transactions(Service):
             self._published(one)
 
     def _join(self, options: EnqueueOptions) -> Joined:
-        self._life.require_running()
         if options.eager:
             raise ConfigurationError("eager=True starts a task at once, but with session= it starts after the commit")
+        return self._joined(options.session)
+
+    def _joined(self, session: object) -> Joined:
+        self._life.require_running()
         if self._store is None:
             raise ConfigurationError(
                 f"session= needs a backend on a SQL database, where the task is a row; this one is {self._backend.name}"
             )
-        return self._store.join(options.session)
+        return self._store.join(session)
 
     def _insert(
         self,

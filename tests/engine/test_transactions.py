@@ -28,6 +28,7 @@ from taskflow_otel.errors import (
     PersistenceError,
     QueueFullError,
     TaskNotFoundError,
+    TaskStateError,
 )
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.reconcile.compare import reconcile
@@ -320,6 +321,33 @@ async def test_a_task_that_nobody_has_noticed_yet_can_be_cancelled_and_is_found_
             assert stored is not None
             assert stored.instance == POOL
         await shop.published(Transition.CANCELLED, asked)
+        await shop.check()
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_task_is_read_and_cancelled_in_a_transaction(
+    request: pytest.FixtureRequest, server: str, kind: str
+) -> None:
+    async with shop_on(request, server) as shop, shop.database.open(kind) as caller:
+        get, cancel, session = shop.manager.get, shop.manager.cancel, caller.handle
+        added, other = await shop.add(caller, 1, delay=60), await shop.add(caller, 2, delay=60)
+        assert (await get(added, session=session)).status is TaskStatus.PENDING
+        # One that is cancelled in the transaction in which it was added never runs.
+        assert (await cancel(added, session=session)).cancel_requested
+        await caller.commit()
+        assert (await finish(shop.manager, added)).status is TaskStatus.CANCELLED
+        await cancel(other, session=session)
+        await caller.rollback()
+        with pytest.raises(TaskStateError, match="cancelled already"):
+            await cancel(added, session=session)
+        with pytest.raises(TaskNotFoundError):
+            await get("unknown", session=session)
+        await caller.rollback()
+        assert not (await get(other)).cancel_requested
+        await cancel(other, session=session)
+        await caller.commit()
+        assert (await finish(shop.manager, other)).status is TaskStatus.CANCELLED
         await shop.check()
 
 

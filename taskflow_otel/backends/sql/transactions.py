@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, MetaData, RootTransaction, Table, event, inspect, select, update
@@ -17,12 +18,14 @@ from taskflow_otel.backends.pool import POOL, Claimed, Pooled
 from taskflow_otel.backends.sql import pool as pools
 from taskflow_otel.backends.sql import schema
 from taskflow_otel.backends.sql.dialects import Dialect
-from taskflow_otel.backends.sql.mapping import STORED, indexable, row_maker, tag_rows
+from taskflow_otel.backends.sql.mapping import STORED, indexable, row_maker, tag_rows, to_record
 from taskflow_otel.backends.sql.pool import SqlPoolStore
 from taskflow_otel.backends.sql.statements import now_micros
 from taskflow_otel.compat.sqlalchemy import autocommits, driver_autocommits
 from taskflow_otel.errors import BackendUnavailableError, ConfigurationError
 from taskflow_otel.model.record import TaskRecord
+
+T = TypeVar("T")
 
 _HOW = (
     "Give a Session, an AsyncSession, a Connection or an AsyncConnection of SQLAlchemy that is connected to the "
@@ -122,12 +125,26 @@ class SqlTransactionStore:
 
     def insert(self, connection: Connection, record: TaskRecord, pooled: Pooled, instance_id: str) -> SqlWritten:
         """Insert a task on the connection of a caller, in its thread or greenlet."""
-        self._check(connection, instance_id)
+        self._check(connection, instance_id, writes=True)
         transaction = self._transaction(connection)
         if driver_autocommits(connection):
             raise self._no_transaction()
         holder = self._write(connection, record, pooled)
         return SqlWritten(holder, transaction)
+
+    def find(self, connection: Connection, task_id: str, instance_id: str) -> TaskRecord | None:
+        """See `Joined`."""
+        self._check(connection, instance_id, writes=False)
+        columns = [self._tasks.c[field.name] for field in STORED]
+        row = connection.execute(select(*columns).where(self._tasks.c.task_id == task_id)).first()
+        return None if row is None else to_record(row)
+
+    def request_cancel(self, connection: Connection, task_id: str, instance_id: str) -> bool:
+        """See `Joined`."""
+        self._check(connection, instance_id, writes=True)
+        live = self._tasks.c.task_id == task_id, self._tasks.c.finished_at.is_(None)
+        asked = update(self._tasks).where(*live).values(cancel_requested=1, updated_at=now_micros())
+        return connection.execute(asked).rowcount > 0
 
     def check_engine(self, session: Session) -> None:
         """Refuse a session whose database cannot be this one, without asking the database."""
@@ -176,7 +193,7 @@ class SqlTransactionStore:
         waiting[:] = [one for one in waiting if one not in own]
         return own
 
-    def _check(self, connection: Connection, instance_id: str) -> None:
+    def _check(self, connection: Connection, instance_id: str, *, writes: bool) -> None:
         if autocommits(connection):
             raise self._no_transaction()
         if connection.engine in self._known:
@@ -185,7 +202,7 @@ class SqlTransactionStore:
             raise self._another(connection.dialect.name)
         # The tables alone would also be in a copy of the database. A living instance is in one database only.
         own = self._instances.c.instance_id == instance_id
-        if self.exclusive:
+        if self.exclusive and writes:
             # A read would begin the transaction: if another one wrote between that and the insert, this one could not
             # write any more (https://www.sqlite.org/isolation.html). The lock is needed now anyway.
             touch = update(self._instances).where(own).values(state=self._instances.c.state)
@@ -292,13 +309,28 @@ class SqlJoined:
 
     async def insert_soon(self, record: TaskRecord, pooled: Pooled, instance_id: str) -> SqlWritten:
         """See `Joined`."""
+        return await self._run(lambda connection: self._store.insert(connection, record, pooled, instance_id))
+
+    async def find(self, task_id: str, instance_id: str) -> TaskRecord | None:
+        """See `Joined`."""
+        return await self._run(lambda connection: self._store.find(connection, task_id, instance_id))
+
+    async def request_cancel(self, task_id: str, instance_id: str) -> bool:
+        """See `Joined`."""
+        return await self._run(lambda connection: self._store.request_cancel(connection, task_id, instance_id))
+
+    async def _run(self, work: Callable[[Connection], T]) -> T:
+        """Do this on the connection; in a thread if that is synchronous, because the event loop must stay free."""
         session, store = self._session, self._store
-        if isinstance(session, AsyncSession):
-            return await session.run_sync(
-                lambda own: store.insert(store.connection_of(own), record, pooled, instance_id)
-            )
-        assert isinstance(session, AsyncConnection)
-        return await session.run_sync(store.insert, record, pooled, instance_id)
+        match session:
+            case AsyncSession():
+                return await session.run_sync(lambda own: work(store.connection_of(own)))
+            case AsyncConnection():
+                return await session.run_sync(work)
+            case Session():
+                return await asyncio.to_thread(lambda: work(store.connection_of(session)))
+            case _:
+                return await asyncio.to_thread(work, session)
 
     def insert_at_commit(
         self, record: TaskRecord, pooled: Pooled, instance_id: str, done: Callable[[SqlWritten], None]
