@@ -34,6 +34,7 @@ ELSEWHERE = [
             "backends/pool.py",
             "backends/redis/pool.py",
             "backends/sql/pool.py",
+            "backends/sql/slots.py",
             "testing/backends/pool.py",
             "backends/memory_figures.py",
             "backends/redis/audit.py",
@@ -120,6 +121,11 @@ ELSEWHERE = [
         "ledger/test_operations.py",
         "Bulk operations need a backend that is shared, and instances of which one dies.",
         ("engine/admin/office.py", "engine/admin/operations.py", "engine/admin/run.py", "engine/admin/work.py"),
+    ),
+    Elsewhere(
+        "engine/fleet/test_news.py",
+        "A bell rings in another process: it takes two instances, and a server.",
+        ("backends/sql/postgres_bell.py",),
     ),
     Elsewhere(
         "engine/test_transactions.py",

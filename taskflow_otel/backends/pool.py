@@ -75,7 +75,7 @@ class PoolStore(Protocol):
         Exactly one caller gets each task.
 
         With `wanted.of_all`, each claimed task holds a slot of its queue: as long as this claim is the latest change of
-        its owner, and until it finishes or fails (a retry needs a new claim). No claim, whoever makes it, exceeds the
+        its owner, and until it finishes or fails (a retry needs a new claim). No claim of any instance exceeds the
         number of slots. Nothing counts them up and down: they are read from the stored tasks.
 
         `seals` is that of `Backend.take_over`. If the answer to a claim was lost, the next claim of the same owner also

@@ -30,7 +30,7 @@ class EnqueueOptions:
     queue: str | None = None
     delay: float | timedelta | None = None
     run_at: datetime | None = None
-    session: object | None = None
+    session: Any | None = None
     """The SQLAlchemy session or connection in whose transaction the task is stored."""
 
 
