@@ -23,6 +23,7 @@ __all__ = [
     "is_instrumented",
     "is_unset_global",
     "metric_preferences",
+    "shut_down",
     "with_ids",
 ]
 
@@ -69,6 +70,17 @@ _preferences: Callable[[object], tuple[Any, Any]] = attrgetter("_preferred_tempo
 def metric_preferences(exporter: object) -> tuple[Any, Any]:
     """Temporality and aggregation that an exporter of metrics prefers: a reader asks the exporter for them."""
     return _preferences(exporter)
+
+
+_batches: Callable[[object], Any] = attrgetter("_batch_processor")
+
+
+def shut_down(processor: object, seconds: float) -> None:
+    """Shut down a batch processor, which exports what it has queued for up to `seconds`.
+
+    Its own method has no such limit: it waits 30 s for an attempt that hangs.
+    """
+    _batches(processor).shutdown(int(seconds * 1000))
 
 
 def is_instrumented(app: object) -> bool:

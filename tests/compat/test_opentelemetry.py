@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -14,11 +15,17 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.metrics import Counter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, ConsoleMetricExporter
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import NoOpTracer
 
 from taskflow_otel.compat import opentelemetry as compat
-from taskflow_otel.compat.opentelemetry import agnosticcontextmanager, is_instrumented, metric_preferences, with_ids
+from taskflow_otel.compat.opentelemetry import (
+    agnosticcontextmanager,
+    is_instrumented,
+    metric_preferences,
+    shut_down,
+    with_ids,
+)
 from tests.compat.shapes import Shape
 
 API = Shape("opentelemetry-api", "1.45.2")
@@ -167,3 +174,31 @@ def test_while_the_sdk_exports_its_context_says_so() -> None:
         seen == [True] and not compat.is_exporting(),
         "the processors of the SDK set _SUPPRESS_INSTRUMENTATION_KEY of opentelemetry.context while they export.",
     )
+
+
+def test_a_batch_processor_that_is_shut_down_waits_for_a_hung_export_as_long_as_it_is_told() -> None:
+    entered, release, shut = threading.Event(), threading.Event(), threading.Event()
+
+    class Exporter(SpanExporter):
+        """Never answers."""
+
+        def export(self, spans: object) -> SpanExportResult:
+            entered.set()
+            assert release.wait(60)
+            return SpanExportResult.SUCCESS
+
+        def shutdown(self) -> None:
+            shut.set()
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    processor = BatchSpanProcessor(Exporter())
+    provider.add_span_processor(processor)
+    provider.get_tracer("shop").start_span("look up").end()
+    try:
+        shut_down(processor, 0.01)
+        SDK.holds(
+            shut.is_set() and entered.wait(30) and not release.is_set(),
+            "BatchSpanProcessor and BatchLogRecordProcessor have a _batch_processor whose shutdown takes milliseconds.",
+        )
+    finally:
+        release.set()

@@ -17,12 +17,10 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from taskflow_otel.compat.opentelemetry import metric_preferences
+from taskflow_otel.compat.opentelemetry import metric_preferences, shut_down
 from taskflow_otel.exporters.otel.bounded_export import BoundedExport
 
 _FLUSH_SECONDS = 30.0
-_LAST_RETRIES = 1.0
-"""Seconds of a shutdown after which a failed attempt is not repeated; one that is under way continues."""
 
 
 class _SdkExporter(Protocol):
@@ -50,27 +48,29 @@ class _Guarded(Generic[E]):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self._exporter.force_flush(timeout_millis)
 
-    def give_up(self) -> None:
-        """Refuse further items; make no attempt if the collector fails already, with few retries if it fails now."""
-        self._bounded.close()
-        if self._bounded.failing:
-            self.shutdown()
-            return
-        # The exporter's own shutdown is what ends its retries.
-        timer = threading.Timer(_LAST_RETRIES, self.shutdown)
-        timer.daemon = True
-        timer.start()
+    def close(self) -> float:
+        """Refuse further items; return for how many seconds a shutdown may wait.
 
-    def flush(self, flush: Callable[[], bool], timeout_millis: int | None) -> bool:
-        """Flush within the timeout, which the SDK's own processors ignore."""
+        A collector that fails already gets no attempt, another one gets one: no retry starts. It takes no thread,
+        because an interpreter that ends (from Python 3.12 on) starts none.
+        """
+        return self._bounded.close(self.shutdown)
+
+    def flush(self, flush: Callable[[], bool], timeout_millis: float | None) -> bool:
+        """Flush within the timeout, which the SDK's own processors ignore, or until an attempt has failed."""
         timeout = _FLUSH_SECONDS if timeout_millis is None else timeout_millis / 1000
         if not self._bounded.retry(timeout):
             return False
         answers: list[bool] = []
-        thread = threading.Thread(target=lambda: answers.append(flush()), name="taskflow flush", daemon=True)
-        thread.start()
-        thread.join(timeout)
-        return answers == [True]
+        ended = threading.Event()
+
+        def run() -> None:
+            answers.append(flush())
+            ended.set()
+            self._bounded.flushed()
+
+        threading.Thread(target=run, name="taskflow flush", daemon=True).start()
+        return self._bounded.wait(ended, timeout) and answers == [True]
 
 
 class _SpanGuard(_Guarded[SpanExporter], SpanExporter):
@@ -108,8 +108,7 @@ class BoundedSpanProcessor(BatchSpanProcessor):
 
     def shutdown(self) -> None:
         """Export what is queued unless the collector is in trouble, and stop."""
-        self._guard.give_up()
-        super().shutdown()  # type: ignore[no-untyped-call]
+        shut_down(self, self._guard.close())
 
 
 class BoundedLogProcessor(BatchLogRecordProcessor):
@@ -131,8 +130,7 @@ class BoundedLogProcessor(BatchLogRecordProcessor):
 
     def shutdown(self) -> None:
         """Export what is queued unless the collector is in trouble, and stop."""
-        self._guard.give_up()
-        super().shutdown()  # type: ignore[no-untyped-call]
+        shut_down(self, self._guard.close())
 
 
 class _MetricGuard(MetricExporter):
@@ -159,8 +157,11 @@ class _MetricGuard(MetricExporter):
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: object) -> None:
         self._guarded.shutdown()
 
-    def give_up(self) -> None:
-        self._guarded.give_up()
+    def close(self) -> float:
+        return self._guarded.close()
+
+    def flush(self, flush: Callable[[], bool], timeout_millis: float) -> bool:
+        return self._guarded.flush(flush, timeout_millis)
 
 
 class BoundedMetricReader(PeriodicExportingMetricReader):
@@ -170,7 +171,10 @@ class BoundedMetricReader(PeriodicExportingMetricReader):
         self._guard = _MetricGuard(exporter, bounded)
         super().__init__(self._guard)
 
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Export what there is; `False` if that took longer or the collector did not take it."""
+        return self._guard.flush(super().force_flush, timeout_millis)
+
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: object) -> None:
         """Export what there is unless the collector is in trouble, and stop."""
-        self._guard.give_up()
-        super().shutdown(timeout_millis)
+        super().shutdown(min(timeout_millis, self._guard.close() * 1000))

@@ -22,6 +22,29 @@ PAUSE = 5.0
 _LOST = "are dropped and counted in taskflow_events_dropped_total"
 _PATIENCE = 2
 """Failures in a row after which there are pauses. The SDK's exporter has retried each of them."""
+_FIRST_ANSWER = 2.0
+"""Seconds that a flush or the exit waits for a collector that has never taken anything."""
+_LAST_ANSWER = 5.0
+"""Seconds that the exit waits for a collector that has taken something before, for all signals together."""
+_AFTER_FAILURE = 1.0
+"""Seconds that the exit waits for a thread that was told to end its retries."""
+_exporting = threading.local()
+"""The `BoundedExport` that calls an exporter on this thread, as `bounded`."""
+
+
+class LastWait:
+    """The wait for the collector when the process ends: begun by the first signal, and shared by all of them."""
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
+        self._began: float | None = None
+
+    def left(self, limit: float) -> float:
+        """What is left of `limit` seconds."""
+        now = self._clock.monotonic()
+        if self._began is None:
+            self._began = now
+        return max(0.0, limit - (now - self._began))
 
 
 class BoundedExport:
@@ -31,15 +54,18 @@ class BoundedExport:
     `pause` seconds: the others are neither serialised nor sent.
 
     A batch whose export fails is dropped and counted as well: the SDK's exporter has already retried it. `lost` says
-    what that means, for the log.
+    what that means, for the log. `last_wait` is shared by the signals of one process.
     """
 
-    def __init__(self, what: str, size: int, *, pause: float = PAUSE, lost: str = _LOST) -> None:
+    def __init__(
+        self, what: str, size: int, *, pause: float = PAUSE, lost: str = _LOST, last_wait: LastWait | None = None
+    ) -> None:
         self.size = size
         self._lost = lost
         self._what = what
         self._pause = pause
         self._report = ThrottledReport()
+        self._last_wait = last_wait or LastWait()
         self._renew()
         if hasattr(os, "register_at_fork"):
             # A forked child starts with a fresh state: a thread that the child lacks may hold the lock.
@@ -55,12 +81,18 @@ class BoundedExport:
         self._attempts = 0
         self._pausing = False
         self._hurried = False
-        self._closed = False
+        self._answered = False
+        self._in_trouble = False
+        self._give_up: Callable[[], None] | None = None
+
+    @property
+    def _closed(self) -> bool:
+        return self._give_up is not None
 
     @property
     def failing(self) -> bool:
-        """Whether the latest export failed."""
-        return self._failures > 0
+        """Whether the latest export failed, or the present one has failed once or kept a flush waiting for too long."""
+        return self._failures > 0 or self._in_trouble
 
     def enter(self) -> bool:
         """Take one item in if there is room, else count it as dropped. Callable from any thread."""
@@ -83,10 +115,13 @@ class BoundedExport:
             self._note(len(batch), taken=False, tried=False)
             return False
         failure: Exception | None = None
+        _exporting.bounded = self
         try:
             taken = export(batch)
         except Exception as exc:
             taken, failure = False, exc
+        finally:
+            _exporting.bounded = None
         self._note(len(batch), taken=taken, tried=True)
         if not taken:
             self._report.add(
@@ -103,7 +138,7 @@ class BoundedExport:
             self._changed.wait_for(lambda: self._hurried or self._closed, self._pause)
             self._pausing = self._hurried = False
         # After `close`, one attempt is worth making unless the last one failed.
-        return not (self._closed and self._failures)
+        return not (self._closed and self.failing)
 
     def _note(self, number: int, *, taken: bool, tried: bool) -> None:
         with self._lock:
@@ -111,6 +146,8 @@ class BoundedExport:
                 self.dropped += number
             if tried:
                 self._failures = 0 if taken else self._failures + 1
+                self._answered = self._answered or taken
+                self._in_trouble = False
                 self._attempts += 1
                 self._changed.notify_all()
 
@@ -124,11 +161,45 @@ class BoundedExport:
             self._changed.wait_for(lambda: self._attempts > attempts or self._closed, timeout)
             return self._attempts > attempts and not self._failures
 
-    def close(self) -> None:
-        """Refuse further items; a failing collector gets no further attempt."""
+    def trouble(self) -> None:
+        """Note that the exporter is going to repeat a failed attempt; at the end, let it give up instead."""
         with self._lock:
-            self._closed = True
+            self._in_trouble = True
+            give_up = self._give_up
             self._changed.notify_all()
+        if give_up is not None:
+            give_up()
+
+    def wait(self, flush: threading.Event, timeout: float) -> bool:
+        """Wait for a flush: until `flush` is set (and `flushed` is called), an attempt fails, or `timeout` has passed.
+
+        Returns whether the flush has ended. A collector that has never taken anything gets two seconds.
+        """
+        with self._lock:
+            limit = timeout if self._answered else min(timeout, _FIRST_ANSWER)
+            if not self._changed.wait_for(lambda: flush.is_set() or self._in_trouble, limit):
+                self._in_trouble = True
+            return flush.is_set()
+
+    def flushed(self) -> None:
+        """Wake up who waits for a flush."""
+        with self._lock:
+            self._changed.notify_all()
+
+    def close(self, give_up: Callable[[], None] = lambda: None) -> float:
+        """Refuse further items, and return for how many seconds the exit may wait for the collector.
+
+        A failing collector gets no further attempt. `give_up` ends the retries of the exporter: it is called now or as
+        soon as an attempt fails.
+        """
+        with self._lock:
+            self._give_up = give_up
+            failing = self.failing
+            limit = _LAST_ANSWER if self._answered else _FIRST_ANSWER
+            self._changed.notify_all()
+        if failing:
+            give_up()
+        return self._last_wait.left(_AFTER_FAILURE if failing else limit)
 
 
 def _if_alive(method: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
@@ -161,7 +232,10 @@ class OncePerMinute(logging.Filter):
         self._throttle = Throttle(clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this record passes."""
+        """Whether this record passes. A warning of an exporter at work also says that its attempt failed."""
+        bounded: BoundedExport | None = getattr(_exporting, "bounded", None)
+        if bounded is not None and record.levelno >= logging.WARNING:
+            bounded.trouble()
         return self._throttle.passes(str(record.msg))
 
 

@@ -18,7 +18,7 @@ from taskflow_otel.compat.fastapi import untraced_paths
 from taskflow_otel.compat.opentelemetry import is_instrumented, is_unset_global
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
 from taskflow_otel.exporters.otel import bounded_export
-from taskflow_otel.exporters.otel.bounded_export import BoundedExport
+from taskflow_otel.exporters.otel.bounded_export import BoundedExport, LastWait
 from taskflow_otel.exporters.otel.tracing import TASK_ID_KEY
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _set_up(service_name: str, attributes: Mapping[str, str]) -> dict[str, _Prov
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return {}
     resource = make_resource(service_name, attributes)
-    makers: dict[str, Callable[[Resource], _Provider | None]] = {
+    makers: dict[str, Callable[[Resource, LastWait], _Provider | None]] = {
         "traces": _tracer_provider,
         "metrics": _meter_provider,
         "logs": _logger_provider,
@@ -117,11 +117,12 @@ def _set_up(service_name: str, attributes: Mapping[str, str]) -> dict[str, _Prov
         "logs": _logs.get_logger_provider,
     }
     providers: dict[str, _Provider] = {}
+    last_wait = LastWait()
     for signal, make in makers.items():
         if not is_unset_global(present[signal]()):
             logger.info("the global provider of %s is already set and stays", signal)
             continue
-        provider = make(resource)
+        provider = make(resource, last_wait)
         if provider is not None:
             providers[signal] = provider
     return providers
@@ -140,7 +141,7 @@ def make_resource(service_name: str, attributes: Mapping[str, str]) -> Resource:
     return resource if INSTANCE_ID in described else ProcessResource(resource)
 
 
-def _tracer_provider(resource: Resource) -> _Provider | None:
+def _tracer_provider(resource: Resource, last_wait: LastWait) -> _Provider | None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
@@ -150,14 +151,14 @@ def _tracer_provider(resource: Resource) -> _Provider | None:
     if exporter is None:
         return None
     provider = TracerProvider(resource=resource)
-    bounded = BoundedExport("spans", _number("OTEL_BSP_MAX_QUEUE_SIZE", _QUEUE_SIZE))
+    bounded = BoundedExport("spans", _number("OTEL_BSP_MAX_QUEUE_SIZE", _QUEUE_SIZE), last_wait=last_wait)
     provider.add_span_processor(BoundedSpanProcessor(exporter, bounded))
     bounded_export.remember(provider, bounded)
     trace.set_tracer_provider(provider)
     return provider
 
 
-def _meter_provider(resource: Resource) -> _Provider | None:
+def _meter_provider(resource: Resource, last_wait: LastWait) -> _Provider | None:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 
@@ -166,13 +167,14 @@ def _meter_provider(resource: Resource) -> _Provider | None:
     exporter = _exporter("metrics", "metric_exporter", "OTLPMetricExporter", ConsoleMetricExporter)
     if exporter is None:
         return None
-    bounded = BoundedExport("metrics", 1, lost="wait for the next export, which has the same totals")
+    lost = "wait for the next export, which has the same totals"
+    bounded = BoundedExport("metrics", 1, lost=lost, last_wait=last_wait)
     provider = MeterProvider([BoundedMetricReader(exporter, bounded)], resource=resource)
     metrics.set_meter_provider(provider)
     return provider
 
 
-def _logger_provider(resource: Resource) -> _Provider | None:
+def _logger_provider(resource: Resource, last_wait: LastWait) -> _Provider | None:
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
 
@@ -182,7 +184,7 @@ def _logger_provider(resource: Resource) -> _Provider | None:
     if exporter is None:
         return None
     provider = LoggerProvider(resource=resource)
-    bounded = BoundedExport("log records", _number("OTEL_BLRP_MAX_QUEUE_SIZE", _QUEUE_SIZE))
+    bounded = BoundedExport("log records", _number("OTEL_BLRP_MAX_QUEUE_SIZE", _QUEUE_SIZE), last_wait=last_wait)
     provider.add_log_record_processor(BoundedLogProcessor(exporter, bounded))
     bounded_export.remember(provider, bounded)
     _logs.set_logger_provider(provider)

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from taskflow_otel.exporters.otel import batching
+from taskflow_otel.exporters.otel import bounded_export
 from taskflow_otel.exporters.otel.batching import BoundedLogProcessor, BoundedMetricReader, BoundedSpanProcessor
 from taskflow_otel.exporters.otel.bounded_export import BoundedExport
 from tests.waiting import wait_until
@@ -173,6 +173,23 @@ def test_a_collector_that_is_back_gets_what_waited(signal: str) -> None:
     assert (collector.received, bounded.dropped) == (BATCH + 100 + 7, 2 * BATCH + 900)
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["never heard of", "known"])
+def test_the_end_waits_for_a_hung_collector_for_its_limit_only(
+    signal: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_export, "_LAST_ANSWER" if known else "_FIRST_ANSWER", 0.01)
+    collector = Collector()
+    with source(signal, collector) as (made, _):
+        if known:
+            made.make(1)
+            assert made.provider.force_flush()
+        collector.release.clear()
+        made.make(1)
+        # The collector never answers: without the limit the SDK waits for 30 s, and `take` fails after 60.
+        made.provider.shutdown()
+        assert (collector.attempts, collector.shutdowns) == (1 + known, 1)
+
+
 def test_spans_that_are_not_sampled_take_no_room() -> None:
     bounded = BoundedExport("spans", BATCH)
     provider = TracerProvider(sampler=ALWAYS_OFF)
@@ -226,11 +243,12 @@ def test_metrics_are_exported_once_more_at_the_end() -> None:
 def test_at_the_end_metrics_are_not_sent_again_and_again_to_a_collector_that_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batching, "_LAST_RETRIES", 0.01)
+    monkeypatch.setattr(bounded_export, "_FIRST_ANSWER", 0.01)
     collector = Collector(takes=False)
     provider, exporter, _ = metered(collector)
     provider.shutdown()
-    assert (collector.attempts, exporter.retries_ended, collector.shutdowns) == (1, True, 1)
+    assert (collector.attempts, collector.shutdowns) == (1, 1)
+    wait_until(lambda: exporter.retries_ended, "the end of the retries")
 
 
 def test_at_the_end_no_metrics_are_sent_to_a_collector_that_fails_already() -> None:
@@ -241,3 +259,17 @@ def test_at_the_end_no_metrics_are_sent_to_a_collector_that_fails_already() -> N
     assert bounded.failing
     provider.shutdown()
     assert (collector.attempts, collector.shutdowns) == (1, 1)
+
+
+def test_a_flush_of_metrics_heeds_its_timeout_and_the_end_makes_no_further_attempt() -> None:
+    collector = Collector(hangs=True)
+    provider, exporter, bounded = metered(collector)
+    try:
+        provider.force_flush(10)
+        assert collector.entered.wait(30)
+        assert bounded.failing
+        provider.shutdown()
+        assert (collector.attempts, collector.shutdowns) == (1, 1)
+    finally:
+        exporter.stopped.set()
+        collector.release.set()

@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 
 from taskflow_otel.exporters.otel import bounded_export as module
-from taskflow_otel.exporters.otel.bounded_export import BoundedExport, OncePerMinute
+from taskflow_otel.exporters.otel.bounded_export import BoundedExport, LastWait, OncePerMinute
 from tests.clocks import HandClock
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 LONG = 1_000.0
+
+
+def record(message: str, *arguments: object) -> logging.LogRecord:
+    return logging.LogRecord("any", logging.WARNING, __file__, 1, message, arguments, None)
 
 
 class Collector:
@@ -169,6 +173,46 @@ def test_at_the_end_a_collector_in_trouble_gets_no_attempt_and_another_one_does(
     assert len(collector.batches) == 2
 
 
+@pytest.mark.parametrize(("takes", "limit"), [(None, 2.0), (True, 5.0), (False, 1.0)])
+def test_all_signals_together_get_one_wait_at_the_end(takes: bool | None, limit: float) -> None:
+    clock, collector = HandClock(100.0), Collector()
+    last_wait = LastWait(clock)
+    signals = [BoundedExport(what, 10, last_wait=last_wait) for what in ("spans", "metrics", "log records")]
+    left = []
+    for bounded in signals:
+        if takes is not None:
+            collector.takes = takes
+            assert bounded.send(fill(bounded, 1), collector.export) is takes
+        left.append(bounded.close())
+        clock.seconds += limit / 2
+    assert left == [limit, limit / 2, 0.0]
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_a_warning_of_an_exporter_at_work_ends_a_flush_and_at_the_end_its_retries(ending: bool) -> None:
+    bounded, ended = BoundedExport("spans", 10), threading.Event()
+    once = OncePerMinute(HandClock())
+
+    def export(batch: Sequence[int]) -> bool:
+        for _ in range(2):
+            # The second one does not pass, and counts all the same.
+            once.filter(record("retrying in %s", 1))
+            if not ending:
+                assert not bounded.wait(threading.Event(), LONG)
+        assert bounded.failing
+        assert ended.is_set() is ending
+        return True
+
+    batch = fill(bounded, 1)
+    if ending:
+        bounded.close(ended.set)
+    assert bounded.send(batch, export)
+    assert not bounded.failing
+    # Of no exporter at work.
+    once.filter(record("failed"))
+    assert not bounded.failing
+
+
 def test_a_forked_child_begins_anew() -> None:
     script = """
     import os
@@ -202,10 +246,6 @@ def test_the_drops_of_a_provider_are_those_of_its_bounded_export() -> None:
     del provider
     gc.collect()
     assert len(module._by_provider) == number - 1, "it is not kept alive"
-
-
-def record(message: str, *arguments: object) -> logging.LogRecord:
-    return logging.LogRecord("any", logging.WARNING, __file__, 1, message, arguments, None)
 
 
 def test_a_log_message_passes_once_a_minute_whatever_its_arguments() -> None:
