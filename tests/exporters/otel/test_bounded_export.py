@@ -195,7 +195,7 @@ def test_a_warning_of_an_exporter_at_work_ends_a_flush_and_at_the_end_its_retrie
 
     def export(batch: Sequence[int]) -> bool:
         for _ in range(2):
-            # The second one does not pass, and counts all the same.
+            # The second one does not pass, and counts too.
             once.filter(record("retrying in %s", 1))
             if not ending:
                 assert not bounded.wait(threading.Event(), LONG)
