@@ -8,6 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.messaging import CONSUMED_MESSAGES, PROCESS_DURATION, SENT_MESSAGES
 from tests.otlp import OtlpReceiver
 from tests.procs import AppProcess
 from tests.waiting import wait_until
@@ -110,3 +112,13 @@ def test_a_receiver_that_is_gone_changes_nothing_for_the_tasks(app: AppProcess, 
     ids = [httpx.post(f"{app.url}/signup").raise_for_status().json()["task_id"] for _ in range(20)]
     wait_until(lambda: all(finished(app, task_id) for task_id in ids), "the success of every task")
     app.terminate()
+
+
+def test_a_meter_provider_of_the_lifespan_gets_every_metric(receiver: OtlpReceiver, tmp_path: Path) -> None:
+    env = {**receiver.environment, "APP_DB": str(tmp_path / "tasks.db")}
+    everything = {signals.otel_name(spec) for spec in signals.METRICS}
+    everything |= {spec.name for spec in (SENT_MESSAGES, CONSUMED_MESSAGES, PROCESS_DURATION)}
+    with AppProcess("tests.apps.meter_app:app", tmp_path, env=env) as app:
+        httpx.post(f"{app.url}/signup").raise_for_status()
+        wait_until(lambda: everything <= receiver.metric_names, "every metric")
+        app.terminate()
