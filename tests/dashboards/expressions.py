@@ -89,6 +89,22 @@ RULE_EXPRESSIONS = [
 ]
 
 
+_DURATION = re.compile(r"(?<=\[)\d+[mhd](?=\])|(?<=for: )\d+[mhd]\b")
+_SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
+
+
+def sped_up(rules: str, factor: int = 60) -> str:
+    """A file of rules in which time passes `factor` times as fast: `for` and the windows `[5m]` shrink alike.
+
+    Thresholds, and times in seconds that a condition compares with, stay as they are.
+    """
+
+    def shorter(found: re.Match[str]) -> str:
+        return f"{int(found[0][:-1]) * _SECONDS[found[0][-1]] * 1_000 // factor}ms"
+
+    return _DURATION.sub(shorter, rules)
+
+
 def nodes(expression: promql_parser.Expr) -> Iterator[promql_parser.Expr]:
     """The expression and everything in it."""
     found: list[promql_parser.Expr] = []
