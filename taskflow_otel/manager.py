@@ -41,7 +41,7 @@ from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
 from taskflow_otel.exporters.stream import LiveStream
 from taskflow_otel.exporters.telemetry import Telemetry
 from taskflow_otel.metrics.fleet import FleetMetrics
-from taskflow_otel.metrics.sources import ScheduleMetrics, connect_metrics
+from taskflow_otel.metrics.sources import ScheduleMetrics, connect_metrics, count_blocked
 from taskflow_otel.metrics.targets import target_address
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.options import QueueConfig, checked_release, flag, seconds
@@ -78,11 +78,12 @@ class TaskManager(TaskActions):
     `queues`: named queues. `max_size`: tasks that may wait in `"default"`. `shutdown_timeout`: seconds that a
     drain waits for running tasks. `cancel_grace`: seconds until a cancelled attempt that still runs is reported as
     stuck, or abandoned in a drain. `commit_timeout`: seconds that a response may wait for the commit of its tasks
-    before the client gets 503. `lease_seconds`: the tasks of an instance without a heartbeat for this long are taken
-    over. `freeze_gc`: until the shutdown, full garbage collections skip what the process had at the start, and what
-    survived an earlier one.
-    `False` leaves the garbage collector of the process alone. `release`: that of the application, such as a version or
-    a commit. It is a label of `taskflow_build_info`, by which the boards mark each release.
+    before the client gets 503. `blocked_after`: seconds from which a callback that keeps the event loop is reported,
+    with the task and the line where it was; `None` watches nothing. `lease_seconds`: the tasks of an instance without a
+    heartbeat for this long are taken over. `freeze_gc`: until the shutdown, full garbage collections skip what
+    the process had at the start, and what survived an earlier one. `False` leaves the garbage collector of the process
+    alone. `release`: that of the application, such as a version or a commit. It is a label of `taskflow_build_info`, by
+    which the boards mark each release.
     `retry_replaces_original`: `False` is the only value, so that code written for fastapi-taskflow may say it: a retry
     is a new task, and history is never rewritten.
     `clock` is for tests.
@@ -117,6 +118,7 @@ class TaskManager(TaskActions):
         shutdown_timeout: float = 10.0,
         cancel_grace: float = 5.0,
         commit_timeout: float = 5.0,
+        blocked_after: float | None = 0.25,
         lease_seconds: float = 15.0,
         freeze_gc: bool = True,
         release: str | None = None,
@@ -143,6 +145,7 @@ class TaskManager(TaskActions):
             audit_retention_days=audit_retention_days,
             shutdown_timeout=shutdown_timeout,
             cancel_grace=cancel_grace,
+            blocked_after=blocked_after,
             commit_timeout=commit_timeout,
             lease_seconds=lease_seconds,
             heartbeat_interval=min(1.0, lease_seconds / 5),
@@ -201,6 +204,7 @@ class TaskManager(TaskActions):
                 )
             },
             observe=self.metrics.observe_backend,
+            count_blocked=partial(count_blocked, self.metrics),
             schedule_meter=ScheduleMetrics(self.metrics),
             fleet_watched=lambda: self.stream.subscribers > 0,
             publish_remote=self.stream.inject,

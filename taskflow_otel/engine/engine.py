@@ -17,9 +17,9 @@ from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.admin.audit_trail import AuditTrail
 from taskflow_otel.engine.admin.office import Office
 from taskflow_otel.engine.admin.operations import Operations
-from taskflow_otel.engine.admin.work import CancelWork, DeleteWork, RetryWork
 from taskflow_otel.engine.attempt import AttemptRunner
 from taskflow_otel.engine.attempts import Attempts, log_attempt_error
+from taskflow_otel.engine.blocks import Blocks
 from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.claims import Claims
 from taskflow_otel.engine.control import Control
@@ -64,7 +64,7 @@ from taskflow_otel.engine.vitals import Vitals
 from taskflow_otel.errors import BackendError, TaskflowError
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.vocabulary import EngineState, ExecutorKind, OperationKind
+from taskflow_otel.model.vocabulary import EngineState, ExecutorKind
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks, bounded, gather_all
 from taskflow_otel.runtime.service import Service
@@ -82,7 +82,8 @@ class Engine:
 
     Everything here happens on one event loop, the one that `start` was called on. Only `door.add` may be called from
     any thread. `fleet_watched` returns whether someone follows the live stream; `publish_remote` gives the stream a
-    task of another instance; `observe` receives the duration of each backend operation.
+    task of another instance; `observe` receives the duration of each backend operation, `count_blocked` that of each
+    time in which a task type blocked the event loop.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Engine:
         cipher: PayloadCipher | None = None,
         extra_executors: Mapping[str, Executor] | None = None,
         observe: Observe = lambda *_: None,
+        count_blocked: Callable[[str, float], None] = lambda *_: None,
         schedule_meter: ScheduleMeter | None = None,
         fleet_watched: Callable[[], bool] = lambda: False,
         publish_remote: Callable[[TaskRecord], None] = lambda _: None,
@@ -276,11 +278,9 @@ class Engine:
             self._heartbeat,
             self._life,
             self.lookup,
-            {
-                OperationKind.RETRY.value: RetryWork(self.retries, backend),
-                OperationKind.CANCEL.value: CancelWork(self.control, self.lookup),
-                OperationKind.DELETE.value: DeleteWork(self.cleaner.delete_tasks, self.lookup),
-            },
+            self.retries,
+            self.control,
+            self.cleaner.delete_tasks,
             None if settings.audit_retention_days is None else timedelta(days=settings.audit_retention_days),
         )
         self.audit: AuditTrail = office.audit
@@ -295,6 +295,7 @@ class Engine:
             FleetWatch(backend, self._clock, interval, self._heartbeat, fleet_watched, publish_remote),
             self.board,
             self.stacks,
+            Blocks(self._tasks, stacks, self._attempts, settings.blocked_after, self._clock, count_blocked),
             *office.services,
             self.transactions,
         ]

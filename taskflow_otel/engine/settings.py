@@ -48,6 +48,9 @@ class EngineSettings:
     cancel_grace: float = 5.0
     """How long a cancelled attempt may run on before it is reported as stuck."""
 
+    blocked_after: float | None = 0.25
+    """A callback that keeps the event loop for so long is reported; `None` watches nothing."""
+
     def shared_queues(self, backend: Backend) -> frozenset[str]:
         """The names of the shared queues.
 
@@ -76,6 +79,8 @@ class EngineSettings:
         seconds("heartbeat_interval", self.heartbeat_interval, exclusive=True)
         seconds("lease_seconds", self.lease_seconds, exclusive=True)
         seconds("cancel_grace", self.cancel_grace)
+        if self.blocked_after is not None:
+            seconds("blocked_after", self.blocked_after, exclusive=True)
         if self.lease_seconds < 2 * self.heartbeat_interval:
             raise ConfigurationError(
                 f"lease_seconds ({self.lease_seconds:g}) must be at least twice heartbeat_interval "

@@ -47,7 +47,10 @@ class TaskOutput:
         )
 
     def remark(self, task: LiveTask, message: str, level: str, extra: dict[str, Any]) -> None:
-        """Write an entry into the log of a running task that its function has not written. On the event loop only."""
+        """Write an entry into the log of a running task that its function has not written.
+
+        On the event loop only.
+        """
         record = task.record
         text = text_of(message)
         plain, size = plain_extra(extra)
@@ -63,7 +66,8 @@ class TaskOutput:
             trace_id=record.trace_id,
             span_id=record.span_id,
         )
-        self._take_log(event, len(text) + size)
+        # The task may have ended since. Its log takes the entry nevertheless.
+        self._store(task, event, len(text) + size)
 
     def _log(
         self, context: TaskContext, message: str, level: str, extra: dict[str, Any], size: int, exported: bool
@@ -91,6 +95,9 @@ class TaskOutput:
             # A thread that outlived its task wrote it: it is published, but no longer stored.
             self._bus.log(event)
             return
+        self._store(task, event, size)
+
+    def _store(self, task: LiveTask, event: LogEvent, size: int) -> None:
         count = task.log_count
         task.log_count += 1
         # After a takeover the task has a later attempt, so no sequence number is used twice.

@@ -373,6 +373,13 @@ TASKS_STUCK = MetricSpec(
     _GAUGE,
     "Attempts that were asked to stop and still run.",
 )
+LOOP_BLOCKED = MetricSpec(
+    "taskflow_event_loop_blocked_seconds_total",
+    _COUNTER,
+    "Time in which one callback kept the event loop, by the task that ran; without a name if it was no task.",
+    ("task",),
+    "seconds",
+)
 EVENTS_DROPPED = MetricSpec(
     "taskflow_events_dropped_total",
     _COUNTER,
@@ -453,6 +460,7 @@ METRICS = (
     INSTANCES,
     EXECUTOR_SLOTS,
     TASKS_STUCK,
+    LOOP_BLOCKED,
     EVENTS_DROPPED,
     EXPORTER_ERRORS,
     SCHEDULE_LAST_FIRE,

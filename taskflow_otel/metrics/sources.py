@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.bus import ObserverBus
+from taskflow_otel.engine.blocks import NO_TASK
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.exporters import signals
@@ -17,6 +18,11 @@ from taskflow_otel.model.vocabulary import QueueState, SlotState
 Samples = Iterator[tuple[tuple[str, ...], float]]
 
 
+def count_blocked(metrics: PrometheusExporter, task: str, seconds: float) -> None:
+    """Count a time in which the event loop was blocked, by a task of this name or by something else (`NO_TASK`)."""
+    metrics.count(signals.LOOP_BLOCKED.name, task if task == NO_TASK else metrics.task_label(task), by=seconds)
+
+
 def connect_metrics(
     metrics: PrometheusExporter, engine: Engine, bus: ObserverBus, registry: TaskRegistry, backend: MeasuredBackend
 ) -> None:
@@ -25,8 +31,10 @@ def connect_metrics(
     def pre_initialise(definition: TaskDefinition) -> None:
         objective = definition.config.slo is not None
         metrics.register_task(definition.name, definition.config.queue or DEFAULT_QUEUE, objective=objective)
+        count_blocked(metrics, definition.name, 0.0)
 
     registry.on_added(pre_initialise)
+    count_blocked(metrics, NO_TASK, 0.0)
 
     def depths() -> Samples:
         for stats in engine.queues.stats().values():

@@ -14,6 +14,6 @@ def test_metric_names_say_their_unit_and_kind() -> None:
     for spec in signals.METRICS:
         assert spec.name.startswith("taskflow_")
         assert spec.name.endswith("_total") == (spec.type == "counter")
-        assert spec.name.endswith("_seconds") == (spec.unit == "seconds")
+        assert spec.name.removesuffix("_total").endswith("_seconds") == (spec.unit == "seconds")
         assert bool(spec.buckets) == (spec.type == "histogram")
     assert len(signals.METRICS_BY_NAME) == len(signals.METRICS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 from taskflow_otel.backends.admin import KeepsAudit, KeepsOperations
@@ -12,10 +12,13 @@ from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.admin.audit_trail import AuditTrail
 from taskflow_otel.engine.admin.operations import Operations
 from taskflow_otel.engine.admin.retention import AdminCleaner
-from taskflow_otel.engine.admin.work import Work
+from taskflow_otel.engine.admin.work import CancelWork, DeleteWork, RetryWork
+from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.lookup import Lookup
 from taskflow_otel.engine.membership import Membership
+from taskflow_otel.engine.retries import Retries
+from taskflow_otel.model.vocabulary import OperationKind
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
 
@@ -34,7 +37,9 @@ class Office:
         membership: Membership,
         life: Life,
         lookup: Lookup,
-        works: Mapping[str, Work],
+        retries: Retries,
+        control: Control,
+        delete_tasks: Callable[[Sequence[str]], Awaitable[list[str]]],
         kept: timedelta | None,
     ) -> None:
         audits = backend.audit_store if isinstance(backend, KeepsAudit) else MemoryAuditStore()
@@ -42,7 +47,18 @@ class Office:
         instance_id: Callable[[], str] = lambda: membership.instance.instance_id  # noqa: E731  # it changes
         self.audit: AuditTrail = AuditTrail(audits, operations, bus, clock, interval, life, instance_id)
         self.operations: Operations = Operations(
-            operations, works, lookup, clock, interval, membership, backend.instances, life
+            operations,
+            {
+                OperationKind.RETRY.value: RetryWork(retries, backend),
+                OperationKind.CANCEL.value: CancelWork(control, lookup),
+                OperationKind.DELETE.value: DeleteWork(delete_tasks, lookup),
+            },
+            lookup,
+            clock,
+            interval,
+            membership,
+            backend.instances,
+            life,
         )
         self.services: list[Service] = [self.audit, self.operations]
         if kept is not None:

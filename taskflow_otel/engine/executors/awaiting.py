@@ -6,7 +6,7 @@ import inspect
 import logging
 import types
 from asyncio import Task
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any
 
 from taskflow_otel.compat.coroutines import suspended_frames
@@ -63,6 +63,12 @@ def places_in(attempt: Task[None]) -> list[Place]:
     frames = suspended_frames(attempt, lambda frame: frame.f_locals["result"] if frame.f_code is _BY_HAND else None)
     own = [index for index, frame in enumerate(frames) if frame.f_code in _OWN]
     return [place_of(frame) for frame in frames[own[-1] + 1 :]] if own else []
+
+
+def below_awaited(places: Sequence[Place]) -> Sequence[Place]:
+    """Of the places of a thread that runs the event loop, those of the awaited function; empty if it is not in one."""
+    own = [index for index, place in enumerate(places) if place.file == __file__]
+    return places[own[-1] + 1 :] if own else ()
 
 
 def _close(coroutine: Coroutine[Any, Any, Any], call: Call) -> None:

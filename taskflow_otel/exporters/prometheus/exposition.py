@@ -156,7 +156,7 @@ def _family(spec: MetricSpec, children: dict[LabelValues, Value], exemplars_afte
     family: CounterMetricFamily | GaugeMetricFamily
     match spec.type:
         case MetricType.COUNTER:
-            family = CounterMetricFamily(spec.name, spec.help, labels=spec.labels)
+            family = CounterMetricFamily(spec.name, spec.help, labels=spec.labels, unit=spec.unit)
         case MetricType.GAUGE:
             family = GaugeMetricFamily(spec.name, spec.help, labels=spec.labels, unit=spec.unit)
         case MetricType.HISTOGRAM:
