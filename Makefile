@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs audit floors test coverage across bench peers instructions chaos chaos-planted schedules schemathesis lint page format typecheck generated clean
+.PHONY: help demo docs audit smoke floors test coverage across bench peers instructions chaos chaos-planted schedules schemathesis lint page format typecheck generated clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -71,6 +71,9 @@ lint: $(VENV)/.dev  ## Check style, formatting, the layers of the package, and i
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive taskflow_otel
 
+smoke: $(VENV)/.dev  ## Install the wheel into fresh environments, with each extra alone, and try what it promises
+	PYTHON=$(PYTHON) .ci/smoke $(SMOKE_ARGS)
+
 floors: $(VENV)/.packages  ## Run each feature with the lowest versions that pyproject.toml allows
 	PYTHON=$(PYTHON) .ci/floors
 
@@ -94,6 +97,7 @@ generated: $(VENV)/.dev  ## Write what is generated from the code anew: pages an
 	$(BIN)/python -m taskflow_otel.wire.problems_doc > docs/problems.md
 	$(BIN)/python -m tests.client.twin
 	$(BIN)/python -m tests.drop_in.page
+	$(BIN)/python -m tests.cli.page
 	$(BIN)/python -m tests.settings_page
 	$(BIN)/python -m tests.rooms
 	$(BIN)/python -m tests.e2e.walk
@@ -107,7 +111,7 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.runtime: pyproject.toml | $(VENV)/.created
-	$(PIP) --editable . uvicorn
+	$(PIP) --editable '.[otel,worker]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.created

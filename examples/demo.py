@@ -1,9 +1,14 @@
-"""A small shop whose background work shows every state on the dashboard: start it with `make demo`.
+"""A small shop whose background work shows every state on the dashboard: `make demo`, or `taskflow-otel demo`.
 
 Environment: `DEMO_DB` (path of the SQLite file, default `demo.db`), `DEMO_HOST` (`127.0.0.1`), `DEMO_PORT` (`8000`),
-`DEMO_LOAD` (orders per second that it places with itself, default `1`; `0` turns that off). With
-`OTEL_EXPORTER_OTLP_ENDPOINT` set (and the extra `otel` installed) it also exports traces, logs and metrics. Containers,
-such as that of Prometheus, do not reach `127.0.0.1` of this machine: `DEMO_HOST=0.0.0.0` lets them, and the network.
+`DEMO_LOAD` (orders per second that it places with itself, default `1`; `0` turns that off).
+
+With the extra `otel`, tracing is on, and each task on the page links to its trace. The demo keeps the newest traces
+itself and shows them; with `OTEL_EXPORTER_OTLP_ENDPOINT` set, it exports traces, logs and metrics to that collector,
+and the links lead to the Jaeger of the compose stack, or to `DEMO_TRACE_URL`.
+
+Containers, such as that of Prometheus, do not reach `127.0.0.1` of this machine: `DEMO_HOST=0.0.0.0` lets them, and the
+network.
 """
 
 from __future__ import annotations
@@ -13,14 +18,17 @@ import contextlib
 import itertools
 import os
 import random
+import socket
 import time
 from collections.abc import AsyncGenerator
 
 import uvicorn
 from fastapi import BackgroundTasks, FastAPI
 
+from examples.demo_traces import keep_traces
 from taskflow_otel import (
     ManagedBackgroundTasks,
+    MissingExtraError,
     QueueConfig,
     TaskAdmin,
     TaskManager,
@@ -32,6 +40,12 @@ from taskflow_otel import (
 HOST = os.environ.get("DEMO_HOST", "127.0.0.1")
 PORT = int(os.environ.get("DEMO_PORT", "8000"))
 ORDERS_PER_SECOND = float(os.environ.get("DEMO_LOAD", "1"))
+EXPORTED = "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ
+# The address for a browser of this machine.
+BASE = f"http://{'127.0.0.1' if HOST == '0.0.0.0' else HOST}:{PORT}"
+TRACES = "http://localhost:16686/trace" if EXPORTED else f"{BASE}/traces"
+TRACE_URL = os.environ.get("DEMO_TRACE_URL") or f"{TRACES}/{{trace_id}}"
+SERVICE = "taskflow-demo"
 
 task_manager = TaskManager(
     snapshot_db=os.environ.get("DEMO_DB", "demo.db"),
@@ -131,9 +145,9 @@ async def place_orders() -> None:
 
 
 app = FastAPI(title="taskflow-otel demo", lifespan=lifespan)
-TaskAdmin(app, task_manager, auto_install=True)
-if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
-    configure_telemetry(app, service_name="taskflow-demo")
+TaskAdmin(app, task_manager, auto_install=True, trace_url=TRACE_URL)
+if EXPORTED:
+    configure_telemetry(app, service_name=SERVICE)
 
 
 @app.post("/orders/{order}", status_code=202)
@@ -150,13 +164,29 @@ def create_report(tasks: ManagedBackgroundTasks, pages: int = 20) -> dict[str, s
     return {"task_id": tasks.add_task(export_report, pages, tags={"requested_by": "api"})}
 
 
+class Server(uvicorn.Server):
+    """Says where it is once it answers there."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(f"dashboard  {BASE}/tasks/dashboard")
+            print(f"metrics    {BASE}/tasks/metrics")
+            print(f"API        {BASE}/tasks   (documented at {BASE}/docs)", flush=True)
+
+
 def main() -> None:
     """Run the app until it is interrupted."""
-    base = f"http://{HOST}:{PORT}"
-    print(f"dashboard  {base}/tasks/dashboard")
-    print(f"metrics    {base}/tasks/metrics")
-    print(f"API        {base}/tasks   (documented at {base}/docs)", flush=True)
-    uvicorn.run(app, host=HOST, port=PORT, log_level="warning")
+    try:
+        listening = socket.create_server((HOST, PORT))
+    except OSError as error:
+        raise SystemExit(f"{HOST}:{PORT} cannot be used ({error.strerror}); DEMO_PORT chooses another port") from None
+    if not EXPORTED:
+        try:
+            keep_traces(app, SERVICE)
+        except (ImportError, MissingExtraError):
+            print("traces     off: pip install 'taskflow-otel[otel]'")
+    Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
 
 
 if __name__ == "__main__":

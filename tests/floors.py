@@ -87,6 +87,7 @@ def run() -> None:
     from cryptography.fernet import Fernet
 
     from taskflow_otel.backends import MySQLBackend, PostgresBackend, RedisBackend
+    from taskflow_otel.cli.main import main
     from tests.servers import MariaDBServer, PostgresServer, RedisServer
 
     with ExitStack() as stack:
@@ -106,6 +107,8 @@ def run() -> None:
         for name, check in checks.items():
             asyncio.run(check())  # type: ignore[arg-type]
             print(f"{name}: works")
+        assert main(["ls", "--backend", str(Path(directory) / "tasks.db")]) == 0
+        print("the command: works")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 OPTIONAL = [
     "opentelemetry.sdk", "redis", "psycopg", "aiomysql", "croniter", "cryptography", "cloudpickle", "argon2", "httpx",
+    "click", "rich", "uvicorn",
 ]  # fmt: skip
 OF_ONE_BACKEND = ["sqlalchemy", "aiosqlite", "sqlite3"]
 TEMPLATES = ["jinja2"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import importlib.util
 import logging
 import os
 import platform
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC
@@ -18,10 +17,13 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from taskflow_otel.cli.output import say_json
+import click
+
+from taskflow_otel.cli.ledger import open_backend
+from taskflow_otel.cli.options import URL
+from taskflow_otel.cli.output import say_json, say_table, terminal
 from taskflow_otel.errors import TaskflowError
 from taskflow_otel.model.query import Instance
-from taskflow_otel.reconcile.command import open_backend
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say
@@ -37,6 +39,8 @@ EXTRAS = {
     "process": "cloudpickle",
     "passwords": "argon2",
     "client": "httpx",
+    "worker": "uvicorn",
+    "cli": "rich",
 }
 """A module of each extra."""
 _SKEW = 2.0
@@ -62,51 +66,46 @@ class Finding:
     message: str
 
 
-def add_doctor(add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = add_command(
-        "doctor",
-        help="look for what is wrong with an installation, a backend, an application",
-        description="Look at the installation, and at what is named: a backend, the administration of a running "
-        "application, the collector of OpenTelemetry. Each finding says what to do. A backend is opened as an "
-        "application opens it, so its schema is created or migrated. The exit status is 1 if there is an error.",
-    )
-    parser.add_argument("--backend", metavar="URL|PATH", help="postgresql://…, mysql://…, redis://… or a SQLite path")
-    parser.add_argument(
-        "--url",
-        default=os.environ.get("TASKFLOW_URL"),
-        help="address of the administration, such as http://ada:secret@localhost:8000/tasks (or: $TASKFLOW_URL)",
-    )
-    parser.add_argument(
-        "--otlp",
-        metavar="URL",
-        default=os.environ.get(_OTLP),
-        help=f"address of the collector, such as {_OTLP_DEFAULT} (or: ${_OTLP})",
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object for each finding")
-    parser.set_defaults(run=run_doctor)
+@click.command()
+@click.option("--backend", metavar="URL|PATH", help="postgresql://…, mysql://…, redis://… or a SQLite path.")
+@click.option(
+    "--url",
+    envvar=URL,
+    metavar="URL",
+    help=f"The administration of an application, such as http://ada:secret@localhost:8000/tasks (or: ${URL}).",
+)
+@click.option(
+    "--otlp", metavar="URL", envvar=_OTLP, help=f"The address of the collector, such as {_OTLP_DEFAULT} (or: ${_OTLP})."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each finding.")
+def doctor(backend: str | None, url: str | None, otlp: str | None, as_json: bool) -> int:
+    """Look for what is wrong, and say what to do.
 
-
-def run_doctor(options: argparse.Namespace) -> int:
-    """Print each finding; return 1 if one is an error."""
-    worst = 0
-    for finding in asyncio.run(_examine(options)):
-        if options.json:
-            say_json(asdict(finding))
-        else:
+    Looks at the installation, and at what is named: a backend, the administration of a running application, the
+    collector of OpenTelemetry. Each finding says what to do. A backend is opened as an application opens it, so its
+    schema is created or migrated. The exit status is 1 if there is an error.
+    """
+    found = asyncio.run(_examine(backend, url, otlp))
+    if as_json:
+        for finding in found:
+            say_json(asdict(finding), sys.stdout)
+    elif terminal(sys.stdout):
+        rows = [(finding.verdict.value, finding.subject, finding.message) for finding in found]
+        say_table(("verdict", "subject", "message"), rows, sys.stdout)
+    else:
+        for finding in found:
             say(f"{finding.verdict:8}{finding.subject}: {finding.message}", sys.stdout)
-        worst |= finding.verdict is Verdict.ERROR
-    return int(worst)
+    return int(any(finding.verdict is Verdict.ERROR for finding in found))
 
 
-async def _examine(options: argparse.Namespace) -> list[Finding]:
+async def _examine(backend: str | None, url: str | None, otlp: str | None) -> list[Finding]:
     found = list(examine_installation())
-    if options.backend:
-        found += [finding async for finding in examine_backend(options.backend)]
-    if options.url:
-        found += await asyncio.to_thread(lambda: list(examine_application(options.url)))
-    if options.otlp:
-        found.append(await examine_collector(options.otlp))
+    if backend:
+        found += [finding async for finding in examine_backend(backend)]
+    if url:
+        found += await asyncio.to_thread(lambda: list(examine_application(url)))
+    if otlp:
+        found.append(await examine_collector(otlp))
     return found
 
 

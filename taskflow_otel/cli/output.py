@@ -1,33 +1,44 @@
-"""What the command prints about its arguments and its work: each message on one line."""
+"""What the command prints: plain lines for programs and pipes, tables and bars for people at a terminal.
+
+A terminal gets them if `rich` is installed (extra `cli`); `NO_COLOR` turns the colours off. Text from elsewhere is
+escaped.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.passwords import without_passwords
-from taskflow_otel.runtime.terminal import say, writable
+from taskflow_otel.runtime.terminal import escape, say, writable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+COLOURS = {
+    TaskStatus.PENDING.value: "blue",
+    TaskStatus.RUNNING.value: "cyan",
+    TaskStatus.SUCCESS.value: "green",
+    TaskStatus.FAILED.value: "red",
+    TaskStatus.INTERRUPTED.value: "magenta",
+    TaskStatus.REJECTED.value: "yellow",
+    "ok": "green",
+    "warning": "yellow",
+    "error": "red",
+    "alive": "green",
+    "dead": "red",
+}
+"""Of a cell that is one of these words."""
 
 
-class Arguments(argparse.ArgumentParser):
-    """Names what is wrong with an argument; an argument may hold anything, so it is escaped."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and the message; exit with status 2."""
-        sys.stderr.write(writable(self.format_usage(), sys.stderr))
-        say(f"{self.prog}: {message}", sys.stderr)
-        sys.exit(2)
-
-
-def say_json(value: Any) -> None:
+def say_json(value: Any, stream: TextIO) -> None:
     """Print a JSON object on one line, without the passwords of URLs in its texts."""
     # ASCII: no text of a task can control a terminal.
-    sys.stdout.write(json.dumps(_shown(value)) + "\n")
+    stream.write(json.dumps(_shown(value)) + "\n")
 
 
 def _shown(value: Any) -> Any:
@@ -41,6 +52,66 @@ def _shown(value: Any) -> Any:
             return {without_passwords(name): _shown(one) for name, one in value.items()}
         case _:
             return value
+
+
+def terminal(stream: TextIO) -> Console | None:
+    """The stream as a terminal with colours and tables; `None` if a program reads it, or without `rich`."""
+    if not stream.isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(file=stream, highlight=False, emoji=False, markup=False)
+
+
+def say_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], stream: TextIO, *, head: bool = True) -> None:
+    """Print rows below the names of their columns; `head`: whether a program gets the names too."""
+    console = terminal(stream)
+    cells = [[text_of(value) for value in row] for row in rows]
+    if console is None:
+        lines = [list(columns), *cells] if head else cells
+        widths = [max((len(row[index]) for row in lines), default=0) for index in range(len(columns))]
+        for row in lines:
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), stream)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        # The first is what a person copies.
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == columns[0])
+    for row in cells:
+        table.add_row(*(Text(_safe(cell, stream), style=COLOURS.get(cell, "")) for cell in row))
+    console.print(table)
+
+
+def text_of(value: Any) -> str:
+    """One cell."""
+    return "-" if value is None else str(value)
+
+
+def _safe(text: str, stream: TextIO) -> str:
+    return writable(escape(without_passwords(text)), stream)
+
+
+@contextmanager
+def bar(what: str, stream: TextIO) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar while the block runs: call what it gives with how many are done, and of how many if that is known.
+
+    Nothing is printed where no person looks.
+    """
+    console = terminal(stream)
+    if console is None:
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 @contextmanager

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
+import click
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from taskflow_otel.cli.options import PORT
 from taskflow_otel.compat.fastapi import untraced_paths
 from taskflow_otel.engine.deployment import CONCURRENCY, QUEUES, RUN, Deployment, deployment
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
 from taskflow_otel.runtime.terminal import say
 
 _FAILED = 2
-_PORT, _LAST_PORT = 8001, 65_535
+_PORT = 8001
 _APPLICATION = re.compile(r"(?!\d)\w+(?:\.(?!\d)\w+)*:\w+(?:\.\w+)*")
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
-def add_worker(add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the command to those of `taskflow-otel`."""
-    worker = add_command(
-        "worker",
-        help="run the tasks of shared queues, without the application's routes",
-        description="Run an application without its routes: its lifespan, and the tasks of shared queues. Of its "
-        "paths, only the probes and the metrics of TaskAdmin answer. SIGTERM drains it like a web process.",
-    )
-    worker.add_argument("application", metavar="MODULE:APP", help="as for uvicorn, for example shop.main:app")
-    worker.add_argument("--queues", metavar="NAMES", help="the queues to claim from, with commas (default: all)")
-    worker.add_argument("--concurrency", metavar="N", help="tasks that run at once (default: the limits of the queues)")
-    worker.add_argument("--host", default="127.0.0.1", help="where probes and metrics answer (default: %(default)s)")
-    worker.add_argument("--port", type=_port, default=_PORT, help="the port for them (default: %(default)s)")
-    worker.add_argument("--app-dir", metavar="DIR", default=".", help="where to look for MODULE (default: here)")
-    worker.set_defaults(run=_run)
+@click.command()
+@click.argument("application", metavar="MODULE:APP")
+@click.option("--queues", metavar="NAMES", help="The queues to claim from, with commas (default: all).")
+@click.option("--concurrency", metavar="N", help="Tasks that run at once (default: the limits of the queues).")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where probes and metrics answer.")
+@click.option("--port", type=PORT, default=_PORT, show_default=True, help="The port for them.")
+@click.option("--app-dir", metavar="DIR", default=".", help="Where to look for MODULE (default: here).")
+def worker(application: str, queues: str | None, concurrency: str | None, host: str, port: int, app_dir: str) -> int:
+    """Run tasks of shared queues, without routes.
 
-
-def _run(options: argparse.Namespace) -> int:
+    MODULE:APP as for uvicorn, for example shop.main:app. Its lifespan runs, and the tasks of shared queues; of its
+    paths, only the probes and the metrics of TaskAdmin answer. SIGTERM drains it like a web process.
+    """
     try:
         import uvicorn
     except ModuleNotFoundError as error:
@@ -50,16 +46,16 @@ def _run(options: argparse.Namespace) -> int:
         raise MissingExtraError("the worker", "worker") from error
     # Before the import: the application's TaskManager reads them.
     os.environ[RUN] = "pool"
-    for variable, value in ((QUEUES, options.queues), (CONCURRENCY, options.concurrency)):
+    for variable, value in ((QUEUES, queues), (CONCURRENCY, concurrency)):
         if value is not None:
             os.environ[variable] = value
     deployment()
-    if not _APPLICATION.fullmatch(options.application):
-        raise ConfigurationError(f"{options.application!r} is not MODULE:APP, for example shop.main:app")
-    sys.path.insert(0, options.app_dir)
-    application = _load(options.application, options.app_dir)
-    probes = untraced_paths(application) if isinstance(application, FastAPI) else frozenset()
-    started = _started(options.application, deployment(), f"http://{options.host}:{options.port}", probes)
+    if not _APPLICATION.fullmatch(application):
+        raise ConfigurationError(f"{application!r} is not MODULE:APP, for example shop.main:app")
+    sys.path.insert(0, app_dir)
+    app = _load(application, app_dir)
+    probes = untraced_paths(app) if isinstance(app, FastAPI) else frozenset()
+    started = _started(application, deployment(), f"http://{host}:{port}", probes)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
@@ -68,9 +64,7 @@ def _run(options: argparse.Namespace) -> int:
                 say(started, sys.stdout)
 
     server = Server(
-        uvicorn.Config(
-            OnlyProbes(application, probes), host=options.host, port=options.port, lifespan="on", log_level="warning"
-        )
+        uvicorn.Config(OnlyProbes(app, probes), host=host, port=port, lifespan="on", log_level="warning")
     )
     try:
         server.run()
@@ -102,12 +96,6 @@ def _load(name: str, directory: str) -> Any:
             raise ConfigurationError(f"the module {module!r} has no {attribute!r}")
         found = getattr(found, part)
     return found
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _LAST_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to {_LAST_PORT}")
-    return int(text)
 
 
 class OnlyProbes:

@@ -7,7 +7,7 @@ and the start or the end of a span. Compare while no task runs: a change during 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -58,6 +58,7 @@ async def reconcile(
     totals: Mapping[str, Totals] | None = None,
     baseline: str | None = None,
     exported: Exported | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Difference]:
     """Compare the tasks created in a range of time with metrics, spans and logs; return every difference.
 
@@ -65,7 +66,8 @@ async def reconcile(
     answers of the workers of one target; with `together`, they are those of all targets, and their sum is compared.
     `totals`: what others have added up, by name. Counters count from the start of the service: for a range
     with `since`, give the page of that moment as `baseline`. `exported`: what a collector wrote, from `read_exports`.
-    If a page counts some tasks as `_other`, only totals are compared.
+    If a page counts some tasks as `_other`, only totals are compared. `progress` is called with the number of tasks so
+    far.
 
     Raises `ConfigurationError` for text that is not a metrics page, and the errors of the backend.
     """
@@ -73,7 +75,11 @@ async def reconcile(
     differences: list[Difference] = []
     before = {} if baseline is None else page_totals(baseline, "the baseline")
     ids: set[str] = set()
+    number = 0
     async for record in _records(backend, since, until):
+        number += 1
+        if progress is not None and number % _PAGE == 0:
+            progress(number)
         try:
             events = list(replay(record))
         except IllegalTransitionError as exc:

@@ -1,93 +1,20 @@
-"""The command `taskflow-otel`; `dashboards export` writes the stack, from a checkout and from an installed wheel."""
+"""The command `taskflow-otel` as a whole: its usage, its exit statuses, its completion, and the page about it."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
+import click
 import pytest
 
-from taskflow_otel.cli.main import main
+from taskflow_otel.cli.main import COMPLETE, commands, main
 from taskflow_otel.version import __version__
-from tests.dashboards.expressions import ROOT, STACK
-
-STACK_FILES = {
-    str(path.relative_to(ROOT))
-    for path in [
-        *(path for path in STACK.rglob("*") if path.is_file() and path.suffix in {".json", ".yml", ".yaml"}),
-        ROOT / "docker-compose.observability.yml",
-        ROOT / "docs/runbooks.md",
-    ]
-}
-
-
-def written(directory: Path) -> dict[str, bytes]:
-    """The content of every file below a directory."""
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a wheel of the project is installed."""
-    directory = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(directory)],
-        cwd=ROOT, check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
-    [built] = directory.glob("*.whl")
-    with zipfile.ZipFile(built) as archive:
-        archive.extractall(directory / "site")
-    return directory / "site"
-
-
-def test_an_installed_wheel_exports_exactly_the_files_of_the_stack(wheel: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "taskflow_otel.cli.main", "dashboards", "export", "stack"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(wheel)}, capture_output=True, text=True, check=False,
-        timeout=60,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"wrote {len(STACK_FILES)} files to stack" in done.stdout
-    assert written(tmp_path / "stack") == {name: (ROOT / name).read_bytes() for name in STACK_FILES}
-
-
-def test_the_wheel_names_the_command(wheel: Path) -> None:
-    [entry_points] = wheel.glob("*.dist-info/entry_points.txt")
-    assert "taskflow-otel = taskflow_otel.cli.main:main" in entry_points.read_text()
-
-
-def test_a_checkout_exports_the_same_files(tmp_path: Path) -> None:
-    assert main(["dashboards", "export", str(tmp_path / "stack")]) == 0
-    assert written(tmp_path / "stack").keys() == STACK_FILES
-
-
-def test_files_that_are_there_are_kept_unless_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mine = tmp_path / "docker-compose.observability.yml"
-    mine.write_text("mine")
-    assert main(["dashboards", "export", str(tmp_path)]) == 2
-    assert f"{mine} exists already (1 of {len(STACK_FILES)} files do)" in capsys.readouterr().err
-    assert written(tmp_path) == {mine.name: b"mine"}
-
-    assert main(["dashboards", "export", str(tmp_path), "--force"]) == 0
-    assert written(tmp_path).keys() == STACK_FILES
-    assert mine.read_bytes() == (ROOT / mine.name).read_bytes()
-
-
-def test_alerts_point_to_where_the_runbooks_were_published(tmp_path: Path) -> None:
-    url = "https://wiki.example.com/taskflow"
-    assert main(["dashboards", "export", str(tmp_path), "--runbooks", url]) == 0
-    alerts = (tmp_path / "dashboards/prometheus/taskflow.alerts.yml").read_text()
-    assert f"runbook_url: {url}#taskflowinstancedown" in alerts
-    assert "runbook_url: docs/" not in alerts
-
-
-def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("")
-    assert main(["dashboards", "export", str(tmp_path / "file" / "stack")]) == 2
-    assert capsys.readouterr().err.startswith(f"taskflow-otel: cannot write to {tmp_path / 'file' / 'stack'}: ")
+from tests.cli.page import PAGE, written
+from tests.dashboards.expressions import ROOT
 
 
 def test_the_package_runs_as_the_command() -> None:
@@ -104,4 +31,58 @@ def test_a_command_that_is_not_complete_ends_with_the_usage(
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert "usage: taskflow-otel" in capsys.readouterr().err
+    assert "Usage: taskflow-otel" in capsys.readouterr().err
+
+
+def test_an_interruption_has_a_status_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.commands, "stop", click.Command("stop", callback=interrupt))
+    assert main(["stop"]) == 130
+
+
+def test_every_command_and_option_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, command in commands.commands.items():
+        assert command.get_short_help_str(limit=80).endswith("."), name
+        for parameter in command.params:
+            assert not isinstance(parameter, click.Option) or parameter.help, f"{name} {parameter.name}"
+        assert main([name, "--help"]) == 0
+        assert capsys.readouterr().out.startswith(f"Usage: taskflow-otel {name} ")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("taskflow-otel que", "queues"),
+        ("taskflow-otel ls --status succ", "success"),
+        ("taskflow-otel ls --li", "--limit"),
+    ],
+)
+def test_a_shell_completes_commands_options_and_words(words: str, found: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "taskflow_otel"], capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, COMPLETE: "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))},
+    )  # fmt: skip
+    assert [line.partition(",")[2] for line in done.stdout.splitlines()] == [found]
+
+
+def test_the_script_of_a_shell_asks_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for shell in ("zsh", "fish"):
+        assert main(["completion", shell]) == 0
+        assert f"{COMPLETE}={shell}_complete" in capsys.readouterr().out
+
+
+def test_the_page_about_the_command_is_up_to_date() -> None:
+    assert PAGE.read_text() == written(PAGE.read_text())
+
+
+def test_the_page_names_no_option_that_no_command_has() -> None:
+    groups = [one for one in commands.commands.values() if isinstance(one, click.Group)]
+    every = [*commands.commands.values(), *(one for group in groups for one in group.commands.values())]
+    options = {option for command in every for parameter in command.params for option in parameter.opts}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE.read_text())) <= options
+
+
+def test_the_wheel_names_the_command() -> None:
+    assert 'taskflow-otel = "taskflow_otel.cli.main:main"' in Path(ROOT / "pyproject.toml").read_text()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
+import asyncio
+import io
 import json
 import os
+import pty
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from taskflow_otel.cli.main import _parser
+from taskflow_otel import TaskManager
+from taskflow_otel.cli.main import commands
+from taskflow_otel.cli.output import bar, say_table
 from tests.cli.forked import ROOT, Ended, run_each
+from tests.managers import started
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31m\u202e\r\nforged"
 SECRET = "s3cret"
@@ -23,21 +28,21 @@ ASKED = ["--url", f"http://ada:{SECRET}@127.0.0.1:1/tasks"]
 CHECK = ["reconcile", "--backend", "tasks.db"]
 
 BAD: dict[str, tuple[list[str], str]] = {
-    "nothing": ([], "required: COMMAND"),
-    "no such command": (["dashbords"], "invalid choice: 'dashbords'"),
-    "hostile command": ([HOSTILE], "invalid choice"),
-    "hostile option": (["--" + HOSTILE], "required: COMMAND"),
-    "no action": (["dashboards"], "required: ACTION"),
-    "no directory": (["dashboards", "export"], "required: DIR"),
-    "hostile argument": (["dashboards", "export", "a", HOSTILE], "unrecognized arguments"),
-    "not text": (["dashboards", "export", "a", "\udcff\udc80"], "unrecognized arguments"),
+    "nothing": ([], "Missing command"),
+    "no such command": (["dashbords"], "No such command 'dashbords'"),
+    "hostile command": ([HOSTILE], "No such command"),
+    "hostile option": (["--" + HOSTILE], "No such option"),
+    "no action": (["dashboards"], "Missing command"),
+    "no directory": (["dashboards", "export"], "Missing argument 'DIR'"),
+    "hostile argument": (["dashboards", "export", "a", HOSTILE], "unexpected extra argument"),
+    "not text": (["dashboards", "export", "a", "\udcff\udc80"], "unexpected extra argument"),
     "a file as directory": (["dashboards", "export", "text"], "cannot write to text"),
     "below a file": (["dashboards", "export", f"text/{HOSTILE}"], "cannot write to text"),
     "existing files": (["dashboards", "export", "full"], "give --force to overwrite"),
     "too long": (["dashboards", "export", "x" * 5000], "File name too long"),
     "runbooks that are no address": (["dashboards", "export", "a", "--runbooks", "x\ny: true"], "not an address"),
     "an alias as runbooks": (["dashboards", "export", "a", "--runbooks", "*x"], "not an address"),
-    "no backend": (["reconcile"], "required: --backend"),
+    "no backend": (["reconcile"], "Missing option '--backend'"),
     "no database": (["reconcile", "--backend", f"missing{HOSTILE}"], "there is no database"),
     "empty backend": (["reconcile", "--backend", ""], "there is no database"),
     "a directory as database": (["reconcile", "--backend", "."], "there is no database"),
@@ -95,18 +100,27 @@ BAD: dict[str, tuple[list[str], str]] = {
     "figures of nobody": (["stats", *ASKED], "127.0.0.1"),
     "figures of a hostile filter": (["stats", *ASKED, "--trace-id", HOSTILE], "127.0.0.1"),
     "queues of nobody": (["queues", *ASKED], "127.0.0.1"),
-    "queues with a hostile argument": (["queues", HOSTILE, *ASKED], "unrecognized arguments"),
+    "queues with a hostile argument": (["queues", HOSTILE, *ASKED], "unexpected extra argument"),
     "schedules of nobody": (["schedules", *ASKED], "127.0.0.1"),
     "schedules at half an address": (["schedules", "--url", f"http://ada:{SECRET}@[::1"], "not an address"),
     "instances of nobody": (["instances", *ASKED], "127.0.0.1"),
     "instances at no host": (["instances", "--url", f"http://ada:{SECRET}@a..b/{HOSTILE}"], "base_url"),
-    "nothing to purge": (["purge", *ASKED], "required: --before"),
+    "nothing to purge": (["purge", *ASKED], "Missing option '--before'"),
     "a hostile time to purge": (["purge", *ASKED, "--before", HOSTILE], "127.0.0.1"),
     "a reason to purge that is not text": (
         ["purge", *ASKED, "--before", "7d", "--reason", "\udcff"], "an argument cannot be sent"
     ),
-    "the former name of reconcile": (["audit"], "required: --backend"),
-    "a doctor of something else": (["doctor", HOSTILE], "unrecognized arguments"),
+    "the former name of reconcile": (["audit"], "Missing option '--backend'"),
+    "a log of hostile text": (["logs", HOSTILE, *ASKED], "is not the id of a task"),
+    "a log of nobody": (["logs", UUID, "-f", *ASKED], "127.0.0.1"),
+    "a log of no database": (["logs", UUID, "--backend", f"missing{HOSTILE}"], "there is no database"),
+    "tasks of an unknown database": (["ls", "--backend", f"oracle://ada:{SECRET}@host/db"], "oracle://ada:***@host/db"),
+    "tasks of another program": (["ls", "--backend", "text"], "is not a SQLite database"),
+    "tasks in no state": (["stats", "--backend", "empty.db", "--status", HOSTILE], "status must be one of pending"),
+    "a time that is none": (["ls", "--backend", "empty.db", "--since", HOSTILE], "since must be an ISO 8601 time"),
+    "a queue that is not text": (["ls", "--backend", "empty.db", "--queue", "\udcff"], "queue must not contain"),
+    "a hostile shell": (["completion", HOSTILE], "is not one of 'bash', 'zsh', 'fish'"),
+    "a doctor of something else": (["doctor", HOSTILE], "unexpected extra argument"),
 }  # fmt: skip
 
 SICK: dict[str, tuple[list[str], str]] = {
@@ -128,8 +142,8 @@ SICK: dict[str, tuple[list[str], str]] = {
 """For `doctor`, which answers with findings: the last one is an error that says so."""
 FORMS: dict[str, list[str]] = {"doctor: ": [], "doctor as JSON: ": ["--json"]}
 
-ELSEWHERE = {"worker"}
-"""Needs an application to import: tests/cli/test_worker.py has its bad arguments."""
+ELSEWHERE = {"worker", "demo"}
+"""They need an application to import: tests/cli/test_worker.py and test_demo.py have their bad arguments."""
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +158,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     (place / "far").write_text('{"resourceSpans": [{"scopeSpans": [' + scope + "]}]}")
     (place / "full").mkdir()
     (place / "full" / "docker-compose.observability.yml").touch()
+    (place / "empty.db").touch()
     with closing(sqlite3.connect(place / "tasks.db")) as connection:
         connection.execute("CREATE TABLE another_program (x)")
     lists = [arguments for arguments, _ in BAD.values()]
@@ -182,10 +197,9 @@ def test_the_doctor_answers_with_a_finding(ended: dict[str, Ended], kind: str, f
 
 
 def test_every_command_is_given_bad_arguments() -> None:
-    [commands] = [one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction)]
     tried = {"doctor", *(arguments[0] for arguments, _ in BAD.values() if arguments)} | ELSEWHERE
-    assert set(commands.choices) - tried == set()
-    assert not ELSEWHERE - set(commands.choices)
+    assert set(commands.commands) - tried == set()
+    assert not ELSEWHERE - set(commands.commands)
 
 
 def test_where_nobody_reads_the_output_the_command_ends_quietly(tmp_path: Path) -> None:
@@ -197,3 +211,61 @@ def test_where_nobody_reads_the_output_the_command_ends_quietly(tmp_path: Path) 
     )  # fmt: skip
     os.close(writing)
     assert (done.returncode, done.stderr) == (2, "")
+
+
+def at_a_terminal(arguments: list[str], cwd: Path, **environment: str) -> str:
+    """What the command prints where a person looks."""
+    leader, follower = pty.openpty()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "120", **environment}
+    with subprocess.Popen(
+        [sys.executable, "-m", "taskflow_otel", *arguments], cwd=cwd, env=env, stdout=follower, stderr=follower
+    ) as process:
+        os.close(follower)
+        text = b""
+        # The end of a terminal is an error.
+        with suppress(OSError):
+            while piece := os.read(leader, 65536):
+                text += piece
+        assert process.wait(60) in (0, 1)
+    os.close(leader)
+    return text.decode()
+
+
+def test_a_terminal_gets_colours_unless_it_asks_for_none_and_no_text_controls_it(tmp_path: Path) -> None:
+    database = tmp_path / "tasks.db"
+    manager = TaskManager(snapshot_db=database)
+
+    @manager.task(persist=True)
+    async def print_report() -> None:
+        raise OSError(f"[bold]{HOSTILE} postgresql://ada:{SECRET}@db/shop")
+
+    async def run() -> None:
+        async with started(manager):
+            await manager.wait(await manager.enqueue(print_report))
+
+    asyncio.run(run())
+    listed = ["ls", "--backend", str(database)]
+    coloured, plain = at_a_terminal(listed, tmp_path), at_a_terminal(listed, tmp_path, NO_COLOR="1")
+    assert "\x1b[31mfailed" in coloured
+    assert "\x1b[31m" not in plain
+    for text in (coloured, plain):
+        assert ("[bold]" in text, "\x1b]0;" in text, "\u202e" in text, SECRET in text) == (True, False, False, False)
+    # A bar is erased once it is complete.
+    compared = at_a_terminal(["reconcile", "--backend", str(database)], tmp_path)
+    assert "0 differences" in compared
+
+
+def test_without_rich_a_terminal_gets_plain_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    rich, without = Terminal(), Terminal()
+    say_table(("name", "status"), [("a", "failed"), ("bcd", None)], rich)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    say_table(("name", "status"), [("a", "failed"), ("bcd", None)], without)
+    with bar("tasks", without) as advance:
+        advance(1, 2)
+    assert without.getvalue() == "name  status\na     failed\nbcd   -\n"
+    assert rich.getvalue() != without.getvalue()
+    assert rich.getvalue().split()[:2] == ["name", "status"] or "\x1b" in rich.getvalue()

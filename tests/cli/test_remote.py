@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from taskflow_otel.cli.main import main
-from taskflow_otel.cli.remote import FILTERS
+from taskflow_otel.cli.options import FILTERS
 from taskflow_otel.client.rules import Filters
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web.params import task_filter

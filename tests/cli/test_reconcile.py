@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from taskflow_otel.cli import reconcile as command
 from taskflow_otel.cli.main import main
-from taskflow_otel.reconcile import command
 from tests.managers import started
 from tests.reconcile.conftest import Watched
 

@@ -1,0 +1,177 @@
+"""The arguments that several commands share, and the types of arguments."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from taskflow_otel.cli.ledger import Ledger
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.vocabulary import Source
+
+URL, TOKEN = "TASKFLOW_URL", "TASKFLOW_TOKEN"
+"""Variables of the environment. A token is never an argument, since every user of the machine can read arguments."""
+FILTERS = (
+    "status", "func_name", "queue", "tag", "source", "since", "until", "ended_since", "ended_until", "trace_id", "q",
+)  # fmt: skip
+"""The names of `Filters`, which cannot be imported without httpx."""
+_WORDS: dict[str, list[str]] = {"status": [one.value for one in TaskStatus], "source": [one.value for one in Source]}
+_MOST = 1_000_000
+_LAST_PORT = 65_535
+
+Work = Callable[..., int]
+"""What a command does; returns its exit status."""
+
+
+if TYPE_CHECKING:
+    _Base = click.ParamType[Any, str]
+else:
+    # Generic since click 8.4.
+    _Base = click.ParamType
+
+
+class _Type(_Base):
+    """Makes a value of a text, or says what is wrong with it."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value; raises `click.BadParameter`."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), ctx, param) from None
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MOST):
+        raise ValueError(f"{text!r} is not a number of tasks (1 to {_MOST})")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= _LAST_PORT:
+        raise ValueError(f"{text!r} is not a port from 1 to {_LAST_PORT}")
+    return int(text)
+
+
+def _task_id(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text):
+        raise ValueError(f"{text!r} is not the id of a task, which is a UUID in lower case")
+    return text
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an ISO 8601 time, such as 2026-01-31 or 2026-01-31T12:00:00Z") from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _token(text: str) -> str:
+    # The message of a failed request would contain a token that no header can have.
+    if not text.isascii() or not text.isprintable() or not text.strip():
+        raise ValueError("a token consists of printable ASCII characters")
+    return text.strip()
+
+
+def _address(text: str) -> str:
+    # It is written into YAML, where a space or a quote would end it.
+    if not re.fullmatch(r"[\w./][\w.~:/?#@!$&()*+,;=%-]+", text, re.ASCII):
+        raise ValueError(f"{text!r} is not an address, such as https://wiki.example.com/taskflow")
+    return text
+
+
+COUNT = _Type("N", _count)
+PORT = _Type("PORT", _port)
+TASK_ID = _Type("ID", _task_id)
+MOMENT = _Type("TIME", _moment)
+BEARER = _Type("TOKEN", _token)
+ADDRESS = _Type("URL", _address)
+
+
+def filters(work: Work) -> Work:
+    """Give a command the filters of the API; it gets those that were given, as `filters`."""
+
+    @functools.wraps(work)
+    def run(**options: Any) -> int:
+        found = {name: options.pop(name) for name in FILTERS}
+        return work(filters={name: value for name, value in found.items() if value is not None}, **options)
+
+    wrapped: Work = run
+    for name in reversed(FILTERS):
+        completed = functools.partial(_complete, _WORDS.get(name, []))
+        option = f"--{name.replace('_', '-')}"
+        help_text = f"The filter {name} of the API."
+        wrapped = click.option(option, metavar="TEXT", shell_complete=completed, help=help_text)(wrapped)
+    return wrapped
+
+
+def _complete(words: list[str], _: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    return [CompletionItem(word) for word in words if word.startswith(begun)]
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each entry.")
+reason = click.option("--reason", metavar="TEXT", help="Why; it is kept in the audit.")
+
+
+def asking(work: Work) -> Work:
+    """Let a command ask the application that the user names: `work` gets its client as `source`."""
+
+    @click.option("--url", envvar=URL, metavar="URL", help=_WHERE)
+    @as_json
+    @functools.wraps(work)
+    def run(url: str | None, **options: Any) -> int:
+        return _ask(work, url, options)
+
+    return run
+
+
+def reading(work: Work) -> Work:
+    """As `asking`, or let it read a backend: `source` is then a `Ledger`."""
+
+    @click.option("--url", envvar=URL, metavar="URL", help=_WHERE)
+    @click.option(
+        "--backend",
+        metavar="URL|PATH",
+        help="Read the tasks where they are stored, without an application: postgresql://…, mysql://…, redis://… or "
+        "the path of a SQLite database.",
+    )
+    @as_json
+    @functools.wraps(work)
+    def run(url: str | None, backend: str | None, **options: Any) -> int:
+        if backend is None:
+            return _ask(work, url, options)
+        with Ledger(backend) as ledger:
+            return work(source=ledger, **options)
+
+    return run
+
+
+_WHERE = (
+    f"The administration of an application, such as http://ada:secret@localhost:8000/tasks (or: ${URL}); a bearer "
+    f"token is taken from ${TOKEN}."
+)
+
+
+def _ask(work: Work, url: str | None, options: dict[str, Any]) -> int:
+    if not url:
+        raise ConfigurationError(f"which application? Give --url http://localhost:8000/tasks, or set {URL}")
+    # Only these commands need httpx.
+    from taskflow_otel.client import Client
+
+    with Client(url, token=os.environ.get(TOKEN) or None) as client:
+        return work(source=client, **options)
