@@ -63,9 +63,7 @@ def worker(application: str, queues: str | None, concurrency: str | None, host: 
             if self.started:
                 say(started, sys.stdout)
 
-    server = Server(
-        uvicorn.Config(OnlyProbes(app, probes), host=host, port=port, lifespan="on", log_level="warning")
-    )
+    server = Server(uvicorn.Config(OnlyProbes(app, probes), host=host, port=port, lifespan="on", log_level="warning"))
     try:
         server.run()
     except SystemExit:

@@ -113,6 +113,9 @@ class ManagedBackgroundTasks(BackgroundTasks):
         response. `priority`: higher runs first (default 5). `queue`: one of the manager's queues. `delay` (seconds or
         timedelta) or `run_at` (an aware datetime): the earliest start. `session`: a session or connection of SQLAlchemy
         on the database of the backend; the task exists exactly if its transaction commits, and starts right after.
+        A keyword with the name of an option is that option, also for a function with `**kwargs`. With
+        `partial(func, ...)` as the function, all its arguments are the function's own, and a type checker compares
+        them also where options are given.
 
         Raises `TaskArgumentError` for an argument that cannot be stored, `UnknownQueueError`, `QueueFullError`,
         `ConfigurationError` for a wrong option, and `NotStartedError` if the manager is not running.

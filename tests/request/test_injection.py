@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -96,10 +97,17 @@ async def test_options_of_add_task_reach_the_record_and_not_the_function() -> No
     async def route(tasks: ManagedBackgroundTasks) -> str:
         return tasks.add_task(job, 1, x=2, tags={"who": 7}, priority=9, idempotency_key="k", delay=0.001)
 
+    @app.post("/own")
+    async def own_words(tasks: ManagedBackgroundTasks) -> str:
+        return tasks.add_task(partial(job, 1, tags="mine", delay="soon"), priority=9)
+
     TaskAdmin(app, manager, auto_install=True)
     async with running(app):
         record = await manager.wait((await post(app, "/")).json, WAIT)
-    assert seen == [((1,), {"x": 2})]
+        other = await manager.wait((await post(app, "/own")).json, WAIT)
+    # What a `partial` holds is the function's, whatever its name.
+    assert seen == [((1,), {"x": 2}), ((1,), {"tags": "mine", "delay": "soon"})]
+    assert (other.tags, other.priority) == ({}, 9)
     assert (record.tags, record.priority, record.idempotency_key) == ({"who": "7"}, 9, "k")
     assert record.run_at is not None
 

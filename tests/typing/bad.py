@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from functools import partial
+
 from fastapi import FastAPI
 
 from taskflow_otel import ManagedBackgroundTasks, QueueConfig, TaskManager, task_log
@@ -42,6 +45,13 @@ async def route(tasks: ManagedBackgroundTasks) -> int:
     await task_manager.enqueue(send_email, "a", coppies=2)  # wrong
     await task_manager.enqueue(send_email, "a", priority="high")  # wrong
     await task_manager.enqueue(send_email, "a", run_at=12)  # wrong
+    tasks.add_task(partial(send_email, 3), priority=9)  # wrong
+    tasks.add_task(partial(send_email, "a", copies="two"), tags={"order": 7})  # wrong
+    tasks.add_task(partial(send_email, "a", coppies=2), delay=1.0)  # wrong
+    tasks.add_task(partial(send_email))  # wrong
+    await task_manager.enqueue(partial(send_email, "a", 1, 2), priority=9)  # wrong
+    await task_manager.schedule_once(partial(resize, 3), run_at=datetime.now(UTC))  # wrong
+    await task_manager.schedule_once(resize, "a")  # wrong
     resize(3)  # wrong
     await send_email(None)  # wrong
     task_log(3)  # wrong

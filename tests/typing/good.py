@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, assert_type
 from uuid import UUID
 
@@ -79,6 +80,7 @@ async def explicit(tasks: ManagedBackgroundTasks, order: UUID) -> str:
     tasks.add_task(send_email, "a@example.org", tags={"order": order, "tenant": "a"})
     tasks.add_task(send_email, "a@example.org", subject="s", priority=9, queue="mail")
     tasks.add_task(resize, "a.png", 100, eager=True)
+    tasks.add_task(partial(send_email, "a@example.org", copies=2), priority=9, tags={"tenant": "a"})
     tasks.add_task(resize, "a.png", 100, delay=1.5)
     tasks.add_task(resize, "a.png", 100, delay=timedelta(minutes=1))
     tasks.add_task(resize, "a.png", 100, run_at=datetime.now(UTC))
@@ -106,6 +108,8 @@ async def outside_requests() -> TaskStatus:
     assert_type(record, TaskRecord)
     if record.status is TaskStatus.FAILED:
         record = await task_manager.retry(task_id)
+    await task_manager.enqueue(partial(resize, "a.png", width=100), priority=9)
+    await task_manager.schedule_once(partial(resize, "a.png", 100), run_at=datetime.now(UTC))
     await task_manager.update_queue_config("mail", concurrency=None)
     await task_manager.pause_queue("mail")
     waiting: int = task_manager.queue_stats()["mail"].ready
