@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Self
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from taskflow_otel.errors import ConfigurationError, TaskArgumentError
 from taskflow_otel.manager import TaskManager
 from taskflow_otel.model.record import TaskRecord
@@ -92,6 +94,21 @@ class TaskTester:
             rest = [f"{record.func_name} {record.status.value} ({record.reason})" for record in waiting]
             raise TimeoutError(f"not finished after {timeout:g} s: {', '.join(rest)}") from None
         return [await self._manager.get(record.task_id) for record in self.added]
+
+    def inline(self, app: ASGIApp, *, timeout: float = 10.0) -> ASGIApp:
+        """The application, whose requests end once all added tasks have finished, as native background tasks do.
+
+        For `TestClient(tasks.inline(app))` and `httpx.ASGITransport(tasks.inline(app))`: after each request, the
+        tasks have run, with their retries and delays and with the tasks that they added. `timeout`: as for
+        `run_pending`. A task that failed does not make its request fail.
+        """
+
+        async def inline(scope: Scope, receive: Receive, send: Send) -> None:
+            await app(scope, receive, send)
+            if scope["type"] == "http":
+                await self.run_pending(timeout)
+
+        return inline
 
     async def _let_pass(self, waiting: list[TaskRecord]) -> None:
         """Real time for what runs; the time of the fake clock once all that live wait for a moment."""

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
+from fastapi import BackgroundTasks, FastAPI
+from fastapi.testclient import TestClient
 
-from taskflow_otel import ConfigurationError, TaskManager, TaskStatus
+from taskflow_otel import ConfigurationError, ManagedBackgroundTasks, TaskAdmin, TaskManager, TaskStatus
 from taskflow_otel.testing import FakeClock, TaskTester
 from tests.managers import started
 
@@ -102,3 +104,38 @@ async def test_what_does_not_finish_is_named(manager: TaskManager) -> None:
         await tasks.run_pending(0.05)
     gate.set()
     await tasks.run_pending()
+
+
+async def test_an_inline_request_ends_after_its_tasks_and_those_that_they_add() -> None:
+    app, manager, ran = FastAPI(), TaskManager(), list[str]()
+    TaskAdmin(app, manager, auto_install=True)
+
+    @manager.task()
+    async def second() -> None:
+        ran.append("second")
+
+    @manager.task(retries=1, delay=0.01)
+    async def first() -> None:
+        ran.append("first")
+        if len(ran) == 1:
+            raise ConnectionError
+        await manager.enqueue(second)
+
+    @app.post("/")
+    async def route(background_tasks: BackgroundTasks) -> None:
+        background_tasks.add_task(first)
+
+    @app.post("/stuck")
+    async def stuck(tasks: ManagedBackgroundTasks) -> None:
+        tasks.add_task(second, delay=3600)
+
+    tasks = TaskTester(manager)
+    with TestClient(tasks.inline(app)) as client:
+        assert client.post("/").status_code == 200
+        assert ran == ["first", "first", "second"]
+    tasks.clear()
+    with (
+        TestClient(tasks.inline(app, timeout=0.1)) as client,
+        pytest.raises(TimeoutError, match="second pending"),
+    ):
+        client.post("/stuck")
