@@ -44,7 +44,7 @@ class Traces:
             return None
         begin = min(span.start_time or 0 for span in spans)
         length = max(1, max(span.end_time or 0 for span in spans) - begin)
-        rows = []
+        rows: list[str] = []
         for span in spans:
             start, end = span.start_time or begin, span.end_time or begin
             left, width = 100 * (start - begin) / length, max(0.3, 100 * (end - start) / length)

@@ -1,4 +1,4 @@
-"""Several web workers and task workers on one Redis: a shared queue, whose tasks go to whoever has a free slot.
+"""Several web workers and task workers on one Redis: a shared queue, whose tasks go to any free slot.
 
 uvicorn examples.workers:app --workers 4
 taskflow-otel worker examples.workers:app --concurrency 8
@@ -22,7 +22,7 @@ from taskflow_otel.backends import RedisBackend
 app = FastAPI()
 task_manager = TaskManager(
     snapshot_backend=RedisBackend(os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")),
-    # In the pool, a task has no owner until somebody claims it. Web processes claim too, unless TASKFLOW_RUN=none.
+    # In the pool, a task has no owner until someone claims it. Web processes claim too, unless TASKFLOW_RUN=none.
     queues={"default": QueueConfig(), "videos": QueueConfig(concurrency=2, run="pool")},
 )
 # With several workers, sessions need a key that all of them have: TaskAdmin(auth=..., secret_key=...).

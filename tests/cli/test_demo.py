@@ -46,7 +46,8 @@ def test_the_demo_says_where_it_is_once_it_answers_and_each_task_links_to_its_tr
             assert httpx.get(template.format(trace_id="0" * 32)).status_code == 404
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        # Once uvicorn has shut down in order, it raises the signal that it was sent again.
+        assert process.wait(60) in (0, -signal.SIGTERM)
     assert (tmp_path / "demo.db").exists()
 
 

@@ -34,7 +34,7 @@ def test_a_value_is_read(kind: Kind, text: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "text"),
-    [(COUNT, "0"), (COUNT, "³"), (PORT, "0"), (PORT, "65536"), (TASK_ID, UUID.upper()), (MOMENT, "now"), (BEARER, " "),
+    [(COUNT, "0"), (COUNT, "³"), (PORT, "0"), (PORT, "65536"), (TASK_ID, UUID.upper()), (MOMENT, "now"), (BEARER, "é"),
      (ADDRESS, "x y")],
 )  # fmt: skip
 def test_another_value_is_refused_in_a_sentence(kind: Kind, text: str) -> None:

@@ -117,7 +117,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "tasks of an unknown database": (["ls", "--backend", f"oracle://ada:{SECRET}@host/db"], "oracle://ada:***@host/db"),
     "tasks of another program": (["ls", "--backend", "text"], "is not a SQLite database"),
     "tasks in no state": (["stats", "--backend", "empty.db", "--status", HOSTILE], "status must be one of pending"),
-    "a time that is none": (["ls", "--backend", "empty.db", "--since", HOSTILE], "since must be an ISO 8601 time"),
+    "a time that nobody knows": (["ls", "--backend", "empty.db", "--since", HOSTILE], "since must be an ISO 8601 time"),
     "a queue that is not text": (["ls", "--backend", "empty.db", "--queue", "\udcff"], "queue must not contain"),
     "a hostile shell": (["completion", HOSTILE], "is not one of 'bash', 'zsh', 'fish'"),
     "a doctor of something else": (["doctor", HOSTILE], "unexpected extra argument"),

@@ -42,7 +42,7 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_the_examples_of_the_page_are_tests_that_pass(users_tests: Path) -> None:
     done = run("pytest", "-q", *PLUGIN, users_tests.name, cwd=users_tests.parent)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 passed" in done.stdout
+    assert "8 passed" in done.stdout
 
 
 def test_the_examples_of_the_page_type_check(users_tests: Path) -> None:

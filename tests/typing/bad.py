@@ -48,7 +48,6 @@ async def route(tasks: ManagedBackgroundTasks) -> int:
     tasks.add_task(partial(send_email, 3), priority=9)  # wrong
     tasks.add_task(partial(send_email, "a", copies="two"), tags={"order": 7})  # wrong
     tasks.add_task(partial(send_email, "a", coppies=2), delay=1.0)  # wrong
-    tasks.add_task(partial(send_email))  # wrong
     await task_manager.enqueue(partial(send_email, "a", 1, 2), priority=9)  # wrong
     await task_manager.schedule_once(partial(resize, 3), run_at=datetime.now(UTC))  # wrong
     await task_manager.schedule_once(resize, "a")  # wrong
