@@ -1,19 +1,37 @@
-"""The documentation: it builds strictly, and reads without any other server."""
+"""The documentation: it builds strictly, reads without any other server, and its code and commands are right."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 import taskflow_otel
 from taskflow_otel import backends, client, testing
+from tests.doc_blocks import Module, blocks, commands, modules
 
 ROOT = Path(__file__).parents[1]
+PROGRAMS = [one for one in modules() if one.is_program and re.search(r"^app = FastAPI\(", one.text, re.MULTILINE)]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+SERVERS = re.compile(r"(?:Postgres|MySQL|Redis)Backend\(")
+OF_PYTHON = {
+    "taskflow-otel": "taskflow_otel",
+    **{name: name for name in ("granian", "gunicorn", "hypercorn", "uvicorn")},
+}
+"""Commands whose options are checked, and their modules."""
+BESIDE = {"cd", "curl", "docker", "export", "kill", "make", "pip", "promtool", "python", "python3"}
+"""The other commands that pages may use."""
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +66,139 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
         "ScheduledOnce",  # another name of `ScheduledRun`
         "__version__",
     }
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The modules that the blocks of the pages make, as files."""
+    directory = tmp_path_factory.mktemp("pages")
+    files = {module.name: directory / f"{module.name}.py" for module in modules()}
+    for module in modules():
+        files[module.name].write_text(module.text)
+    assert len(files) > 30
+    return files
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_the_code_of_every_page_type_checks(written: dict[str, Path], checker: str) -> None:
+    """A name may be declared twice on a page, since blocks show variants, and a reader awaits in a function."""
+    if checker == "mypy":
+        allowed = ["top-level-await", "no-redef", "empty-body"]
+        arguments = ["mypy", *(word for code in allowed for word in ("--disable-error-code", code))]
+        files = list(written.values())
+    else:
+        arguments = ["pyright", "--pythonpath", sys.executable]
+        files = [written[module.name] for module in modules() if module.is_program and not module.awaits]
+    checked = subprocess.run(
+        [sys.executable, "-m", *arguments, *map(str, files)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_code_of_other_libraries_can_be_read() -> None:
+    for block in blocks("py"):
+        compile(block.text, f"{block.page}:{block.line}", "exec", flags=0x2000)  # PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+def test_every_program_of_a_page_runs_and_answers_the_requests_of_its_page(
+    program: Module, written: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"TASK_KEYS": "", "OTEL_SDK_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    app = loaded(program, written[program.name]).app
+    assert isinstance(app, FastAPI)
+    if SERVERS.search(program.text):
+        return  # it needs that server
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+        for words in requests_of(program):
+            method, url, headers, body = parsed(words)
+            answer = client.request(method, url, headers=headers, content=body)
+            assert answer.is_success, (words, answer.text)
+
+
+def loaded(program: Module, path: Path) -> ModuleType:
+    """The module of a program."""
+    spec = importlib.util.spec_from_file_location(program.name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def requests_of(program: Module) -> Iterator[list[str]]:
+    """The curl lines of the tutorial's page of a program; other pages show requests of several programs."""
+    for block, words in commands():
+        page = re.sub(r"\W", "_", block.page.relative_to(ROOT).with_suffix("").as_posix())
+        if words[0] == "curl" and program.name == f"{page}_1" and "tutorial" in page:
+            yield words
+
+
+def parsed(words: list[str]) -> tuple[str, str, dict[str, str], str | None]:
+    """Method, address, headers and body of a curl line."""
+    method, url, headers, body = "GET", "", {}, None
+    rest = iter(words[1:])
+    for word in rest:
+        match word:
+            case "-X":
+                method = next(rest)
+            case "-H":
+                name, _, value = next(rest).partition(": ")
+                headers[name] = value
+            case "-d":
+                body = next(rest)
+            case _:
+                url = word
+    return method, url, headers, body
+
+
+def test_every_command_of_a_page_exists_with_its_options() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    unknown, asked = [], []
+    for block, (program, *words) in commands():
+        place = f"{block.page.relative_to(ROOT)}:{block.line}: {program} {' '.join(words)}"
+        name = Path(program).name
+        if name in OF_PYTHON:
+            asked.append((name, words, place))
+        elif name not in BESIDE or (name == "make" and words and words[0] not in targets):
+            unknown.append(place)
+        elif name == "pip":
+            extras = {
+                extra for word in words for several in re.findall(r"\[(.+)\]", word) for extra in several.split(",")
+            }
+            unknown += [place] if extras - EXTRAS.keys() else []
+        elif name in {"python", "python3"} and words[0] == "-m":
+            unknown += [place] if importlib.util.find_spec(words[1]) is None else []
+    calls = sorted({(name, commanded(name, words)) for name, words, _ in asked})
+    with ThreadPoolExecutor(3) as pool:
+        helped = dict(zip(calls, pool.map(said_of_options, calls), strict=True))
+    for name, words, place in asked:
+        options = [word.partition("=")[0] for word in words if word.startswith("-")]
+        known = helped[name, commanded(name, words)]
+        unknown += [place] if any(not re.search(rf"(?<![\w-]){option}\b", known) for option in options) else []
+    assert unknown == []
+
+
+def commanded(name: str, words: list[str]) -> tuple[str, ...]:
+    """The words that name a command of a program that has several."""
+    if name != "taskflow-otel":
+        return ()
+    return tuple(words[:2] if words[0] == "dashboards" else words[:1])
+
+
+def said_of_options(call: tuple[str, tuple[str, ...]]) -> str:
+    """What a program says of the options of a command."""
+    name, words = call
+    return subprocess.run(
+        [sys.executable, "-m", OF_PYTHON[name], *words, "--help"],
+        cwd=ROOT, env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True, text=True, check=True, timeout=60,
+    ).stdout  # fmt: skip
