@@ -1,7 +1,7 @@
 """The README as the page of a package index: without what works only beside the repository's other files.
 
-Hatchling calls this when it builds: see `tool.hatch.metadata.hooks.custom` in `pyproject.toml`. A relative link leads nowhere
-on such a page, so it becomes the name of the file, which is in the source distribution. Pictures are left out.
+Hatchling calls this when it builds: `tool.hatch.metadata.hooks.custom` in `pyproject.toml`. A relative link leads
+nowhere on such a page, so it becomes the name of the file, which is in the source distribution. Pictures are left out.
 """
 
 from __future__ import annotations
