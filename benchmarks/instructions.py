@@ -33,8 +33,8 @@ from typing import Any
 from benchmarks.workloads import find
 from taskflow_otel.runtime.clock import SystemClock, TimerHandle
 
-DEFAULT = ("memory", "memory-sdk", "sqlite", "route-memory", "route-sqlite")
-BESIDE = ("floor", "sdk", "route-native")
+DEFAULT = ("memory", "memory-sdk", "sqlite", "route-memory", "route-sqlite", "route-plain")
+BESIDE = ("floor", "sdk", "route-native", "route-plain-native")
 """References: measured when named, and for the baseline."""
 BASELINE = Path(__file__).with_name("instructions.json")
 MARGIN = 0.10
@@ -201,7 +201,7 @@ def main() -> None:
         change = (
             "" if before is None else f"  {one['instructions_per_task'] / before['instructions_per_task'] - 1:+.1%}"
         )
-        print(f"{name:14} {one['instructions_per_task']:>12,} instructions per task{change}")
+        print(f"{name:18} {one['instructions_per_task']:>12,} instructions per task{change}")
         for function, count in one.get("functions", {}).items():
             print(f"    {count:>10,}  {function}")
     if given.check and kept and (worse := compare(found, kept)):

@@ -31,6 +31,8 @@ _MODULES = {
     "route-memory": "routes",
     "route-sqlite": "routes",
     "route-native": "routes",
+    "route-plain": "routes",
+    "route-plain-native": "routes",
     "floor": "floor",
     "sdk": "sdk",
     "taskiq-memory": "peers_memory",

@@ -91,8 +91,23 @@ async def route_native(directory: Path) -> AsyncIterator[Run]:
 
 
 @asynccontextmanager
-async def _route(case: str, directory: Path) -> AsyncIterator[Run]:
+async def route_plain(directory: Path) -> AsyncIterator[Run]:
+    """A request that adds no task, to an application with a manager."""
+    async with _route("memory", directory, adds=False) as run:
+        yield run
+
+
+@asynccontextmanager
+async def route_plain_native(directory: Path) -> AsyncIterator[Run]:
+    """The same request without a manager."""
+    async with _route("native", directory, adds=False) as run:
+        yield run
+
+
+@asynccontextmanager
+async def _route(case: str, directory: Path, *, adds: bool = True) -> AsyncIterator[Run]:
     app, wait = application(case, directory)
+    method, path = ("POST", "/") if adds else ("GET", "/plain")
 
     async def request() -> None:
         status = 0
@@ -115,10 +130,10 @@ async def _route(case: str, directory: Path) -> AsyncIterator[Run]:
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
-            "method": "POST",
+            "method": method,
             "scheme": "http",
-            "path": "/",
-            "raw_path": b"/",
+            "path": path,
+            "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
             "headers": [(b"host", b"benchmark")],
@@ -132,7 +147,8 @@ async def _route(case: str, directory: Path) -> AsyncIterator[Run]:
 
     async def run(number: int) -> None:
         await produce(number, request, _CLIENTS)
-        await wait(number)
+        if adds:
+            await wait(number)
 
     async with app.router.lifespan_context(app):
         yield run

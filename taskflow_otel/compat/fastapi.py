@@ -6,7 +6,7 @@ FastAPI has no hook for them. A replacement here happens once per process, for e
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
@@ -25,11 +25,12 @@ from taskflow_otel.errors import ConfigurationError
 RouteFunction = Callable[..., Awaitable[Any]]
 
 _CLASS = "BackgroundTasks"
-_ENDPOINT_CALL = "run_endpoint_function"
-ROUTE_FUNCTIONS = ("solve_dependencies", _ENDPOINT_CALL, "serialize_response")
+ENDPOINT_CALL = "run_endpoint_function"
+ROUTE_FUNCTIONS = ("solve_dependencies", ENDPOINT_CALL, "serialize_response")
 """The functions by which a route solves dependencies, calls the endpoint, and validates its result."""
 _REQUEST_STACK, _FUNCTION_STACK = _STACKS = ("fastapi_inner_astack", "fastapi_function_astack")
 
+_on_route_class: list[Callable[[], None]] = []
 _wrappers: set[RouteFunction] = set()
 
 
@@ -146,23 +147,61 @@ async def own_stacks(scope: Scope) -> AsyncIterator[None]:
             scope.update(of_the_request)
 
 
-def wrap_route_functions(wrap: Callable[[RouteFunction, bool], RouteFunction]) -> None:
-    """Wrap the functions by which routes call the application's code; harmless to repeat.
+def wrap_route_functions(wrap: Callable[[RouteFunction, bool], RouteFunction], names: Collection[str]) -> None:
+    """Wrap functions by which routes call the application's code; harmless to repeat.
 
-    `wrap` gets each function, and whether it is the one that calls the endpoint. Functions that this version of FastAPI
-    does not have are skipped.
+    `wrap` gets each function, and whether it is the one that calls the endpoint. `names`: those of `ROUTE_FUNCTIONS`
+    that are meant. Functions that this version of FastAPI does not have are skipped.
     """
-    for name in ROUTE_FUNCTIONS:
+    for name in names:
         present = getattr(routing, name, None)
         if present is not None and present not in _wrappers:
-            wrapper = wrap(present, name == _ENDPOINT_CALL)
+            wrapper = wrap(present, name == ENDPOINT_CALL)
             _wrappers.add(wrapper)
             setattr(routing, name, wrapper)
+
+
+def on_route_class(found: Callable[[], None]) -> None:
+    """Call back once a route class of the application's own exists, now or later; harmless to repeat.
+
+    Not for a class that says `leaves_errors_to_stacks`. Only such a class has code between its routes and their stacks.
+    """
+    if found in _on_route_class:
+        return
+    if not _on_route_class:
+        define = routing.APIRoute.__init_subclass__
+
+        def defined(cls: type[routing.APIRoute], /, **options: Any) -> None:
+            define(**options)
+            if _has_code_between(cls):
+                for one in _on_route_class:
+                    one()
+
+        routing.APIRoute.__init_subclass__ = classmethod(defined)  # type: ignore[assignment,method-assign]  # no hook
+    _on_route_class.append(found)
+    if any(map(_has_code_between, _subclasses(routing.APIRoute))):
+        found()
+
+
+def _has_code_between(cls: type[Any]) -> bool:
+    return not getattr(cls, "leaves_errors_to_stacks", False)
+
+
+def _subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _subclasses(one)
 
 
 def has_errors(result: object) -> bool:
     """Whether this is a result of `solve_dependencies` for an invalid request: no endpoint will be called."""
     return isinstance(result, SolvedDependency) and bool(result.errors)
+
+
+def stacks_of(scope: Scope) -> tuple[AsyncExitStack, AsyncExitStack] | None:
+    """The request stack and the function stack of a request; `None` if no route of FastAPI has begun in it."""
+    function_stack = scope.get(_FUNCTION_STACK)
+    return None if function_stack is None else (scope[_REQUEST_STACK], function_stack)
 
 
 def function_stack(scope: Scope) -> AsyncExitStack:

@@ -93,6 +93,14 @@ class Door:
             taken.task.record.task_id = taken.task_id
         return taken
 
+    def publish(self, tasks: Sequence[LiveTask]) -> bool:
+        """Publish new tasks if none of them needs a commit; return whether that is so.
+
+        `False` also away from the engine's event loop.
+        """
+        home = self.life.home
+        return (home is None or home is asyncio.get_running_loop()) and self._intake.publish(tasks)
+
     @at_home
     async def make_known(self, tasks: Sequence[LiveTask]) -> None:
         """Commit new tasks and publish them; see `Intake.make_known`."""

@@ -102,6 +102,18 @@ class Intake:
         if task.phase is _HELD:
             self.line_up(task)
 
+    def publish(self, tasks: Sequence[LiveTask]) -> bool:
+        """Publish taken tasks if none of them needs a commit; return whether that is so."""
+        if len(tasks) > _SLICE:
+            return False
+        for task in tasks:
+            if task.durable or task.cancel_reason is not None:
+                return False
+        for task in tasks:
+            if not task.known:
+                self._lifecycle.enqueued(task)
+        return True
+
     async def make_known(self, tasks: Sequence[LiveTask], refusals: dict[str, BackendError] | None = None) -> None:
         """Commit new durable tasks, then publish all of them.
 

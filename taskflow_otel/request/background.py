@@ -11,9 +11,9 @@ from starlette.background import BackgroundTask
 
 from taskflow_otel.backends.transactions import CallerSession
 from taskflow_otel.engine.engine import Engine
-from taskflow_otel.model.enqueue import shows_add_options, split_options
+from taskflow_otel.model.enqueue import NO_OPTIONS, shows_add_options, split_options
 from taskflow_otel.request.current import current_request
-from taskflow_otel.request.outbox import NativeCall, Outbox, outboxes_of
+from taskflow_otel.request.outbox import NativeCall, Outbox
 
 P = ParamSpec("P")
 Tags = Mapping[str, object]
@@ -33,8 +33,8 @@ def _outbox_of(manager: _HasEngine) -> Outbox:
     except AttributeError:
         raise TypeError(f"ManagedBackgroundTasks needs a TaskManager, not {type(manager).__name__}") from None
     request = current_request.get()
-    found = None if request is None else outboxes_of(request.scope).get(id(door))
-    return found or Outbox(door, lambda: None, immediate=True)
+    found = None if request is None else request.of_request.get(id(door))
+    return Outbox(door, lambda: None, immediate=True) if found is None else found.make_outbox()
 
 
 class ManagedBackgroundTasks(BackgroundTasks):
@@ -120,7 +120,7 @@ class ManagedBackgroundTasks(BackgroundTasks):
         Raises `TaskArgumentError` for an argument that cannot be stored, `UnknownQueueError`, `QueueFullError`,
         `ConfigurationError` for a wrong option, and `NotStartedError` if the manager is not running.
         """
-        options, rest = split_options(kwargs)
+        options, rest = split_options(kwargs) if kwargs else (NO_OPTIONS, kwargs)
         task_id, native = self._outbox.add(func, args, rest, options)
         if native is not None:
             self.tasks.append(native)

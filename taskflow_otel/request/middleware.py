@@ -5,12 +5,14 @@ returned, the request's dependencies have finished. If tasks could not be stored
 middlewares see that. FastAPI's exit stacks, and exceptions that leave the application, show whether the request failed.
 `DeliveryMiddleware` is the outermost one: only there it is known when the last byte has left, because middlewares
 between the two may delay a response.
+
+Most requests add no task, and have no outbox.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -20,9 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from taskflow_otel.compat.starlette import add_middlewares, settings_of
 from taskflow_otel.engine.door import Door
 from taskflow_otel.errors import BackendError
-from taskflow_otel.request.current import current_request, new_outbox
-from taskflow_otel.request.injection import inject
-from taskflow_otel.request.outbox import Outbox
+from taskflow_otel.request.current import RequestTasks, current_request, requests_of
+from taskflow_otel.request.outbox import Outbox, is_failure
 from taskflow_otel.request.refusal import refusal_of
 
 _DELIVERY = "taskflow_otel.delivery"
@@ -71,7 +72,14 @@ class Delivery:
 
 
 class DeliveryMiddleware:
-    """Outermost: sees the first and the last byte leave."""
+    """Outermost: sees the first and the last byte leave.
+
+    It is left out directly around a `TaskMiddleware`: then nothing between the two can delay a response.
+    """
+
+    def __new__(cls, app: ASGIApp) -> DeliveryMiddleware:
+        """What the application's stack gets around `app`."""
+        return app if isinstance(app, TaskMiddleware) else super().__new__(cls)  # type: ignore[return-value]
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -82,12 +90,14 @@ class DeliveryMiddleware:
             return
         delivery = scope[_DELIVERY] = Delivery()
 
-        async def watched(message: Message) -> None:
+        def watched(message: Message) -> Awaitable[None]:
             # Before the send: if the client is gone, the tasks start nevertheless.
             delivery.begun = True
+            return send_last(message) if _is_last(message) else send(message)
+
+        async def send_last(message: Message) -> None:
             await send(message)
-            if _is_last(message):
-                delivery.end(kept=True)
+            delivery.end(kept=True)
 
         try:
             await self._app(scope, receive, watched)
@@ -96,7 +106,7 @@ class DeliveryMiddleware:
 
 
 class TaskMiddleware:
-    """Innermost: gives each request its outbox."""
+    """Innermost: gives each request its outbox, if it adds tasks."""
 
     def __init__(self, app: ASGIApp, door: Door, home: FastAPI, installed: Callable[[], bool]) -> None:
         self._app = app
@@ -105,89 +115,113 @@ class TaskMiddleware:
         self._installed = installed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in {"http", "websocket"}:
-            await self._app(scope, receive, send)
-            return
-        outbox = new_outbox(self._door, scope)
-        token = inject(outbox, scope, self._home, native=self._installed())
-        try:
-            if scope["type"] == "websocket":
-                await self._app(scope, receive, send)
+        kind = scope["type"]
+        if kind == "http":
+            requests = requests_of(scope)
+            exchange = requests[id(self._door)] = _Exchange(
+                self._door, scope, requests, self._home, self._installed, send=send, delivery=scope.get(_DELIVERY)
+            )
+            token = current_request.set(exchange)
+            try:
+                await self._app(scope, receive, exchange.pass_on)
+            except BaseException as exc:
+                if not await exchange.fail(exc):
+                    raise
             else:
-                await _Exchange(outbox, scope, send).run(self._app, receive)
-        finally:
-            current_request.reset(token)
+                exchange.kept = exchange.started
+                if exchange.outbox is not None:
+                    if exchange.started and exchange.outbox.uncommitted:
+                        await exchange.outbox.deliver()
+                    exchange.end(exchange.outbox)
+            finally:
+                exchange.forget()
+                current_request.reset(token)
+        elif kind == "websocket":
+            requests = requests_of(scope)
+            tasks = requests[id(self._door)] = RequestTasks(self._door, scope, requests, self._home, self._installed)
+            token = current_request.set(tasks)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                tasks.forget()
+                current_request.reset(token)
+        else:
+            await self._app(scope, receive, send)
 
 
-class _Exchange:
+class _Exchange(RequestTasks, eq=False, kw_only=True):
     """One HTTP request and its response."""
 
-    __slots__ = ("_delivery", "_outbox", "_replaced", "_scope", "_send", "_started")
+    send: Send
+    delivery: Delivery | None
+    replaced: bool = False
+    """The response was replaced by a refusal."""
+    started: bool = False
+    """The route has begun its response."""
+    begun: bool = False
+    """A message of the response has left."""
 
-    def __init__(self, outbox: Outbox, scope: Scope, send: Send) -> None:
-        self._outbox = outbox
-        self._delivery: Delivery = scope[_DELIVERY]
-        self._scope = scope
-        self._send = send
-        self._started = False
-        self._replaced = False
-
-    async def run(self, app: ASGIApp, receive: Receive) -> None:
-        try:
-            await app(self._scope, receive, self._pass_on)
-        except asyncio.CancelledError:
-            self._end(kept=self._delivery.begun)
-            raise
-        except BaseException as exc:
-            if self._outbox.is_failure(exc):
-                self._outbox.fail()
-            else:
-                # Acknowledged tasks start nevertheless.
-                await self._conclude()
-            if not self._replaced:
-                raise
-        else:
-            await self._conclude()
-
-    async def _conclude(self) -> None:
-        if self._started and self._outbox.uncommitted:
-            await self._outbox.deliver()
-        self._end(kept=self._started)
-
-    def _end(self, *, kept: bool) -> None:
-        if kept:
-            self._delivery.add(self._outbox)
-        else:
-            self._outbox.fail()
-
-    async def _pass_on(self, message: Message) -> None:
-        if self._replaced:
-            # As ASGI requires for a disconnected client: no one receives what the route still sends.
-            raise OSError("the response was replaced, because background tasks could not be stored")
+    async def pass_on(self, message: Message) -> None:
+        """Send a message of the response, the first one once the request's tasks are committed."""
         starts = message["type"] == "http.response.start"
-        if self._outbox.uncommitted:
-            if not starts:
-                # The route added tasks while the response was streaming.
-                await self._outbox.deliver()
-            elif not await self._before_first_byte():
-                return
-        self._started = self._started or starts
+        outbox = self.outbox
+        if outbox is not None:
+            if self.replaced:
+                # As ASGI requires for a disconnected client: no one receives what the route still sends.
+                raise OSError("the response was replaced, because background tasks could not be stored")
+            if outbox.uncommitted and not outbox.publish():
+                if not starts:
+                    # The route added tasks while the response was streaming.
+                    await outbox.deliver()
+                elif not await self._before_first_byte(outbox):
+                    return
+        if starts:
+            self.started = True
+        self.begun = True
         try:
-            await self._send(message)
+            await self.send(message)
         except OSError as exc:
-            self._outbox.client_gone = exc
+            self.client_gone = exc
+            if self.outbox is not None:
+                self.outbox.client_gone = exc
             raise
 
-    async def _before_first_byte(self) -> bool:
+    async def _before_first_byte(self, outbox: Outbox) -> bool:
         """Commit the request's tasks; return `False` if that failed and a refusal was sent in place of the response."""
         try:
-            await self._outbox.deliver()
+            await outbox.deliver()
         except BackendError as error:
-            self._replaced = True
+            self.replaced = self.begun = True
             status, detail, headers = refusal_of(error)
             response = JSONResponse({"detail": detail}, status, headers)
-            await response(self._scope, _no_receive, self._send)
-        return not self._replaced
+            await response(self.scope, _no_receive, self.send)
+        return not self.replaced
+
+    async def fail(self, exc: BaseException) -> bool:
+        """An exception has left the application; return whether it was answered already."""
+        outbox = self.outbox
+        if isinstance(exc, asyncio.CancelledError):
+            delivery = self.delivery
+            self.kept = self.begun if delivery is None else delivery.begun
+        elif is_failure(exc, self.client_gone) if outbox is None else outbox.is_failure(exc):
+            self.kept = False
+        else:
+            # Acknowledged tasks start nevertheless.
+            self.kept = self.started
+            if self.started and outbox is not None and outbox.uncommitted:
+                await outbox.deliver()
+        if outbox is not None:
+            self.end(outbox)
+        return self.replaced and not isinstance(exc, asyncio.CancelledError)
+
+    def end(self, outbox: Outbox) -> None:
+        """The request is over: its tasks may start, or never run."""
+        if not self.kept:
+            outbox.fail()
+        elif self.delivery is None:
+            outbox.close()
+        else:
+            self.delivery.add(outbox)
 
 
 def _is_last(message: Message) -> bool:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from contextvars import copy_context
 from enum import Enum, auto
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
+from msgspec import Struct
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Scope
 
 from taskflow_otel.engine.door import Door
 from taskflow_otel.engine.live import LiveTask
@@ -31,13 +31,6 @@ class _State(Enum):
     """The request has failed: tasks that are added from now on never run."""
 
 
-class Added(NamedTuple):
-    """The id of a task, and its call if it runs inside the request."""
-
-    task_id: str
-    native: NativeCall | None
-
-
 class NativeCall(BackgroundTask):
     """An undecorated function among the background tasks of a response: it runs where FastAPI would run it.
 
@@ -54,7 +47,7 @@ class NativeCall(BackgroundTask):
         await self._outbox.run_native(self._task)
 
 
-class Outbox:
+class Outbox(Struct, eq=False, weakref=True):
     """Collects the tasks of one request.
 
     Declared tasks may start when the request is over. Undecorated functions (`natives`) run inside it, one after the
@@ -62,67 +55,66 @@ class Outbox:
     is committed. `leave` makes a context forget the request; it is called in that of each task.
     """
 
-    __slots__ = (
-        "_eager", "_immediate", "_leave", "_lists", "_native_error", "_natives", "_new", "_state", "_waiting",
-        "attached", "client_gone", "door",
-    )  # fmt: skip
-
-    def __init__(self, door: Door, leave: Callable[[], None], *, immediate: bool = False) -> None:
-        self.door: Door = door
-        self._leave = leave
-        self.attached: bool = False
-        """It is connected to FastAPI's exit stacks of this request."""
-        self.client_gone: BaseException | None = None
-        """The error with which the server reported that the client is gone."""
-        self._immediate = immediate
-        self._state = _State.OPEN
-        self._eager: list[LiveTask] = []
-        self._new: list[LiveTask] = []
-        self._waiting: list[LiveTask] = []
-        self._natives: dict[LiveTask, None] = {}
-        self._native_error: BaseException | None = None
-        self._lists: list[list[BackgroundTask]] = []
-
-    @property
-    def uncommitted(self) -> bool:
-        """Whether tasks were added since the last commit."""
-        return bool(self._new or self._eager)
+    # A struct, because each request with tasks makes one: it is filled in C.
+    door: Door
+    leave: Callable[[], object]
+    immediate: bool = False
+    uncommitted: bool = False
+    """Tasks were added since the last commit."""
+    client_gone: BaseException | None = None
+    """The error with which the server reported that the client is gone."""
+    natives: dict[LiveTask, None] = {}
+    """Undecorated functions that wait for the response to call them."""
+    _state: _State = _State.OPEN
+    _eager: list[LiveTask] = []
+    _new: list[LiveTask] = []
+    _waiting: list[LiveTask] = []
+    _lists: list[list[BackgroundTask]] = []
+    _native_error: BaseException | None = None
 
     def add(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: EnqueueOptions
-    ) -> Added:
-        """Add a task; callable from the thread of a sync route."""
-        at_once = checked_eager(options.eager)
-        outlives = self._immediate or at_once is True or options.delay is not None or options.run_at is not None
-        refuse_request_bound(func, args, kwargs, lambda: outlives or self.door.is_declared(func))
+    ) -> tuple[str, NativeCall | None]:
+        """Add a task; return its id, and its call if it runs inside the request.
+
+        Callable from the thread of a sync route.
+        """
+        at_once, outlives = None, self.immediate
+        if options is not NO_OPTIONS:
+            at_once = checked_eager(options.eager)
+            outlives = outlives or at_once is True or options.delay is not None or options.run_at is not None
+        if args or kwargs:
+            refuse_request_bound(func, args, kwargs, lambda: outlives or self.door.is_declared(func))
         if options.session is None:
             task_id, task = self.door.add(func, args, kwargs, options)
         else:
             # It belongs to that transaction and not to the request, which its context must not keep alive.
             context = copy_context()
-            context.run(self._leave)
+            context.run(self.leave)
             task_id, task = context.run(self.door.add, func, args, kwargs, options)
         if task is None:
-            return Added(task_id, None)
+            return task_id, None
         if task.context is not None:
             # The task may wait long: its context variables must not keep the request alive.
-            task.context.run(self._leave)
+            task.context.run(self.leave)
         if at_once is None:
             at_once = task.definition.config.eager
-        if at_once or self._immediate:
+        if at_once or self.immediate:
             self.door.start_soon(task)
             if task.durable and self._state is _State.OPEN:
                 # It starts now, but the response still waits for its commit.
                 self._eager.append(task)
-            return Added(task_id, None)
+                self.uncommitted = True
+            return task_id, None
         native = task.definition.codec is None and not outlives and self._state is _State.OPEN
         if native:
-            self._natives[task] = None
+            self.natives[task] = None
         self._new.append(task)
+        self.uncommitted = True
         # Checked after the task was added: the code that ends the request sees the task, or this check sees the end.
         if self._state is not _State.OPEN:
             self.door.call_on_loop(self._take_late)
-        return Added(task_id, NativeCall(self, task) if native else None)
+        return task_id, NativeCall(self, task) if native else None
 
     def look_after(self, tasks: list[BackgroundTask]) -> None:
         """Remember a list of background tasks to which user code can append."""
@@ -134,25 +126,39 @@ class Outbox:
             if tasks:
                 self.adopt(tasks)
 
-    def adopt(self, tasks: list[BackgroundTask]) -> bool:
-        """Move the declared tasks from a list of background tasks into this outbox; return whether there were any."""
-        declared = [one for one in tasks if type(one) is BackgroundTask and self.door.is_declared(one.func)]
-        for one in declared:
+    def adopt(self, tasks: list[BackgroundTask]) -> None:
+        """Move the declared tasks from a list of background tasks into this outbox."""
+        for one in [one for one in tasks if is_hand_made(one, self.door)]:
             tasks.remove(one)
             self.add(one.func, tuple(one.args), dict(one.kwargs), NO_OPTIONS)
-        return bool(declared)
+
+    def publish(self) -> bool:
+        """Publish the tasks added so far if none of them needs a commit; return whether that is so."""
+        if self._eager or self.natives:
+            return False
+        # First: a task that a thread adds now sets it again.
+        self.uncommitted = False
+        tasks, self._new = self._new, []
+        if not self.door.publish(tasks):
+            self._new[:0] = tasks
+            self.uncommitted = True
+            return False
+        self._waiting = self._waiting + tasks if self._waiting else tasks
+        return True
 
     async def deliver(self) -> None:
         """Commit and publish the tasks added so far; raises `BackendError`, and then none of them runs."""
+        # First: a task that a thread adds now sets it again.
+        self.uncommitted = False
         tasks, self._new = self._new, []
         eager, self._eager = self._eager, []
         # Also after a cancellation: committed tasks must be handed over or withdrawn like all others.
-        self._waiting += [task for task in tasks if task not in self._natives] if self._natives else tasks
+        self._waiting += [task for task in tasks if task not in self.natives] if self.natives else tasks
         try:
             await self.door.make_known(tasks)
         except BackendError:
             for task in tasks:
-                self._natives.pop(task, None)
+                self.natives.pop(task, None)
             raise
         if eager:
             await self.door.arrived(eager)
@@ -162,9 +168,9 @@ class Outbox:
         if self.uncommitted:
             # Another function has just added it.
             await self.deliver()
-        if task not in self._natives:
+        if task not in self.natives:
             return
-        del self._natives[task]
+        del self.natives[task]
         if self.door.open:
             self.door.hand_over([task])
         else:
@@ -177,7 +183,7 @@ class Outbox:
 
     def cancel_natives(self) -> None:
         """An undecorated function of this request has failed: the later ones never run."""
-        natives, self._natives = list(self._natives), {}
+        natives, self.natives = list(self.natives), {}
         if natives:
             self._new = [task for task in self._new if task not in natives]
             self.door.withdraw(natives, Reason.EARLIER_FAILED)
@@ -187,9 +193,11 @@ class Outbox:
         if self._state is _State.FAILED:
             return
         self._state = _State.OVER
-        # Natives that no response has called (it was replaced by another one) run now.
-        tasks, self._waiting = [*self._waiting, *(task for task in self._natives if task.known)], []
-        self._natives.clear()
+        tasks, self._waiting = self._waiting, []
+        if self.natives:
+            # Natives that no response has called (it was replaced by another one) run now.
+            tasks = [*tasks, *(task for task in self.natives if task.known)]
+            self.natives.clear()
         self._lists.clear()
         if tasks:
             self.door.hand_over(tasks)
@@ -198,9 +206,9 @@ class Outbox:
 
     def abandon(self) -> None:
         """An exception left the route or a dependency: the tasks added so far never run."""
-        tasks = [*self._new, *self._waiting, *(task for task in self._natives if task not in self._new)]
+        tasks = [*self._new, *self._waiting, *(task for task in self.natives if task not in self._new)]
         self._new, self._waiting = [], []
-        self._natives.clear()
+        self.natives.clear()
         if tasks:
             self.door.withdraw(tasks, Reason.REQUEST_FAILED)
 
@@ -215,17 +223,14 @@ class Outbox:
 
         Not if it comes from an undecorated function, which ran after the response, or from a client that is gone.
         """
-        if exc is self._native_error:
-            return False
-        gone = self.client_gone
-        return gone is None or not (exc is gone or isinstance(exc, (ClientDisconnect, BaseExceptionGroup)))
+        return exc is not self._native_error and is_failure(exc, self.client_gone)
 
     async def leave_route(
         self, _type: type[BaseException] | None, exc: BaseException | None, _traceback: TracebackType | None
     ) -> bool:
         """Exit callback of FastAPI's stack: the route's dependencies will finish now, or have failed."""
         if exc is None:
-            for task in list(self._natives):
+            for task in list(self.natives):
                 # The response has its own background tasks, or was replaced.
                 await self.run_native(task)
         elif not isinstance(exc, asyncio.CancelledError) and self.is_failure(exc):
@@ -271,14 +276,15 @@ class Outbox:
             self.door.withdraw(tasks, Reason.REQUEST_FAILED)
             return
         for task in tasks:
-            self._natives.pop(task, None)
+            self.natives.pop(task, None)
             self.door.start_soon(task)
 
 
-_SCOPE_KEY = "taskflow_otel.outboxes"
+def is_failure(exc: BaseException, gone: BaseException | None) -> bool:
+    """Whether an exception fails its request; `gone`: the server's error that says that the client is gone."""
+    return gone is None or not (exc is gone or isinstance(exc, (ClientDisconnect, BaseExceptionGroup)))
 
 
-def outboxes_of(scope: Scope) -> dict[int, Outbox]:
-    """The outboxes of a request, one for each manager, by the identity of the manager's door."""
-    outboxes: dict[int, Outbox] = scope.setdefault(_SCOPE_KEY, {})
-    return outboxes
+def is_hand_made(task: BackgroundTask, door: Door) -> bool:
+    """Whether a background task that user code made is a declared task of this manager."""
+    return type(task) is BackgroundTask and door.is_declared(task.func)

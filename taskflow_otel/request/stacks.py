@@ -9,22 +9,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 
-from starlette.types import Scope
-
-from taskflow_otel.compat.fastapi import function_stack, request_stack
-from taskflow_otel.request.outbox import Outbox
-
 ExitCallback = Callable[
     [type[BaseException] | None, BaseException | None, TracebackType | None], Awaitable[bool | None]
 ]
-
-
-def attach(outbox: Outbox, scope: Scope) -> None:
-    """Connect an outbox to the end of its request, once."""
-    if not outbox.attached:
-        outbox.attached = True
-        # The function stack closes after all dependencies were entered, so the outbox is called before they finish.
-        function_stack(scope).callback(request_stack(scope).push_async_exit, outbox.leave_route)
 
 
 def at_the_end_of(stack: AsyncExitStack, callback: ExitCallback) -> None:

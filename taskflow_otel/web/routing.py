@@ -41,6 +41,8 @@ class TaskflowRoute(APIRoute):
     the administration.
     """
 
+    leaves_errors_to_stacks: ClassVar[bool] = True
+    """It answers errors of its own routes, which add no tasks of the application; a sign-in has stacks of its own."""
     home: ClassVar[str] = ""
     audit: ClassVar[AuditLog | None] = None
 

@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind
 from pydantic import BaseModel
 from starlette.types import Message, Receive, Scope, Send
 
+from taskflow_otel.compat import fastapi as compat
 from taskflow_otel.compat.fastapi import (
     ROUTE_FUNCTIONS,
     asks_for,
@@ -26,6 +27,7 @@ from taskflow_otel.compat.fastapi import (
     has_errors,
     leave_untraced,
     make_background_tasks_by,
+    on_route_class,
     only_media_type,
     own_stacks,
     query_names,
@@ -34,6 +36,7 @@ from taskflow_otel.compat.fastapi import (
     untraced_paths,
 )
 from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.request.endpoints import watch_endpoints
 from tests.compat.shapes import Shape
 
 SHAPE = Shape("fastapi", "0.165.0")
@@ -307,3 +310,32 @@ async def test_fastapis_own_telemetry_skips_what_it_is_told_to_skip() -> None:
     )
     assert untraced_paths(app) == {"/jobs/metrics", "/jobs/livez"}
     assert untraced_paths(FastAPI()) == set()
+
+
+def test_a_route_class_of_the_application_is_noticed_whenever_it_is_defined(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Earlier(routing.APIRoute):
+        pass
+
+    # What is found stays found in this process, so that the hook must be there before.
+    watch_endpoints()
+    monkeypatch.setattr(compat, "_on_route_class", list(compat._on_route_class))
+    found: list[str] = []
+
+    def notice() -> None:
+        found.append("one")
+
+    on_route_class(notice)
+    on_route_class(notice)
+    assert found == ["one"], "one exists already"
+
+    class Later(routing.APIRoute):
+        pass
+
+    class Own(routing.APIRoute):
+        leaves_errors_to_stacks = True
+
+    SHAPE.holds(
+        found == ["one", "one"] and issubclass(Later, routing.APIRoute) and not issubclass(Own, Earlier),
+        "routes are no longer of the class APIRoute of fastapi/routing.py, so that on_route_class finds none of the "
+        "application's own classes.",
+    )

@@ -14,8 +14,9 @@ from taskflow_otel import ManagedBackgroundTasks, TaskStatus
 from taskflow_otel.backends import SqliteBackend
 from taskflow_otel.backends.base import Applied, Change, Insert
 from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.request.middleware import DeliveryMiddleware, TaskMiddleware
 from tests.asgi import Exchange, post, running
-from tests.e2e.shop import WAIT, PassThrough, Shop, leave_a_witness, next_life_runs_only
+from tests.e2e.shop import WAIT, HoldBack, PassThrough, Shop, leave_a_witness, next_life_runs_only
 from tests.waiting import eventually
 
 
@@ -199,3 +200,26 @@ async def test_enqueue_returns_when_the_task_is_committed_and_raises_when_it_is_
         assert await backend.get(task_id) is not None
         assert await shop.ended(task_id) is TaskStatus.SUCCESS
     assert shop.log == ["task"]
+
+
+@pytest.mark.parametrize("between", [False, True])
+async def test_tasks_start_after_the_last_byte_with_a_middleware_that_holds_it_back_or_without(
+    between: bool, tmp_path: Path
+) -> None:
+    shop, _ = troubled(tmp_path)
+    shop.mount()
+    if between:
+        shop.app.add_middleware(HoldBack)
+    async with running(shop.app):
+        kinds = list[type]()
+        layer: Any = shop.app.build_middleware_stack()
+        while layer is not None:
+            kinds.append(type(layer))
+            layer = getattr(layer, "_app", None) or getattr(layer, "app", None)
+        # With nothing between the two middlewares, one is enough.
+        assert (DeliveryMiddleware in kinds, TaskMiddleware in kinds) == (between, True)
+        for path in ("/kept", "/passing"):
+            shop.log.clear()
+            answer = await post(shop.app, path, log=shop.log)
+            await shop.ended(answer.json)
+            assert shop.log == ["first byte", "last byte", "task"]

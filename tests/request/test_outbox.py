@@ -17,6 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from taskflow_otel import ManagedBackgroundTasks, QueueConfig, TaskAdmin, TaskManager, TaskStatus
+from taskflow_otel.request.current import RequestTasks
+from taskflow_otel.request.outbox import Outbox
 from tests.asgi import Exchange, post, running
 from tests.e2e.shop import PassThrough, Shop
 from tests.e2e.test_disconnects import served
@@ -584,3 +586,74 @@ async def test_a_client_that_is_gone_changes_nothing_but_a_commit_that_fails_the
         await Gone(shop.app, "/?fails=1").run()
         assert await shop.ended(shop.ids[1]) is TaskStatus.CANCELLED
     assert shop.log == ["task"]
+
+
+@pytest.mark.parametrize("ends", ["well", "by an error", "without its client"])
+@pytest.mark.parametrize("where", ["later", "clean-up"])
+async def test_the_first_task_of_a_request_may_be_added_by_hand_at_its_end_or_later(
+    ends: str, where: str, tmp_path: Path
+) -> None:
+    shop, over, adding = Shop(tmp_path / "tasks.db"), asyncio.Event(), list[asyncio.Task[None]]()
+
+    async def add() -> None:
+        await over.wait()
+        shop.add(ManagedBackgroundTasks(shop.manager))
+
+    class Gone(Exchange):
+        async def _send(self, message: Any) -> None:
+            await super()._send(message)
+            if ends == "without its client":
+                raise BrokenPipeError("the client is gone")
+
+    async def session() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            if where == "clean-up":
+                over.set()
+                await add()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"a"
+        if ends == "by an error":
+            raise LookupError
+        yield b"b"
+
+    @shop.app.post("/", dependencies=[Depends(session)])
+    async def route() -> Response:
+        if where == "later":
+            adding.append(asyncio.create_task(add()))
+        return StreamingResponse(chunks())
+
+    async with running(shop.mount()):
+        await Gone(shop.app, "/").run()
+        over.set()
+        await asyncio.gather(*adding)
+        expected = TaskStatus.CANCELLED if ends == "by an error" else TaskStatus.SUCCESS
+        assert await shop.ended(shop.ids[0]) is expected
+
+
+async def test_a_request_that_adds_no_task_makes_no_outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, made = Shop(tmp_path / "tasks.db"), list[RequestTasks]()
+    make = RequestTasks.make_outbox
+
+    def counted(self: RequestTasks, *args: Any) -> Outbox:
+        made.append(self)
+        return make(self, *args)
+
+    monkeypatch.setattr(RequestTasks, "make_outbox", counted)
+
+    @shop.app.post("/plain")
+    async def plain() -> None:
+        pass
+
+    @shop.app.post("/adds")
+    async def adds(tasks: ManagedBackgroundTasks) -> None:
+        shop.add(tasks)
+
+    async with running(shop.mount()):
+        await post(shop.app, "/plain")
+        assert made == []
+        await post(shop.app, "/adds")
+        assert len(made) == 1
+        assert made[0].scope == {"type": "over"}, "what a task still knows of its request would keep it alive"
