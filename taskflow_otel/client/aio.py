@@ -61,6 +61,7 @@ from taskflow_otel.wire.bodies import (
     StatsOut,
     TaskDetailOut,
     TaskOut,
+    TickOut,
 )
 
 _PASSING = (UnreachableError, TooManyStreamsError, NotStartedError, BackendUnavailableError)
@@ -142,6 +143,10 @@ class AsyncClient:
     async def ask_for_stack(self, task_id: str, *, reason: str | None = None) -> TaskOut:
         """Have the stack of a running task written into its log, within about a second; raises `TaskStateError`."""
         return read(TaskOut, await self._request("POST", f"/{task_segment(task_id)}/stack", {"reason": reason}))
+
+    async def tick(self, *, seconds: float | None = None) -> TickOut:
+        """Let what is due run in the process that answers, for at most `seconds` (default 25), and wait for that."""
+        return read(TickOut, await self._request("POST", "/tick", {"seconds": seconds}))
 
     async def list_failures(self, **filters: Unpack[Filters]) -> FailuresOut:
         """The newest failures that match, grouped by error."""

@@ -55,6 +55,8 @@ class Dispatcher:
         self._pumping = False
         self._pump_due = False
         self._starting: set[LiveTask] = set()
+        self.started: int = 0
+        """Attempts that got a slot, since this process began."""
         self.slots: dict[str, Slots] = {name: Slots(executor.capacity) for name, executor in executors.items()}
 
     def connect(self, start: Callable[[LiveTask], None]) -> None:
@@ -209,6 +211,7 @@ class Dispatcher:
         return True
 
     def _take(self, queue: Queue, task: LiveTask) -> None:
+        self.started += 1
         queue.running += 1
         self.slots[task.record.executor].used += 1
         queue.leave_place(task)

@@ -59,6 +59,7 @@ from taskflow_otel.engine.settings import EngineSettings, retention_of
 from taskflow_otel.engine.shared import SharedValues
 from taskflow_otel.engine.stacks import Stacks
 from taskflow_otel.engine.task_output import TaskOutput
+from taskflow_otel.engine.ticks import Ticks
 from taskflow_otel.engine.transactions import Transactions
 from taskflow_otel.engine.vitals import Vitals
 from taskflow_otel.errors import BackendError, TaskflowError
@@ -299,26 +300,14 @@ class Engine:
             *office.services,
             self.transactions,
         ]
+        pool: Pool | None = None
         if isinstance(backend, KeepsPool):
             strays = interval if isinstance(backend, KeepsTransactions) else None
             pool = Pool(
-                backend.pool_store,
-                queues,
-                self._dispatcher,
-                intake,
-                registry,
-                self._tasks,
-                self._lifecycle,
-                self.control.stop,
-                self._clock,
-                self._heartbeat,
-                self._life,
-                self._background,
-                seals=builder.seals,
-                concurrency=settings.deployment.concurrency,
-                strays=strays,
-                noticed=self.transactions.noticed,
-            )
+                backend.pool_store, queues, self._dispatcher, intake, registry, self._tasks, self._lifecycle,
+                self.control.stop, self._clock, self._heartbeat, self._life, self._background, seals=builder.seals,
+                concurrency=settings.deployment.concurrency, strays=strays, noticed=self.transactions.noticed,
+            )  # fmt: skip
             self._dispatcher.connect_pool(pool.share, pool.look)
             self.control.connect(pool.claim_one)
             self.transactions.connect(self.control.stop, pool.look)
@@ -330,6 +319,11 @@ class Engine:
             self._services.append(self.cleaner)
         if isinstance(backend, KeepsFigures):
             self._services.append(FigureCleaner(backend.figure_store, self._clock, _CLEAN_INTERVAL))
+        # The pool last: its tasks are taken while nothing else is due.
+        finders: list[Service] = [self._heartbeat, self._takeover, self.schedules, self.transactions]
+        finders += [] if pool is None else [pool]
+        self.ticks: Ticks = Ticks([one.tick for one in finders], self._dispatcher, self._tasks, self._clock, self._life)
+        """Rounds of everything that is due."""
         # Connections to parts that were built later are made here, and nowhere else.
         self._heartbeat.connect(rejoin=self.control.rejoin, introduce=self._introduce)
         self._ledger.connect(LateCommits(self._tasks, self._lifecycle, self._ledger, intake, self._background).applied)

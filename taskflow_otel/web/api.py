@@ -11,7 +11,7 @@ from taskflow_otel.web.audit_api import add_audit_routes
 from taskflow_otel.web.bulk_api import add_bulk_routes
 from taskflow_otel.web.dashboard import add_page_routes
 from taskflow_otel.web.documented import document
-from taskflow_otel.web.fleet_api import add_fleet_routes, add_queue_routes
+from taskflow_otel.web.fleet_api import add_fleet_routes, add_queue_routes, add_tick_route
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.hosts import Hosts
 from taskflow_otel.web.operations_api import add_operation_routes
@@ -52,6 +52,7 @@ def make_routers(
     add_operation_routes(router, engine, guard)
     add_fleet_routes(router, engine, metrics, stream, guard)
     add_queue_routes(router, engine, guard, audit)
+    add_tick_route(router, engine, guard)
     add_schedule_routes(router, engine, settings, guard, audit)
     add_collection_routes(router, engine, settings, guard)
     add_bulk_routes(router, engine, guard, audit, settings.path)

@@ -26,6 +26,8 @@ class Scope(StrEnum):
     """Delete finished tasks."""
     QUEUES = "queues"
     """Pause queues and change their limits."""
+    TICK = "tick"
+    """Let what is due run, in a process that is frozen between requests."""
     SCHEDULES = "schedules"
     """Run, pause and resume schedules."""
 

@@ -24,9 +24,11 @@ from taskflow_otel.web.overview import Overview
 from taskflow_otel.web.params import COUNT_LIMIT, task_filter
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
 from taskflow_otel.web.sse import EventStreams
-from taskflow_otel.wire.bodies import InstanceOut, ObjectiveOut, OverviewOut, QueueIn, QueueOut, StatsOut
+from taskflow_otel.wire.bodies import InstanceOut, ObjectiveOut, OverviewOut, QueueIn, QueueOut, StatsOut, TickOut
 
 _FASTEST = 1
+_LONGEST_TICK = 300
+"""Seconds that one round may take."""
 
 
 def add_fleet_routes(
@@ -136,6 +138,22 @@ def _takes_gzip(accepted: str) -> bool:
         if coding.strip() == "gzip":
             return quality.replace(" ", "") not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
     return False
+
+
+def add_tick_route(router: APIRouter, engine: TaskEngine, guard: Guard) -> None:
+    """The route for platforms that freeze a process between requests."""
+
+    @router.post("/tick", dependencies=[Depends(guard.acting(Scope.TICK))], summary="Let what is due run")
+    async def tick(
+        seconds: Annotated[float, Query(gt=0, le=_LONGEST_TICK, description="The longest time for it.")] = 25.0,
+    ) -> TickOut:
+        """Let tasks of shared queues, due schedules, retries and tasks of dead instances run in this process.
+
+        The answer comes when nothing is left, or after this time. For platforms that freeze a process between requests:
+        call it about once a minute.
+        """
+        done = await engine.ticks.tick(seconds)
+        return TickOut(started=done.started, left=done.left)
 
 
 def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: AuditLog) -> None:

@@ -186,6 +186,22 @@ class SharedSettings(Protocol):
         """Write one value, or delete it (`None`)."""
 
 
+class Ticked(Protocol):
+    """What a round of everything that is due has done."""
+
+    @property
+    def started(self) -> int: ...
+    @property
+    def left(self) -> int: ...
+
+
+class TickBook(Protocol):
+    """Rounds of everything that is due."""
+
+    async def tick(self, seconds: float) -> Ticked:
+        """Let what is due run, for at most this time."""
+
+
 class TaskEngine(Protocol):
     """The engine, for the API."""
 
@@ -201,6 +217,8 @@ class TaskEngine(Protocol):
     def queues(self) -> QueueBook: ...
     @property
     def schedules(self) -> ScheduleBook: ...
+    @property
+    def ticks(self) -> TickBook: ...
     @property
     def audit(self) -> AuditTrail: ...
     @property

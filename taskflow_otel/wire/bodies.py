@@ -466,6 +466,15 @@ class ProbeOut(BaseModel):
     status: Literal["ok", "unavailable"]
 
 
+class TickOut(BaseModel):
+    """What a round of everything that is due has done."""
+
+    started: int
+    """Attempts that were started."""
+    left: int
+    """Tasks that still run or wait for a slot."""
+
+
 class SessionOut(BaseModel):
     """The current user, and the settings of the page."""
 

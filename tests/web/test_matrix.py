@@ -70,6 +70,7 @@ RULES = {
     "pause_queue": Rule("operator", 200),
     "resume_queue": Rule("operator", 200),
     "configure_queue": Rule("operator", 200, {"max_size": 7}),
+    "tick": Rule("operator", 200),
     "run_schedule": Rule("operator", 202),
     "pause_schedule": Rule("operator", 200),
     "resume_schedule": Rule("operator", 200),
