@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 _GROWTH = 3
-"""Everything is visited again when the objects that were frozen since then are this many times those of then."""
-_OFTEN = 3
+"""Everything is visited again when the objects that were frozen since then are this many times those of then,"""
+_LEAST = 400_000
+"""and at least this many: some 50 MB, of which few are garbage."""
+_OFTEN = 1
 """Collections of the middle generation before a full one. CPython's 10 are for full ones that take long."""
 
 
@@ -16,8 +19,8 @@ class FrozenHeap:
     A full collection visits every object of the process. With frameworks loaded and ten thousand tasks alive, it blocks
     the event loop for a tenth of a second, and finds next to nothing. So what exists at the start is frozen, and then
     what survives each full collection: nothing of that is garbage at that moment. Reference counts still free frozen
-    objects. Only a cycle that becomes garbage later stays: until the heap has four times the objects that it had when
-    everything was visited, or until other code calls `gc.collect()`. Then everything is visited again.
+    objects. Only a cycle that becomes garbage later stays: until the heap has grown to several times the objects that
+    it had when everything was visited, or until other code calls `gc.collect()`. Then everything is visited again.
 
     What is garbage at the start would stay too, so the first start of a process collects first. Later ones do not,
     since a collection at each start would slow test suites down.
@@ -36,6 +39,8 @@ class FrozenHeap:
         """The objects that were frozen when everything had been visited."""
         self._since = 0
         """An upper bound of the objects that were frozen since then."""
+        self._blocks = 0
+        """The blocks of memory that were allocated then."""
 
     def freeze(self) -> None:
         """Freeze everything that exists; do nothing if other code has already frozen objects."""
@@ -74,10 +79,16 @@ class FrozenHeap:
     def _freeze_everything(self) -> None:
         gc.freeze()
         self._old, self._since = gc.get_freeze_count(), 0
+        self._blocks = sys.getallocatedblocks()
 
     def _grown(self) -> bool:
-        most = self._old * _GROWTH
-        if self._since > most:
-            # Many of those may be freed by now. Counting takes milliseconds, so it waits until it may matter.
+        most = max(self._old * _GROWTH, _LEAST)
+        if self._since <= most:
+            return False
+        # Many of those may be freed by now. Counting them would block the event loop for 20 ms of each 200,000, so
+        # first ask the allocator, which knows an upper bound too: each object has a block of its own.
+        blocks = sys.getallocatedblocks()
+        if blocks - self._blocks > most:
             self._since = max(0, gc.get_freeze_count() - self._old)
-        return self._since > most
+            self._blocks = blocks - self._since
+        return self._since > most and blocks - self._blocks > most

@@ -10,6 +10,7 @@ import pytest
 
 from taskflow_otel import TaskManager
 from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.runtime import garbage
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +132,8 @@ async def test_a_cycle_that_was_frozen_is_freed_when_the_program_asks_for_a_coll
 
 
 @pytest.mark.usefixtures("eager")
-async def test_a_cycle_that_was_frozen_is_freed_when_the_heap_has_grown() -> None:
+async def test_a_cycle_that_was_frozen_is_freed_when_the_heap_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "_LEAST", 0)
     manager = TaskManager()
     await manager.startup()
     try:
@@ -143,6 +145,35 @@ async def test_a_cycle_that_was_frozen_is_freed_when_the_heap_has_grown() -> Non
         while gone() is not None and len(grown) < most:
             grown.append([])
         assert gone() is None
+    finally:
+        await manager.shutdown()
+
+
+@pytest.mark.usefixtures("eager")
+async def test_frozen_objects_are_not_counted_while_the_heap_cannot_have_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "_LEAST", 0)
+    monkeypatch.setattr(garbage, "_GROWTH", 0.5)
+    manager = TaskManager()
+    await manager.startup()
+    counted: list[int] = []
+    count = gc.get_freeze_count
+    most = count() // 2
+
+    def counting() -> int:
+        counted.append(1)
+        return count()
+
+    try:
+        monkeypatch.setattr(gc, "get_freeze_count", counting)
+        frozen = 0
+        # Each survives one full collection, and is freed then: blocks of memory are reused.
+        while frozen < 3 * most:
+            survivors = [Cycle() for _ in range(most // 16)]
+            collect_fully_by_itself()
+            for one in survivors:
+                one.__dict__.clear()
+            frozen += len(survivors)
+        assert counted == []
     finally:
         await manager.shutdown()
 
