@@ -10,7 +10,8 @@ from taskflow_otel.engine.blocks import NO_TASK
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.exporters import signals
-from taskflow_otel.exporters.prometheus.exporter import OTHER, PrometheusExporter
+from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
+from taskflow_otel.exporters.prometheus.task_counts import OTHER
 from taskflow_otel.model.objective import SLO
 from taskflow_otel.model.record import DEFAULT_QUEUE
 from taskflow_otel.model.vocabulary import QueueState, SlotState

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from taskflow_otel.engine.live import REFUSED
-from taskflow_otel.exporters.prometheus.exporter import OTHER
+from taskflow_otel.exporters.prometheus.task_counts import OTHER
 from taskflow_otel.exporters.prometheus.values import Snapshot, capped, from_json, merge, to_json
 from taskflow_otel.metrics.targets import FIRST
 from taskflow_otel.model.events import LifecycleEvent

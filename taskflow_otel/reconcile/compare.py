@@ -14,7 +14,8 @@ from datetime import datetime
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.errors import IllegalTransitionError
 from taskflow_otel.exporters import keys, signals
-from taskflow_otel.exporters.prometheus.exporter import OTHER, PrometheusExporter
+from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
+from taskflow_otel.exporters.prometheus.task_counts import OTHER
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord

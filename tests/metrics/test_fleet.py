@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from taskflow_otel.backends.base import Insert
 from taskflow_otel.backends.memory import MemoryBackend
 from taskflow_otel.errors import BackendUnavailableError
-from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES, OTHER
+from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES
+from taskflow_otel.exporters.prometheus.task_counts import OTHER
 from taskflow_otel.metrics.books import COUNTS, GONE, TARGETS
 from taskflow_otel.metrics.folding import MARKS
 from taskflow_otel.model.query import Instance

@@ -17,48 +17,20 @@ from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus import exposition
 from taskflow_otel.exporters.prometheus.buckets import resolve_buckets
 from taskflow_otel.exporters.prometheus.exposition import MetricsFormat
-from taskflow_otel.exporters.prometheus.objectives import ObjectiveCounts
+from taskflow_otel.exporters.prometheus.task_counts import TaskCounts
 from taskflow_otel.exporters.prometheus.text import PageWriter
 from taskflow_otel.exporters.prometheus.values import Elsewhere, Histogram, LabelValues, Snapshot, Value, merge
 from taskflow_otel.exporters.signals import METRICS_BY_NAME, MetricSpec, MetricType
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.status import TaskStatus, Transition
-from taskflow_otel.model.vocabulary import (
-    OUTCOMES,
-    PROCESS_DEATHS,
-    REFUSALS,
-    AttemptOutcome,
-    Reason,
-    RecoveryOutcome,
-    Source,
-)
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.throttled_report import ThrottledReport
 from taskflow_otel.version import __version__
 
-OTHER = "_other"
-"""The label value for everything beyond the cap."""
 DEFAULT_MAX_LABEL_VALUES = 200
 
 Samples = Iterable[tuple[LabelValues, float]]
-# Plain text, as labels are. Module-level names: the lookup of an enum member would be a call for each event.
-SOURCES = tuple(source.value for source in Source)
-ATTEMPT_OUTCOMES = tuple(outcome.value for outcome in AttemptOutcome)
-_SUCCESS, _FAILED = AttemptOutcome.SUCCESS.value, AttemptOutcome.FAILED.value
-_INTERRUPTED = AttemptOutcome.INTERRUPTED.value
-_REFUSED = TaskStatus.REJECTED.value
-FINISH_OUTCOMES = (*ATTEMPT_OUTCOMES, _REFUSED)
-REFUSAL_REASONS = tuple(reason.value for reason in REFUSALS)
-RECOVERY_OUTCOMES = tuple(outcome.value for outcome in RecoveryOutcome)
-_WAITING, _RERUN = RecoveryOutcome.WAITING.value, RecoveryOutcome.RERUN.value
-_ENDED, _POISON = RecoveryOutcome.INTERRUPTED.value, RecoveryOutcome.POISON.value
-
 _CACHE_SECONDS = 1.0
-_ATTEMPT_OUTCOME = {transition: outcome.value for transition, outcome in OUTCOMES.items()}
-_ENQUEUED, _STARTED, _SUCCEEDED = Transition.ENQUEUED, Transition.STARTED, Transition.SUCCEEDED
-_REJECTED, _OBJECTIVE_MISSED = Transition.REJECTED, Transition.OBJECTIVE_MISSED
-_PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 
 
 class _View(NamedTuple):
@@ -68,33 +40,6 @@ class _View(NamedTuple):
     own: Snapshot | None = None
     elsewhere: Elsewhere | None = None
     exemplars_after: float = 0.0
-
-
-class _Cell:
-    """The counts of one task type in one queue."""
-
-    __slots__ = (
-        "attempts",
-        "end_to_end",
-        "enqueued",
-        "finished",
-        "last_success",
-        "queue_wait",
-        "retries",
-        "run_duration",
-        "running",
-    )
-
-    def __init__(self, buckets: Mapping[str, tuple[float, ...]]) -> None:
-        self.enqueued = dict.fromkeys(SOURCES, 0)
-        self.attempts = dict.fromkeys(ATTEMPT_OUTCOMES, 0)
-        self.finished = dict.fromkeys(FINISH_OUTCOMES, 0)
-        self.retries = 0
-        self.running = 0
-        self.last_success: datetime | None = None
-        self.run_duration = Histogram(buckets[signals.RUN_DURATION.name])
-        self.queue_wait = Histogram(buckets[signals.QUEUE_WAIT_TIME.name])
-        self.end_to_end = Histogram(buckets[signals.END_TO_END.name])
 
 
 class PrometheusExporter(Exporter):
@@ -123,17 +68,7 @@ class PrometheusExporter(Exporter):
         self._release = release
         self._clock = clock
         self._process = os.getpid()
-        self._cells: dict[LabelValues, _Cell] = {}
-        self._tasks: set[str] = set()
-        self._queues: set[str] = set()
-        self._error_types: set[str] = set()
-        self._running: dict[str, _Cell] = {}
-        self._exceptions: dict[LabelValues, int] = {}
-        self._recovered = dict.fromkeys(RECOVERY_OUTCOMES, 0)
-        self._refused = dict.fromkeys(REFUSAL_REASONS, 0)
-        self._objectives = ObjectiveCounts()
-        self._fenced = 0
-        self._overflow = {"task": 0, "queue": 0, "error_type": 0}
+        self._tasks = TaskCounts(self._buckets, max_label_values)
         self._counts: dict[str, dict[LabelValues, float]] = {}
         self._observed: dict[str, dict[LabelValues, Histogram]] = {}
         self._sources: dict[str, list[Callable[[], Samples]]] = {}
@@ -160,14 +95,7 @@ class PrometheusExporter(Exporter):
             self._forget()
 
     def _forget(self) -> None:
-        self._cells = {key: _Cell(self._buckets) for key in self._cells}
-        self._running.clear()
-        self._exceptions.clear()
-        self._recovered = dict.fromkeys(RECOVERY_OUTCOMES, 0)
-        self._refused = dict.fromkeys(REFUSAL_REASONS, 0)
-        self._objectives.forget()
-        self._fenced = 0
-        self._overflow = dict.fromkeys(self._overflow, 0)
+        self._tasks.forget()
         self._counts = {name: dict.fromkeys(children, 0.0) for name, children in self._counts.items()}
         self._observed.clear()
         self._render_lock = threading.Lock()
@@ -176,132 +104,28 @@ class PrometheusExporter(Exporter):
 
     def register_task(self, name: str, queue: str, *, objective: bool = False) -> None:
         """Create the children of a task type, so that they are shown as zero before anything happens."""
-        key = (name, queue)
-        if key not in self._cells:
-            self._admit(key, count=False)
-        if objective:
-            self._objectives.declare(self.task_label(name))
+        self._tasks.register(name, queue, objective=objective)
 
     def task_label(self, name: str) -> str:
         """The label value of a task name: itself, or `_other` beyond the cap."""
-        return name if name in self._tasks else OTHER
+        return self._tasks.task_label(name)
 
     def error_label(self, error_type: str) -> str:
         """The label value of an exception's class: itself, or `_other` beyond the cap."""
-        return error_type if error_type in self._error_types else OTHER
+        return self._tasks.error_label(error_type)
+
+    def on_lifecycle(self, event: LifecycleEvent) -> None:
+        """Count the transition."""
+        self._tasks.take(event)
+
+    def on_refused(self, record: TaskRecord) -> None:
+        """Count the refused write; the attempt no longer counts as running here."""
+        self._tasks.refuse(record.task_id)
 
     @property
     def buckets(self) -> Mapping[str, tuple[float, ...]]:
         """The upper bounds in use, by histogram name."""
         return self._buckets
-
-    def on_lifecycle(self, event: LifecycleEvent) -> None:
-        """Count the transition."""
-        key = (event.func_name, event.queue)
-        cell = self._cells.get(key)
-        if cell is None:
-            cell = self._admit(key)
-        transition = event.transition
-        if event.objective is not None:
-            self._objectives.count(self.task_label(event.func_name), event.objective)
-        # A chain, the most frequent first: this runs for every event, and a `match` compares by `==`.
-        if transition is _STARTED:
-            self._running[event.task_id] = cell
-            cell.running += 1
-            if event.queue_wait is not None:
-                cell.queue_wait.observe_in(event.queue_wait, event.span, event.timestamp)
-        elif transition is _ENQUEUED:
-            cell.enqueued[event.source] += 1
-        elif transition is _REJECTED:
-            cell.finished[_REFUSED] += 1
-            reason = str(event.reason)
-            self._refused[reason] = self._refused.get(reason, 0) + 1
-        elif transition is _OBJECTIVE_MISSED:
-            pass
-        elif event.previous is _RUNNING:
-            self._count_attempt(cell, event)
-        else:
-            self._count_waiting(cell, event)
-
-    def on_refused(self, record: TaskRecord) -> None:
-        """Count the refused write; the attempt no longer counts as running here."""
-        self._fenced += 1
-        self._leave(record.task_id)
-
-    def _count_attempt(self, cell: _Cell, event: LifecycleEvent) -> None:
-        """Count the end of an attempt, and of the task unless it waits again."""
-        self._leave(event.task_id)
-        transition = event.transition
-        if transition is _SUCCEEDED:
-            outcome = _SUCCESS
-            cell.last_success = event.end_time or event.timestamp
-        else:
-            outcome = _ATTEMPT_OUTCOME[transition]
-        cell.attempts[outcome] += 1
-        duration = event.duration
-        if duration is None and event.start_time is not None and event.end_time is not None:
-            duration = (event.end_time - event.start_time).total_seconds()
-        if duration is not None:
-            cell.run_duration.observe_in(max(duration, 0.0), event.span, event.timestamp)
-        if event.status is not _PENDING:
-            cell.finished[outcome] += 1
-            elapsed = ((event.end_time or event.timestamp) - event.created_at).total_seconds()
-            cell.end_to_end.observe_in(max(elapsed, 0.0), event.span, event.timestamp)
-        if outcome == _FAILED:
-            self._count_exception(event)
-            if transition is Transition.RETRY_SCHEDULED:
-                cell.retries += 1
-            elif event.reason == Reason.POISON:
-                self._recovered[_POISON] += 1
-        elif outcome == _INTERRUPTED and event.reason in PROCESS_DEATHS:
-            self._recovered[_RERUN if event.status is _PENDING else _ENDED] += 1
-
-    def _count_waiting(self, cell: _Cell, event: LifecycleEvent) -> None:
-        """Count the end or the takeover of a task that was not running."""
-        if event.transition is Transition.RECOVERED:
-            self._recovered[_WAITING] += 1
-        else:
-            cell.finished[_ATTEMPT_OUTCOME[event.transition]] += 1
-
-    def _leave(self, task_id: str) -> None:
-        """An attempt no longer runs; one of another process was never counted as running here."""
-        cell = self._running.pop(task_id, None)
-        if cell is not None:
-            cell.running -= 1
-
-    def _count_exception(self, event: LifecycleEvent) -> None:
-        if event.error_type is None:
-            return
-        task = self.task_label(event.func_name)
-        error_type = self._capped("error_type", event.error_type, self._error_types)
-        key = (task, error_type)
-        if key not in self._exceptions and len(self._exceptions) >= 5 * self._cap:
-            # Both labels are bounded, but their combinations could still be too many.
-            self._overflow["error_type"] += 1
-            key = (task, OTHER)
-        self._exceptions[key] = self._exceptions.get(key, 0) + 1
-
-    def _capped(self, label: str, value: str, seen: set[str], *, count: bool = True) -> str:
-        if value in seen:
-            return value
-        if len(seen) >= self._cap:
-            if count:
-                self._overflow[label] += 1
-            return OTHER
-        seen.add(value)
-        return value
-
-    def _admit(self, key: LabelValues, *, count: bool = True) -> _Cell:
-        task = self._capped("task", key[0], self._tasks, count=count)
-        queue = self._capped("queue", key[1], self._queues, count=count)
-        if (task, queue) not in self._cells and len(self._cells) >= 5 * self._cap:
-            task = OTHER
-            if count:
-                self._overflow["task"] += 1
-        cell = self._cells.get((task, queue))
-        if cell is None:
-            cell = self._cells[task, queue] = _Cell(self._buckets)
-        return cell
 
     def add_source(self, metric: str, read: Callable[[], Samples]) -> None:
         """Read a gauge or counter at each scrape.
@@ -369,14 +193,8 @@ class PrometheusExporter(Exporter):
         found: Snapshot = {
             signals.BUILD_INFO.name: {(__version__, self._release): 1.0},
             signals.INSTANCES.name: {(): 1.0},
-            signals.TASK_EXCEPTIONS.name: dict[LabelValues, Value](self._exceptions),
-            signals.TASKS_RECOVERED.name: {(reason,): n for reason, n in self._recovered.items()},
-            signals.TASKS_REFUSED.name: {(reason,): n for reason, n in list(self._refused.items())},
-            signals.FENCED_WRITES.name: {(): float(self._fenced)},
-            signals.LABEL_OVERFLOW.name: {(label,): n for label, n in self._overflow.items()},
         }
-        self._objectives.read(found)
-        self._read_cells(found)
+        self._tasks.read(found)
         for name, counts in self._counts.items():
             found[name] = dict[LabelValues, Value](counts)
         for name, histograms in self._observed.items():
@@ -389,36 +207,6 @@ class PrometheusExporter(Exporter):
                 except Exception as exc:
                     self._source_failures.add(name, "could not be read for a scrape", exc)
         return found
-
-    def _read_cells(self, found: Snapshot) -> None:
-        for spec in (
-            signals.TASKS_ENQUEUED,
-            signals.TASK_ATTEMPTS,
-            signals.TASKS_FINISHED,
-            signals.TASK_RETRIES,
-            signals.TASKS_RUNNING,
-            signals.LAST_SUCCESS,
-            signals.RUN_DURATION,
-            signals.QUEUE_WAIT_TIME,
-            signals.END_TO_END,
-        ):
-            found[spec.name] = {}
-        last_success = found[signals.LAST_SUCCESS.name]
-        for key, cell in list(self._cells.items()):
-            for spec, numbers in (
-                (signals.TASKS_ENQUEUED, cell.enqueued),
-                (signals.TASK_ATTEMPTS, cell.attempts),
-                (signals.TASKS_FINISHED, cell.finished),
-            ):
-                found[spec.name].update(((*key, label), number) for label, number in list(numbers.items()))
-            found[signals.TASK_RETRIES.name][key] = cell.retries
-            found[signals.TASKS_RUNNING.name][key] = cell.running
-            found[signals.RUN_DURATION.name][key] = cell.run_duration.copy()
-            found[signals.QUEUE_WAIT_TIME.name][key] = cell.queue_wait.copy()
-            found[signals.END_TO_END.name][key] = cell.end_to_end.copy()
-            latest = last_success.get(key[:1], 0.0)
-            if cell.last_success is not None and not isinstance(latest, Histogram):
-                last_success[key[:1]] = max(latest, cell.last_success.timestamp())
 
     def collect(self) -> Iterator[Metric]:
         """The metric families, including the counts of the peers."""

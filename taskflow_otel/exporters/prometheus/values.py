@@ -19,7 +19,8 @@ from taskflow_otel.exporters.signals import (
 from taskflow_otel.model.trace import SpanRef
 
 LabelValues = tuple[str, ...]
-_SAMPLED = 0x01
+SAMPLED = 0x01
+"""The bit of the trace flags that says that a span is recorded."""
 _DIGITS = 6
 
 
@@ -53,7 +54,12 @@ class Histogram:
         index = bisect_left(self.bounds, value)
         self.counts[index] += 1
         self.sum += value
-        if span.trace_flags & _SAMPLED and span.trace_id:
+        if span.trace_flags & SAMPLED:
+            self.keep(index, value, span, moment)
+
+    def keep(self, index: int, value: float, span: SpanRef, moment: datetime) -> None:
+        """Keep an observation in a sampled span as the exemplar of its bucket."""
+        if span.trace_id:
             at, latest = moment.timestamp(), self.exemplars[index]
             # Prometheus drops an exemplar if its bucket has had a later one.
             if latest is None or at >= latest.timestamp:

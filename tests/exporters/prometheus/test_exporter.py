@@ -112,7 +112,7 @@ def test_values_beyond_the_cap_share_one_child_and_are_counted() -> None:
     assert scraped.value("taskflow_task_exceptions_total") == 200
     assert scraped.value("taskflow_label_overflow_total", label="task") == 190 * 3
     assert scraped.value("taskflow_label_overflow_total", label="error_type") == 190
-    assert len(exporter._cells) == 11
+    assert len(exporter._tasks._cells) == 11
 
 
 def test_a_hundred_thousand_names_and_error_types_make_few_series() -> None:
@@ -138,8 +138,8 @@ def test_pairs_of_labels_are_capped_too() -> None:
             error_type=f"E{number % 7}"
         )
     scraped = Scraped(exporter)
-    assert len(exporter._cells) <= 25
-    assert len(exporter._exceptions) <= 25
+    assert len(exporter._tasks._cells) <= 25
+    assert len(exporter._tasks._exceptions) <= 25
     assert scraped.value("taskflow_tasks_finished_total") == 100
     assert scraped.value("taskflow_task_exceptions_total") == 100
 
