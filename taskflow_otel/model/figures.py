@@ -175,7 +175,7 @@ class FigureTally:
                 wait = first_wait(record)
             if wait is not None:
                 if wait < _LOWEST:
-                    wait, bucket = (wait if wait > 0.0 else 0.0), 0
+                    wait, bucket = (max(0.0, wait)), 0
                 else:
                     bucket = bucket_of(wait)
                 kept = waits.get(bucket)
