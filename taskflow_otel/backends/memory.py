@@ -21,6 +21,7 @@ from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.options import whole
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.vocabulary import InstanceState
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 from taskflow_otel.runtime.owned_tasks import in_slices
@@ -32,6 +33,7 @@ _SLICE = 100
 _LOOK = 1_000
 """Tasks read before others get the event loop."""
 _TICK = timedelta(microseconds=1)
+_PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 
 
 class MemoryBackend:
@@ -91,14 +93,14 @@ class MemoryBackend:
             if (known := self._instances.get(owner)) is not None and known.state == InstanceState.DEAD:
                 raise DeclaredDeadError(owner)
         if len(changes) <= _SLICE:
-            return [self._apply(change) for change in changes]
+            return self._apply_all(changes)
         results: list[Applied] = []
         self._writing.update(owners)
         try:
             for start in range(0, len(changes), _SLICE):
                 if start:
                     await asyncio.sleep(0)
-                results += [self._apply(change) for change in changes[start : start + _SLICE]]
+                results += self._apply_all(changes[start : start + _SLICE])
         finally:
             self._writing.subtract(owners)
         return results
@@ -284,18 +286,27 @@ class MemoryBackend:
             await self.put_setting(key, value)
         return True
 
-    def _apply(self, change: Change) -> Applied:
-        if isinstance(change, Insert):
-            return self._insert(change)
-        if isinstance(change, Update):
-            return self._update(change.record)
-        if isinstance(change, AppendLogs):
-            if change.task_id in self._tasks:
-                log = self._logs.setdefault(change.task_id, {})
-                for entry in change.entries:
-                    log.setdefault(entry.seq, entry)
-            return _APPLIED
-        assert_never(change)
+    def _apply_all(self, changes: Sequence[Change]) -> list[Applied]:
+        # One look at the clock: nobody sees the changes before the last of them is applied.
+        self._last_change = max(SYSTEM_CLOCK.now(), self._last_change)
+        results: list[Applied] = []
+        for change in changes:
+            if isinstance(change, Insert):
+                results.append(self._insert(change))
+            elif isinstance(change, Update):
+                results.append(self._update(change.record))
+            elif isinstance(change, AppendLogs):
+                self._append(change)
+                results.append(_APPLIED)
+            else:
+                assert_never(change)
+        return results
+
+    def _append(self, lines: AppendLogs) -> None:
+        if lines.task_id in self._tasks:
+            log = self._logs.setdefault(lines.task_id, {})
+            for entry in lines.entries:
+                log.setdefault(entry.seq, entry)
 
     def _insert(self, change: Insert) -> Applied:
         record, once, link = change.record, change.once, change.link
@@ -315,13 +326,13 @@ class MemoryBackend:
         if original is not None:
             original.retried_by = task_id
             self._touch(original.task_id)
-        newest = self._newest
-        if newest is None or (record.created_at, task_id) > newest:
-            self._newest = (record.created_at, task_id)
+        position, newest = (record.created_at, task_id), self._newest
+        if newest is None or position > newest:
+            self._newest = position
         else:
             self._ordered = False
-        self._tasks[task_id] = _snapshot(record)
-        self._settle(record, new=True)
+        stored = self._tasks[task_id] = _snapshot(record)
+        self._settle(stored, new=True)
         return _APPLIED
 
     def _update(self, record: TaskRecord) -> Applied:
@@ -339,14 +350,19 @@ class MemoryBackend:
         return _APPLIED
 
     def _settle(self, record: TaskRecord, *, new: bool = False) -> None:
-        self._touch(record.task_id)
-        if not record.status.finished:
-            self._live.setdefault(record.instance, {})[record.task_id] = None
+        task_id, status = record.task_id, record.status
+        # `_touch` without the call and the clock, which `_apply_all` has read.
+        self._last_change += _TICK
+        if not new:
+            self._changed.pop(task_id, None)
+        self._changed[task_id] = self._last_change
+        if status is _PENDING or status is _RUNNING:
+            self._live.setdefault(record.instance, {})[task_id] = None
             return
         if not new:
             self._disown(record)
         self.figure_store.add(record)
-        self._finished[record.task_id] = None
+        self._finished[task_id] = None
         if len(self._finished) > self._max_finished:
             self._forget(next(iter(self._finished)))
 
@@ -421,7 +437,7 @@ def _ended(record: TaskRecord) -> datetime:
 
 def _snapshot(record: TaskRecord) -> TaskRecord:
     twin = record.copy()
-    if record.status.finished:
+    if record.status is not _PENDING and record.status is not _RUNNING:
         # No one writes its references any more.
         return twin
     trace = twin.trace

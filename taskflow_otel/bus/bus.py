@@ -59,6 +59,9 @@ class ObserverBus:
         self._give_to(exporters)
         self._look_again = _LONG_AGO
         """When idle exporters are asked again whether they are still idle."""
+        self._wakes = 0
+        for exporter in exporters:
+            exporter.wake = self._wake
         self._start = _hooks(exporters, "start")
         self._flush = _hooks(exporters, "flush")
         self._close = _hooks(exporters, "close")
@@ -102,11 +105,20 @@ class ObserverBus:
 
     def _part_idle(self, now: datetime) -> None:
         """Leave out the exporters that do nothing: without an SDK, half of the calls."""
+        wakes = self._wakes
         until = [exporter.idle_until(now) for exporter in self._exporters]
         busy = tuple(exporter for exporter, end in zip(self._exporters, until, strict=True) if end is None)
         if busy != self._busy:
             self._give_to(busy)
         self._look_again = min((end for end in until if end is not None), default=_NEVER)
+        if self._wakes != wakes:
+            # One of them got work since it was asked.
+            self._look_again = _LONG_AGO
+
+    def _wake(self) -> None:
+        """Ask the idle exporters again at the next event."""
+        self._wakes += 1
+        self._look_again = _LONG_AGO
 
     def created(self, record: TaskRecord) -> None:
         """A task was built and will be committed. Callable from any thread."""

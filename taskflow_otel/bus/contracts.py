@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from taskflow_otel.errors import ConfigurationError
@@ -22,6 +22,8 @@ class Exporter:
     """
 
     name = "exporter"
+    wake: Callable[[], None] = staticmethod(lambda: None)
+    """Set by the bus. An exporter that gets work before the time of `idle_until` calls it first, from any thread."""
 
     def idle_until(self, now: datetime) -> datetime | None:
         """The time until which it needs no events, so it gets none; `None` while it works. Callable from any thread."""

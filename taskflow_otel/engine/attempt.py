@@ -101,13 +101,18 @@ class AttemptRunner:
             try:
                 if preparing is not None:
                     await preparing.prepare(task.id, task.definition)
-                queue_wait = max(0.0, self._clock.monotonic() - task.ready_at)
-                try:
-                    await self._lifecycle.move(task, _STARTED, queue_wait=queue_wait, timeout=_START_TIMEOUT)
-                except BackendUnavailableError as exc:
-                    logger.warning("the start of %s could not be committed (%s); trying again", task.id, exc)
-                    wait = _START_RETRY
-                    return
+                queue_wait = self._clock.monotonic() - task.ready_at
+                if queue_wait < 0.0:
+                    queue_wait = 0.0
+                if not task.durable:
+                    self._lifecycle.started(task, queue_wait)
+                else:
+                    try:
+                        await self._lifecycle.move(task, _STARTED, queue_wait=queue_wait, timeout=_START_TIMEOUT)
+                    except BackendUnavailableError as exc:
+                        logger.warning("the start of %s could not be committed (%s); trying again", task.id, exc)
+                        wait = _START_RETRY
+                        return
                 self._slots.entered(task)
                 wait = await self._attempt(task, executor)
             except StaleTokenError as exc:
@@ -146,7 +151,11 @@ class AttemptRunner:
         task.advance(_END)
         if _is_cancelling(task):
             await _absorb_cancellation()
-        await self._lifecycle.move(task, _SUCCEEDED, duration=self._clock.monotonic() - began)
+        duration = self._clock.monotonic() - began
+        if task.durable:
+            await self._lifecycle.move(task, _SUCCEEDED, duration=duration)
+        else:
+            self._lifecycle.succeeded(task, duration)
         return None
 
     def _enter(self, task: LiveTask) -> Call:

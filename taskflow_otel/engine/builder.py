@@ -84,28 +84,36 @@ class TaskBuilder:
 
         `persist`: it is stored even if its type is not persisted; raises `PersistenceError` for an undeclared function.
         """
-        definition, args, kwargs = self._registry.resolve(func, args, kwargs)
-        if definition.codec is None and options is not NO_OPTIONS:
-            refuse_ambiguous(func, options)
-        if persist and definition.codec is None:
-            raise PersistenceError(
-                f"{definition.name} cannot be added with session=: only a declared task can be stored. "
-                "Decorate it with @task_manager.task()."
-            )
-        persisted = persist or self._persists(definition)
-        sealed = self._seal(func, args, kwargs) if definition.codec is None else None
-        payload, in_memory = self._encode(definition, args, kwargs, persisted=persisted)
+        definition = self._registry.declared(func)
+        if definition is None:
+            definition, args, kwargs = self._registry.resolve(func, args, kwargs)
+        persisted, sealed = persist or self._persists(definition), None
+        if definition.codec is None:
+            if options is not NO_OPTIONS:
+                refuse_ambiguous(func, options)
+            if persist:
+                raise PersistenceError(
+                    f"{definition.name} cannot be added with session=: only a declared task can be stored. "
+                    "Decorate it with @task_manager.task()."
+                )
+            sealed = self._seal(func, args, kwargs)
+        payload, in_memory = self._encode(definition.codec, args, kwargs, persisted)
         if definition.config.executor is _PROCESS:
             # Arguments that cannot be sent to a process are refused now, in the caller, and not when the task runs.
             args, kwargs = (pack_call(definition.func, args, kwargs, payload),), {}
             # The packed call is a snapshot already.
             in_memory = in_memory or self._cipher is None
-        record = self._record(definition, options, persisted=persisted, payload=payload, source=source)
+        if options is NO_OPTIONS and source is _MANUAL and definition.codec is not None:
+            record = self._plain_record(definition, persisted, payload)
+        else:
+            record = self._record(definition, options, persisted=persisted, payload=payload, source=source)
+        if sealed is not None:
+            in_memory = False
         task = LiveTask(
             record,
             definition,
-            args if in_memory and sealed is None else None,
-            kwargs if in_memory and sealed is None else None,
+            args if in_memory else None,
+            kwargs if in_memory else None,
             contextvars.copy_context(),
             durable=persisted or record.idempotency_key is not None,
         )
@@ -201,14 +209,14 @@ class TaskBuilder:
         return self._durable and definition.codec is not None and (definition.config.persist or self._persist_all)
 
     def _encode(
-        self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: dict[str, Any], *, persisted: bool
+        self, codec: Codec | None, args: tuple[Any, ...], kwargs: dict[str, Any], persisted: bool
     ) -> tuple[str | None, bool]:
         """Return the payload, and whether the argument objects also stay in memory."""
-        if definition.codec is None:
+        if codec is None:
             return None, True
-        definition.codec.check(args, kwargs)
+        codec.check(args, kwargs)
         try:
-            payload = definition.codec.encode_checked(args, kwargs)
+            payload = codec.encode_checked(args, kwargs)
         except TaskArgumentError:
             # A task that is not persisted accepts any arguments, as FastAPI does; a manual retry explains the refusal.
             if persisted or self._cipher is not None:
@@ -231,8 +239,6 @@ class TaskBuilder:
     ) -> TaskRecord:
         config = definition.config
         priority = options.priority if options.priority is not None else config.priority
-        if options is NO_OPTIONS and source is _MANUAL and definition.codec is not None:
-            return self._plain_record(definition, persisted=persisted, payload=payload)
         if options.eager is not None:
             flag("eager", options.eager)
         now = self._clock.now()
@@ -256,11 +262,11 @@ class TaskBuilder:
             persisted=persisted,
         )
 
-    def _plain_record(self, definition: TaskDefinition, *, persisted: bool, payload: str | None) -> TaskRecord:
+    def _plain_record(self, definition: TaskDefinition, persisted: bool, payload: str | None) -> TaskRecord:
         """The record of a task without options: a copy of the first record of its type, with the differences."""
         template = self._templates.get(definition)
         if template is None:
-            template = self._record(definition, EnqueueOptions(), persisted=persisted, payload=None, source=_MANUAL)
+            template = self._record(definition, NO_OPTIONS, persisted=persisted, payload=None, source=_MANUAL)
             self._templates[definition] = template
         return replace(
             template,

@@ -102,9 +102,22 @@ class Dispatcher:
             self._line_up(queue, task)
             self._set_aside(task)
             return
-        if self._may_go_at_once(queue, task):
+        slots = self.slots[task.record.executor]
+        # It starts at once if it would be the next to start anyway: nothing waits before it, and there is room for it.
+        # Ready tasks of other queues wait for room in their own queue: otherwise they would have the free slot.
+        if (
+            not queue.ready
+            and self._open
+            and not self._pumping
+            and not self._pump_due
+            and len(self._starting) < _MAX_STARTING
+            # `has_room` and `free` without their calls: most tasks take this way.
+            and not queue.paused
+            and (queue.concurrency is None or queue.running < queue.concurrency)
+            and (slots.capacity is None or slots.used < slots.capacity)
+        ):
             task.advance(_GET_SLOT)
-            self._take(queue, task)
+            self._take(queue, slots, task)
             return
         self._line_up(queue, task)
         # Only this queue has anything new to start.
@@ -113,21 +126,6 @@ class Dispatcher:
     def _line_up(self, queue: Queue, task: LiveTask) -> None:
         queue.push(task)
         self._lines.setdefault(queue)
-
-    def _may_go_at_once(self, queue: Queue, task: LiveTask) -> bool:
-        """Whether a task would be the next to start anyway: nothing waits before it, and there is room for it.
-
-        Ready tasks of other queues wait for room in their own queue: otherwise they would have the free slot.
-        """
-        return (
-            not queue.ready
-            and self._open
-            and not self._pumping
-            and not self._pump_due
-            and len(self._starting) < _MAX_STARTING
-            and queue.has_room
-            and ((slots := self.slots[task.record.executor]).capacity is None or slots.used < slots.capacity)
-        )
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -207,13 +205,14 @@ class Dispatcher:
                     best = head
         if best is None:
             return False
-        self._take(queue, queue.pop(best[2].record.executor))
+        executor = best[2].record.executor
+        self._take(queue, self.slots[executor], queue.pop(executor))
         return True
 
-    def _take(self, queue: Queue, task: LiveTask) -> None:
+    def _take(self, queue: Queue, slots: Slots, task: LiveTask) -> None:
         self.started += 1
         queue.running += 1
-        self.slots[task.record.executor].used += 1
+        slots.used += 1
         queue.leave_place(task)
         self._starting.add(task)
         self._start(task)

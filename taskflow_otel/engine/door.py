@@ -87,10 +87,10 @@ class Door:
                 return Taken(self._transactions.add(func, args, kwargs, options), None)
             # Natively, the value is for the function, and an undecorated one cannot be stored.
             kwargs, options = {**kwargs, "session": options.session}, replace(options, session=None)
-        taken = self._take(func, args, kwargs, options)
-        if taken.task is not None and taken.task.repeats is not None:
+        task_id, task = taken = self._take(func, args, kwargs, options)
+        if task is not None and task.repeats is not None:
             # The caller now knows this id. If its task was deleted, the new task gets the id.
-            taken.task.record.task_id = taken.task_id
+            task.record.task_id = task_id
         return taken
 
     def publish(self, tasks: Sequence[LiveTask]) -> bool:

@@ -92,9 +92,11 @@ class Intake:
             task.repeats = holder
             return Taken(holder, task)
         self.take_place(self._queues.get(record.queue), task, enforce=record.run_at is None)
-        self._lifecycle.created(record, due_of(task.definition.config.slo, record))
+        slo = task.definition.config.slo
+        self._lifecycle.created(record, None if slo is None else due_of(slo, record))
         self._tasks.add(task)
-        return Taken(record.task_id, task)
+        # A `Taken`, without the call that its class would make for it.
+        return tuple.__new__(Taken, (record.task_id, task))
 
     def enter(self, task: LiveTask) -> None:
         """Publish a taken task that needs no commit, and let it start."""

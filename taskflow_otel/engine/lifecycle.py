@@ -50,7 +50,9 @@ class Lifecycle:
 
     def created(self, record: TaskRecord, due_at: datetime | None) -> None:
         """Write the first line of a new record's timeline and let the exporters give it a trace context."""
-        self.begin(record, due_at)
+        # `begin` without the call: every task comes here.
+        record.status = _PENDING
+        record.timeline += (TimelineEntry(_ENQUEUED, record.created_at, 0, record.instance, record.reason, due_at),)
         self._bus.created(record)
 
     def begin(self, record: TaskRecord, due_at: datetime | None) -> None:
@@ -174,11 +176,26 @@ class Lifecycle:
         if record.status.finished:
             self._end(task)
         exception = None if failure is None else failure.exception
-        self._bus.publish(
-            lifecycle_event(record, transition, previous, now, queue_wait=queue_wait, exception=exception)
-        )
+        self._bus.publish(lifecycle_event(record, transition, previous, now, queue_wait, exception))
         if not mine:
             raise StaleTokenError(record.task_id)
+
+    def started(self, task: LiveTask, queue_wait: float) -> None:
+        """`move` for the start of a task that is not durable: it takes effect at once, so nothing is awaited."""
+        record, now = task.record, self._clock.now()
+        previous = record.status
+        self._advance(record, _STARTED, now, before=previous)
+        self._ledger.note(task)
+        self._bus.publish(lifecycle_event(record, _STARTED, previous, now, queue_wait))
+
+    def succeeded(self, task: LiveTask, duration: float) -> None:
+        """`move` for the success of a task that is not durable."""
+        record, now = task.record, self._clock.now()
+        previous = record.status
+        self._advance(record, _SUCCEEDED, now, before=previous, duration=duration)
+        self._ledger.note(task)
+        self._end(task)
+        self._bus.publish(lifecycle_event(record, _SUCCEEDED, previous, now))
 
     def miss_objective(self, task: LiveTask) -> TaskRecord:
         """Write the line that the time limit of the objective has passed; return the record to commit and to `show`.
@@ -250,14 +267,17 @@ class Lifecycle:
     ) -> None:
         # `next_status` without the call, for what is in the table.
         record.status = status = TRANSITIONS.get((before, transition)) or next_status(before, transition)
-        record.reason = None if reason is None else reason.value
+        if reason is not None or record.reason is not None:
+            record.reason = None if reason is None else reason.value
         if transition is _STARTED:
+            trace = record.trace
             if record.start_time is not None:
                 record.attempt += 1
+            if record.end_time is not None or record.duration is not None or record.progress is not None:
+                record.end_time = record.duration = record.progress = None
             record.start_time = now
-            record.end_time = record.duration = record.progress = None
-            record.trace.previous = record.trace.attempt
-            record.trace.attempt = SpanRef()
+            trace.previous = trace.attempt
+            trace.attempt = SpanRef()
         elif before is _RUNNING:
             record.end_time = end_time or now
             record.duration = duration
@@ -267,19 +287,23 @@ class Lifecycle:
             record.end_time = now
         if failure is not None:
             record.error, record.error_type, record.stacktrace = failure.error, failure.error_type, failure.stacktrace
-        elif transition is _SUCCEEDED:
+        elif transition is _SUCCEEDED and (record.error is not None or record.error_type is not None):
             record.error = record.error_type = record.stacktrace = None
         record.timeline += (TimelineEntry(transition, now, record.attempt, record.instance, record.reason),)
 
     def _end(self, task: LiveTask) -> None:
         task.advance(_LEAVE)
         # A finished task must not keep the user's objects alive.
-        task.args = task.kwargs = task.sealed = task.context = task.task_context = task.call = None
+        task.args = task.kwargs = task.context = task.task_context = task.call = None
+        if task.sealed is not None:
+            task.sealed = None
         if task.objective_timer is not None:
             task.objective_timer.cancel()
             task.objective_timer = None
         # Nor must it keep the frames and context variables of its attempt until its history is written.
-        task.attempt = task.timer = None
+        task.attempt = None
+        if task.timer is not None:
+            task.timer = None
         self._tasks.finish(task)
         if task.waiters is not None:
             _wake_waiters(task)

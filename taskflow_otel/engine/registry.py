@@ -167,6 +167,10 @@ class TaskRegistry:
         """The definition that a handle leads to, with or without arguments of its own."""
         return self._look_through(func, (), {})[0]
 
+    def declared(self, func: Callable[..., Any]) -> TaskDefinition | None:
+        """The task type that was declared with just this function: what `resolve` finds first."""
+        return self._by_func.get(_identity(func))
+
     def resolve(
         self, func: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Resolved:

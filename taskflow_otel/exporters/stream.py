@@ -8,6 +8,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ _INTERVAL_PER_SUBSCRIBER = 0.002
 """Additional seconds for each subscriber: more subscribers mean later changes, not more work for the loop."""
 _ENCODED_PER_TURN = 128
 """Changes that are encoded before others get the event loop."""
+_FOREVER = datetime.max.replace(tzinfo=UTC)
 _CHUNK = 64 * 1024
 """Bytes at which a chunk is full: this much waits in the write buffer of a client that does not read."""
 
@@ -53,7 +55,7 @@ class LiveStream(Exporter):
     Changes are collected for `interval` seconds and then encoded once, for all subscribers. A subscriber that is more
     than `size` changes behind gets the event `reset`, because the missed changes are gone: it must read the tasks
     again, and then continues. Without subscribers, a change is kept while an id that was given out can still lead to
-    it. After `size` changes that is over, and further ones are only counted. Ids are opaque and belong to one process:
+    it. After `size` changes that is over, and the bus leaves the stream out. Ids are opaque and belong to one process:
     the id of another process leads to a `reset` too.
     """
 
@@ -89,6 +91,10 @@ class LiveStream(Exporter):
         """How many changes have been encoded."""
         self.resets: int = 0
         """How often a subscriber missed changes that were no longer in the ring."""
+
+    def idle_until(self, now: datetime) -> datetime | None:
+        """Without subscribers, and with no id that leads to new changes, it needs none."""
+        return None if self._news is not None or self._unasked or self._ring or self._progress_at else _FOREVER
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Keep the transition for the subscribers."""
@@ -147,6 +153,7 @@ class LiveStream(Exporter):
         From now on, changes are kept for a while.
         """
         self._unasked = self._size
+        self.wake()
         return self._id(self._end - 1)
 
     async def subscribe(self, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
@@ -189,6 +196,7 @@ class LiveStream(Exporter):
         if self._publisher is None or self._publisher.done():
             self._published = self._end
             self._news, self._stirred = asyncio.Event(), False
+            self.wake()
             self._publisher = asyncio.create_task(self._publish(self._news), name="taskflow live stream")
 
     def _leave(self) -> None:

@@ -129,7 +129,6 @@ def lifecycle_event(
     transition: Transition,
     previous: TaskStatus | None,
     timestamp: datetime,
-    *,
     queue_wait: float | None = None,
     exception: BaseException | None = None,
 ) -> LifecycleEvent:

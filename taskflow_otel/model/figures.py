@@ -132,12 +132,11 @@ class FigureTally:
         """Finished tasks that are not in the sums yet."""
 
     def add(self, record: TaskRecord) -> None:
-        """Add a task, if it is finished: from now on, nothing that the figures show may change in its record."""
-        if record.status.finished:
-            fresh = self._fresh
-            fresh.append(record)
-            if len(fresh) >= _MOST_FRESH:
-                self._settle()
+        """Add a finished task: from now on, nothing that the figures show may change in its record."""
+        fresh = self._fresh
+        fresh.append(record)
+        if len(fresh) >= _MOST_FRESH:
+            self._settle()
 
     def _settle(self) -> None:
         """Add the collected tasks to the sums."""

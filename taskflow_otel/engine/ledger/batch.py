@@ -16,6 +16,7 @@ from taskflow_otel.errors import BackendError
 _THEIR_FAULT = (TypeError, ValueError, ArithmeticError, RecursionError)
 """Errors that an unwritable change raises in a backend that does not translate them."""
 _REDUCED_TEXT = 500
+_GONE, _RUNNING = Phase.GONE, Phase.RUNNING
 _NOT_STORED = "[the database refused this text]"
 
 
@@ -58,13 +59,13 @@ class Note(Struct, eq=False, gc=False):
         has deleted the task since, would refuse the note of its end.
         """
         task = self.task
-        record = task.record if task.phase is Phase.GONE else task.record.copy()
+        record = task.record if task.phase is _GONE else task.record.copy()
         return Update(record) if task.stored or self.after_insert else Insert(record)
 
     @property
     def allowed(self) -> bool:
         """Whether it may be written: never during a durable task's own commit, which it would overwrite."""
-        return not self.task.durable or self.task.phase is Phase.RUNNING
+        return not self.task.durable or self.task.phase is _RUNNING
 
 
 def notes_of(task: LiveTask) -> list[Note]:

@@ -8,6 +8,9 @@ from itertools import islice
 from taskflow_otel.backends.base import AppendLogs
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.model.record import LogEntry
+from taskflow_otel.model.status import TaskStatus
+
+_PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 
 
 class Notes:
@@ -25,13 +28,13 @@ class Notes:
     def add(self, task: LiveTask) -> bool:
         """Note a task; return `False` if nothing changed, because an existing note covers its current state."""
         record = task.record
-        if record.status.finished:
-            self._notes[record.task_id] = task
-            self.ended[record.task_id] = None
-            return True
-        if record.task_id in self._notes:
+        task_id, status = record.task_id, record.status
+        # Not `finished`: an attribute of an enum member is no cheap one.
+        if status is not _PENDING and status is not _RUNNING:
+            self.ended[task_id] = None
+        elif task_id in self._notes:
             return False
-        self._notes[record.task_id] = task
+        self._notes[task_id] = task
         return True
 
     def put_back(self, task: LiveTask) -> None:

@@ -95,8 +95,8 @@ class Writer:
 
     async def _write_once(self, batch: Batch) -> bool:
         """Write one transaction; return `False` if the backend failed and the same work must be tried again."""
-        batch.items = [item for item in batch.items if not isinstance(item, Note) or item.allowed]
-        self._backlog.in_hand = [item for item in batch.items if isinstance(item, Commit)]
+        batch.items = [item for item in batch.items if type(item) is not Note or item.allowed]
+        self._backlog.in_hand = [item for item in batch.items if type(item) is Commit]
         try:
             await self._membership.ensure_lease()
         except Exception as exc:
@@ -143,23 +143,22 @@ class Writer:
         return results
 
     def _accept(self, items: Sequence[Item], results: Sequence[Applied]) -> None:
+        # Not a `match`, which takes twice as long for each of the items.
         for item, result in zip(items, results, strict=True):
-            match item:
-                case Commit(future=future) if future.done():
+            if isinstance(item, Commit):
+                if item.future.done():
                     self._late(item.change, result)
-                case Commit(future=future):
-                    future.set_result(result)
-                case Note(task):
-                    task.stored = True
-                    if result.outcome is Outcome.STALE:
-                        logger.warning(
-                            "history of task %s was refused: another instance owns it now, or has deleted it",
-                            task.record.task_id,
-                        )
-                case Lines():
-                    pass
-                case _:
-                    assert_never(item)
+                else:
+                    item.future.set_result(result)
+            elif isinstance(item, Note):
+                item.task.stored = True
+                if result.outcome is _STALE.outcome:
+                    logger.warning(
+                        "history of task %s was refused: another instance owns it now, or has deleted it",
+                        item.task_id,
+                    )
+            elif not isinstance(item, Lines):
+                assert_never(item)
 
     async def _after_failure(self, exc: Exception, batch: Batch) -> bool:
         """Divide the batch if a part of it may succeed; return `False` if all of it must be tried again."""
