@@ -52,7 +52,7 @@ class Codec:
 
     __slots__ = (
         "_by_keyword", "_keyword_required", "_max_bytes", "_name", "_parameters", "_positional", "_required",
-        "_signature", "_starts", "_var_keyword", "_var_positional",
+        "_signature", "_starts", "_var_keyword", "_var_positional", "_without_arguments",
     )  # fmt: skip
 
     def __init__(
@@ -83,10 +83,12 @@ class Codec:
         """The start of a payload, by the number of positional arguments."""
         self._var_positional = next((item.name for item in declared if item.kind is item.VAR_POSITIONAL), "")
         self._var_keyword = next((item.name for item in declared if item.kind is item.VAR_KEYWORD), "")
+        self._without_arguments = self._starts[0] + _NO_ARGUMENTS if self._binds((), {}) else None
+        """The payload of a call without arguments; `None` if there is no such call."""
 
     def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Raise `TaskArgumentError`, a `TypeError`, if the function cannot be called with these arguments."""
-        if self._binds(args, kwargs):
+        if (not args and not kwargs and self._without_arguments is not None) or self._binds(args, kwargs):
             return
         problem = "they do not fit its parameters"
         try:
@@ -107,7 +109,7 @@ class Codec:
     def encode_checked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Encode arguments that `check` has accepted."""
         if not args and not kwargs:
-            return self._starts[0] + _NO_ARGUMENTS
+            return self._without_arguments or self._starts[0] + _NO_ARGUMENTS
         try:
             payload = self._encode_scalars(args, kwargs)
         except (KeyError, ValueError):  # another type, a number that is not finite, or a very long integer
@@ -125,6 +127,8 @@ class Codec:
         Raises `TaskArgumentError` if the payload is still encrypted, was written by a newer version, or no longer fits
         the function.
         """
+        if payload == self._without_arguments:
+            return (), {}
         names, stored_args, stored_kwargs = _parse(payload, f"of {self._name}")
         if names != self._positional[: len(names)]:
             stored_args, stored_kwargs = self._place(names, stored_args, stored_kwargs)

@@ -9,10 +9,12 @@ from taskflow_otel.backends.base import AppendLogs, Change, Insert, Update
 from taskflow_otel.backends.sql.dialects import Row
 from taskflow_otel.backends.sql.mapping import storable, tag_rows
 from taskflow_otel.backends.sql.statements import Statements, link_row, now_micros
-from taskflow_otel.model.figures import FigureTally, Span
+from taskflow_otel.model.figures import STATUS_WORDS, FigureTally, Span
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import TaskStatus
 
 _ToRow = Callable[[TaskRecord, int], tuple[str, Row]]
+_PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 _ROWS = 100
 """Rows that are made before others get the event loop: a few milliseconds of work."""
 
@@ -41,10 +43,12 @@ class Tally:
 
     def add(self, record: TaskRecord) -> None:
         """Count a record if it is finished."""
-        if not record.status.finished:
+        # Enum members: `finished` and `value` would cost more than all the rest.
+        if (word := STATUS_WORDS.get(record.status)) is None:
             return
-        key = (record.func_name, record.queue, record.source, record.status.value)
-        sums = self._sums.setdefault(key, [0, 0, 0])
+        key = (record.func_name, record.queue, record.source, word)
+        if (sums := self._sums.get(key)) is None:
+            sums = self._sums[key] = [0, 0, 0]
         sums[0] += 1
         if record.duration is not None:
             sums[1] += 1
@@ -127,13 +131,15 @@ class Batch:
 
     def _rows(self, records: Sequence[TaskRecord], to_row: _ToRow, now: int) -> Iterator[Step]:
         rows: dict[str, list[Row]] = {}
+        stored, count = self.stored, self.tally.add
         for record in records:
             statement, row = to_row(record, now)
             if (kept := rows.get(statement)) is None:
                 kept = rows[statement] = []
             kept.append(row)
-            self.stored.add(record.task_id)
-            self.tally.add(record)
+            stored.add(record.task_id)
+            if record.status is not _PENDING and record.status is not _RUNNING:
+                count(record)
         for statement, kept in rows.items():
             yield Step(statement, kept, True)
 
@@ -149,5 +155,6 @@ class Batch:
     def _take_update(self, record: TaskRecord) -> None:
         self.owners.add(record.instance)
         key = (record.task_id, record.instance, record.token)
-        if (known := self._updates.get(key)) is None or not known.status.finished:
+        known = self._updates.get(key)
+        if known is None or not known.status.finished:
             self._updates[key] = record

@@ -58,6 +58,7 @@ _raw_decode = json.JSONDecoder().raw_decode
 _text = encode_basestring_ascii
 _TRANSITIONS = {transition.value: transition for transition in Transition}
 _TRANSITIONS_OUT = {transition: _text(transition.value) for transition in Transition}
+_EMPTY = _text("")
 
 
 def _encode(value: object) -> str:
@@ -120,15 +121,24 @@ def _progress_in(text: str) -> Progress:
 
 def timeline_out(timeline: Sequence[TimelineEntry]) -> str:
     """The stored form of a timeline."""
-    # Every write of a task contains its timeline. This takes a third of the encoder's time.
-    return f"[{','.join([_timeline_entry_out(entry) for entry in timeline])}]"
+    # Every write of a task contains its timeline. This takes a fifth of the encoder's time.
+    parts: list[str] = []
+    instance = written = ""
+    for entry in timeline:
+        if entry.instance != instance:
+            instance = entry.instance
+            written = _text(instance)
+        # `micros` without the call.
+        delta = entry.timestamp - _EPOCH
+        at = (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+        tail = "null]" if entry.reason is None and entry.due_at is None else _reason_and_due(entry)
+        parts.append(f"[{_TRANSITIONS_OUT[entry.transition]},{at},{entry.attempt},{written or _EMPTY},{tail}")
+    return f"[{','.join(parts)}]"
 
 
-def _timeline_entry_out(entry: TimelineEntry) -> str:
+def _reason_and_due(entry: TimelineEntry) -> str:
     reason = "null" if entry.reason is None else _text(entry.reason)
-    at = micros(entry.timestamp)
-    due = "" if entry.due_at is None else f",{micros(entry.due_at)}"
-    return f"[{_TRANSITIONS_OUT[entry.transition]},{at},{entry.attempt},{_text(entry.instance)},{reason}{due}]"
+    return f"{reason}]" if entry.due_at is None else f"{reason},{micros(entry.due_at)}]"
 
 
 def _timeline_in(text: str) -> tuple[TimelineEntry, ...]:

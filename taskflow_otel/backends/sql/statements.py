@@ -211,7 +211,7 @@ def _new_row(record: TaskRecord, now: int, null: Any) -> Row:
         timeline_out(record.timeline),
         trace_out(record.trace),
         null if record.payload is None else record.payload,
-        record.trace_id or null,
+        _trace_id(record, null),
         record.instance,
         now,
     )
@@ -223,12 +223,18 @@ def _started_row(record: TaskRecord, started: datetime, now: int, null: Any) -> 
         micros(started),
         timeline_out(record.timeline),
         trace_out(record.trace),
-        record.trace_id or null,
+        _trace_id(record, null),
         now,
         record.task_id,
         record.instance,
         record.token,
     )
+
+
+def _trace_id(record: TaskRecord, null: Any) -> Any:
+    # `TaskRecord.trace_id` without the call of a property.
+    trace = record.trace
+    return (trace.attempt or trace.creation).trace_id or null
 
 
 def _succeeded_row(record: TaskRecord, started: datetime, ended: datetime, now: int, null: Any) -> Row:
@@ -240,7 +246,7 @@ def _succeeded_row(record: TaskRecord, started: datetime, ended: datetime, now: 
         end,
         timeline_out(record.timeline),
         trace_out(record.trace),
-        record.trace_id or null,
+        _trace_id(record, null),
         end,
         now,
         record.task_id,
