@@ -55,6 +55,7 @@ class ObserverBus:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._exporters = exporters = tuple(exporters)
+        self._clock = clock
         self._failures = ThrottledReport()
         self._give_to(exporters)
         self._look_again = _LONG_AGO
@@ -161,6 +162,8 @@ class ObserverBus:
 
     def progress(self, record: TaskRecord) -> None:
         """A running task reported progress. Call it on the event loop's thread."""
+        if self._look_again is _LONG_AGO:
+            self._part_idle(self._clock.now())
         for name, hook in self._progress:
             try:
                 hook(record)

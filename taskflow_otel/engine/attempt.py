@@ -114,7 +114,29 @@ class AttemptRunner:
                         wait = _START_RETRY
                         return
                 self._slots.entered(task)
-                wait = await self._attempt(task, executor)
+                if task.cancel_reason is not None:
+                    # Cancelled while the start was being committed: the function is never entered.
+                    task.advance(_END)
+                    wait = await self._stopped(task, 0.0, None)
+                    return
+                began = self._clock.monotonic()
+                try:
+                    call = self._enter(task)
+                    timeout = task.definition.config.timeout
+                    # Not in a coroutine of its own, nor is this: a task that waits would hold one object more for each,
+                    # and each of its steps would take longer.
+                    await (executor.run(call) if timeout is None else self._run_within(timeout, task, executor, call))
+                except BaseException as exc:  # whatever user code raises, the task gets a state
+                    wait = await self._raised(task, exc, began)
+                    return
+                task.advance(_END)
+                if _is_cancelling(task):
+                    await _absorb_cancellation()
+                duration = self._clock.monotonic() - began
+                if task.durable:
+                    await self._lifecycle.move(task, _SUCCEEDED, duration=duration)
+                else:
+                    self._lifecycle.succeeded(task, duration)
             except StaleTokenError as exc:
                 logger.warning("%s", exc)
                 self._lifecycle.fenced(task)
@@ -130,33 +152,6 @@ class AttemptRunner:
             self._owner.ended(attempt, failure)
             # The traceback of the exception holds this frame.
             failure = None
-
-    async def _attempt(self, task: LiveTask, executor: Executor) -> float | None:
-        """Run the function and apply the outcome; return the seconds to wait if the task runs again here."""
-        if task.cancel_reason is not None:
-            # Cancelled while the start was being committed: the function is never entered.
-            task.advance(_END)
-            return await self._stopped(task, 0.0, None)
-        began = self._clock.monotonic()
-        try:
-            call = self._enter(task)
-            timeout = task.definition.config.timeout
-            # Not in a coroutine of its own: a task that waits would hold one object more, and each step take longer.
-            await (executor.run(call) if timeout is None else self._run_within(timeout, task, executor, call))
-        except BaseException as exc:  # whatever user code raises, the task gets a state
-            task.advance(_END)
-            if _is_cancelling(task):
-                await _absorb_cancellation()
-            return await self._failed(task, exc, self._clock.monotonic() - began)
-        task.advance(_END)
-        if _is_cancelling(task):
-            await _absorb_cancellation()
-        duration = self._clock.monotonic() - began
-        if task.durable:
-            await self._lifecycle.move(task, _SUCCEEDED, duration=duration)
-        else:
-            self._lifecycle.succeeded(task, duration)
-        return None
 
     def _enter(self, task: LiveTask) -> Call:
         args, kwargs = (task.args, task.kwargs) if task.args is not None else self._builder.decode(task)
@@ -194,6 +189,13 @@ class AttemptRunner:
             timer.cancel()
         if expired:
             raise TaskTimeoutError(task.record.func_name, timeout)
+
+    async def _raised(self, task: LiveTask, exc: BaseException, began: float) -> float | None:
+        """Apply the outcome of a function that raised; return the seconds to wait if the task runs again here."""
+        task.advance(_END)
+        if _is_cancelling(task):
+            await _absorb_cancellation()
+        return await self._failed(task, exc, self._clock.monotonic() - began)
 
     async def _failed(self, task: LiveTask, exc: BaseException, duration: float) -> float | None:
         # Not `isinstance`, which asks the exception for its `__class__`: it may be a property that raises.

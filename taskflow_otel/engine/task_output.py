@@ -43,7 +43,7 @@ class TaskOutput:
         """The context of the attempt that is about to run."""
         record = task.record
         return TaskContext(
-            record.task_id, record.func_name, record.attempt, dict(record.tags), self._on_log, self._on_progress
+            record.task_id, record.func_name, record.attempt, {**record.tags}, self._on_log, self._on_progress
         )
 
     def remark(self, task: LiveTask, message: str, level: str, extra: dict[str, Any]) -> None:
