@@ -5,7 +5,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -512,3 +512,56 @@ async def test_an_observer_gets_an_event_without_its_exception_and_an_exporter_w
     assert await bus.flush(5)
     assert seen == [error, None]
     await bus.close(5)
+
+
+async def test_an_exporter_that_gets_work_while_it_is_left_out_misses_no_event() -> None:
+    class Sleeper(Exporter):
+        name = "sleeper"
+
+        def __init__(self) -> None:
+            self.works = False
+            self.got: list[str] = []
+
+        def idle_until(self, now: datetime) -> datetime | None:
+            return None if self.works else now + timedelta(days=1)
+
+        def on_lifecycle(self, event: LifecycleEvent) -> None:
+            self.got.append(event.transition.value)
+
+        def on_log(self, event: LogEvent) -> None:
+            self.got.append("log")
+
+        def on_progress(self, record: TaskRecord) -> None:
+            self.got.append("progress")
+
+    for first in ("lifecycle", "log", "progress"):
+        sleeper = Sleeper()
+        bus = ObserverBus([sleeper])
+        story = Story(bus).created().enqueued()
+        assert not sleeper.got
+        sleeper.works = True
+        sleeper.wake()
+        match first:
+            case "lifecycle":
+                story.started()
+            case "log":
+                story.log("line")
+            case _:
+                bus.progress(story.record)
+        assert len(sleeper.got) == 1, first
+        # Also if the work came just while the bus asked.
+        sleeper.works = False
+        bus._look_again = datetime.min.replace(tzinfo=UTC)
+        asked = sleeper.idle_until
+
+        def idle_until(now: datetime, asked: Callable[[datetime], datetime | None] = asked) -> datetime | None:
+            answer = asked(now)
+            sleeper.works = True  # noqa: B023  # called before the next turn
+            sleeper.wake()  # noqa: B023
+            return answer
+
+        sleeper.idle_until = idle_until  # type: ignore[method-assign]
+        story.log("not for it")
+        sleeper.got.clear()
+        story.log("for it")
+        assert sleeper.got == ["log"]
