@@ -1,4 +1,4 @@
-"""Transitions are collected and counted in one loop: whoever reads sees each of them."""
+"""Transitions are collected and counted in one loop: each read has all of them."""
 
 from __future__ import annotations
 
