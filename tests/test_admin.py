@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from fastapi import BackgroundTasks, FastAPI, routing
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, routing
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant
 from starlette.applications import Starlette
@@ -41,6 +41,21 @@ async def test_the_first_request_builds_no_route(monkeypatch: pytest.MonkeyPatch
     # What would have been noticed.
     app.get("/late")(lambda: None)
     assert built == ["/late"]
+
+
+@pytest.mark.parametrize("path", ["", "/dashboard", "/static/app.js", "/metrics", "/livez", "/events", "/nowhere"])
+async def test_a_dependency_of_the_whole_application_that_refuses_closes_the_administration(path: str) -> None:
+    asked: list[str] = []
+
+    async def refuse(request: Request) -> None:
+        asked.append(request.url.path)
+        raise HTTPException(401, "who are you?")
+
+    app = FastAPI(dependencies=[Depends(refuse)])
+    TaskAdmin(app, TaskManager())
+    async with running(app):
+        assert (await Exchange(app, f"/tasks{path}", method="GET").run()).status == 401
+    assert asked == [f"/tasks{path}"]
 
 
 @pytest.mark.parametrize("auto_install", [True, False])
