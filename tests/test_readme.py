@@ -25,7 +25,7 @@ def blocks(language: str, section: str) -> list[str]:
 def test_the_quick_start_runs_word_for_word(tmp_path: Path) -> None:
     curl = find_binary("curl", "curl")
     [program] = blocks("python", "Quick start")
-    _, start, requests = blocks("bash", "Quick start")
+    _, start, requests, _ = blocks("bash", "Quick start")
     assert start.split() == [".venv/bin/uvicorn", "app:app", "--port", "8000"]
     (tmp_path / "app.py").write_text(program)
 
