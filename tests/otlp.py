@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 from google.protobuf.json_format import MessageToDict
@@ -59,7 +61,7 @@ class Received:
         self.logs: list[ReceivedLog] = []
         self.metric_names: set[str] = set()
         self.messages: list[dict[str, Any]] = []
-        """The exports of spans and logs, as JSON data of OTLP."""
+        """The exports, as JSON data of OTLP."""
 
     @property
     def url(self) -> str:
@@ -96,6 +98,12 @@ class Received:
             chain.append(span)
         return chain
 
+    def write(self, path: Path, *parts: str) -> Path:
+        """Write the exports of some kinds (`resourceSpans`, ...) as the collector's `file` exporter does."""
+        chosen = [message for message in list(self.messages) if any(part in message for part in parts)]
+        path.write_text("".join(f"{json.dumps(message)}\n" for message in chosen), encoding="utf-8")
+        return path
+
     def take(self, path: str, body: bytes) -> None:
         """Keep the content of one export request; `path` is that of OTLP/HTTP."""
         if path == "/v1/traces":
@@ -131,6 +139,7 @@ class Received:
 
     def take_metrics(self, request: ExportMetricsServiceRequest) -> None:
         """Keep the names of metrics."""
+        self.messages.append(_as_json(request))
         for metrics in request.resource_metrics:
             self.metric_names |= {metric.name for scope in metrics.scope_metrics for metric in scope.metrics}
 

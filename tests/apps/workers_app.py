@@ -7,12 +7,14 @@ import os
 
 from fastapi import FastAPI
 
-from taskflow_otel import SLO, ManagedBackgroundTasks, TaskAdmin, TaskManager
+from taskflow_otel import SLO, ManagedBackgroundTasks, TaskAdmin, TaskManager, configure_telemetry
 from tests.inside import own_context
 
 app = FastAPI()
 task_manager = TaskManager(snapshot_db=os.environ["APP_DB"])
 TaskAdmin(app, task_manager, auto_install=True)
+if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
+    configure_telemetry(app, service_name="shop")
 
 
 @task_manager.task(persist=True, requeue_on_interrupt=True, slo=SLO(success=0.99, within=0.1))

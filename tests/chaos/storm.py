@@ -23,6 +23,7 @@ from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.reconcile.compare import reconcile
+from taskflow_otel.reconcile.totals import prometheus_totals
 from tests.chaos.backends import make_backend
 from tests.chaos.books import Acknowledgement, Answers, Refusal, read_notes
 from tests.chaos.check import Check
@@ -40,7 +41,7 @@ from tests.chaos.kinds import KINDS
 from tests.chaos.report import Report
 from tests.chaos.shaking import Shaker
 from tests.read_only import url_that_obeys
-from tests.servers import MariaDBServer, PgBouncerServer, PostgresServer, RedisServer, Server
+from tests.servers import MariaDBServer, PgBouncerServer, PostgresServer, PrometheusServer, RedisServer, Server
 
 SERVERS: Mapping[str, Callable[[Mapping[str, str] | None], Server]] = {
     "postgres": PostgresServer,
@@ -66,6 +67,14 @@ _POINT_WAIT = 6.0
 _DRAIN_WAIT = 30.0
 _LAST_WORK = 120.0
 _LAST_COUNTS = 20.0
+_PROMETHEUS = """
+global: {{scrape_interval: 1s}}
+scrape_configs:
+  - job_name: fleet
+    metrics_path: /tasks/metrics
+    authorization: {{credentials: chaos}}
+    static_configs: [{{targets: [{targets}]}}]
+"""
 
 KILL, PAUSE, SHORT_PAUSE, LEAVE = "at a random moment", "pause past the lease", "short pause", "drain"
 REST = "left in peace"
@@ -144,6 +153,8 @@ class Storm:
         if plan.planted is not None:
             environment["CHAOS_FAULT"] = plan.planted
         self._members = [Member(number, directory, environment) for number in range(plan.members)]
+        targets = ", ".join(f'"127.0.0.1:{member.port}"' for member in self._members)
+        self._prometheus = PrometheusServer(_PROMETHEUS.format(targets=targets)) if plan.planted is None else None
         self._differences: list[str] = []
         self._blocked_since: dict[int, float] = {}
         """Since when each process has refused everything, on the monotonic clock."""
@@ -156,6 +167,8 @@ class Storm:
         """Let the storm pass, let a clean instance finish what is left, and compare the ledger with the books."""
         began = time.monotonic()
         try:
+            if self._prometheus is not None:
+                await asyncio.to_thread(self._prometheus.start)
             await asyncio.gather(*(member.start() for member in self._members))
             load = [asyncio.create_task(self._client()) for _ in range(self._plan.clients)]
             trouble = [asyncio.create_task(self._torment(member)) for member in self._members if self._plan.deck]
@@ -176,6 +189,8 @@ class Storm:
         finally:
             for member in self._members:
                 member.signal(signal.SIGKILL)
+            if self._prometheus is not None:
+                self._prometheus.close()
         executions = read_notes(self._notes)
         if self._shaker is not None:
             self._tally.others.update(self._shaker.tally)
@@ -387,9 +402,9 @@ class Storm:
                     if not left.get(TaskStatus.PENDING) and not left.get(TaskStatus.RUNNING):
                         break
                 await asyncio.sleep(0.2)
-            if self._plan.planted is None:
+            if self._prometheus is not None:
                 # Metrics of servers with a planted fault need not agree, and would be waited for.
-                self._differences = await self._reconcile(backend, survivor)
+                self._differences = await self._reconcile(backend, survivor, self._prometheus)
             await self._leave(survivor)
             records: dict[str, TaskRecord] = {}
             cursor: str | None = None
@@ -400,8 +415,10 @@ class Storm:
                 if cursor is None:
                     return records, (await backend.counts(TaskQuery())).total
 
-    async def _reconcile(self, backend: Backend, survivor: Member) -> list[str]:
+    async def _reconcile(self, backend: Backend, survivor: Member, prometheus: PrometheusServer) -> list[str]:
         """Where the metrics of the fleet, all the dead included, differ from the ledger, once they have settled.
+
+        It is what one page says, and what a Prometheus says that has scraped all members through the whole storm.
 
         Of tasks that are not persisted, and of those whose request failed before they were stored, the ledger has the
         history only as far as it was written, and so says less.
@@ -412,7 +429,9 @@ class Storm:
         async with httpx.AsyncClient(headers=headers, timeout=30) as client:
             while True:
                 page = (await client.get(f"{survivor.url}/tasks/metrics")).raise_for_status().text
-                found = [str(one) for one in await reconcile(backend, metrics={"fleet": page})]
+                scraped = await asyncio.to_thread(prometheus_totals, _fetch, prometheus.url, 'job="fleet"')
+                given = await reconcile(backend, metrics={"fleet": page}, totals={"prometheus": scraped})
+                found = [str(one) for one in given]
                 differences = [one for one in found if not any(name in one for name in history)]
                 if not differences or time.monotonic() > deadline:
                     return differences
@@ -421,6 +440,10 @@ class Storm:
     def _died_soon(self, refusal: Refusal) -> bool:
         troubles = (at for member in self._members for at in member.troubled_at[refusal.pid])
         return any(0 <= at - refusal.at < SETTLED for at in troubles)
+
+
+def _fetch(url: str) -> str:
+    return httpx.get(url, timeout=30).text
 
 
 @contextlib.asynccontextmanager

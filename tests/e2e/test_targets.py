@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 import signal
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ import pytest
 
 from dashboards.promql import SCOPE
 from taskflow_otel.backends import SqliteBackend
+from taskflow_otel.cli.main import main
 from taskflow_otel.metrics.targets import VARIABLE
 from taskflow_otel.reconcile.compare import reconcile
 from taskflow_otel.reconcile.totals import SAMPLES, Totals, prometheus_totals
 from tests.dashboards.expressions import QUERIES, RULE_EXPRESSIONS
+from tests.otlp import OtlpReceiver
 from tests.procs import AppProcess
 from tests.servers import PrometheusServer
 from tests.waiting import wait_until
@@ -45,6 +49,7 @@ class Fleet:
     spare: AppProcess
     prometheus: PrometheusServer
     database: Path
+    receiver: OtlpReceiver
 
     def run(self, app: AppProcess, requests: int) -> None:
         """Have tasks run; a request that a kill breaks off is no fault."""
@@ -96,6 +101,24 @@ class Fleet:
 
         return asyncio.run(compare())
 
+    def reconciled(self, since: datetime | None = None) -> str:
+        """What the command says about Prometheus and about all that a collector has written; "" without a difference.
+
+        With `since`, about the spans and log records of later tasks.
+        """
+        directory = self.database.parent
+        signals = [self.receiver.write(directory / "signals.jsonl", "resourceSpans", "resourceLogs")]
+        options = ["--since", since.isoformat()] if since is not None else ["--prometheus", self.prometheus.url]
+        if since is None:
+            options += ["--selector", 'job="app"']
+            signals.append(self.receiver.write(directory / "metrics.jsonl", "resourceMetrics"))
+        files = [part for path in signals for part in ("--export", str(path))]
+        output = io.StringIO()
+        with redirect_stdout(output):
+            status = main(["reconcile", "--backend", str(self.database), *options, *files])
+        assert (status == 0) is (output.getvalue() == "0 differences\n")
+        return "" if status == 0 else output.getvalue()
+
     def living(self) -> dict[int, str]:
         """The living workers of all targets, by process id."""
         found = httpx.get(f"{self.apps[-1].url}/tasks/instances", timeout=30).raise_for_status().json()
@@ -107,8 +130,14 @@ class Fleet:
         return int(stats["pending"] + stats["running"])
 
 
+@pytest.fixture
+def receiver() -> Iterator[OtlpReceiver]:
+    with OtlpReceiver() as running:
+        yield running
+
+
 @pytest.fixture(params=LAYOUTS)
-def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
+def fleet(request: pytest.FixtureRequest, receiver: OtlpReceiver, tmp_path: Path) -> Iterator[Fleet]:
     workers = LAYOUTS[request.param]
     apps = []
     for number, count in enumerate((*workers, 1)):
@@ -117,7 +146,7 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
         # Pods are hosts of their own, which one machine can only pretend.
         name = {VARIABLE: f"pod-{number}"} if max(workers) == 1 else {}
         arguments = ["--workers", str(count)] if count > 1 else []
-        env = {"APP_DB": str(tmp_path / "tasks.db"), **name}
+        env = {"APP_DB": str(tmp_path / "tasks.db"), **name, **receiver.environment}
         apps.append(AppProcess("tests.apps.workers_app:app", directory, env=env, arguments=arguments))
     targets = ", ".join(f'"127.0.0.1:{app.port}"' for app in apps)
     config = f"""
@@ -132,7 +161,7 @@ scrape_configs:
             stack.enter_context(app)
         stack.callback(apps[-1].kill)
         prometheus = stack.enter_context(PrometheusServer(config))
-        yield Fleet(apps[:-1], apps[-1], prometheus, tmp_path / "tasks.db")
+        yield Fleet(apps[:-1], apps[-1], prometheus, tmp_path / "tasks.db", receiver)
 
 
 def test_sums_over_all_targets_are_those_of_the_ledger(fleet: Fleet) -> None:
@@ -144,12 +173,17 @@ def test_sums_over_all_targets_are_those_of_the_ledger(fleet: Fleet) -> None:
     for app in fleet.apps[1:]:
         fleet.run(app, 5)
     wait_until(lambda: fleet.pending() == 0 and fleet.differences() == [], "the first counts", timeout=60)
+    # Every span, log record and count of every worker has come to the collector too.
+    wait_until(lambda: fleet.reconciled() == "", "agreement of the collector's files", timeout=60, interval=0.5)
 
     kill_one_worker_or_replace_the_pod(fleet)
+    killed = datetime.now(UTC)
     for app in fleet.apps:
         fleet.run(app, 5)
     wait_until(lambda: len(fleet.living()) == processes, "the replacement", timeout=60)
     wait_until(lambda: fleet.pending() == 0 and fleet.differences() == [], "the counts of all", timeout=60)
+    # What the killed process had not exported is lost; of all later tasks, nothing is.
+    wait_until(lambda: fleet.reconciled(killed) == "", "agreement on the later tasks", timeout=60, interval=0.5)
 
     totals = fleet.totals()
     checked = 0
