@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from fastapi import FastAPI
 from starlette.types import Message, Scope
 
 from benchmarks.workloads.producers import produce
-from taskflow_otel import QueueConfig, TaskAdmin, TaskManager
+from taskflow_otel import QueueConfig, TaskAdmin, TaskManager, Telemetry
 
 _MEASURED = 5_000
 
@@ -108,40 +110,62 @@ class _Watcher:
         await app(_get("/tasks/events"), receive, send)
 
 
+_AS_PROMETHEUS = (
+    ("authorization", "Bearer benchmark"),
+    ("accept", "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2"),
+    ("accept-encoding", "gzip"),
+)
+
+
 async def scrape(what: str, size: int, directory: Path) -> dict[str, Any]:
-    """The CPU time and length of a metrics page, with `size` task types on twenty queues that each has used one of."""
+    """The CPU time and length of a metrics page with `size` task types on twenty queues, gzipped and not.
+
+    Each type has used its own queue, or with "pairs" every queue. The page is asked for as Prometheus does.
+    """
     app = FastAPI(openapi_url=None)
     queues = [f"queue-{number}" for number in range(20)]
-    manager = TaskManager(queues={name: QueueConfig() for name in queues})
+    manager = TaskManager(
+        queues={name: QueueConfig() for name in queues},
+        telemetry=Telemetry(max_label_values=max(200, size * len(queues) if what == "pairs" else 0)),
+    )
     TaskAdmin(app, manager, metrics_token="benchmark")
 
-    async def nothing() -> None:
-        pass
+    def declared(number: int) -> Callable[[], Awaitable[None]]:
+        # One function for all of them would be one type.
+        @manager.task(name=f"task_{number}", queue=queues[number % len(queues)])
+        async def nothing() -> None:
+            pass
 
-    functions = [
-        manager.task(name=f"task_{number}", queue=queues[number % len(queues)])(nothing) for number in range(size)
-    ]
-    length = 0
+        return nothing
+
+    functions = [declared(number) for number in range(size)]
+    body = bytearray()
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Message) -> None:
-        nonlocal length
-        length += len(message.get("body", b""))
+        body.extend(message.get("body", b""))
 
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.router.lifespan_context(app))
         for function in functions:
-            await manager.wait(await manager.enqueue(function))
+            for queue in queues if what == "pairs" else [None]:
+                await manager.wait(await manager.enqueue(function, queue=queue))
         times = []
         for _ in range(3):
             # A page is kept for a moment.
             await asyncio.sleep(1.1)
-            length, cpu = 0, time.process_time()
-            await app(_get("/tasks/metrics", ("authorization", "Bearer benchmark")), receive, send)
+            body.clear()
+            cpu = time.process_time()
+            await app(_get("/tasks/metrics", *_AS_PROMETHEUS), receive, send)
             times.append(time.process_time() - cpu)
-    return {"types": size, "cpu_ms": min(times) * 1e3, "megabytes": length / 1e6}
+    return {
+        "types": size,
+        "cpu_ms": min(times) * 1e3,
+        "megabytes": len(gzip.decompress(body)) / 1e6,
+        "megabytes_on_the_wire": len(body) / 1e6,
+    }
 
 
 async def imports(what: str, size: int, directory: Path) -> dict[str, Any]:

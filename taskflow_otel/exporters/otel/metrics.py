@@ -148,7 +148,8 @@ class OtelMetricsExporter(Exporter):
             self._histograms[metric].record(max(seconds, 0.0), attributes)
 
     def _record(self, spec: MetricSpec, seconds: float, event: LifecycleEvent) -> None:
-        attributes = {"task": self._source.task_label(event.func_name), "queue": event.queue}
+        labels = {"task": self._source.task_label(event.func_name), "queue": event.queue}
+        attributes = {name: labels[name] for name in spec.labels}
         self._histograms[spec.name].record(max(seconds, 0.0), attributes, self._contexts.of(event.span))
 
     def _record_process(self, seconds: float, event: LifecycleEvent) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus.objectives import ObjectiveCounts
-from taskflow_otel.exporters.prometheus.values import SAMPLED, Histogram, LabelValues, Snapshot, Value
+from taskflow_otel.exporters.prometheus.values import SAMPLED, Histogram, LabelValues, Snapshot, Value, add_to
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.vocabulary import (
@@ -337,9 +337,9 @@ class TaskCounts:
                 found[spec.name].update(((*key, label), number) for label, number in list(numbers.items()))
             found[signals.TASK_RETRIES.name][key] = cell.retries
             found[signals.TASKS_RUNNING.name][key] = cell.running
-            found[signals.RUN_DURATION.name][key] = cell.run_duration.copy()
             found[signals.QUEUE_WAIT_TIME.name][key] = cell.queue_wait.copy()
-            found[signals.END_TO_END.name][key] = cell.end_to_end.copy()
+            add_to(found[signals.RUN_DURATION.name], key[:1], cell.run_duration)
+            add_to(found[signals.END_TO_END.name], key[:1], cell.end_to_end)
             latest = last_success.get(key[:1], 0.0)
             if cell.last_success is not None and not isinstance(latest, Histogram):
                 last_success[key[:1]] = max(latest, cell.last_success.timestamp())

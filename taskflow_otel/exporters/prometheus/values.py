@@ -89,6 +89,19 @@ class Histogram:
         self.sum = round(self.sum + other.sum, _DIGITS)
 
 
+def add_to(children: dict[LabelValues, Value], labels: LabelValues, histogram: Histogram) -> None:
+    """Add a histogram of this process to the child with these labels, with the latest exemplars of both."""
+    present = children.get(labels)
+    if not isinstance(present, Histogram):
+        children[labels] = histogram.copy()
+        return
+    present.add(histogram)
+    for index, exemplar in enumerate(histogram.exemplars):
+        latest = present.exemplars[index]
+        if exemplar is not None and (latest is None or exemplar.timestamp >= latest.timestamp):
+            present.exemplars[index] = exemplar
+
+
 Value = float | Histogram
 _LASTING_TYPES = frozenset({MetricType.COUNTER, MetricType.HISTOGRAM})
 _MOMENTS = frozenset({LAST_SUCCESS.name, SCHEDULE_LAST_FIRE.name})

@@ -30,12 +30,13 @@ def test_a_task_that_succeeds_after_a_retry_is_counted_everywhere(
     assert scraped.value("taskflow_tasks_finished_total", **task) == 1
     assert scraped.value("taskflow_task_retries_total", **task) == 1
     assert scraped.value("taskflow_task_exceptions_total", task="send_email", error_type="ConnectionError") == 1
-    assert scraped.value("taskflow_task_run_duration_seconds_count", **task) == 2
-    assert scraped.value("taskflow_task_run_duration_seconds_sum", **task) == 2
-    assert scraped.value("taskflow_task_run_duration_seconds_bucket", **task, le="0.5") == 0
-    assert scraped.value("taskflow_task_run_duration_seconds_bucket", **task, le="1.0") == 2
+    name = {"task": "send_email"}
+    assert scraped.value("taskflow_task_run_duration_seconds_count", **name) == 2
+    assert scraped.value("taskflow_task_run_duration_seconds_sum", **name) == 2
+    assert scraped.value("taskflow_task_run_duration_seconds_bucket", **name, le="0.5") == 0
+    assert scraped.value("taskflow_task_run_duration_seconds_bucket", **name, le="1.0") == 2
     assert scraped.value("taskflow_task_queue_wait_seconds_sum", **task) == 0.5
-    assert scraped.value("taskflow_task_end_to_end_seconds_sum", **task) == 5
+    assert scraped.value("taskflow_task_end_to_end_seconds_sum", **name) == 5
     assert scraped.value("taskflow_tasks_running", **task) == 0
     assert scraped.value("taskflow_task_last_success_timestamp_seconds", task="send_email") == START.timestamp() + 5
     assert scraped.value("taskflow_build_info") == 1
@@ -158,6 +159,26 @@ def test_sampled_spans_become_exemplars_in_openmetrics(exporter: PrometheusExpor
     expected = {"trace_id": story.record.trace_id, "span_id": story.record.span_id}
     assert all(exemplar.labels == expected for exemplar in exemplars)
     assert "# {" not in Scraped(exporter).text
+    provider.shutdown()
+
+
+def test_a_type_in_several_queues_has_one_histogram_of_run_times_with_its_latest_exemplar(
+    exporter: PrometheusExporter,
+) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    bus = ObserverBus([TracingExporter(provider), exporter])
+    # The queue that is used last is the first in the order of the cells.
+    stories = [Story(bus, queue=queue).created().enqueued().started() for queue in ("mail", "bulk")]
+    for story, seconds in zip(reversed(stories), (1, 3), strict=True):
+        story.succeeded(duration=seconds / 10)
+    scraped = Scraped(exporter, OPENMETRICS)
+    for name, number in (("run_duration", 2), ("end_to_end", 2)):
+        assert scraped.value(f"taskflow_task_{name}_seconds_count", task="send_email") == number
+        assert not [s for s in scraped.samples if s.name.startswith(f"taskflow_task_{name}") and "queue" in s.labels]
+    assert scraped.value("taskflow_task_run_duration_seconds_sum", task="send_email") == 0.4
+    shown = [s.exemplar.labels["span_id"] for s in scraped.samples
+             if s.exemplar is not None and s.name == "taskflow_task_run_duration_seconds_bucket"]  # fmt: skip
+    assert shown == [stories[1].record.span_id, stories[0].record.span_id]
     provider.shutdown()
 
 

@@ -48,7 +48,7 @@ def shown_elsewhere() -> Elsewhere:
     for value in (0.5, 2.0, 2_000_000.0):
         histogram.observe_in(value, SpanRef("c" * 32, "d" * 16, 1), START)
     counts: Snapshot = {
-        signals.RUN_DURATION.name: {("send", "mail"): histogram, ("gone", 'q"'): histogram},
+        signals.QUEUE_WAIT_TIME.name: {("send", "mail"): histogram, ("gone", 'q"'): histogram},
         signals.SCHEDULE_LATENESS.name: {("nightly",): histogram},
         signals.TASKS_RECOVERED.name: {("rerun",): 2_500_000},
         signals.INSTANCES.name: {(): 1.0},

@@ -64,10 +64,10 @@ def test_an_exemplar_is_replaced_only_by_a_later_one() -> None:
 
 
 def test_exemplars_that_are_not_newer_than_another_answer_are_left_out(exporter: PrometheusExporter) -> None:
-    for number, name in enumerate(("taskflow_task_run_duration_seconds", "taskflow_task_queue_wait_seconds")):
+    for number, name in enumerate(("taskflow_task_run_duration_seconds", "taskflow_task_end_to_end_seconds")):
         histogram = Histogram((1.0,))
         histogram.observe_in(0.5, SpanRef("a" * 32, "1" * 16, 1), START + timedelta(seconds=number))
-        exporter.set_peers((), {name: {("t", "q"): histogram}}, exemplars_after=START.timestamp())
+        exporter.set_peers((), {name: {("t",): histogram}}, exemplars_after=START.timestamp())
         shown = [sample for sample in Scraped(exporter, OPENMETRICS).samples if sample.exemplar is not None]
         assert len(shown) == number
 
