@@ -74,6 +74,40 @@ PAGE = Page(
             ),
         ),
         Row(
+            "Shared queues",
+            (
+                Graph(
+                    "In the pool",
+                    "Tasks of shared queues that no instance has claimed yet.",
+                    "short",
+                    [Query(gauge(signals.POOL_DEPTH, QUEUE, by="queue"), "{{queue}}")],
+                    stacked=True,
+                    width=6,
+                ),
+                Graph(
+                    "Oldest in the pool",
+                    "How long the task that has been in the pool the longest has waited there.",
+                    "s",
+                    [Query(gauge(signals.POOL_OLDEST_AGE, QUEUE, by="queue"), "{{queue}}")],
+                    width=6,
+                ),
+                Graph(
+                    "Claimed",
+                    "Tasks that instances took from the pool per second.",
+                    "ops",
+                    [Query(rate(signals.POOL_CLAIMS, QUEUE, by="queue"), "{{queue}}")],
+                    width=6,
+                ),
+                Graph(
+                    "Instances that claim",
+                    "Living instances that take tasks of the queue from the pool; at 0 its tasks wait.",
+                    "short",
+                    [Query(gauge(signals.POOL_CLAIMERS, QUEUE, by="queue"), "{{queue}}")],
+                    width=6,
+                ),
+            ),
+        ),
+        Row(
             "Instances",
             (
                 Graph(

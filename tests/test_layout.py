@@ -183,6 +183,11 @@ ELSEWHERE = [
         ("engine/settings.py",),
     ),
     Elsewhere(
+        "engine/fleet/test_pool_watch.py",
+        "It builds the parts of shared queues, and connects them.",
+        ("engine/sharing.py",),
+    ),
+    Elsewhere(
         "engine/fleet/test_takeover.py",
         "A protocol and two names of reasons.",
         ("engine/membership.py",),

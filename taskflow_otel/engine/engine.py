@@ -11,8 +11,7 @@ from typing import Any
 from taskflow_otel.backends.admin import KeepsFigures
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.measured import MeasuredBackend
-from taskflow_otel.backends.pool import KeepsPool, RingsForPool
-from taskflow_otel.backends.transactions import KeepsTransactions
+from taskflow_otel.backends.pool import KeepsPool
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.admin.audit_trail import AuditTrail
 from taskflow_otel.engine.admin.office import Office
@@ -32,8 +31,7 @@ from taskflow_otel.engine.executors.threads import ThreadExecutor
 from taskflow_otel.engine.fleet.board import Board
 from taskflow_otel.engine.fleet.fleet_watch import FleetWatch
 from taskflow_otel.engine.fleet.heartbeat import Heartbeat
-from taskflow_otel.engine.fleet.news import PoolNews
-from taskflow_otel.engine.fleet.pool import Pool
+from taskflow_otel.engine.fleet.pool_watch import PoolWatch
 from taskflow_otel.engine.fleet.queue_settings import QueueSettings
 from taskflow_otel.engine.fleet.recovery import Recovery
 from taskflow_otel.engine.fleet.remote_cancels import RemoteCancels
@@ -57,6 +55,7 @@ from taskflow_otel.engine.schedules.firing import NoMeter, ScheduleMeter
 from taskflow_otel.engine.schedules.service import Schedules
 from taskflow_otel.engine.settings import EngineSettings, retention_of
 from taskflow_otel.engine.shared import SharedValues
+from taskflow_otel.engine.sharing import Sharing
 from taskflow_otel.engine.stacks import Stacks
 from taskflow_otel.engine.task_output import TaskOutput
 from taskflow_otel.engine.ticks import Ticks
@@ -300,21 +299,17 @@ class Engine:
             *office.services,
             self.transactions,
         ]
-        pool: Pool | None = None
+        pool: Service | None = None
+        self.pool: PoolWatch | None = None
+        """What waits in the pool, if there are shared queues."""
         if isinstance(backend, KeepsPool):
-            strays = interval if isinstance(backend, KeepsTransactions) else None
-            pool = Pool(
-                backend.pool_store, queues, self._dispatcher, intake, registry, self._tasks, self._lifecycle,
-                self.control.stop, self._clock, self._heartbeat, self._life, self._background, seals=builder.seals,
-                concurrency=settings.deployment.concurrency, strays=strays, noticed=self.transactions.noticed,
+            sharing = Sharing(
+                backend, shared, settings.deployment, queues, self._dispatcher, intake, registry, self._tasks,
+                self._lifecycle, self.control, self.objectives, self.lookup, self.board, self.transactions, self._clock,
+                self._heartbeat, self._life, self._background, interval=interval, seals=builder.seals,
             )  # fmt: skip
-            self._dispatcher.connect_pool(pool.share, pool.look)
-            self.control.connect(pool.claim_one)
-            self.transactions.connect(self.control.stop, pool.look)
-            if shared or strays is not None:
-                self._services.append(pool)
-            if any(map(settings.deployment.claims, shared)) and isinstance(backend, RingsForPool):
-                self._services.append(PoolNews(backend.pool_bell, pool.look, self._clock))
+            pool, self.pool = sharing.pool, sharing.watch
+            self._services += sharing.services
         if retention is not None:
             self._services.append(self.cleaner)
         if isinstance(backend, KeepsFigures):

@@ -67,6 +67,8 @@ class LiveTask(Struct, eq=False, weakref=True):
     """The ledger has a row for this task."""
     claimed: bool = False
     """This instance has claimed it from the pool, so it runs here."""
+    pooled_since: datetime | None = None
+    """It was claimed only to be looked at, and goes back into the pool, where it has been since then."""
     error: BaseException | None = None
     """The exception of an undecorated function: inside a request, the response raises it."""
     phase: Phase = Phase.BUILT

@@ -85,6 +85,11 @@ class ObjectiveWatch:
             # By the monotonic clock: setting the wall clock moves no limit of a waiting task.
             self._look_after(left, task)
 
+    async def judge(self, task: LiveTask) -> None:
+        """Write the line that the limit of a waiting task has passed, and return once the ledger has answered."""
+        if (answer := self._passed(task)) is not None:
+            await asyncio.wait({answer})
+
     def forget(self) -> None:
         """The engine has stopped: no outcome of a commit will be known any more."""
         for doubt in self._doubts.values():
@@ -93,31 +98,36 @@ class ObjectiveWatch:
         self._overdue.clear()
 
     def _look_after(self, seconds: float, task: LiveTask) -> None:
-        task.objective_timer = self._timers.after(seconds, partial(self._passed, task))
+        task.objective_timer = self._timers.after(seconds, lambda: self._timed_out(task))
 
-    def _passed(self, task: LiveTask) -> None:
+    def _timed_out(self, task: LiveTask) -> None:
+        self._passed(task)
+
+    def _passed(self, task: LiveTask) -> asyncio.Future[Applied] | None:
+        """Write the line now if that is possible; returns the answer of the ledger, if it is asked."""
         if task.phase is Phase.GONE:
-            return
+            return None
         if task.phase not in _STEADY:
             # An end that is being committed now decides by its own time; a start may be followed by a long run.
             self._look_after(_AGAIN, task)
-            return
+            return None
         published = len(task.record.timeline)
         changed = self._lifecycle.miss_objective(task)
         self._overdue[task.id] = task
         if not task.durable:
             self._ledger.note(task)
             self._lifecycle.show_missed(changed)
-            return
+            return None
         try:
             entry = self._ledger.submit(Update(changed), timeout=float("inf"))
         except BackendUnavailableError:
             # The event loop is being closed. The next owner of the task writes the line.
-            return
+            return None
         doubt = self._doubts[task.id] = ExitStack()
         doubt.enter_context(self._tasks.unpublished_while(task.id, published))
         # No coroutine waits for it, so nothing can cancel the publication of what the ledger has taken.
         entry.future.add_done_callback(partial(self._answered, changed))
+        return entry.future
 
     def _answered(self, record: TaskRecord, answer: asyncio.Future[Applied]) -> None:
         if answer.cancelled() or answer.exception() is not None:

@@ -431,6 +431,16 @@ BUILD_INFO = MetricSpec(
     ("version", "release"),
     merge="max",
 )
+POOL_DEPTH = MetricSpec(
+    "taskflow_pool_depth", _GAUGE, "Tasks of a shared queue that wait in the pool.", ("queue",), merge="max"
+)
+POOL_OLDEST_AGE = MetricSpec(
+    "taskflow_pool_oldest_age_seconds", _GAUGE, "How long the oldest of them waits.", ("queue",), "seconds", merge="max"
+)
+POOL_CLAIMERS = MetricSpec(
+    "taskflow_pool_claimers", _GAUGE, "Living instances that claim tasks of a shared queue.", ("queue",), merge="max"
+)
+POOL_CLAIMS = MetricSpec("taskflow_pool_claims_total", _COUNTER, "Tasks claimed from the pool to run.", ("queue",))
 
 METRICS = (
     TASKS_ENQUEUED,
@@ -457,6 +467,10 @@ METRICS = (
     QUEUE_DEPTH,
     QUEUE_OLDEST_READY_AGE,
     QUEUE_PAUSED,
+    POOL_DEPTH,
+    POOL_OLDEST_AGE,
+    POOL_CLAIMERS,
+    POOL_CLAIMS,
     INSTANCES,
     EXECUTOR_SLOTS,
     TASKS_STUCK,

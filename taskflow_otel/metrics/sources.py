@@ -8,6 +8,7 @@ from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.engine.blocks import NO_TASK
 from taskflow_otel.engine.engine import Engine
+from taskflow_otel.engine.fleet.pool_watch import PoolLoad
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
@@ -105,6 +106,16 @@ def connect_metrics(
             if status.next_run is not None:
                 yield (status.name,), status.next_run.timestamp()
 
+    def pool() -> Iterator[PoolLoad]:
+        return iter(()) if engine.pool is None else engine.pool.loads()
+
+    metrics.add_source(signals.POOL_DEPTH.name, lambda: (((one.queue,), one.tasks) for one in pool()))
+    metrics.add_source(signals.POOL_OLDEST_AGE.name, lambda: (((one.queue,), one.oldest_age) for one in pool()))
+    metrics.add_source(
+        signals.POOL_CLAIMERS.name,
+        lambda: (((one.queue,), one.claimers) for one in pool() if one.claimers is not None),
+    )
+    metrics.add_source(signals.POOL_CLAIMS.name, lambda: (((one.queue,), one.claims) for one in pool()))
     metrics.add_source(signals.QUEUE_DEPTH.name, depths)
     metrics.add_source(signals.QUEUE_OLDEST_READY_AGE.name, ages)
     metrics.add_source(signals.QUEUE_PAUSED.name, paused)

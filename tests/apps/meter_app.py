@@ -12,7 +12,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-from taskflow_otel import SLO, ManagedBackgroundTasks, TaskAdmin, TaskManager
+from taskflow_otel import SLO, ManagedBackgroundTasks, QueueConfig, TaskAdmin, TaskManager
 
 
 @asynccontextmanager
@@ -24,7 +24,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
-task_manager = TaskManager(snapshot_db=os.environ["APP_DB"])
+task_manager = TaskManager(snapshot_db=os.environ["APP_DB"], queues={"shared": QueueConfig(run="pool")})
 TaskAdmin(app, task_manager, auto_install=True)
 
 

@@ -423,7 +423,8 @@ class Storm:
         Of tasks that are not persisted, and of those whose request failed before they were stored, the ledger has the
         history only as far as it was written, and so says less.
         """
-        history = tuple(f"{{{kind.name}, " for kind in KINDS.values() if kind.fails or not kind.persisted)
+        names = [kind.name for kind in KINDS.values() if kind.fails or not kind.persisted]
+        history = tuple(f"{{{name}{end}" for name in names for end in (", ", "}"))
         deadline = time.monotonic() + _LAST_COUNTS
         headers = {"Accept": "text/plain", "Authorization": "Bearer chaos"}
         async with httpx.AsyncClient(headers=headers, timeout=30) as client:

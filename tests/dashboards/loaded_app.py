@@ -42,6 +42,7 @@ async def load() -> None:
         await task_manager.enqueue(succeed)
         await task_manager.enqueue(fail)
         await task_manager.enqueue(block)
+        await task_manager.enqueue(claimed)
         await asyncio.sleep(0.1)
 
 
@@ -58,7 +59,7 @@ app = FastAPI(lifespan=lifespan)
 task_manager = TaskManager(
     snapshot_backend=UnreliableBackend(os.environ["APP_DB"]),
     loggers=[BrokenObserver()],
-    queues={"mail": QueueConfig(concurrency=2)},
+    queues={"mail": QueueConfig(concurrency=2), "shared": QueueConfig(run="pool")},
     max_sync_threads=1,
     release="1.4.2",
 )
@@ -74,6 +75,11 @@ async def succeed() -> None:
 @task_manager.task(retries=1, delay=0.2, slo=SLO(success=0.9))
 async def fail() -> None:
     raise ConnectionError("nobody answers")
+
+
+@task_manager.task(queue="shared", persist=True)
+async def claimed() -> None:
+    """Nothing, on whichever instance takes it from the pool."""
 
 
 @task_manager.task()

@@ -23,7 +23,11 @@ import pytest
 from dashboards.promql import SCOPE
 from taskflow_otel.backends import SqliteBackend
 from taskflow_otel.cli.main import main
+from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
+from taskflow_otel.exporters.prometheus.values import Histogram, Snapshot
 from taskflow_otel.metrics.targets import VARIABLE
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.replay import replay
 from taskflow_otel.reconcile.compare import reconcile
 from taskflow_otel.reconcile.totals import SAMPLES, Totals, prometheus_totals
 from tests.dashboards.expressions import QUERIES, RULE_EXPRESSIONS
@@ -119,6 +123,27 @@ class Fleet:
         assert (status == 0) is (output.getvalue() == "0 differences\n")
         return "" if status == 0 else output.getvalue()
 
+    def replayed(self) -> Snapshot:
+        """What one process would show that had seen every line of the ledger."""
+
+        async def replay_all() -> Snapshot:
+            counted = PrometheusExporter()
+            backend = SqliteBackend(self.database)
+            await backend.open()
+            try:
+                cursor: str | None = None
+                while True:
+                    page = await backend.page(TaskQuery(limit=500, cursor=cursor))
+                    for event in (event for record in page.records for event in replay(record)):
+                        counted.on_lifecycle(event)
+                    cursor = page.next_cursor
+                    if cursor is None:
+                        return counted.snapshot()
+            finally:
+                await backend.close()
+
+        return asyncio.run(replay_all())
+
     def living(self) -> dict[int, str]:
         """The living workers of all targets, by process id."""
         found = httpx.get(f"{self.apps[-1].url}/tasks/instances", timeout=30).raise_for_status().json()
@@ -199,6 +224,7 @@ def test_sums_over_all_targets_are_those_of_the_ledger(fleet: Fleet) -> None:
         checked += 1
     assert checked > 3
     assert compare_rules(fleet, totals) > 10
+    compare_waits_and_takeovers(fleet)
     assert fleet.value("sum(taskflow_instances)") == processes
     finished = fleet.value("sum(taskflow_tasks_finished_total)")
     assert finished == sum(value for (sample, _), value in totals.items() if sample == "taskflow_tasks_finished_total")
@@ -231,6 +257,28 @@ def compare_rules(fleet: Fleet, totals: Totals) -> int:
             assert shown == grouped(wanted, name, labels), rule
             checked += 1
     return checked
+
+
+def compare_waits_and_takeovers(fleet: Fleet) -> None:
+    """Compare what the rules about slow starts and dead instances add up."""
+    replayed = fleet.replayed()
+    waits = [one for one in replayed["taskflow_task_queue_wait_seconds"].values() if isinstance(one, Histogram)]
+    started = sum(sum(one.counts) for one in waits)
+    soon = sum(sum(one.counts[: one.bounds.index(30.0) + 1]) for one in waits)
+    scope = '{job="app"}'
+    assert fleet.value(f"sum(taskflow_task_queue_wait_seconds_count{scope})") == started > 0
+    rules = [one for one in RULE_EXPRESSIONS if one.where.startswith("job:taskflow_task_slow_starts:")]
+    assert len(rules) == 7
+    for rule in rules:
+        # As totals: the parts that a rule looks at, of all time.
+        text = re.sub(r"rate\((\w+(?:\{[^}]*\})?)\[\w+\]\)", r"\1", rule.text)
+        assert text != rule.text
+        assert fleet.value(text) == 1 - soon / started, rule
+        [quick] = re.findall(r"taskflow_task_queue_wait_seconds_bucket(\{[^}]*\})", text)
+        assert fleet.value(f"sum(taskflow_task_queue_wait_seconds_bucket{quick})") == soon, rule
+    recovered = {labels: value for labels, value in replayed["taskflow_tasks_recovered_total"].items() if value}
+    shown = fleet.query(f"sum by (reason) (taskflow_tasks_recovered_total{scope}) > 0")
+    assert {(one["metric"]["reason"],): float(one["value"][1]) for one in shown} == recovered
 
 
 def matches(names: Sequence[str], values: Sequence[str], label: str, operator: str, wanted: str) -> bool:

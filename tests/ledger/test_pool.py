@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from taskflow_otel import InMemoryLogger, QueueConfig, TaskManager, TaskStatus
+from taskflow_otel import SLO, InMemoryLogger, QueueConfig, TaskManager, TaskStatus
 from taskflow_otel.backends.pool import POOL, KeepsPool, PoolStore
 from taskflow_otel.engine.deployment import CONCURRENCY, QUEUES, RUN
 from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.exporters import signals
+from taskflow_otel.model.objective import missed
 from taskflow_otel.model.query import TaskQuery
 from tests.ledger.fleet import Fleet
-from tests.managers import WAIT, Gate, finish, transitions
+from tests.managers import WAIT, Gate, finish, metric, transitions
 from tests.waiting import eventually
 
 SHARED = {"shared": QueueConfig(concurrency=2, run="pool")}
@@ -35,9 +37,10 @@ async def waits_in_pool(fleet: Fleet, task_id: str) -> bool:
 def member(fleet: Fleet, work: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, **options: Any) -> TaskManager:
     """A manager with one task in the shared queue; `run` is what its environment says."""
     monkeypatch.setenv(RUN, options.pop("run", ""))
+    slo = options.pop("slo", None)
     manager = fleet.manager(**{"queues": SHARED, **options})
     monkeypatch.delenv(RUN)
-    declared = {"persist": True, "queue": "shared", "requeue_on_interrupt": True, "name": "work"}
+    declared = {"persist": True, "queue": "shared", "requeue_on_interrupt": True, "name": "work", "slo": slo}
     manager.task(**declared)(work)  # type: ignore[arg-type]  # the options of a task
     return manager
 
@@ -128,6 +131,45 @@ async def test_a_task_of_a_dead_instance_runs_once_more_on_another(
     assert (record.status, record.instance, ran) == (TaskStatus.SUCCESS, second.engine.instance_id, ["here"])
     assert (record.crashes, record.attempt) == ((1, 1) if dies == "while it runs" else (0, 0))
     assert await fleet.number(TaskQuery()) == 1
+
+
+async def test_a_time_limit_that_passes_in_the_pool_is_written_once_by_whoever_is_there(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None: ...
+
+    slo = SLO(success=0.9, within=0.5)
+    first, *others = (member(fleet, work, monkeypatch, run="none", slo=slo) for _ in range(3))
+    await fleet.start(first)
+    ids = [await first.enqueue(work) for _ in range(4)]
+    later = await first.enqueue(work, delay=0.3)
+    in_time = await first.enqueue(work, delay=60.0)
+    for task_id in (*ids, later):
+        await eventually(lambda one=task_id: waits_in_pool(fleet, one), "the gift")  # type: ignore[misc]
+    before = (await pool_of(fleet).depth(["shared"]))["shared"]
+    # The process that gave them is gone.
+    await fleet.die(first)
+    await fleet.start(*others)
+
+    async def judged() -> bool:
+        stored = [await fleet.storage.get(task_id) for task_id in (*ids, later)]
+        return all(one is not None and one.instance == POOL and missed(one.timeline) for one in stored)
+
+    await eventually(judged, "the lines of the limit")
+    # As it was: with the age that it had.
+    after = (await pool_of(fleet).depth(["shared"]))["shared"]
+    assert (after.tasks, after.oldest) == (before.tasks, before.oldest)
+    worker = member(fleet, work, monkeypatch, slo=slo)
+    await fleet.start(worker)
+    records = [await finish(worker, task_id) for task_id in (*ids, later)]
+    for record in records:
+        assert transitions(record) == ["enqueued", "objective_missed", "started", "succeeded"]
+    name = signals.SLO_EVENTS.name
+    living = [*others, worker]
+    counted = [sum(metric(one, name, result) for one in living) for result in ("good", "bad")]
+    assert counted == [0, 5]
+    waiting = await worker.get(in_time)
+    assert not missed(waiting.timeline)
 
 
 async def test_a_retry_stays_where_the_task_was_claimed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,8 @@ class Pool(Service):
         self._strays = strays
         self._noticed = noticed
         self._strays_due = float("-inf")
+        self.claims: dict[str, int] = {}
+        """How many tasks this process has claimed to run, by queue."""
         self._throttle = Throttle(clock)
         self._gifts: list[LiveTask] = []
         self._giver: asyncio.Task[None] | None = None
@@ -184,7 +186,11 @@ class Pool(Service):
         """Claim one task if it is in the pool, without letting it start."""
         await self._membership.ensure_lease()
         claimed = await self._store.claim_one(self._membership.instance.instance_id, task_id)
-        return None if claimed is None else self._adopt(claimed.record)
+        if claimed is None:
+            return None
+        task = self._adopt(claimed.record)
+        task.pooled_since = claimed.since
+        return task
 
     async def _look(self) -> None:
         # One turn of the event loop, so that all slots that are freed in this one are filled by one claim.
@@ -212,6 +218,7 @@ class Pool(Service):
                     task.claimed = False
                     self._intake.hand_over([task])
                     continue
+                self.claims[one.record.queue] = self.claims.get(one.record.queue, 0) + 1
                 # The clocks of two hosts differ.
                 waited = max(timedelta(0), now - one.since).total_seconds()
                 self._intake.line_up_claimed(task, monotonic - waited)
@@ -255,7 +262,7 @@ class Pool(Service):
             await self._membership.ensure_lease()
             # One that was lost belongs to another instance, which decides about it.
             mine[:] = [task for task in gifts if task.cancel_reason is not Ownership.LOST]
-            pooled = [_pooled(task.record, self._queues.of(task), since) for task in mine]
+            pooled = [_pooled(task.record, self._queues.of(task), task.pooled_since or since) for task in mine]
             await self._store.give(self._membership.instance.instance_id, pooled)
 
         await retrying(self._clock, give, backoff=_BACKOFF, judge=self._judge)

@@ -1,0 +1,94 @@
+"""Builds what an engine needs for shared queues: the pool, and the services around it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from taskflow_otel.backends.pool import KeepsPool, RingsForPool
+from taskflow_otel.backends.transactions import KeepsTransactions
+from taskflow_otel.engine.control import Control
+from taskflow_otel.engine.deployment import Deployment
+from taskflow_otel.engine.dispatch import Dispatcher
+from taskflow_otel.engine.fleet.board import Board
+from taskflow_otel.engine.fleet.news import PoolNews
+from taskflow_otel.engine.fleet.pool import Pool
+from taskflow_otel.engine.fleet.pool_objectives import PoolObjectives
+from taskflow_otel.engine.fleet.pool_watch import PoolWatch
+from taskflow_otel.engine.intake import Intake
+from taskflow_otel.engine.life import Life
+from taskflow_otel.engine.lifecycle import Lifecycle
+from taskflow_otel.engine.live import LiveTasks
+from taskflow_otel.engine.lookup import Lookup
+from taskflow_otel.engine.membership import Membership
+from taskflow_otel.engine.objectives import ObjectiveWatch
+from taskflow_otel.engine.queues import Queues
+from taskflow_otel.engine.registry import TaskRegistry
+from taskflow_otel.engine.transactions import Transactions
+from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.owned_tasks import OwnedTasks
+from taskflow_otel.runtime.service import Service
+
+
+class Sharing:
+    """The parts that share work with other instances. `shared`: the names of the shared queues."""
+
+    def __init__(
+        self,
+        backend: KeepsPool,
+        shared: Collection[str],
+        deployment: Deployment,
+        queues: Queues,
+        dispatcher: Dispatcher,
+        intake: Intake,
+        registry: TaskRegistry,
+        tasks: LiveTasks,
+        lifecycle: Lifecycle,
+        control: Control,
+        objectives: ObjectiveWatch,
+        lookup: Lookup,
+        board: Board,
+        transactions: Transactions,
+        clock: Clock,
+        membership: Membership,
+        life: Life,
+        background: OwnedTasks,
+        *,
+        interval: float,
+        seals: Collection[str],
+    ) -> None:
+        store = backend.pool_store
+        strays = interval if isinstance(backend, KeepsTransactions) else None
+        pool = Pool(
+            store,
+            queues,
+            dispatcher,
+            intake,
+            registry,
+            tasks,
+            lifecycle,
+            control.stop,
+            clock,
+            membership,
+            life,
+            background,
+            seals=seals,
+            concurrency=deployment.concurrency,
+            strays=strays,
+            noticed=transactions.noticed,
+        )
+        dispatcher.connect_pool(pool.share, pool.look)
+        control.connect(pool.claim_one)
+        transactions.connect(control.stop, pool.look)
+        self.pool: Pool = pool
+        """Whether or not it is one of the services."""
+        self.services: list[Service] = []
+        if shared or strays is not None:
+            self.services.append(pool)
+        if any(map(deployment.claims, shared)) and isinstance(backend, RingsForPool):
+            self.services.append(PoolNews(backend.pool_bell, pool.look, clock))
+        self.watch: PoolWatch | None = None
+        """What waits in the pool, if there are shared queues."""
+        if shared:
+            self.watch = PoolWatch(store, queues, board.read, pool.claims, clock, interval)
+            judging = PoolObjectives(objectives, lookup.page, self.watch.waiting, pool, control.stop, clock, interval)
+            self.services += [self.watch, judging]
