@@ -83,7 +83,7 @@ class TaskManager(TaskActions):
     heartbeat for this long are taken over. `freeze_gc`: until the shutdown, full garbage collections skip what
     the process had at the start, and what survived an earlier one. `False` leaves the garbage collector of the process
     alone. `release`: that of the application, such as a version or a commit. It is a label of `taskflow_build_info`, by
-    which the boards mark each release.
+    which the boards mark each release, and an attribute of spans (`taskflow.release`).
     `retry_replaces_original`: `False` is the only value, so that code written for fastapi-taskflow may say it: a retry
     is a new task, and history is never rewritten.
     `clock` is for tests.
@@ -138,6 +138,7 @@ class TaskManager(TaskActions):
             persist_all=requeue_pending,
             queues=queue_configs(queues, max_size),
             deployment=deployment(),
+            release=checked_release(release),
             max_concurrent_tasks=max_concurrent_tasks,
             max_sync_threads=max_sync_threads,
             snapshot_interval=snapshot_interval,
@@ -159,7 +160,7 @@ class TaskManager(TaskActions):
             telemetry.registry,
             max_label_values=telemetry.max_label_values,
             buckets=telemetry.buckets,
-            release=checked_release(release),
+            release=settings.release,
         )
         """Renders the metrics page."""
         self._backend = MeasuredBackend(chosen, clock, self.metrics.observe_backend)
@@ -180,7 +181,12 @@ class TaskManager(TaskActions):
         self._bus = ObserverBus(
             [
                 # First, because it sets the ids that the others show.
-                TracingExporter(telemetry.tracer_provider, propagation=telemetry.propagation, contexts=contexts),
+                TracingExporter(
+                    telemetry.tracer_provider,
+                    propagation=telemetry.propagation,
+                    contexts=contexts,
+                    release=settings.release,
+                ),
                 LogsExporter(telemetry.logger_provider, contexts=contexts),
                 self.metrics,
                 OtelMetricsExporter(self.metrics, telemetry.meter_provider, contexts=contexts),

@@ -15,8 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taskflow_otel.cli.options import PORT
 from taskflow_otel.compat.fastapi import untraced_paths
-from taskflow_otel.engine.deployment import CONCURRENCY, QUEUES, RUN, Deployment, deployment
+from taskflow_otel.engine.deployment import CONCURRENCY, KIND, QUEUES, RUN, Deployment, deployment
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
+from taskflow_otel.model.vocabulary import InstanceKind
 from taskflow_otel.runtime.terminal import say
 
 _FAILED = 2
@@ -45,7 +46,7 @@ def worker(application: str, queues: str | None, concurrency: str | None, host: 
             raise
         raise MissingExtraError("the worker", "worker") from error
     # Before the import: the application's TaskManager reads them.
-    os.environ[RUN] = "pool"
+    os.environ[RUN], os.environ[KIND] = "pool", InstanceKind.WORKER.value
     for variable, value in ((QUEUES, queues), (CONCURRENCY, concurrency)):
         if value is not None:
             os.environ[variable] = value

@@ -8,8 +8,11 @@ from typing import NamedTuple, get_args
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.options import GREATEST, ProcessRunName, checked_queue_name
+from taskflow_otel.model.vocabulary import InstanceKind
 
 RUN, QUEUES, CONCURRENCY = "TASKFLOW_RUN", "TASKFLOW_QUEUES", "TASKFLOW_CONCURRENCY"
+KIND = "TASKFLOW_KIND"
+"""Set by the command `taskflow-otel worker`, for the application that it imports."""
 
 
 class Deployment(NamedTuple):
@@ -22,6 +25,7 @@ class Deployment(NamedTuple):
     """The shared queues from which it claims; `None` is all of them."""
     concurrency: int | None = None
     """Claimed tasks that it runs at once, besides the limits of queues and executors."""
+    kind: InstanceKind = InstanceKind.WEB
 
     def claims(self, queue: str) -> bool:
         """Whether this process claims tasks of a queue, if that is shared."""
@@ -47,4 +51,5 @@ def deployment(environ: Mapping[str, str] = os.environ) -> Deployment:
         run,
         frozenset(checked_queue_name(name.strip()) for name in queues.split(",")) if queues else None,
         int(concurrency) if concurrency else None,
+        InstanceKind.WORKER if environ.get(KIND) == InstanceKind.WORKER else InstanceKind.WEB,
     )

@@ -261,8 +261,9 @@ class Engine:
         self.cleaner: Cleaner = Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention, self._tasks, self._life)
         """Deletes history."""
         self.board: Board = Board(
-            backend, self._clock, interval, self._heartbeat, self._life, self.queues.stats, self.schedules.statuses
-        )
+            backend, self._clock, interval, self._heartbeat, self._life, self.queues.stats, self.schedules.statuses,
+            kind=settings.deployment.kind, release=settings.release,
+        )  # fmt: skip
         """What each instance says of itself."""
         self.stacks: StackRequests = StackRequests(
             backend, self._clock, interval, self._heartbeat, self._life, self.lookup, stacks

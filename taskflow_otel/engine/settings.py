@@ -26,6 +26,8 @@ class EngineSettings:
     queues: dict[str, QueueConfig] = field(default_factory=dict)
     deployment: Deployment = field(default_factory=Deployment)
     """What this process runs."""
+    release: str = ""
+    """That of the application; empty if it is unknown."""
     max_concurrent_tasks: int | None = None
     max_sync_threads: int | None = None
     snapshot_interval: float = 1.0

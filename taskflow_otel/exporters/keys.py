@@ -25,6 +25,7 @@ PRIORITY = "taskflow.priority"
 EXECUTOR = "taskflow.executor"
 SOURCE = "taskflow.source"
 INSTANCE = "taskflow.instance"
+RELEASE = "taskflow.release"
 QUEUE_WAIT = "taskflow.queue_wait"
 TAG_PREFIX = "taskflow.tag."
 OUTCOME = "taskflow.outcome"
@@ -65,6 +66,7 @@ ATTRIBUTES = (
     Attribute(EXECUTOR, "string", "one of [the executors](#executors)"),
     Attribute(SOURCE, "string", "one of [the sources](#sources)"),
     Attribute(INSTANCE, "string", "the process that owns the task"),
+    Attribute(RELEASE, "string", "the release of the application that made the span, if `TaskManager` knows it"),
     Attribute(QUEUE_WAIT, "double", "seconds from ready to started, without deliberate delays"),
     Attribute(TAG_PREFIX + "*", "string", "the tags given to `add_task`"),
     Attribute(

@@ -35,6 +35,7 @@ _MESSAGE = (
     keys.PRIORITY,
     keys.EXECUTOR,
     keys.SOURCE,
+    keys.RELEASE,
 )
 
 

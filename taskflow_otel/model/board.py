@@ -35,6 +35,10 @@ class Said(Struct, frozen=True):
     queues: dict[str, QueueLoad] = field(default_factory=dict)
     schedules: dict[str, ScheduleTrouble] = field(default_factory=dict)
     """Only those with which something went wrong."""
+    kind: str | None = None
+    """What the process was started as, an `InstanceKind`; `None` if it is of an earlier version."""
+    release: str | None = None
+    """That of its application."""
 
 
 class Pause(Struct, frozen=True, gc=False):

@@ -191,6 +191,13 @@ class InstanceState(Word):
     STOPPED = "stopped", "It has shut down properly."
 
 
+class InstanceKind(Word):
+    """What a process was started as."""
+
+    WEB = "web", "It serves the application."
+    WORKER = "worker", "It was started by `taskflow-otel worker`, and serves probes and metrics only."
+
+
 class AuditOutcome(Word):
     """How an action through the administration ended."""
 

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from taskflow_otel.errors import TaskArgumentError
+from taskflow_otel.model.board import Said
 from taskflow_otel.model.cipher import is_encrypted
 from taskflow_otel.model.payload import readable_arguments
 from taskflow_otel.model.plain import plain_value
@@ -149,8 +150,9 @@ def stats_out(counts: TaskCounts) -> StatsOut:
     )
 
 
-def instance_out(instance: Instance, answering: str, loss: Loss) -> InstanceOut:
-    """One instance; `answering` is the id of the instance that answers, `loss` is what it left if it has died."""
+def instance_out(instance: Instance, answering: str, loss: Loss, said: Said | None = None) -> InstanceOut:
+    """One instance; `answering` is the id of the instance that answers, `loss` is what it left if it has died, and
+    `said` what it says of itself while it lives."""
     return InstanceOut(
         instance_id=instance.instance_id,
         host=instance.host,
@@ -160,6 +162,8 @@ def instance_out(instance: Instance, answering: str, loss: Loss) -> InstanceOut:
         heartbeat_at=instance.heartbeat_at,
         lease_seconds=instance.lease_seconds,
         answering=instance.instance_id == answering,
+        kind=None if said is None else said.kind,
+        release=None if said is None else said.release,
         interrupted=loss.interrupted,
         interrupted_number=loss.interrupted_number,
         moved=loss.moved,

@@ -127,8 +127,11 @@ def add_fleet_routes(
     async def list_instances() -> list[InstanceOut]:
         """The processes that share the backend."""
         losses = await engine.lookup.losses()
-        known = await engine.lookup.instances()
-        return [instance_out(one, engine.instance_id, losses.get(one.instance_id, Loss())) for one in known]
+        known, said = await engine.lookup.instances(), await engine.board.read()
+        return [
+            instance_out(one, engine.instance_id, losses.get(one.instance_id, Loss()), said.get(one.instance_id))
+            for one in known
+        ]
 
 
 def _takes_gzip(accepted: str) -> bool:

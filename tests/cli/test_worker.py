@@ -73,6 +73,8 @@ def test_workers_that_are_killed_lose_no_task_and_end_none_twice(
         assert (found.total(), found["success"]) == (100, 75)
         ended = httpx.get(f"{web.url}/tasks?status=success&limit=500", timeout=30).json()
         assert {one["instance"] for one in ended} & {i["instance_id"] for i in living(web, second.pid)}
+        kinds = [{one["kind"] for one in living(web, process.pid)} for process in (web, second)]
+        assert kinds == [{"web"}, {"worker"}]
         second.terminate()
 
 
@@ -111,7 +113,7 @@ def test_a_worker_answers_probes_and_metrics_only(tmp_path: Path, database: Path
 def test_a_wrong_argument_is_a_sentence(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name in ("TASKFLOW_RUN", "TASKFLOW_QUEUES", "TASKFLOW_CONCURRENCY"):
+    for name in ("TASKFLOW_RUN", "TASKFLOW_QUEUES", "TASKFLOW_CONCURRENCY", "TASKFLOW_KIND"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("APP_DB", str(tmp_path / "tasks.db"))

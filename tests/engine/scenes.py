@@ -133,6 +133,7 @@ class Scene:
     def _add_manager(self) -> None:
         with mock.patch("taskflow_otel.manager.ProcessExecutor", return_value=self._pool):
             self.manager = TaskManager(
+                release="1.4.2",
                 snapshot_backend=self.backend,
                 clock=self.clock,
                 telemetry=self.telemetry(),

@@ -194,7 +194,7 @@ _AMBIENT = (
 AMBIENT = {name for spec in _AMBIENT for name in (spec.name, signals.otel_name(spec))}
 OF_ATTEMPTS = {signals.TASK_ATTEMPTS, signals.RUN_DURATION, signals.END_TO_END, messaging.PROCESS_DURATION}
 # Known to the process of the attempt alone.
-DIES_WITH_ITS_PROCESS = {keys.QUEUE_WAIT, keys.EXCEPTION_STACKTRACE}
+DIES_WITH_ITS_PROCESS = {keys.QUEUE_WAIT, keys.EXCEPTION_STACKTRACE, keys.RELEASE}
 
 
 def told(spec: SpanSpec, case: Case) -> bool:

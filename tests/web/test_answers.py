@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
+from taskflow_otel.model.board import Said
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.query import Loss, TaskCounts
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -72,3 +73,6 @@ def test_one_instance_is_the_one_that_answers() -> None:
     one, other = make_instance("one"), make_instance("other", state="dead")
     answers = [instance_out(instance, "one", Loss()) for instance in (one, other)]
     assert [(out.answering, out.state) for out in answers] == [(True, "alive"), (False, "dead")]
+    assert [(out.kind, out.release) for out in answers] == [(None, None)] * 2
+    said = instance_out(one, "one", Loss(), Said(kind="worker", release="1.4.2"))
+    assert (said.kind, said.release) == ("worker", "1.4.2")

@@ -14,7 +14,7 @@ from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.queues import QueueStats
 from taskflow_otel.model.board import QueueLoad, Said, ScheduleTrouble
 from taskflow_otel.model.schedule import ScheduleStatus
-from taskflow_otel.model.vocabulary import InstanceState
+from taskflow_otel.model.vocabulary import InstanceKind, InstanceState
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.readable import Readable
 from taskflow_otel.runtime.service import Service
@@ -38,6 +38,9 @@ class Board(Service):
         life: Life,
         queues: Callable[[], Mapping[str, QueueStats]],
         schedules: Callable[[], Iterable[ScheduleStatus]],
+        *,
+        kind: InstanceKind = InstanceKind.WEB,
+        release: str = "",
     ) -> None:
         super().__init__("board", interval, clock)
         self._backend = backend
@@ -46,6 +49,8 @@ class Board(Service):
         self.life = life
         self._queues = queues
         self._schedules = schedules
+        self._kind = kind
+        self._release = release
         self._readable = Readable(logger)
         self._written: tuple[str, str] | None = None
         self._rounds_done = 0
@@ -110,4 +115,4 @@ class Board(Service):
             for status in self._schedules()
             if status.missed or status.errors
         }
-        return Said(queues, troubles)
+        return Said(queues, troubles, self._kind.value, self._release or None)

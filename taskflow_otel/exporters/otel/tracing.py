@@ -75,7 +75,8 @@ class TracingExporter(Exporter):
     attempt soon after code added the task; a delayed, scheduled, recovered or manually retried attempt starts a new
     trace, in which its automatic retries stay. `"parent"`: always the `send` span. `"link"`: never. In each case the
     span links to the `send` span, and to that of the previous attempt. Raises `ConfigurationError` for another value.
-    Later exporters find the contexts of its spans in `contexts`.
+    Later exporters find the contexts of its spans in `contexts`. `release`: that of the application; the span of an
+    attempt whose process has died does not know it.
     """
 
     name = "tracing"
@@ -86,6 +87,7 @@ class TracingExporter(Exporter):
         *,
         propagation: Propagation = "auto",
         contexts: spans.SpanContexts | None = None,
+        release: str = "",
     ) -> None:
         if propagation not in PROPAGATIONS:
             raise ConfigurationError(f"propagation must be one of {', '.join(PROPAGATIONS)}, not {propagation!r}")
@@ -95,6 +97,8 @@ class TracingExporter(Exporter):
         self._tracer: Tracer | None = None
         self._open: dict[str, _Open] = {}
         self._contexts = contexts or spans.SpanContexts()
+        self._own: dict[str, AttributeValue] = {keys.RELEASE: release} if release else {}
+        """The attributes of all spans that tell what happened in this process."""
 
     def idle_until(self, now: datetime) -> datetime | None:
         """The time of the next look for a provider; `None` once there is one."""
@@ -127,7 +131,7 @@ class TracingExporter(Exporter):
             signals.SEND.name(record.func_name),
             around,
             SpanKind.PRODUCER,
-            _attributes("send", record),
+            _attributes("send", record) | self._own,
             links,
             spans.nanoseconds(record.created_at),
         )
@@ -193,7 +197,7 @@ class TracingExporter(Exporter):
         entry = self._open.get(event.task_id)
         local = entry.creation if entry is not None else None
         creation = local or spans.restore(event.trace.creation, is_remote=True)
-        attributes = _attributes("process", event)
+        attributes = _attributes("process", event) | self._own
         attributes[keys.ATTEMPT] = event.attempt
         if event.queue_wait is not None:
             attributes[keys.QUEUE_WAIT] = event.queue_wait

@@ -14,7 +14,7 @@ export class InstancesView {
     this.table = h(
       "table",
       { class: "plain" },
-      h("thead", {}, h("tr", {}, ["State", "Instance", "Host", "Process", "Started", "Heartbeat", "Left behind"].map((text) => h("th", { scope: "col", text })))),
+      h("thead", {}, h("tr", {}, ["State", "Instance", "Kind", "Host", "Process", "Started", "Heartbeat", "Left behind"].map((text) => h("th", { scope: "col", text })))),
       this.body,
     );
     root.append(h("div", { class: "view-head" }, h("h1", { text: "Instances" })), h("section", { class: "card flush" }, this.table, this.blank));
@@ -46,6 +46,7 @@ function row(instance) {
     {},
     h("td", {}, h("span", { class: "pill", data: { status }, text: state })),
     h("td", {}, copyable(instance.instance_id), instance.answering ? h("span", { class: "tag", text: "answers you" }) : null),
+    h("td", {}, instance.kind ?? "", instance.release ? h("span", { class: "tag", text: instance.release, title: "release" }) : null),
     h("td", { class: "mono clip", text: instance.host.split("|")[0], title: instance.host }),
     h("td", { class: "mono", text: String(instance.pid) }),
     h("td", { class: "mono", text: clock(instance.started_at), title: full(instance.started_at) }),

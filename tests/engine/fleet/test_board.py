@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from taskflow_otel import TaskManager
 from taskflow_otel.backends import MemoryBackend
+from taskflow_otel.engine.deployment import KIND
 from taskflow_otel.engine.fleet import board as module
 from taskflow_otel.engine.fleet.board import Board
 from taskflow_otel.engine.fleet.heartbeat import make_instance
@@ -12,9 +16,11 @@ from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.queues import QueueStats
 from taskflow_otel.model.board import QueueLoad
 from taskflow_otel.model.schedule import ScheduleStatus
-from taskflow_otel.model.vocabulary import InstanceState
+from taskflow_otel.model.vocabulary import InstanceKind, InstanceState
 from taskflow_otel.testing.clock import FakeClock
 from tests.engine.membership import Alone
+from tests.managers import started
+from tests.waiting import eventually
 
 
 class Writes(MemoryBackend):
@@ -97,3 +103,20 @@ async def test_what_an_instance_said_that_is_gone_is_deleted_in_the_end() -> Non
     for _ in range(module._TIDY_ROUNDS):
         await one.board.tick()
     assert [key.partition(":")[2] for key in await backend.settings("")] == [one.instance.instance_id]
+
+
+async def test_it_says_what_the_process_was_started_as_and_its_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = MemoryBackend(durable=True)
+    web = TaskManager(snapshot_backend=backend, release="1.4.2")
+    monkeypatch.setenv(KIND, InstanceKind.WORKER.value)
+    worker = TaskManager(snapshot_backend=backend)
+    async with started(web), started(worker):
+        said = await web.engine.board.read()
+        assert said[web.engine.instance_id].kind == InstanceKind.WEB
+        assert said[web.engine.instance_id].release == "1.4.2"
+
+        async def known() -> bool:
+            found = (await web.engine.board.read()).get(worker.engine.instance_id)
+            return found is not None and (found.kind, found.release) == (InstanceKind.WORKER, None)
+
+        await eventually(known, "what the worker says")
