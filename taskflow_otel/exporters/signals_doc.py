@@ -13,6 +13,7 @@ from taskflow_otel.model.vocabulary import (
     AttemptOutcome,
     AuditOutcome,
     ExecutorKind,
+    InstanceKind,
     InstanceState,
     LogLevel,
     OperationOutcome,
@@ -100,6 +101,7 @@ _VOCABULARY: tuple[tuple[str, str, type[Word]], ...] = (
     ("States of queued tasks", f"The label `state` of `{signals.QUEUE_DEPTH.name}`.", QueueState),
     ("States of slots", f"The label `state` of `{signals.EXECUTOR_SLOTS.name}`.", SlotState),
     ("States of instances", "The field `state` of an instance.", InstanceState),
+    ("Kinds of instances", "The field `kind` of an instance.", InstanceKind),
     ("Levels", "The level of a log entry.", LogLevel),
 )
 
