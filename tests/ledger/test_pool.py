@@ -41,7 +41,7 @@ def member(fleet: Fleet, work: Callable[..., Any], monkeypatch: pytest.MonkeyPat
     manager = fleet.manager(**{"queues": SHARED, **options})
     monkeypatch.delenv(RUN)
     declared = {"persist": True, "queue": "shared", "requeue_on_interrupt": True, "name": "work", "slo": slo}
-    manager.task(**declared)(work)  # type: ignore[arg-type]  # the options of a task
+    manager.task(**declared)(work)
     return manager
 
 

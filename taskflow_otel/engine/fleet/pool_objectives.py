@@ -92,8 +92,8 @@ class PoolObjectives(Service):
             query = replace(query, cursor=page.next_cursor)
         for query in reversed(found):
             # If one fails, the others are given back nevertheless.
-            late = [self._judge(task_id) for task_id in self._late_of(await self._page(query))]
-            answers = await asyncio.gather(*late, return_exceptions=True)
+            judging = [self._judge(task_id) for task_id in self._late_of(await self._page(query))]
+            answers = await asyncio.gather(*judging, return_exceptions=True)
             if (failure := next(filter(None, answers), None)) is not None:
                 raise failure
 

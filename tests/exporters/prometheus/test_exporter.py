@@ -170,7 +170,7 @@ def test_a_type_in_several_queues_has_one_histogram_of_run_times_with_its_latest
     # The queue that is used last is the first in the order of the cells.
     stories = [Story(bus, queue=queue).created().enqueued().started() for queue in ("mail", "bulk")]
     for story, seconds in zip(reversed(stories), (1, 3), strict=True):
-        story.succeeded(duration=seconds / 10)
+        story.tell(Transition.SUCCEEDED, duration=seconds / 10)
     scraped = Scraped(exporter, OPENMETRICS)
     for name, number in (("run_duration", 2), ("end_to_end", 2)):
         assert scraped.value(f"taskflow_task_{name}_seconds_count", task="send_email") == number
