@@ -79,7 +79,7 @@ async def fail() -> None:
 
 @task_manager.task(queue="shared", persist=True)
 async def claimed() -> None:
-    """Nothing, on whichever instance takes it from the pool."""
+    """Nothing, on the instance that takes it from the pool."""
 
 
 @task_manager.task()

@@ -133,7 +133,7 @@ async def test_a_task_of_a_dead_instance_runs_once_more_on_another(
     assert await fleet.number(TaskQuery()) == 1
 
 
-async def test_a_time_limit_that_passes_in_the_pool_is_written_once_by_whoever_is_there(
+async def test_a_time_limit_that_passes_in_the_pool_is_written_once_by_one_of_those_who_live(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def work() -> None: ...

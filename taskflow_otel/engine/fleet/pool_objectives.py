@@ -1,4 +1,4 @@
-"""The time limits of tasks in the pool, which nobody owns: whichever instance sees first that one has passed judges."""
+"""The time limits of tasks in the pool, which nobody owns: the first instance that sees one pass judges it."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Pooled:
         return {"send": SLO(success=0.9, within=WITHIN), "any success": SLO(success=0.9)}
 
     def add(self, number: int, *, due_in: float = -1.0) -> TaskRecord:
-        """Add an older task whose time limit passes in so many seconds."""
+        """Add an older task whose time limit passes in `due_in` seconds."""
         now = self.clock.now()
         due = now + timedelta(seconds=due_in)
         record = make_task(task_id=f"task-{number}", instance=POOL, created_at=now - timedelta(seconds=WITHIN + number))
