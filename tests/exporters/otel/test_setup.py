@@ -312,7 +312,8 @@ def test_a_collector_in_trouble_gets_few_attempts_and_every_drop_is_counted(stat
     assert (spans, logs) == (2_000, 3_000)
     # For each signal two at once, one in a pause of five seconds, one for the flush of the manager.
     assert exports <= 2 * (3 + seconds // 5)
-    said = result.stderr.splitlines()
+    # The exporter of each signal may say that the end cuts its retries off, in the same words.
+    said = [line for line in result.stderr.splitlines() if not line.startswith("Shutdown in progress")]
     assert 2 <= len(said) <= 8, "each kind of failure once"
     assert len(set(said)) == len(said)
 
