@@ -7,7 +7,7 @@ from typing import NamedTuple, assert_never
 
 from taskflow_otel.backends.base import AppendLogs, Change, Insert, Update
 from taskflow_otel.backends.sql.dialects import Row
-from taskflow_otel.backends.sql.mapping import storable, tag_rows
+from taskflow_otel.backends.sql.mapping import log_row, storable, tag_rows
 from taskflow_otel.backends.sql.statements import Statements, link_row, now_micros
 from taskflow_otel.model.figures import STATUS_WORDS, FigureTally, Span
 from taskflow_otel.model.record import TaskRecord
@@ -128,6 +128,25 @@ class Batch:
         updates = [self._updates[key] for key in sorted(self._updates)]
         for start in range(0, len(updates), _ROWS):
             yield from self._rows(updates[start : start + _ROWS], statements.updated, now)
+
+    def log_steps(self) -> Iterator[Step]:
+        """The log entries, except those of tasks that retention has deleted: they would stay for ever.
+
+        Known once the other steps are made.
+        """
+        bindable = self._statements.bindable
+        known: list[Row] = []
+        doubtful: list[Row] = []
+        for log in self.logs:
+            rows = [log_row(log.task_id, entry) for entry in log.entries]
+            if log.task_id in self.stored:
+                known += map(bindable, rows)
+            else:
+                doubtful += [(*bindable(row), row[0]) for row in rows]
+        if known:
+            yield Step(self._statements.insert_log, known, False)
+        if doubtful:
+            yield Step(self._statements.insert_log_of_stored, doubtful, False)
 
     def _rows(self, records: Sequence[TaskRecord], to_row: _ToRow, now: int) -> Iterator[Step]:
         rows: dict[str, list[Row]] = {}

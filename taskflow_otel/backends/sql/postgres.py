@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from itertools import chain
 from typing import Any, ClassVar
 
+from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import greenlet_spawn
 
+from taskflow_otel.backends.base import Applied, Change
 from taskflow_otel.backends.faults import Fault
 from taskflow_otel.backends.sql import postgres_batches, schema
-from taskflow_otel.backends.sql.batch import Step
+from taskflow_otel.backends.sql.batch import Batch, Step
 from taskflow_otel.backends.sql.dialects import PostgresDialect
 from taskflow_otel.backends.sql.postgres_bell import PostgresBell
 from taskflow_otel.backends.sql.servers import ServerBackend
+from taskflow_otel.backends.sql.writes import APPLIED, Writer
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+# PQtransactionStatus, https://www.postgresql.org/docs/current/libpq-status.html
+_IDLE, _OPEN = 0, (2, 3)
+_UNCHECKED: ContextVar[bool] = ContextVar("taskflow_unchecked", default=False)
+"""Whether the pool hands a connection out without asking first whether it still works."""
 
 
 class PostgresBackend(ServerBackend):
@@ -35,6 +47,8 @@ class PostgresBackend(ServerBackend):
     """
 
     name = "postgres"
+    # See `_check` and `_roll_back`.
+    _pool_options: ClassVar[Mapping[str, Any]] = {"pool_reset_on_return": None}
     # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
     url_options: ClassVar[frozenset[str]] = frozenset(
         {
@@ -71,27 +85,104 @@ class PostgresBackend(ServerBackend):
         _, address = self._read_engine.dialect.create_connect_args(self._url)
         return await Alone.connect(**{**address, **self._connect_args()}, autocommit=True)
 
-    def _begin(self) -> str:
-        # Local to the transaction: behind a pooler, many clients share a session.
+    def _connect(self) -> tuple[AsyncEngine, AsyncEngine]:
+        writer, reader = super()._connect()
+        event.listen(reader.sync_engine, "checkout", self._check)
+        event.listen(reader.sync_engine, "reset", _roll_back)
+        return writer, reader
+
+    def _check(self, connection: Any, _entry: object, _proxy: object) -> None:
+        """Ask whether a connection of the pool still works, unless the caller handles that it does not."""
+        if _UNCHECKED.get():
+            return
+        cursor = connection.cursor()
+        try:
+            cursor.execute(";")
+        except self._driver_error as error:
+            if self._dialect.fault(error) is Fault.CONNECTION:
+                raise InvalidatePoolError from error
+            raise
+        finally:
+            cursor.close()
+
+    def _time_limits(self) -> dict[str, int]:
+        """In milliseconds. Local to the transaction: behind a pooler, many clients share a session."""
         limits = {
             "lock_timeout": self._limits.lock,
             "statement_timeout": self._limits.operation,
             "idle_in_transaction_session_timeout": self._limits.idle,
         }
-        settings = [f"SET LOCAL {name} = {math.ceil(limit * 1_000)}" for name, limit in limits.items()]
-        return "; ".join(("BEGIN ISOLATION LEVEL READ COMMITTED", *settings))
+        return {name: math.ceil(limit * 1_000) for name, limit in limits.items()}
+
+    def _begin(self) -> str:
+        limits = [f"SET LOCAL {name} = {limit}" for name, limit in self._time_limits().items()]
+        return "; ".join((postgres_batches.BEGIN, *limits))
 
     async def _execute(self, connection: AsyncConnection, steps: Iterator[Step]) -> None:
         raw = await connection.get_raw_connection()
         try:
-            await postgres_batches.execute(raw.driver_connection, steps)
+            await postgres_batches.execute(raw.driver_connection, steps, postgres_batches.settings({}))
         except self._driver_error as error:
             if self._dialect.fault(error) is Fault.CONNECTION:
                 # As for an error that SQLAlchemy sees itself: see `_renew`.
                 await connection.invalidate(error)
-                for pooled in self._connections:
-                    pooled.renew()
-            raise DBAPIError.instance(None, None, error, self._driver_error, hide_parameters=True) from error
+                self._renew_connections()
+            raise self._translated(error) from error
+
+    async def _apply_at_once(self, writer: Writer, changes: Sequence[Change]) -> list[Applied]:
+        """Apply a batch in one transaction that waits for the server twice, and if that cannot be, the ordinary way."""
+        if await self._applied_in_flight(writer, changes):
+            return [APPLIED] * len(changes)
+        return await super()._apply_at_once(writer, changes)
+
+    async def _applied_in_flight(self, writer: Writer, changes: Sequence[Change]) -> bool:
+        """Return `False` if certainly nothing was applied, and another connection or another time may do it."""
+        batch = Batch(writer.statements, changes)
+        pooled = await self._unchecked_connection()
+        driver: Any = pooled.driver_connection
+        steps = chain(writer.steps(batch), batch.log_steps())
+        first = postgres_batches.BEGIN, postgres_batches.settings(self._time_limits())
+        committing = False
+        try:
+            await postgres_batches.execute(driver, steps, *first)
+            committing = True
+            await postgres_batches.commit(driver, writer.statements.lock_state, batch.owners)
+        except self._driver_error as error:
+            fault = self._dialect.fault(error)
+            if fault is Fault.CONNECTION:
+                self._renew_connections()
+                await driver.close()
+            if fault is Fault.CONFLICT or (fault is Fault.CONNECTION and not committing):
+                return False
+            raise self._translated(error) from error
+        except Exception:
+            raise
+        except BaseException:
+            # Cancelled while the server works: how far it came is not known.
+            await driver.close()
+            raise
+        finally:
+            await _give_back(pooled)
+        return True
+
+    async def _unchecked_connection(self) -> PoolProxiedConnection:
+        """A connection from the pool that may be broken: asking it first would take as long as a statement."""
+        if self._write_engine is None:
+            raise self._not_open()
+        token = _UNCHECKED.set(True)
+        try:
+            return await self._write_engine.raw_connection()
+        finally:
+            _UNCHECKED.reset(token)
+
+    def _translated(self, error: Exception) -> DBAPIError:
+        translated = DBAPIError.instance(None, None, error, self._driver_error, hide_parameters=True)
+        assert isinstance(translated, DBAPIError)
+        return translated
+
+    def _renew_connections(self) -> None:
+        for pooled in self._connections:
+            pooled.renew()
 
     def _set_up(self, connection: DBAPIConnection) -> None:
         cursor = connection.cursor()
@@ -115,3 +206,25 @@ class PostgresBackend(ServerBackend):
             "keepalives_count": 3,
             "tcp_user_timeout": math.ceil(limit * 1_000),
         }
+
+
+def _roll_back(connection: Any, _record: object, _state: object) -> None:
+    """End the open transaction of a returned connection."""
+    if connection.driver_connection.pgconn.transaction_status in _OPEN:
+        connection.rollback()
+
+
+async def _give_back(pooled: PoolProxiedConnection) -> None:
+    """Return a connection to its pool, without an open transaction."""
+    driver: Any = pooled.driver_connection
+    try:
+        if driver.pgconn.transaction_status in _OPEN:
+            await driver.rollback()
+    except driver.Error:
+        logger.debug("a connection broke while its transaction was rolled back")
+    finally:
+        if driver.pgconn.transaction_status != _IDLE:
+            await driver.close()
+            pooled.invalidate(soft=True)
+        # If the backend was closed since, this closes the connection too.
+        await greenlet_spawn(pooled.close)

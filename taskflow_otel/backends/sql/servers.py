@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ class ServerBackend(SqlBackend):
 
     url_options: ClassVar[frozenset[str]]
     """The options that the URL may contain. All others are parameters, or the backend sets them."""
+    _pool_options: ClassVar[Mapping[str, Any]] = {"pool_pre_ping": True}
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class ServerBackend(SqlBackend):
             pool_size=self._pool_size,
             max_overflow=0,
             pool_timeout=self._limits.operation,
-            pool_pre_ping=True,
+            **self._pool_options,
             hide_parameters=True,
             connect_args=self._connect_args(),
         )

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Sequence
 
-from taskflow_otel.backends.base import AppendLogs
 from taskflow_otel.backends.sql.batch import Batch, Step, UnexpectedRowCount
 from taskflow_otel.backends.sql.fleet import DEAD
-from taskflow_otel.backends.sql.mapping import log_row
 from taskflow_otel.backends.sql.statements import Statements
 from taskflow_otel.errors import DeclaredDeadError
 
@@ -24,8 +21,7 @@ class WholeBatch:
         self._steps: list[Step] = list(batch.steps())
         self._owners: set[str] = batch.owners
         self._state: str = statements.lock_state
-        for step in _log_steps(batch.logs, batch.stored, statements):
-            self._steps.append(step)
+        self._steps += batch.log_steps()
         self._steps += batch.tally.steps(statements, shard)
 
     def execute(self, connection: sqlite3.Connection) -> sqlite3.Cursor:
@@ -53,16 +49,3 @@ class WholeBatch:
             # The traceback of an error holds this frame: an open statement in it would keep the file open.
             cursor.close()
         return cursor
-
-
-def _log_steps(logs: Sequence[AppendLogs], stored: set[str], statements: Statements) -> list[Step]:
-    """The log entries, except those of tasks that retention has deleted: they would stay for ever."""
-    known = [log_row(log.task_id, entry) for log in logs if log.task_id in stored for entry in log.entries]
-    doubtful = [log_row(log.task_id, entry) for log in logs if log.task_id not in stored for entry in log.entries]
-    steps: list[Step] = []
-    if known:
-        steps.append(Step(statements.insert_log, [statements.bindable(row) for row in known], False))
-    if doubtful:
-        rows = [(*statements.bindable(row), row[0]) for row in doubtful]
-        steps.append(Step(statements.insert_log_of_stored, rows, False))
-    return steps

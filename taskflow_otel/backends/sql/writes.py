@@ -55,12 +55,13 @@ class Writer:
     async def apply_at_once(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[Applied]:
         """Apply a batch with one statement for each kind of change; raises `UnexpectedRowCount` if one is refused."""
         batch = Batch(self.statements, changes)
-        await self._execute(connection, self._steps(batch))
+        await self._execute(connection, self.steps(batch))
         await self._append_logs(connection, batch.logs, batch.stored)
         await self._refuse_dead(connection, batch.owners)
         return [APPLIED] * len(changes)
 
-    def _steps(self, batch: Batch) -> Iterator[Step]:
+    def steps(self, batch: Batch) -> Iterator[Step]:
+        """The steps of a batch except its log entries."""
         yield from batch.steps()
         # Known only now that all rows are made.
         yield from batch.tally.steps(self.statements, self.shard)

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Engine, event
 from sqlalchemy.util import await_only
 
 from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend
-from taskflow_otel.backends.base import Insert, Update
+from taskflow_otel.backends.base import Applied, Change, Insert, Update
 from taskflow_otel.backends.sql.backend import SqlBackend
+from taskflow_otel.backends.sql.writes import Writer
 from taskflow_otel.errors import BackendUnavailableError, DeclaredDeadError
 from taskflow_otel.testing.backends.fixtures import APPLIED
 from taskflow_otel.testing.backends.samples import BASE, finish, ids, make_instance, make_task
 from tests.waiting import eventually
 
+
+class Ordinary(PostgresBackend):
+    """Applies each batch as it does where that cannot be in one flight."""
+
+    async def _apply_at_once(self, writer: Writer, changes: Sequence[Change]) -> list[Applied]:
+        return await SqlBackend._apply_at_once(self, writer, changes)
+
+
 ALL: dict[str, tuple[str, Callable[[str], SqlBackend]]] = {
-    "postgres": ("postgres_url", PostgresBackend),
-    "pgbouncer": ("pgbouncer_url", PostgresBackend),
+    "postgres": ("postgres_url", Ordinary),
+    "pgbouncer": ("pgbouncer_url", Ordinary),
     "mysql": ("mariadb_url", MySQLBackend),
 }
 LEASE = 3.0
@@ -59,7 +69,19 @@ def listening(name: str, listener: Callable[..., Any]) -> Iterator[None]:
 async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Backend, Backend]]:
     """The backends of two instances; the first is `one`, which lives."""
     fixture, make = ALL[request.param]
-    url: str = request.getfixturevalue(fixture)
+    async with _pair(request.getfixturevalue(fixture), make) as backends:
+        yield backends
+
+
+@pytest.fixture(params=["postgres", "pgbouncer"])
+async def flying(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Backend, Backend]]:
+    """The same, of those that apply a batch in one flight."""
+    async with _pair(request.getfixturevalue(f"{request.param}_url"), PostgresBackend) as backends:
+        yield backends
+
+
+@asynccontextmanager
+async def _pair(url: str, make: Callable[[str], SqlBackend]) -> AsyncIterator[tuple[Backend, Backend]]:
     backends = make(url), make(url)
     for backend in backends:
         backend.use_lease(LEASE)
@@ -123,3 +145,45 @@ async def test_one_that_is_stopped_before_its_commit_is_buried_within_its_lease_
     with pytest.raises(DeclaredDeadError):
         await backend.apply([Insert(task)])
     assert await other.get(task.task_id) is None
+
+
+@pytest.mark.parametrize("for_long", [False, True], ids=["a moment", "longer than its lease"])
+async def test_a_flight_that_is_stopped_before_its_commit_is_buried_at_once_and_commits_nothing(
+    flying: tuple[Backend, Backend], monkeypatch: pytest.MonkeyPatch, for_long: bool
+) -> None:
+    backend, other = flying
+    task, late, stop = make_task(), make_task(), Stop()
+    await backend.apply([Insert(task)])
+    execute = psycopg.AsyncCursor.execute
+
+    async def stop_before_commit(cursor: Any, query: Any, *args: Any, **options: Any) -> Any:
+        if str(query).endswith("; COMMIT") and not stop.reached.is_set():
+            stop.reached.set()
+            await stop.over.wait()
+        return await execute(cursor, query, *args, **options)
+
+    monkeypatch.setattr(psycopg.AsyncCursor, "execute", stop_before_commit)
+    applying = asyncio.create_task(backend.apply([Insert(late), Update(finish(task))]))
+    await asyncio.wait_for(stop.reached.wait(), 10)
+    # The lock that excludes the burial is in the same message as the commit, which was not sent.
+    assert await other.declare_dead("one", BASE) is True
+    assert await other.beat(make_instance("two"))
+    assert await other.apply([Insert(make_task(instance="two"))]) == [APPLIED]
+    if for_long:
+        # The server ends the transaction of a process that says nothing: its task can be taken.
+        taken: list[str] = []
+
+        async def take() -> bool:
+            taken.extend(ids(await other.take_over({"one"}, "two", None, 10)))
+            return bool(taken)
+
+        await eventually(take, "the end of the transaction")
+        assert taken == [task.task_id]
+    stop.over.set()
+    with pytest.raises(BackendUnavailableError if for_long else DeclaredDeadError):
+        await applying
+    with pytest.raises(DeclaredDeadError):
+        await backend.apply([Insert(late)])
+    assert await other.get(late.task_id) is None
+    if not for_long:
+        assert ids(await other.take_over({"one"}, "two", None, 10)) == [task.task_id]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import psycopg
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from taskflow_otel.backends import PostgresBackend
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
-from taskflow_otel.backends.sql.batch import Batch, Step, UnexpectedRowCount
+from taskflow_otel.backends.sql.backend import SqlBackend
+from taskflow_otel.backends.sql.batch import Batch, UnexpectedRowCount
 from taskflow_otel.backends.sql.postgres_batches import arrays, execute, of_arrays
+from taskflow_otel.backends.sql.postgres_batches import settings as settings_of
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
@@ -89,7 +92,7 @@ async def _applied(postgres: PostgresBackend, changes: list[Change], then: str) 
     async with engine.connect() as connection, connection.begin() as transaction:
         raw = (await connection.get_raw_connection()).driver_connection
         assert raw is not None
-        await execute(raw, Batch(writer.statements, changes).steps())
+        await execute(raw, Batch(writer.statements, changes).steps(), settings_of({}))
         found = (await connection.exec_driver_sql(then)).all()
         await transaction.rollback()
         return [row[0] for row in found]
@@ -116,29 +119,122 @@ async def test_a_statement_that_hits_too_few_rows_is_noticed(postgres: PostgresB
         await _applied(postgres, [Update(started(make_task()))], "SELECT 1")
 
 
-async def test_a_broken_connection_is_replaced_before_the_commit(postgres: PostgresBackend) -> None:
+async def _end_session(driver: Any) -> None:
+    async with await psycopg.AsyncConnection.connect(
+        driver.info.dsn, password=driver.info.password, autocommit=True
+    ) as killer:
+        await killer.execute("SELECT pg_terminate_backend(%s, 5000)", (driver.info.backend_pid,))
+
+
+class Broken:
+    """Ends the session of each connection just before it executes its first statement with this text."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+        self.ended: list[Any] = []
+        execute = psycopg.AsyncCursor.execute
+
+        async def end_first(cursor: Any, query: Any, *args: Any, **options: Any) -> Any:
+            if text in str(query) and not self.ended:
+                self.ended.append(cursor.connection)
+                await _end_session(cursor.connection)
+            return await execute(cursor, query, *args, **options)
+
+        monkeypatch.setattr(psycopg.AsyncCursor, "execute", end_first)
+
+
+@pytest.mark.parametrize("text", ["BEGIN ISOLATION", "set_config", "UPDATE"])
+async def test_a_connection_that_breaks_before_the_commit_is_replaced(
+    postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     one = make_task()
     await postgres.apply([Insert(one)])
-    ran = 0
-    execute_steps = postgres._execute
+    broken = Broken(monkeypatch, text)
+    assert await postgres.apply([Update(started(one))]) == [APPLIED]
+    assert len(broken.ended) == 1
+    assert await postgres.get(one.task_id) == started(one)
+    assert postgres.connections_in_use() == 0
 
-    async def end_the_session_first(connection: Any, steps: Iterator[Step]) -> None:
-        nonlocal ran
-        ran += 1
-        if ran == 1:
-            raw = (await connection.get_raw_connection()).driver_connection
-            async with await psycopg.AsyncConnection.connect(
-                raw.info.dsn, password=raw.info.password, autocommit=True
-            ) as killer:
-                await killer.execute("SELECT pg_terminate_backend(%s, 5000)", (raw.info.backend_pid,))
-        await execute_steps(connection, steps)
 
+async def test_whether_a_commit_without_an_answer_succeeded_is_left_to_the_next_try(
+    postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make_task()
+    await postgres.apply([Insert(one)])
+    Broken(monkeypatch, "; COMMIT")
+    with pytest.raises(BackendUnavailableError):
+        await postgres.apply([Update(started(one))])
+    assert await postgres.get(one.task_id) == one
+    assert await postgres.apply([Update(started(one))]) == [APPLIED]
+    assert postgres.connections_in_use() == 0
+
+
+async def test_the_ordinary_way_replaces_a_broken_connection_too(
+    postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make_task()
+    await postgres.apply([Insert(one)])
     writer = postgres._writer
     assert writer is not None
-    writer._execute = end_the_session_first
-    assert await postgres.apply([Update(started(one))]) == [APPLIED]
-    assert ran == 2
+    Broken(monkeypatch, "UPDATE")
+    assert await SqlBackend._apply_at_once(postgres, writer, [Update(started(one))]) == [APPLIED]
     assert await postgres.get(one.task_id) == started(one)
+
+
+async def test_a_batch_waits_for_the_server_twice(postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [make_task() for _ in range(3)]
+    gone = AppendLogs(make_task().task_id, (LogEntry(0, BASE, "info", "of a deleted task", 0, {}),))
+    log = AppendLogs(tasks[0].task_id, (LogEntry(0, BASE, "info", "hello\n", 0, {}),))
+    await postgres.apply([Insert(task) for task in tasks[:2]])
+    waits = 0
+    wait = psycopg.AsyncConnection.wait
+
+    async def counted(connection: Any, generator: Any, *args: Any, **options: Any) -> Any:
+        nonlocal waits
+
+        def watched() -> Generator[Any, Any, Any]:
+            nonlocal waits
+            ready, answer = None, False
+            try:
+                while True:
+                    asked = generator.send(ready)
+                    answer = answer or asked == psycopg.waiting.Wait.R
+                    ready = yield asked
+            except StopIteration as end:
+                return end.value
+            finally:
+                waits += answer
+
+        return await wait(connection, watched(), *args, **options)
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "wait", counted)
+    changes: list[Change] = [Insert(tasks[2]), Update(finish(tasks[1])), Update(started(tasks[0])), log, gone]
+    assert await postgres.apply(changes) == [APPLIED] * 5
+    assert waits == 2
+    assert len(await postgres.logs(tasks[0].task_id)) == 1
+    assert await postgres.logs(gone.task_id) == []
+
+
+async def test_a_cancelled_batch_leaves_no_open_transaction(
+    postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, reached = make_task(), asyncio.Event()
+    execute = psycopg.AsyncCursor.execute
+
+    async def hang(cursor: Any, query: Any, *args: Any, **options: Any) -> Any:
+        if str(query).endswith("; COMMIT") and not reached.is_set():
+            reached.set()
+            await asyncio.Event().wait()
+        return await execute(cursor, query, *args, **options)
+
+    monkeypatch.setattr(psycopg.AsyncCursor, "execute", hang)
+    applying = asyncio.create_task(postgres.apply([Insert(one)]))
+    await asyncio.wait_for(reached.wait(), 10)
+    applying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await applying
+    assert postgres.connections_in_use() == 0
+    assert await postgres.get(one.task_id) is None
+    assert await postgres.apply([Insert(one)]) == [APPLIED]
 
 
 async def test_an_error_of_the_database_is_the_librarys_error(postgres: PostgresBackend) -> None:

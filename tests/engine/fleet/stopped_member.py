@@ -54,15 +54,20 @@ def stop_before_commit(where: str) -> None:
         # Batches on PostgreSQL go to the driver directly.
         if is_meant(query):
             written.add(id(cursor.connection))
+        if str(query).endswith("; COMMIT"):
+            stop_one_of(cursor.connection)
         return await execute(cursor, query, *args, **kwargs)
 
     psycopg.AsyncCursor.execute = notice_batch  # type: ignore[assignment,method-assign]
 
-    @event.listens_for(Engine, "commit")
-    def stop(connection: Connection) -> None:
-        if id(connection.connection.driver_connection) in written:
+    def stop_one_of(connection: object) -> None:
+        if id(connection) in written:
             _say("stopped")
             os.kill(os.getpid(), signal.SIGSTOP)
+
+    @event.listens_for(Engine, "commit")
+    def stop(connection: Connection) -> None:
+        stop_one_of(connection.connection.driver_connection)
 
 
 def _say(word: str) -> None:
