@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
+from types import MappingProxyType
 
 from opentelemetry import baggage, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+from opentelemetry.trace import DEFAULT_TRACE_STATE, NonRecordingSpan, Span, SpanContext, TraceFlags, TraceState
 
 from taskflow_otel.model.trace import SpanRef
 
 _baggage_propagator = W3CBaggagePropagator()
-_NO_STATE = TraceState()
+# `set_span_in_context` copies a context twice; all that it adds is this.
+_SPAN_KEY: str = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+_KEPT = 16
+"""How many spans that have ended keep their contexts, for the signals of their ends."""
 # Not an empty context: for the logging API, an empty one means the current one.
 _NOTHING_CURRENT = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
@@ -29,10 +34,16 @@ def nanoseconds(moment: datetime) -> int:
 def store(context: SpanContext, ref: SpanRef) -> None:
     """Write the identity of a span into `ref`, in place; an invalid context leaves it empty."""
     if context.is_valid:
-        ref.trace_id = trace.format_trace_id(context.trace_id)
-        ref.span_id = trace.format_span_id(context.span_id)
+        ref.trace_id = f"{context.trace_id:032x}"
+        ref.span_id = f"{context.span_id:016x}"
         ref.trace_flags = int(context.trace_flags)
-        ref.tracestate = context.trace_state.to_header() if context.trace_state else ""
+        state = context.trace_state
+        ref.tracestate = "" if state is DEFAULT_TRACE_STATE or not state else state.to_header()
+
+
+def context_with(span: Span, around: Mapping[str, object] = MappingProxyType({})) -> Context:
+    """A context in which this span is current, with what is `around` it."""
+    return Context({**around, _SPAN_KEY: span})
 
 
 def restore(ref: SpanRef, *, is_remote: bool) -> SpanContext | None:
@@ -43,7 +54,7 @@ def restore(ref: SpanRef, *, is_remote: bool) -> SpanContext | None:
         trace_id, span_id = int(ref.trace_id, 16), int(ref.span_id, 16)
     except ValueError:
         return None
-    state = _trace_state(ref.tracestate) if ref.tracestate else _NO_STATE
+    state = _trace_state(ref.tracestate) if ref.tracestate else DEFAULT_TRACE_STATE
     context = SpanContext(trace_id, span_id, is_remote, TraceFlags(ref.trace_flags), state)
     return context if context.is_valid else None
 
@@ -56,30 +67,40 @@ def _trace_state(header: str) -> TraceState:
 def context_of(ref: SpanRef) -> Context:
     """A context in which the span of `ref` is current; for an empty `ref`, a context without a span."""
     span_context = restore(ref, is_remote=False)
-    if span_context is None:
-        return _NOTHING_CURRENT
-    return trace.set_span_in_context(NonRecordingSpan(span_context), Context())
+    return _NOTHING_CURRENT if span_context is None else context_with(NonRecordingSpan(span_context))
 
 
 class SpanContexts:
-    """Contexts in which a span of this process is current, of the latest `size` spans.
+    """Contexts in which a span of this process is current, of the latest `size` spans that have not ended.
 
-    Each is made once, for all signals of its span. Callable from any thread.
+    Each is made once, for all signals of its span. Those of spans that have ended make room for new ones at once:
+    memory that was used a moment ago is still in the caches of the processor. Callable from any thread.
     """
 
     def __init__(self, size: int = 512) -> None:
         self._size = size
         self._contexts: OrderedDict[str, Context] = OrderedDict()
+        self._ended: deque[str] = deque()
 
-    def add(self, span_context: SpanContext, ref: SpanRef) -> Context:
-        """Write the identity of a new span into `ref`, and return a context in which it is current."""
-        context = trace.set_span_in_context(NonRecordingSpan(span_context), Context())
+    def add(self, span_context: SpanContext, ref: SpanRef, context: Context | None = None) -> Context:
+        """Write the identity of a new span into `ref`, and return a context in which it is current.
+
+        With `context`, that is the one.
+        """
+        if context is None:
+            context = context_with(NonRecordingSpan(span_context))
         store(span_context, ref)
         if ref.span_id:
             self._contexts[ref.span_id] = context
             if len(self._contexts) > self._size:
                 self._contexts.popitem(last=False)
         return context
+
+    def ended(self, ref: SpanRef) -> None:
+        """The span of `ref` has ended: its context is needed for the next few signals at most."""
+        self._ended.append(ref.span_id)
+        if len(self._ended) > _KEPT:
+            self._contexts.pop(self._ended.popleft(), None)
 
     def of(self, ref: SpanRef) -> Context:
         """A context in which the span of `ref` is current; for an empty `ref`, a context without a span."""

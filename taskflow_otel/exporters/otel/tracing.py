@@ -122,7 +122,8 @@ class TracingExporter(Exporter):
             what = "retry_of" if record.source == _RETRY else "scheduled_by"
             links = _link(spans.restore(record.trace.cause, is_remote=True), what)
         around: Context | None = None
-        above = otel_context.get_value(_DEPTH_KEY)
+        current = otel_context.get_current()
+        above = current.get(_DEPTH_KEY)
         depth = above + 1 if isinstance(above, int) else 1
         if depth > DEEPEST:
             around, depth = Context(), 1
@@ -136,10 +137,10 @@ class TracingExporter(Exporter):
             spans.nanoseconds(record.created_at),
         )
         context = span.get_span_context()
-        current = self._contexts.add(context, record.trace.creation)
-        record.trace.baggage = spans.baggage_header()
+        inside = self._contexts.add(context, record.trace.creation)
+        record.trace.baggage = spans.baggage_header(current) if current else ""
         known = bool(record.trace.creation.span_id)
-        self._open[record.task_id] = _Open(span, context if known else None, current if known else None, depth)
+        self._open[record.task_id] = _Open(span, context if known else None, inside if known else None, depth)
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """Start or end what the transition starts or ends."""
@@ -154,11 +155,13 @@ class TracingExporter(Exporter):
         if entry is not None and entry.send is not None:
             _end_send(entry.send, event)
             entry.send = None
+            self._contexts.ended(event.trace.creation)
         if event.ends_attempt:
             span = entry.attempt if entry is not None else None
             if span is not None and entry is not None:
                 entry.attempt = None
                 self._end_attempt(span, event)
+                self._contexts.ended(event.span)
             elif event.reason in PROCESS_DEATHS:
                 self._emit_dead_attempt(event)
         if entry is not None and (event.status.finished or transition is Transition.RECOVERED):
@@ -211,9 +214,9 @@ class TracingExporter(Exporter):
             if entry.context is not None and not base:
                 parent = entry.context
             else:
-                parent = trace.set_span_in_context(NonRecordingSpan(creation), base)
+                parent = spans.context_with(NonRecordingSpan(creation), base)
         elif entry.root is not None and self._propagation == "auto":
-            parent = trace.set_span_in_context(NonRecordingSpan(entry.root), base)
+            parent = spans.context_with(NonRecordingSpan(entry.root), base)
         span = tracer.start_span(
             signals.PROCESS.name(event.func_name),
             parent,
@@ -222,13 +225,14 @@ class TracingExporter(Exporter):
             _links(creation, event.trace.previous),
             spans.nanoseconds(started),
         )
-        self._contexts.add(span.get_span_context(), event.span)
+        identity = span.get_span_context()
+        inside = spans.context_with(span, {**base, TASK_ID_KEY: event.task_id, _DEPTH_KEY: depth})
+        self._contexts.add(identity, event.span, inside)
         entry.attempt = span
         if parent is base:
-            entry.root = span.get_span_context()
-        inside = Context({**base, TASK_ID_KEY: event.task_id, _DEPTH_KEY: depth})
+            entry.root = identity
         # This runs in the attempt's own context, so nothing must be detached.
-        otel_context.attach(trace.set_span_in_context(span, inside))
+        otel_context.attach(inside)
 
     def _continues(self, event: LifecycleEvent, started: datetime, *, local: bool) -> bool:
         """Whether the attempt is a child of the `send` span."""
@@ -280,7 +284,7 @@ class TracingExporter(Exporter):
             # The dead span was never exported; its children and logs are in its trace.
             parent = _in_trace_of(dead, creation, event.trace.previous) or dead
             links += _link(dead, "dead_attempt")
-        context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
+        context = Context() if parent is None else spans.context_with(NonRecordingSpan(parent))
         attributes = _attributes("process", event)
         attributes[keys.ATTEMPT] = event.attempt
         attributes[keys.INTERRUPTED] = True
