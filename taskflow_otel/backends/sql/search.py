@@ -103,13 +103,21 @@ class Searcher:
         among = queries.ways(query)
         if len(among) == 1:
             return among[0]
+        if queries.countable(query):
+            sizes = await self._kept_sizes(query, among)
+            # If all of them are that large, the counts below would say no more.
+            if min(sizes) >= WINDOW:
+                return min(zip(sizes, among, strict=True))[1]
         [sizes] = await self._read(queries.sizes((self._along(query, way) for way in among), WINDOW))
         if min(sizes) == WINDOW:
             if ("tag",) in among:
                 return ("tag",)
-            [kept] = await self._read(queries.kept_sizes(query, among))
-            sizes = [int(size or 0) for size in kept]
+            sizes = await self._kept_sizes(query, among)
         return min(zip(sizes, among, strict=True))[1]
+
+    async def _kept_sizes(self, query: TaskQuery, among: Sequence[Way]) -> list[int]:
+        [kept] = await self._read(queries.kept_sizes(query, among))
+        return [int(size or 0) for size in kept]
 
     async def _created_at(self, cursor: str | None) -> int | None:
         if cursor is None:

@@ -138,3 +138,18 @@ async def test_a_search_whose_tasks_are_deleted_during_it_continues_where_it_was
 
     found = await search.Searcher(read, SqliteDialect()).page(TaskQuery(q="x", cursor="before"))
     assert (found.rows, found.next_cursor) == ([], "before")
+
+
+async def test_where_the_stored_counts_say_enough_no_index_range_is_counted() -> None:
+    answers: list[list[Any]] = [[("failed", 9_000, 9_000, 1)], [(50_000, 90_000)], [(1,)], [], []]
+    asked: list[str] = []
+
+    async def read(statement: Select[Any]) -> list[Any]:
+        asked.append(str(statement))
+        return answers.pop(0)
+
+    query = TaskQuery(queue="q", status=TaskStatus.FAILED, cursor=None, count_limit=100)
+    found = await search.Searcher(read, SqliteDialect()).page(query)
+    # Two of the counts, then how far back the page reaches, the page, and where the next one begins.
+    assert [("finished_counts" in statement) for statement in asked] == [True, True, False, False, False]
+    assert (found.rows, found.total) == ([], 9_000)
