@@ -16,6 +16,7 @@ from taskflow_otel.backends.admin import (
     OperationStore,
 )
 from taskflow_otel.backends.base import Applied, Backend, Change
+from taskflow_otel.backends.failures import FailureStore, KeepsFailures, Occurrences
 from taskflow_otel.backends.pool import (
     Claimed,
     KeepsPool,
@@ -31,7 +32,7 @@ from taskflow_otel.errors import BackendError
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
 from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery
-from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.query import FailureGroups, Instance, TaskCounts, TaskPage, TaskQuery, Trend
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.vocabulary import OperationOutcome
 from taskflow_otel.runtime.clock import Clock
@@ -136,6 +137,18 @@ class _MeasuredFigures:
         return await self._measure("figure_forget", self._store.forget(span, before, limit))
 
 
+class _MeasuredFailures:
+    def __init__(self, store: FailureStore, meter: _Meter) -> None:
+        self._store = store
+        self._measure = meter.measure
+
+    async def groups(self, query: TaskQuery, trend: Trend) -> FailureGroups:
+        return await self._measure("failure_groups", self._store.groups(query, trend))
+
+    async def occurrences(self, fingerprints: Collection[str], first: int, last: int, seconds: int) -> Occurrences:
+        return await self._measure("failure_occurrences", self._store.occurrences(fingerprints, first, last, seconds))
+
+
 class _MeasuredPool:
     def __init__(self, store: PoolStore, meter: _Meter) -> None:
         self._store = store
@@ -190,6 +203,8 @@ class MeasuredBackend:
             self.operation_store: OperationStore = _MeasuredOperations(backend.operation_store, self._meter)
         if isinstance(backend, KeepsFigures):
             self.figure_store: FigureStore = _MeasuredFigures(backend.figure_store, self._meter)
+        if isinstance(backend, KeepsFailures):
+            self.failure_store: FailureStore = _MeasuredFailures(backend.failure_store, self._meter)
         if isinstance(backend, KeepsPool):
             self.pool_store: PoolStore = _MeasuredPool(backend.pool_store, self._meter)
         if isinstance(backend, RingsForPool):

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update, owners_of
 from taskflow_otel.backends.memory_admin import MemoryAuditStore, MemoryOperationStore
+from taskflow_otel.backends.memory_failures import MemoryFailureStore
 from taskflow_otel.backends.memory_figures import MemoryFigureStore
 from taskflow_otel.backends.memory_pool import MemoryPoolStore
 from taskflow_otel.backends.namespace import check_namespace
@@ -79,6 +80,8 @@ class MemoryBackend:
         """The tasks of shared queues that nobody owns yet."""
         self.figure_store: MemoryFigureStore = MemoryFigureStore()
         """What finished in each minute and hour."""
+        self.failure_store: MemoryFailureStore = MemoryFailureStore(self._matching)
+        """Groups of failures."""
 
     async def open(self) -> None:
         """Nothing to connect."""
@@ -463,6 +466,7 @@ def _matches(record: TaskRecord, query: TaskQuery) -> bool:
         and (query.since is None or record.created_at >= query.since)
         and (query.until is None or record.created_at < query.until)
         and (query.trace_id is None or record.trace_id == query.trace_id)
+        and (query.fingerprint is None or record.fingerprint == query.fingerprint)
         and (query.ended_since is None or (record.status.finished and _ended(record) >= query.ended_since))
         and (query.ended_until is None or (record.status.finished and _ended(record) < query.ended_until))
         and (query.q is None or _mentions(record, query.q.lower()))

@@ -47,7 +47,6 @@ from taskflow_otel.wire.bodies import (
     BulkCancelOut,
     BulkRetryOut,
     DeletedOut,
-    FailuresOut,
     HealthOut,
     InstanceOut,
     ObjectiveOut,
@@ -63,6 +62,7 @@ from taskflow_otel.wire.bodies import (
     TaskOut,
     TickOut,
 )
+from taskflow_otel.wire.failures import FailureDetailOut, FailureGroupOut, FailuresOut
 
 _PASSING = (UnreachableError, TooManyStreamsError, NotStartedError, BackendUnavailableError)
 """Errors after which a live stream connects again."""
@@ -148,9 +148,35 @@ class AsyncClient:
         """Let what is due run in the process that answers, for at most `seconds` (default 25), and wait for that."""
         return read(TickOut, await self._request("POST", "/tick", {"seconds": seconds}))
 
-    async def list_failures(self, **filters: Unpack[Filters]) -> FailuresOut:
-        """The newest failures that match, grouped by error."""
-        return read(FailuresOut, await self._request("GET", "/failures", filters))
+    async def list_failures(
+        self,
+        *,
+        order: str | None = None,
+        show_ignored: bool | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> FailuresOut:
+        """Groups of failures. `order`: `last`, `open`, `count`, `recent` or `first`."""
+        given = {**filters, "order": order, "show_ignored": show_ignored, "limit": limit, "cursor": cursor}
+        return read(FailuresOut, await self._request("GET", "/failures", given))
+
+    async def get_failure(self, fingerprint: str, *, ended_since: Moment | None = None) -> FailureDetailOut:
+        """One group of failures, with the error of its newest task; raises `ClientError` if there is none."""
+        path = f"/failures/{segment(fingerprint, 'group')}"
+        return read(FailureDetailOut, await self._request("GET", path, {"ended_since": ended_since}))
+
+    async def ignore_failure(
+        self, fingerprint: str, *, until: str | None = None, reason: str | None = None
+    ) -> FailureGroupOut:
+        """Ignore a group until a moment, or for a time from now (`24h`), or until it rises."""
+        path = f"/failures/{segment(fingerprint, 'group')}/ignore"
+        return read(FailureGroupOut, await self._request("POST", path, {"until": until, "reason": reason}))
+
+    async def show_failure(self, fingerprint: str, *, reason: str | None = None) -> FailureGroupOut:
+        """Ignore a group no more."""
+        path = f"/failures/{segment(fingerprint, 'group')}/ignore"
+        return read(FailureGroupOut, await self._request("DELETE", path, {"reason": reason}))
 
     async def get_stats(self, *, exact: bool | None = None, **filters: Unpack[Filters]) -> StatsOut:
         """How many of the tasks that match are in each state. `exact`: count without a limit."""

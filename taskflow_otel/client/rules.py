@@ -46,7 +46,8 @@ class Filters(TypedDict, total=False):
     """The filters of the task list, as keyword arguments of the methods that take them.
 
     `tag`: `key:value`, or `key` for any value. `since`, `until`: created at or after, and before; `ended_since` and
-    `ended_until` are about the end. `q`: a part of the name, the error or the task id.
+    `ended_until` are about the end. `fingerprint`: that of the latest failure. `q`: a part of the name, the error or
+    the task id.
     """
 
     status: str
@@ -59,6 +60,7 @@ class Filters(TypedDict, total=False):
     ended_since: Moment
     ended_until: Moment
     trace_id: str
+    fingerprint: str
     q: str
 
 

@@ -15,6 +15,7 @@ from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.errors import StaleTokenError
 from taskflow_otel.model.enqueue import first_reason
 from taskflow_otel.model.events import lifecycle_event
+from taskflow_otel.model.failure import fingerprint_of, summary_of, with_failure
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.replay import replay
 from taskflow_otel.model.status import TRANSITIONS, TaskStatus, Transition, next_status
@@ -33,6 +34,7 @@ _MISSED = Transition.OBJECTIVE_MISSED
 _PENDING, _RUNNING = TRANSITIONS[None, _ENQUEUED], TaskStatus.RUNNING
 _STALE = Outcome.STALE
 _KNOWN, _LEAVE = Step.KNOWN, Step.LEAVE
+_PROBLEMS = frozenset({TaskStatus.FAILED, TaskStatus.INTERRUPTED, TaskStatus.REJECTED})
 
 
 class Lifecycle:
@@ -66,6 +68,7 @@ class Lifecycle:
         due_at = refused.timeline[0].due_at
         record.timeline = ()
         record.duplicate_of = record.end_time = record.error = None
+        record.failures = ()
         record.reason = first_reason(record.run_at, record.created_at)
         self.begin(record, due_at)
         return record
@@ -287,8 +290,12 @@ class Lifecycle:
             record.end_time = now
         if failure is not None:
             record.error, record.error_type, record.stacktrace = failure.error, failure.error_type, failure.stacktrace
-        elif transition is _SUCCEEDED and (record.error is not None or record.error_type is not None):
-            record.error = record.error_type = record.stacktrace = None
+            _remember_failure(record, transition, failure)
+        elif transition is _SUCCEEDED:
+            if record.error is not None or record.error_type is not None:
+                record.error = record.error_type = record.stacktrace = None
+        elif status.finished and status in _PROBLEMS:
+            _remember_failure(record, transition, failure)
         record.timeline += (TimelineEntry(transition, now, record.attempt, record.instance, record.reason),)
 
     def _end(self, task: LiveTask) -> None:
@@ -307,6 +314,34 @@ class Lifecycle:
         self._tasks.finish(task)
         if task.waiters is not None:
             _wake_waiters(task)
+
+
+def _remember_failure(record: TaskRecord, transition: Transition, failure: Failure | None) -> None:
+    """Keep why this attempt failed beside those before it. Only failures pay for this."""
+    error, error_type, stacktrace = None, None, None
+    if failure is not None:
+        error, error_type, stacktrace = failure.error, failure.error_type, failure.stacktrace
+    elif record.status is TaskStatus.REJECTED:
+        error = record.error
+    fingerprint = None
+    if record.status is not TaskStatus.CANCELLED:
+        fingerprint = fingerprint_of(
+            record.func_name,
+            TaskStatus.INTERRUPTED if transition is Transition.RECOVERED else record.status,
+            reason=record.reason,
+            error_type=error_type,
+            error=error,
+            stacktrace=stacktrace,
+        )
+    latest = summary_of(
+        record.attempt,
+        fingerprint,
+        error_type=error_type,
+        error=error,
+        stacktrace=stacktrace,
+        retry_at=record.run_at if transition is _RETRY_SCHEDULED else None,
+    )
+    record.failures = with_failure(record.failures, latest)
 
 
 def _with_due(timeline: tuple[TimelineEntry, ...], due_at: datetime) -> tuple[TimelineEntry, ...]:

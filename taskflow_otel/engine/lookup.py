@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from taskflow_otel.backends.admin import KeepsFigures
 from taskflow_otel.backends.base import Backend
+from taskflow_otel.backends.failures import KeepsFailures, Occurrences
 from taskflow_otel.backends.pool import KeepsPool, PoolDepth
 from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.life import Life, at_home
@@ -18,7 +19,7 @@ from taskflow_otel.engine.phase import Phase
 from taskflow_otel.errors import BackendError, TaskNotFoundError
 from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.options import seconds
-from taskflow_otel.model.query import Instance, Loss, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.query import FailureGroups, Instance, Loss, TaskCounts, TaskPage, TaskQuery, Trend
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock
 
@@ -121,6 +122,24 @@ class Lookup:
             return None
         await self._flush()
         read = self._backend.figure_store.read(span, first, last, by_name=by_name, kinds=kinds)
+        return await self._patience.wait_for(read)
+
+    @at_home
+    async def failure_groups(self, query: TaskQuery, trend: Trend) -> FailureGroups | None:
+        """The groups of failures of all instances; `None` if the backend does not count them."""
+        if not isinstance(self._backend, KeepsFailures):
+            return None
+        await self._flush()
+        return await self._patience.wait_for(self._backend.failure_store.groups(query, trend))
+
+    @at_home
+    async def occurrences(
+        self, fingerprints: Collection[str], first: int, last: int, seconds: int
+    ) -> Occurrences | None:
+        """When the tasks of these groups ended; `None` if the backend does not count them."""
+        if not isinstance(self._backend, KeepsFailures):
+            return None
+        read = self._backend.failure_store.occurrences(fingerprints, first, last, seconds)
         return await self._patience.wait_for(read)
 
     @at_home

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from taskflow_otel.model.failure import AttemptFailure
 from taskflow_otel.model.plain import encodable, kept_extra, kept_tags, plain_number, plain_value, repr_of, text_of
 from taskflow_otel.model.record import Progress, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
@@ -108,6 +109,16 @@ def read_timeline_entry(
     if type(attempt) is not int or type(instance) is not str or not (reason is None or type(reason) is str):
         raise TypeError("an entry of a timeline is five values, and a moment where the task is due")
     return TimelineEntry(transition, at, attempt, instance, reason, due_at)
+
+
+def read_failure(
+    attempt: Any, fingerprint: Any, error_type: Any, error: Any, frames: Any, retry_at: datetime | None
+) -> AttemptFailure:
+    """The failure of one attempt; raises `TypeError` if a part has a wrong type."""
+    texts = (*(text for text in (fingerprint, error_type, error) if text is not None), *frames)
+    if type(attempt) is not int or not all(type(text) is str for text in texts):
+        raise TypeError("the failure of an attempt is a number, texts and a moment")
+    return AttemptFailure(attempt, fingerprint, error_type, error, tuple(frames), retry_at)
 
 
 def read_extra(stored: Any) -> dict[str, Any]:

@@ -17,10 +17,10 @@ class TaskQuery:
 
     `since` (inclusive) and `until` (exclusive) apply to `created_at`; `ended_since` and `ended_until` apply to the end
     of finished tasks, and leave out the others. `tag` is `(key, value)`; the value `None` matches any. `q` is a
-    substring of the name, the error or the task id. `cursor` is the id of the last task of the previous page. With
-    `count_limit`, a page has a total, and totals and counts are bounded: a backend that would have to read more than
-    about `count_limit` tasks returns a lower bound. Without it a page has no total, and counts include all tasks that
-    match.
+    substring of the name, the error or the task id. `fingerprint` is that of the latest failure. `cursor` is the id of
+    the last task of the previous page. With `count_limit`, a page has a total, and totals and counts are bounded: a
+    backend that would have to read more than about `count_limit` tasks returns a lower bound. Without it a page has no
+    total, and counts include all tasks that match.
     """
 
     status: TaskStatus | None = None
@@ -33,6 +33,7 @@ class TaskQuery:
     ended_since: datetime | None = None
     ended_until: datetime | None = None
     trace_id: str | None = None
+    fingerprint: str | None = None
     q: str | None = None
     limit: int = 100
     cursor: str | None = None
@@ -69,6 +70,45 @@ class TaskCounts:
     def total(self) -> int:
         """All tasks."""
         return sum(self.by_status.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """The times by which a group of failures is new or rising: the last hour, and the day before it."""
+
+    recent: datetime
+    before: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureGroup:
+    """Tasks whose latest failure has the same fingerprint."""
+
+    fingerprint: str
+    total: int
+    """Those that ended with it: failed, interrupted or rejected."""
+    open: int
+    """Those of them that were not retried."""
+    waiting: int
+    """Those that wait for another attempt."""
+    first_at: datetime | None
+    """When the first of them ended; `None` if all of them are still waiting or running."""
+    last_at: datetime | None
+    recent: int
+    """Those that ended since `Trend.recent`."""
+    before: int
+    """Those that ended from `Trend.before` until then."""
+    newest: str
+    """The id of one of the newest of those that ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroups:
+    """Groups of failures, in no order."""
+
+    groups: list[FailureGroup]
+    exact: bool = True
+    """`False`: not all tasks were read; the numbers are lower bounds."""
 
 
 @dataclass(frozen=True, slots=True)

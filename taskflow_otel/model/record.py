@@ -9,6 +9,7 @@ from msgspec import Struct, field, to_builtins
 from msgspec.structs import replace
 
 from taskflow_otel.model.cipher import is_encrypted
+from taskflow_otel.model.failure import AttemptFailure
 from taskflow_otel.model.hiding import repr_without
 from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus, Transition
 from taskflow_otel.model.trace import TaskTrace
@@ -106,6 +107,8 @@ class TaskRecord(Struct, gc=False):
     duplicate_of: str | None = None
     cancel_requested: bool = False
     logs_dropped: int = 0
+    failures: tuple[AttemptFailure, ...] = ()
+    """Why its attempts failed, or why it was interrupted or rejected: the newest ones, the latest last."""
 
     payload: str | None = None
     """The encoded arguments (`taskflow_otel.model.payload`), as ciphertext if encryption is on."""
@@ -131,6 +134,16 @@ class TaskRecord(Struct, gc=False):
         """Span id of the latest attempt, or of the `send` span before the first one."""
         ref = self.trace.attempt or self.trace.creation
         return ref.span_id or None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What its latest failure has in common with others (`taskflow_otel.model.failure.fingerprint_of`).
+
+        `None` for a task that has not failed, or that has succeeded or was cancelled since.
+        """
+        if not self.failures or self.status in _OVER_IT:
+            return None
+        return self.failures[-1].fingerprint
 
     @property
     def due_at(self) -> datetime | None:
@@ -160,6 +173,7 @@ class TaskRecord(Struct, gc=False):
         """The record as JSON data, without arguments: the fields of the API, times in ISO 8601 (UTC)."""
         data: dict[str, Any] = {name: getattr(self, name) for name in _SHOWN}
         data |= {"trace_id": self.trace_id, "span_id": self.span_id, "due_at": self.due_at}
+        data["fingerprint"] = self.fingerprint
         plain: dict[str, Any] = to_builtins(data)
         for line in plain["timeline"]:
             del line["due_at"]
@@ -186,5 +200,6 @@ class TaskRecord(Struct, gc=False):
         return twin
 
 
+_OVER_IT = frozenset({TaskStatus.SUCCESS, TaskStatus.CANCELLED})
 _HIDDEN = {"payload", "persisted", "token", "crashes", "trace"}
 _SHOWN = [name for name in TaskRecord.__struct_fields__ if name not in _HIDDEN]

@@ -230,6 +230,26 @@ class ItemOutcome(Word):
     FAILED = "failed", "An error occurred."
 
 
+class Trending(Word):
+    """Why a group of failures asks for attention."""
+
+    NEW = "new", "Its first task that is stored ended within the last hour."
+    RISING = (
+        "rising",
+        "At least five of its tasks ended within the last hour, more than twice as many as in an average hour before.",
+    )
+
+
+class FailureOrder(Word):
+    """The order of the groups of failures."""
+
+    LAST = "last", "The one with the latest failure first."
+    OPEN = "open", "The one with the most tasks that were not retried first."
+    COUNT = "count", "The one with the most tasks first."
+    RECENT = "recent", "The one with the most failures within the last hour first."
+    FIRST = "first", "The one that appeared last first."
+
+
 class EngineState(Word):
     """The state of the engine of this process."""
 

@@ -10,6 +10,7 @@ from typing import Any
 from taskflow_otel.errors import TaskArgumentError
 from taskflow_otel.model.board import Said
 from taskflow_otel.model.cipher import is_encrypted
+from taskflow_otel.model.failure import chain_of
 from taskflow_otel.model.payload import readable_arguments
 from taskflow_otel.model.plain import plain_value
 from taskflow_otel.model.query import Instance, Loss, TaskCounts
@@ -17,6 +18,8 @@ from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.wire.bodies import (
+    AttemptFailureOut,
+    CauseOut,
     InstanceOut,
     LogOut,
     ProgressOut,
@@ -54,6 +57,7 @@ def task_fields(record: TaskRecord, *, with_args: bool) -> dict[str, Any]:
         "span_id": record.span_id,
         "progress": ProgressOut.model_validate(record.progress) if record.progress else None,
         "reason": record.reason,
+        "fingerprint": record.fingerprint,
         "timeline": record.timeline,
         "retry_of": record.retry_of,
         "retried_by": record.retried_by,
@@ -77,9 +81,16 @@ def task_detail(record: TaskRecord, logs: list[LogEntry], *, with_args: bool) ->
         stacktrace=record.stacktrace,
         logs=[LogOut.model_validate(entry) for entry in logs],
         cancel_requested=record.cancel_requested,
+        failures=[AttemptFailureOut.model_validate(one) for one in record.failures],
+        causes=causes_out(record.stacktrace),
         logs_dropped=record.logs_dropped,
         arguments=arguments_text(record.payload) if with_args else None,
     )
+
+
+def causes_out(stacktrace: str | None) -> list[CauseOut]:
+    """The exceptions of a stack trace."""
+    return [CauseOut.model_validate(cause) for cause in chain_of(stacktrace)]
 
 
 def _readable(payload: str | None) -> tuple[list[Any], dict[str, Any]] | None:

@@ -11,6 +11,7 @@ from taskflow_otel.web.audit_api import add_audit_routes
 from taskflow_otel.web.bulk_api import add_bulk_routes
 from taskflow_otel.web.dashboard import add_page_routes
 from taskflow_otel.web.documented import document
+from taskflow_otel.web.failures_api import add_failure_routes
 from taskflow_otel.web.fleet_api import add_fleet_routes, add_queue_routes, add_tick_route
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.hosts import Hosts
@@ -55,6 +56,7 @@ def make_routers(
     add_tick_route(router, engine, guard)
     add_schedule_routes(router, engine, settings, guard, audit)
     add_collection_routes(router, engine, settings, guard)
+    add_failure_routes(router, engine, settings, guard, audit)
     add_bulk_routes(router, engine, guard, audit, settings.path)
     # Last, because a task id may be any single path segment.
     add_item_routes(router, engine, settings, guard, audit)

@@ -19,7 +19,9 @@ MAX_PAGE = 1_000
 COUNT_LIMIT = 10_000  # if the number of tasks is not stored, counting stops here
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+_LONGEST = 366 * 86_400
 _TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
 Absent: TypeAlias = SkipJsonSchema[None]
@@ -39,6 +41,17 @@ def parse_moment(name: str, text: str, now: datetime) -> datetime:
             name,
             f"{name} must be an ISO 8601 time (2026-01-31T12:00:00Z) or an age such as 30m, 6h or 7d, not {text!r}",
         ) from None
+
+
+def parse_until(name: str, text: str, now: datetime) -> datetime:
+    """Return a moment that is still to come: an ISO 8601 time, or a time from now such as `6h`. At most a year."""
+    if age := _DURATION.fullmatch(text.strip()):
+        end = now + timedelta(seconds=min(_LONGEST, float(age[1]) * _UNITS[age[2]]))
+    else:
+        end = parse_moment(name, text, now)
+    if not now < end <= now + timedelta(seconds=_LONGEST):
+        raise InvalidInput(name, f"{name} must be a moment of the next {_LONGEST // 86_400} days, not {text!r}")
+    return end
 
 
 def _range(
@@ -75,6 +88,9 @@ def task_filter(
     ] = None,
     ended_until: Annotated[str | Absent, Query(description="Ended before: an ISO 8601 time, or an age (`6h`).")] = None,
     trace_id: Annotated[str | Absent, Query(description="Trace id, 32 hexadecimal digits.")] = None,
+    fingerprint: Annotated[
+        str | Absent, Query(description="Only tasks whose latest failure has this fingerprint, 16 hexadecimal digits.")
+    ] = None,
     q: Annotated[str | Absent, Query(description="Part of the name, the error or the task id.", max_length=200)] = None,
 ) -> TaskQuery:
     """The filters of the task list, as a query without paging."""
@@ -83,6 +99,8 @@ def task_filter(
             raise InvalidInput(name, f"{name} must not contain a NUL character")
     if trace_id is not None and not _TRACE_ID.fullmatch(trace_id.lower()):
         raise InvalidInput("trace_id", f"trace_id must be 32 hexadecimal digits, not {trace_id!r}")
+    if fingerprint is not None:
+        check_fingerprint(fingerprint)
     now = SYSTEM_CLOCK.now()
     first, last = _range("since", since, "until", until, now)
     ended_first, ended_last = _range("ended_since", ended_since, "ended_until", ended_until, now)
@@ -97,8 +115,16 @@ def task_filter(
         ended_since=ended_first,
         ended_until=ended_last,
         trace_id=trace_id and trace_id.lower(),
+        fingerprint=fingerprint,
         q=q,
     )
+
+
+def check_fingerprint(text: str) -> str:
+    """The fingerprint of a failure; answers 422 to a text that cannot be one."""
+    if not _FINGERPRINT.fullmatch(text):
+        raise InvalidInput("fingerprint", f"fingerprint must be 16 hexadecimal digits, not {text!r}")
+    return text
 
 
 def page_cursor(

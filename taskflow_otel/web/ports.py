@@ -6,13 +6,14 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from types import EllipsisType
 from typing import Protocol
 
+from taskflow_otel.backends.failures import Occurrences
 from taskflow_otel.backends.pool import PoolDepth
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
 from taskflow_otel.model.board import Pause, Said
 from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.objective import SLO
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery, Order
-from taskflow_otel.model.query import Instance, Loss, TaskCounts, TaskPage, TaskQuery
+from taskflow_otel.model.query import FailureGroups, Instance, Loss, TaskCounts, TaskPage, TaskQuery, Trend
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.vocabulary import EngineState, OperationKind
@@ -76,6 +77,14 @@ class TaskLookup(Protocol):
         self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
     ) -> list[Figure] | None:
         """What finished on all instances in these slots; `None` if the backend does not keep figures."""
+
+    async def failure_groups(self, query: TaskQuery, trend: Trend) -> FailureGroups | None:
+        """The groups of failures of all instances; `None` if the backend does not count them."""
+
+    async def occurrences(
+        self, fingerprints: Collection[str], first: int, last: int, seconds: int
+    ) -> Occurrences | None:
+        """When the tasks of these groups ended; `None` if the backend does not count them."""
 
     async def in_pool(self, queues: Collection[str]) -> Mapping[str, PoolDepth]:
         """What waits in the pool, for those of these queues that have tasks there."""

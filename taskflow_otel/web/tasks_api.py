@@ -1,4 +1,4 @@
-"""The routes about tasks: list, detail, retry, cancel and failures."""
+"""The routes about tasks: list, detail, retry and cancel."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from taskflow_otel.web.answers import task_detail, task_out
 from taskflow_otel.web.audit import REASON, AuditLog
 from taskflow_otel.web.auth import Scope
 from taskflow_otel.web.entrance import actor_of
-from taskflow_otel.web.failures import PROBLEMS, SCAN_LIMIT, read_failures
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, Absent, page_cursor, task_filter
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.routing import errors
-from taskflow_otel.web.selection import statuses_of
 from taskflow_otel.web.settings import WebSettings
-from taskflow_otel.wire.bodies import FailuresOut, TaskDetailOut, TaskOut
+from taskflow_otel.wire.bodies import TaskDetailOut, TaskOut
 
 _TASKS = TypeAdapter(list[TaskOut])
 _ENCODED_AT_ONCE = 50
@@ -85,16 +83,6 @@ def add_collection_routes(router: APIRouter, engine: TaskEngine, settings: WebSe
     }
     router.add_api_route("", list_tasks, **listing)  # type: ignore[arg-type]  # shared keywords of two routes
     router.add_api_route("/", list_tasks, include_in_schema=False, **listing)  # type: ignore[arg-type]  # as above
-
-    @router.get("/failures", dependencies=[Depends(guard.viewer)], summary="Failures, grouped")
-    async def list_failures(found: Annotated[TaskQuery, Depends(task_filter)]) -> FailuresOut:
-        """The newest tasks that match and went wrong, grouped by error, without ids, numbers and quoted values.
-
-        Failed, interrupted and rejected tasks, or those of one of these states. Duplicates, and runs of a schedule that
-        were left out because an earlier one had not ended, are no problems.
-        """
-        statuses_of(found, PROBLEMS)
-        return await read_failures(engine, replace(found, limit=SCAN_LIMIT))
 
 
 def add_item_routes(

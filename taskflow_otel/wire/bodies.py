@@ -31,7 +31,7 @@ class Role(StrEnum):
     OPERATOR = "operator"
 
 
-def _one_of(kind: type[Word]) -> WithJsonSchema:
+def one_of(kind: type[Word]) -> WithJsonSchema:
     """A text that is one of these words; a later version or a damaged row may contain another word."""
     words = "\n".join(f"* `{word}`: {word.meaning}" for word in kind)
     known = {"type": "string", "enum": [word.value for word in kind], "title": kind.__name__}
@@ -57,7 +57,7 @@ class LogOut(BaseModel):
 
     seq: int
     timestamp: datetime
-    level: Annotated[str, _one_of(LogLevel)]
+    level: Annotated[str, one_of(LogLevel)]
     message: str
     attempt: int
     extra: dict[str, Any]
@@ -72,7 +72,41 @@ class TimelineOut(BaseModel):
     timestamp: datetime
     attempt: int
     instance: str
-    reason: Annotated[str, _one_of(Reason)] | None
+    reason: Annotated[str, one_of(Reason)] | None
+
+
+class AttemptFailureOut(BaseModel):
+    """Why one attempt failed, or why the task was interrupted or rejected."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True, title="AttemptFailure")
+
+    attempt: int
+    fingerprint: str | None = Field(description="The same for failures of one kind; null if this was no problem.")
+    error_type: str | None
+    error: str | None = Field(description="The beginning of its text.")
+    frames: list[str] = Field(description="The innermost frames of the own code: `file:line in function`.")
+    retry_at: datetime | None = Field(description="When the next attempt was planned.")
+
+
+class FrameOut(BaseModel):
+    """One frame of a stack trace."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True, title="Frame")
+
+    file: str
+    line: int
+    function: str
+    own: bool = Field(description="Whether it is the own code, and not that of a library.")
+    code: str | None
+
+
+class CauseOut(BaseModel):
+    """One of the exceptions of a stack trace."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True, title="Cause")
+
+    error: str
+    frames: list[FrameOut]
 
 
 class ProgressOut(BaseModel):
@@ -113,15 +147,18 @@ class TaskOut(BaseModel):
     logs: list[LogOut] | None = None
     tags: dict[str, str]
     idempotency_key: str | None
-    source: Annotated[str, _one_of(Source)]
+    source: Annotated[str, one_of(Source)]
     priority: int
-    executor: Annotated[str, _one_of(ExecutorKind)]
+    executor: Annotated[str, one_of(ExecutorKind)]
     queue: str
     instance: str
     trace_id: str | None
     span_id: str | None
     progress: ProgressOut | None
-    reason: Annotated[str, _one_of(Reason)] | None
+    reason: Annotated[str, one_of(Reason)] | None
+    fingerprint: str | None = Field(
+        default=None, description="That of its latest failure; null if it has not failed, or is over it."
+    )
     timeline: list[TimelineOut]
     retry_of: str | None
     retried_by: str | None
@@ -143,6 +180,10 @@ class TaskDetailOut(TaskOut):
     model_config: ClassVar[ConfigDict] = ConfigDict(title="TaskDetail")
 
     cancel_requested: bool = False
+    failures: list[AttemptFailureOut] = Field(
+        default=[], description="Why its attempts failed: at most the newest 20, the latest last."
+    )
+    causes: list[CauseOut] = Field(default=[], description="The exceptions of `stacktrace`, the first cause first.")
     logs_dropped: int = Field(default=0, description="Number of log entries beyond the limit.")
     arguments: str | None = Field(
         default=None,
@@ -223,29 +264,6 @@ class OverviewOut(BaseModel):
     points: list[PointOut]
 
 
-class FailureGroupOut(BaseModel):
-    """Tasks that went wrong alike: their errors differ only in ids, numbers and quoted values."""
-
-    status: TaskStatus = Field(description="`failed`, `interrupted` or `rejected`.")
-    reason: Annotated[str, _one_of(Reason)] | None = Field(description="Why they were interrupted or rejected.")
-    error_type: str | None
-    error: str = Field(description="The normalised first line of the error.")
-    example: str
-    func_names: list[str]
-    count: int
-    first_at: datetime
-    last_at: datetime
-    retryable: list[str] = Field(description="Ids of the tasks of this group that were not retried yet.")
-
-
-class FailuresOut(BaseModel):
-    """What went wrong, the most frequent first."""
-
-    scanned: int
-    truncated: bool = Field(description="Whether there are more failures than were read.")
-    groups: list[FailureGroupOut]
-
-
 class TaskIdsIn(BaseModel):
     """Which tasks to act on."""
 
@@ -279,7 +297,7 @@ class BulkRetryOut(BaseModel):
     )
     dry_run: bool
     operation_id: str | None = Field(default=None, description="The operation; null if tasks were only counted.")
-    status: Annotated[str, _one_of(OperationStatus)] | None = Field(
+    status: Annotated[str, one_of(OperationStatus)] | None = Field(
         default=None,
         description="`running`: it is worked off in the background, and `/operations/{operation_id}` has the results.",
     )
@@ -296,7 +314,7 @@ class BulkCancelOut(BaseModel):
     )
     dry_run: bool
     operation_id: str | None = Field(default=None, description="The operation; null if tasks were only counted.")
-    status: Annotated[str, _one_of(OperationStatus)] | None = Field(
+    status: Annotated[str, one_of(OperationStatus)] | None = Field(
         default=None,
         description="`running`: it is worked off in the background, and `/operations/{operation_id}` has the results.",
     )
@@ -310,7 +328,7 @@ class DeletedOut(BaseModel):
     more: bool = Field(description="Whether more tasks match.")
     dry_run: bool
     operation_id: str | None = Field(default=None, description="The operation; null if tasks were only counted.")
-    status: Annotated[str, _one_of(OperationStatus)] | None = Field(
+    status: Annotated[str, one_of(OperationStatus)] | None = Field(
         default=None,
         description="`running`: it is worked off in the background, and `/operations/{operation_id}` has the results.",
     )
@@ -384,7 +402,7 @@ class InstanceOut(BaseModel):
     instance_id: str
     host: str
     pid: int
-    state: Annotated[str, _one_of(InstanceState)]
+    state: Annotated[str, one_of(InstanceState)]
     started_at: datetime
     heartbeat_at: datetime
     lease_seconds: float
@@ -410,7 +428,7 @@ class AuditOut(BaseModel):
     client: str | None = Field(description="The address of the client, as the application knows it.")
     action: str = Field(description="The route that was asked for, such as `retry-task`, or `login`.")
     route: str
-    outcome: Annotated[str, _one_of(AuditOutcome)]
+    outcome: Annotated[str, one_of(AuditOutcome)]
     status: int = Field(description="The status of the answer.")
     target: str | None = Field(description="The queue, schedule, user or filter that the action was about.")
     task_id: str | None
@@ -427,8 +445,8 @@ class OperationOut(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True, title="Operation")
 
     operation_id: str
-    kind: Annotated[str, _one_of(OperationKind)]
-    status: Annotated[str, _one_of(OperationStatus)]
+    kind: Annotated[str, one_of(OperationKind)]
+    status: Annotated[str, one_of(OperationStatus)]
     created_at: datetime
     ended_at: datetime | None
     actor: str | None = Field(description="The user; null if no one was known.")
@@ -448,7 +466,7 @@ class OperationItemOut(BaseModel):
 
     seq: int = Field(description="Its position, from 0.")
     task_id: str
-    outcome: Annotated[str, _one_of(ItemOutcome)] | None = Field(description="Null before the task has a result.")
+    outcome: Annotated[str, one_of(ItemOutcome)] | None = Field(description="Null before the task has a result.")
     new_task_id: str | None = Field(
         description="The retry; if the task was refused because of a retry that was there already, its id."
     )

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from taskflow_otel.backends import MemoryBackend, admin, pool
+from taskflow_otel.backends import MemoryBackend, admin, failures, pool
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.errors import BackendError, BackendUnavailableError
@@ -18,7 +18,7 @@ from taskflow_otel.testing.clock import FakeClock
 
 KEEPS = {
     name: get_type_hints(member.fget)["return"]
-    for module in (admin, pool)
+    for module in (admin, failures, pool)
     for kind, protocol in inspect.getmembers(module, inspect.isclass)
     if kind.startswith("Keeps")
     for name, member in inspect.getmembers(protocol, lambda found: isinstance(found, property))
@@ -86,7 +86,7 @@ def test_it_is_a_backend_with_the_stores_that_the_backend_has() -> None:
     scene = Scene()
     assert isinstance(scene.backend, Backend)
     assert (scene.backend.name, scene.backend.durable) == ("memory", False)
-    assert set(KEEPS) >= {"audit_store", "operation_store", "figure_store", "pool_store"}
+    assert set(KEEPS) >= {"audit_store", "operation_store", "figure_store", "failure_store", "pool_store"}
     assert all(hasattr(scene.backend, attribute) for attribute in KEEPS)
     for attribute in KEEPS:
         delattr(scene.inner, attribute)

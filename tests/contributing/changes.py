@@ -293,7 +293,7 @@ ENDPOINT = Change(
             '    """How often a task was tried."""\n\n'
             "    task_id: str\n    attempts: int\n\n\nclass DeletedOut(",
         ),
-        Edit("taskflow_otel/web/tasks_api.py", "import FailuresOut, ", "import AttemptsOut, FailuresOut, "),
+        Edit("taskflow_otel/web/tasks_api.py", "import TaskDetailOut, ", "import AttemptsOut, TaskDetailOut, "),
         Edit(
             "taskflow_otel/web/tasks_api.py",
             '    @router.post(\n        "/{task_id}/retry",\n',

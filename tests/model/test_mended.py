@@ -33,7 +33,9 @@ def test_lone_surrogates_reach_a_codec_and_come_back_as_escapes() -> None:
     task.timeline = (replace(task.timeline[0], reason="\ud800"), *task.timeline[1:])
     sql = mapping.to_record(mapping.row_maker(mapping.STORED)(task)[: len(ROW)])
     head, doc = codec.dump_head(task), codec.dump_doc(task)
-    redis = codec.load_record((task.instance, str(task.token), task.status.value, None, None, head, doc, task.task_id))
+    redis = codec.load_record(
+        (task.instance, str(task.token), task.status.value, None, None, head, doc, None, task.task_id)
+    )
     for read in (sql, redis):
         assert read.tags == {"\\udc80": "\\ud800"}
         assert read.timeline[0].reason == "\\ud800"
@@ -48,7 +50,8 @@ def test_a_sound_row_is_read_as_it_is_and_has_no_damage() -> None:
     assert mapping.to_record(row).damage is None
     loaded = codec.load_record(
         (task.instance, str(task.token), task.status.value, None, task.retried_by, codec.dump_head(task),
-         codec.dump_doc(task), task.task_id)
+         codec.dump_doc(task), str(codec.failed_fields(task)[1]), task.task_id)
     )  # fmt: skip
     assert loaded.damage is None
+    assert loaded == replace(task, damage=None)
     assert task.created_at > BASE

@@ -41,7 +41,7 @@ def test_a_record_as_plain_data_has_its_fields_and_no_arguments() -> None:
         "said",
     )
     assert not {"payload", "args", "kwargs", "token"} & data.keys()
-    assert json.loads(json.dumps(data)) == data | {"timeline": []}
+    assert json.loads(json.dumps(data)) == data | {"timeline": [], "failures": []}
     assert str(record.logs[0]) == "said"
     assert (record.args, record.kwargs) == ((7,), {"a": 1})
     record.payload = "fernet1:0123456789abcdef:secret"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -16,6 +16,7 @@ from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
 from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.backends.redis import codec
 from taskflow_otel.backends.redis.audit import RedisAuditStore
+from taskflow_otel.backends.redis.failures import RedisFailureStore, tell_failures
 from taskflow_otel.backends.redis.figures import RedisFigureStore
 from taskflow_otel.backends.redis.operations import RedisOperationStore
 from taskflow_otel.backends.redis.pool import RedisBell, RedisPoolStore
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
-MIGRATIONS: dict[int, str] = {}
+SCHEMA_VERSION = 2
+MIGRATIONS: dict[int, str | Callable[[Connection], Awaitable[None]]] = {1: tell_failures}
 """The script that migrates the schema from each version to the next; it sets `schema`, if the version still matches."""
 
 _DELETE_STEP = 200
@@ -130,6 +131,8 @@ class RedisBackend:
         """Bulk operations."""
         self.figure_store: RedisFigureStore = RedisFigureStore(lambda: self._connection)
         """What finished in each minute and hour."""
+        self.failure_store: RedisFailureStore = RedisFailureStore(lambda: self._connection)
+        """Groups of failures."""
         self.pool_store: RedisPoolStore = RedisPoolStore(self._write_in_order, lambda: self._connection)
         """The tasks of shared queues that nobody owns yet."""
         self.pool_bell: RedisBell = RedisBell(lambda: self._connection)
@@ -182,7 +185,8 @@ class RedisBackend:
                 raise SchemaVersionError(self._where, version, SCHEMA_VERSION)
             if version == SCHEMA_VERSION:
                 return
-            await link.write(MIGRATIONS[version])
+            step = MIGRATIONS[version]
+            await (link.write(step) if isinstance(step, str) else step(link))
 
     async def _check_durability(self, link: Connection) -> None:
         persistence, memory = await link.info("persistence"), await link.info("memory")

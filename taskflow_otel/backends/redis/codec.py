@@ -16,6 +16,7 @@ from typing import Any
 
 from taskflow_otel.backends.pool import Pooled
 from taskflow_otel.model.cipher import seal_of
+from taskflow_otel.model.failure import AttemptFailure
 from taskflow_otel.model.figures import Span, figures_of
 from taskflow_otel.model.mended import (
     NO_TIME,
@@ -23,6 +24,7 @@ from taskflow_otel.model.mended import (
     mended,
     read_duration,
     read_extra,
+    read_failure,
     read_progress,
     read_tags,
     read_timeline_entry,
@@ -202,13 +204,28 @@ _DOC = _Text(
 )
 """The attributes that change with the task; each update writes all of them."""
 
-ROW_FIELDS = ("owner", "token", "status", "cancel", "retried_by", "head", "doc")
+ROW_FIELDS = ("owner", "token", "status", "cancel", "retried_by", "head", "doc", "failures")
 """The fields of a row in the order of the script function `row`; the task id comes last."""
+
+
+def _failures_out(failures: Sequence[AttemptFailure]) -> str:
+    return to_json(
+        [
+            [f.attempt, f.fingerprint, f.error_type, f.error, f.frames, f.retry_at and to_micros(f.retry_at)]
+            for f in failures
+        ]
+    )
+
+
+def _failures_in(stored: str | None) -> tuple[AttemptFailure, ...]:
+    if stored is None:
+        return ()
+    return tuple([read_failure(*rest, None if at is None else from_micros(at)) for *rest, at in _decode(stored)])
 
 
 def load_record(row: Sequence[Any]) -> TaskRecord:
     """Return the record of a row (see `ROW_FIELDS`); a damaged row is mended (see `mended`)."""
-    owner, token, status, cancel, retried_by, head, doc, task_id = row
+    owner, token, status, cancel, retried_by, head, doc, failures, task_id = row
     try:
         values = {
             "task_id": task_id,
@@ -217,6 +234,7 @@ def load_record(row: Sequence[Any]) -> TaskRecord:
             "token": int(token),
             "cancel_requested": cancel is not None,
             "retried_by": retried_by,
+            "failures": _failures_in(failures),
             **_HEAD.load(head),
             **_DOC.load(doc),
         }
@@ -225,13 +243,21 @@ def load_record(row: Sequence[Any]) -> TaskRecord:
     return TaskRecord(**values) if _shape.fits(values.values()) else _mended(row)
 
 
-_shape = Shape(("task_id", "status", "instance", "token", "cancel_requested", "retried_by", *_HEAD.names, *_DOC.names))
+_LOOSE = ("task_id", "status", "instance", "token", "cancel_requested", "retried_by", "failures")
+_shape = Shape((*_LOOSE, *_HEAD.names, *_DOC.names))
 
 
 def _mended(row: Sequence[Any]) -> TaskRecord:
-    owner, token, status, cancel, retried_by, head, doc, task_id = row
-    values = {"task_id": task_id, "instance": owner, "cancel_requested": cancel is not None, "retried_by": retried_by}
-    stored = {"status": status, "token": token}
+    owner, token, status, cancel, retried_by, head, doc, failures, task_id = row
+    values: dict[str, Any] = {
+        "task_id": task_id,
+        "instance": owner,
+        "cancel_requested": cancel is not None,
+        "retried_by": retried_by,
+    }
+    stored = {"status": status, "token": token, "failures": failures}
+    with contextlib.suppress(Exception):  # the row may hold anything
+        values["failures"] = _failures_in(failures)
     with contextlib.suppress(ValueError, TypeError):
         values["status"] = TaskStatus(status)
     with contextlib.suppress(ValueError, TypeError):
@@ -253,6 +279,8 @@ def dimensions(record: TaskRecord) -> list[str]:
     dims = ["", f"f{record.func_name}", f"q{record.queue}", f"s{record.source}"]
     if trace_id := record.trace_id:
         dims.append(f"r{trace_id}")
+    if (fingerprint := record.fingerprint) is not None:
+        dims.append(f"p{fingerprint}")
     for key, value in record.tags.items():
         dims += (tag_dimension(key, None), tag_dimension(key, value))
     return dims
@@ -300,6 +328,11 @@ def pooled_fields(task: Pooled) -> list[str]:
     return [task.task_id, task.queue, str(-task.priority), group, str(created), str(since)]
 
 
+def failed_fields(record: TaskRecord) -> list[str | int]:
+    """The fingerprint of a task that failed (empty if it is over it) and its failures, in the order of `apply.lua`."""
+    return [record.fingerprint or "", _failures_out(record.failures)] if record.failures else []
+
+
 def update_fields(record: TaskRecord) -> list[Field]:
     """Return the fields of an update, in the order of `apply.lua`."""
     duration = ended = ""
@@ -322,6 +355,7 @@ def update_fields(record: TaskRecord) -> list[Field]:
         _group(record),
         str(to_micros(record.created_at)),
         figures,
+        failed_fields(record),
     ]
 
 

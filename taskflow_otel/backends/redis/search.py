@@ -99,6 +99,7 @@ class _Search:
             None if query.queue is None else f"q{query.queue}",
             None if query.source is None else f"s{query.source}",
             None if query.trace_id is None else f"r{query.trace_id}",
+            None if query.fingerprint is None else f"p{query.fingerprint}",
             None if query.tag is None else codec.tag_dimension(*query.tag),
         ]
         self.dimensions = [dim for dim in named if dim is not None] or [""]

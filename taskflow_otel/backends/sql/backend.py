@@ -26,6 +26,7 @@ from taskflow_otel.backends.sql.audit import SqlAuditStore
 from taskflow_otel.backends.sql.batch import Step, UnexpectedRowCount
 from taskflow_otel.backends.sql.connections import Connections
 from taskflow_otel.backends.sql.dialects import Dialect
+from taskflow_otel.backends.sql.failures import SqlFailureStore
 from taskflow_otel.backends.sql.faults import original
 from taskflow_otel.backends.sql.figures import SqlFigureStore
 from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, to_log_entry, to_record, to_records
@@ -84,6 +85,7 @@ class SqlBackend(ABC):
         self.audit_store: SqlAuditStore = SqlAuditStore(self._read, self._transact, dialect)
         self.operation_store: SqlOperationStore = SqlOperationStore(self._read, self._transact, dialect)
         self.figure_store: SqlFigureStore = SqlFigureStore(self._read, self._transact)
+        self.failure_store: SqlFailureStore = SqlFailureStore(self._read)
         self.pool_store: SqlPoolStore = SqlPoolStore(self._read, self._transact, dialect, self._named)
         self.transaction_store: SqlTransactionStore = SqlTransactionStore(
             self.pool_store, dialect, self._named, where, exclusive=self._one_writer

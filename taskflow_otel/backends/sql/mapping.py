@@ -20,12 +20,14 @@ from sqlalchemy import BigInteger, Double, Integer, SmallInteger, String, Text
 from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.types import TypeEngine
 
+from taskflow_otel.model.failure import AttemptFailure
 from taskflow_otel.model.mended import (
     NO_TIME,
     Shape,
     mended,
     read_duration,
     read_extra,
+    read_failure,
     read_progress,
     read_tags,
     read_timeline_entry,
@@ -150,6 +152,22 @@ def _timeline_in(text: str) -> tuple[TimelineEntry, ...]:
     )
 
 
+def failures_out(failures: Sequence[AttemptFailure]) -> str | None:
+    """The stored form of the failures of a task; `None` if it has none."""
+    if not failures:
+        return None
+    return _encode(
+        [
+            (f.attempt, f.fingerprint, f.error_type, f.error, f.frames, f.retry_at and micros(f.retry_at))
+            for f in failures
+        ]
+    )
+
+
+def _failures_in(text: str) -> tuple[AttemptFailure, ...]:
+    return tuple([read_failure(*rest, None if at is None else moment(at)) for *rest, at in _decode(text)])
+
+
 def _span_out(ref: SpanRef | None) -> str:
     if ref is None:
         return "null"
@@ -233,6 +251,8 @@ STORED: tuple[Field, ...] = (
     Field("timeline", LONG, timeline_out, _timeline_in, mutable=True, nullable=False),
     Field("trace", LONG, trace_out, _trace_in, mutable=True, nullable=False),
     Field("payload", LONG),
+    # The last column of them, as in a table that was migrated to have it.
+    Field("failures", LONG, failures_out, _failures_in, mutable=True),
 )
 """The columns of a record, in the order that `to_record` expects."""
 
@@ -242,16 +262,17 @@ DERIVED: tuple[Field, ...] = (
     Field("active_key", NAME, mutable=True),
     Field("live_owner", NAME, mutable=True),
     Field("finished_at", MICROS, mutable=True),
+    Field("fingerprint", WORD, mutable=True),
 )
 """The columns that only queries need: `_derive` computes them."""
 
 
-def _derive(record: TaskRecord) -> tuple[str | None, str | None, str | None, int | None]:
+def _derive(record: TaskRecord) -> tuple[str | None, str | None, str | None, int | None, str | None]:
     key = record.active_key
     key = None if key is None else indexable(key)
     if record.status.finished:
-        return record.trace_id, key, None, micros(record.end_time or record.created_at)
-    return record.trace_id, key, record.instance, None
+        return record.trace_id, key, None, micros(record.end_time or record.created_at), record.fingerprint
+    return record.trace_id, key, record.instance, None, record.fingerprint
 
 
 def row_maker(fields: Sequence[Field]) -> Callable[[TaskRecord], tuple[Any, ...]]:
@@ -271,6 +292,7 @@ def row_maker(fields: Sequence[Field]) -> Callable[[TaskRecord], tuple[Any, ...]
 
 _DECODERS = tuple((at, field.decode) for at, field in enumerate(STORED) if field.decode is not None)
 _ATTRIBUTES = tuple(field.name for field in STORED)
+_FAILURES = _ATTRIBUTES.index("failures")
 _shape = Shape(_ATTRIBUTES)
 
 
@@ -292,6 +314,8 @@ def to_record(row: Iterable[Any]) -> TaskRecord:
         for at, decode in _DECODERS:
             if (value := values[at]) is not None:
                 values[at] = decode(value)
+        if values[_FAILURES] is None:
+            values[_FAILURES] = ()
     except Exception:  # the row may hold anything
         return _mended(stored)
     if not _shape.fits(values):
@@ -306,6 +330,8 @@ def _mended(row: Sequence[Any]) -> TaskRecord:
             values[field.name] = value if field.decode is None or value is None else field.decode(value)
         except Exception:  # as above
             logger.debug("the %s of a stored task cannot be read", field.name)
+    if values.get("failures", ()) is None:
+        values["failures"] = ()
     return mended(values, dict(zip(_ATTRIBUTES, row, strict=True)))
 
 

@@ -50,6 +50,7 @@ _INDEXES: dict[Way, str] = {
     ("queue",): "taskflow_tasks_by_queue",
     ("source",): "taskflow_tasks_by_source",
     ("trace_id",): "taskflow_tasks_by_trace",
+    ("fingerprint",): "taskflow_tasks_by_fingerprint",
 }
 
 _GONE_WRONG = FINISHED_STATUSES - {TaskStatus.SUCCESS}
@@ -62,6 +63,9 @@ def ways(query: TaskQuery) -> list[Way]:
     if query.trace_id is not None:
         # A trace has few tasks.
         return [("trace_id",)]
+    if query.fingerprint is not None:
+        # Few tasks fail, and this index has the times of their ends too.
+        return [("fingerprint",)]
     alone = [name for name in _EQUALS if getattr(query, name) is not None]
     found: list[Way] = []
     if query.tag is not None:
@@ -95,7 +99,7 @@ def kept_sizes(query: TaskQuery, among: Sequence[Way]) -> Select[Any]:
 def countable(query: TaskQuery) -> bool:
     """Whether the stored counts contain the number of finished tasks that match."""
     times = query.since, query.until, query.ended_since, query.ended_until
-    return all(value is None for value in (query.tag, *times, query.trace_id, query.q))
+    return all(value is None for value in (query.tag, *times, query.trace_id, query.fingerprint, query.q))
 
 
 def kept_counts(query: TaskQuery) -> Select[Any]:
@@ -210,6 +214,20 @@ class TaskSearch:
             *self._besides_key(oldest, newest),
         ).order_by(*(column.desc() for column in columns), self._age.desc())
 
+    def without_index(self) -> Iterator[ColumnElement[bool]]:
+        """All conditions, as expressions that make no database choose another index."""
+        oldest, newest = self._times(None, None)
+        created = tasks.c.created_at + literal_column("0")
+        if oldest is not None:
+            yield created >= oldest
+        if newest is not None:
+            yield created <= newest
+        if self._query.trace_id is not None:
+            yield tasks.c.trace_id.concat(literal_column("''")) == self._query.trace_id
+        if self._query.fingerprint is not None:
+            yield tasks.c.fingerprint == self._query.fingerprint
+        yield from self._besides
+
     def _within(self, back_to: int | None = None, newest: int | None = None) -> Iterator[ColumnElement[bool]]:
         """The conditions that the index decides."""
         for column, value in self._key:
@@ -228,6 +246,8 @@ class TaskSearch:
         if self._index == "taskflow_tasks_gone_wrong":
             # A partial index is used only if its condition is repeated.
             yield GONE_WRONG
+        if self._index == "taskflow_tasks_by_fingerprint":
+            yield tasks.c.fingerprint.is_not(None)
         if oldest is not None:
             yield self._age >= oldest
         if newest is not None:
@@ -236,6 +256,8 @@ class TaskSearch:
     def _left_by(self, way: Way) -> Iterator[ColumnElement[bool]]:
         query = self._query
         yield from _equal(query, [name for name in _EQUALS if name not in way], _UNINDEXED)
+        if query.fingerprint is not None and way != ("fingerprint",):
+            yield tasks.c.fingerprint == query.fingerprint
         if query.tag is not None and way != ("tag",):
             tagged = (column == value for column, value in _key(query, ("tag",)))
             yield exists().where(task_tags.c.task_id == tasks.c.task_id, *tagged)
@@ -248,6 +270,11 @@ class TaskSearch:
         if query.q is not None:
             searched: list[Column[str]] = [tasks.c[name] for name in ("func_name", "error", "task_id")]
             yield or_(*(column.icontains(query.q, autoescape=True) for column in searched))
+
+
+def conditions(query: TaskQuery) -> Iterator[ColumnElement[bool]]:
+    """All conditions of a query, for a statement that walks along an index which decides none of them."""
+    yield from TaskSearch(query, ("fingerprint",)).without_index()
 
 
 def read_counts(rows: Iterable[Any], *, exact: bool) -> TaskCounts:

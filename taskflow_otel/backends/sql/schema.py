@@ -15,20 +15,33 @@ from sqlalchemy import (
     String,
     Table,
     and_,
+    bindparam,
     inspect,
     literal_column,
     select,
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.schema import CreateColumn
 
 from taskflow_otel.backends.sql.dialects import Dialect
-from taskflow_otel.backends.sql.mapping import DERIVED, ID, LONG, MICROS, NAME, STORED, WHOLE, WORD
+from taskflow_otel.backends.sql.mapping import (
+    DERIVED,
+    ID,
+    LONG,
+    MICROS,
+    NAME,
+    STORED,
+    WHOLE,
+    WORD,
+    failures_out,
+)
 from taskflow_otel.backends.sql.names import unnamed
 from taskflow_otel.errors import SchemaVersionError
+from taskflow_otel.model.failure import fingerprint_of, summary_of
 from taskflow_otel.model.status import TaskStatus
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 metadata: MetaData = MetaData()
 # Binary comparison: the ids, keys and names 'a' and 'A' are different. Other row formats limit the indexes too much.
@@ -205,6 +218,12 @@ def _index(
     return Index(f"taskflow_{name}", *columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
+_WITH_FAILURES = 5
+"""The version since which the fingerprint of a failure is stored."""
+_TOLD_AT_ONCE = 500
+WENT_WRONG = (TaskStatus.FAILED, TaskStatus.INTERRUPTED, TaskStatus.REJECTED)
+"""The states of tasks that went wrong."""
+
 _c = tasks.c
 _GONE_WELL = (TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.SUCCESS)
 # One comparison for each value: for a list, SQLite would build a table at each written row. Literals, because with
@@ -226,6 +245,12 @@ _index("tasks_active_key", _c.active_key, where=_c.active_key.is_not(None), uniq
 _index("tasks_live", _c.live_owner, _c.created_at, where=_c.live_owner.is_not(None))
 _index("tasks_to_cancel", _c.cancel_requested, _c.live_owner, where=_c.cancel_requested == text("1"))
 _index("tasks_by_change", _c.updated_at)
+# With all that groups of failures are counted by, so that counting them reads nothing else.
+_index(
+    "tasks_by_fingerprint",
+    *(_c.fingerprint, _c.created_at, _c.status, _c.finished_at, _c.retried_by, _c.task_id),
+    where=_c.fingerprint.is_not(None),
+)
 _index("tasks_by_end", _c.finished_at, where=_c.finished_at.is_not(None))
 _a = audit.c
 _index("audit_by_age", _a.at, _a.entry_id)
@@ -246,10 +271,10 @@ Migration = Callable[[AsyncConnection], Awaitable[None]]
 
 
 async def _only_add(_: AsyncConnection) -> None:
-    """`_complete` creates the missing tables and indexes."""
+    """`_complete` creates the missing tables, columns and indexes."""
 
 
-MIGRATIONS: Sequence[Migration] = (_only_add, _only_add, _only_add)
+MIGRATIONS: Sequence[Migration] = (_only_add, _only_add, _only_add, _only_add)
 """The step at index `n` migrates a schema from version `n + 1` to `n + 2`."""
 
 
@@ -277,6 +302,8 @@ async def prepare(
             for step in migrations[found - 1 : version - 1]:
                 await step(connection)
         await connection.run_sync(_complete, named, migrating)
+        if found is not None and found < _WITH_FAILURES:
+            await _tell_failures(connection)
         if found is None:
             await connection.execute(meta.insert().values(name="schema_version", value=str(version)))
         elif found < version:
@@ -285,7 +312,7 @@ async def prepare(
 
 
 def _complete(connection: Connection, named: Callable[[str], str], migrating: Callable[[], None]) -> None:
-    """Create each missing table and index.
+    """Create each missing table, column and index.
 
     In a database where each change of the schema commits, a killed start leaves only some of them.
     """
@@ -295,11 +322,44 @@ def _complete(connection: Connection, named: Callable[[str], str], migrating: Ca
         if named(table.name) not in there:
             table.create(connection, checkfirst=False)
             continue
+        columns = {column["name"] for column in inspector.get_columns(named(table.name))}
+        for column in table.columns:
+            if column.name not in columns:
+                migrating()
+                added = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {added}")
         known = {index["name"] for index in inspector.get_indexes(named(table.name))}
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             if named(str(index.name)) not in known:
                 migrating()
                 index.create(connection, checkfirst=False)
+
+
+async def _tell_failures(connection: AsyncConnection) -> None:
+    """Write the fingerprints of tasks that went wrong under an earlier version; a step that was killed is repeated."""
+    c = tasks.c
+    wanted = c.task_id, c.func_name, c.status, c.attempt, c.reason, c.error_type, c.error, c.stacktrace
+    change = (
+        tasks.update()
+        .where(c.task_id == bindparam("of"))
+        .values(fingerprint=bindparam("told"), failures=bindparam("kept"))
+    )
+    for status in WENT_WRONG:
+        last = ""
+        while True:
+            some = select(*wanted).where(c.status == status.value, c.task_id > last).order_by(c.task_id)
+            rows = (await connection.execute(some.limit(_TOLD_AT_ONCE))).all()
+            if not rows:
+                break
+            last = rows[-1][0]
+            told = []
+            for task_id, name, _, attempt, reason, error_type, error, stacktrace in rows:
+                kind = fingerprint_of(
+                    name, status, reason=reason, error_type=error_type, error=error, stacktrace=stacktrace
+                )
+                kept = summary_of(attempt, kind, error_type=error_type, error=error, stacktrace=stacktrace)
+                told.append({"of": task_id, "told": kind, "kept": failures_out([kept])})
+            await connection.execute(change, told)
 
 
 async def stored_version(connection: AsyncConnection, named: Callable[[str], str] = unnamed) -> int | None:

@@ -61,6 +61,7 @@ _LATER = {
     "stacktrace": None,
     "duplicate_of": None,
     "reason": None,
+    "failures": (),
 }
 _NOT_NEW = _LATER | {
     "cancel_requested": False,
@@ -77,7 +78,12 @@ _not_new, _pristine = attrgetter(*_NOT_NEW), tuple(_NOT_NEW.values())
 _PENDING, _RUNNING, _SUCCESS = TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.SUCCESS
 _NEW, _STARTED, _SUCCEEDED = _PENDING.value, _RUNNING.value, _SUCCESS.value
 
-_OMITTED = {name for name, value in _NOT_NEW.items() if value is None} | {"active_key", "finished_at"}
+_OMITTED = {name for name, value in _NOT_NEW.items() if value is None} | {
+    "active_key",
+    "finished_at",
+    "failures",
+    "fingerprint",
+}
 _NEW_COLUMNS = [column.name for column in tasks.columns if column.name not in _OMITTED]
 # All lists follow the order of the table, which is the order of the parameters of a compiled statement.
 _STARTED_COLUMNS = ["status", "start_time", "timeline", "trace", "trace_id", "updated_at"]

@@ -14,6 +14,7 @@ A backend in memory may return the same object every time, if the object keeps i
 from __future__ import annotations
 
 from taskflow_otel.testing.backends.admin import AdminConformance
+from taskflow_otel.testing.backends.failures import FailureConformance
 from taskflow_otel.testing.backends.figures import FigureConformance
 from taskflow_otel.testing.backends.fleet import FleetConformance
 from taskflow_otel.testing.backends.pool import PoolConformance
@@ -22,6 +23,7 @@ from taskflow_otel.testing.backends.tasks import TaskConformance
 __all__ = [
     "AdminConformance",
     "BackendConformance",
+    "FailureConformance",
     "FigureConformance",
     "FleetConformance",
     "PoolConformance",
@@ -29,5 +31,7 @@ __all__ = [
 ]
 
 
-class BackendConformance(TaskConformance, FleetConformance, AdminConformance, FigureConformance, PoolConformance):
+class BackendConformance(
+    TaskConformance, FleetConformance, AdminConformance, FigureConformance, FailureConformance, PoolConformance
+):
     """The whole suite. Inherit from it, and define the fixture `backend_factory`."""

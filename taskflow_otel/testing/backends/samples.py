@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from taskflow_otel.model.failure import AttemptFailure
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.query import Instance, TaskQuery
 from taskflow_otel.model.record import Progress, TaskRecord, TimelineEntry
@@ -70,6 +71,10 @@ def full_task() -> TaskRecord:
         reason=TEXT,
         retry_of=new_task_id(),
         logs_dropped=4,
+        failures=(
+            AttemptFailure(2, "0123456789abcdef", "KeyError", TEXT, ("app.py:1 in f", TEXT), BASE),
+            AttemptFailure(3, None),
+        ),
         payload='{"v":1,"args":["ü","🎉"]}',
         crashes=1,
         token=2**40,
@@ -110,6 +115,9 @@ def population() -> list[TaskRecord]:
             tags=draw.choice([{}, {"tenant": "a"}, {"tenant": "b", 'q"x': "a"}, {"tenant": "a ", "n": TEXT}]),
             error=draw.choice([None, None, TEXT, "timed out after 5 s"]),
             trace=TaskTrace(SpanRef(draw.choice("abc") * 32, "1" * 16)),
+            failures=draw.choice(
+                [(), (AttemptFailure(0, "a" * 16),), (AttemptFailure(0, "b" * 16), AttemptFailure(1, None))]
+            ),
             duration=1.5,
             end_time=BASE + timedelta(days=1, minutes=-number),
         )
@@ -139,6 +147,10 @@ def queries(tasks: list[TaskRecord]) -> list[TaskQuery]:
         {"ended_since": tasks[50].end_time, "ended_until": tasks[10].end_time, "status": TaskStatus.FAILED},
         {"ended_since": tasks[30].end_time, "func_name": "send_sms", "since": early},
         {"trace_id": "a" * 32},
+        {"fingerprint": "a" * 16},
+        {"fingerprint": "b" * 16},
+        {"fingerprint": "a" * 16, "status": TaskStatus.FAILED, "since": early},
+        {"fingerprint": "a" * 16, "trace_id": "a" * 32},
         {"q": "send_"},
         {"q": "%"},
         {"q": "日本語 🎉"},
@@ -153,7 +165,7 @@ def queries(tasks: list[TaskRecord]) -> list[TaskQuery]:
 
 def matches(task: TaskRecord, query: TaskQuery) -> bool:
     """Whether a task matches the query: the simple reference implementation for comparison with backends."""
-    equal = ("status", "func_name", "queue", "source", "trace_id")
+    equal = ("status", "func_name", "queue", "source", "trace_id", "fingerprint")
     if any(getattr(query, name) not in (None, getattr(task, name)) for name in equal):
         return False
     if query.tag is not None:

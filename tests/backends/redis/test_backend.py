@@ -17,8 +17,8 @@ import pytest
 from redis.asyncio import Redis
 
 import taskflow_otel.backends.redis as package
-from taskflow_otel.backends.base import AppendLogs, Applied, Insert, Outcome, Update
-from taskflow_otel.backends.redis import RedisBackend, backend, connection, search
+from taskflow_otel.backends.base import AppendLogs, Applied, Insert, Outcome, RetryLink, Update
+from taskflow_otel.backends.redis import RedisBackend, backend, connection, failures, search
 from taskflow_otel.errors import (
     BackendError,
     BackendUnavailableError,
@@ -26,11 +26,13 @@ from taskflow_otel.errors import (
     MissingExtraError,
     SchemaVersionError,
 )
+from taskflow_otel.model.failure import fingerprint_of
 from taskflow_otel.model.ids import new_task_id
-from taskflow_otel.model.query import Instance, TaskQuery
+from taskflow_otel.model.query import Instance, TaskQuery, Trend
 from taskflow_otel.model.record import LogEntry, Progress, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
+from taskflow_otel.testing.backends.samples import BASE, finish, make_task
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -335,13 +337,39 @@ async def test_an_older_schema_is_migrated_step_by_step(
     monkeypatch.setattr(
         connection, "script_source", lambda name: source("open") if name == "open" else _lift(int(name.split("_")[1]))
     )
-    monkeypatch.setattr(backend, "SCHEMA_VERSION", 3)
-    monkeypatch.setattr(backend, "MIGRATIONS", {1: "lift_1", 2: "lift_2"})
+    monkeypatch.setattr(backend, "SCHEMA_VERSION", 4)
+    monkeypatch.setattr(backend, "MIGRATIONS", {2: "lift_2", 3: "lift_3"})
     newer = RedisBackend(redis_url)
     await newer.open()
     await newer.close()
-    assert await client.get("{taskflow}:schema") == "3"
-    assert await client.lrange("steps", 0, -1) == ["1", "2"]
+    assert await client.get("{taskflow}:schema") == "4"
+    assert await client.lrange("steps", 0, -1) == ["2", "3"]
+
+
+async def test_failures_of_the_first_version_get_the_fingerprints_that_new_ones_have(
+    redis_url: str, redis: RedisBackend, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "_TOLD_AT_ONCE", 2)
+    error = {"error": "no order 3", "error_type": "KeyError"}
+    failed = [finish(make_task(**error), TaskStatus.FAILED) for _ in range(5)]
+    retry = make_task(retry_of=failed[0].task_id)
+    lost = finish(make_task(reason="process_died"), TaskStatus.INTERRUPTED)
+    # Stored as the first version stored them: without failures.
+    await redis.apply([Insert(task) for task in (*failed, lost)])
+    await redis.apply([Insert(retry, link=RetryLink())])
+    await client.set("{taskflow}:schema", 1)
+    newer = RedisBackend(redis_url)
+    await newer.open()
+    kind = fingerprint_of("send", TaskStatus.FAILED, **error)
+    other = fingerprint_of("send", TaskStatus.INTERRUPTED, reason=lost.reason)
+    groups = (await newer.failure_store.groups(TaskQuery(), Trend(BASE, BASE))).groups
+    assert {group.fingerprint: (group.total, group.open) for group in groups} == {kind: (5, 4), other: (1, 1)}
+    assert len((await newer.page(TaskQuery(fingerprint=kind))).records) == 5
+    assert (await newer.counts(TaskQuery())).by_status[TaskStatus.FAILED] == 5
+    await newer.delete_tasks([task.task_id for task in failed])
+    assert not (await newer.page(TaskQuery(fingerprint=kind))).records
+    assert await client.get("{taskflow}:schema") == "2"
+    await newer.close()
 
 
 def _lift(version: int) -> str:

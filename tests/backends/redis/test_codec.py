@@ -21,9 +21,10 @@ HEAD, DOC = codec.dump_head(full_task()), codec.dump_doc(full_task())
     token=st.one_of(st.just("1"), texts()),
     places=st.dictionaries(st.integers(0, 18), json_values, max_size=3),
     whole=st.one_of(st.none(), json_texts),
+    failures=st.one_of(st.none(), json_texts),
 )
 def test_any_row_of_redis_becomes_a_record_that_can_be_shown(
-    status: str, token: str, places: dict[int, Any], whole: str | None
+    status: str, token: str, places: dict[int, Any], whole: str | None, failures: str | None
 ) -> None:
     head, doc = json.loads(HEAD), json.loads(DOC)
     for place, value in places.items():
@@ -31,7 +32,7 @@ def test_any_row_of_redis_becomes_a_record_that_can_be_shown(
         if place < len(head):
             head[place] = value
     for row in ((json.dumps(head), DOC), (HEAD, json.dumps(doc)), (whole, DOC), (HEAD, whole)):
-        shown(codec.load_record(("one", token, status, None, None, *row, full_task().task_id)), [])
+        shown(codec.load_record(("one", token, status, None, None, *row, failures, full_task().task_id)), [])
 
 
 @given(json_texts)

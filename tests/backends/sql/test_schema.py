@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Column, Index, Integer, Table, inspect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -15,9 +16,11 @@ from taskflow_otel.backends.sql import schema
 from taskflow_otel.backends.sql.backend import SqlBackend
 from taskflow_otel.backends.sql.schema import SCHEMA_VERSION, metadata, prepare, stored_version
 from taskflow_otel.errors import SchemaVersionError
-from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.failure import fingerprint_of
+from taskflow_otel.model.query import TaskQuery, Trend
 from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.testing.backends.samples import finish, make_task
+from taskflow_otel.model.vocabulary import Reason
+from taskflow_otel.testing.backends.samples import BASE, finish, make_task
 from tests.backends.conftest import BackendFactory
 
 SQL = ["mysql", "postgres", "sqlite"]
@@ -99,7 +102,40 @@ async def test_tasks_of_the_first_version_get_the_index_of_those_that_went_wrong
         assert await stored_version(connection) == SCHEMA_VERSION
         indexes = await connection.run_sync(lambda sync: inspect(sync).get_indexes(schema.tasks.name))
     assert index.name in {found["name"] for found in indexes}
-    assert (await again.page(TaskQuery(func_name="x", status=TaskStatus.FAILED))).records == [task]
+    [migrated] = (await again.page(TaskQuery(func_name="x", status=TaskStatus.FAILED))).records
+    assert replace(migrated, failures=()) == task
+    await again.close()
+
+
+async def test_failures_of_an_earlier_version_get_the_fingerprints_that_new_ones_have(
+    backend: SqlBackend, backend_factory: BackendFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "_TOLD_AT_ONCE", 2)
+    trace = 'Traceback:\n  File "/srv/shop/app.py", line 7, in charge\n    x()\nKeyError: 3'
+    error = {"error": "no order 3", "error_type": "KeyError", "stacktrace": trace}
+    failed = [finish(make_task(**error), TaskStatus.FAILED) for _ in range(5)]
+    lost = finish(make_task(reason=Reason.PROCESS_DIED.value), TaskStatus.INTERRUPTED)
+    meant = finish(make_task(reason=Reason.OVERLAP.value), TaskStatus.REJECTED)
+    fine = finish(make_task())
+    await backend.apply([Insert(task) for task in (*failed, lost, meant, fine)])
+    async with engine_of(backend).begin() as connection:
+        [index] = [index for index in schema.tasks.indexes if index.name == "taskflow_tasks_by_fingerprint"]
+        await connection.run_sync(index.drop)
+        for column in ("fingerprint", "failures"):
+            await connection.exec_driver_sql(f"ALTER TABLE taskflow_tasks DROP COLUMN {column}")
+        await connection.execute(schema.meta.update().values(value="4"))
+    await backend.close()
+    again = backend_factory()
+    assert isinstance(again, SqlBackend)
+    await again.open()
+    kind = fingerprint_of("send", TaskStatus.FAILED, **error)
+    other = fingerprint_of("send", TaskStatus.INTERRUPTED, reason=lost.reason)
+    groups = (await again.failure_store.groups(TaskQuery(), Trend(BASE, BASE))).groups
+    assert {group.fingerprint: group.total for group in groups} == {kind: 5, other: 1}
+    stored = await again.get(failed[0].task_id)
+    assert stored is not None
+    assert [(one.error, one.frames) for one in stored.failures] == [("no order 3", ("/srv/shop/app.py:7 in charge",))]
+    assert await again.get(fine.task_id) == fine
     await again.close()
 
 

@@ -1,12 +1,13 @@
 -- ARGV: writer, number, JSON list of the changes, then in their order doc and head of each insert, and its key in the form
 -- of version 0.1.0 if that differs; doc of each update:
---   [I, id, owner, token, status, dims, key, holds, duration, end, search, group, created, figures, cancel, retried_by,
---     once, task that this one retries, the retry of it that was seen, whether its key has another form]
---   [U, id, owner, token, status, dims, key, holds, duration, end, search, group, created, figures]
+--   [I, id, owner, token, status, dims, key, holds, duration, end, search, group, created, figures, failed, cancel,
+--     retried_by, once, task that this one retries, the retry of it that was seen, whether its key has another form]
+--   [U, id, owner, token, status, dims, key, holds, duration, end, search, group, created, figures, failed]
 --   [L, id, seq, entry, seq, entry, ...]
 -- An empty text stands for "none" (null for a key, which may be empty); `holds` tells whether the key is held in this
 -- status; `duration` and `end` are given for finished tasks only, and so are the entries of `figures`: [minute, hour, field,
--- microseconds, field, microseconds, ...].
+-- microseconds, field, microseconds, ...]. `failed` is empty for a task that never failed, else the fingerprint of its latest
+-- failure (empty if it is over it), and its failures.
 -- Returns one text for each change: A applied, S stale, D<id> duplicate of <id>. If an instance was declared dead whose
 -- id a change carries, nothing is applied, and its id is returned.
 if superseded(ARGV[1], ARGV[2]) then return false end
@@ -47,17 +48,25 @@ local function flush_figures()
   end
 end
 
+-- `retried_by` is empty for a task that was not retried.
+local function note_failure(id, status, failed, ended, retried_by)
+  call('HSET', task_key(id), 'failures', failed[2])
+  if LIVE[status] or failed[1] == '' then return end
+  call('HSET', task_key(id), 'fingerprint', failed[1])
+  failure(id, ended, failed[1], retried_by == '')
+end
+
 local function insert(change)
   local doc, head = next_text(), next_text()
-  local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created, figures, cancel,
-    retried_by, once, original, seen, reshaped = unpack(change)
+  local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created, figures, failed,
+    cancel, retried_by, once, original, seen, reshaped = unpack(change)
   local old_key = reshaped ~= '' and next_text()
   local task = task_key(id)
   local stored = call('HMGET', task, 'owner', 'token')
   if stored[1] then
     return (stored[1] == owner and stored[2] == token) and 'A' or 'S'
   end
-  local linked = original ~= '' and call('HMGET', task_key(original), 'owner', 'retried_by')
+  local linked = original ~= '' and call('HMGET', task_key(original), 'owner', 'retried_by', 'fingerprint')
   if linked and linked[1] and linked[2] and linked[2] ~= seen and linked[2] ~= id then return 'D' .. linked[2] end
   local user = once ~= '' and call('HGET', P .. 'once', once)
   if user and user ~= id then return 'D' .. user end
@@ -69,6 +78,7 @@ local function insert(change)
   if linked and linked[1] then
     call('HSET', task_key(original), 'retried_by', id)
     changed(original, now(), linked[1])
+    if linked[3] then place(P .. 'open:' .. linked[3], original, false) end
   end
   if once ~= '' then
     call('HSET', P .. 'once', once, id)
@@ -88,6 +98,7 @@ local function insert(change)
     end
   end
   call('HSET', task, unpack(fields))
+  if failed[1] then note_failure(id, status, failed, ended, retried_by) end
   index(id, created, status, dims, tonumber(duration))
   if LIVE[status] then
     live(id, created, owner, group)
@@ -102,7 +113,8 @@ end
 
 local function update(change)
   local doc = next_text()
-  local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created, figures = unpack(change)
+  local _, id, owner, token, status, dims, key, holds, duration, ended, search, group, created, figures, failed =
+    unpack(change)
   local task = task_key(id)
   local before = call('HMGET', task, 'owner', 'token', 'status', 'dims')
   if before[1] ~= owner or before[2] ~= token then return 'S' end
@@ -117,6 +129,7 @@ local function update(change)
   else
     call('HSET', task, 'status', status, 'dims', dims, 'search', search, 'doc', doc, 'duration', duration)
   end
+  if failed[1] then note_failure(id, status, failed, ended, call('HGET', task, 'retried_by') or '') end
   if not LIVE[status] then
     live(id, false, owner, group)
     place(P .. 'finished', id, ended)

@@ -1,7 +1,7 @@
 -- Prepended to every other script. KEYS[1] is the hash tag with which all keys begin, so that they share one slot.
 --
 --   task:<id>         hash: owner, token, status, dims, search, head, doc; where they apply also key, duration,
---                     cancel, retried_by
+--                     cancel, retried_by, failures, fingerprint (once it has ended)
 --   logs:<id>         hash: seq -> entry
 --   index:<status>:<dimension>   ids by creation time
 --   duration_sum, duration_count hash: <status>:<dimension> -> microseconds, number
@@ -13,6 +13,8 @@
 --   cancel:<owner>    set of live ids for which a cancellation was requested
 --   changed:<owner>   ids by the time of their last write; owners: the owners by the time of their last write
 --   finished          ids by end time
+--   failed:<fingerprint>         ids of tasks that ended with this failure, by end time; open:<fingerprint>: those of
+--                     them that were not retried; fingerprints: set of the fingerprints of which there are such tasks
 --   instances, instance:<id>     set, and one hash each: doc, heartbeat, state, declared_by
 --   handed:<owner>    ids returned by the latest take_over
 --   pool:<queue>      ids of the tasks that nobody owns, by negative priority; ids of one score are ordered by age
@@ -60,7 +62,7 @@ local function superseded(writer, number)
 end
 
 local function row(id)
-  local found = call('HMGET', task_key(id), 'owner', 'token', 'status', 'cancel', 'retried_by', 'head', 'doc')
+  local found = call('HMGET', task_key(id), 'owner', 'token', 'status', 'cancel', 'retried_by', 'head', 'doc', 'failures')
   found[#found + 1] = id
   return found
 end
@@ -132,6 +134,14 @@ local function changed(id, score, owner)
   set[id] = score
 end
 
+-- A finished task whose latest failure has this fingerprint.
+local fingerprints = {}
+local function failure(id, ended, fingerprint, not_retried)
+  fingerprints[fingerprint] = true
+  place(P .. 'failed:' .. fingerprint, id, ended)
+  if not ended or not_retried then place(P .. 'open:' .. fingerprint, id, ended) end
+end
+
 -- Makes `to` the owner of a live task, with a new token.
 local function pass_on(id, from, to, group, created)
   live(id, false, from, group)
@@ -145,11 +155,12 @@ end
 
 -- Deletes a finished task.
 local function delete(id)
-  local stored = call('HMGET', task_key(id), 'owner', 'status', 'dims', 'key', 'duration')
+  local stored = call('HMGET', task_key(id), 'owner', 'status', 'dims', 'key', 'duration', 'fingerprint')
   index(id, false, stored[2], stored[3], stored[5] and tonumber(stored[5]))
   changed(id, false, stored[1])
   if stored[4] then call('HDEL', P .. 'keys', stored[4]) end
   place(P .. 'finished', id, false)
+  if stored[6] then failure(id, false, stored[6]) end
   call('UNLINK', task_key(id), P .. 'logs:' .. id)
 end
 
@@ -180,6 +191,10 @@ local function flush()
     else
       call('HINCRBY', P .. 'duration_sum', field, string.format('%.0f', sum[1]))
     end
+  end
+  for fingerprint in pairs(fingerprints) do
+    local there = call('EXISTS', P .. 'failed:' .. fingerprint) == 1
+    call(there and 'SADD' or 'SREM', P .. 'fingerprints', fingerprint)
   end
   for key, pair in pairs(groups) do
     call(call('EXISTS', key) == 1 and 'SADD' or 'SREM', P .. 'groups:' .. pair[1], pair[2])
