@@ -14,6 +14,7 @@ from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Upd
 from taskflow_otel.engine.queues import QueueStats
 from taskflow_otel.exporters.stream import LiveStream
 from taskflow_otel.model.events import LogEvent
+from taskflow_otel.model.failure import fingerprint_of, summary_of
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord, TimelineEntry
@@ -21,6 +22,7 @@ from taskflow_otel.model.schedule import ScheduleStatus
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
 from taskflow_otel.testing.backends.samples import make_instance, matches
+from taskflow_otel.web.failures import PROBLEMS
 
 T = TypeVar("T")
 
@@ -63,6 +65,14 @@ def make_record(
     record.payload = '{"v":1,"args":[],"kwargs":{}}'
     for name, value in fields.items():
         setattr(record, name, value)
+    if status in PROBLEMS and not record.failures:
+        texts: dict[str, Any] = {
+            "error_type": record.error_type,
+            "error": record.error,
+            "stacktrace": record.stacktrace,
+        }
+        kind = fingerprint_of(func_name, status, reason=record.reason, **texts)
+        record.failures = (summary_of(record.attempt, kind, **texts),)
     return record
 
 

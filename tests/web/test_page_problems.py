@@ -23,16 +23,19 @@ async def test_interrupted_and_rejected_tasks_are_retried_as_groups(opened: Open
     engine.put(make_record("other", status=TaskStatus.REJECTED, reason=Reason.QUEUE_FULL.value))
     engine.put(make_record(status=TaskStatus.REJECTED, reason=Reason.DUPLICATE.value))
     async with opened("?view=failures") as page:
-        await expect(page.get_by_text("4 problems in 2 groups")).to_be_visible()
+        await expect(page.get_by_text("2 groups, 4 open")).to_be_visible()
         group = page.locator(".group").filter(has_text="Its process died")
-        await group.get_by_role("button", name="Retry 3").click()
+        await expect(group).to_contain_text("3 / 3")
+        await group.click()
+        await page.get_by_role("button", name="Retry 3 open").click()
+        await page.get_by_label("Reason").fill("the machine is back")
         await page.get_by_role("button", name="Retry them").click()
         await expect(page.get_by_text("3 tasks enqueued again")).to_be_visible()
-        await expect(group).to_contain_text("all retried")
-        await page.get_by_role("button", name="Retry all").click()
-        await page.get_by_role("dialog").get_by_role("button", name="Retry all").click()
-        await expect(page.get_by_text("1 task enqueued again")).to_be_visible()
-    assert sum(record.source == "retry" for record in engine.records.values()) == 4
+        await expect(group).to_contain_text("0 / 3")
+        await expect(page.get_by_text("2 groups, 1 open")).to_be_visible()
+        await page.goto(page.url.partition("?")[0] + "?view=audit")
+        await expect(page.get_by_text("the machine is back")).to_be_visible()
+    assert sum(record.source == "retry" for record in engine.records.values()) == 3
 
 
 async def test_a_dead_instance_shows_what_it_was_doing(opened: OpenPage, engine: House) -> None:
@@ -56,8 +59,9 @@ async def test_failures_of_a_window_are_those_that_ended_in_it(opened: OpenPage,
         engine.put(make_record(f"short_{number}", TaskStatus.FAILED, age=100 + number, duration=1.0, error="early"))
     engine.put(make_record("old", TaskStatus.FAILED, age=9_000, duration=1.0, error="long past"))
     async with opened("?view=failures&since=1h") as page:
-        await expect(page.get_by_text("10 problems in 2 groups")).to_be_visible()
-        await page.locator(".group").filter(has_text="late").get_by_role("link", name="Tasks").click()
+        await expect(page.get_by_text("10 groups, 10 open")).to_be_visible()
+        await page.locator(".group").filter(has_text="late").click()
+        await page.locator(".failure").get_by_role("link", name="1 task").click()
         await expect(page.locator("tbody tr")).to_have_count(1)
         await expect(page.locator("tbody tr")).to_contain_text("long_one")
         await page.get_by_role("link", name="Overview").click()

@@ -220,7 +220,12 @@ def _failures_out(failures: Sequence[AttemptFailure]) -> str:
 def _failures_in(stored: str | None) -> tuple[AttemptFailure, ...]:
     if stored is None:
         return ()
-    return tuple([read_failure(*rest, None if at is None else from_micros(at)) for *rest, at in _decode(stored)])
+    return tuple(
+        [
+            read_failure(attempt, kind, error_type, error, frames, None if at is None else from_micros(at))
+            for attempt, kind, error_type, error, frames, at in _decode(stored)
+        ]
+    )
 
 
 def load_record(row: Sequence[Any]) -> TaskRecord:

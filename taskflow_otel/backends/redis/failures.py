@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taskflow_otel.backends.failures import GroupCount, Occurrences, grouped
 from taskflow_otel.backends.redis import codec
@@ -100,7 +100,11 @@ async def tell_failures(link: Connection) -> None:
                 record = codec.load_record(row)
                 if record.failures:
                     continue
-                texts = {"error_type": record.error_type, "error": record.error, "stacktrace": record.stacktrace}
+                texts: dict[str, Any] = {
+                    "error_type": record.error_type,
+                    "error": record.error,
+                    "stacktrace": record.stacktrace,
+                }
                 kind = fingerprint_of(record.func_name, status, reason=record.reason, **texts)
                 record.failures = (summary_of(record.attempt, kind, **texts),)
                 fingerprint, failures = codec.failed_fields(record)

@@ -165,7 +165,12 @@ def failures_out(failures: Sequence[AttemptFailure]) -> str | None:
 
 
 def _failures_in(text: str) -> tuple[AttemptFailure, ...]:
-    return tuple([read_failure(*rest, None if at is None else moment(at)) for *rest, at in _decode(text)])
+    return tuple(
+        [
+            read_failure(attempt, kind, error_type, error, frames, None if at is None else moment(at))
+            for attempt, kind, error_type, error, frames, at in _decode(text)
+        ]
+    )
 
 
 def _span_out(ref: SpanRef | None) -> str:

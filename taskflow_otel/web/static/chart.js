@@ -18,6 +18,23 @@ export function sparkline(values) {
   );
 }
 
+/** How many tasks failed in each part of a window, as bars. `since`: its beginning, in milliseconds. */
+export function occurrences(points, since, seconds) {
+  const [width, height] = [600, 64];
+  const top = Math.max(...points, 1);
+  const step = width / points.length;
+  const total = points.reduce((sum, point) => sum + point, 0);
+  const chart = s("svg", { class: "occurrences", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `${total} failures since ${clock(new Date(since).toISOString())}` });
+  chart.append(s("line", { class: "grid", x1: 0, x2: width, y1: height - 0.5, y2: height - 0.5 }));
+  points.forEach((point, index) => {
+    const size = point ? Math.max(2, (point / top) * (height - 4)) : 0;
+    const bar = s("g", { class: "bar" }, s("rect", { class: "bar-hit", x: index * step, y: 0, width: step, height }), s("rect", { class: "bar-failed", x: index * step + 1, y: height - size, width: Math.max(1, step - 2), height: size }));
+    bar.append(s("title", { text: `${clock(new Date(since + index * seconds * 1000).toISOString())}\n${point} failed` }));
+    chart.append(bar);
+  });
+  return chart;
+}
+
 export const LAYERS = ["success", "failed", "other"];
 
 /** The outcomes of the tasks in each part of the window, stacked. */

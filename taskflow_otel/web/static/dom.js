@@ -132,6 +132,35 @@ export function confirmed(title, text, action, { danger = false } = {}) {
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
 }
 
+/**
+ * Ask before an action, and why it is done; resolves to `{reason, option}`, or null if the user did not agree.
+ *
+ * @param {string} title
+ * @param {string} text
+ * @param {string} action
+ * @param {{danger?: boolean, options?: string[][]}} [given] `options`: what to choose from, as values and texts
+ */
+export function asked(title, text, action, { danger = false, options = [] } = {}) {
+  const reason = /** @type {HTMLInputElement} */ (h("input", { type: "text", name: "reason", maxlength: "1000", "aria-label": "Reason", placeholder: "Reason, for the audit (optional)", autocomplete: "off" }));
+  const choice = /** @type {HTMLSelectElement} */ (h("select", { name: "option", "aria-label": "How long" }, options.map(([value, shown]) => h("option", { value, text: shown, selected: value === "24h" }))));
+  const agreed = confirmed(title, text, action, { danger });
+  const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("dialog"));
+  reason.addEventListener("keydown", (event) => event.key === "Enter" && dialog.close("yes"));
+  dialog.lastElementChild?.before(h("div", { class: "dialog-fields" }, options.length ? choice : null, reason));
+  return agreed.then((yes) => (yes ? { reason: reason.value.trim(), option: choice.value } : null));
+}
+
+/** A button that copies the address of a view. */
+export function copyLink(query) {
+  const label = h("span", { text: "Copy link" });
+  const click = async () => {
+    await copy(new URL(query, location.href).href);
+    setText(label, "Copied");
+    setTimeout(() => setText(label, "Copy link"), 1200);
+  };
+  return h("button", { class: "button ghost", type: "button", on: { click } }, icon("copy"), label);
+}
+
 /** The empty state of a view. */
 export function empty(title, text) {
   return h("div", { class: "empty" }, h("strong", { text: title }), h("p", { text }));

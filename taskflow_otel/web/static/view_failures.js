@@ -1,42 +1,86 @@
-import { confirmed, empty, h, icon, pill, setShown, setText } from "./dom.js";
+// What went wrong, as a worklist: groups at the left, one of them at the right.
+
+import { sparkline } from "./chart.js";
+import { empty, h, icon, pill, setShown, setText } from "./dom.js";
+import { FailureDetail, titleOf } from "./failure.js";
 import { ago, count, full, plural } from "./format.js";
-import { reasonText } from "./rows.js";
 
 const WINDOWS = ["1h", "6h", "24h", "7d"];
 const SETTLE = 1500;
-const RETRY_AT_ONCE = 5000;
+const PAGE = 100;
 const WRONG = new Set(["failed", "interrupted", "rejected"]);
+const ORDERS = [
+  ["last", "Latest first"],
+  ["open", "Most open"],
+  ["count", "Most failures"],
+  ["recent", "Most in the last hour"],
+  ["first", "Newest kind first"],
+];
+const STATES = [
+  ["", "Any state"],
+  ["failed", "Failed"],
+  ["interrupted", "Interrupted"],
+  ["rejected", "Rejected"],
+];
+const IGNORED = [
+  ["false", "Not ignored"],
+  ["true", "Ignored"],
+  ["", "All groups"],
+];
+export const TRENDS = {
+  new: "New: its first failure that is stored was within the last hour.",
+  rising: "Rising: at least five failures within the last hour, more than twice as many as in an average hour of the day before.",
+};
 
-/** What went wrong, as problems: grouped by similar errors. */
+/** The worklist. */
 export class FailuresView {
   constructor(page, root) {
     this.page = page;
-    this.since = page.params.get("since") ?? "24h";
-    this.note = h("span", { class: "muted" });
-    this.groups = h("div", { class: "groups" });
+    const given = (name, otherwise = "") => page.params.get(name) ?? otherwise;
+    this.filters = { since: given("since", "24h"), q: given("q"), func_name: given("func_name"), status: given("status"), order: given("order", "last"), show_ignored: given("show_ignored", "false") };
+    this.chosen = given("fingerprint") || null;
+    this.cursors = [null];
+    this.note = h("span", { class: "muted", role: "status" });
+    this.list = h("ol", { class: "groups", "aria-label": "Groups of failures" });
     this.blank = empty("No failures", "Nothing has failed in this window.");
     this.blank.hidden = true;
-    this.all = h("button", { class: "button", type: "button", hidden: true, on: { click: () => this.#retryAll() } }, icon("retry"), "Retry all");
+    this.back = h("button", { class: "button small", type: "button", text: "Previous", on: { click: () => this.#turn(-1) } });
+    this.next = h("button", { class: "button small", type: "button", text: "Next", on: { click: () => this.#turn(1) } });
+    this.pager = h("div", { class: "pager", hidden: true }, this.back, this.next);
+    this.detail = new FailureDetail(page, () => this.page.refresh());
     this.switch = h(
       "div",
       { class: "segmented", role: "group", "aria-label": "Window" },
-      WINDOWS.map((name) => h("button", { type: "button", text: name, "aria-pressed": String(name === this.since), on: { click: () => this.#choose(name) } })),
+      WINDOWS.map((name) => h("button", { type: "button", text: name, "aria-pressed": String(name === this.filters.since), on: { click: () => this.#set("since", name) } })),
     );
-    root.append(h("div", { class: "view-head" }, h("h1", { text: "Failures" }), this.note, this.all, this.switch), this.groups, this.blank);
+    root.append(
+      h("div", { class: "view-head" }, h("h1", { text: "Failures" }), this.note, this.switch),
+      h("div", { class: "filters" }, this.#inputs()),
+      h("div", { class: "worklist" }, h("div", { class: "worklist-list" }, this.list, this.blank, this.pager), this.detail.element),
+    );
   }
 
   close() {
     clearTimeout(this.soon);
+    clearTimeout(this.typing);
+    this.detail.close();
   }
 
   async refresh() {
-    const found = await this.page.api.get("failures", { ended_since: this.since });
-    this.groups.replaceChildren(...found.groups.map((group) => this.#card(group)));
-    const waiting = found.groups.reduce((sum, group) => sum + group.retryable.length, 0);
-    setText(this.note, found.scanned ? `${plural(found.scanned, "problem")}${found.truncated ? " (the latest)" : ""} in ${plural(found.groups.length, "group")}` : "");
+    const { since, ...rest } = this.filters;
+    const found = await this.page.api.get("failures", { ended_since: since, ...rest, limit: PAGE, cursor: this.cursors.at(-1) });
+    this.found = found;
+    const atLeast = found.exact ? "" : "at least ";
+    setText(this.note, found.total ? `${plural(found.total, "group")}, ${atLeast}${count(found.open)} open` : "");
     setShown(this.blank, found.groups.length === 0);
-    setShown(this.all, this.page.session.can_act && waiting > 0);
-    this.open = found.groups.flatMap((group) => group.retryable);
+    setShown(this.pager, this.cursors.length > 1 || Boolean(found.next_cursor));
+    this.back.disabled = this.cursors.length === 1;
+    this.next.disabled = !found.next_cursor;
+    if (this.chosen === null || (!this.page.params.get("fingerprint") && !found.groups.some((group) => group.fingerprint === this.chosen))) this.chosen = found.groups[0]?.fingerprint ?? null;
+    const focused = /** @type {HTMLElement | null} */ (document.activeElement)?.dataset.fingerprint;
+    this.list.replaceChildren(...found.groups.map((group) => this.#row(group)));
+    if (focused) /** @type {HTMLElement | null} */ (this.list.querySelector(`[data-fingerprint="${focused}"]`))?.focus();
+    await this.detail.show(this.chosen, since);
   }
 
   change(tasks) {
@@ -48,67 +92,107 @@ export class FailuresView {
     }, SETTLE);
   }
 
-  #card(group) {
-    const single = group.func_names.length === 1 ? { func_name: group.func_names[0] } : {};
-    const list = `?${new URLSearchParams({ view: "tasks", status: group.status, ended_since: this.since, ...single })}`;
-    const retry = group.retryable.length
-      ? h("button", { class: "button", type: "button", on: { click: () => this.#retry(group) } }, icon("retry"), `Retry ${count(group.retryable.length)}`)
-      : h("span", { class: "muted", text: "all retried" });
+  #row(group) {
+    const chosen = group.fingerprint === this.chosen;
     return h(
-      "article",
-      { class: "card group" },
-      h("div", { class: "group-count" }, h("strong", { text: count(group.count) }), h("small", { text: group.count === 1 ? "time" : "times" })),
+      "li",
+      {},
       h(
-        "div",
-        { class: "group-what" },
-        h("div", { class: "group-title" }, h("h2", { text: titleOf(group) }), group.status === "failed" ? null : pill(group.status)),
-        group.error ? h("p", { class: "mono group-error", text: group.error }) : null,
-        !group.example || group.example === group.error ? null : h("p", { class: "mono group-example", text: `e.g. ${group.example}`, title: group.example }),
+        "a",
+        {
+          class: "group row-link",
+          href: `?${new URLSearchParams({ view: "failures", ...this.#shown(), fingerprint: group.fingerprint })}`,
+          "aria-current": chosen ? "true" : null,
+          data: { fingerprint: group.fingerprint },
+          on: { click: (event) => this.#choose(event, group.fingerprint) },
+        },
+        h("span", { class: "group-spark" }, group.points.length ? sparkline(group.points) : null),
         h(
-          "p",
-          { class: "muted" },
-          group.func_names.map((name) => h("span", { class: "tag", text: name })),
-          h("span", { text: `last ${ago(group.last_at)}`, title: full(group.last_at) }),
-          group.count > 1 ? h("span", { text: ` · first ${ago(group.first_at)}`, title: full(group.first_at) }) : null,
+          "span",
+          { class: "group-what" },
+          h("span", { class: "group-title" }, h("strong", { text: titleOf(group) }), group.status === "failed" ? null : pill(group.status), group.trend ? h("span", { class: `badge ${group.trend}`, text: group.trend, title: TRENDS[group.trend] }) : null, group.ignored ? h("span", { class: "badge", text: "ignored" }) : null),
+          h("span", { class: "group-error", text: group.error, title: group.example }),
+          h("span", { class: "muted group-name", text: group.func_name }),
+        ),
+        h(
+          "span",
+          { class: "group-numbers" },
+          h("span", { title: "Not retried yet, and all" }, h("strong", { class: group.open ? "open" : null, text: count(group.open) }), ` / ${count(group.count)}`),
+          h("span", { class: "muted", text: ago(group.last_at), title: full(group.last_at) }),
         ),
       ),
-      h("div", { class: "actions" }, h("a", { class: "button ghost", href: list, text: "Tasks" }), this.page.session.can_act ? retry : null),
     );
   }
 
-  async #retry(group) {
-    const number = group.retryable.length;
-    if (number > 1 && !(await confirmed(`Retry ${plural(number, "task")}?`, "Each is enqueued again as a new task; the failed ones stay in the history.", "Retry them"))) return;
-    await this.#run(() => this.page.api.act("POST", "bulk-retry", { body: { task_ids: group.retryable.slice(0, RETRY_AT_ONCE) } }));
+  #choose(event, fingerprint) {
+    if (event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+    event.preventDefault();
+    this.chosen = fingerprint;
+    for (const row of this.list.querySelectorAll("a")) {
+      if (row.dataset.fingerprint === fingerprint) row.setAttribute("aria-current", "true");
+      else row.removeAttribute("aria-current");
+    }
+    this.#remember();
+    this.page.refresh();
+    if (this.detail.element.offsetTop > this.list.offsetTop + 40) this.detail.element.scrollIntoView();
   }
 
-  async #retryAll() {
-    const ids = this.open.slice(0, RETRY_AT_ONCE);
-    if (!(await confirmed(`Retry ${plural(ids.length, "task")}?`, "All tasks of the groups below that were not retried yet are enqueued again as new tasks.", "Retry all"))) return;
-    await this.#run(() => this.page.api.act("POST", "bulk-retry", { body: { task_ids: ids } }));
-  }
-
-  async #run(action) {
-    const said = (out) => {
-      const skipped = out.skipped.length ? `, ${out.skipped.length} skipped: ${out.skipped[0].reason}` : "";
-      if (out.status === "running") return `${plural(out.matched, "task")} are being enqueued again`;
-      return `${plural(out.retried.length, "task")} enqueued again${skipped}${out.more ? "; there are more" : ""}`;
-    };
-    if (await this.page.attempt(action, said)) await this.page.refresh();
-  }
-
-  #choose(name) {
-    this.since = name;
-    for (const button of this.switch.children) button.setAttribute("aria-pressed", String(button.textContent === name));
-    this.page.remember({ view: "failures", since: name });
+  #turn(step) {
+    if (step > 0) this.cursors.push(this.found.next_cursor);
+    else this.cursors.pop();
+    this.chosen = null;
+    this.#remember();
     this.page.refresh();
   }
-}
 
-function titleOf(group) {
-  if (group.status !== "failed" && group.reason) {
-    const reason = reasonText(group.reason);
-    return reason[0].toUpperCase() + reason.slice(1);
+  /** The filters that are not as they are at first. */
+  #shown() {
+    const usual = { since: "24h", order: "last", show_ignored: "false" };
+    return Object.fromEntries(Object.entries(this.filters).filter(([name, value]) => value !== (usual[name] ?? "") && (value || name === "show_ignored")));
   }
-  return group.error_type ?? "Error";
+
+  #remember() {
+    this.page.remember({ view: "failures", ...this.#shown(), fingerprint: this.chosen });
+  }
+
+  #set(name, value) {
+    this.filters[name] = value;
+    this.cursors = [null];
+    this.chosen = null;
+    if (name === "since") for (const button of this.switch.children) button.setAttribute("aria-pressed", String(button.textContent === value));
+    this.#remember();
+    this.page.refresh();
+  }
+
+  #inputs() {
+    const typed = (name, label, type) =>
+      h("input", {
+        type,
+        name,
+        placeholder: label,
+        "aria-label": label,
+        value: this.filters[name],
+        spellcheck: "false",
+        autocomplete: "off",
+        on: {
+          input: (event) => {
+            clearTimeout(this.typing);
+            this.typing = setTimeout(() => this.#set(name, event.target.value.trim()), 250);
+          },
+        },
+      });
+    const choice = (name, label, options) =>
+      h(
+        "select",
+        { name, "aria-label": label, on: { change: (event) => this.#set(name, event.target.value) } },
+        options.map(([value, text]) => h("option", { value, text, selected: value === this.filters[name] })),
+      );
+    return [
+      h("label", { class: "search" }, icon("search"), typed("q", "Search type, error or message", "search")),
+      typed("func_name", "Task name", "text"),
+      choice("status", "State", STATES),
+      choice("order", "Order", ORDERS),
+      choice("show_ignored", "Ignored groups", IGNORED),
+    ];
+  }
 }

@@ -3,7 +3,7 @@ import { count, plural } from "./format.js";
 import { TaskRows } from "./rows.js";
 import { SOURCES, STATUSES } from "./vocabulary.js";
 
-const FIELDS = ["status", "q", "func_name", "queue", "source", "tag", "since", "until", "ended_since", "ended_until", "trace_id"];
+const FIELDS = ["status", "q", "func_name", "queue", "source", "tag", "since", "until", "ended_since", "ended_until", "trace_id", "fingerprint"];
 const AGES = [["", "Any time"], ["15m", "Last 15 minutes"], ["1h", "Last hour"], ["6h", "Last 6 hours"], ["24h", "Last 24 hours"], ["7d", "Last 7 days"]];
 const ENDED = [["", "Ended at any time"], ...AGES.slice(1).map(([value, text]) => [value, text.replace("Last", "Ended in the last")])];
 const FROM = [["", "Any source"], ...SOURCES.map((source) => [source, source[0].toUpperCase() + source.slice(1)])];
@@ -90,6 +90,7 @@ export class TasksView {
     if (known) return true;
     const [key, ...value] = filters.tag.split(/[:=](.*)/s);
     if (key && (task.tags?.[key] === undefined || (value.length && task.tags[key] !== value[0]))) return false;
+    if (filters.fingerprint) return false;
     if (filters.trace_id && task.trace_id !== filters.trace_id.toLowerCase()) return false;
     if (filters.until && !(Date.parse(filters.until) > Date.parse(task.created_at))) return false;
     // What changes now has ended a moment ago.
@@ -152,6 +153,7 @@ export class TasksView {
       chosen("source", "Source", FROM),
       chosen("since", "Created", AGES),
       ...(this.filters.ended_since ? [chosen("ended_since", "Ended", ENDED)] : []),
+      ...(this.filters.fingerprint ? [chosen("fingerprint", "Failure", [["", "Any failure"], [this.filters.fingerprint, "One group of failures"]])] : []),
       this.clear,
     ];
   }
