@@ -58,6 +58,11 @@ ELSEWHERE = [
         ),
     ),
     Elsewhere(
+        "web/test_failures_api.py",
+        "The shapes of answers, as the API shows them.",
+        ("wire/causes.py", "wire/failures.py"),
+    ),
+    Elsewhere(
         "backends/redis/test_backend.py",
         "How queries are answered, as the backend shows.",
         ("backends/redis/search.py",),

@@ -18,8 +18,6 @@ from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.wire.bodies import (
-    AttemptFailureOut,
-    CauseOut,
     InstanceOut,
     LogOut,
     ProgressOut,
@@ -28,6 +26,7 @@ from taskflow_otel.wire.bodies import (
     TaskDetailOut,
     TaskOut,
 )
+from taskflow_otel.wire.causes import AttemptFailureOut, CauseOut
 
 
 def task_fields(record: TaskRecord, *, with_args: bool) -> dict[str, Any]:

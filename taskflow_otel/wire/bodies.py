@@ -22,6 +22,7 @@ from taskflow_otel.model.vocabulary import (
     Source,
     Word,
 )
+from taskflow_otel.wire.causes import AttemptFailureOut, CauseOut
 
 
 class Role(StrEnum):
@@ -73,40 +74,6 @@ class TimelineOut(BaseModel):
     attempt: int
     instance: str
     reason: Annotated[str, one_of(Reason)] | None
-
-
-class AttemptFailureOut(BaseModel):
-    """Why one attempt failed, or why the task was interrupted or rejected."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True, title="AttemptFailure")
-
-    attempt: int
-    fingerprint: str | None = Field(description="The same for failures of one kind; null if this was no problem.")
-    error_type: str | None
-    error: str | None = Field(description="The beginning of its text.")
-    frames: list[str] = Field(description="The innermost frames of the own code: `file:line in function`.")
-    retry_at: datetime | None = Field(description="When the next attempt was planned.")
-
-
-class FrameOut(BaseModel):
-    """One frame of a stack trace."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True, title="Frame")
-
-    file: str
-    line: int
-    function: str
-    own: bool = Field(description="Whether it is the own code, and not that of a library.")
-    code: str | None
-
-
-class CauseOut(BaseModel):
-    """One of the exceptions of a stack trace."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True, title="Cause")
-
-    error: str
-    frames: list[FrameOut]
 
 
 class ProgressOut(BaseModel):

@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.vocabulary import Reason, Trending
-from taskflow_otel.wire.bodies import CauseOut, TaskOut, one_of
+from taskflow_otel.wire.bodies import TaskOut, one_of
+from taskflow_otel.wire.causes import CauseOut
 
 
 class IgnoredOut(BaseModel):
