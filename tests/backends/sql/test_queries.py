@@ -11,12 +11,12 @@ from sqlalchemy import ClauseElement, Connection, create_engine, make_url, selec
 from sqlalchemy.pool import NullPool
 
 from taskflow_otel.backends.pool import Wanted
-from taskflow_otel.backends.sql import audit, pool, queries
+from taskflow_otel.backends.sql import audit, failures, pool, queries
 from taskflow_otel.backends.sql.mapping import micros
 from taskflow_otel.backends.sql.queries import TaskSearch, Way, countable, index_of, kept_counts, ways
 from taskflow_otel.backends.sql.schema import metadata, tasks
 from taskflow_otel.model.audit import AuditCursor, AuditQuery
-from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.query import TaskQuery, Trend
 from taskflow_otel.model.status import TaskStatus
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -37,6 +37,7 @@ PAGES = {
     "taskflow_tasks_by_queue": (TaskQuery(queue="x"),),
     "taskflow_tasks_by_source": (TaskQuery(source="x"),),
     "taskflow_tasks_by_trace": (TaskQuery(trace_id="x"),),
+    "taskflow_tasks_by_fingerprint": (TaskQuery(fingerprint="x"), TaskQuery(fingerprint="x", cursor="x")),
     "taskflow_tasks_by_tag": (TaskQuery(tag=("a", "b")), TaskQuery(tag=("a", "b"), since=NOW)),
     "taskflow_tasks_by_tag_name": (TaskQuery(tag=("a", None)),),
 }
@@ -67,6 +68,11 @@ STATEMENTS: dict[str, tuple[str, ClauseElement]] = {
     "changes": ("taskflow_tasks_by_change", queries.changed_since(1, "a", 10)),
     "cancel requests": ("taskflow_tasks_to_cancel", queries.cancel_requests("a")),
     "key holder": ("taskflow_tasks_active_key", select(tasks.c.task_id).where(tasks.c.active_key == "k")),
+    "groups of failures": (
+        "taskflow_tasks_by_fingerprint",
+        failures.groups_statement(TaskQuery(), Trend(NOW, NOW)),
+    ),
+    "when groups occurred": ("taskflow_tasks_by_fingerprint", failures.occurrences_statement(["x", "y"], 0, 9, 3)),
     "audit": ("taskflow_audit_by_age", audit.page_statement(AuditQuery(since=NOW))),
     "audit of a user": ("taskflow_audit_by_actor", audit.page_statement(AuditQuery(actor="a", cursor=PLACE))),
     "audit of an action": ("taskflow_audit_by_action", audit.page_statement(AuditQuery(action="a"))),
@@ -213,6 +219,11 @@ def test_every_other_question_searches_an_index(sqlite: Connection, index: str, 
     plan = explain(sqlite, statement)
     assert walks(plan) == [("SEARCH", index)]
     assert "USE TEMP B-TREE FOR ORDER BY" not in plan
+
+
+def test_groups_of_failures_are_counted_in_their_index_alone_and_in_its_order(sqlite: Connection) -> None:
+    [line] = explain(sqlite, failures.groups_statement(TaskQuery(), Trend(NOW, NOW)))
+    assert line.startswith("SEARCH taskflow_tasks USING COVERING INDEX taskflow_tasks_by_fingerprint")
 
 
 def test_an_update_finds_its_row_by_the_primary_key(sqlite: Connection) -> None:
