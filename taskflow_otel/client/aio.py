@@ -162,7 +162,7 @@ class AsyncClient:
         return read(FailuresOut, await self._request("GET", "/failures", given))
 
     async def get_failure(self, fingerprint: str, *, ended_since: Moment | None = None) -> FailureDetailOut:
-        """One group of failures, with the error of its newest task; raises `ClientError` if there is none."""
+        """One group of failures, with the error of its newest task; raises `ClientError` if no task has it."""
         path = f"/failures/{segment(fingerprint, 'group')}"
         return read(FailureDetailOut, await self._request("GET", path, {"ended_since": ended_since}))
 

@@ -161,7 +161,7 @@ class Client:
         return read(FailuresOut, self._request("GET", "/failures", given))
 
     def get_failure(self, fingerprint: str, *, ended_since: Moment | None = None) -> FailureDetailOut:
-        """One group of failures, with the error of its newest task; raises `ClientError` if there is none."""
+        """One group of failures, with the error of its newest task; raises `ClientError` if no task has it."""
         path = f"/failures/{segment(fingerprint, 'group')}"
         return read(FailureDetailOut, self._request("GET", path, {"ended_since": ended_since}))
 

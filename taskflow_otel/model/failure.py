@@ -92,7 +92,7 @@ class AttemptFailure(Struct, frozen=True, gc=False):
     frames: tuple[str, ...] = ()
     """The innermost frames of the user's own code, as `file:line in function`; the innermost is the last."""
     retry_at: datetime | None = None
-    """When the next attempt was planned, if there was to be one."""
+    """When the next attempt was planned, if a retry followed."""
 
 
 def normalise(error: str | None) -> str:

@@ -76,7 +76,7 @@ class Slots:
 
     @classmethod
     def until(cls, now: datetime, since: datetime | None, number: int) -> Slots:
-        """About so many parts of the window from `since` (by default a day ago) until now."""
+        """About `number` parts of the window from `since` (by default a day ago) until now."""
         length = min(_LONGEST, max(timedelta(minutes=1), now - (since or now - _DAY)))
         seconds = max(60, -(-int(length.total_seconds()) // number // 60) * 60)
         last = int(now.timestamp()) // seconds * seconds

@@ -46,7 +46,7 @@ def add_failure_routes(
         return page.records
 
     async def one(fingerprint: str, slots: Slots) -> FailureGroupOut:
-        """The group; answers 404 if there is none."""
+        """The group; answers 404 if no task is in it."""
         found = await worklist.group(check_fingerprint(fingerprint))
         about = {} if found is None else await worklist.about([found[0]])
         if found is None or fingerprint not in about:

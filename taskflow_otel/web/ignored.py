@@ -1,4 +1,4 @@
-"""The groups of failures that somebody ignores until a moment, for all instances."""
+"""The groups of failures that a user ignores until a moment, for all instances."""
 
 from __future__ import annotations
 

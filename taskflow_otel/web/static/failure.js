@@ -44,7 +44,7 @@ export class FailureDetail {
       return;
     }
     const group = await this.page.api.get(`failures/${encodeURIComponent(fingerprint)}`, { ended_since: since });
-    // Another one may have been chosen meanwhile.
+    // Another one may have been chosen during the request.
     if (this.fingerprint !== fingerprint) return;
     this.#draw(group);
     setShown(this.element, true);
