@@ -157,7 +157,7 @@ class AsyncClient:
         cursor: str | None = None,
         **filters: Unpack[Filters],
     ) -> FailuresOut:
-        """Groups of failures. `order`: `last`, `open`, `count`, `recent` or `first`."""
+        """Groups of failures. `order`: `last`, `open`, `count`, `recent` or `appeared`."""
         given = {**filters, "order": order, "show_ignored": show_ignored, "limit": limit, "cursor": cursor}
         return read(FailuresOut, await self._request("GET", "/failures", given))
 

@@ -247,7 +247,7 @@ class FailureOrder(Word):
     OPEN = "open", "The one with the most tasks that were not retried first."
     COUNT = "count", "The one with the most tasks first."
     RECENT = "recent", "The one with the most failures within the last hour first."
-    FIRST = "first", "The one that appeared last first."
+    APPEARED = "appeared", "The one that appeared last first."
 
 
 class EngineState(Word):

@@ -263,7 +263,7 @@ def _place(group: FailureGroup, order: FailureOrder) -> tuple[int, str]:
         return group.total, group.fingerprint
     if order is FailureOrder.RECENT:
         return group.recent, group.fingerprint
-    moment = group.first_at if order is FailureOrder.FIRST else group.last_at
+    moment = group.first_at if order is FailureOrder.APPEARED else group.last_at
     return (0 if moment is None else int(moment.timestamp() * 1_000_000)), group.fingerprint
 
 

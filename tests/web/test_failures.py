@@ -85,7 +85,7 @@ async def test_groups_are_filtered_searched_sorted_and_paged(client: httpx.Async
 
     recent = "?ended_since=3h"
     assert await errors(recent) == letters[::-1]
-    assert await errors(f"{recent}&order=first") == letters[::-1]
+    assert await errors(f"{recent}&order=appeared") == letters[::-1]
     assert await errors(f"{recent}&order=count&func_name=send") == "fdb"
     assert await errors(f"{recent}&q=NO+C") == "c"
     assert await errors("?q=yesterday") == "of yesterday"

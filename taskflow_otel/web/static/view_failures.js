@@ -14,7 +14,7 @@ const ORDERS = [
   ["open", "Most open"],
   ["count", "Most failures"],
   ["recent", "Most in the last hour"],
-  ["first", "Newest kind first"],
+  ["appeared", "Newest kind first"],
 ];
 const STATES = [
   ["", "Any state"],
