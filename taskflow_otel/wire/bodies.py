@@ -374,7 +374,7 @@ class InstanceOut(BaseModel):
     heartbeat_at: datetime
     lease_seconds: float
     answering: bool = Field(description="Whether this is the answering instance.")
-    kind: Annotated[str, _one_of(InstanceKind)] | None = Field(description="Of a living instance that says so.")
+    kind: Annotated[str, one_of(InstanceKind)] | None = Field(description="Of a living instance that says so.")
     release: str | None = Field(description="The release of its application; null if it has none, or has ended.")
     interrupted: list[str] = Field(
         description="Ids of the tasks that were running when this instance died, at most the first hundred."
