@@ -72,7 +72,9 @@ async def test_nobody_reads_without_a_login_and_a_viewer_changes_nothing(app: Fa
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", **sent) as client:
         for method, path in routes(app):
             status = (
-                await client.request(method, path.format(task_id="x", operation_id="x", name="default"))
+                await client.request(
+                    method, path.format(task_id="x", operation_id="x", fingerprint="0" * 16, name="default")
+                )
             ).status_code
             what = (method, path, status)
             if path in PUBLIC:

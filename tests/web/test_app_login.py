@@ -130,7 +130,9 @@ async def test_any_dependency_that_returns_a_user_or_raises_protects_every_route
     assert documented
     for method, path in [*documented, ("get", "/tasks/"), ("post", "/tasks/logout")]:
         answer = await client.request(
-            method, path.format(task_id="x", operation_id="x", name="mail"), json={"task_ids": ["x"]}
+            method,
+            path.format(task_id="x", operation_id="x", fingerprint="0" * 16, name="mail"),
+            json={"task_ids": ["x"]},
         )
         assert answer.status_code in {401, 403}, (method, path)
         assert answer.headers["Content-Type"] == "application/problem+json"

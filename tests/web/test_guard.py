@@ -21,7 +21,9 @@ async def test_everything_under_the_path_asks_who_is_there(app_of: Callable[...,
     assert ("delete", "/tasks/history") in documented
     for method, path in [*documented, ("get", "/tasks/"), ("post", "/tasks/logout")]:
         answer = await client.request(
-            method, path.format(task_id="x", operation_id="x", name="default"), json={"task_ids": ["x"]}
+            method,
+            path.format(task_id="x", operation_id="x", fingerprint="0" * 16, name="default"),
+            json={"task_ids": ["x"]},
         )
         assert answer.status_code == 401, (method, path)
         assert (answer.json()["detail"], answer.json()["status"]) == ("log in first", 401)
@@ -48,9 +50,9 @@ async def test_read_only_refuses_every_action(client_of: ClientOf, engine: House
     client = client_of(read_only=True)
     document = (await client.get("/openapi.json")).json()
     actions = [(m, p) for p, methods in document["paths"].items() for m in methods if m != "get"]
-    assert len(actions) == 14
+    assert len(actions) == 16
     for method, path in actions:
-        address = path.format(task_id=record.task_id, operation_id="x", name="mail")
+        address = path.format(task_id=record.task_id, operation_id="x", fingerprint="0" * 16, name="mail")
         answer = await client.request(method, address, json={"task_ids": [record.task_id]} if "bulk" in path else {})
         assert answer.status_code == 403, address
     assert not engine.queues["mail"].paused

@@ -26,7 +26,7 @@ def routes(app: FastAPI, task_id: str) -> list[tuple[str, str]]:
     """Each route of the administration, whether it is documented or not, and some addresses that it does not have."""
     more = [("PUT", "/tasks/stats"), ("PATCH", "/tasks"), ("GET", "/tasks/static/main.js"), ("HEAD", "/tasks")]
     return [
-        (method, path.format(task_id=task_id, operation_id="x", name="mail"))
+        (method, path.format(task_id=task_id, operation_id="x", fingerprint="0" * 16, name="mail"))
         for method, path in [*every_route(app), *more]
         # It does not end by itself; there is a test of its own.
         if path != STREAM

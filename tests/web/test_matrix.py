@@ -286,7 +286,12 @@ async def test_each_route_answers_a_caller_by_its_rule(
     wrong: list[Any] = []
     for number, (method, path, name, operation) in enumerate(operations(app)):
         rule = RULES[name]
-        address = path.format(task_id=UNKNOWN, operation_id=UNKNOWN, name="nightly" if "schedule" in path else "mail")
+        address = path.format(
+            task_id=UNKNOWN,
+            operation_id=UNKNOWN,
+            fingerprint="0" * 16,
+            name="nightly" if "schedule" in path else "mail",
+        )
         headers = basic(f"user {number}", "wrong") if caller.guesses else given
         answer = await ask(app, method, address, headers, rule.body, client=f"10.{number}.0.1")
         expected = caller.refused.get(rule.access, rule.status)
@@ -334,7 +339,10 @@ async def test_the_document_says_for_each_route_how_to_log_in(app_of: Callable[.
 async def test_an_address_that_no_route_has_is_answered_after_the_login(app_of: Callable[..., FastAPI]) -> None:
     app = app_of(**CLOSED)
     # With a slash more or less, an address is another one.
-    slashed = [f"{path.format(task_id=UNKNOWN, operation_id=UNKNOWN, name='n')}/" for _, path, *_ in operations(app)]
+    slashed = [
+        f"{path.format(task_id=UNKNOWN, operation_id=UNKNOWN, fingerprint='0' * 16, name='n')}/"
+        for _, path, *_ in operations(app)
+    ]
     nowhere = {"/tasks/a/b", "/tasks/x/y/retry", *slashed} - {"/tasks/"}
     for method in ("GET", "POST", "DELETE", "BREW"):
         for path in sorted(nowhere):

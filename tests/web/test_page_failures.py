@@ -35,6 +35,7 @@ async def test_a_group_shows_what_it_is_and_its_actions_are_about_its_open_tasks
         await expect(page.get_by_text("2 groups, 3 open")).to_be_visible()
         detail = page.locator(".failure")
         await expect(detail.get_by_role("heading", name="LookupError")).to_be_visible()
+        await expect(detail).not_to_contain_text("null")
         await expect(page.locator(".group").first.locator(".badge")).to_have_text("new")
         # The first cause comes first, and what is not the own code is folded.
         errors = detail.locator(".cause-error")

@@ -16,7 +16,7 @@ from tests.web.house import House, make_record
 def changing(app: FastAPI) -> list[tuple[str, str, dict[str, Any]]]:
     """Method, address and operation of each route that changes something."""
     return [
-        (method.upper(), path.format(task_id="x", operation_id="x", name="mail"), operation)
+        (method.upper(), path.format(task_id="x", operation_id="x", fingerprint="0" * 16, name="mail"), operation)
         for path, methods in app.openapi()["paths"].items()
         for method, operation in methods.items()
         if method != "get"

@@ -53,7 +53,7 @@ export class FailureDetail {
   #draw(group) {
     const unfolded = new Set([...this.element.querySelectorAll("details[open]")].map((each) => each.className));
     const filter = { view: "tasks", fingerprint: group.fingerprint };
-    this.element.replaceChildren(
+    const parts = [
       h("div", { class: "group-title" }, h("h2", { text: titleOf(group) }), pill(group.status), group.trend ? h("span", { class: `badge ${group.trend}`, text: group.trend }) : null),
       group.example ? h("p", { class: "mono group-error", text: group.example }) : null,
       h(
@@ -74,7 +74,8 @@ export class FailureDetail {
       group.arguments ? h("pre", { class: "trace", tabindex: "0", "aria-label": "Arguments", text: group.arguments }) : null,
       h("h3", { text: "Newest tasks" }),
       h("ol", { class: "samples" }, group.samples.map(sample)),
-    );
+    ];
+    this.element.replaceChildren(...parts.filter((part) => part !== null));
     for (const each of this.element.querySelectorAll("details")) if (each.className && unfolded.has(each.className)) each.open = true;
   }
 
