@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -28,6 +28,7 @@ _WORDS: dict[str, list[str]] = {"status": [one.value for one in TaskStatus], "so
 _MOST = 1_000_000
 _LAST_PORT = 65_535
 
+F = TypeVar("F", bound=Callable[..., Any])
 Work = Callable[..., int]
 """What a command does; returns its exit status."""
 
@@ -125,8 +126,14 @@ def _complete(words: list[str], _: click.Context, __: click.Parameter, begun: st
     return [CompletionItem(word) for word in words if word.startswith(begun)]
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each entry.")
-reason = click.option("--reason", metavar="TEXT", help="Why; it is kept in the audit.")
+def as_json(function: F) -> F:
+    """The option `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each entry.")(function)
+
+
+def reason(function: F) -> F:
+    """The option `--reason`."""
+    return click.option("--reason", metavar="TEXT", help="Why; it is kept in the audit.")(function)
 
 
 def asking(work: Work) -> Work:
