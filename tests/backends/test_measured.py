@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from taskflow_otel.backends import MemoryBackend, admin, failures, pool
+from taskflow_otel.backends import MemoryBackend, admin, failures, pool, transactions
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.errors import BackendError, BackendUnavailableError
@@ -18,7 +18,7 @@ from taskflow_otel.testing.clock import FakeClock
 
 KEEPS = {
     name: get_type_hints(member.fget)["return"]
-    for module in (admin, failures, pool)
+    for module in (admin, failures, pool, transactions)
     for kind, protocol in inspect.getmembers(module, inspect.isclass)
     if kind.startswith("Keeps")
     for name, member in inspect.getmembers(protocol, lambda found: isinstance(found, property))
@@ -40,7 +40,7 @@ OPERATIONS = [
 class Obedient:
     """Something whose every method is a coroutine that returns what it was called with."""
 
-    name, durable = "obedient", True
+    name, durable, exclusive = "obedient", True, False
 
     def __getattr__(self, name: str) -> Any:
         async def answer(*args: object, **kwargs: object) -> object:
@@ -62,6 +62,8 @@ class Doubtful(MemoryBackend):
 
     def __init__(self, answer: Callable[[], BaseException | None]) -> None:
         super().__init__()
+        # The one store that a backend in memory cannot have.
+        self.transaction_store: Any = Obedient()
         self.answer = answer
         self.hangs = False
 
