@@ -307,7 +307,8 @@ class Engine:
             sharing = Sharing(
                 backend, shared, settings.deployment, queues, self._dispatcher, intake, registry, self._tasks,
                 self._lifecycle, self.control, self.objectives, self.lookup, self.board, self.transactions, self._clock,
-                self._heartbeat, self._life, self._background, interval=interval, seals=builder.seals,
+                self._heartbeat, self._life, self._background, durable=backend.durable, interval=interval,
+                seals=builder.seals,
             )  # fmt: skip
             pool, self.pool = sharing.pool, sharing.watch
             self._services += sharing.services

@@ -28,9 +28,16 @@ from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
 from taskflow_otel.runtime.service import Service
 
+_RARELY = 15.0
+"""Seconds between two looks for tasks in the pool whose queue is not shared here, where only an earlier deployment can
+have put them there."""
+
 
 class Sharing:
-    """The parts that share work with other instances. `shared`: the names of the shared queues."""
+    """The parts that share work with other instances.
+
+    `shared`: the names of the shared queues. `durable`: what an earlier process has put into the pool may be there.
+    """
 
     def __init__(
         self,
@@ -53,11 +60,12 @@ class Sharing:
         life: Life,
         background: OwnedTasks,
         *,
+        durable: bool,
         interval: float,
         seals: Collection[str],
     ) -> None:
         store = backend.pool_store
-        strays = interval if isinstance(backend, KeepsTransactions) else None
+        strays = interval if isinstance(backend, KeepsTransactions) else _RARELY if durable else None
         pool = Pool(
             store,
             queues,

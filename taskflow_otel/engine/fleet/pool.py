@@ -46,8 +46,9 @@ class Pool(Service):
     was asked for while it was in the pool. `concurrency`: tasks of shared queues that run here at once; `None` means
     that only the limits of queues and executors apply.
 
-    Tasks of other queues are in the pool too, for the moment between the commit of a caller's transaction and its
-    notice. `strays`: seconds between two looks for those whose process has ended since; `None`: it never looks.
+    Tasks of other queues are in the pool too: for the moment between the commit of a caller's transaction and its
+    notice, and from a deployment that shared their queue. `strays`: seconds between two looks for those that nobody has
+    taken since; `None`: it never looks.
     `noticed` is called with the id of each claimed task, before it can start.
     """
 

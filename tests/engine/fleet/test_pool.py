@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from taskflow_otel import InMemoryLogger, QueueConfig, TaskManager, Telemetry, get_task_context
-from taskflow_otel.backends import MemoryBackend
+from taskflow_otel.backends import MemoryBackend, SqliteBackend
 from taskflow_otel.backends.pool import POOL, Claimed, Pooled
 from taskflow_otel.engine.deployment import CONCURRENCY, RUN
 from taskflow_otel.errors import BackendError
@@ -168,6 +169,29 @@ async def test_a_claim_that_comes_during_the_stop_leaves_its_tasks_to_the_others
     other = member(backend, gate.run, monkeypatch)
     async with started(other):
         assert (await finish(other, task_id)).status is TaskStatus.SUCCESS
+
+
+@pytest.mark.parametrize("database", [False, True], ids=["no transactions", "transactions"])
+async def test_a_deployment_that_shares_nothing_any_more_runs_what_the_pool_has_left(
+    database: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    async def work() -> None:
+        ran.append("ran")
+
+    backend: Any = SqliteBackend(tmp_path / "tasks.db") if database else Kept()
+    web = member(backend, work, monkeypatch, "none")
+    async with started(web):
+        task_id = await web.enqueue(work)
+        await in_pool(web, task_id)
+    # As before the switch: one process that owns what it enqueues, with no queue shared.
+    again: Any = SqliteBackend(tmp_path / "tasks.db") if database else backend
+    alone = member(again, work, monkeypatch, queues={"shared": QueueConfig(concurrency=4)})
+    async with started(alone):
+        await eventually(lambda: bool(ran), "the run")
+        assert (await alone.wait(task_id, WAIT)).status is TaskStatus.SUCCESS
+    assert ran == ["ran"]
 
 
 async def test_two_workers_with_equal_slots_take_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
