@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 from playwright.async_api import expect
 
+from taskflow_otel import get_task_context, task_log
 from taskflow_otel.backends.base import AppendLogs
+from taskflow_otel.model.failure import AttemptFailure
 from taskflow_otel.model.record import LogEntry, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
+from tests.waiting import eventually
 from tests.web.conftest import OpenPage
 from tests.web.house import INSTANCE, House, make_record
 
@@ -97,4 +101,144 @@ async def test_a_task_that_waits_for_its_time_starts_not_before_it(opened: OpenP
     record = make_record(status=TaskStatus.PENDING, run_at=datetime.now(UTC) + timedelta(hours=2))
     engine.put(record)
     async with opened(f"?view=task&id={record.task_id}") as page:
-        await expect(page.locator(".task-head")).to_contain_text("not before")
+        await expect(page.locator(".sentence")).to_have_text(re.compile(r"^Waiting for 1 m \d\d s · .*not before"))
+
+
+async def fail_each_attempt(order: int) -> None:
+    """Fail in each attempt in another way."""
+    context = get_task_context()
+    assert context is not None
+    task_log(f"attempt {context.attempt} begins", order=order)
+    task_log("nearly done", level="warning")
+    raise (OSError if context.attempt == 0 else KeyError)(f"order {order}")
+
+
+async def test_a_failed_task_reads_from_a_sentence_to_its_attempts_and_each_opens_to_its_own_error(
+    opened: OpenPage, engine: House
+) -> None:
+    manager = engine.manager
+    manager.task(name="fail_each_attempt", retries=2, delay=0.01)(fail_each_attempt)
+    record = await manager.wait(await manager.enqueue(fail_each_attempt, 7), 20)
+    assert [one.error_type for one in record.failures] == ["OSError", "KeyError", "KeyError"]
+    async with opened(f"?view=task&id={record.task_id}", display_func_args=True) as page:
+        await expect(page.locator(".sentence")).to_contain_text("after 3 attempts")
+        await expect(page.locator(".beside .error .cause-error")).to_contain_text("KeyError: 'order 7'")
+        await expect(page.locator(".beside").get_by_role("heading", name="Arguments")).to_be_visible()
+        attempts = page.locator(".attempt-row")
+        await expect(attempts).to_have_count(3)
+        await expect(attempts.first.locator("summary")).to_contain_text("OSError: order 7")
+        await attempts.first.locator("summary").click()
+        body = attempts.first.locator(".attempt-body")
+        await expect(body).to_contain_text("The next attempt was planned for")
+        await expect(body).to_contain_text("fail_each_attempt")
+        await expect(body.locator(".attempt-line").first).to_contain_text("attempt 0 begins")
+        # The newest failure is open, and its error is not said a second time.
+        newest = attempts.last.locator(".attempt-body")
+        await expect(newest.locator(".attempt-line").last).to_have_text(re.compile("nearly done$"))
+        await expect(newest.locator(".cause-error")).to_have_count(0)
+        await expect(page.locator(".error .error-text")).to_have_count(0)
+        log = page.get_by_role("log")
+        await expect(log.locator(".log:visible")).to_have_count(6)
+        await page.get_by_label("Level").select_option("warning")
+        await expect(log.locator(".log:visible")).to_have_count(3)
+        await page.get_by_label("Level").select_option("debug")
+        await page.get_by_label("Text in the log").fill("attempt 2")
+        await expect(log.locator(".log:visible")).to_have_count(1)
+        await expect(page.get_by_text("5 hidden")).to_be_visible()
+        async with page.expect_download() as saved:
+            await page.get_by_role("button", name="Download").click()
+        path = await (await saved.value).path()
+        assert path.read_text().count("nearly done") == 3
+        await page.get_by_role("link", name="Its group").click()
+        await expect(page.locator(".failure").get_by_role("button", name="Retry 1 open")).to_be_visible()
+
+
+async def test_a_success_is_run_again_after_a_question_and_one_that_was_retried_says_so(
+    opened: OpenPage, engine: House
+) -> None:
+    done = engine.put(make_record())
+    async with opened(f"?view=task&id={done.task_id}") as page:
+        await page.get_by_role("button", name="Run again…").click()
+        await page.get_by_role("button", name="Back").click()
+        assert len(engine.records) == 1
+        await page.get_by_role("button", name="Run again…").click()
+        await page.get_by_label("Reason").fill("the mail was lost")
+        await page.get_by_role("button", name="Run it again").click()
+        await expect(page.get_by_text("Retry of")).to_be_visible()
+        await page.goto(f"{page.url.partition('?')[0]}?view=task&id={done.task_id}")
+        await expect(page.get_by_text("Retried as")).to_be_visible()
+        await expect(page.get_by_role("button", name="Run again")).to_have_count(0)
+        await page.goto(f"{page.url.partition('?')[0]}?view=audit")
+        await expect(page.get_by_text("the mail was lost")).to_be_visible()
+
+
+async def test_an_attempt_that_its_reader_closed_stays_closed_until_the_next_one_fails(
+    opened: OpenPage, engine: House
+) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=9)
+    record = make_record(status=TaskStatus.RUNNING, age=10)
+    engine.put(record)
+    engine.log(record, "first line")
+    async with opened(f"?view=task&id={record.task_id}") as page:
+        attempts = page.locator(".attempt-row")
+        await expect(attempts).to_have_count(1)
+        await expect(attempts).not_to_have_attribute("open", "")
+        failed = AttemptFailure(0, "f", "OSError", "no answer", retry_at=datetime.now(UTC) + timedelta(hours=1))
+        record.status, record.failures, record.error_type, record.error = (
+            TaskStatus.PENDING,
+            (failed,),
+            "OSError",
+            "no answer",
+        )
+        record.timeline = (*record.timeline, TimelineEntry(Transition.RETRY_SCHEDULED, began, 0, INSTANCE))
+        engine.put(record)
+        await expect(attempts.first).to_have_attribute("open", "")
+        await expect(attempts.first).to_contain_text("The next attempt is planned in 59 min.")
+        await attempts.first.locator("summary").click()
+        engine.log(record, "second line")
+        await expect(attempts.first).to_contain_text("second line")
+        await expect(attempts.first).not_to_have_attribute("open", "")
+        again = TimelineEntry(Transition.STARTED, began + timedelta(seconds=1), 1, INSTANCE)
+        ended = TimelineEntry(Transition.FAILED, began + timedelta(seconds=2), 1, INSTANCE)
+        record.status, record.attempt, record.end_time = TaskStatus.FAILED, 1, ended.timestamp
+        record.failures = (failed, AttemptFailure(1, "g", "KeyError", "42"))
+        record.timeline = (*record.timeline, again, ended)
+        engine.put(record)
+        await expect(attempts).to_have_count(2)
+        await expect(attempts.last).to_have_attribute("open", "")
+        await expect(attempts.first).not_to_have_attribute("open", "")
+
+
+async def test_the_log_of_a_running_task_is_followed_as_long_as_its_reader_wants(
+    opened: OpenPage, engine: House
+) -> None:
+    record = engine.put(make_record(status=TaskStatus.RUNNING, age=1))
+    for number in range(60):
+        engine.log(record, f"line {number}")
+    async with opened(f"?view=task&id={record.task_id}") as page:
+        sentence = page.locator(".sentence")
+        await expect(sentence).to_have_text(re.compile(r"^Running for \d+ s, attempt 1$"))
+        begun = await sentence.inner_text()
+        log = page.get_by_role("log")
+        rest = "(element) => element.scrollHeight - element.scrollTop - element.clientHeight"
+
+        async def at_end() -> bool:
+            return bool(await log.evaluate(rest) < 1)
+
+        await eventually(at_end, "the last line")
+        engine.log(record, "line 60")
+        await expect(log.locator(".log")).to_have_count(61)
+        await eventually(at_end, "the next line")
+        await page.get_by_label("Follow").uncheck()
+        await page.get_by_label("Text in the log").fill("line 6")
+        await expect(page.get_by_text("59 hidden")).to_be_visible()
+        engine.log(record, "line 7")
+        await expect(page.get_by_text("60 hidden")).to_be_visible()
+        await page.get_by_label("Text in the log").fill("")
+        await log.evaluate("(element) => { element.scrollTop = element.scrollHeight; }")
+        engine.log(record, "line 8")
+        await expect(log.locator(".log")).to_have_count(63)
+        assert not await at_end()
+        await page.get_by_label("Follow").check()
+        await eventually(at_end, "the end again")
+        await expect(sentence).not_to_have_text(begun)

@@ -36,6 +36,7 @@ async def test_characters_that_nobody_sees_are_shown_in_every_view(opened: OpenP
             assert "\u202e" not in titles
             if view.startswith("task&"):
                 await expect(page.get_by_role("log")).to_contain_text(SHOWN)
+                await page.get_by_text("The whole traceback").click()
                 await expect(page.get_by_label("Traceback", exact=True)).to_contain_text("\tx\n", use_inner_text=True)
 
 

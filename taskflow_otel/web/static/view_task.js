@@ -1,6 +1,9 @@
-import { confirmed, copyable, h, icon, pill, setShown, setText } from "./dom.js";
+import { Attempts } from "./attempts.js";
+import { causes } from "./causes.js";
+import { asked, confirmed, copyable, h, icon, pill, setShown, setText } from "./dom.js";
 import { stringify } from "./exact.js";
-import { clock, duration, elapsed, full, plural, precise, secondsBetween, shortId, zoned } from "./format.js";
+import { ago, clock, duration, elapsed, full, plural, precise, secondsBetween, shortId, zoned } from "./format.js";
+import { LogTools } from "./log_tools.js";
 import { now } from "./now.js";
 import { reasonText } from "./rows.js";
 import { legend, places, timeline } from "./timeline.js";
@@ -8,6 +11,7 @@ import { LIVE } from "./vocabulary.js";
 
 const NEAR_END = 40;
 const FOLLOW = 1000;
+const ROWS_SETTLE = 300;
 const LATE_LINES = 5000;
 const WIDE = new Set(["Task id", "Trace id"]);
 
@@ -24,17 +28,27 @@ export class TaskView {
     this.events = h("ol", { class: "events" });
     this.error = h("section", { class: "card error", hidden: true });
     this.args = h("section", { class: "card", hidden: true });
+    this.attempts = new Attempts();
     this.logs = h("div", { class: "logs", role: "log", tabindex: "0", "aria-label": "Log" });
     this.logNote = h("span", { class: "muted" });
+    this.tools = new LogTools(this.logs, () => this.seen.values(), () => `${this.task?.func_name ?? "task"}-${shortId(this.id)}.log`);
     root.append(
       h("a", { class: "back", href: "?view=tasks" }, icon("back"), "Tasks"),
       this.head,
-      h("section", { class: "card" }, this.facts),
-      this.progress,
-      this.error,
-      h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: "Timeline" }), legend()), this.bars, this.events),
-      h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: "Log" }), this.logNote), this.logs),
-      this.args,
+      h(
+        "div",
+        { class: "task-columns" },
+        h(
+          "div",
+          { class: "task-main" },
+          this.progress,
+          h("div", { class: "beside" }, this.error, this.args),
+          this.attempts.element,
+          h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: "Timeline" }), legend()), this.bars, this.events),
+          h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: "Log" }), this.logNote), this.tools.element, this.logs),
+        ),
+        h("section", { class: "card rail", "aria-label": "Facts" }, this.facts),
+      ),
     );
     this.clock = setInterval(() => this.#tick(), 500);
     this.following = setInterval(() => this.#follow(), FOLLOW);
@@ -44,6 +58,7 @@ export class TaskView {
     clearInterval(this.clock);
     clearInterval(this.following);
     clearTimeout(this.soon);
+    clearTimeout(this.rowsSoon);
   }
 
   async refresh() {
@@ -75,7 +90,8 @@ export class TaskView {
   #draw() {
     const { task } = this;
     this.head.replaceChildren(
-      h("div", { class: "view-head task-head" }, h("h1", { text: task.func_name }), pill(task.status), h("span", { class: "muted", text: this.#remark() }), this.#actions()),
+      h("div", { class: "view-head task-head" }, h("h1", { text: task.func_name }), pill(task.status), this.#actions()),
+      (this.sentence = h("p", { class: "sentence", text: this.#sentence() })),
     );
     this.facts.replaceChildren(...this.#facts());
     this.#drawProgress();
@@ -94,18 +110,43 @@ export class TaskView {
     );
     setShown(this.error, Boolean(task.error || task.stacktrace));
     this.error.replaceChildren(
-      h("div", { class: "card-head" }, h("h2", { text: task.error_type ?? "Error" }), task.stacktrace ? copyButton(task.stacktrace) : null),
-      h("p", { class: "error-text", text: task.error ?? "" }),
-      task.stacktrace ? h("pre", { class: "trace", tabindex: "0", "aria-label": "Traceback", text: task.stacktrace }) : "",
+      h("div", { class: "card-head" }, h("h2", { text: task.error_type ?? "Error" }), task.fingerprint ? h("a", { href: `?${new URLSearchParams({ view: "failures", fingerprint: task.fingerprint })}`, text: "Its group" }) : null),
+      isTold(task) ? "" : h("p", { class: "error-text", text: task.error ?? "" }),
+      task.causes?.length ? causes(task.causes, task.stacktrace) : "",
     );
+    const first = this.seen.size === 0;
     for (const line of task.logs ?? []) this.#addLog(line);
     this.#noteLogs();
+    // The view has no height before it is shown.
+    if (first && LIVE.has(task.status)) requestAnimationFrame(() => this.tools.toEnd());
+    this.#drawAttempts();
     const hasArgs = task.arguments !== undefined;
     setShown(this.args, hasArgs);
     if (hasArgs) {
       const shown = task.arguments ?? "Encrypted, or not stored.";
       this.args.replaceChildren(h("div", { class: "card-head" }, h("h2", { text: "Arguments" })), h("pre", { class: "trace", text: shown }));
     }
+  }
+
+  /** The state of the task as a sentence, with what is remarkable about it. */
+  #sentence() {
+    return [this.#state(), this.#remark()].filter(Boolean).join(" · ");
+  }
+
+  #state() {
+    const { task } = this;
+    const number = task.timeline.filter((entry) => entry.transition === "started").length;
+    const tried = number ? ` after ${plural(number, "attempt")}` : " without an attempt";
+    const when = ago(task.end_time ?? task.created_at);
+    if (task.status === "success") return `Succeeded ${when}${number > 1 ? tried : ""}`;
+    if (task.status === "failed") return `Failed ${when}${tried}`;
+    if (task.status === "running") return `Running for ${elapsed(secondsBetween(task.start_time ?? task.created_at))}, attempt ${task.attempt + 1}`;
+    if (task.status === "pending") return number ? `Waiting for attempt ${number + 1}` : `Waiting for ${elapsed(secondsBetween(task.created_at))}`;
+    return `${task.status[0].toUpperCase()}${task.status.slice(1)} ${when}${tried}`;
+  }
+
+  #drawAttempts() {
+    this.attempts.draw(this.task, [...this.seen.values()].map(({ line }) => line));
   }
 
   #remark() {
@@ -122,7 +163,8 @@ export class TaskView {
     if (trace) actions.append(h("a", { class: "button", href: trace, target: "_blank", rel: "noopener noreferrer" }, icon("external"), "Trace"));
     if (page.session.can_act) {
       if (LIVE.has(task.status)) actions.append(h("button", { class: "button danger", type: "button", on: { click: () => this.#cancel() } }, icon("cancel"), "Cancel"));
-      else actions.append(h("button", { class: "button primary", type: "button", on: { click: () => this.#retry() } }, icon("retry"), task.status === "success" ? "Run again" : "Retry"));
+      else if (task.retried_by) actions.append(h("span", { class: "muted" }, "Retried as ", taskLink(task.retried_by)));
+      else actions.append(h("button", { class: "button primary", type: "button", on: { click: () => this.#retry() } }, icon("retry"), task.status === "success" ? "Run again…" : "Retry"));
     }
     return actions;
   }
@@ -203,8 +245,14 @@ export class TaskView {
     // A line of an earlier number may arrive later, from the other source.
     const next = [...this.seen.keys()].filter((seq) => seq > line.seq);
     this.logs.insertBefore(element, next.length ? this.seen.get(Math.min(...next)).element : null);
-    if (following) this.logs.scrollTop = this.logs.scrollHeight;
+    if (following) this.tools.toEnd();
     this.#noteLogs();
+    // Many lines at once are one change of the rows.
+    this.rowsSoon ??= setTimeout(() => {
+      this.rowsSoon = null;
+      this.tools.apply();
+      this.#drawAttempts();
+    }, ROWS_SETTLE);
   }
 
   #line(line) {
@@ -216,6 +264,7 @@ export class TaskView {
       h("span", { class: "log-level", text: line.level }),
       h("span", { class: "log-text" }, line.message, extra.map(([key, value]) => h("span", { class: "tag", text: `${key}=${typeof value === "string" ? value : stringify(value)}` }))),
     );
+    element.hidden = !this.tools.accepts(line);
     this.seen.set(line.seq, { line, element });
     return element;
   }
@@ -224,6 +273,7 @@ export class TaskView {
     const dropped = this.task.logs_dropped ? `, ${this.task.logs_dropped} more were not kept` : "";
     setText(this.logNote, this.seen.size || dropped ? `${plural(this.seen.size, "line")}${dropped}` : "nothing written");
     setShown(this.logs, this.seen.size > 0);
+    setShown(this.tools.element, this.seen.size > 0);
   }
 
   #runTime() {
@@ -232,13 +282,20 @@ export class TaskView {
   }
 
   #tick() {
-    if (document.hidden || !this.task || !LIVE.has(this.task.status)) return;
+    if (document.hidden || !this.task) return;
+    setText(this.sentence, this.#sentence());
+    if (!LIVE.has(this.task.status)) return;
     setText(this.took, this.#runTime());
     this.bars.replaceChildren(timeline(this.task));
   }
 
   async #retry() {
-    const params = this.task.status === "success" ? { rerun: true } : {};
+    const params = {};
+    if (this.task.status === "success") {
+      const given = await asked("Run this task again?", "It has succeeded. What it does is done a second time, by a new task with the same arguments.", "Run it again");
+      if (!given) return;
+      Object.assign(params, { rerun: true, reason: given.reason });
+    }
     const task = await this.page.attempt(() => this.page.api.act("POST", `${encodeURIComponent(this.id)}/retry`, { params }), "Enqueued again as a new task");
     if (task) this.page.open({ view: "task", id: task.task_id });
   }
@@ -257,11 +314,9 @@ function taskLink(id) {
   return h("a", { class: "mono", href: `?view=task&id=${encodeURIComponent(id)}`, text: shortId(id), title: id });
 }
 
-function copyButton(text) {
-  const button = copyable(text, "");
-  button.querySelector("button").title = "Copy the traceback";
-  button.querySelector("button").setAttribute("aria-label", "Copy the traceback");
-  return button;
+/** Whether the only exception of the traceback says the whole error. */
+function isTold(task) {
+  return task.causes?.length === 1 && Boolean(task.error) && task.causes[0].error.endsWith(task.error);
 }
 
 /** The link to a trace; always an http(s) address. */
