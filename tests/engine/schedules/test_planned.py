@@ -293,7 +293,7 @@ async def test_wrong_plans_are_refused_at_the_call() -> None:
             await manager.schedule_once(office.remind, "Ann", run_at=datetime(2026, 1, 2))
         with pytest.raises(ConfigurationError, match="run_at must be an aware datetime"):
             await manager.schedule_once(office.remind, "Ann", run_at=60)  # type: ignore[arg-type]  # this is the test
-        with pytest.raises(ConfigurationError, match="delay and eager have no meaning"):
+        with pytest.raises(ConfigurationError, match="delay, eager and session have no meaning"):
             await manager.schedule_once(office.remind, "Ann", run_at=after(1), delay=5)
         with pytest.raises(ConfigurationError, match="run_key must be a text"):
             await manager.schedule_once(office.remind, "Ann", run_at=after(1), run_key="")
