@@ -57,6 +57,7 @@ BESIDE = {
     "TracingExporter.idle_until",
     "LogsExporter.idle_until",
     "OtelMetricsExporter.idle_until",
+    "LiveStream.idle_until",
 }
 
 

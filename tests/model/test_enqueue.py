@@ -37,7 +37,7 @@ def test_without_options_the_arguments_stay_the_same_object() -> None:
 
 
 def test_every_option_has_a_name_that_no_parameter_may_bear() -> None:
-    assert {"idempotency_key", "tags", "eager", "priority", "queue", "delay", "run_at"} == ADD_TASK_OPTIONS
+    assert {"idempotency_key", "tags", "eager", "priority", "queue", "delay", "run_at", "session"} == ADD_TASK_OPTIONS
 
 
 def test_a_moment_of_any_zone_becomes_utc() -> None:

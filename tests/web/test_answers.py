@@ -21,7 +21,7 @@ from taskflow_otel.web.answers import (
     task_out,
 )
 
-HIDDEN = {"payload", "token", "persisted", "crashes", "trace", "cancel_requested", "logs_dropped"}
+HIDDEN = {"payload", "token", "persisted", "crashes", "trace", "cancel_requested", "logs_dropped", "failures"}
 """What of a record a list does not show; some of it the task itself does."""
 
 

@@ -31,6 +31,7 @@ FILTERS = [
     "ended_since=1h",
     "ended_until=1h",
     f"trace_id={'c' * 32}",
+    f"fingerprint={'a' * 16}",
     "q=report",
     "func_name=report&queue=mail",
 ]
