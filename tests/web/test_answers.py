@@ -29,7 +29,7 @@ def test_every_field_of_a_record_is_shown_under_its_name_or_hidden_on_purpose() 
     shown = set(task_out(full_task(), with_args=True).model_dump())
     fields = set(TaskRecord.__struct_fields__)
     assert fields - shown == HIDDEN
-    assert shown - fields == {"args", "kwargs", "trace_id", "span_id", "due_at"}
+    assert shown - fields == {"args", "kwargs", "trace_id", "span_id", "due_at", "fingerprint"}
 
 
 def test_a_list_has_neither_logs_nor_tracebacks_and_the_task_itself_has() -> None:
