@@ -20,7 +20,7 @@ SPEC_FIELDS = {
     "task_id", "func_name", "status", "created_at", "run_at", "start_time", "end_time", "duration", "attempt",
     "retries_used", "error", "error_type", "stacktrace", "logs", "tags", "idempotency_key", "source", "priority",
     "executor", "queue", "instance", "trace_id", "span_id", "progress", "reason", "timeline", "retry_of", "retried_by",
-    "duplicate_of", "damage", "due_at",
+    "duplicate_of", "damage", "due_at", "fingerprint",
 }  # fmt: skip
 
 
@@ -70,6 +70,7 @@ SELECTED = [
     ("ended_until=1h", {"old"}),
     ("q=boom", {"failed"}),
     (f"trace_id={'c' * 32}", set()),
+    (f"fingerprint={'a' * 16}", set()),
     ("status=failed&queue=mail", set()),
 ]
 
