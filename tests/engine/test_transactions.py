@@ -104,9 +104,10 @@ async def shop_on(request: pytest.FixtureRequest, server: str, **options: Any) -
     database = Database(_url(request, server))
     shop = Shop(backend, database, **options)
     try:
+        # Before the manager writes: a transaction that has looked for a table cannot make it after a write of another.
+        async with database.async_engine.begin() as connection:
+            await connection.run_sync(APP.create_all)
         async with started(shop.manager):
-            async with database.async_engine.begin() as connection:
-                await connection.run_sync(APP.create_all)
             yield shop
     finally:
         await database.close()

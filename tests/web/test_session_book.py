@@ -236,8 +236,9 @@ async def test_several_workers_without_a_key_are_warned_of_at_the_first_login(
     client = client_of(auth=USER, **options)
     for _ in range(2):
         await log_in(client, *USER)
-    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert ["secret_key" in record.getMessage() for record in warnings] == ([True] if warns else [])
+    # Others may come from the takeover, which looks for the process of the invented worker.
+    warnings = [record for record in caplog.records if "secret_key" in record.getMessage()]
+    assert [record.levelno for record in warnings] == ([logging.WARNING] if warns else [])
 
 
 _ENDS = ["removed", "demoted", "password"]
