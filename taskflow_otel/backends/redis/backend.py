@@ -427,7 +427,7 @@ def _apply_args(changes: Sequence[Change]) -> list[str]:
                 fields.append(["L", task_id, *(text for entry in entries for text in codec.dump_log(entry))])
             case _:
                 assert_never(change)
-    return [codec.to_json(fields), *texts]
+    return [codec.plain_json(fields), *texts]
 
 
 def _instance(row: Sequence[str]) -> Instance:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
+import msgspec
+
 from taskflow_otel.backends.pool import Pooled
 from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.failure import AttemptFailure
@@ -50,6 +52,21 @@ def to_json(value: object) -> str:
     except UnicodeEncodeError:
         return _encode(encodable(value))
     return text
+
+
+_encode_plain = msgspec.json.Encoder().encode
+
+
+def plain_json(value: object) -> str:
+    """The same for texts, finite numbers and lists of them, in a fifth of the time.
+
+    Only for those: this encoder also takes what has no JSON form, such as NaN, and writes something else in its place.
+    """
+    try:
+        return _encode_plain(value).decode()
+    except (UnicodeEncodeError, TypeError):
+        # A lone surrogate, or a subclass of `str`.
+        return to_json(value)
 
 
 def _decode(text: str) -> Any:
@@ -124,7 +141,8 @@ class _Text:
         for place, out, _ in self._convert:
             if values[place] is not None:
                 values[place] = out(values[place])
-        return to_json(values)
+        # What people report as progress is the only number that may be of any kind.
+        return plain_json(values) if record.progress is None else to_json(values)
 
     def load(self, stored: str) -> dict[str, Any]:
         values = _decode(stored)
@@ -351,7 +369,7 @@ def update_fields(record: TaskRecord) -> list[Field]:
         record.instance,
         str(record.token),
         record.status.value,
-        to_json(dimensions(record)),
+        plain_json(dimensions(record)),
         _storable_key(record.idempotency_key),
         record.active_key is not None,
         duration,

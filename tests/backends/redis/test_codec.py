@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from taskflow_otel.backends.redis import codec
+from taskflow_otel.model.record import Progress
 from taskflow_otel.testing.backends.samples import full_task
 from tests.faults.rows import json_texts, json_values, shown
 from tests.faults.values import texts
@@ -38,3 +42,31 @@ def test_any_row_of_redis_becomes_a_record_that_can_be_shown(
 @given(json_texts)
 def test_any_log_entry_of_redis_can_be_shown(stored: str) -> None:
     shown(full_task(), [codec.load_log(0, stored)])
+
+
+class _Text(str):
+    """What a user's own kind of text is."""
+
+
+_numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+_plain = st.recursive(
+    st.none() | st.booleans() | _numbers | texts() | texts().map(_Text),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(_plain)
+def test_the_faster_encoder_writes_what_the_strict_one_writes(value: object) -> None:
+    assert json.loads(codec.plain_json(value)) == json.loads(codec.to_json(value))
+    codec.plain_json(value).encode()
+
+
+@given(st.floats(), st.floats())
+def test_a_progress_that_is_no_number_is_refused_and_not_replaced(done: float, total: float) -> None:
+    record = replace(full_task(), progress=Progress(done, total))
+    if math.isfinite(done) and math.isfinite(total):
+        assert json.loads(codec.dump_doc(record))[12][:2] == [done, total]
+    else:
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            codec.dump_doc(record)
