@@ -1,6 +1,6 @@
 // The attempts of a task as rows; each opens to its own error and its own lines.
 
-import { h, pill, setShown, setText } from "./dom.js";
+import { h, pill, redraw, setShown, setText } from "./dom.js";
 import { stringify } from "./exact.js";
 import { duration, full, plural, precise, secondsBetween, until } from "./format.js";
 import { reasonText } from "./rows.js";
@@ -54,11 +54,12 @@ export class Attempts {
     const known = this.rows.get(shown.attempt);
     const state = stringify([shown, lines.length]);
     if (known?.state === state) return;
-    const element = /** @type {HTMLDetailsElement} */ (row(shown, lines));
-    // The newest failure is open from its end on, until its reader closes it.
-    element.open = Boolean(known?.element.open) || (newest && known?.outcome !== shown.outcome);
-    if (known) known.element.replaceWith(element);
+    const drawn = /** @type {HTMLDetailsElement} */ (row(shown, lines));
+    const element = known?.element ?? drawn;
+    if (known) redraw(element, [...drawn.childNodes]);
     else this.element.append(element);
+    // The newest failure is open from its end on, until its reader closes it.
+    element.open ||= newest && known?.outcome !== shown.outcome;
     this.rows.set(shown.attempt, { state, element, outcome: shown.outcome });
   }
 }

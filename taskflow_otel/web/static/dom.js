@@ -40,6 +40,65 @@ export function setShown(element, shown) {
   element.hidden = !shown;
 }
 
+const FOCUSABLE = "a[href], button, input, select, textarea, summary, [tabindex]";
+
+/**
+ * Replace what is in an element. The user who stands on a part of it, with the keyboard or typing, then stands on the part that has taken
+ * its place: in the row of the same `data-key`, or if that row is gone, in the one that is now at its place.
+ */
+export function redraw(parent, ...children) {
+  const stand = standing(parent);
+  parent.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  stand();
+}
+
+/** How to return to the part of `parent` that has the focus now. */
+function standing(parent) {
+  const active = /** @type {HTMLElement} */ (document.activeElement);
+  if (active === parent || !parent.contains(active)) return () => {};
+  const row = rowOf(active, parent);
+  const key = row === parent ? null : row.dataset.key;
+  const place = rowsOf(parent).indexOf(row);
+  const among = partsOf(row);
+  const alike = among.filter((part) => signOf(part) === signOf(active));
+  const [index, number] = [among.indexOf(active), alike.indexOf(active)];
+  const { scrollTop } = active;
+  return () => {
+    const rows = rowsOf(parent);
+    const same = key === null ? parent : rows.find((each) => each.dataset.key === key);
+    const found = partsOf(same ?? rows[Math.min(place, rows.length - 1)] ?? parent);
+    const part = found.filter((each) => signOf(each) === signOf(active))[number] ?? found[Math.min(index, found.length - 1)];
+    if (!part) return;
+    part.focus({ preventScroll: true });
+    part.scrollTop = scrollTop;
+    if (same && active instanceof HTMLInputElement && part instanceof HTMLInputElement && active.type === part.type) keepTyping(active, part);
+  };
+}
+
+function keepTyping(before, after) {
+  after.value = before.value;
+  // Only fields of text have a place in it.
+  if (before.selectionStart !== null) after.setSelectionRange(before.selectionStart, before.selectionEnd);
+}
+
+function rowOf(element, parent) {
+  const row = element.closest("[data-key]");
+  return row !== null && row !== parent && parent.contains(row) ? row : parent;
+}
+
+function rowsOf(parent) {
+  return [...parent.querySelectorAll("[data-key]")];
+}
+
+function partsOf(row) {
+  return [row, ...row.querySelectorAll(FOCUSABLE)].filter((part) => part.matches(FOCUSABLE));
+}
+
+/** What a part is, beside its place: a link by where it leads, a field by its name, all else by what is read out. */
+function signOf(part) {
+  return `${part.tagName} ${part.getAttribute("href") ?? part.getAttribute("name") ?? part.getAttribute("aria-label") ?? part.textContent}`;
+}
+
 const ICONS = {
   overview: "M3 13h5v7H3zM9.5 4h5v16h-5zM16 9h5v11h-5z",
   tasks: "M4 6h16M4 12h16M4 18h10",

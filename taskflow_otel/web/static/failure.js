@@ -1,7 +1,7 @@
 // One group of failures: when it occurred, what it is, and what can be done about exactly its tasks.
 
 import { causes } from "./causes.js";
-import { asked, copyLink, h, icon, pill, setShown } from "./dom.js";
+import { asked, copyLink, h, icon, pill, redraw, setShown } from "./dom.js";
 import { ago, clock, count, duration, full, plural, shortId } from "./format.js";
 import { occurrences } from "./chart.js";
 import { reasonText } from "./rows.js";
@@ -75,7 +75,7 @@ export class FailureDetail {
       h("h3", { text: "Newest tasks" }),
       h("ol", { class: "samples" }, group.samples.map(sample)),
     ];
-    this.element.replaceChildren(...parts.filter((part) => part !== null));
+    redraw(this.element, parts);
     for (const each of this.element.querySelectorAll("details")) if (each.className && unfolded.has(each.className)) each.open = true;
   }
 

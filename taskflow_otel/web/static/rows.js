@@ -36,12 +36,23 @@ export class TaskRows {
     return this.#rows.size;
   }
 
-  /** Show exactly these tasks; `complete`: there are no more after them. */
+  /**
+   * Show exactly these tasks; `complete`: there are no more after them. The row of a task that stays is the same element: a user who
+   * stands on it still does after the reading.
+   */
   replace(tasks, complete) {
-    this.#rows.clear();
-    this.#running.clear();
-    this.body.replaceChildren();
-    this.append(tasks, complete);
+    const ids = new Set(tasks.map((task) => task.task_id));
+    for (const [id, row] of [...this.#rows]) if (!ids.has(id)) this.#drop(row);
+    this.complete = complete;
+    const active = /** @type {HTMLElement} */ (document.activeElement);
+    let place = this.body.firstElementChild;
+    for (const task of tasks) {
+      const row = this.#shown(task);
+      if (row.element === place) place = place.nextElementSibling;
+      else this.body.insertBefore(row.element, place);
+    }
+    // An element that was moved has lost the focus.
+    if (this.body.contains(active) && document.activeElement !== active) active.focus({ preventScroll: true });
   }
 
   append(tasks, complete) {
@@ -83,7 +94,19 @@ export class TaskRows {
     return row;
   }
 
+  /** The row of a task as it is now. */
+  #shown(task) {
+    const row = this.#rows.get(task.task_id);
+    if (!row) return this.#make(task);
+    row.task = task;
+    row.draw();
+    this.#follow(row);
+    return row;
+  }
+
   #drop(row) {
+    // The focus on a row that goes moves to the next one.
+    if (row.element.contains(document.activeElement)) linkIn(row.element.nextElementSibling ?? row.element.previousElementSibling)?.focus({ preventScroll: true });
     row.element.remove();
     this.#rows.delete(row.task.task_id);
     this.#running.delete(row);
@@ -97,6 +120,10 @@ export class TaskRows {
   #tick() {
     if (!document.hidden) for (const row of this.#running) row.drawDuration();
   }
+}
+
+function linkIn(row) {
+  return /** @type {HTMLElement | null} */ (row?.querySelector(".row-link") ?? null);
 }
 
 function columns(compact) {

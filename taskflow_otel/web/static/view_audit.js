@@ -1,4 +1,4 @@
-import { empty, h, setShown } from "./dom.js";
+import { empty, h, redraw, setShown } from "./dom.js";
 import { clock, full } from "./format.js";
 
 const COLUMNS = ["Time", "Who", "Action", "About", "Outcome", "Reason"];
@@ -24,7 +24,7 @@ export class AuditView {
 
   async refresh() {
     const { items, next } = await this.page.api.list("audit", { limit: PAGE });
-    this.body.replaceChildren(...items.map(row));
+    redraw(this.body, items.map(row));
     setShown(this.table, items.length > 0);
     setShown(this.blank, items.length === 0);
     this.#continueAt(next);
@@ -52,7 +52,7 @@ function row(entry) {
   const who = h("td", {}, h("strong", { text: entry.actor ?? "anonymous" }), h("span", { class: "muted", text: ` ${entry.client ?? ""}` }));
   return h(
     "tr",
-    {},
+    { data: { key: entry.entry_id } },
     h("td", { class: "mono", text: clock(entry.at), title: full(entry.at) }),
     who,
     h("td", { text: entry.action, title: entry.route }),

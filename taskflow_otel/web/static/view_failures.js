@@ -1,7 +1,7 @@
 // What went wrong, as a worklist: groups at the left, one of them at the right.
 
 import { sparkline } from "./chart.js";
-import { empty, h, icon, pill, setShown, setText } from "./dom.js";
+import { empty, h, icon, pill, redraw, setShown, setText } from "./dom.js";
 import { FailureDetail, titleOf } from "./failure.js";
 import { ago, count, full, plural } from "./format.js";
 
@@ -77,9 +77,7 @@ export class FailuresView {
     this.back.disabled = this.cursors.length === 1;
     this.next.disabled = !found.next_cursor;
     if (this.chosen === null || (!this.page.params.get("fingerprint") && !found.groups.some((group) => group.fingerprint === this.chosen))) this.chosen = found.groups[0]?.fingerprint ?? null;
-    const focused = /** @type {HTMLElement | null} */ (document.activeElement)?.dataset.fingerprint;
-    this.list.replaceChildren(...found.groups.map((group) => this.#row(group)));
-    if (focused) /** @type {HTMLElement | null} */ (this.list.querySelector(`[data-fingerprint="${focused}"]`))?.focus();
+    redraw(this.list, found.groups.map((group) => this.#row(group)));
     await this.detail.show(this.chosen, since);
   }
 
@@ -103,7 +101,7 @@ export class FailuresView {
           class: "group row-link",
           href: `?${new URLSearchParams({ view: "failures", ...this.#shown(), fingerprint: group.fingerprint })}`,
           "aria-current": chosen ? "true" : null,
-          data: { fingerprint: group.fingerprint },
+          data: { key: group.fingerprint, fingerprint: group.fingerprint },
           on: { click: (event) => this.#choose(event, group.fingerprint) },
         },
         h("span", { class: "group-spark" }, group.points.length ? sparkline(group.points) : null),

@@ -1,4 +1,4 @@
-import { copyable, empty, h, setShown } from "./dom.js";
+import { copyable, empty, h, redraw, setShown } from "./dom.js";
 import { ago, clock, count, full, plural, secondsBetween, shortId } from "./format.js";
 import { INSTANCE_STATES } from "./vocabulary.js";
 
@@ -23,7 +23,7 @@ export class InstancesView {
   async refresh() {
     const instances = await this.page.api.get("instances");
     instances.sort((a, b) => rank(a) - rank(b) || b.started_at.localeCompare(a.started_at));
-    this.body.replaceChildren(...instances.map(row));
+    redraw(this.body, instances.map(row));
     setShown(this.blank, instances.length === 0);
     setShown(this.table, instances.length > 0);
   }
@@ -43,7 +43,7 @@ function row(instance) {
   const status = { alive: "success", late: "pending", dead: "failed", stopped: "cancelled" }[state] ?? "cancelled";
   return h(
     "tr",
-    {},
+    { data: { key: instance.instance_id } },
     h("td", {}, h("span", { class: "pill", data: { status }, text: state })),
     h("td", {}, copyable(instance.instance_id), instance.answering ? h("span", { class: "tag", text: "answers you" }) : null),
     h("td", {}, instance.kind ?? "", instance.release ? h("span", { class: "tag", text: instance.release, title: "release" }) : null),

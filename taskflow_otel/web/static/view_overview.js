@@ -1,5 +1,5 @@
 import { activity, LAYERS, sparkline } from "./chart.js";
-import { empty, h, setShown, setText } from "./dom.js";
+import { empty, h, redraw, setShown, setText } from "./dom.js";
 import { clock, count, duration, rate, share } from "./format.js";
 import { TaskRows } from "./rows.js";
 
@@ -117,7 +117,7 @@ class Objectives {
 
   show(objectives) {
     setShown(this.element, objectives.length > 0);
-    this.body.replaceChildren(...objectives.map((one) => this.#row(one)));
+    redraw(this.body, objectives.map((one) => this.#row(one)));
   }
 
   #row(one) {
@@ -127,7 +127,7 @@ class Objectives {
     const text = left !== null && left < 0 ? `${Math.round(left * 100)} %` : share(left);
     return h(
       "tr",
-      {},
+      { data: { key: one.task } },
       h("td", {}, h("a", { href: `?view=tasks&func_name=${encodeURIComponent(one.task)}`, text: one.task })),
       h("td", { text: `${percent(one.success)}${limit}, over ${duration(one.window_seconds)}` }),
       h("td", { text: one.since === null ? "not kept by this backend" : clock(one.since) }),

@@ -1,4 +1,4 @@
-import { empty, h, icon, pill, setShown } from "./dom.js";
+import { empty, h, icon, pill, redraw, setShown } from "./dom.js";
 import { ago, clock, count, full, until } from "./format.js";
 
 const COLUMNS = ["Schedule", "Rule", "Next run", "Last run", "Failed runs", "Missed", "Errors", ""];
@@ -24,10 +24,7 @@ export class SchedulesView {
 
   async refresh() {
     const schedules = await this.page.api.get("schedules");
-    // A redrawn button must keep the keyboard focus.
-    const focused = /** @type {HTMLElement | null} */ (document.activeElement)?.dataset.key;
-    this.body.replaceChildren(...schedules.map((schedule) => this.#row(schedule)));
-    if (focused) [...this.body.querySelectorAll("button")].find((button) => button.dataset.key === focused)?.focus();
+    redraw(this.body, schedules.map((schedule) => this.#row(schedule)));
     setShown(this.blank, schedules.length === 0);
     setShown(this.table, schedules.length > 0);
   }
@@ -47,7 +44,7 @@ export class SchedulesView {
     if (schedule.errors) errors.className = "bad";
     return h(
       "tr",
-      { data: { name } },
+      { data: { key: name } },
       h("td", {}, h("strong", { text: name }), name === func_name ? null : h("span", { class: "muted", text: ` ${func_name}` })),
       h("td", { class: "mono" }, kind === "once" ? `once, ${clock(schedule.next_run)}` : schedule.rule, zone),
       h("td", {}, next),
@@ -66,7 +63,7 @@ export class SchedulesView {
       await this.page.refresh();
     };
     const button = (verb, title, symbol, done) =>
-      h("button", { class: "button small", type: "button", data: { key: `${name} ${symbol}` }, on: { click: () => act(verb, done) } }, symbol ? icon(symbol) : null, title);
+      h("button", { class: "button small", type: "button", on: { click: () => act(verb, done) } }, symbol ? icon(symbol) : null, title);
     return [
       button("run", "Run now", "play", `${name} runs`),
       paused ? button("resume", "Resume", "retry", `${name} resumed`) : button("pause", "Pause", "pause", `${name} paused`),

@@ -1,6 +1,6 @@
 import { Attempts } from "./attempts.js";
 import { causes } from "./causes.js";
-import { asked, confirmed, copyable, h, icon, pill, setShown, setText } from "./dom.js";
+import { asked, confirmed, copyable, h, icon, pill, redraw, setShown, setText } from "./dom.js";
 import { stringify } from "./exact.js";
 import { ago, clock, duration, elapsed, full, plural, precise, secondsBetween, shortId, zoned } from "./format.js";
 import { LogTools } from "./log_tools.js";
@@ -89,11 +89,12 @@ export class TaskView {
 
   #draw() {
     const { task } = this;
-    this.head.replaceChildren(
+    redraw(
+      this.head,
       h("div", { class: "view-head task-head" }, h("h1", { text: task.func_name }), pill(task.status), this.#actions()),
       (this.sentence = h("p", { class: "sentence", text: this.#sentence() })),
     );
-    this.facts.replaceChildren(...this.#facts());
+    redraw(this.facts, this.#facts());
     this.#drawProgress();
     this.bars.replaceChildren(timeline(task));
     const where = places(task.timeline);
@@ -109,7 +110,8 @@ export class TaskView {
       ),
     );
     setShown(this.error, Boolean(task.error || task.stacktrace));
-    this.error.replaceChildren(
+    redraw(
+      this.error,
       h("div", { class: "card-head" }, h("h2", { text: task.error_type ?? "Error" }), task.fingerprint ? h("a", { href: `?${new URLSearchParams({ view: "failures", fingerprint: task.fingerprint })}`, text: "Its group" }) : null),
       isTold(task) ? "" : h("p", { class: "error-text", text: task.error ?? "" }),
       task.causes?.length ? causes(task.causes, task.stacktrace) : "",
@@ -124,7 +126,7 @@ export class TaskView {
     setShown(this.args, hasArgs);
     if (hasArgs) {
       const shown = task.arguments ?? "Encrypted, or not stored.";
-      this.args.replaceChildren(h("div", { class: "card-head" }, h("h2", { text: "Arguments" })), h("pre", { class: "trace", text: shown }));
+      redraw(this.args, h("div", { class: "card-head" }, h("h2", { text: "Arguments" })), h("pre", { class: "trace", text: shown }));
     }
   }
 
