@@ -21,6 +21,7 @@ import click
 
 from taskflow_otel.cli.ledger import open_backend
 from taskflow_otel.cli.options import URL
+from taskflow_otel.cli.options import namespace as namespace_option
 from taskflow_otel.cli.output import say_json, say_table, terminal
 from taskflow_otel.errors import TaskflowError
 from taskflow_otel.model.query import Instance
@@ -68,6 +69,7 @@ class Finding:
 
 @click.command()
 @click.option("--backend", metavar="URL|PATH", help="postgresql://…, mysql://…, redis://… or a SQLite path.")
+@namespace_option
 @click.option(
     "--url",
     envvar=URL,
@@ -78,14 +80,14 @@ class Finding:
     "--otlp", metavar="URL", envvar=_OTLP, help=f"The address of the collector, such as {_OTLP_DEFAULT} (or: ${_OTLP})."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each finding.")
-def doctor(backend: str | None, url: str | None, otlp: str | None, as_json: bool) -> int:
+def doctor(backend: str | None, namespace: str | None, url: str | None, otlp: str | None, as_json: bool) -> int:
     """Look for what is wrong, and say what to do.
 
     Looks at the installation, and at what is named: a backend, the administration of a running application, the
     collector of OpenTelemetry. Each finding says what to do. A backend is opened as an application opens it, so its
     schema is created or migrated. The exit status is 1 if there is an error.
     """
-    found = asyncio.run(_examine(backend, url, otlp))
+    found = asyncio.run(_examine(backend, namespace, url, otlp))
     if as_json:
         for finding in found:
             say_json(asdict(finding), sys.stdout)
@@ -98,10 +100,10 @@ def doctor(backend: str | None, url: str | None, otlp: str | None, as_json: bool
     return int(any(finding.verdict is Verdict.ERROR for finding in found))
 
 
-async def _examine(backend: str | None, url: str | None, otlp: str | None) -> list[Finding]:
+async def _examine(backend: str | None, namespace: str | None, url: str | None, otlp: str | None) -> list[Finding]:
     found = list(examine_installation())
     if backend:
-        found += [finding async for finding in examine_backend(backend)]
+        found += [finding async for finding in examine_backend(backend, namespace)]
     if url:
         found += await asyncio.to_thread(lambda: list(examine_application(url)))
     if otlp:
@@ -134,7 +136,7 @@ def _is_there(module: str) -> bool:
         return False
 
 
-async def examine_backend(where: str) -> AsyncIterator[Finding]:
+async def examine_backend(where: str, namespace: str | None = None) -> AsyncIterator[Finding]:
     """Whether a backend can be opened, what it warns of, and what the instances in it say."""
     subject = f"backend {without_passwords(where)}"
     path = _sqlite_path(where)
@@ -143,7 +145,7 @@ async def examine_backend(where: str) -> AsyncIterator[Finding]:
         return
     with _warnings() as warnings:
         try:
-            backend = open_backend(where)
+            backend = open_backend(where, namespace)
             async with asyncio.timeout(_PATIENCE):
                 await backend.open()
         except TimeoutError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -22,21 +23,21 @@ from taskflow_otel.web.params import task_filter
 from taskflow_otel.wire.bodies import InstanceOut, StatsOut, TaskDetailOut, TaskOut
 
 
-def open_backend(where: str) -> Backend:
+def open_backend(where: str, namespace: str | None = None) -> Backend:
     """The backend that a URL or path names; raises `ConfigurationError` if it names no backend."""
     scheme = where.partition("://")[0].partition("+")[0] if "://" in where else ""
     match scheme:
         case "postgresql" | "postgres":
-            return backends.PostgresBackend(where)
+            return backends.PostgresBackend(where, namespace=namespace)
         case "mysql" | "mariadb":
-            return backends.MySQLBackend(where)
+            return backends.MySQLBackend(where, namespace=namespace)
         case "redis" | "rediss" | "unix":
-            return backends.RedisBackend(where)
+            return backends.RedisBackend(where, namespace=namespace)
         case "" | "sqlite":
             path = Path(where.removeprefix("sqlite:///"))
             if not path.is_file():
                 raise ConfigurationError(f"there is no database {str(path)!r}")
-            return backends.SqliteBackend(path)
+            return backends.SqliteBackend(path, namespace=namespace)
         case _:
             raise ConfigurationError(
                 f"--backend must be a postgresql, mysql or redis URL, or a path, not {without_passwords(where)!r}"
@@ -49,8 +50,8 @@ class Ledger:
     No instance is registered and no task is taken over. Arguments of tasks are not shown.
     """
 
-    def __init__(self, where: str) -> None:
-        self._backend = open_backend(where)
+    def __init__(self, where: str, namespace: str | None = None) -> None:
+        self._backend = open_backend(where, namespace)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:
@@ -70,7 +71,7 @@ class Ledger:
 
     def iter_tasks(self, *, limit: int, **filters: Any) -> Iterator[TaskOut]:
         """The tasks that match, the newest first, in pages of `limit`."""
-        query, cursor = replace(_query(filters), limit=limit), None
+        query, cursor = replace(query_of(filters), limit=limit), None
         while True:
             page = self._runner.run(self._backend.page(replace(query, cursor=cursor)))
             for record in page.records:
@@ -91,20 +92,28 @@ class Ledger:
 
     def get_stats(self, **filters: Any) -> StatsOut:
         """How many tasks that match are in each state."""
-        return stats_out(self._runner.run(self._backend.counts(_query(filters))))
+        return stats_out(self._runner.run(self._backend.counts(query_of(filters))))
 
     def list_instances(self) -> list[InstanceOut]:
         """The processes that share the backend."""
         return [instance_out(one, "", Loss()) for one in self._runner.run(self._backend.instances())]
 
 
-def _query(filters: dict[str, Any]) -> TaskQuery:
+def query_of(filters: dict[str, Any]) -> TaskQuery:
+    """The query that filters of the API mean; raises `ConfigurationError` for one that cannot be understood."""
     given = dict(filters)
     for name, kind in (("status", TaskStatus), ("source", Source)):
         if name in given:
             given[name] = _word(name, given[name], kind)
-    try:
+    with understood():
         return task_filter(**given)
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raise `ConfigurationError` for a parameter to which the API would answer that it cannot be understood."""
+    try:
+        yield
     except HTTPException as error:
         raise ConfigurationError(str(error.detail)) from None
 

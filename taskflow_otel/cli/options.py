@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from taskflow_otel.cli.ledger import Ledger
+from taskflow_otel.cli.orders import Orders
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.vocabulary import Source
@@ -131,6 +132,12 @@ def as_json(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each entry.")(function)
 
 
+def namespace(function: F) -> F:
+    """The option `--namespace`."""
+    text = "The namespace that the application gives to its backend, if it gives one."
+    return click.option("--namespace", metavar="NAME", help=text)(function)
+
+
 def reason(function: F) -> F:
     """The option `--reason`."""
     return click.option("--reason", metavar="TEXT", help="Why; it is kept in the audit.")(function)
@@ -150,25 +157,33 @@ def asking(work: Work) -> Work:
 
 def reading(work: Work) -> Work:
     """As `asking`, or let it read a backend: `source` is then a `Ledger`."""
+    return _either(work, Ledger, f"Read the tasks where they are stored, without an application: {_BACKENDS}.")
 
+
+def ordering(work: Work) -> Work:
+    """As `asking`, or let it store in a backend what its instances shall do: `source` is then an `Orders`."""
+    return _either(work, Orders, f"Ask the instances that share a backend, through this backend: {_BACKENDS}.")
+
+
+def _either(work: Work, kind: type[Ledger], meaning: str) -> Work:
     @click.option("--url", envvar=URL, metavar="URL", help=_WHERE)
-    @click.option(
-        "--backend",
-        metavar="URL|PATH",
-        help="Read the tasks where they are stored, without an application: postgresql://…, mysql://…, redis://… or "
-        "the path of a SQLite database.",
-    )
+    @click.option("--backend", metavar="URL|PATH", help=meaning)
+    @namespace
     @as_json
     @functools.wraps(work)
-    def run(url: str | None, backend: str | None, **options: Any) -> int:
+    def run(url: str | None, backend: str | None, namespace: str | None, **options: Any) -> int:
         if backend is None:
+            if namespace is not None:
+                raise ConfigurationError("--namespace is that of a backend: give --backend too")
             return _ask(work, url, options)
-        with Ledger(backend) as ledger:
+        with kind(backend, namespace) as ledger:
             return work(source=ledger, **options)
 
     return run
 
 
+_BACKENDS = "postgresql://…, mysql://…, redis://… or the path of a SQLite database"
+"""What `--backend` can be."""
 _WHERE = (
     f"The administration of an application, such as http://ada:secret@localhost:8000/tasks (or: ${URL}); a bearer "
     f"token is taken from ${TOKEN}."

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from taskflow_otel.cli.ledger import open_backend
-from taskflow_otel.cli.options import BEARER, MOMENT, as_json
+from taskflow_otel.cli.options import BEARER, MOMENT, as_json, namespace
 from taskflow_otel.cli.output import bar, say_json
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.reconcile.compare import Difference
@@ -35,6 +35,7 @@ METRICS_VARIABLE = "TASKFLOW_METRICS_TOKEN"
     metavar="URL|PATH",
     help="Where the tasks are stored: postgresql://…, mysql://…, redis://… or the path of a SQLite database.",
 )
+@namespace
 @click.option("--since", type=MOMENT, help="Only tasks created at or after TIME (ISO 8601; UTC).")
 @click.option("--until", type=MOMENT, help="Only tasks created before TIME.")
 @click.option(
@@ -106,6 +107,7 @@ class Asked:
     """What to compare."""
 
     backend: str
+    namespace: str | None
     since: datetime | None
     until: datetime | None
     metrics: tuple[str, ...]
@@ -126,7 +128,7 @@ async def _compare(asked: Asked) -> list[Difference]:
         name = without_passwords(asked.prometheus)
         totals[name] = prometheus_totals(ask, asked.prometheus, asked.selector)
     exported = read_exports(asked.exports) if asked.exports else None
-    backend = open_backend(asked.backend)
+    backend = open_backend(asked.backend, asked.namespace)
     await backend.open()
     try:
         with bar("tasks compared", sys.stderr) as advance:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskflow_otel.cli.options import COUNT, TASK_ID, asking, filters, reading, reason
+from taskflow_otel.cli.options import COUNT, TASK_ID, filters, ordering, reading, reason
+from taskflow_otel.cli.orders import Order, Orders
 from taskflow_otel.cli.output import bar, say_json, say_table, terminal
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.vocabulary import ItemOutcome, OperationKind
 from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say
 
@@ -82,18 +85,24 @@ def logs(source: Client | Ledger, task_id: str, follow: bool, as_json: bool) -> 
 @click.argument("task_ids", metavar="ID...", type=TASK_ID, nargs=-1, required=True)
 @click.option("--rerun", is_flag=True, help="Also a task that succeeded.")
 @reason
-@asking
-def retry(source: Client, task_ids: tuple[str, ...], rerun: bool, reason: str | None, as_json: bool) -> int:
+@ordering
+def retry(source: Client | Orders, task_ids: tuple[str, ...], rerun: bool, reason: str | None, as_json: bool) -> int:
     """Retry finished tasks."""
+    if isinstance(source, Orders):
+        if rerun:
+            raise ConfigurationError("--rerun needs a running application (--url): a stored order cannot ask for it")
+        return _order(source, OperationKind.RETRY, task_ids, reason, as_json)
     return _each(task_ids, lambda one: source.retry_task(one, rerun=rerun or None, reason=reason), as_json)
 
 
 @click.command()
 @click.argument("task_ids", metavar="ID...", type=TASK_ID, nargs=-1, required=True)
 @reason
-@asking
-def cancel(source: Client, task_ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
+@ordering
+def cancel(source: Client | Orders, task_ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
     """Cancel tasks that wait or run."""
+    if isinstance(source, Orders):
+        return _order(source, OperationKind.CANCEL, task_ids, reason, as_json)
     return _each(task_ids, lambda one: source.cancel_task(one, reason=reason), as_json)
 
 
@@ -113,6 +122,29 @@ def _each(task_ids: tuple[str, ...], act: Callable[[str], TaskOut], as_json: boo
                 refused += 1
                 say(f"{task_id}: {exc.detail}", sys.stderr)
     return 1 if refused else 0
+
+
+def _order(source: Orders, kind: OperationKind, task_ids: Sequence[str], reason: str | None, as_json: bool) -> int:
+    """Store what the instances shall do with tasks, and print what they have done."""
+    with bar("tasks", sys.stderr) as advance:
+        order = source.carry_out(kind, task_ids, reason, advance)
+    refused = 0
+    for item in order.items:
+        if item.outcome == ItemOutcome.DONE:
+            _print(source.get_task(item.new_task_id or item.task_id), as_json)
+        elif item.outcome is not None:
+            refused += 1
+            say(f"{item.task_id}: {item.detail}", sys.stderr)
+    if order.waits:
+        say(_waits(order), sys.stderr)
+    failed = order.operation is not None and order.operation.error is not None
+    return 1 if refused or failed else 0
+
+
+def _waits(order: Order) -> str:
+    assert order.operation is not None
+    who = "the instances carry it out" if order.anyone else "no instance runs, and the next one that starts does it"
+    return f"stored as operation {order.operation.operation_id}: {who}"
 
 
 def _print(task: TaskOut, as_json: bool) -> None:

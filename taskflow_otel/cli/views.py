@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskflow_otel.cli.options import asking, filters, reading, reason
+from taskflow_otel.cli.options import asking, filters, ordering, reading, reason
 from taskflow_otel.cli.output import bar, say_json, say_table
 from taskflow_otel.model.vocabulary import OperationStatus
 from taskflow_otel.runtime.terminal import say
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from taskflow_otel.cli.ledger import Ledger
+    from taskflow_otel.cli.orders import Orders
     from taskflow_otel.client import Client
     from taskflow_otel.wire.bodies import DeletedOut
 
@@ -71,9 +72,9 @@ def instances(source: Client | Ledger, as_json: bool) -> int:
 @click.option("--dry-run", is_flag=True, help="Delete nothing: only count them.")
 @click.option("--wait", is_flag=True, help="Return when all are deleted, if that continues in the background.")
 @reason
-@asking
+@ordering
 def purge(
-    source: Client, filters: Any, before: str, dry_run: bool, wait: bool, reason: str | None, as_json: bool
+    source: Client | Orders, filters: Any, before: str, dry_run: bool, wait: bool, reason: str | None, as_json: bool
 ) -> int:
     """Delete finished tasks, for good."""
     done = source.delete_history(before=before, dry_run=dry_run or None, reason=reason, **filters)
@@ -90,7 +91,7 @@ def purge(
     return 1 if refused or done.status == OperationStatus.FAILED else 0
 
 
-def _ended(source: Client, done: DeletedOut) -> DeletedOut:
+def _ended(source: Client | Orders, done: DeletedOut) -> DeletedOut:
     """The deletion once it has ended, with a bar for those who wait."""
     if done.operation_id is None:
         return done

@@ -145,12 +145,7 @@ class Retries:
         self, task_id: str, original: TaskRecord | None, *, rerun: bool = False, once: bool = False
     ) -> TaskRecord:
         """The task itself, if it can be retried as it is now; raises one of `REFUSALS`. See `retry_all` for `once`."""
-        if original is None:
-            raise TaskNotFoundError(task_id)
-        if not original.status.finished:
-            raise TaskStateError(f"task {task_id} is {original.status}; only a finished task can be retried")
-        if original.status is TaskStatus.SUCCESS and not rerun:
-            raise TaskStateError(f"task {task_id} succeeded; use rerun=true to run it once more")
+        original = finished_original(task_id, original, rerun=rerun)
         self._registry.get(original.func_name)
         if original.payload is None:
             raise TaskStateError(
@@ -178,3 +173,14 @@ class Retries:
             return
         if ended_too or not successor.status.finished:
             raise AlreadyRetriedError(original.task_id, successor.task_id, ended=successor.status.finished)
+
+
+def finished_original(task_id: str, original: TaskRecord | None, *, rerun: bool = False) -> TaskRecord:
+    """The task itself, if its state allows a retry; raises `TaskNotFoundError` or `TaskStateError`."""
+    if original is None:
+        raise TaskNotFoundError(task_id)
+    if not original.status.finished:
+        raise TaskStateError(f"task {task_id} is {original.status}; only a finished task can be retried")
+    if original.status is TaskStatus.SUCCESS and not rerun:
+        raise TaskStateError(f"task {task_id} succeeded; use rerun=true to run it once more")
+    return original

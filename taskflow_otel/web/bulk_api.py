@@ -73,7 +73,7 @@ def add_bulk_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit: 
         if wanted.selection is None:
             items = await engine.operations.preview(kind, wanted.task_ids)
             return sum(map(_done, items)), _skipped(items), False
-        matched, more = await counted(engine, wanted.selection, max(COUNT_LIMIT, MAX_PAGE), wants)
+        matched, more = await counted(engine.lookup.page, wanted.selection, max(COUNT_LIMIT, MAX_PAGE), wants)
         return matched, [], more
 
     async def carry_out(

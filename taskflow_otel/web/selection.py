@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from taskflow_otel.model.operation import Selection
-from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.query import TaskPage, TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web.params import MAX_PAGE
-from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.refusals import InvalidInput, is_storable
 
 _LONGEST_ID = 64
@@ -66,15 +65,18 @@ def named_or_selected(
 
 
 async def counted(
-    engine: TaskEngine, selection: Selection, most: int, wants: Callable[[TaskRecord], bool]
+    read: Callable[[TaskQuery], Awaitable[TaskPage]],
+    selection: Selection,
+    most: int,
+    wants: Callable[[TaskRecord], bool],
 ) -> tuple[int, bool]:
-    """How many tasks are selected, counted up to `most`, and whether there are more."""
+    """How many tasks are selected, counted up to `most`, and whether there are more. `read` reads one page."""
     limit = most if selection.limit is None else min(most, selection.limit)
     number = 0
     for status in selection.statuses:
         found = replace(selection.query, status=TaskStatus(status), limit=MAX_PAGE, cursor=None)
         while number <= limit:
-            page = await engine.lookup.page(found)
+            page = await read(found)
             number += sum(_ended(record, selection.ended_before) and wants(record) for record in page.records)
             if page.next_cursor is None:
                 break

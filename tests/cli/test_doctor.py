@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -72,6 +73,15 @@ def test_the_command_prints_each_finding_and_says_by_its_status_whether_one_is_a
     assert main(["doctor", "--json", "--backend", str(tmp_path / "no" / "tasks.db")]) == 1
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (last["verdict"], last["message"].endswith(": create it")) == ("error", True)
+
+
+async def test_a_directory_in_which_this_account_may_not_write_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    [finding] = await of_backend(tmp_path / "tasks.db")
+    assert (finding.verdict, "may not write to" in finding.message) == (ERROR, True)
 
 
 def test_an_extra_that_is_not_there_comes_with_its_line_of_pip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from taskflow_otel import TaskManager, TaskStatus, task_log
+from taskflow_otel.backends import SqliteBackend
 from taskflow_otel.cli.main import main
 from tests.managers import started
 
 
-async def filled(path: Path) -> list[str]:
+async def filled(path: Path, namespace: str | None = None) -> list[str]:
     """Two tasks in a database: one that succeeded and one that failed."""
-    manager = TaskManager(snapshot_db=path)
+    manager = TaskManager(snapshot_backend=SqliteBackend(path, namespace=namespace))
 
     @manager.task(persist=True)
     async def good() -> None:
@@ -60,3 +61,16 @@ def test_a_backend_is_read_without_an_application(
     unknown = good[:-4] + ("0000" if good[-4:] != "0000" else "1111")
     assert main(["show", unknown, "--backend", str(path)]) == 2
     assert unknown in capsys.readouterr().err
+
+
+def test_an_application_in_a_namespace_is_read_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tasks.db"
+    asyncio.run(filled(path, "shop"))
+    total = {}
+    for namespace in ([], ["--namespace", "shop"], ["--namespace", "other"]):
+        assert main(["stats", "--json", "--backend", str(path), *namespace]) == 0
+        total[" ".join(namespace)] = json.loads(capsys.readouterr().out)["total"]
+        assert main(["doctor", "--backend", str(path), *namespace]) == 0
+        assert main(["reconcile", "--backend", str(path), *namespace]) == 0
+        capsys.readouterr()
+    assert total == {"": 0, "--namespace shop": 2, "--namespace other": 0}

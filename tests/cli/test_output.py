@@ -119,6 +119,13 @@ BAD: dict[str, tuple[list[str], str]] = {
     "tasks in no state": (["stats", "--backend", "empty.db", "--status", HOSTILE], "status must be one of pending"),
     "a time that nobody knows": (["ls", "--backend", "empty.db", "--since", HOSTILE], "since must be an ISO 8601 time"),
     "a queue that is not text": (["ls", "--backend", "empty.db", "--queue", "\udcff"], "queue must not contain"),
+    "a rerun without an application": (["retry", UUID, "--backend", "empty.db", "--rerun"], "--rerun needs a running"),
+    "a hostile time to purge in a backend": (
+        ["purge", "--backend", "empty.db", "--before", HOSTILE], "before must be an ISO 8601 time"
+    ),
+    "an order to another program": (["cancel", UUID, "--backend", "text"], "is not a SQLite database"),
+    "a hostile namespace": (["ls", "--backend", "empty.db", "--namespace", HOSTILE], "namespace must be"),
+    "a namespace without a backend": (["stats", *ASKED, "--namespace", "shop"], "give --backend too"),
     "a hostile shell": (["completion", HOSTILE], "is not one of 'bash', 'zsh', 'fish'"),
     "a doctor of something else": (["doctor", HOSTILE], "unexpected extra argument"),
 }  # fmt: skip

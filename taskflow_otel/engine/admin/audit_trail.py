@@ -73,7 +73,7 @@ class AuditTrail(Service):
 
         Its texts are shortened and made plain here; `instance` is set here. Never raises.
         """
-        entry = _plain(replace(entry, instance=self._instance_id()))
+        entry = made_plain(replace(entry, instance=self._instance_id()))
         if entry.actor is None and entry.outcome != AuditOutcome.DONE and not self._repeats.passes(entry):
             return
         self._take(entry)
@@ -177,7 +177,8 @@ class AuditTrail(Service):
         )
 
 
-def _plain(entry: AuditEntry) -> AuditEntry:
+def made_plain(entry: AuditEntry) -> AuditEntry:
+    """The entry with plain and short texts, as it is stored."""
     texts = {}
     for name in entry.__struct_fields__:
         value = getattr(entry, name)

@@ -10,8 +10,7 @@ from dataclasses import replace as with_query
 from msgspec.structs import replace
 
 from taskflow_otel.backends.admin import OperationStore
-from taskflow_otel.engine.admin.work import Work, refused
-from taskflow_otel.engine.lookup import Lookup
+from taskflow_otel.engine.admin.work import Reader, Work, refused
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.operation import Operation, OperationItem, Selection
 from taskflow_otel.model.plain import plain_text
@@ -37,7 +36,7 @@ class OperationRun:
     """Works off one operation, of which this process is the owner."""
 
     def __init__(
-        self, operation: Operation, store: OperationStore, work: Work, lookup: Lookup, clock: Clock, *, repeated: bool
+        self, operation: Operation, store: OperationStore, work: Work, lookup: Reader, clock: Clock, *, repeated: bool
     ) -> None:
         self.operation: Operation = operation
         self._store = store

@@ -15,6 +15,7 @@ from taskflow_otel.engine.retries import REFUSALS, Retries
 from taskflow_otel.errors import AlreadyRetriedError, BackendError, TaskflowError, TaskNotFoundError, TaskStateError
 from taskflow_otel.model.operation import Operation, OperationItem
 from taskflow_otel.model.plain import plain_text
+from taskflow_otel.model.query import TaskPage, TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.vocabulary import ItemOutcome
@@ -23,6 +24,16 @@ _MAX_DETAIL = 500
 _DONE, _REFUSED, _FAILED = ItemOutcome.DONE.value, ItemOutcome.REFUSED.value, ItemOutcome.FAILED.value
 _FORGET_BATCH = 500
 _NO_REASON = "the backend refuses a value; the log of the instance says why"
+
+
+class Reader(Protocol):
+    """What reads tasks: the lookup of an engine, or a backend without one."""
+
+    async def get_all(self, task_ids: Sequence[str]) -> dict[str, TaskRecord]:
+        """The tasks among these that exist, by id."""
+
+    async def page(self, query: TaskQuery) -> TaskPage:
+        """One page of tasks, newest first."""
 
 
 class Work(Protocol):
@@ -134,7 +145,7 @@ class CancelWork:
             return refused(item, exc)
         except TaskStateError as exc:
             found = (await self._lookup.get_all([item.task_id])).get(item.task_id) if repeated else None
-            if found is not None and found.status is TaskStatus.CANCELLED:
+            if found is not None and _is_cancelled(found):
                 return replace(item, outcome=_DONE)
             return refused(item, exc)
         return replace(item, outcome=_DONE)
@@ -145,7 +156,7 @@ class DeleteWork:
 
     slice = 200
 
-    def __init__(self, delete: Callable[[Sequence[str]], Awaitable[list[str]]], lookup: Lookup) -> None:
+    def __init__(self, delete: Callable[[Sequence[str]], Awaitable[list[str]]], lookup: Reader) -> None:
         self._delete = delete
         self._lookup = lookup
 
@@ -179,6 +190,11 @@ class DeleteWork:
 
     async def end(self, operation: Operation) -> None:
         """See `Work`."""
+
+
+def _is_cancelled(record: TaskRecord) -> bool:
+    """Whether a task was cancelled, or is being cancelled now: a request that was stored earlier may be acted on."""
+    return record.status is TaskStatus.CANCELLED or (record.cancel_requested and not record.status.finished)
 
 
 def _prefix(operation: Operation) -> str:
