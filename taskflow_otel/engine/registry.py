@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import MethodType
@@ -249,6 +250,11 @@ class TaskRegistry:
             raise ConfigurationError(
                 f"{describe(func)} is an async function, so executor={config.executor.value!r} cannot run it. "
                 "Leave executor out, or make it a plain function."
+            )
+        if config.executor is ExecutorKind.PROCESS and sys.platform == "win32":
+            raise ConfigurationError(
+                f"{describe(func)} has executor='process', which Windows cannot run: that needs Unix sockets and "
+                "signals. Use 'thread' on Windows, or develop in a Linux container."
             )
         taken = _collisions(func)
         if taken:

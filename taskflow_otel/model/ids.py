@@ -33,7 +33,8 @@ def _begin_in_child() -> None:
     _pool.clear()
 
 
-os.register_at_fork(after_in_child=_begin_in_child)
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(after_in_child=_begin_in_child)
 
 
 def new_task_id() -> str:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import threading
 from contextlib import suppress
+
+try:
+    import fcntl
+except ImportError:
+    _locks = False
+else:
+    _locks = True
 
 _PAUSE = 0.002
 _TRIES = 5_000
@@ -28,7 +35,9 @@ def lock(file: int) -> None:
 
 
 def check_lockable(file: int) -> None:
-    """Raise `OSError` if the file system of an open file has no locks."""
+    """Raise `OSError` if the platform or the file system of an open file has no locks."""
+    if not _locks:
+        raise OSError(errno.ENOLCK, "Python has no locks of files on this platform")
     with suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         unlock(file)

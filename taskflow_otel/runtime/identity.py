@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 from taskflow_otel.model.ids import new_task_id
@@ -21,8 +22,11 @@ def new_instance_id() -> str:
 def host_identity() -> str:
     """The machine, its boot and its process-id namespace: if equal, the same process id means the same process.
 
-    Empty if boot or namespace cannot be read: containers may share a host name and use the same process ids.
+    Empty if boot or namespace cannot be read: containers may share a host name and use the same process ids. Empty on
+    other systems than Linux, so that no process there looks at another one: on Windows, a signal would end it.
     """
+    if sys.platform != "linux":
+        return ""
     boot, namespace = _read("/proc/sys/kernel/random/boot_id"), _link("/proc/self/ns/pid")
     if not (boot and namespace):
         return ""

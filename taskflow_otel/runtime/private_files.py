@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import grp
 import logging
 import os
 import shlex
 import stat
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,14 +15,18 @@ PRIVATE = 0o600
 
 def open_private(path: str | os.PathLike[str], flags: int) -> int:
     """Open a file. If that creates it, only this account can read and write it (a stricter umask still counts)."""
-    return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
+    # Without the flag, Windows writes two characters for each end of a line.
+    return os.open(path, flags | getattr(os, "O_BINARY", 0), PRIVATE)
 
 
 def other_readers(path: Path) -> str | None:
     """Who besides the owner can read a file, in words; `None` if nobody, or if there is no such file.
 
-    Judged by the permissions of the file and of the directories above it.
+    Judged by the permissions of the file and of the directories above it. Those that Python shows on Windows say
+    nothing, so the answer there is `None`.
     """
+    if sys.platform == "win32":
+        return None
     try:
         file = path.stat()
         if not stat.S_ISREG(file.st_mode):
@@ -52,6 +56,8 @@ def _lets_in(directory: os.stat_result, group: int) -> bool:
 
 
 def _group(number: int) -> str:
+    import grp  # not on Windows
+
     try:
         return repr(grp.getgrgid(number).gr_name)
     except KeyError:

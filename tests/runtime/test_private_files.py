@@ -86,7 +86,7 @@ def test_a_group_without_a_name_is_a_number(place: Path, monkeypatch: pytest.Mon
     (place / "file").touch()
     os.chown(place / "file", -1, os.getgid())
     (place / "file").chmod(0o640)
-    monkeypatch.setattr("taskflow_otel.runtime.private_files.grp.getgrgid", nameless)
+    monkeypatch.setattr(grp, "getgrgid", nameless)
     assert other_readers(place / "file") == f"the group {os.getgid()}"
 
 
