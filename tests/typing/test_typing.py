@@ -6,15 +6,21 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from taskflow_otel import TaskManager
+from taskflow_otel import ManagedBackgroundTasks, TaskArgumentError, TaskManager
+from tests.managers import started
+from tests.typing import missed
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-FILES = [HERE / "good.py", HERE / "bad.py"]
+FILES = [HERE / "good.py", HERE / "bad.py", HERE / "missed.py"]
+MARKS = {"bad.py": "# wrong", "missed.py": "# missed"}
+PAGE = ROOT / "docs/adding-tasks.md"
 
 Errors = dict[str, dict[int, str]]
 """File name → line → message."""
@@ -64,6 +70,28 @@ def test_every_wrong_line_is_an_error_and_no_other(errors: Errors) -> None:
     lines = (HERE / "bad.py").read_text().splitlines()
     wrong = {number for number, line in enumerate(lines, 1) if line.endswith("# wrong")}
     assert errors["bad.py"].keys() == wrong
+
+
+def test_what_no_checker_sees_is_counted_in_the_documentation(errors: Errors) -> None:
+    assert errors["missed.py"] == {}
+    found, missed = ((HERE / name).read_text().count(mark) for name, mark in MARKS.items())
+    assert f"Of {found + missed} planted mistakes, both see {found}." in PAGE.read_text()
+
+
+async def test_a_mistake_that_no_checker_sees_is_an_error_at_the_call() -> None:
+    tasks: Any = ManagedBackgroundTasks(missed.task_manager)
+    manager: Any = missed.task_manager
+    calls: list[Callable[[], Any]] = [
+        lambda: tasks.add_task(missed.send_email, priority=9),
+        lambda: tasks.add_task(missed.send_email, "a", coppies=2, delay=1.0),
+        lambda: manager.enqueue(missed.send_email, "a", 1, 2, priority=9),
+        lambda: manager.schedule_once(missed.send_email, run_at=missed.soon),
+        lambda: manager.schedule_once(missed.send_email, "a", coppies=2, run_at=missed.soon),
+    ]
+    async with started(missed.task_manager):
+        for call in calls:
+            with pytest.raises(TaskArgumentError, match="cannot be called with these arguments"):
+                await call()
 
 
 def test_a_decorated_function_is_the_function_itself() -> None:
