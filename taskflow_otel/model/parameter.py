@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -92,6 +93,17 @@ class Parameter:
 
     def take_apart(self, value: Any, foreign: UnstorableError) -> Any:
         """Return the value as tagged data from which `put_together` makes the same value."""
+        try:
+            return self._taken_apart(value, foreign)
+        except UnstorableError as exc:
+            if isinstance(value, Iterator):
+                raise UnstorableError(
+                    "it can be read only once, and each attempt would read it. Pass what it yields as a list, or where "
+                    "that is found: a path, an id"
+                ) from exc.__cause__
+            raise
+
+    def _taken_apart(self, value: Any, foreign: UnstorableError) -> Any:
         adapter = self._type_adapter(foreign)
         candidates = []
         problem = ""

@@ -210,6 +210,12 @@ def test_the_size_is_capped_exactly(size: int) -> None:
             codec.encode((text,), {})
 
 
+@pytest.mark.parametrize("annotation", [list[int], object, Iterator[int], None])
+def test_what_can_be_read_once_is_refused_with_the_way_out(annotation: Any) -> None:
+    with pytest.raises(TaskArgumentError, match=r"can be read only once.* Pass what it yields as a list"):
+        task_with(annotation).encode(((number for number in range(3)),), {})
+
+
 def test_the_size_cap_can_be_set() -> None:
     def task(text: str) -> None: ...
 
