@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from taskflow_otel import (
+    SLO,
     FileLogger,
     ManagedBackgroundTasks,
     QueueConfig,
@@ -24,7 +26,8 @@ from taskflow_otel import (
 from taskflow_otel.backends import MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
 from taskflow_otel.model.task_options import TASK_OPTIONS
 
-PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "configuration.md"
 
 
 class Part(NamedTuple):
@@ -43,6 +46,7 @@ PARTS = (
     Part("add_task", ManagedBackgroundTasks.add_task, ManagedBackgroundTasks.add_task),
     Part("schedule_once", TaskManager.schedule_once, TaskManager.schedule_once),
     Part("QueueConfig", QueueConfig, QueueConfig),
+    Part("SLO", SLO, SLO),
     Part("Telemetry", Telemetry, Telemetry),
     Part("configure_telemetry", configure_telemetry, configure_telemetry),
     Part("SqliteBackend", SqliteBackend, SqliteBackend),
@@ -159,6 +163,62 @@ TOLD = {
     "PostgresBackend": {"namespace": "separates applications that share a database."},
 }
 """Settings whose docstrings speak of several at once, or of more than the setting."""
+VARIABLES = {
+    "TASKFLOW_RUN": (
+        "`here`",
+        (
+            "what this process runs. `here`: as each queue says; `pool`: tasks of shared queues, and all are shared; "
+            "`none`: no task. See [workers](workers.md)."
+        ),
+    ),
+    "TASKFLOW_QUEUES": ("all", "the shared queues from which it claims tasks, with commas."),
+    "TASKFLOW_CONCURRENCY": (
+        "none of its own",
+        "claimed tasks that it runs at once, besides the limits of queues and executors.",
+    ),
+    "TASKFLOW_KIND": ("`web`", "what it was started as. `taskflow-otel worker` sets `worker`; leave it alone."),
+    "TASKFLOW_METRICS_TARGET": ("its host and port", "that of `Telemetry(metrics_target=)`, which wins over it."),
+    "TASKFLOW_URL": ("none", "the address of the administration, for the [command line](command-line.md)."),
+    "TASKFLOW_TOKEN": ("none", "the API token of the command line."),
+    "TASKFLOW_METRICS_TOKEN": ("none", "the token of the metrics pages, for `taskflow-otel reconcile`."),
+    "TASKFLOW_CRASH_AT": ("none", "the moment at which a process under test dies: see [testing](testing.md)."),
+    "DEMO_HOST": (
+        "`127.0.0.1`",
+        "that of `taskflow-otel demo --host`. `DEMO_PORT`, `DEMO_DB` and `DEMO_LOAD` are those of its other options.",
+    ),
+    "OTEL_SDK_DISABLED": ("`false`", "with `true`, `configure_telemetry` sets up nothing."),
+    "OTEL_SERVICE_NAME": (
+        "`service_name=`",
+        "overrides it. `OTEL_RESOURCE_ATTRIBUTES` does the same with `resource_attributes=`.",
+    ),
+    "OTEL_TRACES_EXPORTER": (
+        "`otlp`",
+        "`otlp`, `console` or `none`. `OTEL_METRICS_EXPORTER` and `OTEL_LOGS_EXPORTER` are for the other signals.",
+    ),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": (
+        "`http://localhost:4317`",
+        (
+            "the collector. `OTEL_EXPORTER_OTLP_PROTOCOL` and the other variables of OTLP hold too, each also for one "
+            "signal: see [telemetry](telemetry.md)."
+        ),
+    ),
+    "OTEL_BSP_MAX_QUEUE_SIZE": (
+        "2,048",
+        (
+            "spans that wait for the collector; `OTEL_BLRP_MAX_QUEUE_SIZE` is that of log records. Further ones are "
+            "dropped and counted."
+        ),
+    ),
+    "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": (
+        "`OTEL_PYTHON_EXCLUDED_URLS`",
+        "requests without a span, besides those for metrics and probes.",
+    ),
+    "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": (
+        "none",
+        "with `logs/dup`, exceptions are also events of spans, and not log records alone.",
+    ),
+}
+"""Variables of the environment, each with its default and its meaning."""
 CONSEQUENCES = {
     "TaskManager": {
         "snapshot_interval": "A shorter one writes history more often; a crash loses at most this much of it.",
@@ -212,12 +272,16 @@ def page() -> str:
             else ""
         )
         pieces.append(f"## {part.title}\n\n{table}{tail if part.title.startswith('@') else ''}")
+    rows = [f"| `{name}` | {default} | {meaning} |" for name, (default, meaning) in VARIABLES.items()]
+    pieces.append("\n".join([_VARIABLES, *rows]))
     return "\n\n".join(pieces) + "\n"
 
 
 def _default(one: inspect.Parameter) -> str:
     if one.default is one.empty:
         return "required"
+    if isinstance(one.default, timedelta):
+        return f"{one.default.days} days"
     shown = repr(one.default)
     # A class by its name, and a default that is made anew by what it is.
     shown = getattr(one.default, "__name__", shown) if isinstance(one.default, type) else shown
@@ -237,6 +301,19 @@ _HEAD = """\
 Every setting with its default, its meaning and, where there is one, its consequence. The page is made from the
 signatures and docstrings of the code. A wrong value raises `ConfigurationError` where it is given. Durations are
 seconds; most settings also accept a `timedelta`."""
+
+_VARIABLES = """\
+## Variables of the environment
+
+They are read when the process starts. An empty one counts as absent.
+
+| variable | default | meaning |
+|---|---|---|"""
+
+
+def code() -> str:
+    """All modules of the package."""
+    return "\n".join(path.read_text("utf-8") for path in (ROOT / "taskflow_otel").rglob("*.py"))
 
 
 def undescribed() -> list[str]:
