@@ -1,10 +1,12 @@
-"""Coroutines of the event loop: the local variables of running ones, and where suspended ones wait."""
+"""Coroutines of the event loop: the local variables of running ones, where suspended ones wait, and their contexts."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
@@ -46,6 +48,20 @@ def suspended_frames(task: asyncio.Task[Any], through: Callable[[FrameType], Any
                 awaited = through(frame) if awaited is None else awaited
         waiting = _next_task(waiting, frames)
     return frames
+
+
+def context_of(task: asyncio.Task[Any]) -> Context | None:
+    """The context in which an asyncio task runs; `None` if the task does not say so."""
+    if sys.version_info >= (3, 12):
+        return task.get_context()
+    # The context of the task comes before those of its callbacks (`TaskObj_traverse` of `_asyncio`).
+    return next((one for one in gc.get_referents(task) if isinstance(one, Context)), getattr(task, "_context", None))
+
+
+def code_of(task: asyncio.Task[Any]) -> CodeType | None:
+    """The code of the coroutine of an asyncio task; `None` if it was not written in Python."""
+    coroutine = task.get_coro()
+    return getattr(coroutine, "cr_code", None) or getattr(coroutine, "gi_code", None)
 
 
 def _step(awaited: Any) -> tuple[FrameType | None, Any]:

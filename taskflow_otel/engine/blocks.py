@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Collection
-from typing import Any
+from pathlib import Path
+from types import CodeType
+from typing import Any, NamedTuple
 
-from taskflow_otel.engine.executors.awaiting import below_awaited
+from taskflow_otel.compat.coroutines import code_of, context_of
+from taskflow_otel.engine.context import task_context_in
+from taskflow_otel.engine.executors.awaiting import below_awaited, below_code
 from taskflow_otel.engine.live import LiveTask, LiveTasks
+from taskflow_otel.engine.phase import Phase
 from taskflow_otel.engine.stacks import Stacks
 from taskflow_otel.model.stack import own_place
 from taskflow_otel.model.vocabulary import LogLevel
@@ -21,6 +27,16 @@ logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 NO_TASK = ""
 """In place of the name of a task type: something else blocked the event loop, such as a route."""
+
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+
+
+class Suspect(NamedTuple):
+    """For whom an asyncio task runs."""
+
+    task: LiveTask
+    code: CodeType | None
+    """That of an asyncio task that the function of the task has made; `None`: it is the attempt itself."""
 
 
 class Blocks(Service):
@@ -61,25 +77,41 @@ class Blocks(Service):
     async def tick(self) -> None:
         """Nothing: the thread has its own rounds."""
 
-    def _who(self, running: asyncio.Task[Any]) -> LiveTask | None:
-        return next((task for task in self._tasks if task.attempt is running), None)
+    def _who(self, running: asyncio.Task[Any]) -> Suspect | None:
+        """The task for which an asyncio task runs: its attempt, or one that its function has made."""
+        attempt = next((task for task in self._tasks if task.attempt is running), None)
+        if attempt is not None:
+            return Suspect(attempt, None)
+        context, code = context_of(running), code_of(running)
+        found = None if context is None else task_context_in(context)
+        if found is None or code is None or code.co_filename.startswith(_PACKAGE):
+            # The engine starts work of its own in the context of its caller.
+            return None
+        made_by = self._tasks.live(found.task_id)
+        if made_by is None or made_by.task_context is not found or made_by.phase is not Phase.RUNNING:
+            # It has outlived the attempt that made it.
+            return None
+        return Suspect(made_by, code)
 
-    def _blocked(self, block: Block[LiveTask]) -> None:
-        seconds, inside = block.seconds, below_awaited(block.places)
+    def _blocked(self, block: Block[Suspect]) -> None:
+        seconds, suspect = block.seconds, block.blamed
+        made = suspect.code if suspect is not None else None
+        inside = below_awaited(block.places) if made is None else below_code(block.places, made)
         # What the engine does around the function is not the fault of the task.
-        task = block.blamed if inside else None
+        task = suspect.task if suspect is not None and inside else None
         self._count(NO_TASK if task is None else task.record.func_name, seconds)
+        what = "it" if made is None else "an asyncio task that it has made"
         if task is not None:
-            self._stacks.write(task, inside, f"it blocked the event loop for {seconds:.2f} s", LogLevel.WARNING)
+            self._stacks.write(task, inside, f"{what} blocked the event loop for {seconds:.2f} s", LogLevel.WARNING)
         if not block.places:
             return
         place = own_place(block.places).short
         if self._throttle.passes(place):
-            what = "something that is no task" if task is None else f"task {task.id} ({task.record.func_name})"
+            named = "something that is no task" if task is None else f"task {task.id} ({task.record.func_name})"
             logger.warning(
                 "%s blocked the event loop for %.2f s at %s; await there, or make it a plain function, which gets a "
                 "thread",
-                what,
+                named,
                 seconds,
                 place,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from typing import Any
 
 from taskflow_otel.errors import ConfigurationError, TaskCancelledError
@@ -95,6 +95,11 @@ def _noted(text: str | None, name: str, value: object) -> str:
 def get_task_context() -> TaskContext | None:
     """Return the context of the running task, or `None` outside one, as when the function was called directly."""
     return _current.get()
+
+
+def task_context_in(context: Context) -> TaskContext | None:
+    """The task context of code that runs in this context; `None` outside a task."""
+    return context.get(_current)
 
 
 def enter_task_context(context: TaskContext) -> Token[TaskContext | None]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 
 import pytest
 
-from taskflow_otel.compat.coroutines import suspended_frames
+from taskflow_otel.compat.coroutines import code_of, context_of, suspended_frames
 
 Wait = Callable[[], Awaitable[object]]
 
@@ -114,3 +115,18 @@ async def test_a_task_that_has_ended_has_no_frames() -> None:
     task = asyncio.create_task(asyncio.sleep(0))
     await task
     assert suspended_frames(task) == []
+
+
+async def test_the_context_of_an_asyncio_task_is_its_own_and_not_that_of_its_callbacks() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    mine, other = contextvars.copy_context(), contextvars.copy_context()
+    mine.run(variable.set, "mine")
+    other.run(variable.set, "another")
+    task = asyncio.get_running_loop().create_task(leaf(), context=mine)
+    for _ in range(2):
+        task.add_done_callback(lambda _: None, context=other)
+    assert context_of(task) is mine
+    assert code_of(task) is leaf.__code__
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -7,6 +7,7 @@ import logging
 import types
 from asyncio import Task
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from types import CodeType
 from typing import Any
 
 from taskflow_otel.compat.coroutines import suspended_frames
@@ -69,6 +70,13 @@ def below_awaited(places: Sequence[Place]) -> Sequence[Place]:
     """Of the places of a thread that runs the event loop, those of the awaited function; empty if it is not in one."""
     own = [index for index, place in enumerate(places) if place.file == __file__]
     return places[own[-1] + 1 :] if own else ()
+
+
+def below_code(places: Sequence[Place], code: CodeType) -> Sequence[Place]:
+    """Of the places of a thread, those from a function on; empty if the thread is not in it."""
+    whole = (code.co_filename, code.co_name)
+    first = next((index for index, place in enumerate(places) if (place.file, place.function) == whole), None)
+    return () if first is None else places[first:]
 
 
 def _close(coroutine: Coroutine[Any, Any, Any], call: Call) -> None:
