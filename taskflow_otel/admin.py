@@ -44,7 +44,9 @@ class TaskAdmin:
     `token_expiry` seconds.
     `metrics_token`: a bearer token that gives access to `{path}/metrics`. `read_only`: no one can change anything.
     `poll_interval` (seconds): how often the page refreshes its totals. `trace_url`: the URL of a trace, with
-    `{trace_id}` in it. `display_func_args`: show the arguments of tasks.
+    `{trace_id}` in it. `log_url`: the URL of a task's log elsewhere, with `{task_id}` or `{trace_id}` in it; `{from}`
+    and `{to}` become its creation and a minute after its end, in milliseconds since 1970. `display_func_args`: show the
+    arguments of tasks.
     `allowed_hosts`: the names under which this server is reached, such as `["tasks.example.com", "*.example.org"]`;
     others are answered 421. Without it, an open administration answers under IP addresses and names that the public
     DNS gives to nobody (no dot, `localhost`, `.localhost`, `.internal`), and one with `auth` under every name.
@@ -71,6 +73,7 @@ class TaskAdmin:
         role: RoleOf | None = None,
         tokens: Sequence[ApiToken] = (),
         trace_url: str | None = None,
+        log_url: str | None = None,
         metrics_token: str | None = None,
         read_only: bool = False,
         allowed_hosts: Sequence[str] | None = None,
@@ -83,6 +86,7 @@ class TaskAdmin:
             display_func_args=display_func_args,
             poll_interval=poll_interval,
             trace_url=trace_url,
+            log_url=log_url,
             read_only=read_only,
         )
         audit = AuditLog(task_manager.engine.audit)

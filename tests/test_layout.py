@@ -63,6 +63,16 @@ ELSEWHERE = [
         ("wire/causes.py", "wire/failures.py"),
     ),
     Elsewhere(
+        "web/test_retries_api.py",
+        "The shapes of a request and an answer, as the API takes and shows them.",
+        ("wire/retries.py",),
+    ),
+    Elsewhere(
+        "web/test_running.py",
+        "What runs now is read for its route alone.",
+        ("web/running_api.py", "wire/running.py"),
+    ),
+    Elsewhere(
         "backends/redis/test_backend.py",
         "How queries are answered, as the backend shows.",
         ("backends/redis/search.py",),

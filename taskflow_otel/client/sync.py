@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self, Unpack
@@ -63,6 +63,8 @@ from taskflow_otel.wire.bodies import (
     TickOut,
 )
 from taskflow_otel.wire.failures import FailureDetailOut, FailureGroupOut, FailuresOut
+from taskflow_otel.wire.retries import ArgumentsOut
+from taskflow_otel.wire.running import RunningOut
 
 _PASSING = (UnreachableError, TooManyStreamsError, NotStartedError, BackendUnavailableError)
 """Errors after which a live stream connects again."""
@@ -129,11 +131,25 @@ class Client:
         """
         return read(TaskDetailOut, self._request("GET", f"/{task_segment(task_id)}", {"logs_after": logs_after}))
 
-    def retry_task(self, task_id: str, *, rerun: bool | None = None, reason: str | None = None) -> TaskOut:
-        """The new task that retries a finished one; raises `TaskStateError`. `rerun`: also a successful one."""
-        return read(
-            TaskOut, self._request("POST", f"/{task_segment(task_id)}/retry", {"rerun": rerun, "reason": reason})
-        )
+    def retry_task(
+        self,
+        task_id: str,
+        *,
+        rerun: bool | None = None,
+        reason: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> TaskOut:
+        """The new task that retries a finished one; raises `TaskStateError`. `rerun`: also a successful one.
+
+        `arguments`: other values for some parameters, as JSON data; `InvalidInputError` if an annotation forbids one.
+        """
+        body = {"arguments": dict(arguments)} if arguments else None
+        params = {"rerun": rerun, "reason": reason}
+        return read(TaskOut, self._request("POST", f"/{task_segment(task_id)}/retry", params, body))
+
+    def get_arguments(self, task_id: str) -> ArgumentsOut:
+        """The parameters of a task's function, with the stored arguments where the administration displays them."""
+        return read(ArgumentsOut, self._request("GET", f"/{task_segment(task_id)}/arguments"))
 
     def cancel_task(self, task_id: str, *, reason: str | None = None) -> TaskOut:
         """Cancel a live task; raises `TaskStateError`."""
@@ -176,6 +192,10 @@ class Client:
         """Ignore a group no more."""
         path = f"/failures/{segment(fingerprint, 'group')}/ignore"
         return read(FailureGroupOut, self._request("DELETE", path, {"reason": reason}))
+
+    def list_running(self, *, limit: int | None = None) -> RunningOut:
+        """The tasks that run now on all instances, those that have run longest first."""
+        return read(RunningOut, self._request("GET", "/running", {"limit": limit}))
 
     def get_stats(self, *, exact: bool | None = None, **filters: Unpack[Filters]) -> StatsOut:
         """How many of the tasks that match are in each state. `exact`: count without a limit."""

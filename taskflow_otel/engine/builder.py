@@ -6,7 +6,7 @@ Nothing here reads queues, the ledger or exporters: only the caller knows the ta
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -123,8 +123,18 @@ class TaskBuilder:
             task.ready_at = self._clock.monotonic() + seconds("delay", options.delay)
         return task
 
-    def rebuild(self, original: TaskRecord, definition: TaskDefinition, *, keep_key: bool) -> LiveTask:
-        """Build the task that retries a finished one, from its stored arguments.
+    def revise(self, definition: TaskDefinition, payload: str, changes: Mapping[str, Any]) -> str:
+        """Stored arguments with other values for some parameters; raises `TaskArgumentError`."""
+        if definition.codec is None:
+            raise TaskArgumentError(f"{definition.name} is not declared, so its arguments cannot be changed")
+        if self._cipher is None:
+            return definition.codec.revise(payload, changes)
+        return self._cipher.encrypt(definition.codec.revise(self._cipher.decrypt(payload), changes))
+
+    def rebuild(
+        self, original: TaskRecord, definition: TaskDefinition, *, keep_key: bool, payload: str | None = None
+    ) -> LiveTask:
+        """Build the task that retries a finished one, from its stored arguments, or from others (`payload`).
 
         It is committed before it runs, even if its type is not persisted: the backend accepts only one retry of a task.
         If encryption is on, its arguments are encrypted again, with the first key. Raises `TaskArgumentError` when
@@ -137,8 +147,9 @@ class TaskBuilder:
             queue=original.queue,
         )
         persisted = self._persists(definition)
-        payload = None if original.payload is None else self._renewed(original.payload)
-        record = self._record(definition, options, persisted=persisted, payload=payload, source=Source.RETRY)
+        stored = payload or original.payload
+        renewed = None if stored is None else self._renewed(stored)
+        record = self._record(definition, options, persisted=persisted, payload=renewed, source=Source.RETRY)
         record.retry_of = original.task_id
         record.trace.cause = original.trace.attempt or original.trace.creation
         task = LiveTask(record, definition, None, None, contextvars.copy_context(), durable=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.intake import Intake
@@ -11,7 +12,7 @@ from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.lookup import Lookup
-from taskflow_otel.engine.registry import TaskRegistry
+from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
 from taskflow_otel.errors import (
     AlreadyRetriedError,
     BackendError,
@@ -23,6 +24,8 @@ from taskflow_otel.errors import (
     TaskStateError,
     UnknownTaskError,
 )
+from taskflow_otel.model.cipher import is_encrypted
+from taskflow_otel.model.payload import Given
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import KEY_HOLDING_STATUSES, TaskStatus
 from taskflow_otel.runtime.owned_tasks import in_slices
@@ -61,14 +64,19 @@ class Retries:
         self.life = life
 
     @at_home
-    async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
+    async def retry(
+        self, task_id: str, *, rerun: bool = False, arguments: Mapping[str, Any] | None = None
+    ) -> TaskRecord:
         """Make a new task from a finished one and return it; a successful one needs `rerun`.
+
+        `arguments`: other values for some of its parameters, as JSON data. Raises `TaskArgumentError` for a value that
+        the annotation of its parameter does not allow.
 
         Raises `NotStartedError`, `TaskNotFoundError`, `UnknownTaskError` if its name is not registered here, and
         `TaskStateError` if it has not finished, has succeeded, is being retried already, or its arguments were not
         stored. If several instances retry it at once, one succeeds, and the errors of the others name the new task.
         """
-        result = (await self._retry_together([task_id], rerun=rerun))[task_id]
+        result = (await self._retry_together([task_id], rerun=rerun, arguments=arguments))[task_id]
         if isinstance(result, TaskflowError):
             raise result
         return result
@@ -91,8 +99,26 @@ class Retries:
             results |= await self._retry_together(ids[start : start + _TOGETHER], once=once)
         return results
 
+    @at_home
+    async def parameters(self, task_id: str) -> list[Given]:
+        """The parameters of a task's function with the stored arguments, which are unknown if they are encrypted.
+
+        Raises `TaskNotFoundError`, `UnknownTaskError` if its name is not registered here, `TaskStateError` if its
+        arguments were not stored, and `TaskArgumentError` if the function has no longer place for them.
+        """
+        original = await self._lookup.get(task_id)
+        codec = self._registry.get(original.func_name).codec
+        if original.payload is None or codec is None:
+            raise TaskStateError(f"the arguments of task {task_id} were not stored (they cannot be written as JSON)")
+        return codec.form(None if is_encrypted(original.payload) else original.payload)
+
     async def _retry_together(
-        self, task_ids: Sequence[str], *, rerun: bool = False, once: str | None = None
+        self,
+        task_ids: Sequence[str],
+        *,
+        rerun: bool = False,
+        once: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> dict[str, TaskRecord | TaskflowError]:
         self.life.require_running()
         # An original may have finished here a moment ago: it must be stored before a retry can link to it.
@@ -103,7 +129,9 @@ class Retries:
         try:
             async for task_id in in_slices(task_ids, _BUILT_AT_ONCE):
                 try:
-                    built[task_id] = await self._build(task_id, originals.get(task_id), rerun=rerun, once=once)
+                    built[task_id] = await self._build(
+                        task_id, originals.get(task_id), rerun=rerun, once=once, arguments=arguments
+                    )
                 except REFUSALS as exc:
                     refused[task_id] = exc
         except BaseException:
@@ -125,13 +153,22 @@ class Retries:
         self._intake.hand_over(list(built.values()))
         return {task_id: built[task_id].record.copy() if task_id in built else refused[task_id] for task_id in task_ids}
 
-    async def _build(self, task_id: str, original: TaskRecord | None, *, rerun: bool, once: str | None) -> LiveTask:
+    async def _build(
+        self,
+        task_id: str,
+        original: TaskRecord | None,
+        *,
+        rerun: bool,
+        once: str | None,
+        arguments: Mapping[str, Any] | None,
+    ) -> LiveTask:
         """The new task, with its place in its queue; raises one of `REFUSALS`."""
         original = await self.check(task_id, original, rerun=rerun, once=once is not None)
         definition = self._registry.get(original.func_name)
         keep_key = original.status not in KEY_HOLDING_STATUSES
+        payload = self._revised(original, definition, arguments) if arguments else None
         try:
-            task = self._builder.rebuild(original, definition, keep_key=keep_key)
+            task = self._builder.rebuild(original, definition, keep_key=keep_key, payload=payload)
         except (TaskArgumentError, ConfigurationError) as exc:
             raise TaskStateError(f"task {task_id} cannot be retried here: {exc}") from exc
         if once is not None:
@@ -140,6 +177,16 @@ class Retries:
         if taken.task is None:
             raise TaskStateError(f"task {taken.task_id} holds the idempotency key of {task_id} already")
         return task
+
+    def _revised(self, original: TaskRecord, definition: TaskDefinition, arguments: Mapping[str, Any]) -> str:
+        """The stored arguments with these changes. What is wrong with the stored ones is no fault of the changes."""
+        stored = original.payload or ""
+        try:
+            if definition.codec is not None:
+                self._builder.decode_payload(definition.codec, stored)
+        except TaskArgumentError as exc:
+            raise TaskStateError(f"task {original.task_id} cannot be retried here: {exc}") from exc
+        return self._builder.revise(definition, stored, arguments)
 
     async def check(
         self, task_id: str, original: TaskRecord | None, *, rerun: bool = False, once: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import typing
 from collections import deque
 from collections.abc import Iterator
@@ -49,6 +50,11 @@ class Parameter:
         return _show(self._annotation)
 
     @property
+    def declared(self) -> str | None:
+        """The annotation as text; `None` without one."""
+        return None if self._annotation is inspect.Parameter.empty else _show(self._annotation)
+
+    @property
     def scalars(self) -> frozenset[type]:
         """The plain JSON types of which the annotation allows every value."""
         if self._scalars is None:
@@ -73,6 +79,39 @@ class Parameter:
         except Exception:  # validators are user code and may raise anything
             return False
         return True
+
+    def from_json(self, value: Any) -> Any:
+        """The argument that JSON data from a person means, by the annotation; without one, the data itself.
+
+        Raises `UnstorableError` if the annotation does not allow it, or cannot be used to say so.
+        """
+        annotation = self._annotation
+        if annotation is inspect.Parameter.empty or self._is_default(value):
+            return value
+        try:
+            resolved = self._resolve()
+        except Exception as exc:
+            raise UnstorableError(f"its annotation {_show(annotation)} cannot be resolved here") from exc
+        if resolved is Any or resolved is object:
+            return value
+        adapter = self._type_adapter(UnstorableError("it is checked against its annotation"))
+        try:
+            # Strict: a number in quotes is no number. As JSON, which has no dates, tuples or enums.
+            return adapter.validate_json(json.dumps(value), strict=True, by_alias=True, by_name=True)
+        except Exception as exc:  # validators are user code and may raise anything
+            raise UnstorableError(f"it is not what its annotation {_show(annotation)} says: {explain(exc)}") from None
+
+    def to_json(self, value: Any) -> Any:
+        """The JSON data that `from_json` takes for an argument; raises `UnstorableError` if it has no such form."""
+        adapter = self._type_adapter(UnstorableError("it is shown by its annotation"))
+        try:
+            return adapter.dump_python(value, mode="json", by_alias=False, warnings=False)
+        except Exception as exc:  # serializers are user code and may raise anything
+            raise UnstorableError(explain(exc)) from None
+
+    def _is_default(self, value: Any) -> bool:
+        """Whether it is the default, which is allowed even if the annotation does not say so: `name: str = None`."""
+        return type(value) is type(self._default) and type(value) in _ANY_SCALAR and bool(value == self._default)
 
     def _sort_annotation(self) -> tuple[frozenset[type], bool]:
         annotation = self._annotation

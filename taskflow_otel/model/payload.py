@@ -19,12 +19,13 @@ import sys
 from collections.abc import Callable, Mapping
 from json.encoder import encode_basestring_ascii
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from taskflow_otel.errors import TaskArgumentError
 from taskflow_otel.model.cipher import is_encrypted
+from taskflow_otel.model.hiding import repr_without
 from taskflow_otel.model.parameter import Parameter, explain
 from taskflow_otel.model.tagged import TAG, TooDeepError, UnstorableError, readable, tag, type_name, untag
 
@@ -41,6 +42,19 @@ _KEYWORD_ONLY = sys.maxsize
 # ASCII, so that the character set of a backend does not matter, and lone surrogates and NUL survive. NaN and the
 # infinities are not JSON; they are stored as tagged values.
 _dumps = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":")).encode
+
+
+class Given(NamedTuple):
+    """A parameter of a function, and what a stored call gives it."""
+
+    name: str
+    parameter: Parameter
+    given: bool
+    value: Any
+    """The argument as JSON data; without a meaning unless `given`."""
+
+    def __repr__(self) -> str:
+        return repr_without(self, "value")
 
 
 class Codec:
@@ -142,6 +156,44 @@ class Codec:
             stored_kwargs[key] = self._decode_value(*self._parameter_for(key), item)
         return tuple(stored_args), stored_kwargs
 
+    def revise(self, payload: str, changes: Mapping[str, Any]) -> str:
+        """The payload with other values for some parameters, given as JSON data by the names of the parameters.
+
+        The other arguments stay exactly as they were. Raises `TaskArgumentError` as `decode` and `encode` do, and if a
+        value is not what the annotation of its parameter says, or the function has no parameter of a name.
+        """
+        args, kwargs = self.decode(payload)
+        values = list(args)
+        for name, value in changes.items():
+            if name not in self._positional and name not in self._by_keyword and not self._var_keyword:
+                raise TaskArgumentError(f"{self._name} has no parameter {name!r} that can be given by its name")
+            try:
+                argument = self._parameter_for(name, positional=True)[0].from_json(value)
+            except UnstorableError as exc:
+                raise TaskArgumentError(f"the argument {name!r} of {self._name} cannot be changed so: {exc}") from None
+            place = self._positional.index(name) if name in self._positional else len(values) + 1
+            if place < len(values):
+                values[place] = argument
+            elif place == len(values) and name not in self._by_keyword:
+                values.append(argument)
+            else:
+                kwargs[name] = argument
+        return self.encode(tuple(values), kwargs)
+
+    def form(self, payload: str | None) -> list[Given]:
+        """The parameters that have names, with the stored arguments (`None`: unknown). Raises as `decode` does."""
+        values: dict[str, Any] = {}
+        if payload is not None:
+            args, kwargs = self.decode(payload)
+            values = dict(zip(self._positional, args, strict=False)) | kwargs
+        declared = [name for name in self._parameters if name not in (self._var_positional, self._var_keyword)]
+        names = declared + [name for name in values if name not in declared]
+        found = [(name, self._parameter_for(name, positional=True)[0]) for name in names]
+        return [
+            Given(name, parameter, name in values, _for_people(parameter, values.get(name)))
+            for name, parameter in found
+        ]
+
     def _place(self, names: list[str], args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Give positional arguments to the parameters of their stored names, even if these have changed places."""
         named = dict(zip(names, args, strict=False))
@@ -186,8 +238,9 @@ class Codec:
             return self._parameters[name], name
         return self._parameters[self._var_positional], f"{self._var_positional}[{index - len(self._positional)}]"
 
-    def _parameter_for(self, key: str) -> tuple[Parameter, str]:
-        return self._parameters[key if key in self._by_keyword else self._var_keyword], key
+    def _parameter_for(self, key: str, *, positional: bool = False) -> tuple[Parameter, str]:
+        named = key in self._by_keyword or (positional and key in self._positional)
+        return self._parameters[key if named else self._var_keyword], key
 
     def _encode_values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         return _dumps(
@@ -262,6 +315,20 @@ class Codec:
             ) from None
 
 
+def _for_people(parameter: Parameter, value: Any) -> Any:
+    """An argument as JSON data, by its annotation where that says how."""
+    if type(value) in _SCALARS:
+        return value
+    try:
+        return parameter.to_json(value)
+    except UnstorableError:
+        pass
+    try:
+        return readable(tag(value), numbers=True)
+    except UnstorableError:
+        return None
+
+
 def _write_float(value: float) -> str:
     if not math.isfinite(value):
         raise ValueError
@@ -289,6 +356,15 @@ def readable_arguments(payload: str, *, numbers: bool = False) -> tuple[list[Any
         [readable(item, numbers=numbers) for item in args],
         {key: readable(item, numbers=numbers) for key, item in kwargs.items()},
     )
+
+
+def arguments_by_name(payload: str) -> dict[str, Any]:
+    """The same by the names of the parameters, with numbers as what they are; what `*args` took is under `*`."""
+    names, args, kwargs = _parse(payload, "of this task")
+    named = dict(zip(names, args, strict=False)) | kwargs
+    if rest := args[len(names) :]:
+        named["*"] = rest
+    return {key: readable(item, numbers=True) for key, item in named.items()}
 
 
 def _loads(text: str) -> Any:

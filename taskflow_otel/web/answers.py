@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from taskflow_otel.errors import TaskArgumentError
 from taskflow_otel.model.board import Said
 from taskflow_otel.model.cipher import is_encrypted
 from taskflow_otel.model.failure import chain_of
-from taskflow_otel.model.payload import readable_arguments
+from taskflow_otel.model.payload import arguments_by_name, readable_arguments
 from taskflow_otel.model.plain import plain_value
 from taskflow_otel.model.query import Instance, Loss, TaskCounts
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -27,6 +29,8 @@ from taskflow_otel.wire.bodies import (
     TaskOut,
 )
 from taskflow_otel.wire.causes import AttemptFailureOut, CauseOut
+
+T = TypeVar("T")
 
 
 def task_fields(record: TaskRecord, *, with_args: bool) -> dict[str, Any]:
@@ -92,25 +96,26 @@ def causes_out(stacktrace: str | None) -> list[CauseOut]:
     return [CauseOut.model_validate(cause) for cause in chain_of(stacktrace)]
 
 
-def _readable(payload: str | None) -> tuple[list[Any], dict[str, Any]] | None:
+def _readable(payload: str | None, read: Callable[[str], T]) -> T | None:
     if payload is None or is_encrypted(payload):
         return None
     try:
-        return readable_arguments(payload, numbers=True)
+        return read(payload)
     except (TaskArgumentError, ValueError, TypeError, KeyError, LookupError, AttributeError, RecursionError):
         # One damaged row must not make its page fail; a run of the task reports the error.
         return None
 
 
 def arguments_text(payload: str | None) -> str | None:
-    """The stored arguments as text for people, with numbers that JSON cannot hold; `None` as in `shown_arguments`."""
-    found = _readable(payload)
+    """The stored arguments by the names of their parameters, as text for people, with numbers that JSON cannot hold.
+
+    `None` as in `shown_arguments`.
+    """
+    found = _readable(payload, arguments_by_name)
     if found is None:
         return None
-    args, kwargs = found
     # The beginning of a long value, as in `shown_arguments`; marked numbers pass as texts.
-    shown = plain_value({"args": _marked(args), "kwargs": _marked(kwargs)})
-    return _MARKED.sub(r"\1", json.dumps(shown, indent=2, ensure_ascii=False))
+    return _MARKED.sub(r"\1", json.dumps(plain_value(_marked(found)), indent=2, ensure_ascii=False))
 
 
 _MARK = "\ue000"
@@ -138,7 +143,7 @@ def _marked(value: Any) -> Any:
 
 def shown_arguments(payload: str | None) -> tuple[list[Any] | None, dict[str, Any] | None]:
     """The stored arguments as JSON; `(None, None)` if they are not stored or are ciphertext."""
-    found = _readable(payload)
+    found = _readable(payload, partial(readable_arguments, numbers=True))
     if found is None:
         return None, None
     args, kwargs = found

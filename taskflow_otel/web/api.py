@@ -20,7 +20,9 @@ from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
 from taskflow_otel.web.probes_api import add_probe_routes
 from taskflow_otel.web.problems_api import add_problem_routes
 from taskflow_otel.web.readiness import Readiness
+from taskflow_otel.web.retries_api import add_retry_routes
 from taskflow_otel.web.routing import route_class
+from taskflow_otel.web.running_api import add_running_routes
 from taskflow_otel.web.schedules_api import add_schedule_routes
 from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.web.tasks_api import add_collection_routes, add_item_routes
@@ -52,6 +54,7 @@ def make_routers(
     add_audit_routes(router, engine, guard)
     add_operation_routes(router, engine, guard)
     add_fleet_routes(router, engine, metrics, stream, guard)
+    add_running_routes(router, engine, guard)
     add_queue_routes(router, engine, guard, audit)
     add_tick_route(router, engine, guard)
     add_schedule_routes(router, engine, settings, guard, audit)
@@ -59,7 +62,8 @@ def make_routers(
     add_failure_routes(router, engine, settings, guard, audit)
     add_bulk_routes(router, engine, guard, audit, settings.path)
     # Last, because a task id may be any single path segment.
-    add_item_routes(router, engine, settings, guard, audit)
+    add_retry_routes(router, engine, settings, guard, audit)
+    add_item_routes(router, engine, settings, guard)
     for part_of_api in (page, probes, router):
         document(part_of_api, guard)
     return [page, probes, router]

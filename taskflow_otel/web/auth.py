@@ -19,6 +19,8 @@ class Scope(StrEnum):
     METRICS = "metrics"
     """The metrics alone."""
     RETRY = "retry"
+    EDIT = "edit"
+    """Retry with other arguments; needs `retry` too."""
     CANCEL = "cancel"
     INSPECT = "inspect"
     """Ask where a running task is."""

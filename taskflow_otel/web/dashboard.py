@@ -112,6 +112,7 @@ def add_page_routes(router: APIRouter, settings: WebSettings, guard: Guard, audi
             can_log_out=actor.via == "session",
             can_act=guard.may_act(actor),
             trace_url=settings.trace_url,
+            log_url=settings.log_url,
             poll_interval=settings.poll_interval,
             now=SYSTEM_CLOCK.now(),
         )

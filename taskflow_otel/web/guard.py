@@ -130,6 +130,11 @@ class Guard:
 
         return MethodType(operator, self)
 
+    def require(self, actor: Actor, scope: Scope) -> None:
+        """Refuse an API token without a further scope, after one of the entrances."""
+        if not actor.has_scope(scope):
+            raise _lacking(actor, scope)
+
     @entrance
     async def scraper(self, request: Request) -> Actor:
         """A user who may read, or the bearer of the metrics token (a FastAPI dependency)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from types import EllipsisType
-from typing import Protocol
+from typing import Any, Protocol
 
 from taskflow_otel.backends.failures import Occurrences
 from taskflow_otel.backends.pool import PoolDepth
@@ -13,6 +13,7 @@ from taskflow_otel.model.board import Pause, Said
 from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.objective import SLO
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery, Order
+from taskflow_otel.model.payload import Given
 from taskflow_otel.model.query import FailureGroups, Instance, Loss, TaskCounts, TaskPage, TaskQuery, Trend
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
@@ -104,8 +105,13 @@ class TaskControl(Protocol):
 class TaskRetries(Protocol):
     """Makes new tasks from finished ones."""
 
-    async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
-        """The new task; raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`."""
+    async def retry(
+        self, task_id: str, *, rerun: bool = False, arguments: Mapping[str, Any] | None = None
+    ) -> TaskRecord:
+        """The new task; raises `TaskNotFoundError`, `TaskStateError`, `UnknownTaskError` or `TaskArgumentError`."""
+
+    async def parameters(self, task_id: str) -> list[Given]:
+        """The parameters of its function with the stored arguments; raises what `retry` raises."""
 
 
 class StackBook(Protocol):

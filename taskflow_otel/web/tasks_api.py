@@ -1,4 +1,4 @@
-"""The routes about tasks: list, detail, retry and cancel."""
+"""The routes about tasks: list, detail, cancel, and where a running one is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.web.answers import task_detail, task_out
-from taskflow_otel.web.audit import REASON, AuditLog
+from taskflow_otel.web.audit import REASON
 from taskflow_otel.web.auth import Scope
 from taskflow_otel.web.entrance import actor_of
 from taskflow_otel.web.guard import Guard
@@ -85,12 +85,10 @@ def add_collection_routes(router: APIRouter, engine: TaskEngine, settings: WebSe
     router.add_api_route("/", list_tasks, include_in_schema=False, **listing)  # type: ignore[arg-type]  # as above
 
 
-def add_item_routes(
-    router: APIRouter, engine: TaskEngine, settings: WebSettings, guard: Guard, audit: AuditLog
-) -> None:
+def add_item_routes(router: APIRouter, engine: TaskEngine, settings: WebSettings, guard: Guard) -> None:
     """The routes of one task."""
     hidden = None if settings.display_func_args else {"args", "kwargs", "arguments"}
-    may_retry, may_cancel = Depends(guard.acting(Scope.RETRY)), Depends(guard.acting(Scope.CANCEL))
+    may_cancel = Depends(guard.acting(Scope.CANCEL))
     may_inspect = Depends(guard.acting(Scope.INSPECT))
 
     @router.get(
@@ -111,27 +109,6 @@ def add_item_routes(
         if logs_after is not None:
             lines = [line for line in lines if line.seq > logs_after]
         return _one(task_detail(record, lines, with_args=settings.display_func_args), hidden, 200)
-
-    @router.post(
-        "/{task_id}/retry",
-        status_code=202,
-        dependencies=[may_retry, REASON],
-        response_model=TaskOut,
-        responses=errors(409),
-        summary="Retry a finished task",
-    )
-    async def retry_task(
-        request: Request,
-        task_id: str,
-        rerun: Annotated[bool, Query(description="Also run a successful task once more.")] = False,
-    ) -> Response:
-        """Make a new task from a finished one and return it; `retry_of` and `retried_by` link the two.
-
-        If several requests retry one task at once, one succeeds; the others get 409 with the id of the new task.
-        """
-        record = await engine.retries.retry(task_id, rerun=rerun)
-        audit.note(request, detail=f"as {record.task_id}")
-        return _one(task_out(record, with_args=settings.display_func_args), hidden, 202)
 
     @router.post(
         "/{task_id}/cancel",

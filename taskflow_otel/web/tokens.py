@@ -26,8 +26,8 @@ class ApiToken:
 
     `name`: how the audit shows its actions. `secret`: the token, or its SHA-256 digest as `sha256:` and 64 hexadecimal
     digits; only the digest is kept. The token must be random, with at least 32 characters, since a fast digest protects
-    no password. `scopes`: what it may do, from `read`, `metrics`, `retry`, `cancel`, `inspect`, `history`, `queues`,
-    `tick` and `schedules`. `expires_at`: an aware datetime.
+    no password. `scopes`: what it may do, from `read`, `metrics`, `retry`, `edit`, `cancel`, `inspect`, `history`,
+    `queues`, `tick` and `schedules`. `expires_at`: an aware datetime.
 
     Raises `ConfigurationError`.
     """

@@ -154,8 +154,9 @@ class TaskDetailOut(TaskOut):
     logs_dropped: int = Field(default=0, description="Number of log entries beyond the limit.")
     arguments: str | None = Field(
         default=None,
-        description="`args` and `kwargs` as text for people: like JSON, with NaN, infinities and integers of any size "
-        "as what they are. Only where arguments are displayed; null while encrypted.",
+        description="The arguments by the names of their parameters, as text for people: like JSON, with NaN, "
+        "infinities and integers of any size as what they are. Only where arguments are displayed; null while "
+        "encrypted.",
     )
 
 
@@ -473,5 +474,6 @@ class SessionOut(BaseModel):
     can_log_out: bool
     can_act: bool
     trace_url: str | None
+    log_url: str | None = None
     poll_interval: float
     now: datetime = Field(description="The time of the answering instance.")

@@ -296,13 +296,13 @@ ENDPOINT = Change(
         Edit("taskflow_otel/web/tasks_api.py", "import TaskDetailOut, ", "import AttemptsOut, TaskDetailOut, "),
         Edit(
             "taskflow_otel/web/tasks_api.py",
-            '    @router.post(\n        "/{task_id}/retry",\n',
+            '    @router.post(\n        "/{task_id}/cancel",\n',
             '    @router.get("/{task_id}/attempts", dependencies=[Depends(guard.viewer)])\n'
             "    async def get_attempts(task_id: str) -> AttemptsOut:\n"
             '        """How often the task was tried until now."""\n'
             "        record = await engine.lookup.get(task_id)\n"
             "        return AttemptsOut(task_id=task_id, attempts=record.attempt + 1)\n\n"
-            '    @router.post(\n        "/{task_id}/retry",\n',
+            '    @router.post(\n        "/{task_id}/cancel",\n',
         ),
         Edit(
             "taskflow_otel/client/aio.py",

@@ -7,7 +7,8 @@ import inspect
 import json
 import math
 from collections import OrderedDict, deque
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Flag, IntEnum, StrEnum
 from ipaddress import IPv4Address
@@ -208,6 +209,39 @@ def test_the_type_of_a_default_is_allowed_whatever_the_annotation_says() -> None
     def task(name: str = None) -> None: ...  # type: ignore[assignment]  # noqa: RUF013  # people write it
 
     assert Codec(task).decode('{"v":1,"args":[null],"kwargs":{}}') == ((None,), {})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "data", "says"),
+    [
+        (int, "7", "valid integer"),
+        (int | None, "x", "int | None"),
+        (Annotated[str, Field(max_length=2)], "abc", "at most 2"),
+        (dict[str, int], {"a": "b"}, "valid integer"),
+        ("NoSuchType", 1, "cannot be resolved here"),
+        (Callable[[], int], 1, "callable"),
+    ],
+)
+def test_data_of_a_person_must_be_what_the_annotation_says(annotation: Any, data: Any, says: str) -> None:
+    codec = codec_of(annotation)
+    with pytest.raises(TaskArgumentError, match=says):
+        codec.revise(codec.encode((None,), {}), {"value": data})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "data", "value"),
+    [
+        (tuple[int, ...], [1, 2], (1, 2)),
+        (date, "2026-01-02", date(2026, 1, 2)),
+        (Decimal, "1.50", Decimal("1.50")),
+        (float, 7, 7.0),
+        (object, {"a": [1]}, {"a": [1]}),
+        (Colour, 2, Colour.BLUE),
+    ],
+)
+def test_data_of_a_person_becomes_a_value_of_the_annotation(annotation: Any, data: Any, value: Any) -> None:
+    codec = codec_of(annotation)
+    assert codec.decode(codec.revise(codec.encode((None,), {}), {"value": data})) == ((value,), {})
 
 
 def codec_of(annotation: Any) -> Codec:

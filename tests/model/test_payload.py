@@ -207,3 +207,43 @@ def test_whatever_order_the_parameters_get_each_value_reaches_its_own(
     codec = Codec(after)
     args, kwargs = codec.decode(Codec(before).encode(tuple(by_position.values()), by_name))
     assert dict(inspect.signature(after).bind(*args, **kwargs).arguments) == values
+
+
+def takes_many(
+    a: int, /, b: str = "", *rest: int, colour: Colour | None = None, plain: Any = None, **more: int
+) -> None:
+    """Take parameters of each kind."""
+
+
+def test_arguments_are_revised_by_name_and_the_others_stay_exactly_as_they_were() -> None:
+    codec = Codec(takes_many)
+    before = codec.encode((1, "b", 2, 3), {"plain": Decimal("1.50"), "x": 4})
+    after = codec.revise(before, {"a": 9, "colour": Colour.RED.value, "y": 5})
+    assert codec.decode(after) == (
+        (9, "b", 2, 3),
+        {"plain": Decimal("1.50"), "x": 4, "colour": Colour.RED, "y": 5},
+    )
+    assert codec.decode(codec.revise(codec.encode((1,), {}), {"b": "c"})) == ((1,), {"b": "c"})
+    # What the annotation does not name is taken as it is.
+    assert codec.decode(codec.revise(before, {"plain": ["a", 1]}))[1]["plain"] == ["a", 1]
+    for wrong in ({"a": "9"}, {"colour": "no colour"}, {"y": "five"}, {"b": None}):
+        with pytest.raises(TaskArgumentError, match=f"'{next(iter(wrong))}'"):
+            codec.revise(before, wrong)
+
+
+def test_a_form_shows_each_argument_as_the_json_that_revises_it() -> None:
+    codec = Codec(takes_many)
+    payload = codec.encode((1, "b", 2), {"colour": Colour.RED, "plain": Decimal("1.50"), "x": 4})
+    form = {one.name: (one.given, one.value) for one in codec.form(payload)}
+    assert form == {
+        "a": (True, 1),
+        "b": (True, "b"),
+        "colour": (True, Colour.RED.value),
+        "plain": (True, "1.50"),
+        "x": (True, 4),
+    }
+    assert codec.revise(payload, {"a": 1, "b": "b", "colour": form["colour"][1], "x": 4}) == payload
+    assert [(one.name, one.given) for one in codec.form(None)] == [
+        ("a", False), ("b", False), ("colour", False), ("plain", False)
+    ]  # fmt: skip
+    assert "1.50" not in repr(codec.form(payload))

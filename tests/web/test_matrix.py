@@ -63,6 +63,8 @@ RULES = {
     "ignore_failure": Rule("operator", 404),
     "show_failure": Rule("operator", 404),
     "get_task": Rule("viewer", 404),
+    "get_arguments": Rule("viewer", 404),
+    "list_running": Rule("viewer", 200),
     "retry_task": Rule("operator", 404),
     "cancel_task": Rule("operator", 404),
     "ask_for_stack": Rule("operator", 404),

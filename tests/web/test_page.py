@@ -237,6 +237,7 @@ async def test_a_queue_is_paused_and_limited_by_hand(opened: OpenPage, engine: H
     async with opened("?view=queues") as page:
         card = page.locator("article").filter(has_text="mail")
         await card.get_by_role("button", name="Pause").click()
+        await page.get_by_role("button", name="Pause the queue").click()
         await expect(card.get_by_text("paused", exact=True)).to_be_visible()
         await card.get_by_label("Concurrency of each instance").fill("7")
         await card.get_by_label("Max waiting on each").fill("")

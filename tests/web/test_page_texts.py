@@ -79,11 +79,14 @@ async def test_numbers_arrive_as_what_they_are(opened: OpenPage, engine: House) 
 async def test_arguments_as_text_are_hidden_as_the_others_are(
     client: httpx.AsyncClient, client_of: ClientOf, engine: House
 ) -> None:
-    record = engine.put(make_record(payload='{"v":1,"args":[1],"kwargs":{}}'))
+    record = engine.put(make_record(payload='{"v":1,"names":["order"],"args":[1,2],"kwargs":{"gift":true}}'))
     assert "arguments" not in (await client.get(f"/tasks/{record.task_id}")).json()
     showing = client_of(display_func_args=True)
     found = (await showing.get(f"/tasks/{record.task_id}")).json()
-    assert (found["args"], found["arguments"]) == ([1], '{\n  "args": [\n    1\n  ],\n  "kwargs": {}\n}')
+    assert (found["args"], found["arguments"]) == (
+        [1, 2],
+        '{\n  "order": 1,\n  "gift": true,\n  "*": [\n    2\n  ]\n}',
+    )
 
 
 @pytest.mark.parametrize("payload", [None, "damaged", '{"v":99}'])

@@ -124,6 +124,7 @@ async def test_the_page_shows_schedules_and_lets_an_operator_act(opened: OpenPag
             await expect(number).to_have_text(re.compile(r"^[1-9]\d*$"))
         await expect(page.get_by_role("row").filter(has_text="mail:7")).to_contain_text("in 1 h")
         await row.get_by_role("button", name="Pause").click()
+        await page.get_by_role("button", name="Pause the schedule").click()
         await expect(row).to_contain_text("paused")
         await row.get_by_role("button", name="Resume").click()
         await expect(row.get_by_role("button", name="Pause")).to_be_visible()

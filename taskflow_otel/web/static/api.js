@@ -52,7 +52,7 @@ export class Api {
   /**
    * @param {string} method
    * @param {string} path
-   * @param {{params?: Record<string, unknown>, body?: unknown}} [given]
+   * @param {{params?: Record<string, unknown>, body?: unknown}} [given] `body`: a value, or `{text}` with its JSON
    */
   async act(method, path, { params, body } = {}) {
     const response = await this.#send(method, withParams(path, params), body);
@@ -62,7 +62,7 @@ export class Api {
   /**
    * @param {string} method
    * @param {string} address
-   * @param {unknown} [body]
+   * @param {any} [body]
    */
   async #send(method, address, body) {
     const headers = { Accept: "application/json" };
@@ -72,7 +72,7 @@ export class Api {
     try {
       // An action may take long, and must not be broken off.
       const signal = method === "GET" ? AbortSignal.timeout(PATIENCE) : undefined;
-      response = await fetch(address, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+      response = await fetch(address, { method, headers, signal, body: body === undefined ? undefined : (body.text ?? JSON.stringify(body)) });
     } catch {
       this.onAnswer(false);
       throw new ApiError(0, "The server cannot be reached.");

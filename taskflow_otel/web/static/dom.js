@@ -166,8 +166,9 @@ async function copy(text) {
   field.remove();
 }
 
-export function toast(message, kind = "info") {
-  const item = h("div", { class: `toast ${kind}`, text: message });
+/** Say something for a few seconds; with `href`, it leads to more about it. */
+export function toast(message, kind = "info", href = null) {
+  const item = h("div", { class: `toast ${kind}` }, message, href ? h("a", { class: "toast-link", href, text: "Show" }) : null);
   document.getElementById("toasts").append(item);
   setTimeout(() => item.remove(), kind === "error" ? 8000 : 4000);
 }

@@ -5,6 +5,7 @@ import { asked, copyLink, h, icon, pill, redraw, setShown } from "./dom.js";
 import { ago, clock, count, duration, full, plural, shortId } from "./format.js";
 import { occurrences } from "./chart.js";
 import { reasonText } from "./rows.js";
+import { operationLink } from "./view_operations.js";
 
 const MOST = 100000;
 const TIMES = [
@@ -118,7 +119,11 @@ export class FailureDetail {
   }
 
   async #run(path, params, done) {
-    if (await this.page.attempt(() => this.page.api.act("POST", path, { params }), done)) await this.changed();
+    const said = (out) => ({ text: done(out), href: operationLink(out.operation_id) });
+    const out = await this.page.attempt(() => this.page.api.act("POST", path, { params }), said);
+    // What takes longer is followed in its record.
+    if (out?.operation_id && out.status === "running") this.page.open({ view: "operation", id: out.operation_id });
+    else if (out) await this.changed();
   }
 }
 

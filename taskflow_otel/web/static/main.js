@@ -7,9 +7,11 @@ import { visible } from "./exact.js";
 import { Notice } from "./notice.js";
 import { isUtc, useUtc, zoneName } from "./now.js";
 import { Stream } from "./stream.js";
+import { RunningView } from "./running.js";
 import { AuditView } from "./view_audit.js";
 import { FailuresView } from "./view_failures.js";
 import { InstancesView } from "./view_instances.js";
+import { OperationsView, OperationView } from "./view_operations.js";
 import { OverviewView } from "./view_overview.js";
 import { QueuesView } from "./view_queues.js";
 import { SchedulesView } from "./view_schedules.js";
@@ -25,6 +27,9 @@ const VIEWS = {
   instances: { title: "Instances", view: InstancesView },
   audit: { title: "Audit", view: AuditView },
   task: { title: "Task", view: TaskView, under: "tasks" },
+  running: { title: "Running", view: RunningView, under: "overview" },
+  operations: { title: "Bulk operations", view: OperationsView, under: "audit" },
+  operation: { title: "Bulk operation", view: OperationView, under: "audit" },
 };
 /** What an address leads to that names no view. */
 class UnknownView {
@@ -103,11 +108,12 @@ class Page {
     history.replaceState(null, "", `?${new URLSearchParams(given)}`);
   }
 
-  /** Do an action on the server and show its result; resolves to the answer, or null. */
+  /** Do an action on the server and show its result (a text, or `{text, href}`); resolves to the answer, or null. */
   async attempt(action, done) {
     try {
       const answer = await action();
-      if (done) toast(typeof done === "function" ? done(answer) : done, "good");
+      const said = typeof done === "function" ? done(answer) : done;
+      if (said) toast(said.text ?? said, "good", said.href);
       return answer;
     } catch (error) {
       toast(error.message, "error");

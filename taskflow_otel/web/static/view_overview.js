@@ -2,6 +2,7 @@ import { activity, LAYERS, sparkline } from "./chart.js";
 import { empty, h, redraw, setShown, setText } from "./dom.js";
 import { clock, count, duration, rate, share } from "./format.js";
 import { TaskRows } from "./rows.js";
+import { RunningPanel } from "./running.js";
 
 const SHOWN = 8;
 const READ = 200;
@@ -15,7 +16,7 @@ export class OverviewView {
     this.tiles = {
       finished: new Tile("Throughput", "finished per minute"),
       failures: new Tile("Failure share", "of finished tasks"),
-      running: new Tile("Running", "now", "?view=tasks&status=running"),
+      running: new Tile("Running", "now", "?view=running"),
       pending: new Tile("Pending", "now", "?view=tasks&status=pending"),
       run: new Tile("Run time p95", ""),
       wait: new Tile("Wait p95", ""),
@@ -24,7 +25,7 @@ export class OverviewView {
     this.top = h("span", { class: "chart-top mono" });
     this.from = h("span");
     this.health = h("div", { class: "banner bad", role: "alert", hidden: true });
-    this.running = panelOf("Running now", "?view=tasks&status=running", (task) => task.status === "running", "Nothing runs now", "A task appears here while its function runs.");
+    this.running = new RunningPanel();
     this.failed = panelOf("Latest failures", "?view=failures", (task) => task.status === "failed", "No failures", "Nothing has failed in the last 24 hours.", "end_time");
     this.objectives = new Objectives();
     this.switch = h(
@@ -58,14 +59,12 @@ export class OverviewView {
   }
 
   async refresh() {
-    await Promise.all([this.poll(), this.running.read(this.page, { status: "running" }), this.failed.read(this.page, { status: "failed", ended_since: "24h" })]);
+    await Promise.all([this.poll(), this.failed.read(this.page, { status: "failed", ended_since: "24h" })]);
   }
 
   change(tasks) {
-    for (const delta of tasks.values()) {
-      this.running.change(delta);
-      this.failed.change(delta);
-    }
+    this.running.change(tasks.values());
+    for (const delta of tasks.values()) this.failed.change(delta);
   }
 
   async poll() {
@@ -73,6 +72,7 @@ export class OverviewView {
       this.page.api.get("overview", { window: this.window }),
       this.page.api.get("health"),
       this.page.api.get("objectives"),
+      this.running.read(this.page),
     ]);
     this.objectives.show(objectives);
     setShown(this.health, health.reasons.length > 0);

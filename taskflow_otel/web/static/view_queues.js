@@ -1,4 +1,4 @@
-import { empty, h, icon, setShown, setText } from "./dom.js";
+import { asked, empty, h, icon, setShown, setText } from "./dom.js";
 import { ago, count, duration, full } from "./format.js";
 
 /** The queues with their load; operators pause them and change their limits. */
@@ -108,7 +108,13 @@ class QueueCard {
 
   async #toggle() {
     const paused = this.queue.paused;
-    const queue = await this.page.attempt(() => this.page.api.act("POST", `${this.path}/${paused ? "resume" : "pause"}`), `${this.queue.name} ${paused ? "resumed" : "paused"}`);
+    const params = {};
+    if (!paused) {
+      const given = await asked(`Pause ${this.queue.name}?`, "Its tasks wait on all instances until it is resumed; those that run end.", "Pause the queue");
+      if (!given) return;
+      params.reason = given.reason;
+    }
+    const queue = await this.page.attempt(() => this.page.api.act("POST", `${this.path}/${paused ? "resume" : "pause"}`, { params }), `${this.queue.name} ${paused ? "resumed" : "paused"}`);
     if (queue) this.draw(queue);
   }
 

@@ -1,4 +1,4 @@
-import { empty, h, icon, pill, redraw, setShown } from "./dom.js";
+import { asked, empty, h, icon, pill, redraw, setShown } from "./dom.js";
 import { ago, clock, count, full, until } from "./format.js";
 
 const COLUMNS = ["Schedule", "Rule", "Next run", "Last run", "Failed runs", "Missed", "Errors", ""];
@@ -59,7 +59,13 @@ export class SchedulesView {
   #actions({ name, paused }) {
     const path = `schedules/${encodeURIComponent(name)}`;
     const act = async (verb, done) => {
-      await this.page.attempt(() => this.page.api.act("POST", `${path}/${verb}`), done);
+      const params = {};
+      if (verb === "pause") {
+        const given = await asked(`Pause ${name}?`, "It does not fire on any instance until it is resumed.", "Pause the schedule");
+        if (!given) return;
+        params.reason = given.reason;
+      }
+      await this.page.attempt(() => this.page.api.act("POST", `${path}/${verb}`, { params }), done);
       await this.page.refresh();
     };
     const button = (verb, title, symbol, done) =>

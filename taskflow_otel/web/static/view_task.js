@@ -1,12 +1,15 @@
 import { Attempts } from "./attempts.js";
 import { causes } from "./causes.js";
-import { asked, confirmed, copyable, h, icon, pill, redraw, setShown, setText } from "./dom.js";
+import { copyable, h, icon, pill, redraw, setShown, setText } from "./dom.js";
 import { stringify } from "./exact.js";
 import { ago, clock, duration, elapsed, full, plural, precise, secondsBetween, shortId, zoned } from "./format.js";
 import { LogTools } from "./log_tools.js";
 import { now } from "./now.js";
 import { reasonText } from "./rows.js";
-import { legend, places, timeline } from "./timeline.js";
+import { folded, Stacks, stackOf } from "./stacks.js";
+import { taskActions, taskLink } from "./task_actions.js";
+import { People } from "./people.js";
+import { legend, timeline } from "./timeline.js";
 import { LIVE } from "./vocabulary.js";
 
 const NEAR_END = 40;
@@ -29,6 +32,8 @@ export class TaskView {
     this.error = h("section", { class: "card error", hidden: true });
     this.args = h("section", { class: "card", hidden: true });
     this.attempts = new Attempts();
+    this.stacks = new Stacks();
+    this.people = new People(page, this.id);
     this.logs = h("div", { class: "logs", role: "log", tabindex: "0", "aria-label": "Log" });
     this.logNote = h("span", { class: "muted" });
     this.tools = new LogTools(this.logs, () => this.seen.values(), () => `${this.task?.func_name ?? "task"}-${shortId(this.id)}.log`);
@@ -43,6 +48,7 @@ export class TaskView {
           { class: "task-main" },
           this.progress,
           h("div", { class: "beside" }, this.error, this.args),
+          this.stacks.element,
           this.attempts.element,
           h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: "Timeline" }), legend()), this.bars, this.events),
           h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: "Log" }), this.logNote), this.tools.element, this.logs),
@@ -91,24 +97,13 @@ export class TaskView {
     const { task } = this;
     redraw(
       this.head,
-      h("div", { class: "view-head task-head" }, h("h1", { text: task.func_name }), pill(task.status), this.#actions()),
+      h("div", { class: "view-head task-head" }, h("h1", { text: task.func_name }), pill(task.status), taskActions(this.page, task)),
       (this.sentence = h("p", { class: "sentence", text: this.#sentence() })),
     );
     redraw(this.facts, this.#facts());
     this.#drawProgress();
     this.bars.replaceChildren(timeline(task));
-    const where = places(task.timeline);
-    this.events.replaceChildren(
-      ...task.timeline.map((entry, index) =>
-        h(
-          "li",
-          {},
-          h("span", { class: "mono muted", text: precise(entry.timestamp), title: full(entry.timestamp) }),
-          h("span", { class: "event-name", text: entry.transition.replaceAll("_", " ") }),
-          h("span", { class: "muted", text: [`attempt ${entry.attempt + 1}`, reasonText(entry.reason), where[index]].filter(Boolean).join(" · ") }),
-        ),
-      ),
-    );
+    this.people.draw(task, this.events);
     setShown(this.error, Boolean(task.error || task.stacktrace));
     redraw(
       this.error,
@@ -121,7 +116,7 @@ export class TaskView {
     this.#noteLogs();
     // The view has no height before it is shown.
     if (first && LIVE.has(task.status)) requestAnimationFrame(() => this.tools.toEnd());
-    this.#drawAttempts();
+    this.#drawLines();
     const hasArgs = task.arguments !== undefined;
     setShown(this.args, hasArgs);
     if (hasArgs) {
@@ -147,8 +142,11 @@ export class TaskView {
     return `${task.status[0].toUpperCase()}${task.status.slice(1)} ${when}${tried}`;
   }
 
-  #drawAttempts() {
-    this.attempts.draw(this.task, [...this.seen.values()].map(({ line }) => line));
+  /** What is made of the lines of the log. */
+  #drawLines() {
+    const lines = [...this.seen.values()].map(({ line }) => line);
+    this.attempts.draw(this.task, lines);
+    this.stacks.draw(lines);
   }
 
   #remark() {
@@ -156,19 +154,6 @@ export class TaskView {
     if (task.cancel_requested && LIVE.has(task.status)) return "cancellation requested";
     if (task.status === "pending" && task.run_at && Date.parse(task.run_at) > now()) return [reasonText(task.reason), `not before ${clock(task.run_at)}`].filter(Boolean).join(", ");
     return reasonText(task.reason);
-  }
-
-  #actions() {
-    const { task, page } = this;
-    const actions = h("div", { class: "actions" });
-    const trace = traceLink(page.session.trace_url, task.trace_id);
-    if (trace) actions.append(h("a", { class: "button", href: trace, target: "_blank", rel: "noopener noreferrer" }, icon("external"), "Trace"));
-    if (page.session.can_act) {
-      if (LIVE.has(task.status)) actions.append(h("button", { class: "button danger", type: "button", on: { click: () => this.#cancel() } }, icon("cancel"), "Cancel"));
-      else if (task.retried_by) actions.append(h("span", { class: "muted" }, "Retried as ", taskLink(task.retried_by)));
-      else actions.append(h("button", { class: "button primary", type: "button", on: { click: () => this.#retry() } }, icon("retry"), task.status === "success" ? "Run again…" : "Retry"));
-    }
-    return actions;
   }
 
   #facts() {
@@ -253,18 +238,19 @@ export class TaskView {
     this.rowsSoon ??= setTimeout(() => {
       this.rowsSoon = null;
       this.tools.apply();
-      this.#drawAttempts();
+      this.#drawLines();
     }, ROWS_SETTLE);
   }
 
   #line(line) {
-    const extra = Object.entries(line.extra ?? {});
+    const stack = stackOf(line);
+    const extra = Object.entries(line.extra ?? {}).filter(([key]) => !(stack && key === "stack"));
     const element = h(
       "div",
       { class: "log", data: { level: line.level } },
       h("span", { class: "log-time", text: precise(line.timestamp), title: full(line.timestamp) }),
       h("span", { class: "log-level", text: line.level }),
-      h("span", { class: "log-text" }, line.message, extra.map(([key, value]) => h("span", { class: "tag", text: `${key}=${typeof value === "string" ? value : stringify(value)}` }))),
+      h("span", { class: "log-text" }, line.message, extra.map(([key, value]) => h("span", { class: "tag", text: `${key}=${typeof value === "string" ? value : stringify(value)}` })), stack ? folded(stack) : null),
     );
     element.hidden = !this.tools.accepts(line);
     this.seen.set(line.seq, { line, element });
@@ -290,41 +276,13 @@ export class TaskView {
     setText(this.took, this.#runTime());
     this.bars.replaceChildren(timeline(this.task));
   }
-
-  async #retry() {
-    const params = {};
-    if (this.task.status === "success") {
-      const given = await asked("Run this task again?", "It has succeeded. What it does is done a second time, by a new task with the same arguments.", "Run it again");
-      if (!given) return;
-      Object.assign(params, { rerun: true, reason: given.reason });
-    }
-    const task = await this.page.attempt(() => this.page.api.act("POST", `${encodeURIComponent(this.id)}/retry`, { params }), "Enqueued again as a new task");
-    if (task) this.page.open({ view: "task", id: task.task_id });
-  }
-
-  async #cancel() {
-    if (!(await confirmed("Cancel this task?", `${this.task.func_name} ${shortId(this.id)} will not run to its end.`, "Cancel the task", { danger: true }))) return;
-    if (await this.page.attempt(() => this.page.api.act("POST", `${encodeURIComponent(this.id)}/cancel`), "Cancellation requested")) await this.page.refresh();
-  }
 }
 
 function moment(iso) {
   return h("span", { text: zoned(iso), title: full(iso) });
 }
 
-function taskLink(id) {
-  return h("a", { class: "mono", href: `?view=task&id=${encodeURIComponent(id)}`, text: shortId(id), title: id });
-}
-
 /** Whether the only exception of the traceback says the whole error. */
 function isTold(task) {
   return task.causes?.length === 1 && Boolean(task.error) && task.causes[0].error.endsWith(task.error);
 }
-
-/** The link to a trace; always an http(s) address. */
-function traceLink(pattern, id) {
-  if (!pattern || !id) return null;
-  const address = pattern.replaceAll("{trace_id}", encodeURIComponent(id));
-  return /^https?:/.test(address) ? address : null;
-}
-
