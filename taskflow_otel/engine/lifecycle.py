@@ -17,7 +17,7 @@ from taskflow_otel.model.enqueue import first_reason
 from taskflow_otel.model.events import lifecycle_event
 from taskflow_otel.model.failure import fingerprint_of, summary_of, with_failure
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
-from taskflow_otel.model.replay import replay
+from taskflow_otel.model.replay import last_wait, replay
 from taskflow_otel.model.status import TRANSITIONS, TaskStatus, Transition, next_status
 from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.model.vocabulary import Reason
@@ -223,13 +223,15 @@ class Lifecycle:
         if record.status.finished:
             self._end(task)
         last = record.timeline[-1]
-        self._bus.publish(lifecycle_event(record, last.transition, previous, last.timestamp))
+        self._bus.publish(lifecycle_event(record, last.transition, previous, last.timestamp, last_wait(record)))
 
     async def show_if_held(self, record: TaskRecord) -> None:
         """Publish the last transition of a record if the ledger holds it; the task continues on another instance."""
         if await self._ledger.holds(record):
             *_, last = replay(record)
-            self._bus.publish(lifecycle_event(record, last.transition, last.previous, record.timeline[-1].timestamp))
+            self._bus.publish(
+                lifecycle_event(record, last.transition, last.previous, record.timeline[-1].timestamp, last.queue_wait)
+            )
             self._bus.refused(record)
 
     def fenced(self, task: LiveTask) -> None:

@@ -13,6 +13,8 @@ from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.model.vocabulary import DELIBERATE_WAITS
 
 _ENDS = frozenset({Transition.FAILED, Transition.RETRY_SCHEDULED})
+_BEGIN = frozenset({Transition.ENQUEUED, Transition.RETRY_SCHEDULED, Transition.RECOVERED})
+"""With these a task waits, or waits on."""
 _UNTRACED = SpanRef()
 
 
@@ -20,20 +22,21 @@ def replay(record: TaskRecord) -> Iterator[LifecycleEvent]:
     """Yield one event for each line of the record's timeline, with the instance that applied it.
 
     A record keeps the details of its latest attempt only. For an earlier attempt, the run time is the time between two
-    lines, the exception class is unknown, and the wait for a slot is known only if there was no deliberate delay.
+    lines, and the exception class is unknown. Each start has a wait for a slot, because the engine measures one for
+    each: from the end of a deliberate delay on. Where that is not known any more (the first delay of a task that was
+    retried since, or one of a long row of retries), the wait is 0.
     Raises `IllegalTransitionError` for a timeline that the engine cannot have written.
     """
     status: TaskStatus | None = None
     started: datetime | None = None
     retries = 0
-    before: TimelineEntry | None = None
+    waits = _Waits(record)
     latest = {entry.transition in _ENDS: index for index, entry in enumerate(record.timeline)}
     for index, entry in enumerate(record.timeline):
         previous, status = status, next_status(status, entry.transition)
-        wait = None
+        wait = waits.see(entry)
         if entry.transition is Transition.STARTED:
             started = entry.timestamp
-            wait = None if before is None else _wait(record, before, entry)
         retries += entry.transition is Transition.RETRY_SCHEDULED
         last = index == len(record.timeline) - 1
         ends_attempt = previous is TaskStatus.RUNNING and status is not TaskStatus.RUNNING
@@ -68,16 +71,46 @@ def replay(record: TaskRecord) -> Iterator[LifecycleEvent]:
             span=_UNTRACED,
             objective=result_of(record.timeline, index),
         )
-        if entry.transition is not Transition.OBJECTIVE_MISSED:
-            # A time limit that passes is no end of a wait.
-            before = entry
 
 
-def _wait(record: TaskRecord, before: TimelineEntry, entry: TimelineEntry) -> float | None:
-    """Seconds from ready to started, if the record contains them."""
-    ready = before.timestamp
-    if before.reason in DELIBERATE_WAITS:
-        if record.run_at is None or not before.timestamp <= record.run_at <= entry.timestamp:
-            return None
-        ready = record.run_at
-    return max(0.0, (entry.timestamp - ready).total_seconds())
+def last_wait(record: TaskRecord) -> float | None:
+    """The wait for a slot before the last line of a record's timeline, if that is a start."""
+    waits, last = _Waits(record), None
+    for entry in record.timeline:
+        last = waits.see(entry)
+    return last
+
+
+class _Waits:
+    """How long a task waited for a slot before each of its starts."""
+
+    def __init__(self, record: TaskRecord) -> None:
+        self._run_at = record.run_at
+        self._retries_at = {one.attempt: one.retry_at for one in record.failures if one.retry_at is not None}
+        self._since: datetime | None = None
+        self._delayed = False
+        self._retry_at: datetime | None = None
+
+    def see(self, entry: TimelineEntry) -> float | None:
+        """Take the next line; for a start, return the seconds from ready to started."""
+        if entry.transition is Transition.STARTED:
+            waited = None if self._since is None else self._until(entry.timestamp, self._since)
+            self._since = None
+            return waited
+        if entry.transition in _BEGIN:
+            if self._since is None:
+                self._delayed = entry.reason in DELIBERATE_WAITS
+                self._retry_at = self._retries_at.get(entry.attempt)
+            # A takeover does not end a delay: the task has another owner, who knows it from now on.
+            self._since = entry.timestamp
+        return None
+
+    def _until(self, started: datetime, since: datetime) -> float:
+        ready = since
+        if self._delayed:
+            # If it is later than this start, it is that of a later attempt.
+            own = self._run_at is not None and self._run_at <= started
+            planned = self._run_at if own else self._retry_at
+            # A delay of 0 has ended before the line that announces it was written.
+            ready = started if planned is None else max(since, planned)
+        return max(0.0, (started - ready).total_seconds())

@@ -25,7 +25,7 @@ _COUNTERS = (
     signals.TASK_RETRIES,
     signals.SLO_EVENTS,
 )
-_HISTOGRAMS = (signals.RUN_DURATION, signals.END_TO_END)
+_HISTOGRAMS = (signals.RUN_DURATION, signals.QUEUE_WAIT_TIME, signals.END_TO_END)
 SAMPLES = {spec.name: spec for spec in _COUNTERS} | {f"{spec.name}_count": spec for spec in _HISTOGRAMS}
 """The samples that can be computed from the ledger."""
 OTEL_SAMPLES = {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from taskflow_otel import TaskRecord, TaskStateError
 from taskflow_otel.backends import MemoryBackend
@@ -19,6 +20,7 @@ from taskflow_otel.engine.registry import TaskRegistry
 from taskflow_otel.errors import IllegalTransitionError
 from taskflow_otel.exporters.memory import InMemoryLogger
 from taskflow_otel.model.options import ExecutorName
+from taskflow_otel.model.record import TimelineEntry
 from taskflow_otel.model.status import TRANSITIONS, TaskStatus, Transition
 from taskflow_otel.testing.clock import FakeClock, settle
 from tests.engine.membership import Alone
@@ -152,6 +154,27 @@ def assert_legal(record: TaskRecord) -> None:
     for entry in record.timeline:
         status = TRANSITIONS[status, entry.transition]
     assert status is record.status
+
+
+async def test_a_start_that_is_published_late_has_its_wait_too() -> None:
+    # The count of starts is that of waits.
+    told = InMemoryLogger()
+    bus, clock, backend = ObserverBus([], [told]), FakeClock(), MemoryBackend(durable=True)
+    ledger = Ledger(backend, clock, Alone(), snapshot_interval=1, commit_timeout=1, observe=lambda *_: None)
+    lifecycle = Lifecycle(bus, ledger, LiveTasks(10), clock)
+    await bus.start()
+    enqueued = TimelineEntry(Transition.ENQUEUED, clock.now(), 0, "one")
+    await clock.advance(2)
+    started = TimelineEntry(Transition.STARTED, clock.now(), 0, "one")
+    record = TaskRecord("1", "job", P, enqueued.timestamp, persisted=True, timeline=(enqueued,))
+    late = replace(record, status=R, timeline=(enqueued, started))
+    await backend.apply([Insert(late)])
+    task = LiveTask(record, TaskRegistry.placeholder("job"), None, None, None, durable=True)
+
+    await lifecycle.show_if_held(late)
+    lifecycle.adopt(task, late)
+    await bus.close(1)
+    assert [(event.transition, event.queue_wait) for event in told.lifecycle_events] == [(Transition.STARTED, 2.0)] * 2
 
 
 @pytest.mark.parametrize("durable", [True, False])

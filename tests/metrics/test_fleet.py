@@ -17,8 +17,9 @@ from taskflow_otel.exporters.prometheus.task_counts import OTHER
 from taskflow_otel.metrics.books import COUNTS, GONE, TARGETS
 from taskflow_otel.metrics.folding import MARKS
 from taskflow_otel.model.query import Instance
-from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.replay import replay
+from taskflow_otel.model.status import Transition
 from taskflow_otel.testing.clock import FakeClock
 from tests.metrics.worker import ENQUEUED, FINISHED, Unsteady, Worker, declare_dead, make_record
 from tests.waiting import eventually
@@ -114,6 +115,26 @@ async def test_what_was_not_stored_before_a_death_is_found_in_the_ledger(
     shown = await heir.scrape()
     assert (shown[ENQUEUED], shown[FINISHED]) == (6.0, 6.0)
     assert shown["taskflow_task_attempts_total"] == 6.0
+
+
+async def test_the_starts_of_a_task_that_was_retried_are_found_in_the_ledger_too(
+    backend: MemoryBackend, clock: FakeClock
+) -> None:
+    dead, heir = [await Worker(name, backend, clock).start() for name in "ab"]
+    await clock.advance(1.5)
+    now = clock.now()
+    record = make_record(dead, "retried")
+    first, *_, last = record.timeline
+    # Without a delay, the next attempt is planned for a moment before its line is written.
+    record.run_at = now - timedelta(microseconds=50)
+    failed = TimelineEntry(Transition.RETRY_SCHEDULED, now, 0, dead.name, "retry_wait")
+    started = [TimelineEntry(Transition.STARTED, now, attempt, dead.name) for attempt in range(2)]
+    record.timeline = (first, started[0], failed, started[1], last)
+    await backend.apply([Insert(record)])
+    await dead.die()
+    await clock.advance(3.0)
+    shown = await heir.scrape()
+    assert shown["taskflow_task_queue_wait_seconds_count"] == shown["taskflow_task_attempts_total"] == 2.0
 
 
 async def test_a_transition_that_was_committed_and_not_counted_yet_is_counted_once(

@@ -57,6 +57,7 @@ async def test_where_all_agree_there_is_no_difference(watched: Watched) -> None:
         ('taskflow_slo_events_total{result="bad",task="bad"}', 0, "(bad, bad)"),
         ('taskflow_slo_events_total{result="good",task="good"}', 2, "(good, good)"),
         ('taskflow_task_run_duration_seconds_count{task="bad"}', 1, "(bad)"),
+        ('taskflow_task_queue_wait_seconds_count{queue="default",task="bad"}', 1, "(bad, default)"),
     ],
 )
 async def test_a_counter_that_says_something_else_is_named(

@@ -152,7 +152,8 @@ class TaskCounts:
     def settle(self, *, wait: bool = True) -> None:
         """Count all events so far. Without `wait`, leave that to the thread that counts at this moment."""
         pending = self._pending
-        if not pending or not self._counting.acquire(blocking=wait):
+        # Without events too, if it waits: another thread may be about to count the last one that it has taken.
+        if not (pending or wait) or not self._counting.acquire(blocking=wait):
             return
         try:
             while pending:

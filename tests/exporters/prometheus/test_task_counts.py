@@ -113,6 +113,52 @@ def test_a_child_process_forgets_the_events_that_its_parent_has_not_counted() ->
     assert exporter.snapshot()[signals.TASKS_ENQUEUED.name]["send_email", "default", "manual"] == 0
 
 
+class Asked:
+    """A lock that says when somebody waits for it."""
+
+    def __init__(self, waited: threading.Event) -> None:
+        self._lock = threading.Lock()
+        self._waited = waited
+
+    def acquire(self, blocking: bool = True) -> bool:
+        if not self._lock.acquire(blocking=False):
+            if not blocking:
+                return False
+            self._waited.set()
+            self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def test_a_read_waits_for_the_event_that_another_thread_is_counting() -> None:
+    # What a process stores of its counts may be all that is left of it.
+    counting, waited = threading.Event(), threading.Event()
+
+    class Held(str):
+        """A label whose count takes until somebody waits for it."""
+
+        def __hash__(self) -> int:
+            counting.set()
+            assert waited.wait(30)
+            return hash(str(self))
+
+    counted = counts()
+    counted.register("send_email", "default", objective=False)
+    counted._counting = Asked(waited)  # type: ignore[assignment]
+    counted.take(replace(life()[0], source=Held("manual")))
+    other = threading.Thread(target=counted.settle)
+    other.start()
+    try:
+        assert counting.wait(30)
+        found = read(counted)
+    finally:
+        waited.set()
+        other.join()
+    assert found[signals.TASKS_ENQUEUED.name]["send_email", "default", "manual"] == 1
+
+
 def test_reads_from_threads_never_lose_or_repeat_an_event() -> None:
     counted = counts()
     events = [event for number in range(8) for event in life(f"task-{number}")]
