@@ -176,18 +176,22 @@ class OtlpReceiver(Received):
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
 
     def close(self) -> None:
         """Stop listening: from now on connections are refused."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
-            self._server.server_close()
+        self._server.server_close()
 
 
 def _span(span: Span, service: str) -> ReceivedSpan:

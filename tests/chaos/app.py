@@ -21,6 +21,7 @@ from taskflow_otel import (
     TaskAdmin,
     TaskManager,
     TaskObserver,
+    configure_telemetry,
     get_task_context,
     task_log,
 )
@@ -77,6 +78,8 @@ task_manager = TaskManager(
     loggers=[Ends()],
 )
 TaskAdmin(app, task_manager, metrics_token="chaos")
+if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
+    configure_telemetry(app, service_name="chaos")
 
 
 def note(word: str, number: int) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import aiomysql
 import aiosqlite
 import fastapi
+import opentelemetry.exporter.otlp.proto.http._log_exporter
+import opentelemetry.exporter.otlp.proto.http.trace_exporter
+import opentelemetry.instrumentation.fastapi
 import psycopg
 import redis.asyncio
 
@@ -13,4 +16,4 @@ import taskflow_otel.backends
 import tests.chaos.backends
 import tests.chaos.crash_points
 
-__all__ = ["aiomysql", "aiosqlite", "fastapi", "psycopg", "redis", "taskflow_otel", "tests"]
+__all__ = ["aiomysql", "aiosqlite", "fastapi", "opentelemetry", "psycopg", "redis", "taskflow_otel", "tests"]

@@ -12,6 +12,7 @@ from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import Transition
 from tests.chaos.books import Answers, Executions
 from tests.chaos.check import Findings, Violation
+from tests.chaos.witnesses import Witnesses
 
 _SHOWN = 20
 
@@ -40,7 +41,9 @@ class Report:
     losses: int
     violations: list[Violation]
     differences: list[str]
-    """Between the ledger and the metrics of the whole fleet, about persisted tasks."""
+    """Between the ledger and the metrics, spans and log records of the whole fleet, about persisted tasks."""
+    spans: int
+    log_records: int
 
     @classmethod
     def make(
@@ -55,7 +58,7 @@ class Report:
         records: Mapping[str, TaskRecord],
         counted: int,
         findings: Findings,
-        differences: list[str],
+        witnesses: Witnesses | None,
     ) -> Self:
         """Sum up. `counted`: how many tasks the backend itself counts."""
         violations = findings.violations
@@ -91,7 +94,9 @@ class Report:
             vanished_duplicates=findings.vanished_duplicates,
             losses=findings.lost,
             violations=violations,
-            differences=differences,
+            differences=[] if witnesses is None else witnesses.differences,
+            spans=0 if witnesses is None else witnesses.spans,
+            log_records=0 if witnesses is None else witnesses.log_records,
         )  # fmt: skip
 
     def as_json(self) -> str:
@@ -120,6 +125,9 @@ class Report:
         for violation in self.violations[:_SHOWN]:
             lines.append(f"    {violation.rule}: {violation.detail} [{violation.task_id}]")
             lines += [f"        {line}" for line in (*violation.timeline, *violation.notes)]
-        lines.append(f"  METRICS AGAINST THE LEDGER: {len(self.differences)} differences (persisted tasks)")
+        lines.append(
+            f"  TELEMETRY AGAINST THE LEDGER: {len(self.differences)} differences (persisted tasks; the metrics, "
+            f"{self.spans} spans, {self.log_records} log records)"
+        )
         lines += [f"    {difference}" for difference in self.differences[:_SHOWN]]
         return "\n".join(lines)

@@ -22,8 +22,6 @@ from taskflow_otel.errors import BackendError
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.reconcile.compare import reconcile
-from taskflow_otel.reconcile.totals import prometheus_totals
 from tests.chaos.backends import make_backend
 from tests.chaos.books import Acknowledgement, Answers, Refusal, read_notes
 from tests.chaos.check import Check
@@ -40,8 +38,9 @@ from tests.chaos.fleet import Member
 from tests.chaos.kinds import KINDS
 from tests.chaos.report import Report
 from tests.chaos.shaking import Shaker
+from tests.chaos.witnesses import Witnesses, every_record
 from tests.read_only import url_that_obeys
-from tests.servers import MariaDBServer, PgBouncerServer, PostgresServer, PrometheusServer, RedisServer, Server
+from tests.servers import MariaDBServer, PgBouncerServer, PostgresServer, RedisServer, Server
 
 SERVERS: Mapping[str, Callable[[Mapping[str, str] | None], Server]] = {
     "postgres": PostgresServer,
@@ -66,15 +65,6 @@ _HELD = 14.0
 _POINT_WAIT = 6.0
 _DRAIN_WAIT = 30.0
 _LAST_WORK = 120.0
-_LAST_COUNTS = 20.0
-_PROMETHEUS = """
-global: {{scrape_interval: 1s}}
-scrape_configs:
-  - job_name: fleet
-    metrics_path: /tasks/metrics
-    authorization: {{credentials: chaos}}
-    static_configs: [{{targets: [{targets}]}}]
-"""
 
 KILL, PAUSE, SHORT_PAUSE, LEAVE = "at a random moment", "pause past the lease", "short pause", "drain"
 REST = "left in peace"
@@ -150,12 +140,13 @@ class Storm:
             "CHAOS_NOTES": str(self._notes),
             "CHAOS_LEASE": str(LEASE),
         }
+        # Metrics of servers with a planted fault need not agree, and would be waited for.
+        self._witnesses = Witnesses(directory) if plan.planted is None else None
         if plan.planted is not None:
             environment["CHAOS_FAULT"] = plan.planted
+        if self._witnesses is not None:
+            environment |= self._witnesses.environment
         self._members = [Member(number, directory, environment) for number in range(plan.members)]
-        targets = ", ".join(f'"127.0.0.1:{member.port}"' for member in self._members)
-        self._prometheus = PrometheusServer(_PROMETHEUS.format(targets=targets)) if plan.planted is None else None
-        self._differences: list[str] = []
         self._blocked_since: dict[int, float] = {}
         """Since when each process has refused everything, on the monotonic clock."""
         self._drained: set[int] = set()
@@ -167,8 +158,8 @@ class Storm:
         """Let the storm pass, let a clean instance finish what is left, and compare the ledger with the books."""
         began = time.monotonic()
         try:
-            if self._prometheus is not None:
-                await asyncio.to_thread(self._prometheus.start)
+            if self._witnesses is not None:
+                await self._witnesses.start(self._members)
             await asyncio.gather(*(member.start() for member in self._members))
             load = [asyncio.create_task(self._client()) for _ in range(self._plan.clients)]
             trouble = [asyncio.create_task(self._torment(member)) for member in self._members if self._plan.deck]
@@ -189,8 +180,8 @@ class Storm:
         finally:
             for member in self._members:
                 member.signal(signal.SIGKILL)
-            if self._prometheus is not None:
-                self._prometheus.close()
+            if self._witnesses is not None:
+                self._witnesses.close()
         executions = read_notes(self._notes)
         if self._shaker is not None:
             self._tally.others.update(self._shaker.tally)
@@ -212,7 +203,7 @@ class Storm:
             records,
             counted,
             findings,
-            self._differences,
+            self._witnesses,
         )
 
     def _shuffled(self) -> Iterator[str]:
@@ -402,49 +393,14 @@ class Storm:
                     if not left.get(TaskStatus.PENDING) and not left.get(TaskStatus.RUNNING):
                         break
                 await asyncio.sleep(0.2)
-            if self._prometheus is not None:
-                # Metrics of servers with a planted fault need not agree, and would be waited for.
-                self._differences = await self._reconcile(backend, survivor, self._prometheus)
+            if self._witnesses is not None:
+                await self._witnesses.compare(backend, survivor)
             await self._leave(survivor)
-            records: dict[str, TaskRecord] = {}
-            cursor: str | None = None
-            while True:
-                page = await backend.page(TaskQuery(limit=500, cursor=cursor))
-                records.update((record.task_id, record) for record in page.records)
-                cursor = page.next_cursor
-                if cursor is None:
-                    return records, (await backend.counts(TaskQuery())).total
-
-    async def _reconcile(self, backend: Backend, survivor: Member, prometheus: PrometheusServer) -> list[str]:
-        """Where the metrics of the fleet, all the dead included, differ from the ledger, once they have settled.
-
-        It is what one page says, and what a Prometheus says that has scraped all members through the whole storm.
-
-        Of tasks that are not persisted, and of those whose request failed before they were stored, the ledger has the
-        history only as far as it was written, and so says less.
-        """
-        names = [kind.name for kind in KINDS.values() if kind.fails or not kind.persisted]
-        history = tuple(f"{{{name}{end}" for name in names for end in (", ", "}"))
-        deadline = time.monotonic() + _LAST_COUNTS
-        headers = {"Accept": "text/plain", "Authorization": "Bearer chaos"}
-        async with httpx.AsyncClient(headers=headers, timeout=30) as client:
-            while True:
-                page = (await client.get(f"{survivor.url}/tasks/metrics")).raise_for_status().text
-                scraped = await asyncio.to_thread(prometheus_totals, _fetch, prometheus.url, 'job="fleet"')
-                given = await reconcile(backend, metrics={"fleet": page}, totals={"prometheus": scraped})
-                found = [str(one) for one in given]
-                differences = [one for one in found if not any(name in one for name in history)]
-                if not differences or time.monotonic() > deadline:
-                    return differences
-                await asyncio.sleep(1.0)
+            return await every_record(backend), (await backend.counts(TaskQuery())).total
 
     def _died_soon(self, refusal: Refusal) -> bool:
         troubles = (at for member in self._members for at in member.troubled_at[refusal.pid])
         return any(0 <= at - refusal.at < SETTLED for at in troubles)
-
-
-def _fetch(url: str) -> str:
-    return httpx.get(url, timeout=30).text
 
 
 @contextlib.asynccontextmanager

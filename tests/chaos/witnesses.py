@@ -1,0 +1,128 @@
+"""The Prometheus and the collector of a storm, and what they say at its end against the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+
+from taskflow_otel.backends import Backend
+from taskflow_otel.model.query import TaskQuery
+from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.reconcile.compare import reconcile
+from taskflow_otel.reconcile.otlp_file import read_exports
+from taskflow_otel.reconcile.totals import prometheus_totals
+from tests.chaos.exports import REJECTED, Collector, Untrue
+from tests.chaos.fleet import Member
+from tests.chaos.kinds import KINDS
+from tests.servers import PrometheusServer
+
+_SETTLE = 20.0
+"""Seconds in which the witnesses must agree with the ledger."""
+_UNKEPT = frozenset(kind.name for kind in KINDS.values() if kind.fails or not kind.persisted)
+"""Of tasks that are not persisted, and of those whose request failed before they were stored, the ledger has the
+history only as far as it was written."""
+_PROMETHEUS = """
+global: {{scrape_interval: 1s}}
+scrape_configs:
+  - job_name: fleet
+    metrics_path: /tasks/metrics
+    authorization: {{credentials: chaos}}
+    static_configs: [{{targets: [{targets}]}}]
+"""
+
+
+class Witnesses:
+    """What watches a storm from outside. `directory`: for the file of the collector."""
+
+    def __init__(self, directory: Path) -> None:
+        self._collector = Collector()
+        self._file = directory / "exports.jsonl"
+        self._prometheus: PrometheusServer | None = None
+        self.differences: list[str] = []
+        """Where they contradict the ledger; after `compare`."""
+        self.spans = 0
+        self.log_records = 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which the members export."""
+        return self._collector.environment
+
+    async def start(self, members: Sequence[Member]) -> None:
+        """Begin to scrape the members, and to take what they export."""
+        self._collector.start()
+        targets = ", ".join(f'"127.0.0.1:{member.port}"' for member in members)
+        self._prometheus = PrometheusServer(_PROMETHEUS.format(targets=targets))
+        await asyncio.to_thread(self._prometheus.start)
+
+    def close(self) -> None:
+        """Stop."""
+        self._collector.close()
+        if self._prometheus is not None:
+            self._prometheus.close()
+
+    async def compare(self, backend: Backend, survivor: Member) -> None:
+        """Compare what they say with the ledger, in which nothing changes any more."""
+        self.differences = [*await self._counts(backend, survivor), *await self._exports(backend, survivor)]
+
+    async def _counts(self, backend: Backend, survivor: Member) -> list[str]:
+        """Where the metrics of the fleet, all the dead included, differ from the ledger, once they have settled.
+
+        It is what one page says, and what a Prometheus says that has scraped all members through the whole storm. Of
+        the types that are not kept, the ledger says less.
+        """
+        history = tuple(f"{{{name}{end}" for name in _UNKEPT for end in (", ", "}"))
+        deadline = time.monotonic() + _SETTLE
+        headers = {"Accept": "text/plain", "Authorization": "Bearer chaos"}
+        prometheus = "" if self._prometheus is None else self._prometheus.url
+        async with httpx.AsyncClient(headers=headers, timeout=30) as client:
+            while True:
+                page = (await client.get(f"{survivor.url}/tasks/metrics")).raise_for_status().text
+                scraped = await asyncio.to_thread(prometheus_totals, _fetch, prometheus, 'job="fleet"')
+                given = await reconcile(backend, metrics={"fleet": page}, totals={"prometheus": scraped})
+                found = [str(one) for one in given]
+                differences = [one for one in found if not any(name in one for name in history)]
+                if not differences or time.monotonic() > deadline:
+                    return differences
+                await asyncio.sleep(1.0)
+
+    async def _exports(self, backend: Backend, survivor: Member) -> list[str]:
+        """Where the spans and log records that the collector has written contradict the ledger.
+
+        What a process had not exported when it was killed is lost; of what the survivor did, nothing is.
+        """
+        deadline = time.monotonic() + _SETTLE
+        while True:
+            exported = read_exports([await asyncio.to_thread(self._collector.file, self._file)])
+            self.spans = sum(map(len, exported.spans.values()))
+            self.log_records = sum(map(len, exported.logs.values()))
+            doubted = {
+                task_id for task_id, logs in exported.logs.items() if REJECTED in {one.event_name for one in logs}
+            }
+            untrue = Untrue(
+                await every_record(backend), lambda instance: f"-{survivor.pid}-" in instance, doubted, _UNKEPT
+            )
+            differences = untrue.of(await reconcile(backend, exported=exported))
+            if not differences or time.monotonic() > deadline:
+                return differences
+            await asyncio.sleep(1.0)
+
+
+async def every_record(backend: Backend) -> dict[str, TaskRecord]:
+    """All that is stored, by id."""
+    records: dict[str, TaskRecord] = {}
+    cursor: str | None = None
+    while True:
+        page = await backend.page(TaskQuery(limit=500, cursor=cursor))
+        records.update((record.task_id, record) for record in page.records)
+        cursor = page.next_cursor
+        if cursor is None:
+            return records
+
+
+def _fetch(url: str) -> str:
+    return httpx.get(url, timeout=30).text
