@@ -143,9 +143,9 @@ PAGE = Page(
                 ),
                 Graph(
                     "Living processes",
-                    "Processes behind each address, by their heartbeats; added up, those of the fleet.",
+                    "Processes behind each address, by their heartbeats, and by what they were started as.",
                     "short",
-                    [Query(gauge(signals.INSTANCES, by="instance"), "{{instance}}")],
+                    [Query(gauge(signals.INSTANCES, by="instance, kind"), "{{instance}}, {{kind}}")],
                     stacked=True,
                     width=8,
                 ),

@@ -6,6 +6,7 @@ from dashboards.overview import budget_left, failure_ratio, quantiles
 from dashboards.parts import Choice, Graph, Heatmap, Logs, Page, Query, Row, Stat
 from dashboards.promql import gauge, increase, quantile, rate, select
 from taskflow_otel.exporters import keys, signals
+from taskflow_otel.exporters.specs import MetricSpec
 
 TASK = 'task=~"$task"'
 
@@ -15,7 +16,7 @@ def _loki_name(attribute: str) -> str:
     return attribute.replace(".", "_")
 
 
-def _heatmap(spec: signals.MetricSpec) -> Query:
+def _heatmap(spec: MetricSpec) -> Query:
     return Query(increase(spec, TASK, suffix="_bucket", by="le"), "{{le}}", exemplar=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dashboards.parts import Bars, Column, Graph, Page, Query, Row, Stat, Table
 from dashboards.promql import gauge, quantile, rate, select, total
 from taskflow_otel.exporters import signals
+from taskflow_otel.exporters.specs import MetricSpec
 
 FAILED = 'outcome=~"failed|interrupted"'
 ENDED = 'outcome=~"success|failed|interrupted"'
@@ -25,7 +26,7 @@ def saturation() -> str:
     return f"{used} / ({used} + {free})"
 
 
-def quantiles(spec: signals.MetricSpec, *matchers: str) -> list[Query]:
+def quantiles(spec: MetricSpec, *matchers: str) -> list[Query]:
     """Median and tail of a histogram; the tail's exemplars are the traces to look at."""
     return [
         Query(quantile(0.5, spec, *matchers), "p50"),
@@ -48,7 +49,7 @@ def types() -> Table:
     ended = total(signals.TASKS_FINISHED, ENDED, by="task")
     failed = total(signals.TASKS_FINISHED, FAILED, by="task")
 
-    def p(q: float, spec: signals.MetricSpec = signals.RUN_DURATION) -> str:
+    def p(q: float, spec: MetricSpec = signals.RUN_DURATION) -> str:
         return quantile(q, spec, by="task", shown=True)
 
     return Table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taskflow_otel.exporters.signals import MetricSpec, MetricType
+from taskflow_otel.exporters.specs import MetricSpec, MetricType
 
 SCOPE = ('cluster=~"$cluster"', 'namespace=~"$namespace"', 'job=~"$job"', 'instance=~"$instance"')
 """The matchers that every query of a dashboard has. Series without a cluster or namespace match `All`."""

@@ -161,6 +161,7 @@ class TaskManager(TaskActions):
             max_label_values=telemetry.max_label_values,
             buckets=telemetry.buckets,
             release=settings.release,
+            kind=settings.deployment.kind,
         )
         """Renders the metrics page."""
         self._backend = MeasuredBackend(chosen, clock, self.metrics.observe_backend)

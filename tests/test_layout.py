@@ -108,6 +108,11 @@ ELSEWHERE = [
         ("exporters/messaging.py",),
     ),
     Elsewhere(
+        "exporters/test_signals.py",
+        "What the rows of the table consist of.",
+        ("exporters/specs.py",),
+    ),
+    Elsewhere(
         "metrics/test_fleet.py",
         "What processes store of their counts, read and add up shows on the pages of several.",
         ("metrics/books.py", "metrics/folding.py", "metrics/stored.py"),

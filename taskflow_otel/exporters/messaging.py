@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taskflow_otel.exporters import keys, signals
-from taskflow_otel.exporters.signals import MetricSpec, MetricType
+from taskflow_otel.exporters.specs import MetricSpec, MetricType
 from taskflow_otel.model.status import Transition
 
 _MESSAGING_LABELS = (keys.MESSAGING_SYSTEM, keys.MESSAGING_OPERATION_NAME, keys.MESSAGING_DESTINATION_NAME)

@@ -6,13 +6,17 @@ Exporters take their names from here, and those of attributes from `keys`. `docs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Literal
-
 from taskflow_otel.exporters import keys
+from taskflow_otel.exporters.specs import LogSpec, MetricSpec, MetricType, SpanSpec
 from taskflow_otel.model.status import TaskStatus, Transition
-from taskflow_otel.model.vocabulary import OUTCOMES, AttemptOutcome, QueueState, RecoveryOutcome, SlotState
+from taskflow_otel.model.vocabulary import (
+    OUTCOMES,
+    AttemptOutcome,
+    InstanceKind,
+    QueueState,
+    RecoveryOutcome,
+    SlotState,
+)
 
 SCOPE = "taskflow_otel"
 """Name of the instrumentation scope of tracer, logger and meter."""
@@ -39,22 +43,6 @@ _MESSAGE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SpanSpec:
-    """One kind of span."""
-
-    operation: str
-    kind: str
-    at_start: tuple[str, ...]
-    at_end: tuple[str, ...]
-    starts: str
-    ended_by: frozenset[Transition]
-
-    def name(self, task: str) -> str:
-        """The span's name for a task type."""
-        return f"{self.operation} {task}"
-
-
 ATTEMPT_ENDS = frozenset(OUTCOMES)
 
 SEND = SpanSpec(
@@ -74,17 +62,6 @@ PROCESS = SpanSpec(
     ended_by=ATTEMPT_ENDS,
 )
 SPANS = (SEND, PROCESS)
-
-
-@dataclass(frozen=True, slots=True)
-class LogSpec:
-    """One log event; `severity` is a severity text of the OpenTelemetry log data model."""
-
-    event_name: str
-    severity: str
-    meaning: str
-    transition: Transition | None
-    exception: bool = False
 
 
 _EVENTS = (
@@ -150,31 +127,6 @@ AUDIT_LOG_ATTRIBUTES = (
 
 ELSEWHERE = "elsewhere"
 """The label of counts that are shown for processes which no scraped target shows."""
-
-
-class MetricType(StrEnum):
-    """The metric types of the exposition formats."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-    INFO = "info"
-
-
-@dataclass(frozen=True, slots=True)
-class MetricSpec:
-    """One metric family. `name`: the name of its samples; for a histogram, without suffixes such as `_bucket`."""
-
-    name: str
-    type: MetricType
-    help: str
-    labels: tuple[str, ...] = ()
-    unit: str = ""
-    buckets: tuple[float, ...] = ()
-    on: frozenset[Transition] = frozenset()
-    """The transitions that change it; empty if it is measured elsewhere."""
-    merge: Literal["sum", "max", "min"] = "sum"
-    """How the values of several processes behind one port are combined."""
 
 
 def _on(*transitions: Transition) -> frozenset[Transition]:
@@ -361,7 +313,8 @@ QUEUE_PAUSED = MetricSpec(
 INSTANCES = MetricSpec(
     "taskflow_instances",
     _GAUGE,
-    "Living processes behind this address; added up over all targets, those of the fleet.",
+    f"Living processes behind this address, by what they were started as: {', '.join(InstanceKind)}.",
+    ("kind",),
 )
 EXECUTOR_SLOTS = MetricSpec(
     "taskflow_executor_slots",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from taskflow_otel.exporters import keys, messaging, signals
 from taskflow_otel.exporters.otel.tracing import DEEPEST, SOON
-from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
+from taskflow_otel.exporters.specs import MetricSpec, SpanSpec
 from taskflow_otel.model.status import Transition
 from taskflow_otel.model.vocabulary import (
     AttemptOutcome,

@@ -12,7 +12,8 @@ from typing import Any
 import promql_parser
 import yaml
 
-from taskflow_otel.exporters.signals import METRICS_BY_NAME, MetricSpec, MetricType
+from taskflow_otel.exporters.signals import METRICS_BY_NAME
+from taskflow_otel.exporters.specs import MetricSpec, MetricType
 
 ROOT = Path(__file__).parent.parent.parent
 STACK = ROOT / "dashboards"

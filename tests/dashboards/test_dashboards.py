@@ -10,7 +10,8 @@ import pytest
 
 from dashboards.generate import render
 from taskflow_otel.exporters.keys import ATTRIBUTES
-from taskflow_otel.exporters.signals import METRICS, MetricType
+from taskflow_otel.exporters.signals import METRICS
+from taskflow_otel.exporters.specs import MetricType
 from tests.dashboards.expressions import (
     DASHBOARDS,
     PANELS,

@@ -106,7 +106,9 @@ def test_recording_rules_are_named_by_level_metric_and_operation() -> None:
     recorded = [rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule]
     assert recorded
     assert [
-        name for name in recorded if not re.fullmatch(r"job(_task)?:taskflow_\w+:(ratio_rate\d+[mhd]|ratio|sum)", name)
+        name
+        for name in recorded
+        if not re.fullmatch(r"job(_task|_kind)?:taskflow_\w+:(ratio_rate\d+[mhd]|ratio|sum)", name)
     ] == []
 
 

@@ -53,6 +53,17 @@ def test_the_objects_belong_together() -> None:
     assert {CONTAINER[probe]["httpGet"]["port"] for probe in PROBES} <= names
 
 
+def test_the_pod_monitor_has_only_fields_that_the_operator_knows() -> None:
+    # No package has its schema; these are of the definition in the operator 0.91.
+    monitor = yaml.safe_load((EXAMPLE / "podmonitor.yaml").read_text())
+    assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "PodMonitor")
+    assert monitor["spec"].keys() == {"selector", "jobLabel", "podMetricsEndpoints"}
+    assert ENDPOINT.keys() == {"port", "path", "interval", "authorization"}
+    assert ENDPOINT["authorization"].keys() == {"type", "credentials"}
+    assert ENDPOINT["authorization"]["credentials"].keys() == {"name", "key"}
+    assert re.fullmatch(r"[0-9]+s", ENDPOINT["interval"])
+
+
 def test_the_server_listens_where_the_pod_says() -> None:
     [port] = CONTAINER["ports"]
     assert f'"--port", "{port["containerPort"]}"' in DOCKERFILE

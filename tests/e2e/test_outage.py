@@ -76,7 +76,9 @@ def test_workers_behind_one_port_count_on_while_the_backend_is_away(outage: Outa
         pids = {httpx.post(f"{app.url}/run", timeout=30).raise_for_status().json()["pid"] for _ in range(20)}
         assert len(pids) == 2
         # A worker that has not been scraped since the other one started does not know of it yet.
-        wait_until(lambda: {page(app)[("taskflow_instances",)] for _ in range(8)} == {2}, "each to know of the other")
+        wait_until(
+            lambda: {page(app)[("taskflow_instances", "web")] for _ in range(8)} == {2}, "each to know of the other"
+        )
         outage.begin()
         shown = [0.0]
         for _ in range(4):
@@ -88,7 +90,7 @@ def test_workers_behind_one_port_count_on_while_the_backend_is_away(outage: Outa
         wait_until(lambda: answers(app, "/tasks/readyz", 6) == {503}, "both to be not ready")
         assert answers(app, "/tasks/livez", 6) == {200}
         assert page(app)["taskflow_backend_up", outage.server.name] == 0
-        assert {page(app)[("taskflow_instances",)] for _ in range(4)} == {2}
+        assert {page(app)[("taskflow_instances", "web")] for _ in range(4)} == {2}
         for path in LISTS:
             assert answers(app, path, 4) == {503}
         if outage.server.name == "redis":
@@ -131,7 +133,7 @@ scrape_configs:
             assert httpx.post(f"{app.url}/run", timeout=30).status_code == 200
             shown = page(app)
             assert (shown[up], shown[refused], errors(shown)) == (1, 0, set())
-            living = shown[("taskflow_instances",)]
+            living = shown[("taskflow_instances", "web")]
             wait_until(lambda: query("min by (instance, backend) (taskflow_backend_up)") == [1], "a scrape")
 
             assert firing() == set()
@@ -159,7 +161,7 @@ scrape_configs:
             assert set(posts) == {503}
             shown = page(app)
             assert shown[refused] == len(posts)
-            assert shown[("taskflow_instances",)] == living == 1
+            assert shown[("taskflow_instances", "web")] == living == 1
             # Only those that speak of a backend.
             assert seen <= {*OUTAGE_ALERTS, "TaskflowBackendErrors"}
 

@@ -22,7 +22,7 @@ from taskflow_otel.exporters import keys, messaging, signals
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.logs import LogsExporter
 from taskflow_otel.exporters.prometheus.values import Histogram
-from taskflow_otel.exporters.signals import MetricSpec, SpanSpec
+from taskflow_otel.exporters.specs import MetricSpec, SpanSpec
 from taskflow_otel.model.options import ExecutorName
 from taskflow_otel.model.status import TRANSITIONS, TaskStatus, Transition
 from taskflow_otel.model.vocabulary import AuditOutcome

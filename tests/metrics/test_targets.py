@@ -5,6 +5,7 @@ from __future__ import annotations
 from taskflow_otel.exporters.signals import INSTANCES
 from taskflow_otel.metrics.elsewhere import SCRAPED_WITHIN
 from taskflow_otel.metrics.targets import FIRST, KEPT, Targets
+from taskflow_otel.model.vocabulary import InstanceKind
 from taskflow_otel.testing.clock import FakeClock
 from tests.metrics.worker import Unsteady, Worker
 
@@ -72,6 +73,20 @@ async def test_living_processes_are_counted_once_over_all_targets(backend: Unste
     # Its last known number while the backend is away: the process itself is not.
     backend.away = True
     assert await living() == [1.0, 1.0]
+
+
+async def test_workers_and_web_processes_are_counted_apart(backend: Unsteady, clock: FakeClock) -> None:
+    kinds = (InstanceKind.WEB, InstanceKind.WORKER, InstanceKind.WORKER)
+    web, *others = [await Worker(f"w{n}", backend, clock, kind=kind).start() for n, kind in enumerate(kinds)]
+
+    async def living() -> dict[str, float]:
+        return {one.labels["kind"]: one.value for one in await web.samples() if one.name == INSTANCES.name}
+
+    assert await living() == {"web": 1.0, "worker": 2.0}
+    for other in others:
+        await other.die()
+    await clock.advance(1.5)
+    assert await living() == {"web": 1.0}
 
 
 async def test_a_target_that_comes_back_continues_and_is_no_longer_shown_elsewhere(

@@ -19,6 +19,7 @@ from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.replay import replay
 from taskflow_otel.model.status import TaskStatus, Transition
+from taskflow_otel.model.vocabulary import InstanceKind
 from taskflow_otel.testing.clock import FakeClock
 
 ENQUEUED = "taskflow_tasks_enqueued_total"
@@ -41,14 +42,21 @@ class Worker:
 
     host = "host"
 
-    def __init__(self, name: str, backend: MemoryBackend, clock: FakeClock, address: str = "host:8000") -> None:
+    def __init__(
+        self,
+        name: str,
+        backend: MemoryBackend,
+        clock: FakeClock,
+        address: str = "host:8000",
+        kind: InstanceKind = InstanceKind.WEB,
+    ) -> None:
         self.name = name
         self.clock = clock
         self.backend = backend
         self.address = address
         self.pending: dict[str, int] = {}
         self.numbers = itertools.count()
-        self.exporter = PrometheusExporter(clock=clock)
+        self.exporter = PrometheusExporter(kind=kind, clock=clock)
         self.metrics = FleetMetrics(
             self.exporter,
             backend,

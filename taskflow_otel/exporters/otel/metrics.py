@@ -19,7 +19,7 @@ from taskflow_otel.exporters.otel.units import otel_unit
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
 from taskflow_otel.exporters.prometheus.values import Histogram as HistogramState
 from taskflow_otel.exporters.prometheus.values import LabelValues, Snapshot
-from taskflow_otel.exporters.signals import MetricSpec, MetricType
+from taskflow_otel.exporters.specs import MetricSpec, MetricType
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.status import Transition
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock, TimerHandle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taskflow_otel.exporters import signals
-from taskflow_otel.exporters.signals import MetricSpec, MetricType
+from taskflow_otel.exporters.specs import MetricSpec, MetricType
 
 _COUNTED = {
     signals.TASK_ATTEMPTS.name: "attempt",

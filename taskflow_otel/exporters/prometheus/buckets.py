@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters import signals
-from taskflow_otel.exporters.signals import MetricType
+from taskflow_otel.exporters.specs import MetricType
 
 
 def resolve_buckets(given: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:

@@ -20,9 +20,11 @@ from taskflow_otel.exporters.prometheus.exposition import MetricsFormat
 from taskflow_otel.exporters.prometheus.task_counts import TaskCounts
 from taskflow_otel.exporters.prometheus.text import PageWriter
 from taskflow_otel.exporters.prometheus.values import Elsewhere, Histogram, LabelValues, Snapshot, Value, merge
-from taskflow_otel.exporters.signals import METRICS_BY_NAME, MetricSpec, MetricType
+from taskflow_otel.exporters.signals import METRICS_BY_NAME
+from taskflow_otel.exporters.specs import MetricSpec, MetricType
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.vocabulary import InstanceKind
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.throttled_report import ThrottledReport
 from taskflow_otel.version import __version__
@@ -47,8 +49,8 @@ class PrometheusExporter(Exporter):
 
     `registry`: where the metrics are registered, by default its own registry. `max_label_values`: how many values a
     label may have; further ones count as `_other`. `buckets`: upper bounds in seconds by histogram name, instead of the
-    defaults. `release`: that of the application. Raises `ConfigurationError` for unknown histogram names and invalid
-    bounds, and if the registry holds the metrics of another manager.
+    defaults. `release`: that of the application. `kind`: what the process was started as. Raises `ConfigurationError`
+    for unknown histogram names and invalid bounds, and if the registry holds the metrics of another manager.
     """
 
     name = "prometheus"
@@ -60,12 +62,14 @@ class PrometheusExporter(Exporter):
         max_label_values: int = DEFAULT_MAX_LABEL_VALUES,
         buckets: Mapping[str, Sequence[float]] | None = None,
         release: str = "",
+        kind: InstanceKind = InstanceKind.WEB,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.registry: CollectorRegistry = CollectorRegistry() if registry is None else registry
         self._buckets = resolve_buckets(buckets or {})
         self._cap = max_label_values
         self._release = release
+        self._kind = kind.value
         self._clock = clock
         self._process = os.getpid()
         self._tasks = TaskCounts(self._buckets, max_label_values)
@@ -192,7 +196,7 @@ class PrometheusExporter(Exporter):
         """All counts of this process, including the sources. Callable from any thread."""
         found: Snapshot = {
             signals.BUILD_INFO.name: {(__version__, self._release): 1.0},
-            signals.INSTANCES.name: {(): 1.0},
+            signals.INSTANCES.name: {(self._kind,): 1.0},
         }
         self._tasks.read(found)
         for name, counts in self._counts.items():

@@ -26,7 +26,8 @@ from taskflow_otel.exporters.prometheus.values import (
     Value,
     merge,
 )
-from taskflow_otel.exporters.signals import ELSEWHERE, METRICS, MetricSpec, MetricType
+from taskflow_otel.exporters.signals import ELSEWHERE, METRICS
+from taskflow_otel.exporters.specs import MetricSpec, MetricType
 
 _END = b"# EOF\n"
 _PLAIN = 1_000_000

@@ -9,13 +9,8 @@ from typing import Any, ClassVar, NamedTuple, assert_never
 
 from msgspec import Struct
 
-from taskflow_otel.exporters.signals import (
-    LAST_SUCCESS,
-    METRICS_BY_NAME,
-    SCHEDULE_LAST_FIRE,
-    MetricSpec,
-    MetricType,
-)
+from taskflow_otel.exporters.signals import LAST_SUCCESS, METRICS_BY_NAME, SCHEDULE_LAST_FIRE
+from taskflow_otel.exporters.specs import MetricSpec, MetricType
 from taskflow_otel.model.trace import SpanRef
 
 LabelValues = tuple[str, ...]

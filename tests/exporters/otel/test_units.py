@@ -6,7 +6,7 @@ import pytest
 
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.otel.units import otel_unit
-from taskflow_otel.exporters.signals import MetricSpec, MetricType
+from taskflow_otel.exporters.specs import MetricSpec, MetricType
 
 
 @pytest.mark.parametrize("spec", signals.METRICS, ids=lambda spec: spec.name)
