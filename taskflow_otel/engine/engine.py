@@ -300,7 +300,7 @@ class Engine:
             *office.services,
             self.transactions,
         ]
-        pool: Service | None = None
+        shared_finders: list[Service] = []
         self.pool: PoolWatch | None = None
         """What waits in the pool, if there are shared queues."""
         if isinstance(backend, KeepsPool):
@@ -310,15 +310,14 @@ class Engine:
                 self._heartbeat, self._life, self._background, durable=backend.durable, interval=interval,
                 seals=builder.seals,
             )  # fmt: skip
-            pool, self.pool = sharing.pool, sharing.watch
+            shared_finders, self.pool = sharing.finders, sharing.watch
             self._services += sharing.services
         if retention is not None:
             self._services.append(self.cleaner)
         if isinstance(backend, KeepsFigures):
             self._services.append(FigureCleaner(backend.figure_store, self._clock, _CLEAN_INTERVAL))
-        # The pool last: its tasks are taken while nothing else is due.
         finders: list[Service] = [self._heartbeat, self._takeover, self.schedules, self.transactions]
-        finders += [] if pool is None else [pool]
+        finders += shared_finders
         self.ticks: Ticks = Ticks([one.tick for one in finders], self._dispatcher, self._tasks, self._clock, self._life)
         """Rounds of everything that is due."""
         # Connections to parts that were built later are made here, and nowhere else.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 
@@ -52,6 +53,11 @@ class ObjectiveWatch:
         self._doubts: dict[str, ExitStack] = {}
         """The tasks whose line is being committed, or whose commit the shutdown cut off."""
         self._overdue: dict[str, LiveTask] = {}
+        self._elsewhere: Callable[[], Mapping[str, int]] = dict
+
+    def connect(self, elsewhere: Callable[[], Mapping[str, int]]) -> None:
+        """Set what else is late, by name: what nobody owns, and this process counts."""
+        self._elsewhere = elsewhere
 
     def declared(self) -> dict[str, SLO]:
         """The objectives of the task types of this process, by name."""
@@ -59,8 +65,11 @@ class ObjectiveWatch:
         return {one.name: one.config.slo for one in known if one.config.slo is not None}
 
     def overdue(self) -> dict[str, int]:
-        """How many live tasks of this process are late, by the name of their type. Callable from any thread."""
-        found: dict[str, int] = {}
+        """How many tasks are late, of this process and in the pool, by the name of their type.
+
+        Each process counts others. Callable from any thread.
+        """
+        found = dict(self._elsewhere())
         for task_id, task in list(self._overdue.items()):
             if task.phase is Phase.GONE:
                 self._overdue.pop(task_id, None)

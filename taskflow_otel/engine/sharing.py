@@ -96,7 +96,28 @@ class Sharing:
             self.services.append(PoolNews(backend.pool_bell, pool.look, clock))
         self.watch: PoolWatch | None = None
         """What waits in the pool, if there are shared queues."""
+        self.judging: PoolObjectives | None = None
+        """Judges what waits there."""
         if shared:
             self.watch = PoolWatch(store, queues, board.read, pool.claims, clock, interval)
-            judging = PoolObjectives(objectives, lookup.page, self.watch.waiting, pool, control.stop, clock, interval)
-            self.services += [self.watch, judging]
+            self.judging = PoolObjectives(
+                objectives,
+                lookup.page,
+                lookup.get_all,
+                board.read,
+                membership,
+                self.watch.waiting,
+                pool,
+                control.stop,
+                clock,
+                interval,
+            )
+            pool.connect(self.judging.remember)
+            objectives.connect(self.judging.overdue)
+            self.services += [self.watch, self.judging]
+
+    @property
+    def finders(self) -> list[Service]:
+        """What finds what is due, in this order."""
+        # The pool last: its tasks are taken while nothing else is due.
+        return [one for one in (self.watch, self.judging, self.pool) if one is not None]

@@ -6,10 +6,13 @@ import asyncio
 
 import pytest
 
-from taskflow_otel import NotStartedError, QueueConfig, TaskManager
+from taskflow_otel import SLO, NotStartedError, QueueConfig, TaskManager
 from taskflow_otel.backends import MemoryBackend
+from taskflow_otel.backends.pool import POOL
 from taskflow_otel.engine.deployment import RUN
-from tests.managers import Gate, finish, started
+from taskflow_otel.testing.clock import FakeClock
+from tests.managers import Gate, finish, started, transitions
+from tests.waiting import eventually
 
 RARELY = 3600.0
 
@@ -69,3 +72,32 @@ async def test_a_round_ends_after_its_time_and_says_what_is_left(
         assert await ending == (0, 0)
         await finish(manager, task_id)
         assert await manager.engine.ticks.tick(20) == (0, 0)
+
+
+async def test_a_round_judges_the_time_limits_that_have_passed_in_the_pool(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RUN, "none")
+    clock = FakeClock()
+
+    async def work() -> None: ...
+
+    def life() -> TaskManager:
+        queues = {"default": QueueConfig(run="pool")}
+        manager = TaskManager(snapshot_backend=backend, clock=clock, queues=queues)
+        manager.task(persist=True, name="work", slo=SLO(success=0.9, within=5))(work)
+        return manager
+
+    async with started(life()) as first:
+        task_id = await first.enqueue(work)
+
+        async def pooled() -> bool:
+            return (await first.get(task_id)).instance == POOL
+
+        await eventually(pooled, "the gift", interval=0.002)
+    await clock.advance(6)
+    # Its clock stands still: none of its services has a round of its own.
+    async with started(life()) as frozen:
+        await frozen.engine.ticks.tick(0)
+        assert transitions(await frozen.get(task_id)) == ["enqueued", "objective_missed"]
+        assert frozen.engine.objectives.overdue() == {"work": 1}

@@ -160,12 +160,18 @@ async def test_a_time_limit_that_passes_in_the_pool_is_written_once_by_one_of_th
     after = (await pool_of(fleet).depth(["shared"]))["shared"]
     assert (after.tasks, after.oldest) == (before.tasks, before.oldest)
     worker = member(fleet, work, monkeypatch, slo=slo)
+    living = [*others, worker]
+
+    def overdue() -> float:
+        return sum(metric(one, signals.SLO_OVERDUE.name) for one in living)
+
+    await eventually(lambda: overdue() == 5, "each late one to be counted by one of them")
     await fleet.start(worker)
     records = [await finish(worker, task_id) for task_id in (*ids, later)]
     for record in records:
         assert transitions(record) == ["enqueued", "objective_missed", "started", "succeeded"]
     name = signals.SLO_EVENTS.name
-    living = [*others, worker]
+    await eventually(lambda: overdue() == 0, "none to be late any more")
     counted = [sum(metric(one, name, result) for one in living) for result in ("good", "bad")]
     assert counted == [0, 5]
     waiting = await worker.get(in_time)

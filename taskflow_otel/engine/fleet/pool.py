@@ -92,6 +92,7 @@ class Pool(Service):
         self._strays_due = float("-inf")
         self.claims: dict[str, int] = {}
         """How many tasks this process has claimed to run, by queue."""
+        self._given: Callable[[TaskRecord], None] = lambda _: None
         self._throttle = Throttle(clock)
         self._gifts: list[LiveTask] = []
         self._giver: asyncio.Task[None] | None = None
@@ -106,6 +107,10 @@ class Pool(Service):
         self._strays_due = float("-inf")
         self._gifts.clear()
         await super().start()
+
+    def connect(self, given: Callable[[TaskRecord], None]) -> None:
+        """Call this with each task that has come into the pool from here."""
+        self._given = given
 
     def share(self, task: LiveTask) -> None:
         """Give a ready task to the pool. The tasks of a moment share one transaction."""
@@ -275,6 +280,7 @@ class Pool(Service):
                 self._lifecycle.fenced(task)
             else:
                 self._lifecycle.given(task)
+                self._given(task.record)
 
     def _judge(self, exc: Exception, wait: float) -> None:
         if not isinstance(exc, BackendError):

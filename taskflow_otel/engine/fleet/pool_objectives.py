@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from heapq import heappop, heappush
+from itertools import islice
 from typing import Protocol
 
 from taskflow_otel.backends.pool import POOL
 from taskflow_otel.engine.live import LiveTask
+from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.objectives import ObjectiveWatch
 from taskflow_otel.engine.phase import Phase
 from taskflow_otel.model.objective import missed
 from taskflow_otel.model.query import TaskPage, TaskQuery
-from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.record import NEVER_DUE, TaskRecord
+from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
@@ -25,6 +29,8 @@ _WHOLE = 60.0
 """Seconds between two rounds that read everything; more where that takes long."""
 _SHARE = 50
 """The time between them, in times that the last one took."""
+_MOST = 10_000
+"""Ids that are kept of tasks that were given to the pool after a delay, and of late ones."""
 
 
 class Lends(Protocol):
@@ -43,14 +49,22 @@ class PoolObjectives(Service):
 
     A round reads the pending tasks of a type that are old enough, the newest first, down to a page on which none is to
     be judged, and then judges them from the oldest one on. So what a failed round leaves are the newest, and the next
-    round finds them. About once a minute a round reads all of them: a task that was delayed on purpose is late after
-    others of its age. `waiting`: the queues that have tasks in the pool. `pool`: the `Pool`.
+    round finds them. A task that was delayed on purpose is late after others of its age: the instance that gave it to
+    the pool remembers when (`remember`). About once a minute a round reads all of them: that instance may have ended.
+
+    Late tasks in the pool are counted by the instance that has written the line; if it has ended, by the first of the
+    living.
+
+    `waiting`: the queues that have tasks in the pool. `pool`: the `Pool`. `alive`: the ids of the living instances.
     """
 
     def __init__(
         self,
         objectives: ObjectiveWatch,
         page: Callable[[TaskQuery], Awaitable[TaskPage]],
+        read: Callable[[Sequence[str]], Awaitable[Mapping[str, TaskRecord]]],
+        alive: Callable[[], Awaitable[Collection[str]]],
+        membership: Membership,
         waiting: Callable[[], Collection[str]],
         pool: Lends,
         stop: Callable[[LiveTask, Reason], Awaitable[None]],
@@ -60,16 +74,46 @@ class PoolObjectives(Service):
         super().__init__("pool-objectives", interval, clock)
         self._objectives = objectives
         self._page = page
+        self._read = read
+        self._alive = alive
+        self._membership = membership
         self._waiting = waiting
         self._pool = pool
         self._stop_task = stop
         self._clock = clock
         self._whole_at = clock.monotonic() + _WHOLE
+        self._delayed: list[tuple[datetime, str]] = []
+        """When tasks that this instance gave to the pool after a delay are late, as a heap, and their ids."""
+        self._late: dict[str, str] = {}
+        """The names of the late tasks in the pool that this instance counts, by their ids."""
+        self._counting = ""
+        """The id under which it counts them."""
+        self._living: Collection[str] = ()
+
+    def remember(self, record: TaskRecord) -> None:
+        """This instance has given a task to the pool."""
+        due = record.timeline[0].due_at
+        if record.run_at is None or due is None or due >= NEVER_DUE or missed(record.timeline):
+            return
+        if len(self._delayed) < _MOST:
+            heappush(self._delayed, (due, record.task_id))
+
+    def overdue(self) -> Mapping[str, int]:
+        """How many late tasks in the pool this instance counts, by the name of their type. Callable from any thread."""
+        return Counter(list(self._late.values()))
 
     async def tick(self) -> None:
         """Judge what is late."""
         began = self._clock.monotonic()
         whole = began >= self._whole_at
+        if self._counting != (own := self._membership.instance.instance_id):
+            # Those that it has judged under its former id are counted by the first of the living.
+            self._counting = own
+            self._late.clear()
+        # First: what this round judges is in the pool again in a moment.
+        await self._forget_gone()
+        self._living = await self._alive() if whole else ()
+        await self._judge_delayed()
         for queue in self._waiting():
             for name, slo in self._objectives.declared().items():
                 if slo.within_seconds is not None:
@@ -77,6 +121,30 @@ class PoolObjectives(Service):
         if whole:
             now = self._clock.monotonic()
             self._whole_at = now + max(_WHOLE, _SHARE * (now - began))
+
+    async def _judge_delayed(self) -> None:
+        now = self._clock.now()
+        due: list[tuple[datetime, str]] = []
+        while self._delayed and self._delayed[0][0] <= now and len(due) < _PAGE:
+            due.append(heappop(self._delayed))
+        try:
+            await self._judge_all([task_id for _, task_id in due])
+        except BaseException:
+            # One that was judged already, or that somebody has, does no harm.
+            for one in due:
+                heappush(self._delayed, one)
+            raise
+
+    async def _forget_gone(self) -> None:
+        """Count no late task any more that has left the pool; of many, a part in each round."""
+        ids = list(islice(self._late, _PAGE))
+        records = await self._read(ids) if ids else {}
+        for task_id in ids:
+            name = self._late.pop(task_id, None)
+            record = records.get(task_id)
+            if name is not None and record is not None and record.instance == POOL:
+                # To the end of the line.
+                self._late[task_id] = name
 
     async def _sweep(self, queue: str, name: str, within: float, *, whole: bool) -> None:
         until = self._clock.now() - timedelta(seconds=within)
@@ -87,15 +155,29 @@ class PoolObjectives(Service):
             late = self._late_of(page)
             if late:
                 found.append(query)
+            if whole:
+                self._count(page.records)
             if page.next_cursor is None or not (late or whole or not page.records):
                 break
             query = replace(query, cursor=page.next_cursor)
         for query in reversed(found):
-            # If one fails, the others are given back nevertheless.
-            judging = [self._judge(task_id) for task_id in self._late_of(await self._page(query))]
-            answers = await asyncio.gather(*judging, return_exceptions=True)
-            if (failure := next(filter(None, answers), None)) is not None:
-                raise failure
+            await self._judge_all(self._late_of(await self._page(query)))
+
+    async def _judge_all(self, task_ids: Sequence[str]) -> None:
+        # If one fails, the others are given back nevertheless.
+        answers = await asyncio.gather(*map(self._judge, task_ids), return_exceptions=True)
+        if (failure := next(filter(None, answers), None)) is not None:
+            raise failure
+
+    def _count(self, records: Sequence[TaskRecord]) -> None:
+        """Count the late ones that nobody else counts."""
+        for record in records:
+            if record.instance != POOL or len(self._late) >= _MOST:
+                continue
+            by = next((one.instance for one in record.timeline if one.transition is Transition.OBJECTIVE_MISSED), None)
+            heir = by is not None and by not in self._living and self._counting == min(self._living, default="")
+            if by == self._counting or heir:
+                self._late[record.task_id] = record.func_name
 
     def _late_of(self, page: TaskPage) -> list[str]:
         return [one.task_id for one in page.records if one.instance == POOL and self._is_late(one)]
@@ -116,4 +198,6 @@ class PoolObjectives(Service):
                 await self._objectives.judge(task)
         finally:
             if task.phase is Phase.HELD:
+                if missed(task.record.timeline) and len(self._late) < _MOST:
+                    self._late[task_id] = task.record.func_name
                 self._pool.share(task)
