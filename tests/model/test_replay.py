@@ -67,7 +67,7 @@ def waits(record: TaskRecord) -> list[float]:
     return found
 
 
-def test_a_delay_that_has_ended_before_it_was_written_is_none() -> None:
+def test_a_delay_that_has_ended_before_it_was_written_is_no_part_of_the_wait() -> None:
     # A retry without a delay; or the process had no turn for that long.
     record = retried()
     record.run_at = BASE + timedelta(seconds=2)

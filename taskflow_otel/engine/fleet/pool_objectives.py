@@ -130,7 +130,7 @@ class PoolObjectives(Service):
         try:
             await self._judge_all([task_id for _, task_id in due])
         except BaseException:
-            # One that was judged already, or that somebody has, does no harm.
+            # One that was judged already, or that someone has, does no harm.
             for one in due:
                 heappush(self._delayed, one)
             raise

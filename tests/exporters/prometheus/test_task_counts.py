@@ -114,7 +114,7 @@ def test_a_child_process_forgets_the_events_that_its_parent_has_not_counted() ->
 
 
 class Asked:
-    """A lock that says when somebody waits for it."""
+    """A lock that says when someone waits for it."""
 
     def __init__(self, waited: threading.Event) -> None:
         self._lock = threading.Lock()
@@ -137,7 +137,7 @@ def test_a_read_waits_for_the_event_that_another_thread_is_counting() -> None:
     counting, waited = threading.Event(), threading.Event()
 
     class Held(str):
-        """A label whose count takes until somebody waits for it."""
+        """A label whose count takes until someone waits for it."""
 
         def __hash__(self) -> int:
             counting.set()
