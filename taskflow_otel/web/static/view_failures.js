@@ -47,7 +47,7 @@ export class FailuresView {
     this.back = h("button", { class: "button small", type: "button", text: "Previous", on: { click: () => this.#turn(-1) } });
     this.next = h("button", { class: "button small", type: "button", text: "Next", on: { click: () => this.#turn(1) } });
     this.pager = h("div", { class: "pager", hidden: true }, this.back, this.next);
-    this.detail = new FailureDetail(page, () => this.page.refresh());
+    this.detail = new FailureDetail(page, () => this.#acted());
     this.switch = h(
       "div",
       { class: "segmented", role: "group", "aria-label": "Window" },
@@ -62,6 +62,7 @@ export class FailuresView {
 
   close() {
     clearTimeout(this.soon);
+    clearTimeout(this.later);
     clearTimeout(this.typing);
     this.detail.close();
   }
@@ -79,6 +80,18 @@ export class FailuresView {
     if (this.chosen === null || (!this.page.params.get("fingerprint") && !found.groups.some((group) => group.fingerprint === this.chosen))) this.chosen = found.groups[0]?.fingerprint ?? null;
     redraw(this.list, found.groups.map((group) => this.#row(group)));
     await this.detail.show(this.chosen, since);
+  }
+
+  poll() {
+    // How long ago, and what rises, change without an event.
+    return this.refresh();
+  }
+
+  /** Show what an action has done. The server may count a second later, and instances do so each by itself. */
+  async #acted() {
+    clearTimeout(this.later);
+    this.later = setTimeout(() => this.page.refresh(), SETTLE);
+    await this.page.refresh();
   }
 
   change(tasks) {
