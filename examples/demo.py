@@ -24,6 +24,7 @@ from collections.abc import AsyncGenerator
 
 import uvicorn
 from fastapi import BackgroundTasks, FastAPI
+from opentelemetry import trace
 
 from examples.demo_traces import keep_traces
 from taskflow_otel import (
@@ -46,6 +47,8 @@ BASE = f"http://{'127.0.0.1' if HOST == '0.0.0.0' else HOST}:{PORT}"
 TRACES = "http://localhost:16686/trace" if EXPORTED else f"{BASE}/traces"
 TRACE_URL = os.environ.get("DEMO_TRACE_URL") or f"{TRACES}/{{trace_id}}"
 SERVICE = "taskflow-demo"
+# The spans of its own; the page of each task shows them.
+tracer = trace.get_tracer(SERVICE)
 
 task_manager = TaskManager(
     snapshot_db=os.environ.get("DEMO_DB", "demo.db"),
@@ -57,7 +60,10 @@ task_manager = TaskManager(
 @task_manager.task(queue="mail", retries=3, delay=0.5, backoff=2.0, persist=True, requeue_on_interrupt=True)
 async def send_email(address: str, subject: str) -> None:
     """The usual case: it works."""
-    await asyncio.sleep(random.uniform(0.05, 0.3))
+    with tracer.start_as_current_span("render the template"):
+        await asyncio.sleep(random.uniform(0.005, 0.03))
+    with tracer.start_as_current_span("SMTP", kind=trace.SpanKind.CLIENT, attributes={"server.address": "mail"}):
+        await asyncio.sleep(random.uniform(0.05, 0.3))
     task_log(f"sent {subject!r} to {address}")
 
 
@@ -66,9 +72,11 @@ async def charge_card(order: int) -> None:
     """Fails at first, and succeeds in a later attempt."""
     context = get_task_context()
     attempt = context.attempt if context else 0
-    await asyncio.sleep(0.1)
-    if attempt < order % 3:
-        raise ConnectionError("the payment gateway did not answer")
+    with tracer.start_as_current_span("POST /payments", kind=trace.SpanKind.CLIENT) as span:
+        span.set_attributes({"http.request.method": "POST", "url.full": "https://pay.example/payments"})
+        await asyncio.sleep(0.1)
+        if attempt < order % 3:
+            raise ConnectionError("the payment gateway did not answer")
     task_log(f"charged order {order}", attempts=attempt + 1)
 
 

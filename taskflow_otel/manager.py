@@ -22,6 +22,7 @@ from taskflow_otel.backends.base import Backend
 from taskflow_otel.backends.limits import LeaseAware
 from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.backends.memory import MemoryBackend
+from taskflow_otel.backends.spans import KeepsSpans
 from taskflow_otel.bus import ObserverBus, TaskObserver
 from taskflow_otel.engine.decorators import TaskDecorators
 from taskflow_otel.engine.deployment import deployment
@@ -35,6 +36,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.lines.file import FileLogger, FileMode
 from taskflow_otel.exporters.otel.logs import LogsExporter
 from taskflow_otel.exporters.otel.metrics import OtelMetricsExporter
+from taskflow_otel.exporters.otel.span_keeper import SpanKeeper
 from taskflow_otel.exporters.otel.spans import SpanContexts
 from taskflow_otel.exporters.otel.tracing import TracingExporter
 from taskflow_otel.exporters.prometheus.exporter import PrometheusExporter
@@ -179,6 +181,8 @@ class TaskManager(TaskActions):
                 )
             )
         contexts = SpanContexts()
+        kept = telemetry.keep_spans and isinstance(chosen, KeepsSpans)
+        keeper = SpanKeeper(telemetry.span_attributes) if kept else None
         self._bus = ObserverBus(
             [
                 # First, because it sets the ids that the others show.
@@ -186,8 +190,10 @@ class TaskManager(TaskActions):
                     telemetry.tracer_provider,
                     propagation=telemetry.propagation,
                     contexts=contexts,
+                    keeper=keeper,
                     release=settings.release,
                 ),
+                *([] if keeper is None else [keeper]),
                 LogsExporter(telemetry.logger_provider, contexts=contexts),
                 self.metrics,
                 OtelMetricsExporter(self.metrics, telemetry.meter_provider, contexts=contexts),

@@ -141,6 +141,8 @@ TOLD = {
         "metrics_target": "how a scraper names this process, with several targets: see `docs/metrics.md`.",
         "max_label_values": "values of one label; further ones are counted as `_other`.",
         "buckets": "upper bounds in seconds, by the name of the histogram, in place of the defaults.",
+        "keep_spans": "keeps the spans inside each attempt for the page of the task: see `docs/telemetry.md`.",
+        "span_attributes": "attributes that are kept of these spans beside the usual ones, such as `db.query.text`.",
     },
     "configure_telemetry": {
         "service_name": "the name of the service; `OTEL_SERVICE_NAME` overrides it.",

@@ -39,6 +39,11 @@ ELSEWHERE = [
             "backends/failures.py",
             "backends/memory_failures.py",
             "backends/memory_figures.py",
+            "backends/memory_spans.py",
+            "backends/redis/spans.py",
+            "backends/spans.py",
+            "backends/sql/spans.py",
+            "testing/backends/spans.py",
             "backends/redis/failures.py",
             "backends/sql/failures.py",
             "testing/backends/failures.py",
@@ -71,6 +76,11 @@ ELSEWHERE = [
         "web/test_running.py",
         "What runs now is read for its route alone.",
         ("web/running_api.py", "wire/running.py"),
+    ),
+    Elsewhere(
+        "web/test_traces_api.py",
+        "The shape of the answer, as the API shows it.",
+        ("wire/traces.py",),
     ),
     Elsewhere(
         "backends/redis/test_backend.py",

@@ -21,9 +21,13 @@ PRODUCERS = 64
 _MODULES = {
     "memory": "ours",
     "memory-sdk": "ours",
+    "memory-spans": "ours",
+    "memory-spans-off": "ours",
     "memory-by-hand": "ours",
     "sqlite": "ours",
     "sqlite-sdk": "ours",
+    "sqlite-spans": "ours",
+    "sqlite-spans-off": "ours",
     "history": "ours",
     "postgres": "ours",
     "mysql": "ours",

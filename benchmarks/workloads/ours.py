@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,15 +14,22 @@ from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, Redis
 
 
 @asynccontextmanager
-async def _manager(backend: Backend | None, telemetry: Telemetry | None = None, *, persist: bool) -> AsyncIterator[Run]:
+async def _manager(
+    backend: Backend | None,
+    telemetry: Telemetry | None = None,
+    function: Callable[[], Awaitable[None]] | None = None,
+    *,
+    persist: bool,
+) -> AsyncIterator[Run]:
     manager = TaskManager(snapshot_backend=backend, telemetry=telemetry)
 
-    @manager.task(persist=persist)
     async def nothing() -> None:
         pass
 
+    job = manager.task(persist=persist)(function or nothing)
+
     async def one() -> None:
-        await manager.wait(await manager.enqueue(nothing))
+        await manager.wait(await manager.enqueue(job))
 
     await manager.startup()
     try:
@@ -42,6 +49,20 @@ async def memory(directory: Path) -> AsyncIterator[Run]:
 async def memory_sdk(directory: Path) -> AsyncIterator[Run]:
     """In memory, with spans and log records of the SDK."""
     async with _sdk(None, persist=False) as run:
+        yield run
+
+
+@asynccontextmanager
+async def memory_spans(directory: Path) -> AsyncIterator[Run]:
+    """The same for a task that makes three spans, which are kept with its outcome."""
+    async with _sdk(None, persist=False, spans=3) as run:
+        yield run
+
+
+@asynccontextmanager
+async def memory_spans_off(directory: Path) -> AsyncIterator[Run]:
+    """The same task; its spans are exported only."""
+    async with _sdk(None, persist=False, spans=3, keep=False) as run:
         yield run
 
 
@@ -87,6 +108,20 @@ async def sqlite_sdk(directory: Path) -> AsyncIterator[Run]:
 
 
 @asynccontextmanager
+async def sqlite_spans(directory: Path) -> AsyncIterator[Run]:
+    """The same for a task that makes three spans, which are kept with its outcome."""
+    async with _sdk(SqliteBackend(directory / "tasks.db"), persist=True, spans=3) as run:
+        yield run
+
+
+@asynccontextmanager
+async def sqlite_spans_off(directory: Path) -> AsyncIterator[Run]:
+    """The same task; its spans are exported only."""
+    async with _sdk(SqliteBackend(directory / "tasks.db"), persist=True, spans=3, keep=False) as run:
+        yield run
+
+
+@asynccontextmanager
 async def history(directory: Path) -> AsyncIterator[Run]:
     """Not persisted, and kept as history in SQLite."""
     async with _manager(SqliteBackend(directory / "tasks.db"), persist=False) as run:
@@ -115,10 +150,19 @@ async def redis(directory: Path) -> AsyncIterator[Run]:
 
 
 @asynccontextmanager
-async def _sdk(backend: Backend | None, *, persist: bool) -> AsyncIterator[Run]:
+async def _sdk(backend: Backend | None, *, persist: bool, spans: int = 0, keep: bool = True) -> AsyncIterator[Run]:
     from benchmarks.workloads.sdk import providers
 
     exported = providers()
-    telemetry = Telemetry(tracer_provider=exported.tracer_provider, logger_provider=exported.logger_provider)
-    async with _manager(backend, telemetry, persist=persist) as run:
+    tracer = exported.tracer_provider.get_tracer("benchmark")
+    telemetry = Telemetry(
+        tracer_provider=exported.tracer_provider, logger_provider=exported.logger_provider, keep_spans=keep
+    )
+
+    async def make_spans() -> None:
+        for _ in range(spans):
+            with tracer.start_as_current_span("SELECT", attributes={"db.system.name": "sqlite"}):
+                pass
+
+    async with _manager(backend, telemetry, make_spans if spans else None, persist=persist) as run:
         yield run

@@ -56,12 +56,28 @@ class AppendLogs(Struct, frozen=True):
     entries: tuple[LogEntry, ...]
 
 
-Change = Insert | Update | AppendLogs
+class AppendSpans(Struct, frozen=True, gc=False):
+    """The spans of one attempt, in the form of `taskflow_otel.model.spans`, possibly as ciphertext.
+
+    They are dropped unless the stored owner and token of the task are these; the result is `APPLIED` in any case. What
+    is stored of an attempt stays unchanged. Only a backend that `KeepsSpans` gets such a change.
+    """
+
+    task_id: str
+    instance: str
+    token: int
+    attempt: int
+    text: str
+
+
+Change = Insert | Update | AppendLogs | AppendSpans
+APPENDED = (AppendLogs, AppendSpans)
+"""The changes that add to a task; all others write a record."""
 
 
 def owners_of(changes: Iterable[Change]) -> set[str]:
-    """The instances under whose ids these changes are written; log entries name none."""
-    return {change.record.instance for change in changes if not isinstance(change, AppendLogs)}
+    """The instances under whose ids records are written."""
+    return {change.record.instance for change in changes if not isinstance(change, (AppendLogs, AppendSpans))}
 
 
 class Outcome(StrEnum):

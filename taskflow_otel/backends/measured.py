@@ -27,6 +27,7 @@ from taskflow_otel.backends.pool import (
     RingsForPool,
     Wanted,
 )
+from taskflow_otel.backends.spans import KeepsSpans, SpanStore
 from taskflow_otel.backends.transactions import Joined, KeepsTransactions, TransactionStore
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
@@ -149,6 +150,15 @@ class _MeasuredFailures:
         return await self._measure("failure_occurrences", self._store.occurrences(fingerprints, first, last, seconds))
 
 
+class _MeasuredSpans:
+    def __init__(self, store: SpanStore, meter: _Meter) -> None:
+        self._store = store
+        self._measure = meter.measure
+
+    async def read(self, task_id: str) -> dict[int, str]:
+        return await self._measure("span_read", self._store.read(task_id))
+
+
 class _MeasuredPool:
     def __init__(self, store: PoolStore, meter: _Meter) -> None:
         self._store = store
@@ -205,6 +215,8 @@ class MeasuredBackend:
             self.figure_store: FigureStore = _MeasuredFigures(backend.figure_store, self._meter)
         if isinstance(backend, KeepsFailures):
             self.failure_store: FailureStore = _MeasuredFailures(backend.failure_store, self._meter)
+        if isinstance(backend, KeepsSpans):
+            self.span_store: SpanStore = _MeasuredSpans(backend.span_store, self._meter)
         if isinstance(backend, KeepsPool):
             self.pool_store: PoolStore = _MeasuredPool(backend.pool_store, self._meter)
         if isinstance(backend, RingsForPool):

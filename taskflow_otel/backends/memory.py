@@ -11,11 +11,12 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update, owners_of
+from taskflow_otel.backends.base import AppendLogs, AppendSpans, Applied, Change, Insert, Outcome, Update, owners_of
 from taskflow_otel.backends.memory_admin import MemoryAuditStore, MemoryOperationStore
 from taskflow_otel.backends.memory_failures import MemoryFailureStore
 from taskflow_otel.backends.memory_figures import MemoryFigureStore
 from taskflow_otel.backends.memory_pool import MemoryPoolStore
+from taskflow_otel.backends.memory_spans import MemorySpanStore
 from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.errors import DeclaredDeadError
 from taskflow_otel.model.cipher import seal_of
@@ -82,6 +83,8 @@ class MemoryBackend:
         """What finished in each minute and hour."""
         self.failure_store: MemoryFailureStore = MemoryFailureStore(self._matching)
         """Groups of failures."""
+        self.span_store: MemorySpanStore = MemorySpanStore()
+        """The spans of attempts."""
 
     async def open(self) -> None:
         """Nothing to connect."""
@@ -301,6 +304,11 @@ class MemoryBackend:
             elif isinstance(change, AppendLogs):
                 self._append(change)
                 results.append(_APPLIED)
+            elif isinstance(change, AppendSpans):
+                known = self._tasks.get(change.task_id)
+                if known is not None and (known.instance, known.token) == (change.instance, change.token):
+                    self.span_store.add(change)
+                results.append(_APPLIED)
             else:
                 assert_never(change)
         return results
@@ -396,6 +404,7 @@ class MemoryBackend:
         del self._finished[task_id]
         del self._changed[task_id]
         self._logs.pop(task_id, None)
+        self.span_store.forget(task_id)
 
     def _orphans(self, dead: Collection[str]) -> Iterator[TaskRecord]:
         for instance_id in dead:

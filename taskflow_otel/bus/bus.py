@@ -21,6 +21,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.audit import AuditEntry
 from taskflow_otel.model.events import LifecycleEvent, LogEvent, without_exception
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.spans import AttemptSpans
 from taskflow_otel.model.vocabulary import LOG_LEVELS
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.throttled_report import ThrottledReport
@@ -32,7 +33,7 @@ _FLUSH = "flush"
 _LONG_AGO, _NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
-_Hooks = tuple[tuple[str, Callable[..., None]], ...]
+_Hooks = tuple[tuple[str, Callable[..., Any]], ...]
 
 
 def _hooks(exporters: Sequence[Exporter], method: str) -> _Hooks:
@@ -96,6 +97,7 @@ class ObserverBus:
     def _give_to(self, exporters: Sequence[Exporter]) -> None:
         self._busy = exporters
         self._created = _hooks(exporters, "on_created")
+        self._ending = _hooks(exporters, "on_ending")
         self._lifecycle = _hooks(exporters, "on_lifecycle")
         self._log = _hooks(exporters, "on_log")
         self._progress = _hooks(exporters, "on_progress")
@@ -130,6 +132,16 @@ class ObserverBus:
                 hook(record)
             except Exception as exc:
                 self._failures.add(name, "failed on a new task", exc)
+
+    def ending(self, record: TaskRecord) -> AttemptSpans | None:
+        """The function of an attempt is over: return what is stored beside its outcome. Call it on the loop thread."""
+        kept: AttemptSpans | None = None
+        for name, hook in self._ending:
+            try:
+                kept = kept or hook(record)
+            except Exception as exc:
+                self._failures.add(name, "failed at the end of an attempt", exc)
+        return kept
 
     def publish(self, event: LifecycleEvent) -> None:
         """A transition was applied. Call it on the event loop's thread."""

@@ -9,6 +9,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.audit import AuditEntry
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.spans import AttemptSpans
 from taskflow_otel.model.vocabulary import LOG_LEVELS, LogLevel
 
 Event = LifecycleEvent | LogEvent
@@ -31,6 +32,10 @@ class Exporter:
 
     def on_created(self, record: TaskRecord) -> None:
         """A task was built and will be committed: the only moment to give it a trace context that is stored."""
+
+    def on_ending(self, record: TaskRecord) -> AttemptSpans | None:
+        """The function of an attempt is over, and its outcome will be committed: give what is stored beside it."""
+        return None
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
         """A transition was applied (and, for a persisted task, committed).

@@ -65,6 +65,7 @@ from taskflow_otel.wire.bodies import (
 from taskflow_otel.wire.failures import FailureDetailOut, FailureGroupOut, FailuresOut
 from taskflow_otel.wire.retries import ArgumentsOut
 from taskflow_otel.wire.running import RunningOut
+from taskflow_otel.wire.traces import TraceOut
 
 _PASSING = (UnreachableError, TooManyStreamsError, NotStartedError, BackendUnavailableError)
 """Errors after which a live stream connects again."""
@@ -131,6 +132,10 @@ class AsyncClient:
         `logs_after`: only log lines with a greater `seq`, to follow a log.
         """
         return read(TaskDetailOut, await self._request("GET", f"/{task_segment(task_id)}", {"logs_after": logs_after}))
+
+    async def get_trace(self, task_id: str) -> TraceOut:
+        """The waits and attempts of a task with the spans inside them; raises `TaskNotFoundError`."""
+        return read(TraceOut, await self._request("GET", f"/{task_segment(task_id)}/trace"))
 
     async def retry_task(
         self,

@@ -65,6 +65,7 @@ from taskflow_otel.wire.bodies import (
 from taskflow_otel.wire.failures import FailureDetailOut, FailureGroupOut, FailuresOut
 from taskflow_otel.wire.retries import ArgumentsOut
 from taskflow_otel.wire.running import RunningOut
+from taskflow_otel.wire.traces import TraceOut
 
 _PASSING = (UnreachableError, TooManyStreamsError, NotStartedError, BackendUnavailableError)
 """Errors after which a live stream connects again."""
@@ -130,6 +131,10 @@ class Client:
         `logs_after`: only log lines with a greater `seq`, to follow a log.
         """
         return read(TaskDetailOut, self._request("GET", f"/{task_segment(task_id)}", {"logs_after": logs_after}))
+
+    def get_trace(self, task_id: str) -> TraceOut:
+        """The waits and attempts of a task with the spans inside them; raises `TaskNotFoundError`."""
+        return read(TraceOut, self._request("GET", f"/{task_segment(task_id)}/trace"))
 
     def retry_task(
         self,

@@ -117,6 +117,7 @@ class AttemptRunner:
                 if task.cancel_reason is not None:
                     # Cancelled while the start was being committed: the function is never entered.
                     task.advance(_END)
+                    self._lifecycle.function_over(task)
                     wait = await self._stopped(task, 0.0, None)
                     return
                 began = self._clock.monotonic()
@@ -130,6 +131,7 @@ class AttemptRunner:
                     wait = await self._raised(task, exc, began)
                     return
                 task.advance(_END)
+                self._lifecycle.function_over(task)
                 if _is_cancelling(task):
                     await _absorb_cancellation()
                 duration = self._clock.monotonic() - began
@@ -193,6 +195,7 @@ class AttemptRunner:
     async def _raised(self, task: LiveTask, exc: BaseException, began: float) -> float | None:
         """Apply the outcome of a function that raised; return the seconds to wait if the task runs again here."""
         task.advance(_END)
+        self._lifecycle.function_over(task)
         if _is_cancelling(task):
             await _absorb_cancellation()
         return await self._failed(task, exc, self._clock.monotonic() - began)

@@ -56,6 +56,7 @@ from taskflow_otel.engine.schedules.service import Schedules
 from taskflow_otel.engine.settings import EngineSettings, retention_of
 from taskflow_otel.engine.shared import SharedValues
 from taskflow_otel.engine.sharing import Sharing
+from taskflow_otel.engine.span_book import SpanBook
 from taskflow_otel.engine.stacks import Stacks
 from taskflow_otel.engine.task_output import TaskOutput
 from taskflow_otel.engine.ticks import Ticks
@@ -130,7 +131,8 @@ class Engine:
             commit_timeout=settings.commit_timeout,
             observe=observe,
         )
-        self._lifecycle = Lifecycle(bus, self._ledger, self._tasks, self._clock)
+        spans = SpanBook(backend, self._ledger, cipher)
+        self._lifecycle = Lifecycle(bus, self._ledger, self._tasks, self._clock, spans)
         self._dispatcher = Dispatcher(queues, self._executors, self._clock)
         builder = TaskBuilder(
             registry,
@@ -158,7 +160,7 @@ class Engine:
             self.objectives,
         )
         patience = Patience(self._clock, lambda: self._backend_is_away, lambda: self._heartbeat.heard_at)
-        self.lookup: Lookup = Lookup(backend, self._ledger, self._tasks, self._clock, self._life, patience)
+        self.lookup: Lookup = Lookup(backend, self._ledger, self._tasks, self._clock, self._life, patience, spans)
         """Reads tasks."""
         self.transactions: Transactions = Transactions(
             backend, builder, queues, intake, self._tasks, self._lifecycle, self._clock, self._heartbeat, self._life,

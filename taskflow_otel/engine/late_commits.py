@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from typing import Any, assert_never
 
-from taskflow_otel.backends.base import AppendLogs, Change, Insert, Outcome, Update
+from taskflow_otel.backends.base import APPENDED, Change, Insert, Outcome, Update
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.lifecycle import Lifecycle
@@ -39,7 +39,7 @@ class LateCommits:
         Until the correction has run, the task counts as unpublished. `stale`: another instance owns the task now. If
         the change was applied before that, it is published, and the task continues there.
         """
-        if isinstance(change, AppendLogs):
+        if isinstance(change, APPENDED):
             return None
         late = change.record
         task = self._tasks.live(late.task_id)

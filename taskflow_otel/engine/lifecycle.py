@@ -12,6 +12,7 @@ from taskflow_otel.engine.failure import Failure
 from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.phase import Phase, Step
+from taskflow_otel.engine.span_book import SpanBook
 from taskflow_otel.errors import StaleTokenError
 from taskflow_otel.model.enqueue import first_reason
 from taskflow_otel.model.events import lifecycle_event
@@ -44,9 +45,12 @@ class Lifecycle:
     what the ledger does not hold. The transition of any other task is applied at once, and noted as history.
     """
 
-    def __init__(self, bus: ObserverBus, ledger: Ledger, tasks: LiveTasks, clock: Clock) -> None:
+    def __init__(
+        self, bus: ObserverBus, ledger: Ledger, tasks: LiveTasks, clock: Clock, spans: SpanBook | None = None
+    ) -> None:
         self._bus = bus
         self._ledger = ledger
+        self._spans = spans
         self._tasks = tasks
         self._clock = clock
 
@@ -158,6 +162,8 @@ class Lifecycle:
             end_time=end_time,
             duration=duration,
         )
+        if task.spans is not None:
+            self._keep_spans(task, record)
         mine = True
         if task.durable:
             entry = self._ledger.submit(Update(record), timeout=timeout)
@@ -196,9 +202,21 @@ class Lifecycle:
         record, now = task.record, self._clock.now()
         previous = record.status
         self._advance(record, _SUCCEEDED, now, before=previous, duration=duration)
+        if task.spans is not None:
+            self._keep_spans(task, record)
         self._ledger.note(task)
         self._end(task)
         self._bus.publish(lifecycle_event(record, _SUCCEEDED, previous, now))
+
+    def function_over(self, task: LiveTask) -> None:
+        """Take what exporters kept of the attempt, before its outcome is decided; `move` and `succeeded` store it."""
+        if self._spans is not None:
+            task.spans = self._bus.ending(task.record)
+
+    def _keep_spans(self, task: LiveTask, record: TaskRecord) -> None:
+        if self._spans is not None and task.spans is not None:
+            self._spans.keep(record, task.spans)
+        task.spans = None
 
     def miss_objective(self, task: LiveTask) -> TaskRecord:
         """Write the line that the time limit of the objective has passed; return the record to commit and to `show`.

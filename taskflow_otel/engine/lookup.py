@@ -16,11 +16,13 @@ from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.losses import PREFIX, load_loss
 from taskflow_otel.engine.patience import Patience
 from taskflow_otel.engine.phase import Phase
+from taskflow_otel.engine.span_book import SpanBook
 from taskflow_otel.errors import BackendError, TaskNotFoundError
 from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.options import seconds
 from taskflow_otel.model.query import FailureGroups, Instance, Loss, TaskCounts, TaskPage, TaskQuery, Trend
 from taskflow_otel.model.record import LogEntry, TaskRecord
+from taskflow_otel.model.spans import KeptTrace
 from taskflow_otel.runtime.clock import Clock
 
 _FLUSH_BEFORE_READ = 1.0
@@ -35,9 +37,17 @@ class Lookup:
     """Reads tasks. Every returned record is a copy."""
 
     def __init__(
-        self, backend: Backend, ledger: Ledger, tasks: LiveTasks, clock: Clock, life: Life, patience: Patience
+        self,
+        backend: Backend,
+        ledger: Ledger,
+        tasks: LiveTasks,
+        clock: Clock,
+        life: Life,
+        patience: Patience,
+        spans: SpanBook,
     ) -> None:
         self._backend = backend
+        self._spans = spans
         self._ledger = ledger
         self._tasks = tasks
         self._clock = clock
@@ -100,6 +110,12 @@ class Lookup:
         """The log of one task, in order; empty for a task that does not exist."""
         await self._flush()
         return await self._patience.wait_for(self._backend.logs(task_id))
+
+    @at_home
+    async def spans(self, task_id: str) -> KeptTrace:
+        """What is kept of the spans of one task; nothing for a task that does not exist."""
+        await self._flush()
+        return await self._patience.wait_for(self._spans.read(task_id))
 
     @at_home
     async def page(self, query: TaskQuery) -> TaskPage:

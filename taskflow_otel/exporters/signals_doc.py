@@ -6,12 +6,16 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from taskflow_otel.exporters import keys, messaging, signals
+from taskflow_otel.exporters.otel.kept_attributes import KEPT
+from taskflow_otel.exporters.otel.span_keeper import MOST_AT_ONCE, SpanKeeper
 from taskflow_otel.exporters.otel.tracing import DEEPEST, SOON
 from taskflow_otel.exporters.specs import MetricSpec, SpanSpec
+from taskflow_otel.model.spans import MAX_SPANS
 from taskflow_otel.model.status import Transition
 from taskflow_otel.model.vocabulary import (
     AttemptOutcome,
     AuditOutcome,
+    BarKind,
     ExecutorKind,
     InstanceKind,
     InstanceState,
@@ -55,6 +59,28 @@ exports no span of that attempt. Data that only the dead process had is missing:
 
 The exception of a failed attempt is in the attributes of its log record. With
 `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=logs/dup` it is also an event of the span.
+"""
+
+_KEPT = f"""\
+### The trace on the page of a task
+
+The page of a task shows its trace without a tracing backend (`GET /tasks/{{task_id}}/trace`). Its waits and
+attempts are known from the ledger. With the SDK's tracer provider, the spans inside each attempt are kept too:
+those of your own code and of instrumented libraries, in each executor. Up to {MAX_SPANS} of an attempt are kept,
+those that failed and the longest first, and with those of the first attempt the request that added the task. They
+are written in the transaction of the outcome, under its fencing token, as ciphertext where arguments are
+(`encrypt_args_key`), and deleted with the task. Spans that are not sampled are not there to be kept, nor are those
+of a process that died.
+
+`Telemetry(keep_spans=False)` keeps none. What is not kept, because an attempt has more spans or the attempts that
+run at once have more than {MOST_AT_ONCE:,}, is counted in `{signals.EVENTS_DROPPED.name}`
+(`exporter="{SpanKeeper.name}"`).
+
+Of their attributes, these are kept; addresses lose user, password, query and fragment.
+`Telemetry(span_attributes=...)` adds others, such as `db.query.text`: the text of a statement may hold personal
+data.
+
+{", ".join(f"`{name}`" for name in sorted(KEPT))}
 """
 
 _METRICS = f"""\
@@ -102,6 +128,7 @@ _VOCABULARY: tuple[tuple[str, str, type[Word]], ...] = (
     ("States of slots", f"The label `state` of `{signals.EXECUTOR_SLOTS.name}`.", SlotState),
     ("States of instances", "The field `state` of an instance.", InstanceState),
     ("Kinds of instances", "The field `kind` of an instance.", InstanceKind),
+    ("Kinds of bars", "The field `kind` of a bar in the trace of a task.", BarKind),
     ("Levels", "The level of a log entry.", LogLevel),
 )
 
@@ -113,6 +140,7 @@ def render() -> str:
         "## Spans\n",
         *(_span(spec) for spec in signals.SPANS),
         _LINKS,
+        _KEPT,
         "## Log events\n",
         _log_table(),
         "## Attributes\n",

@@ -14,7 +14,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters.otel.tracing import PROPAGATIONS, Propagation
 from taskflow_otel.exporters.prometheus.buckets import resolve_buckets
 from taskflow_otel.exporters.prometheus.exporter import DEFAULT_MAX_LABEL_VALUES
-from taskflow_otel.model.options import whole
+from taskflow_otel.model.options import flag, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,13 @@ class Telemetry:
     """How many task names, queues and error types are shown by name; further ones count as `_other`."""
     buckets: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Upper bounds in seconds by histogram name, instead of the defaults."""
+    keep_spans: bool = True
+    """Keep the spans inside each attempt with its outcome, for its page: up to 200, those that failed and the longest
+    first. They come from the tracer provider, if it is one of the SDK, and are deleted with the task. See
+    `docs/telemetry.md`."""
+    span_attributes: Sequence[str] = ()
+    """Names of attributes that are kept of these spans beside the usual ones, which hold no data of users. For example
+    `("db.query.text", "db.statement")` for the text of SQL statements."""
 
     def __post_init__(self) -> None:
         if self.propagation not in PROPAGATIONS:
@@ -48,6 +55,9 @@ class Telemetry:
             raise ConfigurationError(f"metrics_target must be a name, not {self.metrics_target!r}")
         whole("max_label_values", self.max_label_values, minimum=1)
         resolve_buckets(self.buckets)
+        flag("keep_spans", self.keep_spans)
+        if isinstance(self.span_attributes, str) or not all(isinstance(one, str) for one in self.span_attributes):
+            raise ConfigurationError(f"span_attributes must be names, not {self.span_attributes!r}")
         for name, kind in (
             ("tracer_provider", TracerProvider),
             ("logger_provider", LoggerProvider),

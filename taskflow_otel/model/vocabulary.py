@@ -250,6 +250,18 @@ class FailureOrder(Word):
     APPEARED = "appeared", "The one that appeared last first."
 
 
+class BarKind(Word):
+    """What a bar in the trace of a task is: a wait, an attempt, or a span of this kind."""
+
+    WAIT = "wait", "The task waited for its turn, its time or its next attempt."
+    ATTEMPT = "attempt", "An attempt of the task: its function ran."
+    PRODUCER = "producer", "Something was handed over, such as a task to its queue."
+    CONSUMER = "consumer", "Something that was handed over was worked on."
+    SERVER = "server", "A request was answered."
+    CLIENT = "client", "Another service or a database was asked."
+    INTERNAL = "internal", "A part of the work in this process."
+
+
 class EngineState(Word):
     """The state of the engine of this process."""
 

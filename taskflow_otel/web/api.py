@@ -26,6 +26,7 @@ from taskflow_otel.web.running_api import add_running_routes
 from taskflow_otel.web.schedules_api import add_schedule_routes
 from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.web.tasks_api import add_collection_routes, add_item_routes
+from taskflow_otel.web.traces_api import add_trace_route
 
 
 def make_routers(
@@ -64,6 +65,7 @@ def make_routers(
     # Last, because a task id may be any single path segment.
     add_retry_routes(router, engine, settings, guard, audit)
     add_item_routes(router, engine, settings, guard)
+    add_trace_route(router, engine, guard)
     for part_of_api in (page, probes, router):
         document(part_of_api, guard)
     return [page, probes, router]

@@ -17,6 +17,7 @@ from taskflow_otel.model.payload import Given
 from taskflow_otel.model.query import FailureGroups, Instance, Loss, TaskCounts, TaskPage, TaskQuery, Trend
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
+from taskflow_otel.model.spans import KeptTrace
 from taskflow_otel.model.vocabulary import EngineState, OperationKind
 
 
@@ -72,6 +73,9 @@ class TaskLookup(Protocol):
         """The tasks among these that exist, by id."""
 
     async def logs(self, task_id: str) -> list[LogEntry]: ...
+    async def spans(self, task_id: str) -> KeptTrace:
+        """What is kept of the spans of one task."""
+
     async def page(self, query: TaskQuery) -> TaskPage: ...
     async def counts(self, query: TaskQuery) -> TaskCounts: ...
     async def figures(

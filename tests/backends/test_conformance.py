@@ -6,6 +6,7 @@ import pytest
 
 from taskflow_otel.backends import Backend
 from taskflow_otel.backends.admin import KeepsAudit, KeepsOperations
+from taskflow_otel.backends.spans import KeepsSpans
 from taskflow_otel.testing.backends import BackendConformance
 from tests.backends.conftest import FACTORIES
 
@@ -18,3 +19,4 @@ class TestConformance(BackendConformance):
         # Optional for a backend of someone else, whose tests of these are skipped then.
         assert isinstance(backend, KeepsAudit)
         assert isinstance(backend, KeepsOperations)
+        assert isinstance(backend, KeepsSpans)

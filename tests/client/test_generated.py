@@ -75,6 +75,7 @@ async def test_a_generated_client_has_every_operation_and_works(
             listed = await call("list_tasks", status=statuses.FAILED, limit=10)
             assert [(task.task_id, task.error) for task in listed] == [(failed.task_id, "no paper")]
             assert (await call("get_task", failed.task_id)).func_name == failed.func_name
+            assert (await call("get_trace", failed.task_id)).task_id == failed.task_id
             retried = await call("retry_task", failed.task_id)
             assert retried.retry_of == failed.task_id
             conflict = await call("cancel_task", failed.task_id)

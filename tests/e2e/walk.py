@@ -55,6 +55,7 @@ BESIDE = {
     "PrometheusExporter.observe_backend",
     # Now and then, whatever tasks do.
     "TracingExporter.idle_until",
+    "SpanKeeper.idle_until",
     "LogsExporter.idle_until",
     "OtelMetricsExporter.idle_until",
     "LiveStream.idle_until",

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from taskflow_otel import TaskManager, TaskRecord, Telemetry
 from taskflow_otel.backends import Backend
-from taskflow_otel.backends.base import AppendLogs, Change
+from taskflow_otel.backends.base import APPENDED, Change
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import Transition
@@ -100,7 +100,7 @@ def _passing_on(name: str) -> Callable[..., Any]:
 
 
 def _moves_to(change: Change, transition: Transition | None) -> bool:
-    return not isinstance(change, AppendLogs) and change.record.timeline[-1].transition is transition
+    return not isinstance(change, APPENDED) and change.record.timeline[-1].transition is transition
 
 
 for _name, _ in inspect.getmembers(Backend, inspect.iscoroutinefunction):

@@ -11,7 +11,7 @@ import pytest
 
 from taskflow_otel import TaskManager, TaskStatus
 from taskflow_otel.backends import MemoryBackend, SqliteBackend
-from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change
+from taskflow_otel.backends.base import APPENDED, Applied, Backend, Change
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.query import TaskQuery
 from tests.ledger.fleet import Fleet
@@ -53,7 +53,7 @@ async def test_a_task_whose_first_note_was_stored_without_an_answer_is_stored_wi
 
     async def apply(changes: Sequence[Change]) -> list[Applied]:
         answer = await really_apply(changes)
-        records = [change.record for change in changes if not isinstance(change, AppendLogs)]
+        records = [change.record for change in changes if not isinstance(change, APPENDED)]
         noted = [record.task_id for record in records if record.status is TaskStatus.RUNNING]
         if noted and not lost:
             lost.extend(noted)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from taskflow_otel.model.status import TaskStatus, Transition
-from taskflow_otel.model.vocabulary import ExecutorKind, InstanceKind, InstanceState, LogLevel, Reason, Source
+from taskflow_otel.model.vocabulary import BarKind, ExecutorKind, InstanceKind, InstanceState, LogLevel, Reason, Source
 from taskflow_otel.web.auth import Role
 from tests.web.users import PROBES
 
@@ -46,6 +46,7 @@ async def test_every_documented_operation_names_its_errors_and_their_model(clien
         ("LogOut", "level", LogLevel),
         ("InstanceOut", "state", InstanceState),
         ("InstanceOut", "kind", InstanceKind),
+        ("BarOut", "kind", BarKind),
         ("SessionOut", "role", Role),
     ],
 )

@@ -58,6 +58,7 @@ RULES = {
     "list_results": Rule("viewer", 404),
     "list_schedules": Rule("viewer", 200),
     "list_tasks": Rule("viewer", 200),
+    "get_trace": Rule("viewer", 404),
     "list_failures": Rule("viewer", 200),
     "get_failure": Rule("viewer", 404),
     "ignore_failure": Rule("operator", 404),

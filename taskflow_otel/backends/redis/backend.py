@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
-from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update
+from taskflow_otel.backends.base import AppendLogs, AppendSpans, Applied, Change, Insert, Outcome, Update
 from taskflow_otel.backends.forks import Forks
 from taskflow_otel.backends.limits import DEFAULT_LEASE, Limits
 from taskflow_otel.backends.namespace import check_namespace
@@ -21,6 +21,7 @@ from taskflow_otel.backends.redis.figures import RedisFigureStore
 from taskflow_otel.backends.redis.operations import RedisOperationStore
 from taskflow_otel.backends.redis.pool import RedisBell, RedisPoolStore
 from taskflow_otel.backends.redis.search import Searcher
+from taskflow_otel.backends.redis.spans import RedisSpanStore
 from taskflow_otel.errors import (
     BackendError,
     BackendUnavailableError,
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
-MIGRATIONS: dict[int, str | Callable[[Connection], Awaitable[None]]] = {1: tell_failures}
+SCHEMA_VERSION = 3
+MIGRATIONS: dict[int, str | Callable[[Connection], Awaitable[None]]] = {1: tell_failures, 2: "spans_added"}
 """The script that migrates the schema from each version to the next; it sets `schema`, if the version still matches."""
 
 _DELETE_STEP = 200
@@ -133,6 +134,8 @@ class RedisBackend:
         """What finished in each minute and hour."""
         self.failure_store: RedisFailureStore = RedisFailureStore(lambda: self._connection)
         """Groups of failures."""
+        self.span_store: RedisSpanStore = RedisSpanStore(lambda: self._connection, self._tag)
+        """The spans of attempts."""
         self.pool_store: RedisPoolStore = RedisPoolStore(self._write_in_order, lambda: self._connection)
         """The tasks of shared queues that nobody owns yet."""
         self.pool_bell: RedisBell = RedisBell(lambda: self._connection)
@@ -425,6 +428,8 @@ def _apply_args(changes: Sequence[Change]) -> list[str]:
                 texts.append(codec.dump_doc(record))
             case AppendLogs(task_id, entries):
                 fields.append(["L", task_id, *(text for entry in entries for text in codec.dump_log(entry))])
+            case AppendSpans(task_id, owner, token, attempt, text):
+                fields.append(["T", task_id, owner, str(token), str(attempt), text])
             case _:
                 assert_never(change)
     return [codec.plain_json(fields), *texts]

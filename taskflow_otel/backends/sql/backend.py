@@ -33,8 +33,9 @@ from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, t
 from taskflow_otel.backends.sql.names import namer, unnamed
 from taskflow_otel.backends.sql.operations import SqlOperationStore
 from taskflow_otel.backends.sql.pool import SqlPoolStore
-from taskflow_otel.backends.sql.schema import instances, settings, task_logs, task_tags, tasks, used_once
+from taskflow_otel.backends.sql.schema import instances, settings, task_logs, task_spans, task_tags, tasks, used_once
 from taskflow_otel.backends.sql.search import Searcher
+from taskflow_otel.backends.sql.spans import SqlSpanStore
 from taskflow_otel.backends.sql.statements import Statements, now_micros
 from taskflow_otel.backends.sql.transactions import SqlTransactionStore
 from taskflow_otel.backends.sql.writes import Writer, execute_by_rows
@@ -86,6 +87,7 @@ class SqlBackend(ABC):
         self.operation_store: SqlOperationStore = SqlOperationStore(self._read, self._transact, dialect)
         self.figure_store: SqlFigureStore = SqlFigureStore(self._read, self._transact)
         self.failure_store: SqlFailureStore = SqlFailureStore(self._read)
+        self.span_store: SqlSpanStore = SqlSpanStore(self._read)
         self.pool_store: SqlPoolStore = SqlPoolStore(self._read, self._transact, dialect, self._named)
         self.transaction_store: SqlTransactionStore = SqlTransactionStore(
             self.pool_store, dialect, self._named, where, exclusive=self._one_writer
@@ -305,7 +307,7 @@ class SqlBackend(ABC):
             doomed = await to_records((await connection.execute(statement)).all())
             ids = [record.task_id for record in doomed]
             for chunk in queries.chunks(ids):
-                for table in (task_logs, task_tags, tasks):
+                for table in (task_logs, task_spans, task_tags, tasks):
                     await connection.execute(delete(table).where(table.c.task_id.in_(chunk)))
             await writer.uncount(connection, doomed)
             return ids

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, assert_never
 
-from taskflow_otel.backends.base import AppendLogs, Change, Insert, Update
+from taskflow_otel.backends.base import AppendLogs, AppendSpans, Change, Insert, Update
 from taskflow_otel.backends.sql.dialects import Row
 from taskflow_otel.backends.sql.mapping import log_row, storable, tag_rows
-from taskflow_otel.backends.sql.statements import Statements, link_row, now_micros
+from taskflow_otel.backends.sql.statements import Statements, link_row, now_micros, owned_span_row
 from taskflow_otel.model.figures import STATUS_WORDS, FigureTally, Span
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
@@ -90,6 +90,7 @@ class Batch:
 
     def __init__(self, statements: Statements, changes: Iterable[Change]) -> None:
         self.logs: list[AppendLogs] = []
+        self.spans: list[AppendSpans] = []
         self.stored: set[str] = set()
         """The tasks of the steps so far, which are stored after the execution of these steps."""
         self.owners: set[str] = set()
@@ -107,6 +108,8 @@ class Batch:
                 self._take_update(change.record)
             elif isinstance(change, AppendLogs):
                 self.logs.append(change)
+            elif isinstance(change, AppendSpans):
+                self.spans.append(change)
             else:
                 assert_never(change)
 
@@ -130,10 +133,12 @@ class Batch:
             yield from self._rows(updates[start : start + _ROWS], statements.updated, now)
 
     def log_steps(self) -> Iterator[Step]:
-        """The log entries, except those of tasks that retention has deleted: they would stay for ever.
+        """The log entries, except those of tasks that retention has deleted: they would stay for ever. And the spans.
 
         Known once the other steps are made.
         """
+        if self.spans:
+            yield Step(self._statements.insert_spans_of_owner, [*map(owned_span_row, self.spans)], False)
         bindable = self._statements.bindable
         known: list[Row] = []
         doubtful: list[Row] = []

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from taskflow_otel.backends.base import AppendLogs, Applied, Change
+from taskflow_otel.backends.base import AppendLogs, AppendSpans, Applied, Change
 from taskflow_otel.backends.sql.dialects import MySQLDialect
 from taskflow_otel.backends.sql.servers import ServerBackend
 from taskflow_otel.errors import BackendError, BackendUnavailableError, DeclaredDeadError
@@ -94,6 +94,8 @@ class MySQLBackend(ServerBackend):
 def _texts(change: Change) -> list[str]:
     if isinstance(change, AppendLogs):
         return [text for entry in change.entries for text in (entry.message, str(entry.extra))]
+    if isinstance(change, AppendSpans):
+        return [change.text]
     record = change.record
     return [record.payload or "", record.error or "", record.stacktrace or "", str(record.tags), str(record.timeline)]
 

@@ -41,7 +41,7 @@ from taskflow_otel.errors import SchemaVersionError
 from taskflow_otel.model.failure import fingerprint_of, summary_of
 from taskflow_otel.model.status import TaskStatus
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 metadata: MetaData = MetaData()
 # Binary comparison: the ids, keys and names 'a' and 'A' are different. Other row formats limit the indexes too much.
@@ -74,6 +74,16 @@ task_logs: Table = Table(
     Column("message", LONG, nullable=False),
     Column("attempt", WHOLE, nullable=False),
     Column("extra", LONG),
+    **_OPTIONS,
+)
+
+# In the form of `taskflow_otel.model.spans`. A table of its own: most tasks have none, and no list of tasks reads them.
+task_spans: Table = Table(
+    "taskflow_task_spans",
+    metadata,
+    Column("task_id", ID, primary_key=True),
+    Column("attempt", WHOLE, primary_key=True, autoincrement=False),
+    Column("spans", LONG, nullable=False),
     **_OPTIONS,
 )
 
@@ -274,7 +284,7 @@ async def _only_add(_: AsyncConnection) -> None:
     """`_complete` creates the missing tables, columns and indexes."""
 
 
-MIGRATIONS: Sequence[Migration] = (_only_add, _only_add, _only_add, _only_add)
+MIGRATIONS: Sequence[Migration] = (_only_add, _only_add, _only_add, _only_add, _only_add)
 """The step at index `n` migrates a schema from version `n + 1` to `n + 2`."""
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ClauseElement, ColumnElement, Table, bindparam, exists, null, or_, select, update
 from sqlalchemy.engine import Dialect as EngineDialect
 
-from taskflow_otel.backends.base import Insert
+from taskflow_otel.backends.base import AppendSpans, Insert
 from taskflow_otel.backends.sql.dialects import Dialect, Row
 from taskflow_otel.backends.sql.mapping import (
     DERIVED,
@@ -32,6 +32,7 @@ from taskflow_otel.backends.sql.schema import (
     finished_counts,
     instances,
     task_logs,
+    task_spans,
     task_tags,
     tasks,
     used_once,
@@ -138,6 +139,16 @@ class Statements:
             )
         )
         """Its row is that of `insert_log`, followed by the task id once more."""
+        self.insert_spans: str = insert_text(task_spans)
+        self.insert_spans_of_owner: str = text(
+            dialect.insert_ignore(task_spans).from_select(
+                task_spans.c.keys(),
+                select(*values(task_spans, "", task_spans.c.keys()).values()).where(
+                    exists().where(*(tasks.c[name] == bindparam(f"of_{name}") for name in _MATCHED))
+                ),
+            )
+        )
+        """Its row is that of `insert_spans`, followed by the id, the owner and the token of the task."""
         self.insert_tag: str = insert_text(task_tags)
         self.lock_state: str = text(
             select(instances.c.state)
@@ -186,6 +197,16 @@ class Statements:
     def whole_update(self, record: TaskRecord, now: int) -> Row:
         """The row of `update_task`."""
         return self.bindable((*_update_row(record), now, record.task_id, record.instance, record.token))
+
+
+def span_row(change: AppendSpans) -> Row:
+    """The row of `insert_spans`."""
+    return (change.task_id, change.attempt, change.text)
+
+
+def owned_span_row(change: AppendSpans) -> Row:
+    """The row of `insert_spans_of_owner`."""
+    return (*span_row(change), change.task_id, change.instance, change.token)
 
 
 def link_row(change: Insert, now: int) -> Row:

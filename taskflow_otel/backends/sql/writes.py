@@ -14,12 +14,13 @@ from typing import assert_never
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Outcome, Update, owners_of
+from taskflow_otel.backends.base import AppendLogs, AppendSpans, Applied, Change, Insert, Outcome, Update, owners_of
 from taskflow_otel.backends.sql.batch import Batch, Step, Tally, UnexpectedRowCount
+from taskflow_otel.backends.sql.dialects import Row
 from taskflow_otel.backends.sql.fleet import DEAD
 from taskflow_otel.backends.sql.mapping import indexable, log_row, storable, tag_rows
 from taskflow_otel.backends.sql.schema import tasks, used_once
-from taskflow_otel.backends.sql.statements import Statements, link_row, now_micros
+from taskflow_otel.backends.sql.statements import Statements, link_row, now_micros, span_row
 from taskflow_otel.errors import BackendUnavailableError, DeclaredDeadError
 from taskflow_otel.model.record import TaskRecord
 
@@ -57,11 +58,12 @@ class Writer:
         batch = Batch(self.statements, changes)
         await self._execute(connection, self.steps(batch))
         await self._append_logs(connection, batch.logs, batch.stored)
+        await self._append_spans(connection, batch.spans)
         await self._refuse_dead(connection, batch.owners)
         return [APPLIED] * len(changes)
 
     def steps(self, batch: Batch) -> Iterator[Step]:
-        """The steps of a batch except its log entries."""
+        """The steps of a batch except its log entries and spans."""
         yield from batch.steps()
         # Known only now that all rows are made.
         yield from batch.tally.steps(self.statements, self.shard)
@@ -80,6 +82,9 @@ class Writer:
                     results.append(await self._update(connection, record, tally))
                 case AppendLogs():
                     await self._append_logs(connection, [change], set())
+                    results.append(APPLIED)
+                case AppendSpans():
+                    await self._append_spans(connection, [change])
                     results.append(APPLIED)
                 case _:
                     assert_never(change)
@@ -117,6 +122,18 @@ class Writer:
             await connection.exec_driver_sql(
                 self.statements.insert_log, [self.statements.bindable(row) for row in rows]
             )
+
+    async def _append_spans(self, connection: AsyncConnection, changes: Sequence[AppendSpans]) -> None:
+        """Write spans, except those of tasks that another instance owns or that retention has deleted."""
+        rows: list[Row] = []
+        for start in range(0, len(changes), _CHUNK):
+            some = changes[start : start + _CHUNK]
+            owners = select(tasks.c.task_id, tasks.c.instance, tasks.c.token)
+            owners = owners.where(tasks.c.task_id.in_([change.task_id for change in some]))
+            owned = {row[0]: (row[1], row[2]) for row in await connection.execute(owners)}
+            rows += [span_row(one) for one in some if owned.get(one.task_id) == (one.instance, one.token)]
+        if rows:
+            await connection.exec_driver_sql(self.statements.insert_spans, rows)
 
     async def _count(self, connection: AsyncConnection, tally: Tally) -> None:
         await execute_by_rows(connection, tally.steps(self.statements, self.shard))

@@ -259,7 +259,8 @@ class ChildProcess:
                 for tell in askers:
                     tell(places)
             case Spanned(span=span):
-                self._forwarder.forward(span)
+                # In the context of the attempt, like a span that is made here.
+                self._context.copy().run(self._forwarder.forward, span)
             case Ended(number=number, failure=failure) if number == self._number:
                 if self._outcome is not None and not self._outcome.done():
                     self._outcome.set_result(failure)

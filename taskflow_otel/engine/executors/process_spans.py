@@ -307,7 +307,8 @@ class SpanForwarder:
         own = provider.get_tracer(scope.name, scope.version, scope.schema_url, scope.attributes)
         tracer = with_ids(own, spans.GivenIds(finished.identity))
         parent = None if finished.parent is None else spans.restore(finished.parent, is_remote=False)
-        context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
+        above = trace.INVALID_SPAN if parent is None else NonRecordingSpan(parent)
+        context = trace.set_span_in_context(above)
         links = [(spans.restore(ref, is_remote=True), attributes) for ref, attributes in finished.links]
         span = tracer.start_span(
             finished.name,

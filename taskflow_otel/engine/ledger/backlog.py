@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import assert_never
 
+from taskflow_otel.backends.base import AppendSpans
 from taskflow_otel.engine.ledger.backend_health import BackendHealth
-from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, notes_of
-from taskflow_otel.engine.ledger.notes import NotedLines, Notes
+from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, Spans, notes_of
+from taskflow_otel.engine.ledger.notes import NotedLines, NotedSpans, Notes
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.model.record import LogEntry
 from taskflow_otel.runtime.clock import Clock
@@ -19,6 +20,10 @@ MAX_BATCH = 500
 """Changes in one transaction: converting more into rows would block the event loop for too long."""
 _MAX_NOTES = 50_000
 """Notes that may wait for a failing backend; beyond it, those of the oldest finished tasks are dropped and counted."""
+
+
+_MOST_SPANS = 16_777_216
+"""Characters of spans that may wait."""
 
 
 class Backlog:
@@ -37,6 +42,7 @@ class Backlog:
         self._notes = Notes()
         self._ended_asked = False
         self._lines = NotedLines()
+        self._spans = NotedSpans(_MOST_SPANS)
         self._flush_asked = False
         self._barriers: list[asyncio.Future[None]] = []
         self._apart_barriers: list[asyncio.Future[None]] = []
@@ -50,7 +56,7 @@ class Backlog:
         self._timer_armed = False
 
     def __bool__(self) -> bool:
-        return bool(self._commits or self._notes or self._lines or self._apart)
+        return bool(self._commits or self._notes or self._lines or self._spans or self._apart)
 
     def add(self, commit: Commit) -> None:
         """Add a change to the next transaction."""
@@ -80,6 +86,12 @@ class Backlog:
         self._lines.add(task_id, entry)
         if self._health.failing_since is not None:
             self._trim()
+        if not self._timer_armed:
+            self._arm()
+
+    def append_spans(self, spans: AppendSpans) -> None:
+        """Add the spans of an attempt; they go into the next transaction, with its outcome."""
+        self._health.dropped_history += self._spans.add(spans)
         if not self._timer_armed:
             self._arm()
 
@@ -134,10 +146,12 @@ class Backlog:
             for task in self._notes.take(MAX_BATCH, only_ended=not self._flush_asked):
                 items += notes_of(task)
             self._ended_asked = len(self._notes.ended) >= MAX_BATCH
+        if self._spans:
+            logs += map(Spans, self._spans.take(MAX_BATCH, self._notes.first_of))
         if self._flush_asked:
             self._flush_asked = False
             logs += [Lines(lines) for lines in self._lines.take()]
-            if not (self._commits or self._notes):
+            if not (self._commits or self._notes or self._spans):
                 batch.barriers, self._barriers = self._barriers, []
             else:
                 self._flush_asked = True
@@ -181,6 +195,9 @@ class Backlog:
                     history = True
                 case Lines(log):
                     self._lines.put_back(log)
+                    history = True
+                case Spans(spans):
+                    self._health.dropped_history += self._spans.put_back(spans)
                     history = True
                 case _:
                     assert_never(item)

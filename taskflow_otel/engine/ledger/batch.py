@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 from msgspec.structs import replace
 
-from taskflow_otel.backends.base import AppendLogs, Applied, Change, Insert, Update
+from taskflow_otel.backends.base import APPENDED, AppendLogs, AppendSpans, Applied, Change, Insert, Update
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.phase import Phase
 from taskflow_otel.errors import BackendError
@@ -35,7 +35,7 @@ class Commit(Struct, eq=False):
     @property
     def task_id(self) -> str:
         """The task that it changes."""
-        return self.change.task_id if isinstance(self.change, AppendLogs) else self.change.record.task_id
+        return self.change.task_id if isinstance(self.change, APPENDED) else self.change.record.task_id
 
 
 # Never part of a cycle: nothing that it leads to knows it.
@@ -86,7 +86,19 @@ class Lines:
         return self.change.task_id
 
 
-Item = Commit | Note | Lines
+@dataclass(slots=True, eq=False)
+class Spans:
+    """The spans of an attempt."""
+
+    change: AppendSpans
+
+    @property
+    def task_id(self) -> str:
+        """The task."""
+        return self.change.task_id
+
+
+Item = Commit | Note | Lines | Spans
 
 
 @dataclass(slots=True, eq=False)

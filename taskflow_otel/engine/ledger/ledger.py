@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome
+from taskflow_otel.backends.base import APPENDED, AppendSpans, Applied, Backend, Change, Insert, Outcome
 from taskflow_otel.engine.ledger.backend_health import PATIENCE, BackendHealth, Observe
 from taskflow_otel.engine.ledger.backlog import MAX_BATCH, Backlog
 from taskflow_otel.engine.ledger.batch import Commit
@@ -178,7 +178,7 @@ class Ledger:
         """
         doubts: dict[str, int] = {}
         for entry in self._backlog.pending():
-            if entry.future.done() and not isinstance(entry.change, AppendLogs):
+            if entry.future.done() and not isinstance(entry.change, APPENDED):
                 record = entry.change.record
                 doubts[record.task_id] = REFUSED if isinstance(entry.change, Insert) else len(record.timeline) - 1
         return doubts
@@ -203,6 +203,10 @@ class Ledger:
     def append_log(self, task_id: str, entry: LogEntry) -> None:
         """Write a log entry soon."""
         self._backlog.append_log(task_id, entry)
+
+    def append_spans(self, spans: AppendSpans) -> None:
+        """Write the spans of an attempt, in the transaction of its outcome."""
+        self._backlog.append_spans(spans)
 
     async def flush(self, timeout: float) -> bool:
         """Write everything noted so far; return `False` if that did not end in time."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from itertools import islice
 
-from taskflow_otel.backends.base import AppendLogs
+from taskflow_otel.backends.base import AppendLogs, AppendSpans
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.model.record import LogEntry
 from taskflow_otel.model.status import TaskStatus
@@ -24,6 +25,11 @@ class Notes:
 
     def __len__(self) -> int:
         return len(self._notes)
+
+    def first_of(self, task_id: str) -> bool:
+        """Whether the note of this task will store it for the first time: what is added to it must wait for that."""
+        task = self._notes.get(task_id)
+        return task is not None and not (task.stored or task.durable)
 
     def add(self, task: LiveTask) -> bool:
         """Note a task; return `False` if nothing changed, because an existing note covers its current state."""
@@ -91,4 +97,46 @@ class NotedLines:
         """Take all entries out."""
         taken = [AppendLogs(task_id, tuple(entries)) for task_id, entries in self._lines.items()]
         self._lines, self._number = OrderedDict(), 0
+        return taken
+
+
+class NotedSpans:
+    """Spans of attempts that wait to be written: at most `most` characters, the oldest are dropped for newer ones."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: deque[AppendSpans] = deque()
+        self._size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, spans: AppendSpans) -> int:
+        """Add those of an attempt; return of how many attempts the spans were dropped."""
+        self._waiting.append(spans)
+        self._size += len(spans.text)
+        dropped = 0
+        while self._size > self._most:
+            self._size -= len(self._waiting.popleft().text)
+            dropped += 1
+        return dropped
+
+    def put_back(self, spans: AppendSpans) -> int:
+        """Add spans again after a failed write, unless there is no room left; return how many were dropped."""
+        if self._size + len(spans.text) > self._most:
+            return 1
+        self._waiting.appendleft(spans)
+        self._size += len(spans.text)
+        return 0
+
+    def take(self, most: int, must_wait: Callable[[str], bool]) -> list[AppendSpans]:
+        """Take up to `most` out, except those of tasks that `must_wait` names: they are not stored yet."""
+        taken: list[AppendSpans] = []
+        for _ in range(min(most, len(self._waiting))):
+            spans = self._waiting.popleft()
+            if must_wait(spans.task_id):
+                self._waiting.append(spans)
+            else:
+                taken.append(spans)
+                self._size -= len(spans.text)
         return taken

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taskflow_otel.backends.base import AppendLogs, Backend, Insert
+from taskflow_otel.backends.base import APPENDED, Backend, Insert
 from taskflow_otel.engine.ledger.batch import Commit, Item, Note
 
 
@@ -24,7 +24,7 @@ async def sort_out(items: Sequence[Item], dead: str, heir: str, backend: Backend
     left: list[Item] = []
     for item in items:
         change = item.change
-        if isinstance(change, AppendLogs) or change.record.instance != dead:
+        if isinstance(change, APPENDED) or change.record.instance != dead:
             left.append(item)
         elif not isinstance(change, Insert) or item.task_id in stored:
             lost.append(item)

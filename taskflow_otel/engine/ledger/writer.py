@@ -11,7 +11,7 @@ from typing import assert_never
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Outcome, Update
 from taskflow_otel.engine.ledger.backend_health import BackendHealth, Observe
 from taskflow_otel.engine.ledger.backlog import Backlog
-from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, judged, reduce
+from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, Spans, judged, reduce
 from taskflow_otel.engine.ledger.refused_batch import sort_out
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.errors import BackendError, DeclaredDeadError
@@ -157,7 +157,7 @@ class Writer:
                         "history of task %s was refused: another instance owns it now, or has deleted it",
                         item.task_id,
                     )
-            elif not isinstance(item, Lines):
+            elif not isinstance(item, (Lines, Spans)):
                 assert_never(item)
 
     async def _after_failure(self, exc: Exception, batch: Batch) -> bool:
@@ -223,8 +223,8 @@ class Writer:
             case Lines(log) if len(log.entries) > 1:
                 middle = len(log.entries) // 2
                 return [Lines(AppendLogs(log.task_id, part)) for part in (log.entries[:middle], log.entries[middle:])]
-            case Lines(log):
-                self._health.lost(1, log.task_id, error)
+            case Lines(change) | Spans(change):
+                self._health.lost(1, change.task_id, error)
             case _:
                 assert_never(item)
         return []

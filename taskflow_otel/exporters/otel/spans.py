@@ -16,8 +16,8 @@ from opentelemetry.trace import DEFAULT_TRACE_STATE, NonRecordingSpan, Span, Spa
 from taskflow_otel.model.trace import SpanRef
 
 _baggage_propagator = W3CBaggagePropagator()
-# `set_span_in_context` copies a context twice; all that it adds is this.
-_SPAN_KEY: str = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+SPAN_KEY: str = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+"""The key of the current span in a context. `set_span_in_context` copies a context twice; all that it adds is this."""
 _KEPT = 16
 """How many spans that have ended keep their contexts, for the signals of their ends."""
 # Not an empty context: for the logging API, an empty one means the current one.
@@ -43,7 +43,7 @@ def store(context: SpanContext, ref: SpanRef) -> None:
 
 def context_with(span: Span, around: Mapping[str, object] = MappingProxyType({})) -> Context:
     """A context in which this span is current, with what is `around` it."""
-    return Context({**around, _SPAN_KEY: span})
+    return Context({**around, SPAN_KEY: span})
 
 
 def restore(ref: SpanRef, *, is_remote: bool) -> SpanContext | None:

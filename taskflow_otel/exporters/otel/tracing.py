@@ -17,7 +17,8 @@ from taskflow_otel.compat.opentelemetry import with_ids
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.exporters import keys, signals
 from taskflow_otel.exporters.otel import spans
-from taskflow_otel.exporters.otel.providers import ProviderSlot
+from taskflow_otel.exporters.otel.providers import NEVER, ProviderSlot
+from taskflow_otel.exporters.otel.span_keeper import SpanKeeper
 from taskflow_otel.model.events import LifecycleEvent
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
@@ -75,8 +76,8 @@ class TracingExporter(Exporter):
     attempt soon after code added the task; a delayed, scheduled, recovered or manually retried attempt starts a new
     trace, in which its automatic retries stay. `"parent"`: always the `send` span. `"link"`: never. In each case the
     span links to the `send` span, and to that of the previous attempt. Raises `ConfigurationError` for another value.
-    Later exporters find the contexts of its spans in `contexts`. `release`: that of the application; the span of an
-    attempt whose process has died does not know it.
+    Later exporters find the contexts of its spans in `contexts`, and `keeper` gets the spans inside them. `release`:
+    that of the application; the span of an attempt whose process has died does not know it.
     """
 
     name = "tracing"
@@ -87,6 +88,7 @@ class TracingExporter(Exporter):
         *,
         propagation: Propagation = "auto",
         contexts: spans.SpanContexts | None = None,
+        keeper: SpanKeeper | None = None,
         release: str = "",
     ) -> None:
         if propagation not in PROPAGATIONS:
@@ -97,8 +99,14 @@ class TracingExporter(Exporter):
         self._tracer: Tracer | None = None
         self._open: dict[str, _Open] = {}
         self._contexts = contexts or spans.SpanContexts()
+        self._keeper = keeper
         self._own: dict[str, AttributeValue] = {keys.RELEASE: release} if release else {}
         """The attributes of all spans that tell what happened in this process."""
+
+    def start(self) -> None:
+        """Look for the provider before the first request, whose span is begun before the first task."""
+        if self._slot.look_again < NEVER:
+            self._active(self._slot.look_again)
 
     def idle_until(self, now: datetime) -> datetime | None:
         """The time of the next look for a provider; `None` once there is one."""
@@ -109,6 +117,8 @@ class TracingExporter(Exporter):
         if self._tracer is None:
             provider = self._slot.look(now)
             if provider is not None:
+                if self._keeper is not None and not self._keeper.attach(provider):
+                    self._keeper = None
                 self._tracer = provider.get_tracer(signals.SCOPE, __version__, schema_url=signals.SCHEMA_URL)
         return self._tracer
 
@@ -139,6 +149,8 @@ class TracingExporter(Exporter):
         context = span.get_span_context()
         inside = self._contexts.add(context, record.trace.creation)
         record.trace.baggage = spans.baggage_header(current) if current else ""
+        if self._keeper is not None and current:
+            self._keeper.added(record.task_id, current, span)
         known = bool(record.trace.creation.span_id)
         self._open[record.task_id] = _Open(span, context if known else None, inside if known else None, depth)
 
@@ -166,16 +178,21 @@ class TracingExporter(Exporter):
                 self._emit_dead_attempt(event)
         if entry is not None and (event.status.finished or transition is Transition.RECOVERED):
             # A task that its own process took over no longer belongs to its request.
-            del self._open[event.task_id]
+            self._forget(event.task_id)
 
     def on_refused(self, record: TaskRecord) -> None:
         """Another instance has taken the task over: forget the span of this attempt."""
         # That instance has emitted a span with the ids of this one, which is not ended, and so not exported.
-        self._open.pop(record.task_id, None)
+        self._forget(record.task_id)
 
     def on_given(self, record: TaskRecord) -> None:
         """The process that claims the task makes its further spans."""
-        self._open.pop(record.task_id, None)
+        self._forget(record.task_id)
+
+    def _forget(self, task_id: str) -> None:
+        self._open.pop(task_id, None)
+        if self._keeper is not None:
+            self._keeper.forget(task_id)
 
     def on_claimed(self, record: TaskRecord) -> None:
         """Continue the trace of the request as the process would that enqueued the task, unless that one has died."""
@@ -226,7 +243,10 @@ class TracingExporter(Exporter):
             spans.nanoseconds(started),
         )
         identity = span.get_span_context()
-        inside = spans.context_with(span, {**base, TASK_ID_KEY: event.task_id, _DEPTH_KEY: depth})
+        around: dict[str, object] = {**base, TASK_ID_KEY: event.task_id, _DEPTH_KEY: depth}
+        if self._keeper is not None and span.is_recording():
+            around[self._keeper.key] = self._keeper.begin(event.task_id, identity)
+        inside = spans.context_with(span, around)
         self._contexts.add(identity, event.span, inside)
         entry.attempt = span
         if parent is base:

@@ -18,6 +18,7 @@ from taskflow_otel.testing.backends.failures import FailureConformance
 from taskflow_otel.testing.backends.figures import FigureConformance
 from taskflow_otel.testing.backends.fleet import FleetConformance
 from taskflow_otel.testing.backends.pool import PoolConformance
+from taskflow_otel.testing.backends.spans import SpanConformance
 from taskflow_otel.testing.backends.tasks import TaskConformance
 
 __all__ = [
@@ -27,11 +28,18 @@ __all__ = [
     "FigureConformance",
     "FleetConformance",
     "PoolConformance",
+    "SpanConformance",
     "TaskConformance",
 ]
 
 
 class BackendConformance(
-    TaskConformance, FleetConformance, AdminConformance, FigureConformance, FailureConformance, PoolConformance
+    TaskConformance,
+    FleetConformance,
+    AdminConformance,
+    FigureConformance,
+    FailureConformance,
+    PoolConformance,
+    SpanConformance,
 ):
     """The whole suite. Inherit from it, and define the fixture `backend_factory`."""

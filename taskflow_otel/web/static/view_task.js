@@ -10,6 +10,7 @@ import { folded, Stacks, stackOf } from "./stacks.js";
 import { taskActions, taskLink } from "./task_actions.js";
 import { People } from "./people.js";
 import { legend, timeline } from "./timeline.js";
+import { Trace } from "./trace.js";
 import { LIVE } from "./vocabulary.js";
 
 const NEAR_END = 40;
@@ -34,6 +35,7 @@ export class TaskView {
     this.attempts = new Attempts();
     this.stacks = new Stacks();
     this.people = new People(page, this.id);
+    this.trace = new Trace(() => this.page.api.get(`${encodeURIComponent(this.id)}/trace`));
     this.logs = h("div", { class: "logs", role: "log", tabindex: "0", "aria-label": "Log" });
     this.logNote = h("span", { class: "muted" });
     this.tools = new LogTools(this.logs, () => this.seen.values(), () => `${this.task?.func_name ?? "task"}-${shortId(this.id)}.log`);
@@ -51,6 +53,7 @@ export class TaskView {
           this.stacks.element,
           this.attempts.element,
           h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: "Timeline" }), legend()), this.bars, this.events),
+          this.trace.element,
           h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: "Log" }), this.logNote), this.tools.element, this.logs),
         ),
         h("section", { class: "card rail", "aria-label": "Facts" }, this.facts),
@@ -71,6 +74,7 @@ export class TaskView {
     this.task = await this.page.api.get(encodeURIComponent(this.id));
     if (LIVE.has(this.task.status)) this.liveAt = now();
     this.#draw();
+    await this.trace.refresh();
   }
 
   change(tasks, logs) {

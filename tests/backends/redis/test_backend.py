@@ -337,13 +337,13 @@ async def test_an_older_schema_is_migrated_step_by_step(
     monkeypatch.setattr(
         connection, "script_source", lambda name: source("open") if name == "open" else _lift(int(name.split("_")[1]))
     )
-    monkeypatch.setattr(backend, "SCHEMA_VERSION", 4)
-    monkeypatch.setattr(backend, "MIGRATIONS", {2: "lift_2", 3: "lift_3"})
+    monkeypatch.setattr(backend, "SCHEMA_VERSION", 5)
+    monkeypatch.setattr(backend, "MIGRATIONS", {3: "lift_3", 4: "lift_4"})
     newer = RedisBackend(redis_url)
     await newer.open()
     await newer.close()
-    assert await client.get("{taskflow}:schema") == "4"
-    assert await client.lrange("steps", 0, -1) == ["2", "3"]
+    assert await client.get("{taskflow}:schema") == "5"
+    assert await client.lrange("steps", 0, -1) == ["3", "4"]
 
 
 async def test_failures_of_the_first_version_get_the_fingerprints_that_new_ones_have(
@@ -368,7 +368,7 @@ async def test_failures_of_the_first_version_get_the_fingerprints_that_new_ones_
     assert (await newer.counts(TaskQuery())).by_status[TaskStatus.FAILED] == 5
     await newer.delete_tasks([task.task_id for task in failed])
     assert not (await newer.page(TaskQuery(fingerprint=kind))).records
-    assert await client.get("{taskflow}:schema") == "2"
+    assert await client.get("{taskflow}:schema") == "3"
     await newer.close()
 
 

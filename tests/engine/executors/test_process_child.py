@@ -84,6 +84,8 @@ async def test_spans_made_in_the_child_come_back_below_the_span_of_the_attempt(s
     assert record.status is TaskStatus.SUCCESS, record.stacktrace
 
     attempt, inner, innermost = (spans.named(name) for name in ("process trace_it", "inner", "innermost"))
+    (kept,) = (await manager.engine.lookup.spans(record.task_id)).spans.values()
+    assert sorted(span.name for span in kept.inside) == ["inner", "innermost"]
     outer_log, inner_log = await manager.engine.lookup.logs(record.task_id)
     assert attempt.context.trace_id == inner.context.trace_id == innermost.context.trace_id
     assert outer_log.extra["trace_id"] == trace.format_trace_id(attempt.context.trace_id)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from taskflow_otel.backends.base import AppendLogs
-from taskflow_otel.engine.ledger.notes import NotedLines, Notes
+from taskflow_otel.backends.base import AppendLogs, AppendSpans
+from taskflow_otel.engine.ledger.notes import NotedLines, NotedSpans, Notes
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.record import LogEntry
@@ -85,3 +85,33 @@ def test_of_too_many_lines_those_of_the_oldest_tasks_are_dropped_whole() -> None
     assert lines.trim(4) == 2
     assert [taken.task_id for taken in lines.take()] == ["b"]
     assert lines.trim(0) == 0
+
+
+def spans(number: int, text: str = "x" * 10) -> AppendSpans:
+    return AppendSpans(f"task {number}", "one", 1, 0, text)
+
+
+def no_one(_: str) -> bool:
+    return False
+
+
+def test_spans_wait_for_the_note_of_their_task_and_the_oldest_are_dropped_for_newer_ones() -> None:
+    waiting = NotedSpans(40)
+    assert [waiting.add(spans(number)) for number in range(4)] == [0] * 4
+    assert waiting.take(10, {"task 1", "task 3"}.__contains__) == [spans(0), spans(2)]
+    assert waiting.take(1, no_one) == [spans(1)]
+    # A failed write puts them back, if there is still room.
+    assert waiting.put_back(spans(1)) == 0
+    assert waiting.take(10, no_one) == [spans(1), spans(3)]
+    assert not waiting
+    assert (waiting.add(spans(5, "x" * 35)), waiting.put_back(spans(6))) == (0, 1)
+    assert waiting.add(spans(7)) == 1
+    assert waiting.take(10, no_one) == [spans(7)]
+
+
+def test_only_the_first_note_of_a_task_stores_it() -> None:
+    notes, one, stored = Notes(), live(), live()
+    stored.stored = True
+    notes.add(one)
+    notes.add(stored)
+    assert [notes.first_of(task_id) for task_id in (one.id, stored.id, "another")] == [True, False, False]

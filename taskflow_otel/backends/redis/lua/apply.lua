@@ -4,6 +4,7 @@
 --     retried_by, once, task that this one retries, the retry of it that was seen, whether its key has another form]
 --   [U, id, owner, token, status, dims, key, holds, duration, end, search, group, created, figures, failed]
 --   [L, id, seq, entry, seq, entry, ...]
+--   [T, id, owner, token, attempt, spans]
 -- An empty text stands for "none" (null for a key, which may be empty); `holds` tells whether the key is held in this
 -- status; `duration` and `end` are given for finished tasks only, and so are the entries of `figures`: [minute, hour, field,
 -- microseconds, field, microseconds, ...]. `failed` is empty for a task that never failed, else the fingerprint of its latest
@@ -156,17 +157,25 @@ local function append_logs(change)
   return 'A'
 end
 
+-- Spans of an attempt; dropped if the task has another owner now.
+local function append_spans(change)
+  local _, id, owner, token, attempt, spans = unpack(change)
+  local stored = call('HMGET', task_key(id), 'owner', 'token')
+  if stored[1] == owner and stored[2] == token then call('HSETNX', P .. 'spans:' .. id, attempt, spans) end
+  return 'A'
+end
+
 local changes = cjson.decode(ARGV[3])
 local living = {}
 for _, change in ipairs(changes) do
   local owner = change[3]
-  if change[1] ~= 'L' and not living[owner] then
+  if change[1] ~= 'L' and change[1] ~= 'T' and not living[owner] then
     if call('HGET', P .. 'instance:' .. owner, 'state') == 'dead' then return owner end
     living[owner] = true
   end
 end
 
-local apply = {I = insert, U = update, L = append_logs}
+local apply = {I = insert, U = update, L = append_logs, T = append_spans}
 local results = {}
 for n, change in ipairs(changes) do results[n] = apply[change[1]](change) end
 flush()

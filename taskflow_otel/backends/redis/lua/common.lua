@@ -3,6 +3,7 @@
 --   task:<id>         hash: owner, token, status, dims, search, head, doc; where they apply also key, duration,
 --                     cancel, retried_by, failures, fingerprint (once it has ended)
 --   logs:<id>         hash: seq -> entry
+--   spans:<id>        hash: attempt -> spans
 --   index:<status>:<dimension>   ids by creation time
 --   duration_sum, duration_count hash: <status>:<dimension> -> microseconds, number
 --   keys              hash: idempotency key -> id of its holder
@@ -161,7 +162,7 @@ local function delete(id)
   if stored[4] then call('HDEL', P .. 'keys', stored[4]) end
   place(P .. 'finished', id, false)
   if stored[6] then failure(id, false, stored[6]) end
-  call('UNLINK', task_key(id), P .. 'logs:' .. id)
+  call('UNLINK', task_key(id), P .. 'logs:' .. id, P .. 'spans:' .. id)
 end
 
 -- Lua's stack holds some thousands of arguments.
