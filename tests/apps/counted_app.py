@@ -14,8 +14,8 @@ app = FastAPI()
 task_manager = TaskManager(
     snapshot_db=os.environ["APP_DB"],
     queues={"small": QueueConfig(concurrency=1, max_size=2)},
-    commit_timeout=0.5,
-    lease_seconds=2.0,
+    commit_timeout=1.5,
+    lease_seconds=5.0,
 )
 TaskAdmin(app, task_manager, auto_install=True)
 configure_telemetry(app, service_name="shop")
