@@ -165,7 +165,12 @@ ELSEWHERE = [
     Elsewhere(
         "engine/test_transactions.py",
         "How a task gets into the transaction of a caller shows where tasks are added, with each kind of session.",
-        ("backends/sql/transactions.py", "backends/transactions.py"),
+        ("backends/transactions.py",),
+    ),
+    Elsewhere(
+        "engine/fleet/test_news.py",
+        "What is asked of another instance shows with two of them; for tasks in the pool: ledger/test_pool.py.",
+        ("engine/fleet/remote_cancels.py",),
     ),
     Elsewhere(
         "engine/schedules/test_firing.py",

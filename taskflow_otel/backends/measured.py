@@ -173,8 +173,8 @@ class _MeasuredPool:
     async def claim_one(self, owner: str, task_id: str) -> Claimed | None:
         return await self._measure("pool_claim_one", self._store.claim_one(owner, task_id))
 
-    async def depth(self, queues: Collection[str]) -> dict[str, PoolDepth]:
-        return await self._measure("pool_depth", self._store.depth(queues))
+    async def depth(self, queues: Collection[str], *, others: bool = False) -> dict[str, PoolDepth]:
+        return await self._measure("pool_depth", self._store.depth(queues, others=others))
 
 
 class _MeasuredTransactions:

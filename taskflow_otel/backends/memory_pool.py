@@ -59,11 +59,11 @@ class MemoryPoolStore:
         """See `PoolStore`."""
         return self._take(owner, task_id)
 
-    async def depth(self, queues: Collection[str]) -> dict[str, PoolDepth]:
+    async def depth(self, queues: Collection[str], *, others: bool = False) -> dict[str, PoolDepth]:
         """See `PoolStore`."""
         found: dict[str, PoolDepth] = {}
         for task in self._pooled.values():
-            if task.queue in queues:
+            if others or task.queue in queues:
                 known = found.get(task.queue, PoolDepth(0, task.since))
                 found[task.queue] = PoolDepth(known.tasks + 1, min(known.oldest, task.since))
         return found

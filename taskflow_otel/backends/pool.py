@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -15,6 +15,8 @@ from taskflow_otel.model.record import TaskRecord
 
 POOL: Final = "pool"
 """The owner of the tasks in the pool. No instance has this id."""
+CANCELLED: Final = "cancel"
+"""The message of the bell that tells of a cancellation; that of a gift is empty."""
 
 
 class Pooled(Struct, frozen=True, gc=False):
@@ -85,8 +87,8 @@ class PoolStore(Protocol):
     async def claim_one(self, owner: str, task_id: str) -> Claimed | None:
         """Make `owner` the owner of this task, if it is in the pool."""
 
-    async def depth(self, queues: Collection[str]) -> dict[str, PoolDepth]:
-        """Those of these queues that have tasks in the pool."""
+    async def depth(self, queues: Collection[str], *, others: bool = False) -> dict[str, PoolDepth]:
+        """Those of these queues that have tasks in the pool; with `others`, also all other queues that have any."""
 
 
 @runtime_checkable
@@ -98,11 +100,29 @@ class KeepsPool(Protocol):
         """The store; it works while the backend is open."""
 
 
-class PoolBell(Protocol):
-    """Rings when a task came into the pool, also in another process."""
+class News(NamedTuple):
+    """What is called when the bell of the pool rings."""
 
-    async def hear(self, ring: Callable[[], None]) -> None:
-        """Call `ring` at each ring, and once at the beginning; for as long as the connection lasts.
+    given: Callable[[], None]
+    """A task came into the pool."""
+    cancelled: Callable[[], None]
+    """Someone asked for the cancellation of a task, of the pool or of any instance."""
+
+    def all(self) -> None:
+        """Both: nobody knows what has happened."""
+        self.given()
+        self.cancelled()
+
+    def heard(self, message: str) -> None:
+        """One of them, as the message says."""
+        (self.cancelled if message == CANCELLED else self.given)()
+
+
+class PoolBell(Protocol):
+    """Rings when a task came into the pool or must be cancelled, also in another process."""
+
+    async def hear(self, news: News) -> None:
+        """Call one of `news` at each ring, and both once at the beginning; for as long as the connection lasts.
 
         Rings may be missing, or be too many. Returns if no notification can arrive here. Raises `BackendError` when
         the connection breaks.

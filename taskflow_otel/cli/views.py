@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from taskflow_otel.client import Client
     from taskflow_otel.wire.bodies import DeletedOut
 
-QUEUES = ("name", "running", "ready", "delayed", "concurrency", "max_size", "paused", "oldest_ready_age_seconds")
+QUEUES = (
+    "name", "running", "ready", "in_pool", "delayed", "claimers", "concurrency", "max_size", "paused",
+    "oldest_ready_age_seconds",
+)  # fmt: skip
 SCHEDULES = ("name", "kind", "rule", "timezone", "next_run", "last_run", "paused", "missed", "errors")
 INSTANCES = ("instance_id", "state", "pid", "host", "started_at", "heartbeat_at")
 _POLL = 0.5

@@ -104,6 +104,11 @@ class Control:
         if task is not None and task.cancel_reason is None and task.phase not in {Phase.ENDING, Phase.GONE}:
             await self.stop(task, Reason.CANCELLED)
 
+    async def cancel_in_pool(self, task_id: str) -> None:
+        """Cancel a task of the pool, unless another instance takes it first."""
+        if (claimed := await self._claim_one(task_id)) is not None:
+            await self.stop(claimed, Reason.CANCELLED)
+
     async def stop(self, task: LiveTask, reason: Reason) -> None:
         """Cancel a live task of this process."""
         match task.phase:

@@ -274,27 +274,22 @@ class Engine:
         self.shared: SharedValues = SharedValues(backend, self._life)
         """Small values that all instances share."""
         office = Office(
-            backend,
-            bus,
-            self._clock,
-            interval,
-            self._heartbeat,
-            self._life,
-            self.lookup,
-            self.retries,
-            self.control,
+            backend, bus, self._clock, interval, self._heartbeat, self._life, self.lookup, self.retries, self.control,
             self.cleaner.delete_tasks,
             None if settings.audit_retention_days is None else timedelta(days=settings.audit_retention_days),
-        )
+        )  # fmt: skip
         self.audit: AuditTrail = office.audit
         """What people do through the administration."""
         self.operations: Operations = office.operations
         """Work on many tasks."""
+        cancels = RemoteCancels(
+            backend, self._clock, interval, self._heartbeat, self.control, self._life, self._background
+        )
         self._services: list[Service] = [
             self._heartbeat,
             self.queues,
             self._takeover,
-            RemoteCancels(backend, self._clock, interval, self._heartbeat, self.control.cancel_for_another),
+            cancels,
             FleetWatch(backend, self._clock, interval, self._heartbeat, fleet_watched, publish_remote),
             self.board,
             self.stacks,
@@ -304,12 +299,12 @@ class Engine:
         ]
         shared_finders: list[Service] = []
         self.pool: PoolWatch | None = None
-        """What waits in the pool, if there are shared queues."""
+        """What waits in the pool, if anything can."""
         if isinstance(backend, KeepsPool):
             sharing = Sharing(
                 backend, shared, settings.deployment, queues, self._dispatcher, intake, registry, self._tasks,
-                self._lifecycle, self.control, self.objectives, self.lookup, self.board, self.transactions, self._clock,
-                self._heartbeat, self._life, self._background, durable=backend.durable, interval=interval,
+                self._lifecycle, self.control, cancels, self.objectives, self.lookup, self.board, self.transactions,
+                self._clock, self._heartbeat, self._life, self._background, durable=backend.durable, interval=interval,
                 seals=builder.seals,
             )  # fmt: skip
             shared_finders, self.pool = sharing.finders, sharing.watch
@@ -320,7 +315,10 @@ class Engine:
             self._services.append(FigureCleaner(backend.figure_store, self._clock, _CLEAN_INTERVAL))
         finders: list[Service] = [self._heartbeat, self._takeover, self.schedules, self.transactions]
         finders += shared_finders
-        self.ticks: Ticks = Ticks([one.tick for one in finders], self._dispatcher, self._tasks, self._clock, self._life)
+        self.ticks: Ticks = Ticks(
+            [one.tick for one in finders], lambda: self.schedules.firing, self._timers, self._dispatcher, self._tasks,
+            self._clock, self._life,
+        )  # fmt: skip
         """Rounds of everything that is due."""
         # Connections to parts that were built later are made here, and nowhere else.
         self._heartbeat.connect(rejoin=self.control.rejoin, introduce=self._introduce)

@@ -160,10 +160,10 @@ class Lookup:
 
     @at_home
     async def in_pool(self, queues: Collection[str]) -> dict[str, PoolDepth]:
-        """What waits in the pool, for those of these queues that have tasks there."""
-        if not queues or not isinstance(self._backend, KeepsPool):
+        """What waits in the pool, by queue: for these queues, and for any other that has tasks there."""
+        if not isinstance(self._backend, KeepsPool):
             return {}
-        return await self._patience.wait_for(self._backend.pool_store.depth(queues))
+        return await self._patience.wait_for(self._backend.pool_store.depth(queues, others=True))
 
     @at_home
     async def instances(self) -> list[Instance]:

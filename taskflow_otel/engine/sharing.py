@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from taskflow_otel.backends.pool import KeepsPool, RingsForPool
+from taskflow_otel.backends.pool import KeepsPool, News, RingsForPool
 from taskflow_otel.backends.transactions import KeepsTransactions
 from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.deployment import Deployment
@@ -14,6 +14,7 @@ from taskflow_otel.engine.fleet.news import PoolNews
 from taskflow_otel.engine.fleet.pool import Pool
 from taskflow_otel.engine.fleet.pool_objectives import PoolObjectives
 from taskflow_otel.engine.fleet.pool_watch import PoolWatch
+from taskflow_otel.engine.fleet.remote_cancels import RemoteCancels
 from taskflow_otel.engine.intake import Intake
 from taskflow_otel.engine.life import Life
 from taskflow_otel.engine.lifecycle import Lifecycle
@@ -29,7 +30,7 @@ from taskflow_otel.runtime.owned_tasks import OwnedTasks
 from taskflow_otel.runtime.service import Service
 
 _RARELY = 15.0
-"""Seconds between two looks for tasks in the pool whose queue is not shared here, where only an earlier deployment can
+"""Seconds between two looks at the pool for tasks whose queue is not shared here, where only an earlier deployment can
 have put them there."""
 
 
@@ -51,6 +52,7 @@ class Sharing:
         tasks: LiveTasks,
         lifecycle: Lifecycle,
         control: Control,
+        cancels: RemoteCancels,
         objectives: ObjectiveWatch,
         lookup: Lookup,
         board: Board,
@@ -93,20 +95,23 @@ class Sharing:
         if shared or strays is not None:
             self.services.append(pool)
         if any(map(deployment.claims, shared)) and isinstance(backend, RingsForPool):
-            self.services.append(PoolNews(backend.pool_bell, pool.look, clock))
+            self.services.append(PoolNews(backend.pool_bell, News(pool.look, cancels.look), clock))
         self.watch: PoolWatch | None = None
-        """What waits in the pool, if there are shared queues."""
+        """What waits in the pool, if anything can."""
         self.judging: PoolObjectives | None = None
         """Judges what waits there."""
-        if shared:
-            self.watch = PoolWatch(store, queues, board.read, pool.claims, clock, interval)
+        if shared or durable:
+            self.watch = PoolWatch(store, queues, board.read, pool.claims, clock, interval if shared else _RARELY)
+            self.services.append(self.watch)
+        if shared and (watch := self.watch) is not None:
+            cancels.connect(lambda: bool(watch.waiting()))
             self.judging = PoolObjectives(
                 objectives,
                 lookup.page,
                 lookup.get_all,
                 board.read,
                 membership,
-                self.watch.waiting,
+                watch.waiting,
                 pool,
                 control.stop,
                 clock,
@@ -114,7 +119,7 @@ class Sharing:
             )
             pool.connect(self.judging.remember)
             objectives.connect(self.judging.overdue)
-            self.services += [self.watch, self.judging]
+            self.services.append(self.judging)
 
     @property
     def finders(self) -> list[Service]:

@@ -30,6 +30,13 @@ class Timer:
         self.callback: Callable[[], None] | None = callback
         self.until: datetime | None = until
 
+    def end(self) -> None:
+        """End the wait now; harmless after its end."""
+        callback = self.callback
+        self.cancel()
+        if callback is not None:
+            _call(callback)
+
     def cancel(self) -> None:
         """Cancel the wait; harmless after its end."""
         if self.callback is not None:
@@ -59,6 +66,19 @@ class Timers:
         timer = Timer(self, callback, moment)
         self._push(self._next_look(moment), timer)
         return timer
+
+    def look(self) -> None:
+        """End the waits that are over, those for a time of the wall clock included.
+
+        While a host was frozen, the monotonic clock may have stood still: they would end up to half a minute later.
+        """
+        now, wall = self._clock.monotonic(), self._clock.now()
+        for place, (due, order, timer) in enumerate(self._heap):
+            if timer.until is not None and timer.until <= wall and due > now:
+                self._heap[place] = now, order, timer
+        heapq.heapify(self._heap)
+        self._disarm()
+        self._fire()
 
     def clear(self) -> None:
         """Cancel all waits."""

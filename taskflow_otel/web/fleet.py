@@ -31,7 +31,9 @@ class Fleet:
         said, own = await self._engine.board.read(), self._engine.queues.stats()
         pooled = await self._engine.lookup.in_pool([name for name, stats in own.items() if stats.shared])
         pauses, now = self._engine.queues.pauses(), self._clock.now()
-        names = sorted({name for one in said.values() for name in one.queues})
+        declared = {name for one in said.values() for name in one.queues}
+        # The tasks of a queue that is declared here and not shared are in the pool for a moment only.
+        pooled = {name: depth for name, depth in pooled.items() if name not in own or own[name].shared}
         return [
             _queue(
                 name,
@@ -41,7 +43,7 @@ class Fleet:
                 pauses.get(name),
                 now,
             )
-            for name in names
+            for name in sorted(declared | pooled.keys())
         ]
 
     async def queue(self, name: str) -> QueueOut:
@@ -105,7 +107,7 @@ def _queue(
     if pooled is not None:
         ages.append(_since(pooled.oldest, now))
     # The limits are the same everywhere, but for a moment after a change.
-    first = loads[0]
+    first = loads[0] if loads else QueueLoad()
     return QueueOut(
         name=name,
         concurrency=first.concurrency,
@@ -114,6 +116,7 @@ def _queue(
         running=sum(load.running for load in loads),
         ready=sum(load.ready for load in loads) + (0 if pooled is None else pooled.tasks),
         in_pool=0 if pooled is None else pooled.tasks,
+        claimers=sum(load.claimed for load in loads),
         delayed=sum(load.delayed for load in loads),
         paused=paused,
         paused_by=pause.by if paused and pause else None,

@@ -78,7 +78,10 @@ class Overview:
         began = await self._began(figures or (), since)
         said = (await self._engine.board.read()).values()
         since_ready = [load.ready_since for one in said for load in one.queues.values() if load.ready]
-        oldest = min((moment for moment in since_ready if moment is not None), default=None)
+        ages = [max(0.0, (now - moment).total_seconds()) for moment in since_ready if moment is not None]
+        pool = self._engine.pool
+        if pool is not None:
+            ages += [load.oldest_age for load in pool.loads() if load.oldest_age]
         kept = figures is not None
         return OverviewOut(
             window_seconds=window.seconds,
@@ -94,7 +97,8 @@ class Overview:
             run_p95_seconds=runs.percentile(0.95),
             wait_p50_seconds=waits.percentile(0.5),
             wait_p95_seconds=waits.percentile(0.95),
-            oldest_ready_age_seconds=None if oldest is None else max(0.0, (now - oldest).total_seconds()),
+            oldest_ready_age_seconds=max(ages, default=None),
+            unclaimed_queues=[] if pool is None else pool.unclaimed(),
             points=_points(figures or (), window.width, since, int(now.timestamp())),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from types import EllipsisType
 from typing import Any, Protocol
 
@@ -92,7 +92,7 @@ class TaskLookup(Protocol):
         """When the tasks of these groups ended; `None` if the backend does not count them."""
 
     async def in_pool(self, queues: Collection[str]) -> Mapping[str, PoolDepth]:
-        """What waits in the pool, for those of these queues that have tasks there."""
+        """What waits in the pool, by queue: for these queues, and for any other that has tasks there."""
 
     async def instances(self) -> list[Instance]: ...
     async def losses(self) -> dict[str, Loss]:
@@ -187,6 +187,22 @@ class FleetBoard(Protocol):
         """What each living instance says, by its id; raises `BackendError`."""
 
 
+class PoolLoad(Protocol):
+    """What waits in the pool for one queue."""
+
+    @property
+    def oldest_age(self) -> float:
+        """Seconds; 0 if nothing waits."""
+
+
+class PoolView(Protocol):
+    """What this process last saw in the pool."""
+
+    def loads(self) -> Iterable[PoolLoad]: ...
+    def unclaimed(self) -> list[str]:
+        """The queues that have tasks there, and no living instance that claims them."""
+
+
 class EngineVitals(Protocol):
     """The health of the engine."""
 
@@ -246,6 +262,8 @@ class TaskEngine(Protocol):
     def objectives(self) -> ObjectiveBook: ...
     @property
     def board(self) -> FleetBoard: ...
+    @property
+    def pool(self) -> PoolView | None: ...
     @property
     def vitals(self) -> EngineVitals: ...
     @property

@@ -229,6 +229,7 @@ class OverviewOut(BaseModel):
         description="From enqueueing to the first start, without a delay that was asked for."
     )
     oldest_ready_age_seconds: float | None
+    unclaimed_queues: list[str] = Field(description="Their tasks wait in the pool, and no living instance claims them.")
     points: list[PointOut]
 
 
@@ -322,6 +323,7 @@ class QueueOut(BaseModel):
     running: int
     ready: int
     in_pool: int = Field(description="How many of the ready ones belong to no instance: those of a shared queue.")
+    claimers: int = Field(description="Living instances that run its tasks. 0: what is in the pool waits for one.")
     delayed: int
     paused: bool
     paused_by: str | None = Field(description="Who paused it; null if it is not known.")

@@ -118,7 +118,7 @@ async def test_every_operation_is_passed_on_and_measured_under_a_name_of_its_own
 async def test_a_store_that_gets_no_answer_shows_that_the_backend_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene()
 
-    async def away(queues: object) -> Any:
+    async def away(queues: object, *, others: bool) -> Any:
         raise BackendUnavailableError("away")
 
     with monkeypatch.context() as outage:

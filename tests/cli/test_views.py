@@ -27,7 +27,7 @@ async def test_the_application_is_shown_as_tables_and_as_json(app_of: AppOf, eng
 
         queues = await command("queues", "--url", url)
         head, first, *_ = queues.stdout.splitlines()
-        assert head.split()[:4] == ["name", "running", "ready", "delayed"]
+        assert head.split()[:6] == ["name", "running", "ready", "in_pool", "delayed", "claimers"]
         assert first.split()[:2] == ["default", "0"]
         instances = await command("instances", "--json", "--url", url)
         assert sum(json.loads(line)["answering"] for line in instances.stdout.splitlines()) == 1

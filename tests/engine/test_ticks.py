@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
-from taskflow_otel import SLO, NotStartedError, QueueConfig, TaskManager
+from taskflow_otel import SLO, NotStartedError, QueueConfig, TaskManager, TaskStatus
 from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.backends.pool import POOL
 from taskflow_otel.engine.deployment import RUN
-from taskflow_otel.testing.clock import FakeClock
-from tests.managers import Gate, finish, started, transitions
+from taskflow_otel.testing.clock import FakeClock, settle
+from tests.managers import WAIT, Gate, finish, started, transitions
 from tests.waiting import eventually
 
 RARELY = 3600.0
@@ -101,3 +102,128 @@ async def test_a_round_judges_the_time_limits_that_have_passed_in_the_pool(
         await frozen.engine.ticks.tick(0)
         assert transitions(await frozen.get(task_id)) == ["enqueued", "objective_missed"]
         assert frozen.engine.objectives.overdue() == {"work": 1}
+
+
+class FrozenClock(FakeClock):
+    """The clock of a platform that gives a process no time between two requests."""
+
+    def freeze(self, seconds: float, *, monotonic: bool) -> None:
+        """Let time pass in which nothing runs; the monotonic clock of some hosts stands still then."""
+        self._wall += timedelta(seconds=seconds)
+        self._monotonic += seconds * monotonic
+
+
+async def tick(clock: FakeClock, manager: TaskManager) -> tuple[int, int]:
+    """One round, during which time passes."""
+    round_ = asyncio.ensure_future(manager.engine.ticks.tick(30))
+    while not round_.done():
+        await clock.advance(0.01)
+    return round_.result()
+
+
+@pytest.mark.parametrize("monotonic", [True, False], ids=["the clock went on", "the monotonic clock stood still"])
+async def test_schedules_planned_runs_and_delays_that_became_due_in_a_freeze_run_in_the_next_round(
+    monotonic: bool,
+) -> None:
+    clock, ran = FrozenClock(), list[str]()
+    manager = TaskManager(snapshot_backend=MemoryBackend(durable=True), clock=clock)
+
+    @manager.schedule(every=60, catch_up="latest")
+    async def report() -> None:
+        ran.append("report")
+
+    @manager.task(persist=True)
+    async def note(what: str) -> None:
+        ran.append(what)
+
+    async with started(manager):
+        await settle()
+        assert await tick(clock, manager) == (0, 0)
+        await manager.schedule_once(note, "planned", run_at=clock.now() + timedelta(minutes=10))
+        await manager.schedule_once(note, "much later", run_at=clock.now() + timedelta(hours=5))
+        await manager.enqueue(note, "delayed", delay=600)
+        clock.freeze(3600, monotonic=monotonic)
+        assert await tick(clock, manager) == (3, 0)
+        assert sorted(ran) == ["delayed", "planned", "report"]
+        # What was done is not done again.
+        assert await tick(clock, manager) == (0, 0)
+        clock.freeze(61, monotonic=monotonic)
+        assert await tick(clock, manager) == (1, 0)
+        # The wall clock is set back: nothing is due, and nothing runs a second time.
+        clock.set_wall(clock.now() - timedelta(seconds=50))
+        assert await tick(clock, manager) == (0, 0)
+    assert ran[-1] == "report"
+    assert ran.count("report") == 2
+
+
+async def test_what_was_missed_before_the_start_runs_in_the_first_round() -> None:
+    """A platform ends idle processes, and starts one for the request of the round."""
+    clock, backend, ran = FrozenClock(), MemoryBackend(durable=True), list[int]()
+
+    def process() -> TaskManager:
+        manager = TaskManager(snapshot_backend=backend, clock=clock)
+
+        @manager.schedule(every=60, catch_up="latest")
+        async def report() -> None:
+            ran.append(1)
+
+        return manager
+
+    async with started(process()) as manager:
+        await settle()
+        clock.freeze(61, monotonic=True)
+        assert await tick(clock, manager) == (1, 0)
+    clock.freeze(3600, monotonic=True)
+    async with started(process()) as manager:
+        assert await tick(clock, manager) == (1, 0)
+    assert len(ran) == 2
+
+
+async def test_rounds_at_the_same_time_run_everything_once(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = list[int]()
+
+    async def work(number: int) -> None:
+        ran.append(number)
+        await asyncio.sleep(0)
+
+    web, *frozen = (member(backend, monkeypatch, run) for run in ("none", "pool", "pool"))
+    for one in (web, *frozen):
+        one.task(persist=True, name="work")(work)
+    async with started(web), started(frozen[0]), started(frozen[1]):
+        ids = [await web.enqueue(work, number) for number in range(30)]
+
+        async def all_given() -> bool:
+            return all([(await web.get(task_id)).instance != web.engine.instance_id for task_id in ids])
+
+        await eventually(all_given, "the gifts")
+        rounds = await asyncio.gather(*(one.engine.ticks.tick(20) for one in frozen * 2))
+        assert [done.left for done in rounds] == [0] * 4
+        for task_id in ids:
+            await finish(web, task_id)
+    assert sorted(ran) == list(range(30))
+
+
+async def test_a_round_during_a_drain_ends_with_it_and_a_new_one_is_refused(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    manager = member(backend, monkeypatch, "pool")
+    manager.task(persist=True, name="work")(gate.run)
+    async with started(manager):
+        running, waiting = [await manager.enqueue(gate.run) for _ in range(2)], await manager.enqueue(gate.run)
+        await asyncio.wait_for(gate.entered.wait(), WAIT)
+        round_ = asyncio.ensure_future(manager.engine.ticks.tick(60))
+        await asyncio.sleep(0)
+        stopping = asyncio.ensure_future(manager.shutdown())
+        done = await asyncio.wait_for(round_, WAIT)
+        assert done.left >= 2
+        with pytest.raises(NotStartedError):
+            await manager.engine.ticks.tick(1)
+        gate.opened.set()
+        await stopping
+        stored = await backend.get_all([*running, waiting])
+    # Those that ran were let finish; the other one is left to the next process.
+    assert {stored[task_id].status for task_id in running} == {TaskStatus.SUCCESS}
+    assert stored[waiting].status is TaskStatus.PENDING

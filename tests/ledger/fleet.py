@@ -67,12 +67,12 @@ class _Store:
         self._name = name
 
     def __getattr__(self, method: str) -> Any:
-        async def call(*args: Any) -> Any:
+        async def call(*args: Any, **kwargs: Any) -> Any:
             if (waiting := self._wire.before_store(method, args)) is not None:
                 await waiting
             if self._wire.cut:
                 raise BackendUnavailableError("the wire is cut")
-            return await getattr(getattr(self._wire.backend, self._name), method)(*args)
+            return await getattr(getattr(self._wire.backend, self._name), method)(*args, **kwargs)
 
         return call
 

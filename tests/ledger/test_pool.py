@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from taskflow_otel import SLO, InMemoryLogger, QueueConfig, TaskManager, TaskStatus
-from taskflow_otel.backends.pool import POOL, KeepsPool, PoolStore
+from taskflow_otel.backends.pool import POOL, KeepsPool, PoolStore, Wanted
 from taskflow_otel.engine.deployment import CONCURRENCY, QUEUES, RUN
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.exporters import signals
@@ -205,6 +205,82 @@ async def test_a_task_in_the_pool_can_be_cancelled_on_any_instance(
         assert (await canceller.cancel(task_id)).status is TaskStatus.CANCELLED
         assert transitions(await finish(enqueuer, task_id)) == ["enqueued", "cancelled"]
     assert await pool_of(fleet).depth(["shared"]) == {}
+
+
+async def test_a_request_for_a_task_in_the_pool_is_carried_out_once_though_nobody_claims_its_queue(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        raise AssertionError("it was cancelled")
+
+    seen = InMemoryLogger(), InMemoryLogger()
+    webs = [member(fleet, work, monkeypatch, run="none", loggers=[logger]) for logger in seen]
+    await fleet.start(*webs)
+    ids = [await webs[0].enqueue(work) for _ in range(4)]
+    for task_id in ids:
+        await eventually(lambda one=task_id: waits_in_pool(fleet, one), "the gift")  # type: ignore[misc]
+    # As in the transaction of a caller, which can only write the request.
+    for task_id in ids[1:]:
+        assert await fleet.storage.request_cancel(task_id)
+    for task_id in ids[1:]:
+        assert transitions(await finish(webs[0], task_id)) == ["enqueued", "cancelled"]
+    assert await waits_in_pool(fleet, ids[0])
+    assert await fleet.storage.cancel_requests(POOL) == []
+    for web in webs:
+        await fleet.stop(web)
+    ends = [event.task_id for logger in seen for event in logger.lifecycle_events if event.status.finished]
+    assert sorted(ends) == sorted(ids[1:])
+
+
+@pytest.mark.parametrize("dies", ["while it runs", "after the claim"])
+async def test_the_slots_of_all_instances_that_a_dead_one_held_come_back_and_the_limit_holds(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, dies: str
+) -> None:
+    running, most, ran = 0, 0, 0
+    held = Gate()
+
+    async def work() -> None:
+        nonlocal running, most, ran
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+        ran += 1
+
+    queues = {"shared": QueueConfig(concurrency=2, run="pool", concurrency_scope="fleet")}
+    web = member(fleet, work, monkeypatch, run="none", queues=queues)
+    first, *others = (member(fleet, one, monkeypatch, queues=queues) for one in (held.run, work, work))
+    await fleet.start(web)
+    ids = [await web.enqueue(work) for _ in range(7)]
+    for task_id in ids:
+        await eventually(lambda one=task_id: waits_in_pool(fleet, one), "the gift")  # type: ignore[misc]
+    if dies == "after the claim":
+        store = fleet.wires[first].backend.pool_store  # type: ignore[attr-defined]  # a KeepsPool
+        claim = store.claim
+
+        async def claim_and_be_cut_off(*args: Any) -> Any:
+            found = await claim(*args)
+            fleet.wires[first].cut = True
+            return found
+
+        monkeypatch.setattr(store, "claim", claim_and_be_cut_off)
+    await fleet.start(first)
+
+    async def holds_both() -> bool:
+        owners = Counter([(await web.get(task_id)).instance for task_id in ids])
+        return owners == {first.engine.instance_id: 2, POOL: 5}
+
+    await eventually(holds_both, "its claims")
+    if dies == "while it runs":
+        await asyncio.wait_for(held.entered.wait(), WAIT)
+    await fleet.start(*others)
+    # As long as nobody knows that it is dead, nobody else has a slot.
+    assert await pool_of(fleet).claim("nobody", Wanted("shared", {"work"}, 9, 2), ()) == []
+    assert ran == 0
+    await fleet.die(first)
+    for task_id in ids:
+        assert (await finish(web, task_id)).status is TaskStatus.SUCCESS
+    assert (ran, most) == (7, 2)
 
 
 async def test_a_paused_queue_keeps_its_tasks_in_the_pool(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from taskflow_otel import QueueConfig, TaskAdmin, TaskManager
+from taskflow_otel.backends.pool import POOL
 from taskflow_otel.engine.deployment import RUN
 from taskflow_otel.model.board import QueueLoad, Said, ScheduleTrouble
 from taskflow_otel.model.status import TaskStatus
@@ -60,6 +61,63 @@ async def test_what_waits_in_the_pool_is_ready_on_no_instance_and_in_the_sum(tmp
         assert (queue["ready"], [one["ready"] for one in queue["instances"]]) == (3, [0, 0])
         assert queue["oldest_ready_age_seconds"] is not None
         gate.opened.set()
+
+
+async def test_what_waits_for_a_queue_that_no_instance_declares_is_shown_everywhere(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskflow_otel.engine.sharing._RARELY", 0.02)
+    path = str(tmp_path / "tasks.db")
+    monkeypatch.setenv(RUN, "none")
+    before = TaskManager(snapshot_db=path, queues={"video": QueueConfig()})
+    monkeypatch.delenv(RUN)
+    render = before.task(persist=True, queue="video", name="render")(Gate().run)
+    async with started(before):
+        ids = [await before.enqueue(render) for _ in range(2)]
+
+        async def given() -> bool:
+            return all([(await before.get(task_id)).instance == POOL for task_id in ids])
+
+        await eventually(given, "the gift")
+    # The next release has neither the queue nor the task, and shares nothing.
+    after, app = TaskManager(snapshot_db=path), FastAPI()
+    TaskAdmin(app, after)
+    transport = httpx.ASGITransport(app)
+    async with started(after), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+
+        async def video() -> dict[str, Any] | None:
+            queues = (await client.get("/tasks/queues")).json()
+            return next((queue for queue in queues if queue["name"] == "video"), None)
+
+        queue = await video()
+        assert queue is not None
+        assert (queue["in_pool"], queue["ready"], queue["claimers"], queue["slots"]) == (2, 2, 0, 0)
+        assert (queue["instances"], queue["concurrency"], queue["paused"]) == ([], None, False)
+        assert queue["oldest_ready_age_seconds"] > 0
+
+        async def overview() -> dict[str, Any]:
+            found: dict[str, Any] = (await client.get("/tasks/overview")).json()
+            return found
+
+        async def told() -> bool:
+            return bool((await overview())["unclaimed_queues"] == ["video"])
+
+        await eventually(told, "the look at the pool")
+        assert (await overview())["oldest_ready_age_seconds"] > 0
+
+        def shown() -> tuple[float | None, ...]:
+            read, labels = after.metrics.registry.get_sample_value, {"queue": "video"}
+            return read("taskflow_pool_depth", labels), read("taskflow_pool_claimers", labels)
+
+        await eventually(lambda: shown() == (2, 0), "the gauges")
+        for task_id in ids:
+            assert (await client.post(f"/tasks/{task_id}/cancel")).status_code == 202
+        assert await video() is None
+
+        async def settled() -> bool:
+            return not (await overview())["unclaimed_queues"]
+
+        await eventually(settled, "the next look")
 
 
 async def test_a_process_that_claims_no_task_has_no_slots_of_a_shared_queue(

@@ -150,6 +150,7 @@ async def test_without_figures_the_overview_says_nothing_about_the_window(engine
     class Engine:
         lookup = Lookup()
         board = engine.manager.engine.board
+        pool = None
 
     read = await Overview(Engine()).read("24h")  # type: ignore[arg-type]  # what it asks for
     assert (read.finished, read.finished_per_minute, read.run_p95_seconds, read.running) == (None, None, None, 1)

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 import pytest
 from playwright.async_api import expect
 
+from taskflow_otel.backends.pool import Pooled
 from taskflow_otel.engine.losses import Losses
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.vocabulary import InstanceState, Reason
 from taskflow_otel.testing.backends.samples import make_instance
 from tests.web.conftest import OpenPage
-from tests.web.house import House, make_record
+from tests.web.house import INSTANCE, House, make_record
 
 pytestmark = pytest.mark.browser
 
@@ -71,3 +72,27 @@ async def test_failures_of_a_window_are_those_that_ended_in_it(opened: OpenPage,
         engine.put(make_record("newest", TaskStatus.FAILED, age=5_000, duration=4_999.0))
         await expect(latest.first).to_contain_text("newest")
         await expect(latest).to_have_count(8)
+
+
+async def test_a_queue_that_no_instance_declares_says_that_its_tasks_wait_and_offers_nothing_to_change(
+    opened: OpenPage, engine: House
+) -> None:
+    given = [engine.put(make_record("render", TaskStatus.PENDING, queue="video")) for _ in range(2)]
+    tasks = [
+        Pooled(one.task_id, one.queue, one.priority, one.func_name, None, one.created_at, one.created_at)
+        for one in given
+    ]
+    await engine.backend.pool_store.give(INSTANCE, tasks)
+    async with opened("?view=queues") as page:
+        card = page.locator("article").filter(has_text="video")
+        await expect(card).to_contain_text("No living instance declares this queue: 2 tasks wait in the pool")
+        await expect(card.get_by_role("button")).to_have_count(0)
+        other = page.locator("article").filter(has_text="mail")
+        await expect(other.get_by_role("button", name="Pause")).to_be_visible()
+        await expect(other.get_by_role("alert")).to_have_count(0)
+        pool = engine.manager.engine.pool
+        assert pool is not None
+        await pool.tick()
+        await page.get_by_role("link", name="Overview").click()
+        await page.get_by_role("alert").get_by_role("link", name="no living instance claims them: video").click()
+        await expect(card).to_be_visible()

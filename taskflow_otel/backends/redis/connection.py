@@ -186,20 +186,20 @@ class Connection:
         async with self._guarded():
             return await self._client.execute_command(name, *args)
 
-    async def hear(self, channel: str, ring: Callable[[], None]) -> None:
-        """Call `ring` at once, and at each message of a channel, as long as the connection lasts.
+    async def hear(self, channel: str, subscribed: Callable[[], None], heard: Callable[[str], None]) -> None:
+        """Call `subscribed` at once, and `heard` with each message of a channel, as long as the connection lasts.
 
         Returns at once on a cluster, whose client has no channels.
         """
         if isinstance(self._client, RedisCluster):
             return
-        async with self._guarded(), self._client.pubsub(ignore_subscribe_messages=True) as heard:
-            await heard.subscribe(f"{self._tag}:{channel}")
-            ring()
+        async with self._guarded(), self._client.pubsub(ignore_subscribe_messages=True) as messages:
+            await messages.subscribe(f"{self._tag}:{channel}")
+            subscribed()
             while True:
                 # Without a time, the limit of a command would end the wait.
-                if await heard.get_message(timeout=_QUIET) is not None:
-                    ring()
+                if (message := await messages.get_message(timeout=_QUIET)) is not None:
+                    heard(message["data"])
 
     async def info(self, section: str) -> dict[str, Any] | None:
         """Return one section of the server's INFO; `None` if the account may not read it."""

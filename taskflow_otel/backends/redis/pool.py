@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from taskflow_otel.backends.pool import Claimed, PoolDepth, Pooled, Wanted
+from taskflow_otel.backends.pool import Claimed, News, PoolDepth, Pooled, Wanted
 from taskflow_otel.backends.redis import codec
 
 if TYPE_CHECKING:
@@ -50,15 +50,10 @@ class RedisPoolStore:
         rows = await self._write("pool_claim", owner, "0", task_id)
         return next(iter(_claimed(rows)), None)
 
-    async def depth(self, queues: Collection[str]) -> dict[str, PoolDepth]:
+    async def depth(self, queues: Collection[str], *, others: bool = False) -> dict[str, PoolDepth]:
         """See `PoolStore`."""
-        names = list(queues)
-        found = await self._connection().read("pool_depth", *names)
-        return {
-            name: PoolDepth(number, codec.from_micros(int(oldest)))
-            for name, (number, oldest) in zip(names, found, strict=True)
-            if number
-        }
+        found = await self._connection().read("pool_depth", f"{others:d}", *queues)
+        return {name: PoolDepth(number, codec.from_micros(int(oldest))) for name, number, oldest in found}
 
 
 class RedisBell:
@@ -67,9 +62,9 @@ class RedisBell:
     def __init__(self, connection: Callable[[], Connection]) -> None:
         self._connection = connection
 
-    async def hear(self, ring: Callable[[], None]) -> None:
+    async def hear(self, news: News) -> None:
         """See `PoolBell`."""
-        await self._connection().hear("pool_bell", ring)
+        await self._connection().hear("pool_bell", news.all, news.heard)
 
 
 def _claimed(rows: Sequence[Any]) -> list[Claimed]:

@@ -219,10 +219,7 @@ class SqlBackend(ABC):
 
     async def request_cancel(self, task_id: str) -> bool:
         """Ask the owner of a live task to cancel it; return `False` if the task is unknown or finished."""
-        live = tasks.c.task_id == task_id, tasks.c.finished_at.is_(None)
-        return await self._update_rows(
-            update(tasks).where(*live).values(cancel_requested=1, updated_at=now_micros()), "writing"
-        )
+        return await self._transact("writing", lambda connection: self.pool_store.request_cancel(connection, task_id))
 
     async def cancel_requests(self, instance_id: str) -> list[str]:
         """Ids of the live tasks of this instance for which a cancellation was requested."""

@@ -53,7 +53,7 @@ class Dialect(Protocol):
     def insert_or_add(self, table: Table, sums: Sequence[str]) -> Insert:
         """An insert that adds the columns `sums` to an existing row."""
 
-    def ring(self, channel: str) -> Select[Any] | None:
+    def ring(self, channel: str, message: str) -> Select[Any] | None:
         """The statement that notifies the listeners of a channel after the commit, where there is one."""
 
     def schema_lock(self, connection: AsyncConnection, /) -> _Lock:
@@ -70,9 +70,9 @@ class _Lock(Protocol):
 
 
 class _NoBell:
-    def ring(self, channel: str) -> Select[Any] | None:
+    def ring(self, channel: str, message: str) -> Select[Any] | None:
         """See `Dialect`."""
-        del channel
+        del channel, message
         return None
 
 
@@ -144,9 +144,9 @@ class PostgresDialect(_PlainParameters):
         added = {name: table.c[name] + insert.excluded[name] for name in sums}
         return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=added)
 
-    def ring(self, channel: str) -> Select[Any] | None:
+    def ring(self, channel: str, message: str) -> Select[Any] | None:
         """See `Dialect`; equal notifications of a transaction are one."""
-        return select(func.pg_notify(channel, ""))
+        return select(func.pg_notify(channel, message))
 
     @asynccontextmanager
     async def schema_lock(self, connection: AsyncConnection) -> AsyncIterator[None]:

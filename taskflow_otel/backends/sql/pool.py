@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Delete, Select, Update, delete, func, or_, select, update
+from sqlalchemy import Delete, Select, Table, Update, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from taskflow_otel.backends.pool import POOL, Claimed, PoolDepth, Pooled, Wanted
+from taskflow_otel.backends.pool import CANCELLED, POOL, Claimed, PoolDepth, Pooled, Wanted
 from taskflow_otel.backends.sql import queries
 from taskflow_otel.backends.sql.audit import Read, Write
 from taskflow_otel.backends.sql.dialects import Dialect
@@ -31,8 +31,10 @@ class SqlPoolStore:
         self._read = read
         self._write = write
         self._dialect = dialect
-        self.ring: Select[Any] | None = dialect.ring(named(pool.name))
-        """The statement that rings the bell; `None` without a bell."""
+        self.ring: Select[Any] | None = dialect.ring(named(pool.name), "")
+        """The statement that tells of a gift; `None` without a bell."""
+        self.ring_cancelled: Select[Any] | None = dialect.ring(named(pool.name), CANCELLED)
+        """The statement that tells of a cancellation; `None` without a bell."""
         self._unanswered: dict[str, int] = {}
         """Owners whose latest claim got no answer, and when the first such call began."""
 
@@ -106,11 +108,18 @@ class SqlPoolStore:
 
         return await self._write("claiming from the pool", work)
 
-    async def depth(self, queues: Collection[str]) -> dict[str, PoolDepth]:
-        """See `PoolStore`."""
+    async def request_cancel(self, connection: AsyncConnection, task_id: str) -> bool:
+        """Ask for the cancellation of a live task, wherever it is, and tell of it; whether there is one."""
+        asked = (await connection.execute(cancelling(tasks, task_id))).rowcount > 0
+        if asked and self.ring_cancelled is not None:
+            await connection.execute(self.ring_cancelled)
+        return asked
+
+    async def depth(self, queues: Collection[str], *, others: bool = False) -> dict[str, PoolDepth]:
+        """See `PoolStore`. A name that an index cannot hold is told as it is stored, if it is not one of `queues`."""
         names = {indexable(queue): queue for queue in queues}
-        rows = await self._read(depth_statement(names))
-        return {names[name]: PoolDepth(number, moment(oldest)) for name, number, oldest in rows}
+        rows = await self._read(depth_statement(None if others else names))
+        return {names.get(name, name): PoolDepth(number, moment(oldest)) for name, number, oldest in rows}
 
     @staticmethod
     async def _take(connection: AsyncConnection, owner: str, since: dict[str, int]) -> list[Claimed]:
@@ -141,10 +150,16 @@ def wanted_statement(wanted: Wanted, seals: Collection[str]) -> Select[Any]:
     return ordered.limit(wanted.limit).with_for_update(skip_locked=True)
 
 
-def depth_statement(queues: Iterable[str]) -> Select[Any]:
-    """The number of tasks of these queues, and when the first of them became ready."""
-    statement = select(_p.queue, func.count(), func.min(_p.since)).where(_p.queue.in_(sorted(queues)))
-    return statement.group_by(_p.queue)
+def cancelling(of: Table, task_id: str) -> Update:
+    """Ask for the cancellation of a task of this table, if it is live."""
+    live = of.c.task_id == task_id, of.c.finished_at.is_(None)
+    return update(of).where(*live).values(cancel_requested=1, updated_at=now_micros())
+
+
+def depth_statement(queues: Iterable[str] | None) -> Select[Any]:
+    """The number of tasks of these queues (`None`: of all), and when the first of them became ready."""
+    statement = select(_p.queue, func.count(), func.min(_p.since)).group_by(_p.queue)
+    return statement if queues is None else statement.where(_p.queue.in_(sorted(queues)))
 
 
 def _pass_on(ids: Iterable[str], owner: str) -> Update:

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
+from taskflow_otel.backends.pool import News
+
 
 class PostgresBell:
     """See `PoolBell`.
@@ -27,7 +29,7 @@ class PostgresBell:
         self._connect = connect
         self._guard = guard
 
-    async def hear(self, ring: Callable[[], None]) -> None:
+    async def hear(self, news: News) -> None:
         """See `PoolBell`."""
         async with self._guard() as lift_limit:
             connection = await self._connect()
@@ -38,9 +40,9 @@ class PostgresBell:
                     return
                 await connection.execute(f'LISTEN "{self._channel}"')
                 lift_limit()
-                ring()
+                news.all()
                 async with aclosing(connection.notifies()) as notifications:
-                    async for _ in notifications:
-                        ring()
+                    async for notification in notifications:
+                        news.heard(notification.payload)
             finally:
                 await connection.close()

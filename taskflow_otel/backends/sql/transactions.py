@@ -142,9 +142,10 @@ class SqlTransactionStore:
     def request_cancel(self, connection: Connection, task_id: str, instance_id: str) -> bool:
         """See `Joined`."""
         self._check(connection, instance_id, writes=True)
-        live = self._tasks.c.task_id == task_id, self._tasks.c.finished_at.is_(None)
-        asked = update(self._tasks).where(*live).values(cancel_requested=1, updated_at=now_micros())
-        return connection.execute(asked).rowcount > 0
+        asked = connection.execute(pools.cancelling(self._tasks, task_id)).rowcount > 0
+        if asked and self._pool.ring_cancelled is not None:
+            connection.execute(self._pool.ring_cancelled)
+        return asked
 
     def check_engine(self, session: Session) -> None:
         """Refuse a session whose database cannot be this one, without asking the database."""

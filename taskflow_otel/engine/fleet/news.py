@@ -1,12 +1,11 @@
-"""News of the pool from other processes: this instance looks at once, and not only in its next round."""
+"""News from other processes, of the pool and of cancellations: this instance looks at once, not in its next round."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
-from taskflow_otel.backends.pool import PoolBell
+from taskflow_otel.backends.pool import News, PoolBell
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.service import Service
 
@@ -17,22 +16,22 @@ _AGAIN = 1.0
 
 
 class PoolNews(Service):
-    """Hears the bell of the pool, and calls `look` at each ring.
+    """Hears the bell of the pool, and passes on what it tells.
 
     Nothing depends on it but the wait of a task: without a bell, it is found by the next round of the pool.
     """
 
-    def __init__(self, bell: PoolBell, look: Callable[[], None], clock: Clock) -> None:
+    def __init__(self, bell: PoolBell, news: News, clock: Clock) -> None:
         super().__init__("pool-news", _AGAIN, clock)
         self._bell = bell
-        self._look = look
+        self._news = news
 
     async def tick(self) -> None:
         """Hear the bell until its connection breaks, or for good if none can be heard."""
-        await self._bell.hear(self._look)
+        await self._bell.hear(self._news)
         self.count_failure()
         logger.warning(
             "the database sends no notifications here, probably because of a pooler in front of it (pgbouncer in "
-            "transaction mode): tasks of shared queues that other processes add are found once a second"
+            "transaction mode): what other processes add to shared queues or cancel is found once a second"
         )
         await asyncio.Event().wait()

@@ -99,6 +99,11 @@ class PlannedRuns:
         """Start runs that are due, as soon as `refresh` has read them."""
         self._running = True
 
+    @property
+    def firing(self) -> int:
+        """How many pieces of work are in progress."""
+        return len(self._background)
+
     async def stop(self) -> None:
         """Start no more runs."""
         self._running = False

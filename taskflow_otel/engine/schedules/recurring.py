@@ -84,6 +84,11 @@ class Scheduler:
         self._running = True
         self._spawn(self._bring_up(list(self._entries.values())))
 
+    @property
+    def firing(self) -> int:
+        """How many pieces of work are in progress."""
+        return len(self._background)
+
     async def stop(self) -> None:
         """Fire no more."""
         self._running = False

@@ -108,6 +108,11 @@ class Schedules(Service):
         if self._rounds_done % _TIDY_ROUNDS == 0:
             await self._once.tidy()
 
+    @property
+    def firing(self) -> int:
+        """How many pieces of work are in progress: firings, and the first look at those that were missed."""
+        return self._scheduler.firing + self._once.firing
+
     def add(self, schedule: Schedule, definition: TaskDefinition) -> None:
         """Add a schedule; raises `ConfigurationError` if its name is taken."""
         self._scheduler.add(schedule, definition)

@@ -203,6 +203,9 @@ class PoolConformance(BackendFixtures):
         queues = ["a", "b", "c", "a b ü"]
         one = PoolDepth(1, BASE)
         assert await pool.depth(queues) == {"a": PoolDepth(2, ready[2]), "b": one, "a b ü": one}
+        # A queue that its reader does not know must not go unseen.
+        everything = {"a": PoolDepth(2, ready[2]), "b": one, "a b ü": one}
+        assert await pool.depth(["b", "c"], others=True) == await pool.depth([], others=True) == everything
         await pool.claim("two", Wanted("a", {"send"}, 9), ())
-        assert await pool.depth(queues) == {"b": one, "a b ü": one}
+        assert await pool.depth(queues) == await pool.depth(["c"], others=True) == {"b": one, "a b ü": one}
         assert await pool.depth(["c"]) == {}

@@ -25,6 +25,8 @@ export class OverviewView {
     this.top = h("span", { class: "chart-top mono" });
     this.from = h("span");
     this.health = h("div", { class: "banner bad", role: "alert", hidden: true });
+    this.unclaimedLink = h("a", { href: "?view=queues" });
+    this.unclaimed = h("div", { class: "banner bad", role: "alert", hidden: true }, this.unclaimedLink);
     this.running = new RunningPanel();
     this.failed = panelOf("Latest failures", "?view=failures", (task) => task.status === "failed", "No failures", "Nothing has failed in the last 24 hours.", "end_time");
     this.objectives = new Objectives();
@@ -36,6 +38,7 @@ export class OverviewView {
     root.append(
       h("div", { class: "view-head" }, h("h1", { text: "Overview" }), this.switch),
       this.health,
+      this.unclaimed,
       h("section", { class: "tiles", "aria-label": "Figures" }, Object.values(this.tiles).map((tile) => tile.element)),
       h(
         "section",
@@ -77,6 +80,9 @@ export class OverviewView {
     this.objectives.show(objectives);
     setShown(this.health, health.reasons.length > 0);
     setText(this.health, `Not ready: ${health.reasons.join("; ")}`);
+    const unclaimed = figures.unclaimed_queues;
+    setShown(this.unclaimed, unclaimed.length > 0);
+    setText(this.unclaimedLink, `Tasks wait in the pool, and no living instance claims them: ${unclaimed.join(", ")}`);
     const { points } = figures;
     const totals = points.map((point) => point.success + point.failed + point.other);
     const kept = figures.finished !== null;

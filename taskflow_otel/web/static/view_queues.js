@@ -45,6 +45,7 @@ class QueueCard {
     this.meter = h("div", { class: "meter big", role: "meter", "aria-label": "Slots in use", "aria-valuemin": "0" }, h("i"));
     this.use = h("span", { class: "muted" });
     this.pausedBy = h("span", { class: "paused-by" });
+    this.unclaimed = h("div", { class: "banner bad", role: "alert", hidden: true });
     this.shareRows = h("tbody");
     this.shares = h(
       "table",
@@ -54,7 +55,7 @@ class QueueCard {
     );
     this.toggle = h("button", { class: "button", type: "button", on: { click: () => this.#toggle() } });
     this.inputs = { concurrency: limitInput("Concurrency of each instance", 1), max_size: limitInput("Max waiting on each", 0) };
-    const form = h(
+    this.form = h(
       "form",
       { class: "limits", on: { submit: (event) => this.#save(event) } },
       Object.values(this.inputs).map((input) => input.label),
@@ -65,6 +66,7 @@ class QueueCard {
       "article",
       { class: "card queue-card" },
       h("div", { class: "card-head" }, h("h2", { text: queue.name }), this.paused, act ? this.toggle : null),
+      this.unclaimed,
       this.meter,
       this.use,
       h(
@@ -74,13 +76,18 @@ class QueueCard {
       ),
       this.pausedBy,
       this.shares,
-      act ? form : null,
+      act ? this.form : null,
     );
   }
 
   draw(queue) {
     this.queue = queue;
     setShown(this.paused, queue.paused);
+    // A queue that no living instance declares has no limits, and cannot be paused.
+    const declared = queue.instances.length > 0;
+    for (const control of [this.toggle, this.form, this.meter, this.use]) setShown(control, declared);
+    setShown(this.unclaimed, queue.in_pool > 0 && queue.claimers === 0);
+    setText(this.unclaimed, `No living instance ${declared ? "claims" : "declares"} this queue: ${count(queue.in_pool)} ${queue.in_pool === 1 ? "task waits" : "tasks wait"} in the pool`);
     this.toggle.replaceChildren(icon(queue.paused ? "play" : "pause"), queue.paused ? "Resume" : "Pause");
     for (const name of ["running", "ready", "delayed"]) setText(this.numbers[name], count(queue[name]));
     setText(this.numbers.oldest, duration(queue.oldest_ready_age_seconds));

@@ -8,7 +8,7 @@ import pytest
 
 from taskflow_otel import QueueConfig, TaskManager
 from taskflow_otel.backends.base import Insert
-from taskflow_otel.backends.pool import Pooled
+from taskflow_otel.backends.pool import Pooled, Wanted
 from taskflow_otel.engine.fleet.pool_watch import PoolLoad, PoolWatch
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.model.board import QueueLoad, Said
@@ -81,4 +81,50 @@ async def test_the_age_grows_between_two_looks_and_only_shared_queues_are_looked
     assert list(watch.loads()) == [PoolLoad("shared", 1, 5.0, 2, 7)]
     await clock.advance(60.0)
     assert list(watch.loads()) == [PoolLoad("shared", 1, 65.0, 2, 7)]
+    await backend.close()
+
+
+async def test_a_queue_that_nobody_claims_is_reported_and_logged_once_also_if_it_is_not_declared_here(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend = Kept()
+    await backend.open()
+    clock = FakeClock()
+    said = {"web": Said({"shared": QueueLoad(claimed=False)})}
+
+    async def say() -> dict[str, Said]:
+        return said
+
+    watch = PoolWatch(backend.pool_store, Queues(BESIDE, {"shared"}, lambda _: False), say, {}, clock, 1.0)
+    assert watch.unclaimed() == []
+    tasks = [make_task(instance="web", queue=queue) for queue in ("gone", "gone", "own", "shared")]
+    await backend.apply([Insert(task) for task in tasks])
+    pooled = [
+        Pooled(task.task_id, task.queue, task.priority, task.func_name, None, task.created_at, clock.now())
+        for task in tasks
+    ]
+    await backend.pool_store.give("web", pooled)
+
+    async def logged() -> int:
+        await watch.tick()
+        return caplog.text.count("no living instance claims them")
+
+    # Workers may be starting.
+    assert await logged() == 0
+    assert list(watch.loads()) == [PoolLoad("shared", 1, 0.0, 0, 0), PoolLoad("gone", 2, 0.0, 0, 0)]
+    # What this process declares and does not share, it claims itself.
+    assert watch.unclaimed() == ["shared", "gone"]
+    # Objectives of tasks that are not known here cannot be judged here.
+    assert watch.waiting() == ["shared"]
+    await clock.advance(60.0)
+    assert [await logged(), await logged()] == [2, 2]
+    assert "2 tasks of queue 'gone' wait in the pool, the oldest for 60 s" in caplog.text
+    said["worker"] = Said({"gone": QueueLoad()})
+    assert await logged() == 2
+    assert (watch.unclaimed(), list(watch.loads())[-1]) == (["shared"], PoolLoad("gone", 2, 60.0, 1, 0))
+    del said["worker"]
+    assert await logged() == 3
+    await backend.pool_store.claim("worker", Wanted("gone", {"send"}, 9), ())
+    await watch.tick()
+    assert [load.queue for load in watch.loads()] == ["shared"]
     await backend.close()

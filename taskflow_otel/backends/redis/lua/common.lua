@@ -20,6 +20,7 @@
 --   handed:<owner>    ids returned by the latest take_over
 --   pool:<queue>      ids of the tasks that nobody owns, by negative priority; ids of one score are ordered by age
 --   pool_of           hash: id of each of them -> queue, group, creation time and time since when it is ready, as JSON
+--   pool_queues       set of the queues that have ever had tasks in the pool
 --   pool_slots:<queue>           hash: id of each claimed task that holds a slot of all instances -> its token and retries
 --   claimed:<owner>   ids returned by the latest claim
 --   writer:<id>       number of a writer's latest ordered call; the one kind of key that expires

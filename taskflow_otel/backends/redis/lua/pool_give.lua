@@ -9,6 +9,7 @@ for _, given in ipairs(cjson.decode(ARGV[4])) do
   if stored[1] == owner and LIVE[stored[2]] then
     pass_on(id, owner, 'pool', group, created)
     call('ZADD', P .. 'pool:' .. queue, rank, id)
+    call('SADD', P .. 'pool_queues', queue)
     call('HSET', P .. 'pool_of', id, cjson.encode({queue, group, created, since}))
   end
 end
