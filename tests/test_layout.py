@@ -168,11 +168,6 @@ ELSEWHERE = [
         ("backends/transactions.py",),
     ),
     Elsewhere(
-        "engine/fleet/test_news.py",
-        "What is asked of another instance shows with two of them; for tasks in the pool: ledger/test_pool.py.",
-        ("engine/fleet/remote_cancels.py",),
-    ),
-    Elsewhere(
         "engine/schedules/test_firing.py",
         "The claim of a firing is a step of it.",
         ("engine/claims.py",),
