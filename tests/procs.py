@@ -114,3 +114,11 @@ class AppProcess:
         except OSError:
             return False
         return True
+
+
+class WorkerProcess(AppProcess):
+    """`taskflow-otel worker` for an application; its port has the probes and the metrics."""
+
+    def command(self) -> Sequence[str]:
+        """How the worker is started."""
+        return [sys.executable, "-m", "taskflow_otel", "worker", self.app, "--port", str(self.port), *self.arguments]

@@ -5,25 +5,17 @@ from __future__ import annotations
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from taskflow_otel.cli.main import main
-from tests.procs import AppProcess
+from tests.procs import AppProcess, WorkerProcess
 from tests.waiting import wait_until
 
 APP = "tests.apps.workers_app:app"
-
-
-class WorkerProcess(AppProcess):
-    """A worker of an application."""
-
-    def command(self) -> Sequence[str]:
-        worker = [sys.executable, "-m", "taskflow_otel", "worker", self.app, "--port", str(self.port)]
-        return [*worker, *self.arguments]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from taskflow_otel.reconcile.compare import Difference, reconcile
 from taskflow_otel.reconcile.otlp_file import read_exports
 from tests.otlp import OtlpReceiver, Received, ReceivedSpan
 from tests.otlp_grpc import OtlpGrpcReceiver
-from tests.procs import AppProcess
+from tests.procs import AppProcess, WorkerProcess
 from tests.waiting import wait_until
 
 STUBBORN = ("stubborn", "stubborn_in_thread", "stubborn_in_process")
@@ -162,84 +162,94 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield story
 
 
-@pytest.mark.parametrize(
-    ("name", "tree"),
-    [
-        (
-            "success",
-            [
-                "POST /run/{name} SERVER",
-                "  send success PRODUCER",
-                "    process success CONSUMER -> send",
-                "      look up INTERNAL",
-                "        charge INTERNAL",
-            ],
-        ),
-        (
-            "third_time",
-            [
-                "POST /run/{name} SERVER",
-                "  send third_time PRODUCER",
-                "    process third_time CONSUMER ERROR ConnectionError -> send",
-                "    process third_time CONSUMER ERROR ConnectionError -> send, attempt 0",
-                "    process third_time CONSUMER ERROR ConnectionError -> send, attempt 1",
-                "    process third_time CONSUMER -> send, attempt 2",
-            ],
-        ),
-        (
-            "failing",
-            [
-                "POST /run/{name} SERVER",
-                "  send failing PRODUCER",
-                "    process failing CONSUMER ERROR ValueError -> send",
-            ],
-        ),
-        (
-            "eager",
-            [
-                "POST /run/{name} SERVER",
-                "  send eager PRODUCER",
-                "    process eager CONSUMER -> send",
-                "      look up INTERNAL",
-            ],
-        ),
-        ("later", ["POST /run/{name} SERVER", "  send later PRODUCER", "process later CONSUMER -> send"]),
-        (
-            "endless",
-            ["POST /run/{name} SERVER", "  send endless PRODUCER", "    process endless CONSUMER -> send"],
-        ),
-        ("never_run", ["POST /run/{name} SERVER", "  send later PRODUCER"]),
-        (
-            "too_slow",
-            [
-                "POST /run/{name} SERVER",
-                "  send too_slow PRODUCER",
-                "    process too_slow CONSUMER ERROR taskflow_otel.errors.TaskTimeoutError -> send",
-            ],
-        ),
-        ("rejected", ["POST /crowd SERVER", "  send crowded PRODUCER ERROR queue_full"]),
-        (
-            "in_thread",
-            [
-                "POST /run/{name} SERVER",
-                "  send in_thread PRODUCER",
-                "    process in_thread CONSUMER -> send",
-                "      look up INTERNAL",
-            ],
-        ),
-        (
-            "in_process",
-            [
-                "POST /run/{name} SERVER",
-                "  send in_process PRODUCER",
-                "    process in_process CONSUMER -> send",
-                "      look up INTERNAL",
-            ],
-        ),
+TREES = {
+    "success": [
+        "POST /run/{name} SERVER",
+        "  send success PRODUCER",
+        "    process success CONSUMER -> send",
+        "      look up INTERNAL",
+        "        charge INTERNAL",
     ],
-)
-def test_the_story_of_a_task_is_this_tree(story: Story, name: str, tree: list[str]) -> None:
-    assert story.tree(story.ids[name]) == tree
+    "third_time": [
+        "POST /run/{name} SERVER",
+        "  send third_time PRODUCER",
+        "    process third_time CONSUMER ERROR ConnectionError -> send",
+        "    process third_time CONSUMER ERROR ConnectionError -> send, attempt 0",
+        "    process third_time CONSUMER ERROR ConnectionError -> send, attempt 1",
+        "    process third_time CONSUMER -> send, attempt 2",
+    ],
+    "failing": [
+        "POST /run/{name} SERVER",
+        "  send failing PRODUCER",
+        "    process failing CONSUMER ERROR ValueError -> send",
+    ],
+    "eager": [
+        "POST /run/{name} SERVER",
+        "  send eager PRODUCER",
+        "    process eager CONSUMER -> send",
+        "      look up INTERNAL",
+    ],
+    "later": [
+        "POST /run/{name} SERVER",
+        "  send later PRODUCER",
+        "process later CONSUMER -> send",
+    ],
+    "endless": [
+        "POST /run/{name} SERVER",
+        "  send endless PRODUCER",
+        "    process endless CONSUMER -> send",
+    ],
+    "never_run": [
+        "POST /run/{name} SERVER",
+        "  send later PRODUCER",
+    ],
+    "too_slow": [
+        "POST /run/{name} SERVER",
+        "  send too_slow PRODUCER",
+        "    process too_slow CONSUMER ERROR taskflow_otel.errors.TaskTimeoutError -> send",
+    ],
+    "rejected": [
+        "POST /crowd SERVER",
+        "  send crowded PRODUCER ERROR queue_full",
+    ],
+    "in_thread": [
+        "POST /run/{name} SERVER",
+        "  send in_thread PRODUCER",
+        "    process in_thread CONSUMER -> send",
+        "      look up INTERNAL",
+    ],
+    "in_process": [
+        "POST /run/{name} SERVER",
+        "  send in_process PRODUCER",
+        "    process in_process CONSUMER -> send",
+        "      look up INTERNAL",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_the_story_of_a_task_is_this_tree(story: Story, name: str) -> None:
+    assert story.tree(story.ids[name]) == TREES[name]
+
+
+def test_the_trees_are_the_same_if_a_worker_runs_the_tasks_of_a_web_process(tmp_path: Path) -> None:
+    names = ("success", "third_time", "failing", "too_slow", "in_thread", "in_process", "endless")
+    with OtlpReceiver() as receiver:
+        story = Story(receiver, tmp_path / "tasks.db")
+        env = {**receiver.environment, "APP_DB": str(story.database), "APP_RELEASE": str(tmp_path / "release")}
+        web = AppProcess("tests.apps.tree_app:app", tmp_path, env={**env, "TASKFLOW_RUN": "none"})
+        worker = WorkerProcess("tests.apps.tree_app:app", tmp_path, env=env)
+        with web, worker:
+            story.ids = {name: post(web, f"/run/{name}")["task_id"] for name in names}
+            story.ids["later"] = post(web, "/run/later?delay=0.2")["task_id"]
+            wait_until(lambda: status(web, story.ids["endless"]) == "running", "the start of the endless task")
+            post(web, f"/tasks/{story.ids['endless']}/cancel")
+            wait_until(lambda: all(ended(web, task_id) for task_id in story.ids.values()), "the end of every task")
+            worker.terminate()
+            web.terminate()
+        assert {name: story.tree(task_id) for name, task_id in story.ids.items()} == {
+            name: TREES[name] for name in story.ids
+        }
 
 
 @pytest.mark.parametrize("name", STUBBORN)
