@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs audit smoke floors test coverage across bench peers instructions chaos chaos-planted schedules schemathesis lint page format typecheck generated clean
+.PHONY: help demo docs audit smoke floors test coverage across bench peers instructions chaos chaos-planted schedules transactions schemathesis lint page format typecheck generated clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -64,6 +64,9 @@ schemathesis: $(VENV)/.dev $(VENV)/.packages  ## Send thousands of generated req
 
 schedules: $(VENV)/.dev $(VENV)/.packages  ## Kill three instances with schedules, for four minutes on each backend
 	$(BIN)/python -m tests.chaos.schedules $(SCHEDULES_ARGS)
+
+transactions: $(VENV)/.dev $(VENV)/.packages  ## Add 1,000 tasks in transactions on each database, and kill the processes at named points
+	$(BIN)/python -m tests.e2e.transactions $(TRANSACTIONS_ARGS)
 
 lint: $(VENV)/.dev  ## Check style, formatting, the layers of the package, and its code for known kinds of security faults
 	$(BIN)/ruff check .

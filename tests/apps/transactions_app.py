@@ -33,14 +33,17 @@ def backend_of(url: str) -> Any:
 
 
 class Killer:
-    """Kills this process at its point, once this number of transactions has committed."""
+    """Kills this process at its point, once this number of transactions has committed, and notes where it was."""
 
     def __init__(self, point: str, after: int) -> None:
         self.left = after
         self.point = point
+        self.kind = ""
+        self._notes = _appending(os.environ["APP_KILLS"])
 
     def reach(self, point: str) -> None:
         if point == self.point and self.left <= 0:
+            os.write(self._notes, f"{point}, {self.kind}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
     def committed(self) -> None:
@@ -48,11 +51,16 @@ class Killer:
         self.reach("after the commit")
 
 
-async def main(url: str, first: int, count: int, point: str) -> None:
+def _appending(path: str) -> int:
+    # A short line that is appended is whole, and survives the process.
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+async def main(url: str, first: int, count: int, point: str, after: int) -> None:
     database, backend = Database(url), backend_of(url)
     manager = TaskManager(snapshot_backend=backend, requeue_pending=True)
-    killer = Killer(point, count // 4)
-    notes = os.open(os.environ["APP_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    killer = Killer(point, after)
+    notes, added = _appending(os.environ["APP_NOTES"]), _appending(os.environ["APP_ADDED"])
 
     @manager.task(requeue_on_interrupt=True)
     async def ship(order: int) -> None:
@@ -72,7 +80,8 @@ async def main(url: str, first: int, count: int, point: str) -> None:
         await connection.run_sync(ORDERS.create, checkfirst=True)
     await manager.startup()
     for number in range(first, first + count):
-        kind = KINDS[number % len(KINDS)]
+        killer.kind = kind = KINDS[number % len(KINDS)]
+        os.write(added, f"{number}\n".encode())
         if kind.startswith("Async"):
             async with database.open(kind) as caller:
                 await caller.execute(insert(ORDERS).values(id=number))
@@ -110,4 +119,4 @@ async def done(manager: TaskManager, database: Database) -> bool:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5])))

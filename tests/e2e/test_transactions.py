@@ -1,14 +1,7 @@
-"""Tasks in transactions of callers, in real routes and in processes that are killed: what was committed is executed.
-
-python -m tests.e2e.test_transactions URL NUMBER     # the storm with this number of transactions, on an empty database
-"""
+"""Tasks in transactions of callers, in real routes and in processes that are killed: what was committed is executed."""
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +9,6 @@ from typing import Any
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
-from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -24,30 +16,10 @@ from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager
 from taskflow_otel.errors import TaskNotFoundError
 from taskflow_otel.request.current import current_request
 from tests.apps.transactions_app import POINTS
-from tests.callers import DRIVERS, Database
+from tests.callers import Database
+from tests.e2e.transactions import storm
 from tests.managers import WAIT
-from tests.procs import ROOT
-from tests.servers import spawn
 from tests.waiting import wait_until
-
-
-def storm(url: str, directory: Path, number: int) -> tuple[Counter[int], set[int]]:
-    """Add tasks, with a kill at each point; return how often each order was shipped, and the stored orders."""
-    notes, log = directory / "notes", directory / "app.log"
-    environment = {**os.environ, "APP_NOTES": str(notes)}
-    share = number // (len(POINTS) + 1)
-    for place, point in enumerate((*POINTS, "")):
-        command = [sys.executable, "-m", "tests.apps.transactions_app", url, str(place * share), str(share), point]
-        process = spawn(command, cwd=ROOT, log_path=log, env=environment)
-        code = process.wait(timeout=250)
-        assert code == (-9 if point else 0), f"{point}: {code}\n{log.read_text()[-4000:]}"
-    parsed = make_url(url)
-    kind = parsed.get_backend_name().replace("mariadb", "mysql")
-    engine = create_engine(parsed.set(drivername=f"{kind}+{DRIVERS[kind][0]}"))
-    with engine.connect() as connection:
-        orders = set(connection.scalars(text("SELECT id FROM orders")))
-    engine.dispose()
-    return Counter(map(int, notes.read_text().split())), orders
 
 
 @pytest.mark.parametrize("server", ["sqlite", "postgres", "mariadb"])
@@ -55,9 +27,11 @@ def test_exactly_the_committed_orders_are_shipped_whenever_a_process_is_killed(
     request: pytest.FixtureRequest, tmp_path: Path, server: str
 ) -> None:
     url = f"sqlite:///{tmp_path / 'tasks.db'}" if server == "sqlite" else request.getfixturevalue(f"{server}_url")
-    shipped, orders = storm(url, tmp_path, 80)
-    assert shipped.keys() == orders
-    assert len(orders) >= 20
+    done = storm(url, tmp_path, 56, after=4)
+    assert done.shipped.keys() == done.orders
+    assert {place.partition(",")[0] for place in done.kills} == set(POINTS)
+    # Half of the transactions are rolled back, and a kill may come before a commit.
+    assert len(done.orders) >= 15
 
 
 @pytest.fixture(params=["asynchronous", "plain"])
@@ -136,11 +110,3 @@ def test_a_route_whose_dependency_commits_runs_its_task_exactly_if_that_commits(
         with pytest.raises(TaskNotFoundError):
             portal.call(manager.get, spoiled.json())
     assert not manager.store.list()
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place:
-        shipped, orders = storm(sys.argv[1], Path(place), int(sys.argv[2]))
-        twice = sum(number > 1 for number in shipped.values())
-        sys.stdout.write(f"{len(orders)} committed, {len(shipped)} executed, {twice} of them twice\n")
-        raise SystemExit(shipped.keys() != orders)
