@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from taskflow_otel.exporters import signals
@@ -51,18 +51,21 @@ class Collector(OtlpReceiver):
 class Untrue:
     """Tells what a collector must not say, or must not lack, from what was lost with a process that was killed.
 
-    `lasts`: whether an instance was not killed. `doubted`: the tasks that were told to be refused; the commit of one of
-    them may turn out to be in the ledger. `unkept`: the types of which the ledger need not have everything.
+    `kinds`: the types of the exported tasks, by id. `lasts`: whether an instance was not killed. `doubted`: the tasks
+    that were told to be refused; the commit of one of them may turn out to be in the ledger. `unkept`: the types of
+    which the ledger need not have everything.
     """
 
     def __init__(
         self,
         records: Mapping[str, TaskRecord],
+        kinds: Mapping[str, str],
         lasts: Callable[[str], bool],
         doubted: Collection[str],
         unkept: Collection[str],
     ) -> None:
         self._records = records
+        self._kinds = kinds
         self._lasts = lasts
         self._doubted = doubted
         self._unkept = unkept
@@ -76,8 +79,8 @@ class Untrue:
         record = self._records.get(task_id)
         if record is None:
             names = one.found.removeprefix("none (").removesuffix(")").split(", ")
-            refused = {REJECTED} | {f"send {kind}" for kind in _kinds(names)}
-            return not (_kinds(names) & set(self._unkept) or set(names) <= refused)
+            kind = self._kinds[task_id]
+            return not (kind in self._unkept or set(names) <= {REJECTED, f"send {kind}"})
         if record.func_name in self._unkept:
             return False
         events = list(replay(record))
@@ -107,14 +110,3 @@ class Untrue:
 
 def _listed(text: str) -> Counter[str]:
     return Counter() if text == "none" else Counter(text.split(", "))
-
-
-def _kinds(names: Iterable[str]) -> set[str]:
-    return set(_of_spans(names))
-
-
-def _of_spans(names: Iterable[str]) -> Iterator[str]:
-    for name in names:
-        operation, _, kind = name.partition(" ")
-        if operation in {"send", "process"}:
-            yield kind

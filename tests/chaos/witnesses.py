@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 
 from taskflow_otel.backends import Backend
+from taskflow_otel.exporters import keys
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.reconcile.compare import reconcile
@@ -103,8 +104,10 @@ class Witnesses:
             doubted = {
                 task_id for task_id, logs in exported.logs.items() if REJECTED in {one.event_name for one in logs}
             }
+            told = [*exported.spans.items(), *exported.logs.items()]
+            kinds = {task_id: str(some[0].attributes[keys.MESSAGING_DESTINATION_NAME]) for task_id, some in told}
             untrue = Untrue(
-                await every_record(backend), lambda instance: f"-{survivor.pid}-" in instance, doubted, _UNKEPT
+                await every_record(backend), kinds, lambda instance: f"-{survivor.pid}-" in instance, doubted, _UNKEPT
             )
             differences = untrue.of(await reconcile(backend, exported=exported))
             if not differences or time.monotonic() > deadline:
