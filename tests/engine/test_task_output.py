@@ -13,8 +13,10 @@ from taskflow_otel import (
     TaskManager,
     task_log,
 )
+from taskflow_otel.engine.ledger.backlog import MAX_BATCH
 from tests.inside import own_context
 from tests.managers import Gate, finish, started
+from tests.waiting import eventually
 
 
 @pytest.mark.parametrize("executor", ["async", "thread"])
@@ -58,3 +60,21 @@ async def test_progress_is_shown_while_the_task_runs(manager: TaskManager) -> No
     assert progress is not None
     assert (progress.done, progress.total, progress.message) == (3, 10, "pages")
     gate.opened.set()
+
+
+async def test_no_line_is_lost_when_more_tasks_run_at_once_than_a_transaction_holds() -> None:
+    manager, gate, said = TaskManager(snapshot_interval=600), Gate(), list[int]()
+
+    @manager.task()
+    async def say() -> None:
+        task_log("hello")
+        said.append(1)
+        await gate.opened.wait()
+
+    async with started(manager):
+        ids = [await manager.enqueue(say) for _ in range(2 * MAX_BATCH + 1)]
+        await eventually(lambda: len(said) == len(ids), "the line of each")
+        assert [len(await manager.engine.lookup.logs(task_id)) for task_id in ids] == [1] * len(ids)
+        gate.opened.set()
+        for task_id in ids:
+            await finish(manager, task_id)

@@ -150,8 +150,8 @@ class Backlog:
             logs += map(Spans, self._spans.take(MAX_BATCH, self._notes.first_of))
         if self._flush_asked:
             self._flush_asked = False
-            logs += [Lines(lines) for lines in self._lines.take()]
-            if not (self._commits or self._notes or self._spans):
+            logs += [Lines(lines) for lines in self._lines.take(self._notes.first_of)]
+            if not (self._commits or self._notes or self._lines or self._spans):
                 batch.barriers, self._barriers = self._barriers, []
             else:
                 self._flush_asked = True

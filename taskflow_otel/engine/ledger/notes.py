@@ -93,10 +93,16 @@ class NotedLines:
         self._lines[lines.task_id] = [*lines.entries, *self._lines.get(lines.task_id, [])]
         self._number += len(lines.entries)
 
-    def take(self) -> list[AppendLogs]:
-        """Take all entries out."""
-        taken = [AppendLogs(task_id, tuple(entries)) for task_id, entries in self._lines.items()]
-        self._lines, self._number = OrderedDict(), 0
+    def take(self, must_wait: Callable[[str], bool]) -> list[AppendLogs]:
+        """Take the entries out, except those of tasks that `must_wait` names: a backend drops what has no task."""
+        taken: list[AppendLogs] = []
+        left: OrderedDict[str, list[LogEntry]] = OrderedDict()
+        for task_id, entries in self._lines.items():
+            if must_wait(task_id):
+                left[task_id] = entries
+            else:
+                taken.append(AppendLogs(task_id, tuple(entries)))
+        self._lines, self._number = left, sum(map(len, left.values()))
         return taken
 
 

@@ -70,11 +70,11 @@ def test_only_finished_tasks_are_dropped_the_oldest_first(most: int, dropped: in
 def test_lines_that_could_not_be_written_come_before_those_that_came_since() -> None:
     lines = NotedLines()
     lines.add("a", entry(0))
-    (taken,) = lines.take()
+    (taken,) = lines.take(no_one)
     assert not lines
     lines.add("a", entry(1))
     lines.put_back(taken)
-    assert lines.take() == [AppendLogs("a", (entry(0), entry(1)))]
+    assert lines.take(no_one) == [AppendLogs("a", (entry(0), entry(1)))]
 
 
 def test_of_too_many_lines_those_of_the_oldest_tasks_are_dropped_whole() -> None:
@@ -83,7 +83,7 @@ def test_of_too_many_lines_those_of_the_oldest_tasks_are_dropped_whole() -> None
         lines.add(task_id, entry(number))
     assert lines.trim(5) == 0
     assert lines.trim(4) == 2
-    assert [taken.task_id for taken in lines.take()] == ["b"]
+    assert [taken.task_id for taken in lines.take(no_one)] == ["b"]
     assert lines.trim(0) == 0
 
 
