@@ -175,7 +175,7 @@ class Orders(Ledger):
             if claimed is not None:
                 work = DeleteWork(self._backend.delete_tasks, self._backend)
                 run = OperationRun(claimed, self._operations, work, self._backend, SYSTEM_CLOCK, repeated=False)
-                # Fenced: an instance has started, and goes on with it.
+                # Fenced: an instance has started, and continues it.
                 with suppress(Fenced):
                     await run.finish()
                     return run.operation
