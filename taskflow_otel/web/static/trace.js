@@ -23,7 +23,7 @@ export class Trace {
     this.read = read;
     this.note = h("p", { class: "muted", role: "status" });
     this.number = h("span", { class: "muted" });
-    this.scale = /** @type {HTMLSelectElement} */ (h("select", { "aria-label": "Scale of the trace", on: { change: () => this.#scaled() } }));
+    this.scale = /** @type {HTMLSelectElement} */ (h("select", { class: "waterfall-scale", "aria-label": "Scale of the trace", on: { change: () => this.#scaled() } }));
     this.table = h("div", { class: "waterfall-frame" });
     this.element = h("section", { class: "card", "aria-label": "Trace", hidden: true }, h("div", { class: "card-head" }, h("h2", { text: "Trace" }), this.number, this.scale), this.note, this.table);
     /** The rows that are open, and the attempts whose spans are shown or hidden against the default. */
@@ -199,6 +199,7 @@ function track(bar, range) {
 
 function detailsOf(bar) {
   const facts = [
+    ["Name", bar.name],
     ["Start", h("span", { title: full(bar.start), text: `${precise(bar.start)} (+${short(bar.offset)})` })],
     ["Took", short(bar.duration)],
     ["Kind", bar.kind],
