@@ -1,0 +1,1 @@
+"""An example of several processes: a database, web processes that only enqueue, and workers."""
