@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
@@ -478,9 +478,18 @@ def _matches(record: TaskRecord, query: TaskQuery) -> bool:
         and (query.fingerprint is None or record.fingerprint == query.fingerprint)
         and (query.ended_since is None or (record.status.finished and _ended(record) >= query.ended_since))
         and (query.ended_until is None or (record.status.finished and _ended(record) < query.ended_until))
-        and (query.q is None or _mentions(record, query.q.lower()))
+        and (query.q is None or _mentions((record.func_name, record.error, record.task_id), query.q))
+        and (query.error is None or _mentions((record.error_type, record.error), query.error))
+        and (query.func_name_prefix is None or record.func_name.lower().startswith(query.func_name_prefix.lower()))
+        and (query.min_duration is None or _ran(record) >= query.min_duration)
+        and (query.max_duration is None or 0 <= _ran(record) < query.max_duration)
     )
 
 
-def _mentions(record: TaskRecord, text: str) -> bool:
-    return any(text in part.lower() for part in (record.func_name, record.error or "", record.task_id))
+def _mentions(parts: Iterable[str | None], text: str) -> bool:
+    return any(text.lower() in part.lower() for part in parts if part is not None)
+
+
+def _ran(record: TaskRecord) -> float:
+    """The run time of a finished task; of others, a negative number."""
+    return -1.0 if record.duration is None or not record.status.finished else record.duration

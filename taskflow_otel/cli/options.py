@@ -21,8 +21,8 @@ from taskflow_otel.model.vocabulary import Source
 URL, TOKEN = "TASKFLOW_URL", "TASKFLOW_TOKEN"
 """Variables of the environment. A token is never an argument, since every user of the machine can read arguments."""
 FILTERS = (
-    "status", "func_name", "queue", "tag", "source", "since", "until", "ended_since", "ended_until", "trace_id",
-    "fingerprint", "q",
+    "status", "func_name", "func_name_prefix", "queue", "tag", "source", "since", "until", "ended_since",
+    "ended_until", "trace_id", "fingerprint", "error", "min_duration", "max_duration", "q",
 )  # fmt: skip
 """The names of `Filters`, which cannot be imported without httpx."""
 _WORDS: dict[str, list[str]] = {"status": [one.value for one in TaskStatus], "source": [one.value for one in Source]}

@@ -46,12 +46,14 @@ class Filters(TypedDict, total=False):
     """The filters of the task list, as keyword arguments of the methods that take them.
 
     `tag`: `key:value`, or `key` for any value. `since`, `until`: created at or after, and before; `ended_since` and
-    `ended_until` are about the end. `fingerprint`: that of the latest failure. `q`: a part of the name, the error or
-    the task id.
+    `ended_until` are about the end. `func_name_prefix`: the beginning of the name. `error`: a part of the error or its
+    type. `min_duration`, `max_duration`: how long finished tasks ran: at least, and less than this (seconds as text, or
+    `500ms`, `2m`). `fingerprint`: that of the latest failure. `q`: a part of the name, the error or the task id.
     """
 
     status: str
     func_name: str
+    func_name_prefix: str
     queue: str
     tag: str
     source: str
@@ -61,6 +63,9 @@ class Filters(TypedDict, total=False):
     ended_until: Moment
     trace_id: str
     fingerprint: str
+    error: str
+    min_duration: str
+    max_duration: str
     q: str
 
 

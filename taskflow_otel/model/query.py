@@ -17,14 +17,17 @@ class TaskQuery:
 
     `since` (inclusive) and `until` (exclusive) apply to `created_at`; `ended_since` and `ended_until` apply to the end
     of finished tasks, and leave out the others. `tag` is `(key, value)`; the value `None` matches any. `q` is a
-    substring of the name, the error or the task id. `fingerprint` is that of the latest failure. `cursor` is the id of
-    the last task of the previous page. With `count_limit`, a page has a total, and totals and counts are bounded: a
-    backend that would have to read more than about `count_limit` tasks returns a lower bound. Without it a page has no
-    total, and counts include all tasks that match.
+    substring of the name, the error or the task id; `func_name_prefix` is the beginning of the name, and `error` a
+    substring of the error or its type. `min_duration` (inclusive) and `max_duration` (exclusive) apply to the run time
+    of finished tasks in seconds, and leave out the others. `fingerprint` is that of the latest failure. `cursor` is the
+    id of the last task of the previous page. With `count_limit`, a page has a total, and totals and counts are bounded:
+    a backend that would have to read more than about `count_limit` tasks returns a lower bound. Without it a page has
+    no total, and counts include all tasks that match.
     """
 
     status: TaskStatus | None = None
     func_name: str | None = None
+    func_name_prefix: str | None = None
     queue: str | None = None
     tag: tuple[str, str | None] | None = None
     source: str | None = None
@@ -34,6 +37,9 @@ class TaskQuery:
     ended_until: datetime | None = None
     trace_id: str | None = None
     fingerprint: str | None = None
+    error: str | None = None
+    min_duration: float | None = None
+    max_duration: float | None = None
     q: str | None = None
     limit: int = 100
     cursor: str | None = None

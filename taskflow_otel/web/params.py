@@ -65,6 +65,24 @@ def _range(
     return begin, end
 
 
+def parse_duration(name: str, text: str) -> float:
+    """Return the seconds of `text`: a number of seconds, or a duration such as `500ms` or `2m`."""
+    if not (given := _DURATION.fullmatch(text.strip() if text.strip()[-1:].isalpha() else f"{text.strip()}s")):
+        raise InvalidInput(
+            name, f"{name} must be a number of seconds, or a duration such as 500ms, 5s or 2m, not {text!r}"
+        )
+    return min(_LONGEST, float(given[1]) * _UNITS[given[2]])
+
+
+def _span(shortest: str | None, longest: str | None) -> tuple[float | None, float | None]:
+    """The two ends of a range of durations; answers 422 to one that cannot contain anything."""
+    least = None if shortest is None else parse_duration("min_duration", shortest)
+    most = None if longest is None else parse_duration("max_duration", longest)
+    if least is not None and most is not None and least >= most:
+        raise InvalidInput("max_duration", f"max_duration ({longest}) must be longer than min_duration ({shortest})")
+    return least, most
+
+
 def parse_tag(text: str) -> tuple[str, str | None]:
     """Return `key:value` (or `key=value`) as a pair; a bare `key` matches any value."""
     key, *value = re.split("[:=]", text, maxsplit=1)
@@ -76,6 +94,9 @@ def parse_tag(text: str) -> tuple[str, str | None]:
 def task_filter(
     status: Annotated[TaskStatus | None, Query(description="Only tasks in this state.")] = None,
     func_name: Annotated[str | Absent, Query(description="Only tasks of this name.")] = None,
+    func_name_prefix: Annotated[
+        str | Absent, Query(description="Only tasks whose name begins with this text.", max_length=200)
+    ] = None,
     queue: Annotated[str | Absent, Query(description="Only tasks of this queue.")] = None,
     tag: Annotated[str | Absent, Query(description="`key:value`, or `key` for any value.")] = None,
     source: Annotated[Source | None, Query(description="Only tasks of this source.")] = None,
@@ -91,10 +112,20 @@ def task_filter(
     fingerprint: Annotated[
         str | Absent, Query(description="Only tasks whose latest failure has this fingerprint, 16 hexadecimal digits.")
     ] = None,
+    error: Annotated[str | Absent, Query(description="Part of the error or of its type.", max_length=200)] = None,
+    min_duration: Annotated[
+        str | Absent,
+        Query(description="Only finished tasks that ran for at least this long: seconds, or `500ms`, `5s`, `2m`."),
+    ] = None,
+    max_duration: Annotated[
+        str | Absent,
+        Query(description="Only finished tasks that ran for less than this: seconds, or `500ms`, `5s`, `2m`."),
+    ] = None,
     q: Annotated[str | Absent, Query(description="Part of the name, the error or the task id.", max_length=200)] = None,
 ) -> TaskQuery:
     """The filters of the task list, as a query without paging."""
-    for name, value in (("func_name", func_name), ("queue", queue), ("tag", tag), ("q", q)):
+    texts = {"func_name": func_name, "func_name_prefix": func_name_prefix, "queue": queue, "tag": tag, "error": error}
+    for name, value in {**texts, "q": q}.items():
         if value is not None and not is_storable(value):
             raise InvalidInput(name, f"{name} must not contain a NUL character")
     if trace_id is not None and not _TRACE_ID.fullmatch(trace_id.lower()):
@@ -103,10 +134,12 @@ def task_filter(
         check_fingerprint(fingerprint)
     now = SYSTEM_CLOCK.now()
     first, last = _range("since", since, "until", until, now)
+    shortest, longest = _span(min_duration, max_duration)
     ended_first, ended_last = _range("ended_since", ended_since, "ended_until", ended_until, now)
     return TaskQuery(
         status=status,
         func_name=func_name,
+        func_name_prefix=func_name_prefix or None,
         queue=queue,
         tag=None if tag is None else parse_tag(tag),
         source=source and source.value,
@@ -116,6 +149,9 @@ def task_filter(
         ended_until=ended_last,
         trace_id=trace_id and trace_id.lower(),
         fingerprint=fingerprint,
+        error=error or None,
+        min_duration=shortest,
+        max_duration=longest,
         q=q,
     )
 

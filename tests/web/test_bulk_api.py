@@ -32,6 +32,10 @@ FILTERS = [
     "ended_until=1h",
     f"trace_id={'c' * 32}",
     f"fingerprint={'a' * 16}",
+    "func_name_prefix=re",
+    "error=none",
+    "min_duration=2s",
+    "max_duration=0.1",
     "q=report",
     "func_name=report&queue=mail",
 ]

@@ -222,6 +222,9 @@ _DOC = _Text(
 )
 """The attributes that change with the task; each update writes all of them."""
 
+ERROR_TYPE_AT = str(_DOC.names.index("error_type") + 1)
+"""The place of the error's type in a document, as Lua counts."""
+
 ROW_FIELDS = ("owner", "token", "status", "cancel", "retried_by", "head", "doc", "failures")
 """The fields of a row in the order of the script function `row`; the task id comes last."""
 

@@ -113,10 +113,18 @@ class _Search:
         self.windowed = bool(wants)
         if query.q:
             wants["q"] = query.q.lower()
+        if query.error is not None:
+            wants["error"] = query.error.lower()
+            wants["error_type_at"] = codec.ERROR_TYPE_AT
+        if query.func_name_prefix is not None:
+            wants["prefix"] = query.func_name_prefix.lower()
+        for name, seconds in (("min_duration", query.min_duration), ("max_duration", query.max_duration)):
+            if seconds is not None:
+                wants[name] = str(round(seconds * 1_000_000))
         if query.ended_since is not None:
             wants["ended_since"] = str(codec.to_micros(query.ended_since))
         if query.ended_until is not None:
             wants["ended_until"] = str(codec.to_micros(query.ended_until))
-        self.indexed = len(self.dimensions) == 1 and not {"q", "ended_since", "ended_until"} & wants.keys()
+        self.indexed = len(self.dimensions) == 1 and wants.keys() <= {"since", "until"}
         """Whether one index holds exactly the tasks that match."""
         self.conditions = [codec.to_json(self.statuses), codec.to_json(self.dimensions), codec.to_json(wants)]

@@ -99,7 +99,14 @@ def kept_sizes(query: TaskQuery, among: Sequence[Way]) -> Select[Any]:
 def countable(query: TaskQuery) -> bool:
     """Whether the stored counts contain the number of finished tasks that match."""
     times = query.since, query.until, query.ended_since, query.ended_until
-    return all(value is None for value in (query.tag, *times, query.trace_id, query.fingerprint, query.q))
+    others = query.tag, *times, query.trace_id, query.fingerprint
+    return not searches(query) and all(value is None for value in others)
+
+
+def searches(query: TaskQuery) -> bool:
+    """Whether there is a condition for which no database has an index."""
+    texts = query.q, query.error, query.func_name_prefix
+    return any(value is not None for value in (*texts, query.min_duration, query.max_duration))
 
 
 def kept_counts(query: TaskQuery) -> Select[Any]:
@@ -270,6 +277,16 @@ class TaskSearch:
         if query.q is not None:
             searched: list[Column[str]] = [tasks.c[name] for name in ("func_name", "error", "task_id")]
             yield or_(*(column.icontains(query.q, autoescape=True) for column in searched))
+        if query.error is not None:
+            yield or_(*(tasks.c[name].icontains(query.error, autoescape=True) for name in ("error_type", "error")))
+        if query.func_name_prefix is not None:
+            yield tasks.c.func_name.istartswith(query.func_name_prefix, autoescape=True)
+        if query.min_duration is not None or query.max_duration is not None:
+            yield tasks.c.finished_at.is_not(None)
+        if query.min_duration is not None:
+            yield tasks.c.duration >= query.min_duration
+        if query.max_duration is not None:
+            yield tasks.c.duration < query.max_duration
 
 
 def conditions(query: TaskQuery) -> Iterator[ColumnElement[bool]]:

@@ -85,7 +85,7 @@ class Searcher:
         query = replace(query, cursor=None)
         search = self._along(query, await self._way(query))
         limit = query.count_limit
-        if not search.decided and (limit is not None or query.q is not None):
+        if not search.decided and (limit is not None or queries.searches(query)):
             limit = WINDOW
         back_to = None if limit is None else await self._edge(search, limit)
         return queries.read_counts(await self._read(search.counts(back_to)), exact=back_to is None)

@@ -118,7 +118,8 @@ def population() -> list[TaskRecord]:
             failures=draw.choice(
                 [(), (AttemptFailure(0, "a" * 16),), (AttemptFailure(0, "b" * 16), AttemptFailure(1, None))]
             ),
-            duration=1.5,
+            error_type=(None, "TaskTimeoutError", "OrderError")[number % 3],
+            duration=(number % 8) / 4,
             end_time=BASE + timedelta(days=1, minutes=-number),
         )
         for number in range(60)
@@ -156,6 +157,14 @@ def queries(tasks: list[TaskRecord]) -> list[TaskQuery]:
         {"q": "日本語 🎉"},
         {"q": tasks[5].task_id},
         {"q": "timed out", "status": TaskStatus.FAILED},
+        {"error": "TIMED"},
+        {"error": "error", "func_name": "send_sms"},
+        {"func_name_prefix": "Send_"},
+        {"func_name_prefix": "end"},
+        {"func_name_prefix": "send%", "status": TaskStatus.FAILED},
+        {"min_duration": 1.0},
+        {"max_duration": 1.0, "queue": "mails"},
+        {"min_duration": 0.5, "max_duration": 2.0},
         {"func_name": "send_email", "status": TaskStatus.SUCCESS, "queue": "default"},
         {"tag": ("tenant", "a"), "since": early, "status": TaskStatus.SUCCESS},
         {"trace_id": "b" * 32, "source": Source.MANUAL.value, "until": late},
@@ -180,5 +189,14 @@ def matches(task: TaskRecord, query: TaskQuery) -> bool:
     if query.ended_since is not None and not (task.status.finished and ended >= query.ended_since):
         return False
     if query.ended_until is not None and not (task.status.finished and ended < query.ended_until):
+        return False
+    duration = task.duration if task.status.finished else None
+    if query.min_duration is not None and (duration is None or duration < query.min_duration):
+        return False
+    if query.max_duration is not None and (duration is None or duration >= query.max_duration):
+        return False
+    if query.func_name_prefix is not None and not task.func_name.lower().startswith(query.func_name_prefix.lower()):
+        return False
+    if query.error is not None and query.error.lower() not in f"{task.error_type or ''}\n{task.error or ''}".lower():
         return False
     return query.q is None or any(query.q in text for text in (task.func_name, task.error or "", task.task_id))

@@ -46,6 +46,7 @@ PAGES = {
 MIXED = (
     TaskQuery(q="x"),
     TaskQuery(q="x", status=TaskStatus.FAILED, since=NOW),
+    TaskQuery(error="x", func_name_prefix="y", min_duration=1.0, max_duration=2.0),
     TaskQuery(status=TaskStatus.FAILED, queue="x"),
     TaskQuery(func_name="x", status=TaskStatus.FAILED, source="x"),
     TaskQuery(func_name="x", status=TaskStatus.SUCCESS),

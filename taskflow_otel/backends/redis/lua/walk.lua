@@ -61,6 +61,15 @@ local function advance()
   return id, best.status
 end
 
+-- The text begins with the name and NUL; the type of the error is a part of the document alone.
+local function has_error(id, text)
+  local name_end = string.find(text, '\0', 1, true)
+  if string.find(text, wants.error, name_end + 1, true) then return true end
+  local readable, doc = pcall(cjson.decode, call('HGET', task_key(id), 'doc'))
+  local kind = readable and doc[tonumber(wants.error_type_at)]
+  return type(kind) == 'string' and string.find(string.lower(kind), wants.error, 1, true) ~= nil
+end
+
 local function matches(id, status)
   -- If the cursor's task is gone, its time is known only to the millisecond.
   if gone and id >= cursor then return false end
@@ -74,8 +83,17 @@ local function matches(id, status)
     if wants.ended_since and ended < tonumber(wants.ended_since) then return false end
     if wants.ended_until and ended >= tonumber(wants.ended_until) then return false end
   end
-  if not wants.q or string.find(id, wants.q, 1, true) then return true end
-  return string.find(call('HGET', task_key(id), 'search'), wants.q, 1, true) ~= nil
+  if wants.min_duration or wants.max_duration then
+    local duration = not LIVE[status] and tonumber(call('HGET', task_key(id), 'duration') or nil)
+    if not duration then return false end
+    if wants.min_duration and duration < tonumber(wants.min_duration) then return false end
+    if wants.max_duration and duration >= tonumber(wants.max_duration) then return false end
+  end
+  if not (wants.q or wants.prefix or wants.error) then return true end
+  local text = call('HGET', task_key(id), 'search')
+  if wants.prefix and string.sub(text, 1, #wants.prefix) ~= wants.prefix then return false end
+  if wants.q and not (string.find(id, wants.q, 1, true) or string.find(text, wants.q, 1, true)) then return false end
+  return not wants.error or has_error(id, text)
 end
 
 local function count(sums, id, status)
