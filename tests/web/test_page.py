@@ -112,14 +112,27 @@ async def test_filters_live_in_the_address(opened: OpenPage, engine: House) -> N
         await expect(page.locator("tbody tr")).to_have_count(2)
 
 
-async def test_more_tasks_than_a_page_are_read_on_demand(opened: OpenPage, engine: House) -> None:
-    for _ in range(130):
-        engine.put(make_record())
+async def test_the_list_shows_one_page_at_a_time_and_back_leads_to_it_again(opened: OpenPage, engine: House) -> None:
+    records = [engine.put(make_record(f"task_{number}")) for number in range(130)]
     async with opened("?view=tasks") as page:
-        await expect(page.locator("tbody tr")).to_have_count(100)
-        await page.get_by_role("button", name="Show more").click()
-        await expect(page.locator("tbody tr")).to_have_count(130)
-        await expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+        rows = page.locator("tbody tr")
+        await expect(rows).to_have_count(100)
+        # A new task takes the place of the last one, which is then the first of the next page.
+        engine.put(make_record("newest", age=0))
+        await expect(rows.first).to_contain_text("newest")
+        await expect(rows).to_have_count(100)
+        await page.get_by_role("button", name="Older").click()
+        await expect(rows).to_have_count(31)
+        await expect(rows.first).to_contain_text(records[30].func_name)
+        await expect(page.get_by_role("button", name="Older")).to_be_hidden()
+        engine.put(make_record("another", age=0))
+        await rows.last.get_by_role("link").click()
+        await expect(page.get_by_role("heading", name="task_0")).to_be_visible()
+        await page.go_back()
+        await expect(rows).to_have_count(31)
+        await page.get_by_role("button", name="Newer").click()
+        await expect(rows.first).to_contain_text("another")
+        await expect(rows).to_have_count(100)
 
 
 async def test_a_number_that_was_not_counted_to_its_end_has_a_plus(
@@ -132,7 +145,7 @@ async def test_a_number_that_was_not_counted_to_its_end_has_a_plus(
     async with opened("?view=tasks") as page:
         await expect(page.get_by_text("3+ tasks")).to_be_visible()
         await expect(page.get_by_role("button", name="all")).to_contain_text("3+")
-        await page.get_by_placeholder("Queue").fill("other")
+        await page.get_by_label("Search").fill("queue:other")
         await expect(page.get_by_text("1 task", exact=True)).to_be_visible()
 
 
@@ -145,7 +158,7 @@ async def test_a_search_that_ended_early_says_so_and_continues_on_demand(opened:
         await expect(page.get_by_text("No match among the newest tasks")).to_be_visible()
         await expect(page.get_by_text("Nothing matches")).to_be_hidden()
         await expect(page.get_by_text("0+ tasks")).to_be_visible()
-        await page.get_by_role("button", name="Show more").click()
+        await page.get_by_role("button", name="Older").click()
         await expect(page.get_by_role("row").filter(has_text="needle")).to_be_visible()
         await expect(page.get_by_text("No match among the newest tasks")).to_be_hidden()
 

@@ -118,6 +118,7 @@ async def test_what_was_read_before_is_dimmed_while_the_ledger_cannot_be_read(sh
     [
         ("view=tasks&status=bogus", "status"),
         ("view=tasks&since=1h&until=6h", "until (6h) must be later than since (1h)"),
+        ("view=tasks&min_duration=soon", "min_duration must be a number of seconds"),
         ("view=tasks&trace_id=xyz", "trace_id must be 32 hexadecimal digits"),
         ("view=failures&since=soon", "since must be an ISO 8601 time"),
         ("view=overview&window=1y", "window"),

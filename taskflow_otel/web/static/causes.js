@@ -9,7 +9,7 @@ export function causes(chain, text) {
     "div",
     { class: "causes" },
     chain.map((cause, index) => one(cause, index === chain.length - 1)),
-    text ? h("details", { class: "whole" }, h("summary", {}, "The whole traceback", copyTrace(text)), h("pre", { class: "trace", tabindex: "0", "aria-label": "Traceback", text })) : null,
+    text ? h("details", { class: "whole" }, h("summary", {}, "The whole traceback"), copyTrace(text), h("pre", { class: "trace", tabindex: "0", "aria-label": "Traceback", text })) : null,
   );
 }
 

@@ -1,7 +1,18 @@
 // Small charts as SVG.
 
-import { s } from "./dom.js";
+import { h, s } from "./dom.js";
 import { clock } from "./format.js";
+
+/** What a chart shows, as a table for those who hear it. */
+function heard(caption, heads, rows) {
+  return h(
+    "table",
+    { class: "heard" },
+    h("caption", { text: caption }),
+    h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col", text })))),
+    h("tbody", {}, rows.map(([head, ...cells]) => h("tr", {}, h("th", { scope: "row", text: head }), cells.map((text) => h("td", { text }))))),
+  );
+}
 
 /** A line over its area; decoration next to its number. */
 export function sparkline(values) {
@@ -23,16 +34,17 @@ export function occurrences(points, since, seconds) {
   const [width, height] = [600, 64];
   const top = Math.max(...points, 1);
   const step = width / points.length;
+  const at = (index) => clock(new Date(since + index * seconds * 1000).toISOString());
   const total = points.reduce((sum, point) => sum + point, 0);
-  const chart = s("svg", { class: "occurrences", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `${total} failures since ${clock(new Date(since).toISOString())}` });
+  const chart = s("svg", { class: "occurrences", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
   chart.append(s("line", { class: "grid", x1: 0, x2: width, y1: height - 0.5, y2: height - 0.5 }));
   points.forEach((point, index) => {
     const size = point ? Math.max(2, (point / top) * (height - 4)) : 0;
     const bar = s("g", { class: "bar" }, s("rect", { class: "bar-hit", x: index * step, y: 0, width: step, height }), s("rect", { class: "bar-failed", x: index * step + 1, y: height - size, width: Math.max(1, step - 2), height: size }));
-    bar.append(s("title", { text: `${clock(new Date(since + index * seconds * 1000).toISOString())}\n${point} failed` }));
+    bar.append(s("title", { text: `${at(index)}\n${point} failed` }));
     chart.append(bar);
   });
-  return chart;
+  return h("div", {}, chart, heard(`${total} failures since ${at(0)}`, ["From", "Failed"], points.map((point, index) => [at(index), point]).filter(([, point]) => point)));
 }
 
 export const LAYERS = ["success", "failed", "other"];
@@ -47,8 +59,7 @@ export function activity(points) {
     class: "activity",
     viewBox: `0 0 ${width} ${height}`,
     preserveAspectRatio: "none",
-    role: "img",
-    "aria-label": `Tasks by the time they ended: ${LAYERS.map((layer) => `${total(layer)} ${layer}`).join(", ")}`,
+    "aria-hidden": "true",
   });
   for (const part of [0.5, 1]) {
     const y = height - part * (height - 4);
@@ -68,7 +79,9 @@ export function activity(points) {
     bar.append(s("title", { text: `${clock(point.at)}\n${parts.join("\n") || "nothing"}` }));
     chart.append(bar);
   });
-  return { chart, top };
+  const caption = `Tasks by the time they ended: ${LAYERS.map((layer) => `${total(layer)} ${layer}`).join(", ")}`;
+  const rows = points.filter((point) => LAYERS.some((layer) => point[layer])).map((point) => [clock(point.at), ...LAYERS.map((layer) => point[layer])]);
+  return { chart, top, table: heard(caption, ["From", ...LAYERS], rows) };
 }
 
 function niceTop(value) {

@@ -36,6 +36,13 @@ export function setText(element, text) {
   if (element.textContent !== shown) element.textContent = shown;
 }
 
+/** A row of a table, with the name of its column at each cell: a phone shows no heads. */
+export function tableRow(columns, props, ...cells) {
+  const row = h("tr", props, ...cells);
+  [...row.children].forEach((cell, place) => columns[place] && (cell.dataset.label = columns[place]));
+  return row;
+}
+
 export function setShown(element, shown) {
   element.hidden = !shown;
 }
@@ -117,6 +124,7 @@ const ICONS = {
   theme: "M12 3a9 9 0 1 0 0 18zM12 3a9 9 0 0 1 0 18",
   back: "M15 5l-7 7 7 7",
   check: "M5 12.5l4.5 4.5L19 7.5",
+  help: "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM9.5 9.5a2.5 2.5 0 1 1 3.6 2.2c-.8.4-1.1.9-1.1 1.8M12 16.8v.3",
   logout: "M14 4H5v16h9M10 12h11M17.5 8.5 21 12l-3.5 3.5",
 };
 

@@ -4,6 +4,7 @@ import { Api, ApiError } from "./api.js";
 import { Contact } from "./contact.js";
 import { h, icon, setText, toast } from "./dom.js";
 import { visible } from "./exact.js";
+import { showHelp } from "./help.js";
 import { Notice } from "./notice.js";
 import { isUtc, useUtc, zoneName } from "./now.js";
 import { Stream } from "./stream.js";
@@ -188,6 +189,7 @@ class Page {
     this.zone = h("button", { class: "zone", type: "button", on: { click: () => this.#switchZone() } });
     this.#nameZone();
     foot.append(this.zone);
+    buttons.append(iconButton("help", "Keys", showHelp));
     buttons.append(iconButton("theme", "Switch between light and dark", switchTheme));
     if (this.session.can_log_out) buttons.append(iconButton("logout", `Log out ${this.session.actor}`, () => this.#logOut()));
     foot.append(buttons);
@@ -235,6 +237,9 @@ class Page {
     if (step) {
       const rows = /** @type {HTMLElement[]} */ ([...document.querySelectorAll(".row-link")]);
       rows[Math.min(Math.max(rows.findIndex((row) => row === document.activeElement) + step, 0), rows.length - 1)]?.focus();
+    } else if (event.key === "?") {
+      event.preventDefault();
+      showHelp();
     } else if (event.key === "/") {
       const search = /** @type {HTMLElement | null} */ (document.querySelector("input[type=search]"));
       if (search) {

@@ -1,4 +1,4 @@
-import { empty, h, redraw, setShown } from "./dom.js";
+import { empty, h, redraw, setShown, tableRow } from "./dom.js";
 import { clock, full } from "./format.js";
 import { operationLink } from "./view_operations.js";
 
@@ -95,8 +95,8 @@ export class AuditView {
 function row(entry) {
   const times = entry.times > 1 ? h("span", { class: "muted", text: ` × ${entry.times}` }) : null;
   const who = h("td", {}, h("strong", { text: entry.actor ?? "anonymous" }), h("span", { class: "muted", text: ` ${entry.client ?? ""}` }));
-  return h(
-    "tr",
+  return tableRow(
+    COLUMNS,
     { data: { key: entry.entry_id } },
     h("td", { class: "mono", text: clock(entry.at), title: full(entry.at) }),
     who,

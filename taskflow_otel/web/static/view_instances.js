@@ -1,8 +1,9 @@
-import { copyable, empty, h, redraw, setShown } from "./dom.js";
+import { copyable, empty, h, redraw, setShown, tableRow } from "./dom.js";
 import { ago, clock, count, full, plural, secondsBetween, shortId } from "./format.js";
 import { INSTANCE_STATES } from "./vocabulary.js";
 
 const SHOWN = 5;
+const COLUMNS = ["State", "Instance", "Kind", "Host", "Process", "Started", "Heartbeat", "Left behind"];
 
 /** The processes that share the backend. */
 export class InstancesView {
@@ -14,7 +15,7 @@ export class InstancesView {
     this.table = h(
       "table",
       { class: "plain" },
-      h("thead", {}, h("tr", {}, ["State", "Instance", "Kind", "Host", "Process", "Started", "Heartbeat", "Left behind"].map((text) => h("th", { scope: "col", text })))),
+      h("thead", {}, h("tr", {}, COLUMNS.map((text) => h("th", { scope: "col", text })))),
       this.body,
     );
     root.append(h("div", { class: "view-head" }, h("h1", { text: "Instances" })), h("section", { class: "card flush" }, this.table, this.blank));
@@ -41,8 +42,8 @@ function row(instance) {
   const late = instance.state === "alive" && secondsBetween(instance.heartbeat_at) > instance.lease_seconds;
   const state = late ? "late" : instance.state;
   const status = { alive: "success", late: "pending", dead: "failed", stopped: "cancelled" }[state] ?? "cancelled";
-  return h(
-    "tr",
+  return tableRow(
+    COLUMNS,
     { data: { key: instance.instance_id } },
     h("td", {}, h("span", { class: "pill", data: { status }, text: state })),
     h("td", {}, copyable(instance.instance_id), instance.answering ? h("span", { class: "tag", text: "answers you" }) : null),

@@ -1,6 +1,6 @@
 // Work on many tasks as records: who asked for it and why, how far it is, and the result for each task.
 
-import { empty, h, pill, redraw, setShown, setText } from "./dom.js";
+import { empty, h, pill, redraw, setShown, setText, tableRow } from "./dom.js";
 import { ago, clock, count, full, plural, shortId } from "./format.js";
 
 const PAGE = 50;
@@ -8,6 +8,7 @@ const RESULTS = 200;
 const SOON = 1000;
 const KINDS = { retry: "Retry", cancel: "Cancel", delete: "Delete" };
 const TONES = { running: "running", done: "success", failed: "failed", refused: "cancelled" };
+const RESULT_COLUMNS = ["Task", "Result", "New task", "Why not"];
 const COLUMNS = ["When", "Who", "What", "Progress", "Result", "Reason"];
 
 /** Where an operation is shown; null without one. */
@@ -54,8 +55,8 @@ export class OperationsView {
 
 function row(operation) {
   const link = h("a", { class: "row-link", href: operationLink(operation.operation_id), text: titleOf(operation) });
-  return h(
-    "tr",
+  return tableRow(
+    COLUMNS,
     { data: { key: operation.operation_id } },
     h("td", { class: "mono", text: clock(operation.created_at), title: full(operation.created_at) }),
     h("td", {}, h("strong", { text: operation.actor ?? "anonymous" })),
@@ -99,7 +100,7 @@ export class OperationView {
     this.back = h("button", { class: "button small", type: "button", text: "Previous", on: { click: () => this.#turn(-1) } });
     this.onward = h("button", { class: "button small", type: "button", text: "Next", on: { click: () => this.#turn(1) } });
     this.pager = h("div", { class: "pager", hidden: true }, this.back, this.onward);
-    this.table = h("table", { class: "plain" }, h("thead", {}, h("tr", {}, ["Task", "Result", "New task", "Why not"].map((text) => h("th", { scope: "col", text })))), this.body);
+    this.table = h("table", { class: "plain" }, h("thead", {}, h("tr", {}, RESULT_COLUMNS.map((text) => h("th", { scope: "col", text })))), this.body);
     root.append(h("a", { class: "back", href: "?view=operations", text: "Bulk operations" }), this.head, h("section", { class: "card flush" }, this.table, this.blank), this.pager);
   }
 
@@ -153,5 +154,5 @@ export class OperationView {
 
 function result(item, kind) {
   const link = (id) => h("a", { class: "mono", href: `?${new URLSearchParams({ view: "task", id })}`, text: shortId(id), title: id });
-  return h("tr", { data: { key: item.task_id } }, h("td", {}, kind === "delete" ? h("span", { class: "mono", text: shortId(item.task_id), title: item.task_id }) : link(item.task_id)), h("td", {}, item.outcome ? pillOf(item.outcome) : h("span", { class: "muted", text: "not yet" })), h("td", {}, item.new_task_id ? link(item.new_task_id) : null), h("td", { text: item.detail ?? "" }));
+  return tableRow(RESULT_COLUMNS, { data: { key: item.task_id } }, h("td", {}, kind === "delete" ? h("span", { class: "mono", text: shortId(item.task_id), title: item.task_id }) : link(item.task_id)), h("td", {}, item.outcome ? pillOf(item.outcome) : h("span", { class: "muted", text: "not yet" })), h("td", {}, item.new_task_id ? link(item.new_task_id) : null), h("td", { text: item.detail ?? "" }));
 }

@@ -67,7 +67,7 @@ export class OverviewView {
 
   change(tasks) {
     this.running.change(tasks.values());
-    for (const delta of tasks.values()) this.failed.change(delta);
+    this.failed.change(tasks.values());
   }
 
   async poll() {
@@ -94,8 +94,8 @@ export class OverviewView {
     this.tiles.pending.show(count(figures.pending), age === null ? "no task waits for a slot" : `oldest ready ${duration(age)}`);
     this.tiles.run.show(duration(figures.run_p95_seconds), basis(figures.run_p50_seconds));
     this.tiles.wait.show(duration(figures.wait_p95_seconds), basis(figures.wait_p50_seconds));
-    const { chart, top } = activity(points);
-    this.chart.replaceChildren(chart);
+    const { chart, top, table } = activity(points);
+    this.chart.replaceChildren(chart, table);
     setText(this.top, count(top));
     setText(this.from, clock(figures.since));
   }
@@ -117,7 +117,7 @@ class Objectives {
       "section",
       { class: "card", "aria-label": "Objectives", hidden: true },
       h("div", { class: "card-head" }, h("h2", { text: "Objectives" })),
-      h("div", { class: "table-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, titles.map((text) => h("th", { text })))), this.body)),
+      h("div", { class: "table-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, titles.map((text) => h("th", { scope: "col", text })))), this.body)),
     );
   }
 
@@ -167,26 +167,24 @@ class Tile {
 }
 
 function panelOf(title, href, accepts, nothing, hint, by = "task_id") {
-  const rows = new TaskRows({ accepts, limit: SHOWN, compact: true, by });
+  const rows = new TaskRows({ accepts, limit: SHOWN, compact: true, by, onSettled: settle });
   const blank = empty(nothing, hint);
   const element = h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", { text: title }), h("a", { href, text: "See all" })), rows.table, blank);
-  const settle = () => {
+  function settle() {
     setShown(blank, rows.size === 0);
     setShown(rows.table, rows.size > 0);
-  };
+  }
   return {
     element,
     rows,
-    change(delta) {
-      rows.change(delta);
-      settle();
+    change(deltas) {
+      rows.change(deltas);
     },
     async read(page, params) {
       // By another order than that of the list, the first ones are among many.
       const { tasks, next } = await page.api.tasks({ ...params, limit: by === "task_id" ? SHOWN : READ });
       tasks.sort((one, other) => (one[by] < other[by] ? 1 : -1));
-      rows.replace(tasks.slice(0, SHOWN), next === null && tasks.length <= SHOWN);
-      settle();
+      rows.renew(tasks.slice(0, SHOWN), next ?? tasks[SHOWN]?.task_id ?? null);
     },
   };
 }

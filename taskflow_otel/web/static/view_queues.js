@@ -1,5 +1,7 @@
-import { asked, empty, h, icon, setShown, setText } from "./dom.js";
+import { asked, empty, h, icon, redraw, setShown, setText, tableRow } from "./dom.js";
 import { ago, count, duration, full } from "./format.js";
+
+const COLUMNS = ["Instance", "Running", "Ready", "Delayed", "Oldest"];
 
 /** The queues with their load; operators pause them and change their limits. */
 export class QueuesView {
@@ -50,7 +52,7 @@ class QueueCard {
     this.shares = h(
       "table",
       { class: "plain shares", hidden: true },
-      h("thead", {}, h("tr", {}, ["Instance", "Running", "Ready", "Delayed", "Oldest"].map((text) => h("th", { scope: "col", text })))),
+      h("thead", {}, h("tr", {}, COLUMNS.map((text) => h("th", { scope: "col", text })))),
       this.shareRows,
     );
     this.toggle = h("button", { class: "button", type: "button", on: { click: () => this.#toggle() } });
@@ -106,7 +108,7 @@ class QueueCard {
     this.pausedBy.title = full(queue.paused_since);
     const shares = queue.in_pool ? [{ instance_id: "in the pool", running: 0, ready: queue.in_pool, delayed: 0, oldest_ready_age_seconds: null }, ...queue.instances] : queue.instances;
     setShown(this.shares, shares.length > 1);
-    this.shareRows.replaceChildren(...shares.map(share));
+    redraw(this.shareRows, shares.map(share));
     for (const [name, input] of Object.entries(this.inputs)) {
       // Do not overwrite a field in which someone is typing.
       if (document.activeElement !== input.field && !input.changed) input.field.value = queue[name] ?? "";
@@ -142,8 +144,8 @@ class QueueCard {
 /** The part of a queue that is on one instance. */
 function share(part) {
   const numbers = [count(part.running), count(part.ready), count(part.delayed), duration(part.oldest_ready_age_seconds)];
-  return h(
-    "tr",
+  return tableRow(
+    COLUMNS,
     {},
     h("td", { class: "mono clip", text: part.instance_id, title: part.instance_id }),
     numbers.map((text) => h("td", { class: "mono", text })),

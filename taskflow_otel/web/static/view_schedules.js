@@ -1,7 +1,7 @@
-import { asked, empty, h, icon, pill, redraw, setShown } from "./dom.js";
+import { asked, empty, h, icon, pill, redraw, setShown, tableRow } from "./dom.js";
 import { ago, clock, count, full, until } from "./format.js";
 
-const COLUMNS = ["Schedule", "Rule", "Next run", "Last run", "Failed runs", "Missed", "Errors", ""];
+const COLUMNS = ["Schedule", "Rule", "Next run", "Last run", "Failed runs", "Missed", "Errors", "Actions"];
 
 /** The schedules with their next and last run; operators run them now, pause and resume them. */
 export class SchedulesView {
@@ -42,8 +42,8 @@ export class SchedulesView {
     const zone = schedule.timezone === "UTC" ? null : h("span", { class: "muted", text: ` ${schedule.timezone}` });
     const errors = h("span", { text: count(schedule.errors), title: schedule.last_error });
     if (schedule.errors) errors.className = "bad";
-    return h(
-      "tr",
+    return tableRow(
+      COLUMNS,
       { data: { key: name } },
       h("td", {}, h("strong", { text: name }), name === func_name ? null : h("span", { class: "muted", text: ` ${func_name}` })),
       h("td", { class: "mono" }, kind === "once" ? `once, ${clock(schedule.next_run)}` : schedule.rule, zone),

@@ -1,54 +1,104 @@
-import { empty, h, icon, setShown, setText } from "./dom.js";
+import { empty, h, setShown, setText } from "./dom.js";
+import { FILTERS } from "./filter.js";
+import { FilterInput } from "./filter_input.js";
 import { count, plural } from "./format.js";
-import { TaskRows } from "./rows.js";
-import { SOURCES, STATUSES } from "./vocabulary.js";
+import { Columns, SavedViews } from "./list_menus.js";
+import { SORTS, TaskRows } from "./rows.js";
+import { Selection } from "./selection.js";
+import { LIVE, STATUSES } from "./vocabulary.js";
 
-const FIELDS = ["status", "q", "func_name", "queue", "source", "tag", "since", "until", "ended_since", "ended_until", "trace_id", "fingerprint"];
-const AGES = [["", "Any time"], ["15m", "Last 15 minutes"], ["1h", "Last hour"], ["6h", "Last 6 hours"], ["24h", "Last 24 hours"], ["7d", "Last 7 days"]];
-const ENDED = [["", "Ended at any time"], ...AGES.slice(1).map(([value, text]) => [value, text.replace("Last", "Ended in the last")])];
-const FROM = [["", "Any source"], ...SOURCES.map((source) => [source, source[0].toUpperCase() + source.slice(1)])];
 const PAGE = 100;
+/** Columns in which the greatest is looked for first. */
+const NUMBERS = new Set(["created", "duration", "attempt"]);
+/** Pixels up to which the page counts as not scrolled. */
+const AT_TOP = 40;
 
 /** A number, with a plus if it is a lower bound. */
 const atLeast = (number, exact) => `${count(number)}${exact ? "" : "+"}`;
+
+/** The values that a task has of the keys of the filter. */
+const VALUES = {
+  type: (task) => [task.func_name],
+  queue: (task) => [task.queue],
+  source: (task) => [task.source],
+  error: (task) => [task.error_type],
+  tag: (task) => Object.entries(task.tags ?? {}).map(([key, value]) => `${key}:${value}`),
+};
+const UNITS = { ms: 0.001, s: 1, m: 60, h: 3600, d: 86400, w: 604800 };
+
+/** Seconds, written as the API takes them: `5`, `5s`, `500ms`. */
+function inSeconds(text) {
+  const [, number, unit] = /^([\d.]+)\s*([a-z]*)$/.exec(text.trim()) ?? [];
+  return Number(number) * (UNITS[unit || "s"] ?? NaN);
+}
+
+function has(texts, wanted) {
+  return !wanted || texts.some((text) => text?.toLowerCase().includes(wanted.toLowerCase()));
+}
 
 /** The list of tasks; its filters are in the address. */
 export class TasksView {
   constructor(page, root) {
     this.page = page;
-    this.filters = Object.fromEntries(FIELDS.map((name) => [name, page.params.get(name) ?? ""]));
-    this.rows = new TaskRows({ accepts: (task) => this.#accepts(task) });
+    this.filters = Object.fromEntries(FILTERS.map((name) => [name, page.params.get(name) ?? ""]));
+    // The first task of each page that was left for an older one; the address knows that of this page alone.
+    this.pages = page.params.get("cursor") ? [null, page.params.get("cursor")] : [null];
+    this.rows = new TaskRows({
+      accepts: (task, known) => this.#accepts(task, known),
+      limit: PAGE,
+      held: () => scrollY > AT_TOP,
+      onSort: (column) => this.#sort(column),
+      onSelected: page.session.can_act ? () => this.selection.draw() : null,
+      onSettled: (waiting, more) => this.#settle(waiting, more),
+    });
+    this.selection = new Selection(page, this.rows, () => this.filters);
     this.count = h("span", { class: "muted", "aria-live": "polite" });
-    this.more = h("button", { class: "button", type: "button", text: "Show more", hidden: true, on: { click: () => page.attempt(() => this.#readMore()) } });
+    this.newer = h("button", { class: "button", type: "button", text: "Newer", hidden: true, on: { click: () => this.#turn(-1) } });
+    this.older = h("button", { class: "button", type: "button", text: "Older", hidden: true, on: { click: () => this.#turn(1) } });
+    this.waiting = h("button", { class: "button small", type: "button", hidden: true, on: { click: () => this.#showNew() } });
     this.blank = empty("No tasks", "Nothing matches. Remove a filter, or enqueue a task.");
-    this.pausing = empty("Nothing yet", "No match among the newest tasks. “Show more” searches older ones.");
+    this.pausing = empty("Nothing yet", "No match among the newest tasks. “Older” searches older ones.");
     this.blank.hidden = this.pausing.hidden = true;
     this.chips = new Map(["", ...STATUSES].map((status) => [status, this.#chip(status)]));
-    this.inputs = this.#inputs();
+    this.sorted = h("span", { class: "muted" });
+    this.columns = new Columns(this.rows.table);
+    this.saved = new SavedViews(page, () => this.#address());
+    const [, back, column] = /^(-?)(\w+)$/.exec(page.params.get("sort") ?? "") ?? [];
+    if (Object.hasOwn(SORTS, column ?? "")) this.order = { column, descending: back === "-" };
+    this.input = new FilterInput(this.filters, { known: (key) => this.#known(key), changed: (filters) => this.#filter(filters) });
+    this.clear = h("button", { class: "button small ghost", type: "button", text: "Clear", on: { click: () => page.open({ view: "tasks" }) } });
     root.append(
-      h("div", { class: "view-head" }, h("h1", { text: "Tasks" }), this.count),
+      h("div", { class: "view-head" }, h("h1", { text: "Tasks" }), this.count, this.sorted, h("span", { class: "menus" }, this.saved.element, this.columns.element)),
       h("div", { class: "chips", role: "group", "aria-label": "Status" }, [...this.chips.values()].map((chip) => chip.element)),
-      h("form", { class: "filters", role: "search", on: { submit: (event) => event.preventDefault() } }, this.inputs),
+      h("form", { class: "filter-line", role: "search", on: { submit: (event) => event.preventDefault() } }, this.input.element, this.clear),
+      h("div", { class: "new-rows" }, this.waiting),
       h("section", { class: "card flush" }, this.rows.table, this.blank, this.pausing),
-      h("div", { class: "after" }, this.more, h("span", { class: "keys" }, h("kbd", { text: "/" }), " search ", h("kbd", { text: "j" }), h("kbd", { text: "k" }), " move ", h("kbd", { text: "Enter" }), " open")),
+      this.selection.element,
+      h("div", { class: "after" }, this.newer, this.older, h("span", { class: "keys" }, h("kbd", { text: "/" }), " search ", h("kbd", { text: "j" }), h("kbd", { text: "k" }), " move ", h("kbd", { text: "x" }), " select ", h("kbd", { text: "Enter" }), " open")),
     );
+    this.scrolled = () => scrollY > AT_TOP || this.rows.settle();
+    addEventListener("scroll", this.scrolled, { passive: true });
     this.#mark();
+    this.#drawOrder();
   }
 
   close() {
+    removeEventListener("scroll", this.scrolled);
     this.rows.close();
-    clearTimeout(this.typing);
+    this.input.close();
   }
 
   async refresh() {
     const reading = (this.reading = Symbol("reading"));
-    const { tasks, total, exact, next } = await this.page.api.tasks({ ...this.filters, limit: PAGE });
+    const wanted = new URLSearchParams(this.#shown()).toString();
+    const { tasks, total, exact, next } = await this.page.api.tasks({ ...this.#shown(), limit: PAGE });
     // A slower answer to older filters must not replace a newer one.
     if (reading !== this.reading) return;
-    this.next = next;
-    this.rows.replace(tasks, next === null);
+    // What is read again stays where it is; other filters are another list.
+    if (wanted === this.read) this.rows.renew(tasks, next);
+    else this.rows.replace(tasks, next);
+    this.read = wanted;
     this.#total(total, exact);
-    this.#settle();
     await this.poll();
   }
 
@@ -60,27 +110,70 @@ export class TasksView {
   }
 
   change(tasks) {
-    for (const delta of tasks.values()) this.rows.change(delta);
-    this.#settle();
+    this.rows.change(tasks.values());
   }
 
-  async #readMore() {
-    const { tasks, next } = await this.page.api.tasks({ ...this.filters, limit: PAGE, cursor: this.next });
-    this.next = next;
-    this.rows.limit = Math.max(this.rows.limit, this.rows.size + tasks.length);
-    this.rows.append(tasks, next === null);
-    this.#settle();
+  /** The filters and the page that are not as they are at first. */
+  #shown() {
+    const cursor = this.pages.at(-1);
+    return Object.fromEntries(Object.entries({ ...this.filters, cursor }).filter(([, value]) => value));
+  }
+
+  #turn(step) {
+    if (step > 0) this.pages.push(this.rows.end);
+    else this.pages.pop();
+    this.#read();
+    scrollTo(0, 0);
+  }
+
+  async #showNew() {
+    scrollTo(0, 0);
+    if (this.order) {
+      // Which tasks are on the page is not decided by their place on it.
+      this.read = null;
+      await this.page.refresh();
+    } else this.rows.settle(true);
+    this.rows.first?.focus({ preventScroll: true });
+  }
+
+  #read() {
+    this.page.remember(this.#address());
+    this.page.refresh();
+  }
+
+  /** What leads to the list as it is shown. */
+  #address() {
+    return { view: "tasks", ...this.#shown(), sort: this.order && `${this.order.descending ? "-" : ""}${this.order.column}` };
+  }
+
+  /** First one way, then the other, then as the tasks come. */
+  #sort(column) {
+    const first = NUMBERS.has(column);
+    if (this.order?.column !== column) this.order = { column, descending: first };
+    else if (this.order.descending === first) this.order = { column, descending: !first };
+    else this.order = null;
+    this.#drawOrder();
+    this.page.remember(this.#address());
+  }
+
+  #drawOrder() {
+    this.rows.sort(this.order?.column ?? null, Boolean(this.order?.descending));
+    setText(this.sorted, this.order ? `sorted by ${this.order.column} within this page` : "");
   }
 
   #total(total, exact) {
     setText(this.count, exact ? plural(total, "task") : `${atLeast(total, exact)} tasks`);
   }
 
-  #settle() {
-    setShown(this.more, Boolean(this.next));
-    setShown(this.blank, this.rows.size === 0 && !this.next);
-    setShown(this.pausing, this.rows.size === 0 && Boolean(this.next));
-    setShown(this.rows.table, this.rows.size > 0);
+  #settle(waiting, more) {
+    const { size, end } = this.rows;
+    setText(this.waiting, `${atLeast(waiting, !more)} new`);
+    setShown(this.waiting, waiting > 0);
+    setShown(this.newer, this.pages.length > 1);
+    setShown(this.older, end !== null);
+    setShown(this.blank, size === 0 && end === null);
+    setShown(this.pausing, size === 0 && end !== null);
+    setShown(this.rows.table, size > 0);
   }
 
   #accepts(task, known) {
@@ -88,6 +181,7 @@ export class TasksView {
     if (["status", "func_name", "queue", "source"].some((name) => filters[name] && task[name] !== filters[name])) return false;
     // The server chose this row by its full error, which the delta does not contain; the other fields do not change.
     if (known) return true;
+    if (this.pages.length > 1) return false;
     const [key, ...value] = filters.tag.split(/[:=](.*)/s);
     if (key && (task.tags?.[key] === undefined || (value.length && task.tags[key] !== value[0]))) return false;
     if (filters.fingerprint) return false;
@@ -96,65 +190,47 @@ export class TasksView {
     // What changes now has ended a moment ago.
     if (filters.ended_since && !task.end_time) return false;
     if (filters.ended_until) return false;
-    const text = filters.q.toLowerCase();
-    return !text || [task.func_name, task.error, task.task_id].some((part) => part?.toLowerCase().includes(text));
+    if (!task.func_name.toLowerCase().startsWith(filters.func_name_prefix.toLowerCase())) return false;
+    if (filters.min_duration || filters.max_duration) {
+      if (LIVE.has(task.status) || typeof task.duration !== "number") return false;
+      if (filters.min_duration && task.duration < inSeconds(filters.min_duration)) return false;
+      if (filters.max_duration && task.duration >= inSeconds(filters.max_duration)) return false;
+    }
+    return has([task.error_type, task.error], filters.error) && has([task.func_name, task.error, task.task_id], filters.q);
   }
 
-  #set(name, value) {
-    this.filters[name] = value;
-    this.page.remember({ view: "tasks", ...this.filters });
+  /** Show what these filters select, and no others. */
+  #filter(filters) {
+    const wanted = Object.fromEntries(FILTERS.map((name) => [name, filters[name] ?? ""]));
+    if (FILTERS.every((name) => wanted[name] === this.filters[name])) return;
+    this.filters = wanted;
+    this.pages = [null];
     this.#mark();
-    this.page.refresh();
+    this.#read();
+  }
+
+  /** The values of a key of the filter that are known, and how many tasks have each. */
+  #known(key) {
+    if (key === "status") return STATUSES.map((status) => [status, this.chips.get(status).number.textContent]);
+    const numbers = new Map();
+    for (const value of this.rows.tasks.flatMap((task) => VALUES[key]?.(task) ?? [])) if (value) numbers.set(value, (numbers.get(value) ?? 0) + 1);
+    return [...numbers].sort(([, one], [, other]) => other - one).map(([value, number]) => [value, `${number} on this page`]);
   }
 
   #mark() {
     for (const [status, chip] of this.chips) chip.element.setAttribute("aria-pressed", String(status === this.filters.status));
-    setShown(this.clear, FIELDS.some((name) => this.filters[name]));
+    setShown(this.clear, FILTERS.some((name) => this.filters[name]));
+  }
+
+  #choose(status) {
+    const filters = { ...this.filters, status };
+    this.input.show(filters);
+    this.#filter(filters);
   }
 
   #chip(status) {
     const number = h("span", { class: "chip-count", text: "" });
-    const element = h("button", { class: "chip", type: "button", data: { status: status || "all" }, on: { click: () => this.#set("status", status) } }, h("span", { text: status || "all" }), number);
+    const element = h("button", { class: "chip", type: "button", data: { status: status || "all" }, on: { click: () => this.#choose(status) } }, h("span", { text: status || "all" }), number);
     return { element, number };
-  }
-
-  #inputs() {
-    const typed = (name, label, type = "text") =>
-      h("input", {
-        type,
-        name,
-        placeholder: label,
-        "aria-label": label,
-        value: this.filters[name],
-        spellcheck: "false",
-        autocomplete: "off",
-        on: {
-          input: (event) => {
-            clearTimeout(this.typing);
-            this.typing = setTimeout(() => this.#set(name, event.target.value.trim()), 250);
-          },
-        },
-      });
-    const chosen = (name, label, options) => {
-      const known = options.some(([value]) => value === this.filters[name]);
-      const all = known ? options : [...options, [this.filters[name], this.filters[name]]];
-      return h(
-        "select",
-        { name, "aria-label": label, on: { change: (event) => this.#set(name, event.target.value) } },
-        all.map(([value, text]) => h("option", { value, text, selected: value === this.filters[name] })),
-      );
-    };
-    this.clear = h("button", { class: "button small ghost", type: "button", text: "Clear", on: { click: () => this.page.open({ view: "tasks" }) } });
-    return [
-      h("label", { class: "search" }, icon("search"), typed("q", "Search name, error or id", "search")),
-      typed("func_name", "Task name"),
-      typed("queue", "Queue"),
-      typed("tag", "Tag, as key:value"),
-      chosen("source", "Source", FROM),
-      chosen("since", "Created", AGES),
-      ...(this.filters.ended_since ? [chosen("ended_since", "Ended", ENDED)] : []),
-      ...(this.filters.fingerprint ? [chosen("fingerprint", "Failure", [["", "Any failure"], [this.filters.fingerprint, "One group of failures"]])] : []),
-      this.clear,
-    ];
   }
 }

@@ -1,0 +1,99 @@
+// The filter of the list as a line of words: `status:failed type:charge error:Timeout duration:>5s declined`.
+
+import { SOURCES, STATUSES } from "./vocabulary.js";
+
+/** Words that lead a part of the line, what each selects, and what may follow. */
+export const KEYS = {
+  status: { meaning: "state", params: ["status"], values: STATUSES },
+  type: { meaning: "name of the task; =name for exactly this one", params: ["func_name_prefix", "func_name"] },
+  error: { meaning: "part of the error or its type", params: ["error"] },
+  queue: { meaning: "queue", params: ["queue"] },
+  tag: { meaning: "key:value, or key alone", params: ["tag"] },
+  duration: { meaning: ">5s or <100ms, of finished tasks", params: ["min_duration", "max_duration"], values: [">1s", ">5s", ">1m", "<100ms"] },
+  created: { meaning: "within this time", params: ["since"], values: ["15m", "1h", "6h", "24h", "7d"] },
+  before: { meaning: "created before this time", params: ["until"], values: ["1h", "24h"] },
+  ended: { meaning: "ended within this time", params: ["ended_since"], values: ["15m", "1h", "6h", "24h", "7d"] },
+  ended_before: { meaning: "ended before this time", params: ["ended_until"], values: ["1h", "24h"] },
+  source: { meaning: "what made it", params: ["source"], values: SOURCES },
+  trace: { meaning: "trace id", params: ["trace_id"] },
+  failure: { meaning: "fingerprint of a failure", params: ["fingerprint"] },
+};
+
+/** The names of the API's filters. */
+export const FILTERS = [...Object.values(KEYS).flatMap(({ params }) => params), "q"];
+
+const PART = /([A-Za-z_.]+):(?:"([^"]*)"?|(\S*))|"([^"]*)"?|(\S+)/g;
+
+/** The parts of a line: `{key, value, from, to}`; without a key, `key` is null. */
+export function parts(line) {
+  return [...line.matchAll(PART)].map((found) => {
+    const [text, key = null, ...values] = found;
+    return { key, value: values.find((value) => value !== undefined) ?? "", from: found.index, to: found.index + text.length };
+  });
+}
+
+/** The filters that a line means, as parameters of the API; throws an `Error` with a sentence if it means none. */
+export function read(line) {
+  const filters = {};
+  const words = [];
+  const set = (name, value, key) => {
+    if (filters[name] !== undefined) throw new Error(`${key}: can be given once.`);
+    filters[name] = value;
+  };
+  for (const { key, value, from, to } of parts(line)) {
+    if (key === null) words.push(value);
+    else if (key === "args" || key.startsWith("args.")) throw new Error("The list cannot be filtered by arguments: they are stored encoded, and may be encrypted. Give the task a tag, and filter by that.");
+    // What looks like a part of an error (“KeyError:”, “http://”) is searched for.
+    else if (!Object.hasOwn(KEYS, key)) words.push(line.slice(from, to));
+    else if (!value) throw new Error(`${key}: needs a value: ${KEYS[key].meaning}.`);
+    else if (key === "type") set(...(value.startsWith("=") ? ["func_name", value.slice(1)] : ["func_name_prefix", value]), key);
+    else if (key === "duration") {
+      if (!/^[<>]/.test(value)) throw new Error("duration: begins with > or <, as in duration:>5s.");
+      set(value[0] === ">" ? "min_duration" : "max_duration", value.slice(1), key);
+    } else set(KEYS[key].params[0], value, key);
+  }
+  if (words.length) filters.q = words.join(" ");
+  return filters;
+}
+
+/** The line for these filters. */
+export function written(filters) {
+  const said = [];
+  for (const [key, { params }] of Object.entries(KEYS)) {
+    for (const name of params) {
+      if (!filters[name]) continue;
+      const mark = { func_name: "=", min_duration: ">", max_duration: "<" }[name] ?? "";
+      said.push(part(key, mark + filters[name]));
+    }
+  }
+  if (filters.q) said.push(parts(filters.q).some(({ key }) => key !== null) ? `"${filters.q}"` : filters.q);
+  return said.join(" ");
+}
+
+/** One part of a line; a value with spaces is quoted. */
+export function part(key, value) {
+  return `${key}:${/\s/.test(value) ? `"${value}"` : value}`;
+}
+
+/**
+ * What can follow where the cursor is: `{text, note, from, to}`: `text` takes the place between `from` and `to`.
+ *
+ * `known(key)` returns the values of a key that are known, each with a note about it, as `[value, note]`.
+ */
+export function suggestions(line, at, known) {
+  const current = parts(line).find(({ from, to }) => from <= at && at <= to) ?? { key: null, value: "", from: at, to: at };
+  const { key, value, from, to } = current;
+  const wanted = value.toLowerCase();
+  if (key === null) {
+    return Object.entries(KEYS)
+      .filter(([name]) => name.startsWith(wanted))
+      .map(([name, { meaning }]) => ({ text: `${name}:`, note: meaning, from, to }));
+  }
+  if (!Object.hasOwn(KEYS, key)) return [];
+  const counted = known(key);
+  const others = (KEYS[key].values ?? []).filter((each) => !counted.some(([one]) => one === each)).map((each) => [each, ""]);
+  return [...counted, ...others]
+    .filter(([each]) => each.toLowerCase().startsWith(wanted) && each !== value)
+    .slice(0, 12)
+    .map(([each, note]) => ({ text: `${part(key, each)} `, note, from, to }));
+}

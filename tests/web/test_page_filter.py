@@ -1,0 +1,99 @@
+"""The filter of the list: a line of words that selects, suggests, and says what it cannot do."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.async_api import expect
+
+from taskflow_otel.model.status import TaskStatus
+from tests.web.conftest import OpenPage
+from tests.web.house import House, make_record
+
+pytestmark = pytest.mark.browser
+
+READ = "async (line) => (await import(new URL('static/filter.js', location.href))).read(line)"
+ROUND = """async (filters) => {
+  const { read, written } = await import(new URL('static/filter.js', location.href));
+  return read(written(filters));
+}"""
+
+
+async def test_a_line_means_filters_of_the_api_and_filters_are_written_as_a_line(
+    opened: OpenPage, engine: House
+) -> None:
+    async with opened("?view=tasks") as page:
+        for line, filters in {
+            "": {},
+            "lost order": {"q": "lost order"},
+            "status:failed type:charge error:Timeout duration:>5s": {
+                "status": "failed",
+                "func_name_prefix": "charge",
+                "error": "Timeout",
+                "min_duration": "5s",
+            },
+            "type:=charge_card duration:<100ms declined": {
+                "func_name": "charge_card",
+                "max_duration": "100ms",
+                "q": "declined",
+            },
+            'error:"not found" tag:tenant:acme': {"error": "not found", "tag": "tenant:acme"},
+            "KeyError: 'x' at 12:03": {"q": "KeyError: 'x' at 12:03"},
+            "created:1h before:10m ended:6h ended_before:5m source:retry": {
+                "since": "1h",
+                "until": "10m",
+                "ended_since": "6h",
+                "ended_until": "5m",
+                "source": "retry",
+            },
+        }.items():
+            assert await page.evaluate(READ, line) == filters
+            assert await page.evaluate(ROUND, filters) == filters
+        assert await page.evaluate(ROUND, {"q": "status:failed"}) == {"q": "status:failed"}
+
+
+async def test_the_line_selects_suggests_with_numbers_and_refuses_in_a_sentence(
+    opened: OpenPage, engine: House
+) -> None:
+    for number in range(3):
+        engine.put(make_record("charge_card", TaskStatus.FAILED, error="slow", error_type="TimeoutError", duration=9.0))
+        engine.put(make_record("charge_gift", TaskStatus.SUCCESS, queue=f"mail{number}"))
+    engine.put(make_record("build_report", TaskStatus.FAILED, error="slow", error_type="OrderError"))
+    async with opened("?view=tasks") as page:
+        rows = page.locator("tbody tr")
+        await expect(rows).to_have_count(7)
+        field = page.get_by_label("Search")
+        await field.press_sequentially("type:cha")
+        await expect(page.get_by_role("option").filter(has_text="charge_card")).to_contain_text("3 on this page")
+        await expect(rows).to_have_count(6)
+        await page.keyboard.press("ArrowDown")
+        await expect(page.get_by_role("option", selected=True)).to_have_count(1)
+        await page.keyboard.press("Escape")
+        await expect(page.get_by_role("listbox")).to_be_hidden()
+        await expect(field).to_be_focused()
+        await field.fill("type:charge duration:>5s error:timeout")
+        await expect(rows).to_have_count(3)
+        assert page.url.endswith("?view=tasks&func_name_prefix=charge&error=timeout&min_duration=5s")
+        # New tasks are judged by the same filter.
+        engine.put(
+            make_record("build_report", TaskStatus.FAILED, error_type="TimeoutError", error="", duration=9.0, age=0)
+        )
+        engine.put(
+            make_record("charge_late", TaskStatus.FAILED, error_type="TimeoutError", error="", duration=9.0, age=0)
+        )
+        await expect(rows).to_have_count(4)
+        await expect(rows.first).to_contain_text("charge_late")
+        await field.fill("status:f")
+        await page.get_by_role("option").filter(has_text="status:failed").click()
+        await expect(field).to_have_value("status:failed ")
+        await expect(page.get_by_role("button", name="failed")).to_have_attribute("aria-pressed", "true")
+        await page.get_by_role("button", name="success").click()
+        await expect(field).to_have_value("status:success")
+        await expect(rows).to_have_count(3)
+        for line, said in {
+            "args.order:782 ": "cannot be filtered by arguments",
+            "duration:5s": "begins with > or <",
+            "queue:a queue:b": "queue: can be given once",
+        }.items():
+            await field.fill(line)
+            await expect(page.get_by_role("alert").filter(has_text=said)).to_be_visible()
+            await expect(field).to_have_attribute("aria-invalid", "true")
