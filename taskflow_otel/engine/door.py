@@ -128,9 +128,10 @@ class Door:
     async def arrived(self, tasks: Sequence[LiveTask]) -> None:
         """Wait for the commits of tasks given to `start_soon`; raises `BackendError` when one failed."""
         for task in tasks:
-            if task.arrival is not None:
-                await asyncio.wait({task.arrival})
-                if not task.arrival.cancelled() and (exc := task.arrival.exception()) is not None:
+            # A task of a shared queue has another one afterwards: its gift to the pool, for which nobody waits.
+            if (arrival := task.arrival) is not None:
+                await asyncio.wait({arrival})
+                if not arrival.cancelled() and (exc := arrival.exception()) is not None:
                     raise exc
 
     async def enqueue_within(

@@ -8,12 +8,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from taskflow_otel import InMemoryLogger, QueueConfig, TaskManager, Telemetry, get_task_context
+from taskflow_otel import (
+    InMemoryLogger,
+    ManagedBackgroundTasks,
+    QueueConfig,
+    TaskAdmin,
+    TaskManager,
+    Telemetry,
+    get_task_context,
+)
 from taskflow_otel.backends import MemoryBackend, SqliteBackend
 from taskflow_otel.backends.pool import POOL, Claimed, Pooled
 from taskflow_otel.engine.deployment import CONCURRENCY, RUN
@@ -251,3 +261,26 @@ async def test_a_limit_of_the_fleet_is_kept_by_all_instances_together(
             await web.enqueue(added)
         await eventually(lambda: len(done) == 60, "all runs", timeout=3 * WAIT)
     assert most == 3
+
+
+async def test_a_request_that_adds_an_eager_task_to_a_shared_queue_is_answered_once_the_task_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work() -> None: ...
+
+    async def eager() -> None: ...
+
+    backend, app = Kept(), FastAPI()
+    web = member(backend, work, monkeypatch, "none")
+    at_once = web.task(persist=True, queue="shared", eager=True, name="eager")(eager)
+    TaskAdmin(app, web)
+
+    @app.post("/")
+    async def add(tasks: ManagedBackgroundTasks) -> str:
+        return tasks.add_task(at_once)
+
+    transport = httpx.ASGITransport(app)
+    async with started(web), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.post("/")
+        assert answer.status_code == 200
+        await in_pool(web, answer.json())
