@@ -52,7 +52,7 @@ build/peers/.installed: benchmarks/requirements.txt
 instructions: $(VENV)/.dev $(VENV)/.packages  ## Count the instructions of one task, beside the baseline
 	$(BIN)/python -m benchmarks.instructions --check $(INSTRUCTIONS_ARGS)
 
-chaos: $(VENV)/.dev $(VENV)/.packages  ## Kill servers under load, 200 times on each backend
+chaos: $(VENV)/.dev $(VENV)/.packages  ## Kill servers and workers under load, 200 times on each backend and arrangement
 	@mkdir -p build
 	$(BIN)/python -m tests.chaos --report build/chaos.json $(CHAOS_ARGS)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.chaos.storm import BACKENDS, Plan, run_storm
+from tests.chaos.plan import BACKENDS, Plan
+from tests.chaos.storm import run_storm
 
 
 def main() -> int:
@@ -19,16 +21,24 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1800, help="or after this time (default: 1800)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults drawn and of the load (default: 0)")
     parser.add_argument("--members", type=int, default=2, help="server processes at once (default: 2)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        action="append",
+        help="worker processes beside the servers, which then only enqueue; more than one number: one storm for each "
+        "(default: 0, then 2)",
+    )
     parser.add_argument("--keep", type=Path, help="directory to leave databases, logs and notes in")
     parser.add_argument("--report", type=Path, help="file to write the JSON report to")
     options = parser.parse_args()
     reports = []
-    for backend in options.backend or BACKENDS:
+    arrangements = options.workers or (0, 2)
+    for backend, workers in itertools.product(options.backend or BACKENDS, arrangements):
         directory = None
         if options.keep is not None:
-            directory = options.keep / backend
+            directory = options.keep / f"{backend}-{workers}"
             directory.mkdir(parents=True)
-        plan = Plan(backend, options.kills, options.seconds, options.seed, options.members)
+        plan = Plan(backend, options.kills, options.seconds, options.seed, options.members, workers)
         report = run_storm(plan, directory)
         sys.stdout.write(f"{report}\n")
         sys.stdout.flush()

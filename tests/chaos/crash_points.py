@@ -10,13 +10,14 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, event
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taskflow_otel.backends.base import Applied, Backend, Change, Insert, Update
+from taskflow_otel.backends.pool import Claimed, KeepsPool, Pooled, PoolStore, Wanted
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import Transition
 
@@ -33,6 +34,10 @@ AFTER_OUTCOME = "after the outcome"
 RETRY_WAIT = "in retry wait"
 AFTER_TAKEOVER = "after takeover"
 DRAIN = "in drain"
+BEFORE_GIFT = "before a gift to the pool"
+AFTER_GIFT = "after a gift to the pool"
+BEFORE_POOL_CLAIM = "before a claim from the pool"
+AFTER_POOL_CLAIM = "after a claim from the pool"
 IN_TRANSACTION = "inside a transaction"
 STOPPED_IN_TRANSACTION = "stopped inside a transaction"
 """Not a death: the process holds its locks and says nothing, as in a frozen container."""
@@ -43,6 +48,15 @@ POINTS = (
     BEFORE_COMMIT, IN_COMMIT, AFTER_COMMIT, BEFORE_RESPONSE, AFTER_RESPONSE, BEFORE_CLAIM, AFTER_CLAIM, MID_RUN,
     BEFORE_OUTCOME, AFTER_OUTCOME, RETRY_WAIT, AFTER_TAKEOVER, DRAIN,
 )  # fmt: skip
+WEB_POINTS = (
+    BEFORE_COMMIT, IN_COMMIT, AFTER_COMMIT, BEFORE_RESPONSE, AFTER_RESPONSE, BEFORE_GIFT, AFTER_GIFT, DRAIN,
+)  # fmt: skip
+"""Those that a process reaches which only enqueues."""
+WORKER_POINTS = (
+    BEFORE_POOL_CLAIM, AFTER_POOL_CLAIM, BEFORE_CLAIM, AFTER_CLAIM, MID_RUN, BEFORE_OUTCOME, AFTER_OUTCOME, RETRY_WAIT,
+    AFTER_TAKEOVER, DRAIN,
+)  # fmt: skip
+"""Those that a worker reaches."""
 
 _INSERTED_KEYS = """
     SELECT count(*) FROM taskflow_tasks
@@ -137,7 +151,27 @@ def add_crash_points(backend: Backend, points: CrashPoints) -> Backend:
         return taken
 
     backend.apply, backend.take_over = apply, take_over  # type: ignore[method-assign]  # the instance's own
+    if isinstance(backend, KeepsPool):
+        _add_pool_points(backend.pool_store, points)
     return backend
+
+
+def _add_pool_points(store: PoolStore, points: CrashPoints) -> None:
+    inner_give, inner_claim = store.give, store.claim
+
+    async def give(owner: str, tasks: Sequence[Pooled]) -> None:
+        points.reach(BEFORE_GIFT)
+        await inner_give(owner, tasks)
+        points.reach(AFTER_GIFT)
+
+    async def claim(owner: str, wanted: Wanted, seals: Collection[str]) -> list[Claimed]:
+        points.reach(BEFORE_POOL_CLAIM)
+        claimed = await inner_claim(owner, wanted, seals)
+        if claimed:
+            points.reach(AFTER_POOL_CLAIM)
+        return claimed
+
+    store.give, store.claim = give, claim  # type: ignore[method-assign]  # the instance's own
 
 
 def _kind(change: Change) -> str:

@@ -23,17 +23,25 @@ _context.set_forkserver_preload(["uvicorn", "tests.chaos.preload"])
 _PR_SET_PDEATHSIG = 1
 
 
-def serve(port: int, environment: Mapping[str, str], log_path: str) -> None:
-    """Run uvicorn in this new process until it is told to end."""
+APPLICATION = "tests.chaos.app:app"
+WEB, WORKER = "web", "worker"
+
+
+def serve(port: int, environment: Mapping[str, str], log_path: str, kind: str) -> None:
+    """Run the application, or a worker of it, in this new process until it is told to end."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     output = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(environment)
     signal.signal(signal.SIGUSR1, lambda *_: _say_where_tasks_wait())
+    if kind == WORKER:
+        from taskflow_otel.cli.worker import worker
+
+        sys.exit(worker.main([APPLICATION, "--port", str(port)], standalone_mode=False))
     import uvicorn
 
-    uvicorn.run("tests.chaos.app:app", host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=3)
+    uvicorn.run(APPLICATION, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=3)
 
 
 def _say_where_tasks_wait() -> None:
@@ -45,8 +53,9 @@ def _say_where_tasks_wait() -> None:
 class Member:
     """One place in the fleet: its processes come and go, its port stays."""
 
-    def __init__(self, number: int, directory: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, number: int, directory: Path, environment: Mapping[str, str], kind: str = WEB) -> None:
         self.number = number
+        self.kind = kind
         self.port = free_port()
         self.armed = directory / f"armed-{number}"
         self.log_path = directory / f"member-{number}.log"
@@ -78,7 +87,7 @@ class Member:
         deadline = time.monotonic() + timeout
         while True:
             self._process = _context.Process(
-                target=serve, args=(self.port, self._environment, str(self.log_path)), daemon=True
+                target=serve, args=(self.port, self._environment, str(self.log_path), self.kind), daemon=True
             )
             self._process.start()
             async with httpx.AsyncClient(base_url=self.url, timeout=2) as client:

@@ -13,6 +13,7 @@ import redis.asyncio
 
 import taskflow_otel
 import taskflow_otel.backends
+import taskflow_otel.cli.worker
 import tests.chaos.backends
 import tests.chaos.crash_points
 

@@ -22,10 +22,13 @@ class Report:
     """The result of one storm."""
 
     backend: str
+    arrangement: str
     seed: int
     seconds: float
     kills: int
     kills_by_moment: dict[str, int]
+    kills_by_kind: dict[str, int]
+    """By kind of process."""
     other_faults: dict[str, int]
     acknowledged: int
     refused: int
@@ -49,9 +52,11 @@ class Report:
     def make(
         cls,
         backend: str,
+        arrangement: str,
         seed: int,
         seconds: float,
         kills: Counter[str],
+        kills_by_kind: Counter[str],
         others: Counter[str],
         answers: Answers,
         executions: Executions,
@@ -71,10 +76,12 @@ class Report:
         retries = sum(record.retries_used for record in records.values())
         return cls(
             backend=backend,
+            arrangement=arrangement,
             seed=seed,
             seconds=round(seconds, 1),
             kills=kills.total(),
             kills_by_moment=dict(sorted(kills.items())),
+            kills_by_kind=dict(sorted(kills_by_kind.items())),
             other_faults={name: number for name, number in sorted(others.items()) if number},
             acknowledged=len(answers.acknowledged),
             refused=len(answers.refused),
@@ -107,8 +114,10 @@ class Report:
         moments = "".join(f"\n      {number:4} {name}" for name, number in self.kills_by_moment.items())
         others = ", ".join(f"{number} × {name}" for name, number in self.other_faults.items())
         statuses = ", ".join(f"{number} {name}" for name, number in self.statuses.items())
+        kinds = ", ".join(f"{number} of {kind}" for kind, number in self.kills_by_kind.items())
         lines = [
-            f"{self.backend}: {self.kills} kills in {self.seconds:g} s (seed {self.seed}){moments}",
+            f"{self.backend}, {self.arrangement}: {self.kills} kills in {self.seconds:g} s (seed {self.seed}){moments}",
+            f"  processes killed: {kinds}",
             f"  also: {others}",
             f"  requests: {self.acknowledged} acknowledged, {self.refused} refused (503), {self.unanswered} unanswered",
             f"  ledger: {self.stored} tasks: {statuses}",

@@ -31,8 +31,9 @@ from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.reconcile.compare import reconcile
+from tests.chaos.plan import SERVERS
 from tests.chaos.schedules_check import STEPS, Check, Findings, Notes, read_notes
-from tests.chaos.storm import SERVERS, opened
+from tests.chaos.storm import opened
 from tests.procs import AppProcess
 from tests.waiting import eventually
 

@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,31 +27,19 @@ from tests.chaos.books import Acknowledgement, Answers, Refusal, read_notes
 from tests.chaos.check import Check
 from tests.chaos.crash_points import (
     DRAIN,
-    IN_TRANSACTION,
-    POINTS,
-    STOPPED_IN_TRANSACTION,
-    STOPPED_WITH_KEY,
     arm,
     disarm,
 )
-from tests.chaos.fleet import Member
+from tests.chaos.fleet import WEB, WORKER, Member
 from tests.chaos.kinds import KINDS
+from tests.chaos.plan import KILL, LEAVE, PAUSE, POOLED, REST, SERVERS, SHORT_PAUSE, STOPS, Plan
 from tests.chaos.report import Report
 from tests.chaos.shaking import Shaker
 from tests.chaos.witnesses import Witnesses, every_record
 from tests.read_only import url_that_obeys
-from tests.servers import MariaDBServer, PgBouncerServer, PostgresServer, RedisServer, Server
+from tests.servers import PgBouncerServer, PostgresServer, Server
 
-SERVERS: Mapping[str, Callable[[Mapping[str, str] | None], Server]] = {
-    "postgres": PostgresServer,
-    "mysql": MariaDBServer,
-    "redis": RedisServer,
-}
-POOLED = "pgbouncer"
-"""PostgreSQL behind a pooler, which has trouble of its own."""
-BACKENDS = ("sqlite", *SERVERS, POOLED)
 _OPTIONS = {"mysql": {"max-allowed-packet": "512K"}}
-
 LEASE = 2.0
 SETTLED = 10.0
 """Seconds after which a living process has taken back what it refused; more than its longest backoff."""
@@ -66,55 +54,14 @@ _POINT_WAIT = 6.0
 _DRAIN_WAIT = 30.0
 _LAST_WORK = 120.0
 
-KILL, PAUSE, SHORT_PAUSE, LEAVE = "at a random moment", "pause past the lease", "short pause", "drain"
-REST = "left in peace"
-"""For as long as others may need to work as one who takes over."""
-_DECK = (*POINTS, KILL, KILL, KILL, KILL, KILL, PAUSE, SHORT_PAUSE, LEAVE)
-_STOPS = frozenset({STOPPED_IN_TRANSACTION, STOPPED_WITH_KEY})
-_TRANSACTIONAL = {"postgres", "mysql", POOLED}
-"""Where one instance's open transaction must not hold up the others. Of one SQLite file there is a single writer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How hard the storm is. It ends after `kills` kills, or after `seconds`."""
-
-    backend: str
-    kills: int
-    seconds: float
-    seed: int = 0
-    members: int = 2
-    clients: int = 8
-    pace: float = 0.05
-    """Seconds between two requests of one client."""
-    faults: tuple[str, ...] | None = None
-    """What happens to the members; by default everything. With none of it only the database has trouble."""
-    shaken: bool = True
-    """Whether the database has trouble."""
-    pauses: tuple[float, float] = (1.2, 1.8)
-    """Shortest and longest pause past the lease, in leases."""
-    kinds: tuple[str, ...] = tuple(KINDS)
-    """The types of task that are added."""
-    planted: str | None = None
-    """The fault of `tests.chaos.planted` that the servers have."""
-    until_unexpected: bool = False
-    """Whether the storm ends at the first answer that nobody may get."""
-
-    @property
-    def deck(self) -> tuple[str, ...]:
-        """The faults to draw from."""
-        if self.faults is not None:
-            return self.faults
-        if self.backend in _TRANSACTIONAL:
-            return (*_DECK, IN_TRANSACTION, IN_TRANSACTION, STOPPED_IN_TRANSACTION)
-        return _DECK
-
 
 @dataclass(slots=True)
 class Tally:
     """What was done to the fleet."""
 
     kills: Counter[str] = field(default_factory=Counter)
+    by_kind: Counter[str] = field(default_factory=Counter)
+    """The kills, by kind of process."""
     others: Counter[str] = field(default_factory=Counter)
 
 
@@ -131,7 +78,7 @@ class Storm:
         self._answers = Answers()
         self._numbers = itertools.count(1)
         self._keys: deque[str] = deque(maxlen=20)
-        self._deck = self._shuffled()
+        self._decks = {kind: self._shuffled(plan.deck(kind)) for kind in (WEB, WORKER)}
         self._over = asyncio.Event()
         self._one_stopped = asyncio.Lock()
         environment = {
@@ -146,7 +93,12 @@ class Storm:
             environment["CHAOS_FAULT"] = plan.planted
         if self._witnesses is not None:
             environment |= self._witnesses.environment
-        self._members = [Member(number, directory, environment) for number in range(plan.members)]
+        runs = {WEB: "none", WORKER: "pool"} if plan.workers else {WEB: "here"}
+        kinds = [WEB] * plan.members + [WORKER] * plan.workers
+        self._members = [
+            Member(number, directory, {**environment, "TASKFLOW_RUN": runs[kind]}, kind)
+            for number, kind in enumerate(kinds)
+        ]
         self._blocked_since: dict[int, float] = {}
         """Since when each process has refused everything, on the monotonic clock."""
         self._drained: set[int] = set()
@@ -162,7 +114,9 @@ class Storm:
                 await self._witnesses.start(self._members)
             await asyncio.gather(*(member.start() for member in self._members))
             load = [asyncio.create_task(self._client()) for _ in range(self._plan.clients)]
-            trouble = [asyncio.create_task(self._torment(member)) for member in self._members if self._plan.deck]
+            trouble = [
+                asyncio.create_task(self._torment(member)) for member in self._members if self._plan.deck(member.kind)
+            ]
             if self._shaker is not None:
                 trouble.append(asyncio.create_task(self._shaker.run(self._over)))
             for job in (*load, *trouble):
@@ -194,9 +148,11 @@ class Storm:
         ).run()
         return Report.make(
             self._plan.backend,
+            self._plan.arrangement,
             self._plan.seed,
             stormed,
             self._tally.kills,
+            self._tally.by_kind,
             self._tally.others + Counter({"failed start": sum(member.failed_starts for member in self._members)}),
             self._answers,
             executions,
@@ -206,10 +162,10 @@ class Storm:
             self._witnesses,
         )
 
-    def _shuffled(self) -> Iterator[str]:
+    def _shuffled(self, faults: Sequence[str]) -> Iterator[str]:
         """Every fault once (or as often as the deck holds it) before any comes again."""
         while True:
-            deck = list(self._plan.deck)
+            deck = list(faults)
             self._draw.shuffle(deck)
             yield from deck
 
@@ -233,7 +189,7 @@ class Storm:
         return self._keys[-1]
 
     async def _request(self, client: httpx.AsyncClient, kind: str, key: str | None) -> None:
-        up = [member for member in self._members if member.up]
+        up = [member for member in self._members if member.up and member.kind == WEB]
         if not up:
             return
         member = self._draw.choice(up)
@@ -288,7 +244,7 @@ class Storm:
         """One thing after the other happens to one member, until the storm is over."""
         while not self._over.is_set():
             await asyncio.sleep(self._draw.uniform(0, 0.8))
-            await self._strike(member, next(self._deck))
+            await self._strike(member, next(self._decks[member.kind]))
             if not member.up:
                 await member.start()
             if self._tally.kills.total() >= self._plan.kills:
@@ -305,7 +261,7 @@ class Storm:
             await self._pause(member, fault, self._draw.uniform(0.1, 0.5) * LEASE)
         elif fault == LEAVE:
             await self._leave(member)
-        elif fault in _STOPS:
+        elif fault in STOPS:
             await self._stop_in_transaction(member, fault)
         else:
             await self._crash_at(member, fault)
@@ -332,7 +288,11 @@ class Storm:
         self._disturbed_at = time.monotonic()
         member.signal(signal.SIGKILL)
         await member.ended(10)
+        self._killed(member, what)
+
+    def _killed(self, member: Member, what: str) -> None:
         self._tally.kills[what] += 1
+        self._tally.by_kind[member.kind] += 1
 
     async def _pause(self, member: Member, what: str, seconds: float) -> None:
         member.signal(signal.SIGSTOP)
@@ -350,7 +310,7 @@ class Storm:
             await self._drain_hangs(member)
         elif member.exit_code == -signal.SIGKILL:
             # A crash point that is a stretch of time was reached just before.
-            self._tally.kills[KILL] += 1
+            self._killed(member, KILL)
         else:
             self._tally.others[LEAVE] += 1
             if calm and (self._shaker is None or self._shaker.shaken_at == shaken):
@@ -376,13 +336,14 @@ class Storm:
         elif not ended:
             self._tally.others["point not reached"] += 1
         elif member.exit_code == -signal.SIGKILL:
-            self._tally.kills[point] += 1
+            self._killed(member, point)
         else:
             self._tally.others[LEAVE] += 1
 
     async def _aftermath(self) -> tuple[dict[str, TaskRecord], int]:
         """Everything stored, after one clean instance has worked off what the storm has left, and its own count."""
-        survivor = self._members[0]
+        # The last one is a worker, if there are any.
+        survivor = self._members[-1]
         disarm(survivor.armed)
         await survivor.start()
         async with opened(self._plan.backend, self._url) as backend:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.crash_points import STOPPED_IN_TRANSACTION
-from tests.chaos.storm import BACKENDS, Plan, run_storm
+from tests.chaos.plan import BACKENDS, Plan
+from tests.chaos.storm import run_storm
 from tests.servers import find_binary
 
 BINARIES = {
@@ -24,6 +25,16 @@ def test_nothing_acknowledged_is_lost_and_nothing_ends_twice(backend: str) -> No
     assert report.kills > 0
     assert report.executions > 0
     assert report.spans > 0 < report.log_records
+    assert (report.losses, report.violations, report.differences) == (0, [], []), f"\n{report}"
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgres", "mysql", "redis"])
+def test_web_processes_that_only_enqueue_and_workers_lose_nothing_either(backend: str) -> None:
+    if backend in BINARIES:
+        find_binary(*BINARIES[backend])
+    report = run_storm(Plan(backend, kills=10, seconds=15, seed=3, workers=2))
+    assert report.executions > 0
+    assert report.kills_by_kind.keys() == {"web", "worker"}
     assert (report.losses, report.violations, report.differences) == (0, [], []), f"\n{report}"
 
 

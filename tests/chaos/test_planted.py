@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos.crash_points import BEFORE_COMMIT, IN_COMMIT, STOPPED_WITH_KEY
+from tests.chaos.plan import KILL, LEAVE, PAUSE, REST, Plan
 from tests.chaos.planted import FAULTS
-from tests.chaos.storm import KILL, LEAVE, PAUSE, REST, Plan, run_storm
+from tests.chaos.storm import run_storm
 from tests.chaos.test_chaos_slice import BINARIES
 from tests.servers import find_binary
 
