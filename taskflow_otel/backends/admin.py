@@ -99,12 +99,22 @@ class FigureStore(Protocol):
     """
 
     async def read(
-        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+        self,
+        span: Span,
+        first: int,
+        last: int,
+        *,
+        by_name: bool = False,
+        kinds: Collection[str] | None = None,
+        names: Collection[str] | None = None,
     ) -> list[Figure]:
         """The figures of the slots from `first` to `last` (see `Span.slot`), of each task type or of all together.
 
-        `kinds`: only these.
+        `kinds`: only these. `names`: only those of these task types.
         """
+
+    async def oldest(self, span: Span) -> int | None:
+        """The oldest slot with a figure; `None` without any."""
 
     async def forget(self, span: Span, before: int, limit: int) -> int:
         """Delete up to about `limit` figures of slots that are less than `before`; return how many."""

@@ -130,9 +130,20 @@ class _MeasuredFigures:
         self._measure = meter.measure
 
     async def read(
-        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+        self,
+        span: Span,
+        first: int,
+        last: int,
+        *,
+        by_name: bool = False,
+        kinds: Collection[str] | None = None,
+        names: Collection[str] | None = None,
     ) -> list[Figure]:
-        return await self._measure("figure_read", self._store.read(span, first, last, by_name=by_name, kinds=kinds))
+        work = self._store.read(span, first, last, by_name=by_name, kinds=kinds, names=names)
+        return await self._measure("figure_read", work)
+
+    async def oldest(self, span: Span) -> int | None:
+        return await self._measure("figure_oldest", self._store.oldest(span))
 
     async def forget(self, span: Span, before: int, limit: int) -> int:
         return await self._measure("figure_forget", self._store.forget(span, before, limit))

@@ -26,7 +26,14 @@ class MemoryFigureStore:
         self._fresh.add(record)
 
     async def read(
-        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+        self,
+        span: Span,
+        first: int,
+        last: int,
+        *,
+        by_name: bool = False,
+        kinds: Collection[str] | None = None,
+        names: Collection[str] | None = None,
     ) -> list[Figure]:
         """See `FigureStore`."""
         self._settle()
@@ -36,7 +43,7 @@ class MemoryFigureStore:
             for slot in sorted(slots)
             if first <= slot <= last
             for (name, kind, bucket), (tasks, micros) in slots[slot].items()
-            if kinds is None or kind in kinds
+            if (kinds is None or kind in kinds) and (names is None or name in names)
         ]
         added: dict[tuple[int, str, str, int], list[int]] = {}
         async for slot, name, kind, bucket, tasks, micros in in_slices(parts, _AT_ONCE):
@@ -44,6 +51,11 @@ class MemoryFigureStore:
             sums[0] += tasks
             sums[1] += micros
         return [Figure(*key, *added[key]) for key in sorted(added)]
+
+    async def oldest(self, span: Span) -> int | None:
+        """See `FigureStore`."""
+        self._settle()
+        return min(self._slots[span], default=None)
 
     async def forget(self, span: Span, before: int, limit: int) -> int:
         """See `FigureStore`."""

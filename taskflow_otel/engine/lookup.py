@@ -131,14 +131,28 @@ class Lookup:
 
     @at_home
     async def figures(
-        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+        self,
+        span: Span,
+        first: int,
+        last: int,
+        *,
+        by_name: bool = False,
+        kinds: Collection[str] | None = None,
+        names: Collection[str] | None = None,
     ) -> list[Figure] | None:
         """What finished on all instances in these slots; `None` if the backend does not keep figures."""
         if not isinstance(self._backend, KeepsFigures):
             return None
         await self._flush()
-        read = self._backend.figure_store.read(span, first, last, by_name=by_name, kinds=kinds)
+        read = self._backend.figure_store.read(span, first, last, by_name=by_name, kinds=kinds, names=names)
         return await self._patience.wait_for(read)
+
+    @at_home
+    async def counted_since(self, span: Span) -> int | None:
+        """The oldest slot with figures; `None` without any, and if the backend does not keep them."""
+        if not isinstance(self._backend, KeepsFigures):
+            return None
+        return await self._patience.wait_for(self._backend.figure_store.oldest(span))
 
     @at_home
     async def failure_groups(self, query: TaskQuery, trend: Trend) -> FailureGroups | None:

@@ -25,6 +25,8 @@ STATUSES = frozenset(status.value for status in FINISHED_STATUSES)
 """The kinds that say in which status tasks ended: each task has one of them."""
 STATUS_WORDS = {status: status.value for status in FINISHED_STATUSES}
 """The same, by status: the `value` of an enum member costs as much as several calls."""
+RETRIED = "retried"
+"""The kind of tasks that had further attempts after a failed one. Their bucket is the number of these attempts."""
 UNTIMED = -1
 """The bucket of tasks without a run time: cancelled before their start, rejected, or lost with their process."""
 
@@ -70,6 +72,16 @@ def bucket_of(seconds: float) -> int:
     return min(_HIGHEST, 1 + int(_PER_DOUBLING * _log2(seconds / _LOWEST)))
 
 
+def band_of(bucket: int) -> int:
+    """The band of a bucket: the buckets of run times of which the longest is twice the shortest, together."""
+    return -(-bucket // _PER_DOUBLING)
+
+
+def band_limit(band: int) -> float:
+    """The seconds with which a band begins; the first one begins with 0."""
+    return _LOWEST * 2.0 ** (band - 1) if band else 0.0
+
+
 class Figure(Struct, frozen=True, gc=False):
     """The tasks of one type in one slot that ended in one way, and whose times are in one bucket."""
 
@@ -78,7 +90,7 @@ class Figure(Struct, frozen=True, gc=False):
     func_name: str
     """Empty if the figures of all types are added up."""
     kind: str
-    """A `TaskStatus` in which tasks end, `WAIT`, or an `ObjectiveResult`."""
+    """A `TaskStatus` in which tasks end, `WAIT`, `RETRIED`, or an `ObjectiveResult`."""
     bucket: int
     tasks: int
     micros: int
@@ -114,6 +126,8 @@ def figures_of(record: TaskRecord) -> list[tuple[str, int, int]]:
     found = [(word, UNTIMED, 0) if took is None else (word, bucket_of(took), int(took * 1e6 + 0.5))]
     if wait is not None:
         found.append((WAIT, bucket_of(wait), int(wait * 1e6 + 0.5)))
+    if record.retries_used:
+        found.append((RETRIED, record.retries_used, 0))
     timeline = record.timeline
     if timeline and timeline[0].due_at is not None and (result := verdict(timeline)) is not None:
         found.append((result.value, UNTIMED, 0))
@@ -158,7 +172,7 @@ class FigureTally:
                 name, status = record.func_name, record.status
                 runs, waits = {}, {}
             took, timeline = record.duration, record.timeline
-            if took is None or len(timeline) < 2 or timeline[0].due_at is not None:
+            if took is None or record.retries_used or len(timeline) < 2 or timeline[0].due_at is not None:
                 for kind, bucket, micros in figures_of(record):
                     _count(self._sums, (minute, name, kind, bucket), micros)
                 continue
@@ -227,6 +241,20 @@ class Distribution:
         kept[0] += figure.tasks
         kept[1] += figure.micros
         self.count += figure.tasks
+
+    @property
+    def seconds(self) -> float:
+        """The sum of the values."""
+        return sum(micros for _, micros in self._buckets.values()) / 1e6
+
+    def from_top(self, number: int) -> tuple[int, int]:
+        """The bucket that has the `number`-th greatest value (0 if there are fewer), and how many have that or more."""
+        count = 0
+        for bucket in sorted(self._buckets, reverse=True):
+            count += self._buckets[bucket][0]
+            if count >= number:
+                return bucket, count
+        return 0, count
 
     def percentile(self, share: float) -> float | None:
         """The seconds that at least `share` of the values do not exceed (nearest rank); `None` without values."""

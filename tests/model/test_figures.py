@@ -9,12 +9,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from taskflow_otel.model.figures import (
+    RETRIED,
     UNTIMED,
     WAIT,
     Distribution,
     Figure,
     FigureTally,
     Span,
+    band_limit,
+    band_of,
     bucket_of,
     figures_of,
     first_wait,
@@ -51,6 +54,24 @@ def test_the_limits_of_a_bucket_are_close_to_each_other() -> None:
     assert (bucket_of(0.0), bucket_of(9e-5), bucket_of(1e9)) == (0, 0, bucket_of(1e30))
 
 
+def test_a_band_has_the_run_times_from_its_limit_to_twice_that() -> None:
+    for value in (0.0, 5e-5, 1.1e-4, 1.9e-4, 2.1e-4, 0.3, 1.0, 77.0, 1e6):
+        band = band_of(bucket_of(value))
+        assert band_limit(band) <= value < band_limit(band + 1)
+    assert band_limit(3) == 2 * band_limit(2) == 4 * band_limit(1) > band_limit(0) == 0.0
+
+
+def test_the_greatest_values_are_found_from_the_top() -> None:
+    runs = Distribution()
+    for seconds, tasks in ((1.0, 50), (4.0, 3), (9.0, 2)):
+        runs.add(Figure(0, "", "success", bucket_of(seconds), tasks, int(seconds * 1e6) * tasks))
+    assert [runs.from_top(number) for number in (1, 2, 3, 5, 6, 99)] == [
+        (bucket_of(9.0), 2), (bucket_of(9.0), 2), (bucket_of(4.0), 5), (bucket_of(4.0), 5), (bucket_of(1.0), 55),
+        (0, 55),
+    ]  # fmt: skip
+    assert (runs.seconds, Distribution().seconds) == (80.0, 0)
+
+
 def test_a_percentile_is_close_to_that_of_all_values_and_exact_where_they_are_equal() -> None:
     draw = random.Random(7)  # nosec B311  # the same sample each time
     values = [draw.lognormvariate(0, 2) for _ in range(5_000)]
@@ -76,11 +97,19 @@ def test_a_percentile_is_close_to_that_of_all_values_and_exact_where_they_are_eq
     [
         (ran(), [("success", bucket_of(2.0), 2_000_000), (WAIT, bucket_of(1.0), 1_000_000)]),
         (ran(status=TaskStatus.RUNNING), []),
+        (
+            ran(retries_used=2),
+            [("success", bucket_of(2.0), 2_000_000), (WAIT, bucket_of(1.0), 1_000_000), (RETRIED, 2, 0)],
+        ),
         (ran(status=TaskStatus.REJECTED, timeline=(), duration=None), [("rejected", UNTIMED, 0)]),
     ],
 )
 def test_a_finished_task_adds_its_end_and_its_wait(record: TaskRecord, expected: list[tuple[str, int, int]]) -> None:
     assert figures_of(record) == expected
+    tally = FigureTally()
+    tally.add(record)
+    if record.status.finished:
+        assert [(f.kind, f.bucket, f.micros) for f in tally.figures(Span.MINUTE)] == sorted(expected)
 
 
 def test_a_delay_that_was_asked_for_is_no_wait() -> None:

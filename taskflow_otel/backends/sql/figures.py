@@ -15,6 +15,8 @@ from taskflow_otel.runtime.owned_tasks import in_slices
 
 _c = figures.c
 _AT_ONCE = 2_000
+_MOST_SLOTS = 200
+"""Slots that are named one by one: more than the hours of a week."""
 
 
 class SqlFigureStore:
@@ -25,14 +27,26 @@ class SqlFigureStore:
         self._write = write
 
     async def read(
-        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+        self,
+        span: Span,
+        first: int,
+        last: int,
+        *,
+        by_name: bool = False,
+        kinds: Collection[str] | None = None,
+        names: Collection[str] | None = None,
     ) -> list[Figure]:
         """See `FigureStore`."""
-        rows = await self._read(figures_statement(span, first, last, by_name, kinds))
+        rows = await self._read(figures_statement(span, first, last, by_name, kinds, names))
         return [
             Figure(slot, name, kind, bucket, int(tasks), int(micros))
             async for slot, name, kind, bucket, tasks, micros in in_slices(rows, _AT_ONCE)
         ]
+
+    async def oldest(self, span: Span) -> int | None:
+        """See `FigureStore`."""
+        [[slot]] = await self._read(oldest_statement(span))
+        return None if slot is None else int(slot)
 
     async def forget(self, span: Span, before: int, limit: int) -> int:
         """See `FigureStore`."""
@@ -50,7 +64,12 @@ class SqlFigureStore:
 
 
 def figures_statement(
-    span: Span, first: int, last: int, by_name: bool, kinds: Collection[str] | None = None
+    span: Span,
+    first: int,
+    last: int,
+    by_name: bool,
+    kinds: Collection[str] | None = None,
+    names: Collection[str] | None = None,
 ) -> Select[Any]:
     """The sums over the shards, and over the names unless each is wanted."""
     name: ColumnElement[Any] = _c.func_name if by_name else literal("").label("func_name")
@@ -58,4 +77,16 @@ def figures_statement(
     wanted = select(_c.slot, name, _c.kind, _c.bucket, func.sum(_c.tasks), func.sum(_c.micros))
     if kinds is not None:
         wanted = wanted.where(_c.kind.in_(sorted(kinds)))
-    return wanted.where(_c.span == span.value, _c.slot >= first, _c.slot <= last).group_by(*parts).order_by(*parts)
+    within = [_c.slot >= first, _c.slot <= last]
+    if names is not None:
+        wanted = wanted.where(_c.func_name.in_(sorted(names)))
+        slots = range(-(-first // span.seconds) * span.seconds, last + 1, span.seconds)
+        if len(slots) <= _MOST_SLOTS:
+            # One look at the primary key for each slot, where a range would read the other types too.
+            within = [_c.slot.in_(list(slots))]
+    return wanted.where(_c.span == span.value, *within).group_by(*parts).order_by(*parts)
+
+
+def oldest_statement(span: Span) -> Select[Any]:
+    """The oldest slot."""
+    return select(func.min(_c.slot)).where(_c.span == span.value)

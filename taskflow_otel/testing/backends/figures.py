@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from taskflow_otel.backends.admin import FigureStore, KeepsFigures
 from taskflow_otel.backends.base import Backend, Insert, Update
-from taskflow_otel.model.figures import UNTIMED, WAIT, Figure, Span, bucket_of
+from taskflow_otel.model.figures import RETRIED, UNTIMED, WAIT, Figure, Span, bucket_of
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.vocabulary import ObjectiveResult
@@ -56,6 +56,7 @@ class FigureConformance(BackendFixtures):
 
     async def test_each_finished_task_is_counted_once_in_its_minute_and_its_hour(self, backend: Backend) -> None:
         store = _store_of(backend)
+        assert await store.oldest(Span.HOUR) is None
         name = f"a:b {TEXT.strip()}"
         tasks = [_ran(name, 0, 2.0), _ran(name, 0, 2.0), _ran(name, 1, 9.0, TaskStatus.FAILED), _ran("b", 61, 0.5)]
         lost = make_task(func_name="b")
@@ -78,6 +79,13 @@ class FigureConformance(BackendFixtures):
         assert [f.slot for f in await store.read(Span.MINUTE, minute + 60, minute + 60, by_name=True)] == [
             minute + 60
         ] * 2
+        assert (await store.oldest(Span.MINUTE), await store.oldest(Span.HOUR)) == (minute, hour)
+        # As they are asked for by the page of one type, and over more slots than are looked at one by one.
+        for slots in ((hour, hour + 7_200), _ALWAYS):
+            one = await store.read(Span.HOUR, *slots, by_name=True, names=["b", "nobody"])
+            assert _numbers(one) == {("b", _LOST): 1, ("b", _DONE): 1, ("b", WAIT): 1}
+            assert _numbers(await store.read(Span.HOUR, *slots, names=[name], kinds=[_FAILED])) == {("", _FAILED): 1}
+            assert await store.read(Span.HOUR, *slots, names=[]) == []
         together = await store.read(Span.HOUR, hour, hour)
         assert {f.func_name for f in together} == {""}
         assert _numbers(together) == {("", _DONE): 2, ("", _FAILED): 1, ("", _LOST): 1, ("", WAIT): 3}
@@ -95,6 +103,15 @@ class FigureConformance(BackendFixtures):
         found = await store.read(Span.HOUR, *_ALWAYS, by_name=True, kinds={_GOOD, _BAD})
         assert _numbers(found) == {("send", _GOOD): 1, ("send", _BAD): 1}
         assert _numbers(await store.read(Span.MINUTE, *_ALWAYS, kinds=[_DONE])) == {("", _DONE): 3}
+
+    async def test_further_attempts_are_counted_with_their_task(self, backend: Backend) -> None:
+        store = _store_of(backend)
+        tasks = [_ran("send", 0, 2.0) for _ in range(4)]
+        for task, retries in zip(tasks, (0, 1, 3, 3), strict=True):
+            task.retries_used = retries
+        assert await backend.apply([Insert(task) for task in tasks]) == [APPLIED] * 4
+        found = await store.read(Span.HOUR, *_ALWAYS, by_name=True, kinds=[RETRIED])
+        assert [(figure.func_name, figure.bucket, figure.tasks) for figure in found] == [("send", 1, 1), ("send", 3, 2)]
 
     async def test_a_refused_change_is_not_counted_and_the_others_of_its_batch_are(self, backend: Backend) -> None:
         store = _store_of(backend)

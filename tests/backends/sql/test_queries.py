@@ -11,11 +11,12 @@ from sqlalchemy import ClauseElement, Connection, create_engine, make_url, selec
 from sqlalchemy.pool import NullPool
 
 from taskflow_otel.backends.pool import Wanted
-from taskflow_otel.backends.sql import audit, failures, pool, queries
+from taskflow_otel.backends.sql import audit, failures, figures, pool, queries
 from taskflow_otel.backends.sql.mapping import micros
 from taskflow_otel.backends.sql.queries import TaskSearch, Way, countable, index_of, kept_counts, ways
 from taskflow_otel.backends.sql.schema import metadata, tasks
 from taskflow_otel.model.audit import AuditCursor, AuditQuery
+from taskflow_otel.model.figures import Span
 from taskflow_otel.model.query import TaskQuery, Trend
 from taskflow_otel.model.status import TaskStatus
 
@@ -227,6 +228,18 @@ def test_groups_of_failures_are_counted_in_their_index_alone_and_in_its_order(sq
     assert line.startswith("SEARCH taskflow_tasks USING COVERING INDEX taskflow_tasks_by_fingerprint")
 
 
+HOURS = 0, 168 * 3_600
+
+
+def test_the_figures_of_a_type_are_a_look_at_the_primary_key_for_each_slot(sqlite: Connection) -> None:
+    statement = figures.figures_statement(Span.HOUR, *HOURS, True, names=["x"])
+    [line] = [line for line in explain(sqlite, statement) if "taskflow_figures" in line]
+    assert line.startswith("SEARCH taskflow_figures USING INDEX sqlite_autoindex_taskflow_figures_1")
+    assert "(span=? AND slot=? AND func_name=?" in line
+    for other in (figures.figures_statement(Span.HOUR, *HOURS, True), figures.oldest_statement(Span.HOUR)):
+        assert [how for how, _ in walks(explain(sqlite, other))] == ["SEARCH"]
+
+
 def test_an_update_finds_its_row_by_the_primary_key(sqlite: Connection) -> None:
     change = update(tasks).where(tasks.c.task_id == "x", tasks.c.finished_at.is_(None)).values(status="x")
     assert walks(explain(sqlite, change)) == [("SEARCH", "sqlite_autoindex_taskflow_tasks_1")]
@@ -248,3 +261,5 @@ def test_postgres_has_an_index_for_every_question(postgres: Connection) -> None:
             assert bounds, query
     for index, other in STATEMENTS.values():
         assert f" {index} " in "\n".join(explain(postgres, other))
+    plan = "\n".join(explain(postgres, figures.figures_statement(Span.HOUR, *HOURS, True, names=["x"])))
+    assert re.search(r"Index Cond: .*slot = ANY .*func_name", plan), plan
