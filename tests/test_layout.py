@@ -83,6 +83,21 @@ ELSEWHERE = [
         ("wire/traces.py",),
     ),
     Elsewhere(
+        "web/test_task_types.py",
+        "The shapes of answers, as the API shows them.",
+        ("web/types_api.py", "wire/task_types.py"),
+    ),
+    Elsewhere(
+        "web/test_fleet_api.py",
+        "The shape of an answer, as the API shows it.",
+        ("wire/releases.py",),
+    ),
+    Elsewhere(
+        "web/test_overview.py",
+        "How seldom figures are read shows in what they are read for.",
+        ("web/figures.py",),
+    ),
+    Elsewhere(
         "backends/redis/test_backend.py",
         "How queries are answered, as the backend shows.",
         ("backends/redis/search.py",),

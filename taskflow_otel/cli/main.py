@@ -16,7 +16,7 @@ from taskflow_otel.cli.doctor import doctor
 from taskflow_otel.cli.output import messages_on
 from taskflow_otel.cli.reconcile import reconcile
 from taskflow_otel.cli.remote import cancel, logs, ls, retry, show
-from taskflow_otel.cli.views import instances, purge, queues, schedules, stats
+from taskflow_otel.cli.views import instances, purge, queues, schedules, stats, types
 from taskflow_otel.cli.worker import worker
 from taskflow_otel.errors import ConfigurationError, TaskflowError
 from taskflow_otel.runtime.terminal import say, writable
@@ -55,7 +55,7 @@ def completion(shell: str) -> int:
 
 for _one in (
     cancel, dashboards, demo, doctor, instances, logs, ls, purge, queues, reconcile, retry, schedules, show, stats,
-    worker,
+    types, worker,
 ):  # fmt: skip
     commands.add_command(_one)
 _former = copy.copy(reconcile)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -27,6 +27,10 @@ QUEUES = (
     "oldest_ready_age_seconds",
 )  # fmt: skip
 SCHEDULES = ("name", "kind", "rule", "timezone", "next_run", "last_run", "paused", "missed", "errors")
+TYPES = (
+    "func_name", "finished", "failure_share", "retries", "run_p50_seconds", "run_p95_seconds", "run_p99_seconds",
+    "wait_p95_seconds", "run_share", "change",
+)  # fmt: skip
 INSTANCES = ("instance_id", "state", "pid", "host", "started_at", "heartbeat_at")
 _POLL = 0.5
 """Seconds between two looks at an operation."""
@@ -51,6 +55,14 @@ def stats(source: Client | Ledger, filters: Any, as_json: bool) -> int:
 def queues(source: Client, as_json: bool) -> int:
     """Show the queues, with their limits."""
     return _table(source.list_queues(), QUEUES, as_json)
+
+
+@click.command()
+@click.option("--window", type=click.Choice(["1h", "24h"]), default="1h", show_default=True, help="Over which time.")
+@asking
+def types(source: Client, window: Literal["1h", "24h"], as_json: bool) -> int:
+    """Show the types of tasks, with their run times and the share of failures."""
+    return _table(source.list_types(window=window).types, TYPES, as_json)
 
 
 @click.command()

@@ -66,6 +66,8 @@ from taskflow_otel.wire.failures import FailureDetailOut, FailureGroupOut, Failu
 from taskflow_otel.wire.retries import ArgumentsOut
 from taskflow_otel.wire.running import RunningOut
 from taskflow_otel.wire.traces import TraceOut
+from taskflow_otel.wire.releases import ReleaseOut
+from taskflow_otel.wire.task_types import TaskTypesOut, TypeDetailOut
 
 _PASSING = (UnreachableError, TooManyStreamsError, NotStartedError, BackendUnavailableError)
 """Errors after which a live stream connects again."""
@@ -202,6 +204,14 @@ class AsyncClient:
     async def list_running(self, *, limit: int | None = None) -> RunningOut:
         """The tasks that run now on all instances, those that have run longest first."""
         return read(RunningOut, await self._request("GET", "/running", {"limit": limit}))
+
+    async def list_types(self, *, window: Literal["1h", "24h"] | None = None) -> TaskTypesOut:
+        """The types of tasks, the one with the greatest share of the run time first."""
+        return read(TaskTypesOut, await self._request("GET", "/types", {"window": window}))
+
+    async def get_type(self, name: str, *, window: Literal["1h", "24h", "7d"] | None = None) -> TypeDetailOut:
+        """One type: its figures, its slowest tasks, and its options; raises `ClientError` if nothing is known of it."""
+        return read(TypeDetailOut, await self._request("GET", f"/types/{segment(name, 'type')}", {"window": window}))
 
     async def get_stats(self, *, exact: bool | None = None, **filters: Unpack[Filters]) -> StatsOut:
         """How many of the tasks that match are in each state. `exact`: count without a limit."""
@@ -371,6 +381,10 @@ class AsyncClient:
     async def list_instances(self) -> list[InstanceOut]:
         """The processes that share the backend."""
         return read(list[InstanceOut], await self._request("GET", "/instances"))
+
+    async def list_releases(self) -> list[ReleaseOut]:
+        """When each release of the application was first seen, the oldest first."""
+        return read(list[ReleaseOut], await self._request("GET", "/releases"))
 
     async def get_overview(self, *, window: Literal["15m", "1h", "6h", "24h"] | None = None) -> OverviewOut:
         """Rates, shares and percentiles over a window."""

@@ -147,6 +147,8 @@ class Engine:
             self._lifecycle, self._ledger, self._tasks, self._timers, self._clock, self._background, registry
         )
         """The objectives of task types."""
+        self.types: TaskRegistry = registry
+        """The task types of this process."""
         intake = Intake(
             queues,
             self._tasks,

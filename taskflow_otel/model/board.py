@@ -41,6 +41,14 @@ class Said(Struct, frozen=True):
     """That of its application."""
 
 
+class ReleaseMark(Struct, frozen=True, gc=False):
+    """When a release of the application was first seen."""
+
+    at: datetime
+    """The start of the first instance that had it."""
+    release: str
+
+
 class Pause(Struct, frozen=True, gc=False):
     """Who paused a queue, and when; unknown if an earlier version or the application itself did."""
 

@@ -27,6 +27,7 @@ from taskflow_otel.web.schedules_api import add_schedule_routes
 from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.web.tasks_api import add_collection_routes, add_item_routes
 from taskflow_otel.web.traces_api import add_trace_route
+from taskflow_otel.web.types_api import add_type_routes
 
 
 def make_routers(
@@ -60,6 +61,7 @@ def make_routers(
     add_tick_route(router, engine, guard)
     add_schedule_routes(router, engine, settings, guard, audit)
     add_collection_routes(router, engine, settings, guard)
+    add_type_routes(router, engine, metrics, guard)
     add_failure_routes(router, engine, settings, guard, audit)
     add_bulk_routes(router, engine, guard, audit, settings.path)
     # Last, because a task id may be any single path segment.

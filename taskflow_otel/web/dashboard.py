@@ -29,6 +29,12 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _LOGIN_BODY_LIMIT = 8_192
+_BADGE = (
+    '<circle cx="22" cy="10" r="10" fill="#d92d20"/><text x="22" y="15" font-family="sans-serif" font-size="14" '
+    'font-weight="700" fill="#fff" text-anchor="middle">{}</text></svg>'
+)
+_MOST_PROBLEMS = 10
+"""The number of the last icon, which stands for more."""
 _UNSEEN = {"Cc", "Cf"}
 """Unicode's categories of controls and of format characters. A title is one line."""
 
@@ -45,6 +51,11 @@ class Assets:
             for entry in folder.iterdir()
             if f".{entry.name.rpartition('.')[2]}" in _TYPES
         }
+
+        icon = self.text("icon.svg").strip().removesuffix("</svg>")
+        for number in range(1, _MOST_PROBLEMS + 1):
+            text = str(number) if number < _MOST_PROBLEMS else f"{number - 1}+"
+            self._bodies[f"icon-{number}.svg"] = f"{icon}{_BADGE.format(text)}".encode()
 
     def text(self, name: str) -> str:
         """The text of one of the files."""

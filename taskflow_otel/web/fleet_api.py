@@ -24,7 +24,16 @@ from taskflow_otel.web.overview import Overview
 from taskflow_otel.web.params import COUNT_LIMIT, task_filter
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
 from taskflow_otel.web.sse import EventStreams
-from taskflow_otel.wire.bodies import InstanceOut, ObjectiveOut, OverviewOut, QueueIn, QueueOut, StatsOut, TickOut
+from taskflow_otel.wire.bodies import (
+    InstanceOut,
+    ObjectiveOut,
+    OverviewOut,
+    QueueIn,
+    QueueOut,
+    StatsOut,
+    TickOut,
+)
+from taskflow_otel.wire.releases import ReleaseOut
 
 _FASTEST = 1
 _LONGEST_TICK = 300
@@ -132,6 +141,14 @@ def add_fleet_routes(
             instance_out(one, engine.instance_id, losses.get(one.instance_id, Loss()), said.get(one.instance_id))
             for one in known
         ]
+
+    @router.get("/releases", dependencies=[viewer], summary="Releases")
+    async def list_releases() -> list[ReleaseOut]:
+        """When each release of the application was first seen (`TaskManager(release=...)`), the oldest first.
+
+        One that came back after another is there again. They are kept for 35 days.
+        """
+        return [ReleaseOut.model_validate(mark) for mark in await engine.board.releases()]
 
 
 def _takes_gzip(accepted: str) -> bool:

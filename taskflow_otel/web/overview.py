@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from taskflow_otel.model.figures import STATUSES, WAIT, Distribution, Figure, Span, moment_of
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
+from taskflow_otel.web.figures import WindowFigures
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.wire.bodies import OverviewOut, PointOut
 
 _FRESH = 1.0
-_TRUSTED = 120.0
-"""Seconds until everything is read again: an instance may store what finished long ago after an outage."""
-_OPEN = 120
-"""Seconds after its end in which a slot is still read each time: outcomes reach the ledger a moment later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,7 @@ class Overview:
     def __init__(self, engine: TaskEngine, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._engine = engine
         self._clock = clock
-        self._slots = {(name, span): _Slots(engine, span, clock) for name in WINDOWS for span in Span}
+        self._figures = {name: WindowFigures(engine, clock, window.width) for name, window in WINDOWS.items()}
         self._read: dict[str, tuple[float, OverviewOut]] = {}
         self._lock = asyncio.Lock()
 
@@ -63,7 +60,7 @@ class Overview:
     async def _measure(self, name: str) -> OverviewOut:
         window, now = WINDOWS[name], self._clock.now()
         since = Span.MINUTE.slot(now - timedelta(seconds=window.seconds))
-        figures = await self._figures(name, since, now)
+        figures = await self._figures[name].read(since, now)
         running = await self._engine.lookup.counts(TaskQuery(status=TaskStatus.RUNNING))
         pending = await self._engine.lookup.counts(TaskQuery(status=TaskStatus.PENDING))
         runs, waits = Distribution(), Distribution()
@@ -99,18 +96,8 @@ class Overview:
             wait_p95_seconds=waits.percentile(0.95),
             oldest_ready_age_seconds=max(ages, default=None),
             unclaimed_queues=[] if pool is None else pool.unclaimed(),
-            points=_points(figures or (), window.width, since, int(now.timestamp())),
+            points=points_of(figures or (), window.width, since, int(now.timestamp())),
         )
-
-    async def _figures(self, name: str, since: int, now: datetime) -> list[Figure] | None:
-        """The figures of the window: those of whole hours, if it is that long, and of minutes before them."""
-        minutes, hours = self._slots[name, Span.MINUTE], self._slots[name, Span.HOUR]
-        if WINDOWS[name].width < Span.HOUR.seconds:
-            return await minutes.read(since, Span.MINUTE.slot(now))
-        first_hour = -(-since // Span.HOUR.seconds) * Span.HOUR.seconds
-        before = await minutes.read(since, first_hour - Span.MINUTE.seconds)
-        after = await hours.read(first_hour, Span.HOUR.slot(now))
-        return None if before is None or after is None else before + after
 
     async def _began(self, figures: Iterable[Figure], since: int) -> float:
         """When the time began that the rate is about: not before the start of a service that has just started."""
@@ -121,38 +108,8 @@ class Overview:
         return max(first, min((start for start in starts if start < first + Span.MINUTE.seconds), default=first))
 
 
-class _Slots:
-    """The figures of the slots of one length, read as seldom as possible."""
-
-    def __init__(self, engine: TaskEngine, span: Span, clock: Clock) -> None:
-        self._engine = engine
-        self._span = span
-        self._clock = clock
-        self._settled: dict[int, list[Figure]] = {}
-        self._range: tuple[int, int] | None = None
-        """The first and the last slot that are settled."""
-        self._trusted_until = clock.monotonic() + _TRUSTED
-
-    async def read(self, first: int, last: int) -> list[Figure] | None:
-        """The figures of the slots from `first` to `last`; `None` if the backend does not keep figures."""
-        step, known = self._span.seconds, self._range
-        if self._clock.monotonic() > self._trusted_until or known is None or not known[0] <= first <= known[1] + step:
-            self._settled, known = {}, None
-            self._trusted_until = self._clock.monotonic() + _TRUSTED
-        start = first if known is None else known[1] + step
-        read = await self._engine.lookup.figures(self._span, start, last) if start <= last else []
-        if read is None:
-            return None
-        found = {slot: figures for slot, figures in self._settled.items() if slot >= first}
-        for figure in read:
-            found.setdefault(figure.slot, []).append(figure)
-        settled = min(last, self._span.slot(self._clock.now() - timedelta(seconds=_OPEN)) - step)
-        self._settled = {slot: figures for slot, figures in found.items() if slot <= settled}
-        self._range = first, max(settled, first - step)
-        return [figure for figures in found.values() for figure in figures]
-
-
-def _points(figures: Iterable[Figure], width: int, since: int, until: int) -> list[PointOut]:
+def points_of(figures: Iterable[Figure], width: int, since: int, until: int) -> list[PointOut]:
+    """The outcomes in each part of a window; a part begins at a multiple of `width` seconds."""
     sums: dict[int, dict[str, int]] = {}
     for figure in figures:
         if figure.kind in STATUSES:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from taskflow_otel.backends.failures import Occurrences
 from taskflow_otel.backends.pool import PoolDepth
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
-from taskflow_otel.model.board import Pause, Said
+from taskflow_otel.model.board import Pause, ReleaseMark, Said
 from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.objective import SLO
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery, Order
@@ -18,6 +18,7 @@ from taskflow_otel.model.query import FailureGroups, Instance, Loss, TaskCounts,
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.spans import KeptTrace
+from taskflow_otel.model.task_options import TaskConfig
 from taskflow_otel.model.vocabulary import EngineState, OperationKind
 
 
@@ -79,9 +80,19 @@ class TaskLookup(Protocol):
     async def page(self, query: TaskQuery) -> TaskPage: ...
     async def counts(self, query: TaskQuery) -> TaskCounts: ...
     async def figures(
-        self, span: Span, first: int, last: int, *, by_name: bool = False, kinds: Collection[str] | None = None
+        self,
+        span: Span,
+        first: int,
+        last: int,
+        *,
+        by_name: bool = False,
+        kinds: Collection[str] | None = None,
+        names: Collection[str] | None = None,
     ) -> list[Figure] | None:
         """What finished on all instances in these slots; `None` if the backend does not keep figures."""
+
+    async def counted_since(self, span: Span) -> int | None:
+        """The oldest slot with figures; `None` without any, and if the backend does not keep them."""
 
     async def failure_groups(self, query: TaskQuery, trend: Trend) -> FailureGroups | None:
         """The groups of failures of all instances; `None` if the backend does not count them."""
@@ -180,11 +191,29 @@ class ObjectiveBook(Protocol):
         """Those of this process, by the name of the type."""
 
 
+class DeclaredType(Protocol):
+    """A task type of this process."""
+
+    @property
+    def config(self) -> TaskConfig:
+        """Its options."""
+
+
+class TypeBook(Protocol):
+    """The task types of this process."""
+
+    def all(self) -> Sequence[DeclaredType]:
+        """All of them."""
+
+
 class FleetBoard(Protocol):
     """What the instances say of themselves."""
 
     async def read(self) -> Mapping[str, Said]:
         """What each living instance says, by its id; raises `BackendError`."""
+
+    async def releases(self) -> list[ReleaseMark]:
+        """When each release of the application was first seen, the oldest first; raises `BackendError`."""
 
 
 class PoolLoad(Protocol):
@@ -260,6 +289,8 @@ class TaskEngine(Protocol):
     def operations(self) -> OperationBook: ...
     @property
     def objectives(self) -> ObjectiveBook: ...
+    @property
+    def types(self) -> TypeBook: ...
     @property
     def board(self) -> FleetBoard: ...
     @property

@@ -101,6 +101,8 @@ BAD: dict[str, tuple[list[str], str]] = {
     "figures of a hostile filter": (["stats", *ASKED, "--trace-id", HOSTILE], "127.0.0.1"),
     "queues of nobody": (["queues", *ASKED], "127.0.0.1"),
     "queues with a hostile argument": (["queues", HOSTILE, *ASKED], "unexpected extra argument"),
+    "types of nobody": (["types", *ASKED], "127.0.0.1"),
+    "types over a hostile time": (["types", "--window", HOSTILE, *ASKED], "is not one of '1h', '24h'"),
     "schedules of nobody": (["schedules", *ASKED], "127.0.0.1"),
     "schedules at half an address": (["schedules", "--url", f"http://ada:{SECRET}@[::1"], "not an address"),
     "instances of nobody": (["instances", *ASKED], "127.0.0.1"),

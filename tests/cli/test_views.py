@@ -1,4 +1,4 @@
-"""`taskflow-otel stats`, `queues`, `schedules`, `instances` and `purge`, against a real server."""
+"""`taskflow-otel stats`, `queues`, `types`, `schedules`, `instances` and `purge`, against a real server."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ async def test_the_application_is_shown_as_tables_and_as_json(app_of: AppOf, eng
         head, first, *_ = queues.stdout.splitlines()
         assert head.split()[:6] == ["name", "running", "ready", "in_pool", "delayed", "claimers"]
         assert first.split()[:2] == ["default", "0"]
+        types = await command("types", "--window", "24h", "--json", "--url", url)
+        assert [json.loads(line)["failure_share"] for line in types.stdout.splitlines()][:2] == [0.0, 1.0]
         instances = await command("instances", "--json", "--url", url)
         assert sum(json.loads(line)["answering"] for line in instances.stdout.splitlines()) == 1
         schedules = await command("schedules", "--url", url)

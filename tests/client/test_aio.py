@@ -108,6 +108,8 @@ async def test_tasks_are_listed_page_by_page_found_and_read(client: AsyncClient,
     assert (await client.get_task(put[0])).tags == {"team": "blue"}
     assert (await client.get_stats(status="failed")).failed == 1
     assert (await client.get_stats(exact=True)).total == 4
+    assert (await client.get_type("build_report", window="7d")).failed == 1
+    assert {one.func_name for one in (await client.list_types()).types} >= {"send_email", "build_report"}
     assert (await client.list_failures()).groups[0].error_type == "OSError"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -280,13 +281,16 @@ async def test_the_list_is_walked_with_the_keyboard(opened: OpenPage, engine: Ho
         await expect(page.get_by_label("Search")).to_be_focused()
 
 
-@pytest.mark.parametrize("view", ["overview", "tasks", "failures", "queues", "instances", "audit", "task"])
+@pytest.mark.parametrize(
+    "view", ["overview", "tasks", "failures", "types", "type", "queues", "instances", "audit", "task"]
+)
 async def test_a_phone_shows_every_view_without_scrolling_sideways(opened: OpenPage, engine: House, view: str) -> None:
     record = engine.put(make_record("a_task_with_quite_a_long_name" * 3, TaskStatus.FAILED, error="x" * 400))
     record.stacktrace = "y" * 400
     engine.log(record, "z" * 400)
     engine.put(make_record(status=TaskStatus.RUNNING, progress=Progress(1, 3)))
-    async with opened(f"?view={view}&id={record.task_id}", viewport=(360, 740)) as page:
+    query = urlencode({"view": view, "id": record.task_id, "name": record.func_name})
+    async with opened(f"?{query}", viewport=(360, 740)) as page:
         await expect(page.locator("h1")).to_be_visible()
         await expect(page.get_by_text("Live", exact=True)).to_be_visible()
         assert await page.evaluate("document.documentElement.scrollWidth") == 360

@@ -16,7 +16,9 @@ from tests.web.house import House, make_record
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize("view", ["overview", "tasks", "failures", "queues", "schedules", "instances", "audit"])
+@pytest.mark.parametrize(
+    "view", ["overview", "tasks", "failures", "types", "queues", "schedules", "instances", "audit"]
+)
 async def test_nothing_is_said_of_what_is_not_read_yet_or_cannot_be_read(
     shown: ShowPage, engine: House, view: str
 ) -> None:
@@ -28,7 +30,7 @@ async def test_nothing_is_said_of_what_is_not_read_yet_or_cannot_be_read(
         await route.fulfill(status=503, json={"detail": "the ledger does not answer"})
 
     async def prepare(page: Page) -> None:
-        for path in ("overview?*", "?*", "failures?*", "queues", "schedules", "instances", "audit?*"):
+        for path in ("overview?*", "?*", "failures?*", "types?*", "queues", "schedules", "instances", "audit?*"):
             await page.route(f"**/tasks/{path}", hold)
 
     async with shown(f"?view={view}", prepare=prepare) as one:

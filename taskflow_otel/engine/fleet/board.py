@@ -9,10 +9,11 @@ from datetime import timedelta
 import msgspec
 
 from taskflow_otel.backends.base import Backend
+from taskflow_otel.engine import releases
 from taskflow_otel.engine.life import Life, at_home
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.queues import QueueStats
-from taskflow_otel.model.board import QueueLoad, Said, ScheduleTrouble
+from taskflow_otel.model.board import QueueLoad, ReleaseMark, Said, ScheduleTrouble
 from taskflow_otel.model.schedule import ScheduleStatus
 from taskflow_otel.model.vocabulary import InstanceKind, InstanceState
 from taskflow_otel.runtime.clock import Clock
@@ -53,10 +54,13 @@ class Board(Service):
         self._release = release
         self._readable = Readable(logger)
         self._written: tuple[str, str] | None = None
+        self._marked = not release
         self._rounds_done = 0
 
     async def tick(self) -> None:
         """Store what is different since the last time; now and then, forget instances that are gone."""
+        if not self._marked:
+            await self._mark()
         key, text = self._key, _encode(self._say()).decode()
         if self._written != (key, text):
             await self._backend.put_setting(key, text)
@@ -64,9 +68,10 @@ class Board(Service):
         self._rounds_done += 1
         if self._rounds_done % _TIDY_ROUNDS == 0:
             alive = await self._alive()
-            for known in await self._backend.settings(_PREFIX):
-                if known.removeprefix(_PREFIX) not in alive:
-                    await self._backend.put_setting(known, None)
+            gone = [key for key in await self._backend.settings(_PREFIX) if key.removeprefix(_PREFIX) not in alive]
+            marks = await self._backend.settings(releases.PREFIX)
+            for known in [*gone, *releases.outdated(marks, self._clock.now())]:
+                await self._backend.put_setting(known, None)
 
     async def finish(self) -> None:
         """Take down what this instance said."""
@@ -86,6 +91,19 @@ class Board(Service):
                 if found is not None:
                     said[instance_id] = found
         return said
+
+    @at_home
+    async def releases(self) -> list[ReleaseMark]:
+        """When each release of the application was first seen, the oldest first; one that came back is there again."""
+        return releases.marks_of(await self._backend.settings(releases.PREFIX))
+
+    async def _mark(self) -> None:
+        """Mark the release of this instance, if it is new."""
+        own = self._membership.instance
+        others = {one.release for name, one in (await self.read()).items() if name != own.instance_id}
+        if releases.is_new(self._release, await self.releases(), others):
+            await self._backend.put_setting(releases.key_of(own.started_at, own.instance_id), self._release)
+        self._marked = True
 
     async def _alive(self) -> set[str]:
         known = await self._backend.instances()

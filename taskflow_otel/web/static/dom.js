@@ -110,6 +110,7 @@ const ICONS = {
   overview: "M3 13h5v7H3zM9.5 4h5v16h-5zM16 9h5v11h-5z",
   tasks: "M4 6h16M4 12h16M4 18h10",
   failures: "M12 3.5 22 20.5H2zM12 10v4.5M12 17.2v.3",
+  types: "M4 4h7v7H4zM13 4h7v7h-7zM4 13h7v7H4zM16.5 13.2l3.6 6.6h-7.2z",
   queues: "M4 5h16v4H4zM4 11h11v4H4zM4 17h6v3H4z",
   schedules: "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM12 7.5V12l3.5 2",
   instances: "M4 4h16v6H4zM4 14h16v6H4zM8 7h.1M8 17h.1",

@@ -4,6 +4,7 @@ import { causes } from "./causes.js";
 import { asked, copyLink, h, icon, pill, redraw, setShown } from "./dom.js";
 import { ago, clock, count, duration, full, plural, shortId } from "./format.js";
 import { occurrences } from "./chart.js";
+import { marked } from "./releases.js";
 import { reasonText } from "./rows.js";
 import { operationLink } from "./view_operations.js";
 
@@ -44,14 +45,14 @@ export class FailureDetail {
       setShown(this.element, false);
       return;
     }
-    const group = await this.page.api.get(`failures/${encodeURIComponent(fingerprint)}`, { ended_since: since });
+    const [group, releases] = await Promise.all([this.page.api.get(`failures/${encodeURIComponent(fingerprint)}`, { ended_since: since }), this.page.releases.read()]);
     // Another one may have been chosen during the request.
     if (this.fingerprint !== fingerprint) return;
-    this.#draw(group);
+    this.#draw(group, releases);
     setShown(this.element, true);
   }
 
-  #draw(group) {
+  #draw(group, releases) {
     const unfolded = new Set([...this.element.querySelectorAll("details[open]")].map((each) => each.className));
     const filter = { view: "tasks", fingerprint: group.fingerprint };
     const parts = [
@@ -68,7 +69,7 @@ export class FailureDetail {
       ),
       this.#actions(group),
       group.ignored ? h("p", { class: "muted", text: `Ignored by ${group.ignored.by ?? "someone"} until ${clock(group.ignored.until)}${group.ignored.reason ? `: ${group.ignored.reason}` : ""}` }) : null,
-      group.points.length ? occurrences(group.points, Date.parse(group.since), group.bucket_seconds) : null,
+      group.points.length ? marked(occurrences(group.points, Date.parse(group.since), group.bucket_seconds), releases, Date.parse(group.since), group.bucket_seconds * group.points.length) : null,
       h("h3", { text: "Error of the newest" }),
       group.causes.length ? causes(group.causes, group.stacktrace) : h("p", { class: "muted", text: "No traceback is stored." }),
       group.arguments ? h("h3", { text: "Its arguments" }) : null,

@@ -36,6 +36,13 @@ export function share(value) {
   return percent < 0.1 ? "<0.1 %" : `${percent.toFixed(percent < 10 ? 1 : 0)} %`;
 }
 
+/** A relative change, with its sign. */
+export function change(value) {
+  if (value === null || value === undefined) return "–";
+  const percent = Math.round(value * 100);
+  return `${percent > 0 ? "+" : percent < 0 ? "−" : "±"}${Math.abs(percent)} %`;
+}
+
 /** The time of day, with the date unless it is today. */
 export function clock(iso) {
   if (!iso) return "–";

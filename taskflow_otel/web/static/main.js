@@ -7,6 +7,8 @@ import { visible } from "./exact.js";
 import { showHelp } from "./help.js";
 import { Notice } from "./notice.js";
 import { isUtc, useUtc, zoneName } from "./now.js";
+import { Problems } from "./problems.js";
+import { Releases } from "./releases.js";
 import { Stream } from "./stream.js";
 import { RunningView } from "./running.js";
 import { AuditView } from "./view_audit.js";
@@ -18,11 +20,14 @@ import { QueuesView } from "./view_queues.js";
 import { SchedulesView } from "./view_schedules.js";
 import { TaskView } from "./view_task.js";
 import { TasksView } from "./view_tasks.js";
+import { TypeView } from "./view_type.js";
+import { TypesView } from "./view_types.js";
 
 const VIEWS = {
   overview: { title: "Overview", view: OverviewView },
   tasks: { title: "Tasks", view: TasksView },
   failures: { title: "Failures", view: FailuresView },
+  types: { title: "Types", view: TypesView },
   queues: { title: "Queues", view: QueuesView },
   schedules: { title: "Schedules", view: SchedulesView },
   instances: { title: "Instances", view: InstancesView },
@@ -31,6 +36,7 @@ const VIEWS = {
   running: { title: "Running", view: RunningView, under: "overview" },
   operations: { title: "Bulk operations", view: OperationsView, under: "audit" },
   operation: { title: "Bulk operation", view: OperationView, under: "audit" },
+  type: { title: "Type", view: TypeView, under: "types" },
 };
 /** What an address leads to that names no view. */
 class UnknownView {
@@ -48,11 +54,13 @@ const STATES = { live: "Live", connecting: "Connecting…", paused: "Paused" };
 const FIRST_OPEN_PATIENCE = 1500;
 const STREAM_PATIENCE = 2500;
 const SYNC = 60000;
+const PROBLEMS = 30000;
 
 class Page {
   #view = null;
   #main = document.getElementById("main");
   #root = null;
+  #title = "";
   #links = new Map();
   #polled = 0;
   #readings = 0;
@@ -63,6 +71,8 @@ class Page {
     this.contact = new Contact({ probe: () => this.api.session(), onChange: () => this.#contactChanged() });
     this.notice = new Notice(this.#main, () => this.refresh());
     this.session = await this.api.session();
+    this.problems = new Problems(this, () => this.#entitle());
+    this.releases = new Releases(this.api);
     this.#buildFrame();
     this.stream = new Stream({
       onChange: (tasks, logs) => (this.#readings ? this.#held.push([tasks, logs]) : this.#view?.change?.(tasks, logs)),
@@ -129,7 +139,8 @@ class Page {
     this.#root = h("div", { class: "view" });
     this.notice.begin(this.#root);
     this.#main.replaceChildren(this.notice.element, this.#root);
-    document.title = visible(`${title} · ${this.session.title}`);
+    this.#title = title;
+    this.#entitle();
     for (const [key, link] of this.#links) {
       if (key === (under ?? name)) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
@@ -137,6 +148,15 @@ class Page {
     this.#view = new view(this, this.#root);
     scrollTo(0, 0);
     this.refresh();
+  }
+
+  /** Name the tab, with the number of problems, which its icon has too. */
+  #entitle() {
+    const number = this.problems.found.length;
+    document.title = visible(`${number ? `(${number}) ` : ""}${this.#title} · ${this.session.title}`);
+    const tabIcon = /** @type {HTMLLinkElement | null} */ (document.querySelector("link[rel='icon']"));
+    const wanted = number ? `static/icon-${Math.min(number, 10)}.svg` : "static/icon.svg";
+    if (tabIcon && tabIcon.getAttribute("href") !== wanted) tabIcon.setAttribute("href", wanted);
   }
 
   /** Let a view read; what comes of it is said above the view. */
@@ -170,8 +190,16 @@ class Page {
   #poll() {
     clearInterval(this.#polled);
     if (document.hidden) return;
+    // In the overview the problems are a part of the view, and are read more often.
+    const watch = () => this.problems.refresh(PROBLEMS).catch(() => null);
     const poll = (view) => (this.state.dataset.state === "live" ? view.poll?.() : view.refresh());
-    this.#polled = setInterval(() => this.contact.since === null && this.#view && this.#read(this.#view, poll), this.session.poll_interval * 1000);
+    const round = () => {
+      if (this.contact.since !== null || !this.#view) return;
+      this.#read(this.#view, poll);
+      watch();
+    };
+    this.#polled = setInterval(round, this.session.poll_interval * 1000);
+    watch();
   }
 
   #buildFrame() {

@@ -1,11 +1,14 @@
 import { activity, LAYERS, sparkline } from "./chart.js";
 import { empty, h, redraw, setShown, setText } from "./dom.js";
-import { clock, count, duration, rate, share } from "./format.js";
+import { clock, count, duration, plural, rate, share } from "./format.js";
+import { marked } from "./releases.js";
 import { TaskRows } from "./rows.js";
 import { RunningPanel } from "./running.js";
 
 const SHOWN = 8;
 const READ = 200;
+const BUSIEST = 6;
+const FRESH = 4000;
 const WINDOWS = ["15m", "1h", "6h", "24h"];
 
 /** The overview: the numbers of the window, the running tasks and the latest failures. */
@@ -24,11 +27,11 @@ export class OverviewView {
     this.chart = h("div", { class: "chart-box" });
     this.top = h("span", { class: "chart-top mono" });
     this.from = h("span");
-    this.health = h("div", { class: "banner bad", role: "alert", hidden: true });
     this.unclaimedLink = h("a", { href: "?view=queues" });
     this.unclaimed = h("div", { class: "banner bad", role: "alert", hidden: true }, this.unclaimedLink);
     this.running = new RunningPanel();
     this.failed = panelOf("Latest failures", "?view=failures", (task) => task.status === "failed", "No failures", "Nothing has failed in the last 24 hours.", "end_time");
+    this.types = new Types();
     this.objectives = new Objectives();
     this.switch = h(
       "div",
@@ -37,7 +40,7 @@ export class OverviewView {
     );
     root.append(
       h("div", { class: "view-head" }, h("h1", { text: "Overview" }), this.switch),
-      this.health,
+      page.problems.element,
       this.unclaimed,
       h("section", { class: "tiles", "aria-label": "Figures" }, Object.values(this.tiles).map((tile) => tile.element)),
       h(
@@ -52,7 +55,7 @@ export class OverviewView {
         h("div", { class: "chart" }, this.top, this.chart, h("div", { class: "chart-axis mono" }, this.from, h("span", { text: "now" }))),
       ),
       this.objectives.element,
-      h("div", { class: "columns" }, this.running.element, this.failed.element),
+      h("div", { class: "columns" }, h("div", { class: "column" }, this.running.element, this.types.element), this.failed.element),
     );
   }
 
@@ -71,15 +74,17 @@ export class OverviewView {
   }
 
   async poll() {
-    const [figures, health, objectives] = await Promise.all([
+    const ofTypes = this.window === "24h" ? "24h" : "1h";
+    const [figures, types, objectives, releases] = await Promise.all([
       this.page.api.get("overview", { window: this.window }),
-      this.page.api.get("health"),
+      this.page.api.get("types", { window: ofTypes }),
       this.page.api.get("objectives"),
+      this.page.releases.read(),
       this.running.read(this.page),
+      this.page.problems.refresh(FRESH),
     ]);
     this.objectives.show(objectives);
-    setShown(this.health, health.reasons.length > 0);
-    setText(this.health, `Not ready: ${health.reasons.join("; ")}`);
+    this.types.show(types, ofTypes);
     const unclaimed = figures.unclaimed_queues;
     setShown(this.unclaimed, unclaimed.length > 0);
     setText(this.unclaimedLink, `Tasks wait in the pool, and no living instance claims them: ${unclaimed.join(", ")}`);
@@ -95,7 +100,7 @@ export class OverviewView {
     this.tiles.run.show(duration(figures.run_p95_seconds), basis(figures.run_p50_seconds));
     this.tiles.wait.show(duration(figures.wait_p95_seconds), basis(figures.wait_p50_seconds));
     const { chart, top, table } = activity(points);
-    this.chart.replaceChildren(chart, table);
+    this.chart.replaceChildren(marked(chart, releases, Date.parse(points[0].at), figures.bucket_seconds * points.length), table);
     setText(this.top, count(top));
     setText(this.from, clock(figures.since));
   }
@@ -105,6 +110,34 @@ export class OverviewView {
     for (const button of this.switch.children) button.setAttribute("aria-pressed", String(button.textContent === name));
     this.page.remember({ view: "overview", window: name });
     this.page.refresh();
+  }
+}
+
+/** The types that take most of the time, each with how many finish and how long they run. */
+class Types {
+  constructor() {
+    this.list = h("ol", { class: "samples busiest" });
+    this.note = h("span", { class: "muted" });
+    this.element = h("section", { class: "card", "aria-label": "Busiest types", hidden: true }, h("div", { class: "card-head" }, h("h2", { text: "Busiest types" }), this.note, h("a", { href: "?view=types", text: "See all" })), this.list);
+  }
+
+  show({ types }, window) {
+    const busy = types.filter((type) => type.finished).slice(0, BUSIEST);
+    setShown(this.element, busy.length > 0);
+    setText(this.note, window === "24h" ? "in 24 hours" : "in an hour");
+    this.list.replaceChildren(...busy.map((type) => this.#row(type, window)));
+  }
+
+  #row(type, window) {
+    return h(
+      "li",
+      {},
+      h("span", { class: "type-spark" }, sparkline(type.points)),
+      h("a", { href: `?${new URLSearchParams({ view: "type", name: type.func_name, window })}`, text: type.func_name }),
+      h("span", { class: "muted", text: `${plural(type.finished, "task")}, p95 ${duration(type.run_p95_seconds)}` }),
+      type.failed ? h("span", { class: "bad", text: `${share(type.failure_share)} failed` }) : null,
+      h("span", { class: "num last", title: "Share of the run time of all types", text: share(type.run_share) }),
+    );
   }
 }
 

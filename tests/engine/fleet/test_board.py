@@ -120,3 +120,35 @@ async def test_it_says_what_the_process_was_started_as_and_its_release(monkeypat
             return found is not None and (found.kind, found.release) == (InstanceKind.WORKER, None)
 
         await eventually(known, "what the worker says")
+
+
+async def test_a_release_is_marked_once_by_the_first_instance_that_has_it_and_again_after_another() -> None:
+    backend, clock = Writes(), FakeClock()
+
+    async def start(release: str) -> Board:
+        instance = make_instance(clock, 10.0)
+        await backend.beat(instance)
+        board = Board(backend, clock, 1.0, Alone(instance), Life(), dict, list, kind=InstanceKind.WEB, release=release)
+        await board.tick()
+        await clock.advance(60)
+        return board
+
+    async def seen() -> list[tuple[str, int]]:
+        marks = await one.releases()
+        return [(mark.release, round((mark.at - began).total_seconds())) for mark in marks]
+
+    began = clock.now()
+    one = await start("1.0")
+    assert await seen() == [("1.0", 0)]
+    await start("1.0")
+    two = await start("1.1")
+    await start("1.0")
+    assert await seen() == [("1.0", 0), ("1.1", 120)]
+    for instance in await backend.instances():
+        await backend.beat(replace(instance, state=InstanceState.STOPPED.value))
+    await start("1.1")
+    await start("1.0")
+    await two.tick()
+    assert await seen() == [("1.0", 0), ("1.1", 120), ("1.0", 300)]
+    await start("")
+    assert len(await seen()) == 3

@@ -1,0 +1,84 @@
+"""What is wrong now is said first and in the tab, with the action that ends it; releases are marked on the charts."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+import pytest
+from playwright.async_api import expect
+
+from taskflow_otel.engine.losses import Losses
+from taskflow_otel.engine.releases import key_of
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.model.vocabulary import InstanceState
+from taskflow_otel.testing.backends.samples import make_instance
+from tests.web.conftest import OpenPage
+from tests.web.house import House, make_record
+
+pytestmark = pytest.mark.browser
+
+
+async def test_problems_are_said_first_with_their_number_in_the_tab_and_ended_there(
+    opened: OpenPage, engine: House
+) -> None:
+    engine.put(make_record())
+    async with opened("?view=overview&window=1h", auth=("ops", "secret")) as page:
+        await page.get_by_label("User name").fill("ops")
+        await page.get_by_label("Password").fill("secret")
+        await page.get_by_role("button", name="Log in").click()
+        await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        await expect(page).to_have_title("Overview · Tasks")
+        problems = page.get_by_role("region", name="Problems")
+        await expect(problems).to_be_hidden()
+        icon = page.locator("link[rel=icon]")
+
+        await engine.manager.engine.queues.pause("mail", "ada")
+        dead = make_instance("web-9-dead", state=InstanceState.DEAD.value, heartbeat_at=datetime.now(UTC))
+        await engine.backend.beat(dead)
+        await Losses(engine.backend).note({"web-9-dead": [make_record("charge", TaskStatus.RUNNING)]})
+        for _ in range(3):
+            engine.put(make_record("charge", TaskStatus.FAILED, age=30, error_type="CardError", error="declined"))
+        await page.reload()
+        rows = problems.locator("li")
+        await expect(rows).to_have_count(3)
+        await expect(rows.nth(0)).to_contain_text("Instance web-9-dead died just now, 1 running task interrupted")
+        await expect(rows.nth(1)).to_contain_text(re.compile("Queue mail paused .*(now|ago) by ada"))
+        await expect(rows.nth(2)).to_contain_text("New: CardError in charge, 3 in the last hour")
+        await expect(page).to_have_title("(3) Overview · Tasks")
+        await expect(icon).to_have_attribute("href", "static/icon-3.svg")
+        assert (await page.request.get(page.url.partition("dashboard")[0] + "static/icon-3.svg")).ok
+        first = await page.evaluate("document.querySelector('.problems').nextElementSibling.className")
+        assert first == "tiles"
+
+        await rows.nth(1).get_by_role("button", name="Resume").click()
+        await expect(rows).to_have_count(2)
+        await expect(page).to_have_title("(2) Overview · Tasks")
+        assert not engine.queues["mail"].paused
+        await rows.nth(1).get_by_role("link").click()
+        await expect(page.locator(".failure")).to_contain_text("declined")
+        await expect(page).to_have_title("(2) Failures · Tasks")
+
+
+async def test_a_new_release_is_marked_on_the_charts_in_whose_time_it_was_first_seen(
+    opened: OpenPage, engine: House
+) -> None:
+    now = datetime.now(UTC)
+    for age, release in ((30, "1.5 <b>"), (4, "1.6"), (50 * 60, "1.4")):
+        await engine.backend.put_setting(key_of(now - timedelta(minutes=age), "one"), release)
+    record = engine.put(make_record("charge", TaskStatus.FAILED, age=60, error="declined"))
+    async with opened("?view=overview&window=1h") as page:
+        marks = page.locator(".mark")
+        await expect(marks).to_have_count(2)
+        await expect(marks.nth(0)).to_have_text("1.5 <b>")
+        places = [float(await marks.nth(number).evaluate("mark => parseFloat(mark.style.left)")) for number in (0, 1)]
+        # Half an hour ago, and 4 minutes ago, within a column of two minutes.
+        assert [abs(place - right) < 5 for place, right in zip(places, (50, 94), strict=True)] == [True, True]
+        await page.get_by_role("button", name="24h").click()
+        await expect(marks).to_have_count(2)
+        await page.goto(page.url.partition("?")[0] + f"?view=type&name={quote('charge')}&window=7d")
+        await expect(page.get_by_label("Finished").locator(".mark-name")).to_have_text(["1.4", "1.5 <b>", "1.6"])
+        await expect(page.get_by_label("Run times").locator(".mark")).to_have_count(3)
+        await page.goto(page.url.partition("?")[0] + f"?view=failures&fingerprint={record.fingerprint}")
+        await expect(page.locator(".failure .mark-name")).to_have_text(["1.5 <b>", "1.6"])
