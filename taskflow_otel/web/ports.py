@@ -215,6 +215,9 @@ class FleetBoard(Protocol):
     async def releases(self) -> list[ReleaseMark]:
         """When each release of the application was first seen, the oldest first; raises `BackendError`."""
 
+    async def releases_of(self, instance_ids: Collection[str]) -> Mapping[str, str]:
+        """The releases of these instances, as far as they are known, by their ids; raises `BackendError`."""
+
 
 class PoolLoad(Protocol):
     """What waits in the pool for one queue."""

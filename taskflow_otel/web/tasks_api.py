@@ -108,7 +108,9 @@ def add_item_routes(router: APIRouter, engine: TaskEngine, settings: WebSettings
         lines = await engine.lookup.logs(task_id)
         if logs_after is not None:
             lines = [line for line in lines if line.seq > logs_after]
-        return _one(task_detail(record, lines, with_args=settings.display_func_args), hidden, 200)
+        detail = task_detail(record, lines, with_args=settings.display_func_args)
+        detail.releases = dict(await engine.board.releases_of({entry.instance for entry in record.timeline}))
+        return _one(detail, hidden, 200)
 
     @router.post(
         "/{task_id}/cancel",

@@ -152,6 +152,9 @@ class TaskDetailOut(TaskOut):
     )
     causes: list[CauseOut] = Field(default=[], description="The exceptions of `stacktrace`, the first cause first.")
     logs_dropped: int = Field(default=0, description="Number of log entries beyond the limit.")
+    releases: dict[str, str] = Field(
+        default={}, description="The releases of the application that the instances of the timeline had, where known."
+    )
     arguments: str | None = Field(
         default=None,
         description="The arguments by the names of their parameters, as text for people: like JSON, with NaN, "

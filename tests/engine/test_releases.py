@@ -6,7 +6,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from taskflow_otel.engine.releases import PREFIX, is_new, key_of, marks_of, outdated
+from taskflow_otel.engine.releases import (
+    PREFIX,
+    forgotten,
+    is_new,
+    key_of,
+    marks_of,
+    outdated,
+    ran_key,
+    ran_release,
+    ran_text,
+)
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -43,3 +53,11 @@ def test_marks_are_forgotten_with_the_figures_but_for_the_newest() -> None:
     assert sorted(known[key] for key in outdated(known, AT + timedelta(days=60))) == ["a", "b"]
     assert [known[key] for key in outdated(known, AT + timedelta(days=35.5))] == ["a"]
     assert len(outdated(known, AT + timedelta(days=900))) == 2
+
+
+def test_the_release_of_an_instance_is_kept_as_long_as_the_marks() -> None:
+    known = {ran_key(name): ran_text(AT + timedelta(days=day), "1:0 β") for name, day in (("old", 0), ("new", 30))} | {
+        ran_key("damaged"): "x"
+    }
+    assert [ran_release(known[ran_key(name)]) for name in ("old", "damaged")] == ["1:0 β", None]
+    assert forgotten(known, AT + timedelta(days=40)) == [ran_key("old"), ran_key("damaged")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 
 import msgspec
@@ -70,7 +70,9 @@ class Board(Service):
             alive = await self._alive()
             gone = [key for key in await self._backend.settings(_PREFIX) if key.removeprefix(_PREFIX) not in alive]
             marks = await self._backend.settings(releases.PREFIX)
-            for known in [*gone, *releases.outdated(marks, self._clock.now())]:
+            now, ran = self._clock.now(), await self._backend.settings(releases.RAN_PREFIX)
+            ran = {key: text for key, text in ran.items() if key.removeprefix(releases.RAN_PREFIX) not in alive}
+            for known in [*gone, *releases.outdated(marks, now), *releases.forgotten(ran, now)]:
                 await self._backend.put_setting(known, None)
 
     async def finish(self) -> None:
@@ -97,12 +99,28 @@ class Board(Service):
         """When each release of the application was first seen, the oldest first; one that came back is there again."""
         return releases.marks_of(await self._backend.settings(releases.PREFIX))
 
+    @at_home
+    async def releases_of(self, instance_ids: Collection[str]) -> dict[str, str]:
+        """The releases of these instances, as far as they are known, by their ids; they are kept for 35 days.
+
+        Nothing is known, and nothing is read, if the release of this instance was not given.
+        """
+        found: dict[str, str] = {}
+        for instance_id in instance_ids if self._release else ():
+            key = releases.ran_key(instance_id)
+            text = (await self._backend.settings(key)).get(key)
+            if text is not None and (release := releases.ran_release(text)) is not None:
+                found[instance_id] = release
+        return found
+
     async def _mark(self) -> None:
         """Mark the release of this instance, if it is new."""
         own = self._membership.instance
         others = {one.release for name, one in (await self.read()).items() if name != own.instance_id}
         if releases.is_new(self._release, await self.releases(), others):
             await self._backend.put_setting(releases.key_of(own.started_at, own.instance_id), self._release)
+        ran = releases.ran_text(own.started_at, self._release)
+        await self._backend.put_setting(releases.ran_key(own.instance_id), ran)
         self._marked = True
 
     async def _alive(self) -> set[str]:

@@ -6,12 +6,12 @@ import { duration, full, plural, precise, secondsBetween, until } from "./format
 import { reasonText } from "./rows.js";
 import { OUTCOMES } from "./vocabulary.js";
 
-/** What is known of each attempt: `{attempt, instance, from, to, outcome, failure, reason}`, the first one first. */
+/** What is known of each attempt: `{attempt, instance, release, from, to, outcome, failure, reason}`, the first one first. */
 export function attemptsOf(task) {
   const found = new Map();
   for (const entry of task.timeline) {
     if (entry.transition === "started") {
-      found.set(entry.attempt, { attempt: entry.attempt, instance: entry.instance, from: entry.timestamp, to: null, outcome: null, reason: null, failure: null });
+      found.set(entry.attempt, { attempt: entry.attempt, instance: entry.instance, release: task.releases?.[entry.instance] ?? null, from: entry.timestamp, to: null, outcome: null, reason: null, failure: null });
     } else if (found.has(entry.attempt) && OUTCOMES[entry.transition] && !found.get(entry.attempt).to) {
       Object.assign(found.get(entry.attempt), { to: entry.timestamp, outcome: OUTCOMES[entry.transition], reason: entry.reason });
     }
@@ -87,7 +87,7 @@ function row(shown, lines) {
     h(
       "div",
       { class: "attempt-body" },
-      h("p", { class: "muted", text: `${precise(shown.from)} on ${shown.instance} · ${lines.length ? plural(lines.length, "line") : "no lines"}`, title: full(shown.from) }),
+      h("p", { class: "muted", text: `${precise(shown.from)} on ${shown.instance}${shown.release ? `, release ${shown.release}` : ""} · ${lines.length ? plural(lines.length, "line") : "no lines"}`, title: full(shown.from) }),
       shown.retry ? h("p", { class: "muted", text: shown.retry, title: full(failure.retry_at) }) : null,
       error?.error ? h("p", { class: "mono cause-error", text: error.error }) : null,
       error?.frames.length ? h("ol", { class: "frames" }, error.frames.map((frame) => h("li", { class: "mono frame own", text: frame }))) : null,
