@@ -354,8 +354,8 @@ async def test_an_address_that_no_route_has_is_answered_after_the_login(app_of: 
         for path in sorted(nowhere):
             for headers, status in (({}, 401), (VIC, 404)):
                 answer = await ask(app, method, path, headers, None)
-                # The name of a queue or a schedule may end with a slash, or be missing.
-                named = path.startswith(("/tasks/queues/", "/tasks/schedules/"))
+                # The name of a queue, a schedule or a type may end with a slash, or be missing.
+                named = path.startswith(("/tasks/queues/", "/tasks/schedules/", "/tasks/types/"))
                 expected = {401, 403, 404, 405} if named else {status}
                 assert answer.status in expected, (method, path, answer)
                 check_problem(answer, (method, path))
