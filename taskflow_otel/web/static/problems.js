@@ -1,6 +1,6 @@
 // What is wrong now, said first: what is paused, who died, what fails since recently; with the action that ends it.
 
-import { h, icon, setShown } from "./dom.js";
+import { h, icon, redraw, setShown } from "./dom.js";
 import { titleOf } from "./failure.js";
 import { ago, count, duration, full, plural, secondsBetween, share } from "./format.js";
 import { real } from "./now.js";
@@ -66,15 +66,13 @@ export class Problems {
   }
 
   #draw() {
-    const focused = /** @type {HTMLElement | null} */ (document.activeElement)?.dataset.act;
-    this.list.replaceChildren(...this.found.map((problem) => this.#row(problem)));
-    if (focused) [.../** @type {NodeListOf<HTMLElement>} */ (this.list.querySelectorAll("button"))].find((button) => button.dataset.act === focused)?.focus();
+    redraw(this.list, this.found.map((problem) => this.#row(problem)));
     setShown(this.element, this.found.length > 0);
   }
 
   #row(/** @type {Problem} */ { tone, text, title, href, act }) {
-    const button = act && this.page.session.can_act ? h("button", { class: "button small", type: "button", data: { act: act.path }, on: { click: () => this.#act(act) } }, icon("play"), act.label) : null;
-    return h("li", { data: { tone } }, icon(tone === "bad" ? "failures" : "pause"), h("a", { href, text, title }), button);
+    const button = act && this.page.session.can_act ? h("button", { class: "button small", type: "button", on: { click: () => this.#act(act) } }, icon("play"), act.label) : null;
+    return h("li", { data: { tone, key: act?.path ?? href } }, icon(tone === "bad" ? "failures" : "pause"), h("a", { href, text, title }), button);
   }
 
   async #act({ path, done }) {

@@ -125,7 +125,7 @@ class Types {
     const busy = types.filter((type) => type.finished).slice(0, BUSIEST);
     setShown(this.element, busy.length > 0);
     setText(this.note, window === "24h" ? "in 24 hours" : "in an hour");
-    this.list.replaceChildren(...busy.map((type) => this.#row(type, window)));
+    redraw(this.list, busy.map((type) => this.#row(type, window)));
   }
 
   #row(type, window) {

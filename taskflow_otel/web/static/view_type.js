@@ -1,7 +1,7 @@
 // One type of tasks: its figures, its run times over time, its slowest tasks, its failures, and how it is declared.
 
 import { activity, LAYERS, sparkline } from "./chart.js";
-import { copyable, h, icon, pill } from "./dom.js";
+import { copyable, h, icon, pill, redraw } from "./dom.js";
 import { titleOf } from "./failure.js";
 import { ago, change, clock, count, duration, full, plural, share, shortId } from "./format.js";
 import { heatmap } from "./heat.js";
@@ -44,7 +44,7 @@ export class TypeView {
       this.page.api.get("failures", { func_name: this.name, ended_since: this.window, limit: GROUPS, order: "recent" }),
       this.page.releases.read(),
     ]);
-    this.body.replaceChildren(...parts(type, failures, releases, this.window));
+    redraw(this.body, parts(type, failures, releases, this.window));
   }
 
   poll() {

@@ -1,7 +1,7 @@
 // The types of tasks as a table: how many finish, how many of them fail, how long they run and wait.
 
 import { sparkline } from "./chart.js";
-import { empty, h, setShown, setText } from "./dom.js";
+import { empty, h, redraw, setShown, setText } from "./dom.js";
 import { change, clock, count, duration, plural, share } from "./format.js";
 
 const WINDOWS = ["1h", "24h"];
@@ -61,10 +61,8 @@ export class TypesView {
       if (COLUMNS[index].key === key) head.setAttribute("aria-sort", down ? "descending" : "ascending");
       else head.removeAttribute("aria-sort");
     });
-    const focused = /** @type {HTMLElement | null} */ (document.activeElement)?.dataset.name;
     const rows = [...types].sort((one, other) => (down ? -1 : 1) * compared(one[key], other[key]));
-    this.body.replaceChildren(...rows.map((type) => row(type, this.window)));
-    if (focused) [.../** @type {NodeListOf<HTMLElement>} */ (this.body.querySelectorAll("a"))].find((link) => link.dataset.name === focused)?.focus();
+    redraw(this.body, rows.map((type) => row(type, this.window)));
     setShown(this.blank, types.length === 0);
     setShown(this.table, types.length > 0);
   }
@@ -102,11 +100,11 @@ function row(type, window) {
   const cell = (label, text, props = {}) => h("td", { class: "right num", data: { label }, text, ...props });
   return h(
     "tr",
-    {},
+    { data: { key: type.func_name } },
     h(
       "td",
       { class: "type-name" },
-      h("a", { class: "row-link", href: `?${new URLSearchParams({ view: "type", name: type.func_name, window })}`, data: { name: type.func_name }, text: type.func_name }),
+      h("a", { class: "row-link", href: `?${new URLSearchParams({ view: "type", name: type.func_name, window })}`, text: type.func_name }),
       type.is_declared ? null : h("span", { class: "tag", text: "not declared here", title: "The instance that answers cannot run it." }),
     ),
     h("td", { class: "right num", data: { label: "Finished" } }, h("span", { class: "type-spark" }, type.finished ? sparkline(type.points) : null), h("span", { text: count(type.finished) })),
