@@ -63,11 +63,11 @@ from taskflow_otel.wire.bodies import (
     TickOut,
 )
 from taskflow_otel.wire.failures import FailureDetailOut, FailureGroupOut, FailuresOut
+from taskflow_otel.wire.releases import ReleaseOut
 from taskflow_otel.wire.retries import ArgumentsOut
 from taskflow_otel.wire.running import RunningOut
-from taskflow_otel.wire.traces import TraceOut
-from taskflow_otel.wire.releases import ReleaseOut
 from taskflow_otel.wire.task_types import TaskTypesOut, TypeDetailOut
+from taskflow_otel.wire.traces import TraceOut
 
 _PASSING = (UnreachableError, TooManyStreamsError, NotStartedError, BackendUnavailableError)
 """Errors after which a live stream connects again."""
@@ -365,16 +365,8 @@ class AsyncClient:
         cursor: str | None = None,
     ) -> AuditPage:
         """One page of the audit, the newest entry first: who did what, refused attempts included."""
-        params = {
-            "actor": actor,
-            "action": action,
-            "outcome": outcome,
-            "since": since,
-            "until": until,
-            "task_id": task_id,
-            "limit": limit,
-            "cursor": cursor,
-        }
+        params: dict[str, Any] = {"actor": actor, "action": action, "outcome": outcome, "since": since}
+        params |= {"until": until, "task_id": task_id, "limit": limit, "cursor": cursor}
         response = await self._request("GET", "/audit", params)
         return AuditPage(read(list[AuditOut], response), response.headers.get("X-Next-Cursor"))
 

@@ -63,8 +63,10 @@ from taskflow_otel.wire.bodies import (
     TickOut,
 )
 from taskflow_otel.wire.failures import FailureDetailOut, FailureGroupOut, FailuresOut
+from taskflow_otel.wire.releases import ReleaseOut
 from taskflow_otel.wire.retries import ArgumentsOut
 from taskflow_otel.wire.running import RunningOut
+from taskflow_otel.wire.task_types import TaskTypesOut, TypeDetailOut
 from taskflow_otel.wire.traces import TraceOut
 
 _PASSING = (UnreachableError, TooManyStreamsError, NotStartedError, BackendUnavailableError)
@@ -201,6 +203,14 @@ class Client:
     def list_running(self, *, limit: int | None = None) -> RunningOut:
         """The tasks that run now on all instances, those that have run longest first."""
         return read(RunningOut, self._request("GET", "/running", {"limit": limit}))
+
+    def list_types(self, *, window: Literal["1h", "24h"] | None = None) -> TaskTypesOut:
+        """The types of tasks, the one with the greatest share of the run time first."""
+        return read(TaskTypesOut, self._request("GET", "/types", {"window": window}))
+
+    def get_type(self, name: str, *, window: Literal["1h", "24h", "7d"] | None = None) -> TypeDetailOut:
+        """One type: its figures, its slowest tasks, and its options; raises `ClientError` if nothing is known of it."""
+        return read(TypeDetailOut, self._request("GET", f"/types/{segment(name, 'type')}", {"window": window}))
 
     def get_stats(self, *, exact: bool | None = None, **filters: Unpack[Filters]) -> StatsOut:
         """How many of the tasks that match are in each state. `exact`: count without a limit."""
@@ -344,22 +354,18 @@ class Client:
         cursor: str | None = None,
     ) -> AuditPage:
         """One page of the audit, the newest entry first: who did what, refused attempts included."""
-        params = {
-            "actor": actor,
-            "action": action,
-            "outcome": outcome,
-            "since": since,
-            "until": until,
-            "task_id": task_id,
-            "limit": limit,
-            "cursor": cursor,
-        }
+        params: dict[str, Any] = {"actor": actor, "action": action, "outcome": outcome, "since": since}
+        params |= {"until": until, "task_id": task_id, "limit": limit, "cursor": cursor}
         response = self._request("GET", "/audit", params)
         return AuditPage(read(list[AuditOut], response), response.headers.get("X-Next-Cursor"))
 
     def list_instances(self) -> list[InstanceOut]:
         """The processes that share the backend."""
         return read(list[InstanceOut], self._request("GET", "/instances"))
+
+    def list_releases(self) -> list[ReleaseOut]:
+        """When each release of the application was first seen, the oldest first."""
+        return read(list[ReleaseOut], self._request("GET", "/releases"))
 
     def get_overview(self, *, window: Literal["15m", "1h", "6h", "24h"] | None = None) -> OverviewOut:
         """Rates, shares and percentiles over a window."""
