@@ -61,8 +61,8 @@ async def test_problems_are_said_first_with_their_number_in_the_tab_and_ended_th
         await expect(page).to_have_title("(3) Overview · Tasks")
         await expect(icon).to_have_attribute("href", "static/icon-3.svg")
         assert (await page.request.get(page.url.partition("dashboard")[0] + "static/icon-3.svg")).ok
-        first = await page.evaluate("document.querySelector('.problems').nextElementSibling.className")
-        assert first == "tiles"
+        before = await page.evaluate("document.querySelector('.problems').previousElementSibling.className")
+        assert before == "view-head"
 
         await rows.nth(1).get_by_role("button", name="Resume").click()
         await expect(rows).to_have_count(2)
