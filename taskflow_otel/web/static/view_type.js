@@ -61,7 +61,7 @@ export class TypeView {
 
 function parts(type, failures, releases, window) {
   const since = columnsBegin(type);
-  const withMarks = (chart) => marked(chart, releases, since, type.bucket_seconds * type.points.length);
+  const withMarks = (drawn) => marked(drawn, releases, since, type.bucket_seconds * type.points.length);
   return [
     h("p", { class: "sentence", text: compare(type) }),
     h("section", { class: "tiles", "aria-label": "Figures" }, tiles(type)),
