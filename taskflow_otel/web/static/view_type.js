@@ -117,7 +117,7 @@ function nothing(type) {
 
 function chart(type, withMarks) {
   const drawn = activity(type.points);
-  return h("div", { class: "chart" }, h("span", { class: "chart-top mono", text: count(drawn.top) }), h("div", { class: "chart-box" }, withMarks(drawn.chart)), axis(type));
+  return h("div", { class: "chart" }, h("span", { class: "chart-top mono", text: count(drawn.top) }), h("div", { class: "chart-box" }, withMarks(drawn.chart), drawn.table), axis(type));
 }
 
 function axis(type) {
