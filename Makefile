@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs audit smoke floors test coverage across bench peers instructions chaos chaos-planted schedules transactions schemathesis lint page format typecheck generated clean
+.PHONY: help demo docs audit smoke pythons floors test coverage across bench peers instructions chaos chaos-planted schedules transactions schemathesis lint page format typecheck generated clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -74,8 +74,11 @@ lint: $(VENV)/.dev  ## Check style, formatting, the layers of the package, and i
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive taskflow_otel
 
-smoke: $(VENV)/.dev  ## Install the wheel into fresh environments, with each extra alone, and try what it promises
+smoke: $(VENV)/.dev  ## Try the wheel in fresh environments, with each extra alone, and the source distribution
 	PYTHON=$(PYTHON) .ci/smoke $(SMOKE_ARGS)
+
+pythons: $(VENV)/.dev $(VENV)/.packages  ## Run the core's tests with every other Python version that is to be had here
+	.ci/pythons $(PYTHONS_ARGS)
 
 floors: $(VENV)/.packages  ## Run each feature with the lowest versions that pyproject.toml allows
 	PYTHON=$(PYTHON) .ci/floors
@@ -107,7 +110,7 @@ generated: $(VENV)/.dev  ## Write what is generated from the code anew: pages an
 	$(BIN)/python -m dashboards.generate
 
 clean:  ## Remove the virtual environment and every cache
-	rm -rf $(VENV) build/audit build/floors build/peers .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build/audit build/floors build/peers build/pythons .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)

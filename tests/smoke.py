@@ -130,6 +130,15 @@ def ask_application() -> None:
     Client("http://127.0.0.1:1/tasks").close()
 
 
+def ask_without_a_driver(installed: bool) -> None:
+    """A command on a backend whose extra may be missing: a sentence and status 2, which no difference has."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        assert main(["reconcile", "--backend", "redis://127.0.0.1:1/0"]) == 2
+    [sentence] = said.getvalue().splitlines()
+    assert ("pip install 'taskflow-otel[redis]'" in sentence) is not installed, sentence
+
+
 FEATURES: dict[str, Callable[[], object]] = {
     "otel": observe,
     "redis": backend("RedisBackend", "redis://127.0.0.1:1/0"),
@@ -151,6 +160,7 @@ def run(extra: str) -> None:
         assert main(["ls", "--backend", str(Path(directory) / "tasks.db")]) == 0
         assert main(["dashboards", "export", str(Path(directory) / "stack")]) == 0
     there = {extra, *MORE.get(extra, ())}
+    ask_without_a_driver("redis" in there)
     for name, feature in FEATURES.items():
         said = ""
         try:
