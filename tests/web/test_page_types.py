@@ -33,6 +33,8 @@ def ended(engine: House, name: str, at: datetime, duration: float = 1.0) -> None
 async def cells(page: Page, name: str) -> list[str]:
     """The texts of a row after its name."""
     row = page.locator("tbody tr").filter(has=page.get_by_role("link", name=name, exact=True))
+    # The head of the view is there before its table.
+    await expect(row).to_have_count(1)
     return (await row.locator("td").all_text_contents())[1:]
 
 
