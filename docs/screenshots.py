@@ -29,6 +29,7 @@ FINISHED = 2000
 """Tasks that the demo finishes before the pictures are taken: some in each minute that the page shows."""
 VIEWS = {
     "overview": "",
+    "types": "?view=types",
     "failures": "?view=failures",
     "task": "?view=task&id={task_id}",
     "failed": "?view=task&id={failed_id}",
