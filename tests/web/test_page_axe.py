@@ -17,7 +17,19 @@ from tests.web.house import House, make_record
 pytestmark = pytest.mark.browser
 
 AXE = Path(__file__).parents[2] / "build" / "page-tools" / "node_modules" / "axe-core" / "axe.min.js"
-VIEWS = ("overview", "tasks", "running", "failures", "queues", "schedules", "instances", "audit", "operations", "task")
+VIEWS = (
+    "overview",
+    "tasks",
+    "running",
+    "failures",
+    "types",
+    "queues",
+    "schedules",
+    "instances",
+    "audit",
+    "operations",
+    "task",
+)
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ export class Trace {
         "table",
         { class: "waterfall", on: { keydown: (event) => this.#step(event) } },
         h("caption", { class: "offscreen", text: "The waits, attempts and spans of this task. Each row opens to its details." }),
-        h("thead", {}, h("tr", {}, h("th", { scope: "col", text: "Name" }), h("th", { scope: "col", text: "Took" }), h("th", { scope: "col" }, axis(range)))),
+        h("thead", {}, h("tr", {}, h("th", { scope: "col", text: "Name" }), h("th", { scope: "col", text: "Took" }), h("th", { scope: "col" }, h("span", { class: "heard", text: "When" }), axis(range)))),
         h("tbody", {}, rows),
       ),
     );

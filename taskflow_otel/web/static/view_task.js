@@ -73,8 +73,11 @@ export class TaskView {
   async refresh() {
     this.task = await this.page.api.get(encodeURIComponent(this.id));
     if (LIVE.has(this.task.status)) this.liveAt = now();
+    const first = this.seen.size === 0;
     this.#draw();
     await this.trace.refresh();
+    // The view has no height before it is shown, which it is after this.
+    if (first && LIVE.has(this.task.status)) requestAnimationFrame(() => this.tools.toEnd());
   }
 
   change(tasks, logs) {
@@ -115,11 +118,8 @@ export class TaskView {
       isTold(task) ? "" : h("p", { class: "error-text", text: task.error ?? "" }),
       task.causes?.length ? causes(task.causes, task.stacktrace) : "",
     );
-    const first = this.seen.size === 0;
     for (const line of task.logs ?? []) this.#addLog(line);
     this.#noteLogs();
-    // The view has no height before it is shown.
-    if (first && LIVE.has(task.status)) requestAnimationFrame(() => this.tools.toEnd());
     this.#drawLines();
     const hasArgs = task.arguments !== undefined;
     setShown(this.args, hasArgs);
