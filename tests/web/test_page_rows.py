@@ -1,4 +1,4 @@
-"""The rows of the list under many changes: they stay under the user who stands on one, and their number is bounded."""
+"""The rows of the list under many changes: they stay under the user who is on one, and their number is bounded."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def listening(page: Page) -> None:
     """)
 
 
-async def test_new_rows_wait_while_somebody_stands_on_one(opened: OpenPage, engine: House) -> None:
+async def test_new_rows_wait_while_the_pointer_is_on_one(opened: OpenPage, engine: House) -> None:
     """By keyboard, by pointer, or by scrolling; a row that no longer matches stays, dimmed."""
     records = [engine.put(make_record(f"task_{number}", TaskStatus.RUNNING)) for number in range(40)]
     async with opened("?view=tasks&status=running", prepare=listening) as page:

@@ -20,7 +20,7 @@ const PACE = 1000;
 /**
  * A table of tasks, newest first: by their ids, or by another field. `accepts(task, known)` returns whether a task belongs here;
  * `limit` bounds the rows, and the tasks that wait. Changes are drawn at once. Rows come and go together, and not while `held()`, or
- * while somebody stands on one of them by keyboard or pointer: until then, new tasks wait. `onSettled(waiting, more)` is called when
+ * while the keyboard or the pointer is on one of them: until then, new tasks wait. `onSettled(waiting, more)` is called when
  * rows have come or gone, or wait; `more`: only the newest of those that wait are kept. With `onSelected()`, rows can be selected; with
  * `onSort(column)`, the heads are buttons that call it.
  */
@@ -44,7 +44,7 @@ export class TaskRows {
     this.compact = compact;
     this.held = held;
     this.onSettled = onSettled;
-    /** The cursor of the tasks after those that are shown; null if there are none. */
+    /** The cursor of the tasks after those that are shown; null at the end of the list. */
     this.end = null;
     this.body = h("tbody", {
       on: { pointerleave: () => this.settle(), focusout: () => setTimeout(() => this.settle()), keydown: (event) => this.#key(event) },
@@ -135,7 +135,7 @@ export class TaskRows {
     if (this.#selected.size) this.#tell();
   }
 
-  /** What the tasks are now, by another reading of the same ones: like changes, it moves no row while somebody stands on one. */
+  /** What the tasks are now, by another reading of the same ones: like changes, it moves no row while the keyboard or the pointer is on one. */
   renew(tasks, end) {
     if (!this.#isHeld()) {
       this.replace(tasks, end);
@@ -162,7 +162,7 @@ export class TaskRows {
     this.settle();
   }
 
-  /** Let rows come and go, unless somebody stands on one. `now`: also then, because they asked for it. */
+  /** Let rows come and go, unless the keyboard or the pointer is on one. `now`: also then, on request. */
   settle(now = false) {
     clearTimeout(this.#later);
     if (!this.#waiting.size && !this.#leaving.size) return;
