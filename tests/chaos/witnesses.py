@@ -14,7 +14,7 @@ from taskflow_otel.exporters import keys
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.reconcile.compare import reconcile
-from taskflow_otel.reconcile.otlp_file import read_exports
+from taskflow_otel.reconcile.otlp_file import ExportedLog, ExportedSpan, read_exports
 from taskflow_otel.reconcile.totals import prometheus_totals
 from tests.chaos.exports import REJECTED, Collector, Untrue
 from tests.chaos.fleet import Member
@@ -104,8 +104,12 @@ class Witnesses:
             doubted = {
                 task_id for task_id, logs in exported.logs.items() if REJECTED in {one.event_name for one in logs}
             }
-            told = [*exported.spans.items(), *exported.logs.items()]
-            kinds = {task_id: str(some[0].attributes[keys.MESSAGING_DESTINATION_NAME]) for task_id, some in told}
+            told: list[ExportedSpan | ExportedLog] = [some[0] for some in exported.spans.values()]
+            told += [some[0] for some in exported.logs.values()]
+            kinds = {
+                str(one.attributes.get(keys.MESSAGING_MESSAGE_ID)): str(one.attributes[keys.MESSAGING_DESTINATION_NAME])
+                for one in told
+            }
             untrue = Untrue(
                 await every_record(backend), kinds, lambda instance: f"-{survivor.pid}-" in instance, doubted, _UNKEPT
             )
