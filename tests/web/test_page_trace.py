@@ -10,10 +10,11 @@ import pytest
 from fastapi import FastAPI
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from taskflow_otel import ManagedBackgroundTasks, TaskAdmin, TaskManager, Telemetry
 from taskflow_otel.backends.base import AppendSpans
+from taskflow_otel.model.record import Progress
 from taskflow_otel.model.spans import AttemptSpans, KeptSpan, dump_spans
 from taskflow_otel.model.status import TaskStatus
 from tests.web.conftest import OpenPage, Served
@@ -56,7 +57,7 @@ async def test_the_spans_of_a_task_are_rows_that_open_to_their_details_by_keyboa
         # One more row shows the rest.
         await expect(rows).to_have_count(3 + 60 + 1)
         await expect(rows.nth(2).get_by_role("rowheader")).to_contain_text("Attempt 1")
-        query = table.get_by_role("row").filter(has_text="SELECT <b>")
+        query = rows.filter(has_text="SELECT <b>")
         await expect(query.get_by_role("cell").first).to_have_text("250 µs")
         button = query.get_by_role("button")
         await expect(button).to_have_attribute("aria-expanded", "false")
@@ -140,3 +141,21 @@ async def test_a_request_its_task_and_the_spans_of_both_attempts_are_one_waterfa
         await failed.get_by_role("button").click()
         await expect(card.locator(".waterfall-details:visible")).to_contain_text("the gateway did not answer")
         await page.close()
+
+
+async def test_a_trace_that_does_not_come_delays_nothing_else_on_the_page(opened: OpenPage, engine: House) -> None:
+    record = engine.put(make_record(status=TaskStatus.RUNNING, progress=Progress(1, 4, "step one")))
+    asked: list[Route] = []
+
+    async def unanswered(page: Page) -> None:
+        await page.route("**/trace", lambda route: asked.append(route))
+
+    async with opened(f"?view=task&id={record.task_id}", prepare=unanswered) as page:
+        await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "25")
+        record.progress = Progress(4, 4, "step four")
+        engine.stream.on_progress(record)
+        await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "100")
+        await expect(page.get_by_role("region", name="Trace")).to_be_hidden()
+        for route in asked:
+            await route.continue_()
+        await expect(page.get_by_role("region", name="Trace")).to_be_visible()

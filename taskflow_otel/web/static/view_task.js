@@ -17,6 +17,8 @@ const NEAR_END = 40;
 const FOLLOW = 1000;
 const ROWS_SETTLE = 300;
 const LATE_LINES = 5000;
+/** How long the page waits for the trace, in milliseconds: a card that comes later moves what is below it. */
+const TRACE_PATIENCE = 300;
 const WIDE = new Set(["Task id", "Trace id"]);
 
 /** One task: its data, its timeline, its log, its error. */
@@ -75,7 +77,8 @@ export class TaskView {
     if (LIVE.has(this.task.status)) this.liveAt = now();
     const first = this.seen.size === 0;
     this.#draw();
-    await this.trace.refresh();
+    // Changes wait for the end of a reading, and must not wait for a slow trace.
+    await Promise.race([this.trace.refresh(), new Promise((resolve) => setTimeout(resolve, TRACE_PATIENCE))]);
     // The view has no height before it is shown, which it is after this.
     if (first && LIVE.has(this.task.status)) requestAnimationFrame(() => this.tools.toEnd());
   }
