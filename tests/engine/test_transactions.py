@@ -312,8 +312,12 @@ async def test_a_task_that_nobody_has_noticed_yet_can_be_cancelled_and_is_found_
 
         async def nothing(_: object) -> None: ...
 
+        async def none(*_: object) -> list[Claimed]:
+            return []
+
         with monkeypatch.context() as blind:
             blind.setattr("taskflow_otel.engine.transactions.Transactions._settle", nothing)
+            blind.setattr(shop.backend.pool_store, "claim", none)  # type: ignore[attr-defined]
             cancelled, asked = await shop.add(caller, 1), await shop.add(caller, 2)
             await caller.commit()
             assert (await shop.manager.cancel(cancelled)).status is TaskStatus.CANCELLED
