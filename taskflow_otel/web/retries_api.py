@@ -24,6 +24,8 @@ from taskflow_otel.wire.retries import ArgumentsOut, ParameterOut, RetryIn
 
 _LONGEST = 20_000
 """Characters of an argument that is shown to be edited."""
+_UNCHANGED = RetryIn()
+"""The body of a request without one. Where a body may also be null, some generated clients cannot leave it out."""
 
 
 def add_retry_routes(
@@ -55,7 +57,7 @@ def add_retry_routes(
     async def retry_task(
         request: Request,
         task_id: str,
-        body: RetryIn | None = None,
+        body: RetryIn = _UNCHANGED,
         rerun: Annotated[bool, Query(description="Also run a successful task once more.")] = False,
     ) -> Response:
         """Make a new task from a finished one and return it; `retry_of` and `retried_by` link the two.
@@ -63,7 +65,7 @@ def add_retry_routes(
         If several requests retry one task at once, one succeeds; the others get 409 with the id of the new task.
         Other arguments need the scope `edit` if the request has an API token.
         """
-        arguments = body.arguments if body else {}
+        arguments = body.arguments
         if arguments and (actor := actor_of(request)) is not None:
             guard.require(actor, Scope.EDIT)
         try:
