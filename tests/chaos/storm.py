@@ -35,8 +35,9 @@ from tests.chaos.kinds import KINDS
 from tests.chaos.plan import KILL, LEAVE, PAUSE, POOLED, REST, SERVERS, SHORT_PAUSE, STOPS, Plan
 from tests.chaos.report import Report
 from tests.chaos.shaking import Shaker
-from tests.chaos.witnesses import Witnesses, every_record
+from tests.chaos.witnesses import Witnesses
 from tests.read_only import url_that_obeys
+from tests.records import every_record
 from tests.servers import PgBouncerServer, PostgresServer, Server
 
 _OPTIONS = {"mysql": {"max-allowed-packet": "512K"}}

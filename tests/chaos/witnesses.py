@@ -11,14 +11,13 @@ import httpx
 
 from taskflow_otel.backends import Backend
 from taskflow_otel.exporters import keys
-from taskflow_otel.model.query import TaskQuery
-from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.reconcile.compare import reconcile
 from taskflow_otel.reconcile.otlp_file import ExportedLog, ExportedSpan, read_exports
 from taskflow_otel.reconcile.totals import prometheus_totals
 from tests.chaos.exports import REJECTED, Collector, Untrue
 from tests.chaos.fleet import Member
 from tests.chaos.kinds import KINDS
+from tests.records import every_record
 from tests.servers import PrometheusServer
 
 _SETTLE = 20.0
@@ -117,18 +116,6 @@ class Witnesses:
             if not differences or time.monotonic() > deadline:
                 return differences
             await asyncio.sleep(1.0)
-
-
-async def every_record(backend: Backend) -> dict[str, TaskRecord]:
-    """All that is stored, by id."""
-    records: dict[str, TaskRecord] = {}
-    cursor: str | None = None
-    while True:
-        page = await backend.page(TaskQuery(limit=500, cursor=cursor))
-        records.update((record.task_id, record) for record in page.records)
-        cursor = page.next_cursor
-        if cursor is None:
-            return records
 
 
 def _fetch(url: str) -> str:

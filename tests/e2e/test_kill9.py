@@ -11,11 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from taskflow_otel.backends import SqliteBackend
-from taskflow_otel.model.query import TaskQuery
-from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus, Transition
 from tests.procs import AppProcess
+from tests.records import records_in
 from tests.waiting import eventually
 
 JOBS = 300
@@ -83,23 +81,6 @@ async def all_finished(server: AppProcess) -> None:
         await eventually(idle, "the end of every task", timeout=60)
 
 
-async def ledger(path: Path) -> dict[str, TaskRecord]:
-    """Every stored task, by id."""
-    backend = SqliteBackend(path)
-    await backend.open()
-    try:
-        records: dict[str, TaskRecord] = {}
-        cursor: str | None = None
-        while True:
-            page = await backend.page(TaskQuery(limit=500, cursor=cursor))
-            records.update((record.task_id, record) for record in page.records)
-            cursor = page.next_cursor
-            if cursor is None:
-                return records
-    finally:
-        await backend.close()
-
-
 async def survive(directory: Path, *, requeue: bool, kills: int, seed: int) -> tuple[set[str], Notes]:
     """Kill the server `kills` times, each time under load, and return the acknowledged ids and the jobs' notes."""
     draw = random.Random(seed)
@@ -118,7 +99,7 @@ async def survive(directory: Path, *, requeue: bool, kills: int, seed: int) -> t
 @pytest.mark.parametrize("seed", [2, 20])
 async def test_every_acknowledged_task_succeeds_exactly_once_in_the_ledger(tmp_path: Path, seed: int) -> None:
     acknowledged, notes = await survive(tmp_path, requeue=True, kills=10, seed=seed)
-    stored = await ledger(tmp_path / "tasks.db")
+    stored = await records_in(tmp_path / "tasks.db")
     begun, ended = notes.count("begin"), notes.count("end")
 
     assert acknowledged - stored.keys() == set(), "acknowledged, and lost"
@@ -135,7 +116,7 @@ async def test_every_acknowledged_task_succeeds_exactly_once_in_the_ledger(tmp_p
 
 async def test_a_task_that_must_not_be_requeued_never_runs_twice(tmp_path: Path) -> None:
     acknowledged, notes = await survive(tmp_path, requeue=False, kills=6, seed=6)
-    stored = await ledger(tmp_path / "tasks.db")
+    stored = await records_in(tmp_path / "tasks.db")
     begun, ended = notes.count("begin"), notes.count("end")
 
     assert acknowledged - stored.keys() == set(), "acknowledged, and lost"

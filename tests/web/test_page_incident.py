@@ -14,11 +14,9 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from taskflow_otel.backends import SqliteBackend
-from taskflow_otel.model.query import TaskQuery
-from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from tests.procs import AppProcess
+from tests.records import records_in
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.browser
@@ -65,23 +63,6 @@ async def settled(server: AppProcess, running: int = 0) -> None:
         return bool(found["pending"] == 0 and found["running"] == running)
 
     await eventually(idle, "the end of the tasks", timeout=60)
-
-
-async def ledger(path: Path) -> dict[str, TaskRecord]:
-    """Every stored task, by id, without the page and its server."""
-    backend = SqliteBackend(path)
-    await backend.open()
-    try:
-        records: dict[str, TaskRecord] = {}
-        cursor: str | None = None
-        while True:
-            page = await backend.page(TaskQuery(limit=500, cursor=cursor))
-            records.update((record.task_id, record) for record in page.records)
-            cursor = page.next_cursor
-            if cursor is None:
-                return records
-    finally:
-        await backend.close()
 
 
 class OnCall:
@@ -146,7 +127,7 @@ async def test_an_incident_is_solved_on_the_page_alone(
             await solve(OnCall(page), repair=(tmp_path / "broken").unlink)
             await settled(new)
             await page.close()
-    records = await ledger(tmp_path / "tasks.db")
+    records = await records_in(tmp_path / "tasks.db")
     # Exactly those were retried that had failed or were interrupted, each once, and each with success.
     retried = {record.retry_of for record in records.values() if record.retry_of is not None}
     assert retried == {*failing, *shipped}
@@ -239,7 +220,7 @@ async def test_the_figures_of_the_page_are_those_of_the_ledger_after_kills(
             await settled(server)
         page = await browser.new_page(viewport={"width": 1360, "height": 900})
         await page.goto(f"{server.url}/tasks/dashboard?window=1h")
-        records = await ledger(tmp_path / "tasks.db")
+        records = await records_in(tmp_path / "tasks.db")
         by_status = Counter(record.status.value for record in records.values())
         finished = sum(by_status.values())
         tiles = page.get_by_role("region", name="Figures")
