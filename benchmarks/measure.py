@@ -45,6 +45,7 @@ _PROBES = {
     "scrape": "benchmarks.probes_process",
     "imports": "benchmarks.probes_process",
     "lateness": "benchmarks.probes_schedules",
+    "start": "benchmarks.probes_start",
     "idle-schedules": "benchmarks.probes_schedules",
 }
 

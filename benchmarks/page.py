@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.suite.kinds import OURS, Row
 from benchmarks.suite.report import digits
-from benchmarks.suite.rows import OURS, ROWS, Row
+from benchmarks.suite.rows import ROWS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"

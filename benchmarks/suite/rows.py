@@ -1,181 +1,24 @@
-"""The rows of the suite and their budgets: what is measured beside what, and how much is allowed.
-
-A row's first case is ours. Each case is a command that prints one JSON object; the row's figure is read from it.
-"""
+"""The rows of the suite: what is measured beside what."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
-
-Server = Literal["redis", "postgres", "mysql"]
-Values = Mapping[str, float]
-"""The figure of each case of one round, ours first."""
-OURS = "ours"
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What a row's ratio (or its own figure, where it has no ratio) may be."""
-
-    bound: Literal["at least", "at most"]
-    value: float
-
-    def met(self, measured: float) -> bool:
-        """Whether the figure is within it."""
-        return measured >= self.value if self.bound == "at least" else measured <= self.value
-
-    def __str__(self) -> str:
-        return f"{'≥' if self.bound == 'at least' else '≤'} {self.value:g}"
-
-
-def at_least(value: float) -> Budget:
-    """A lower bound."""
-    return Budget("at least", value)
-
-
-def at_most(value: float) -> Budget:
-    """An upper bound."""
-    return Budget("at most", value)
-
-
-BUDGETS: dict[str, Budget] = {
-    "memory": at_least(1.2),
-    "sqlite": at_least(0.6),
-    "telemetry": at_most(1.3),
-    "http-memory": at_least(0.8),
-    "http-memory-p99": at_most(2),
-    "http-sqlite": at_least(0.6),
-    "http-sqlite-p99": at_most(2),
-    "sqlite-peers": at_least(1),
-    "postgres": at_least(2),
-    "mysql": at_least(2),
-    "redis": at_least(2),
-    "http-memory-flow": at_least(1),
-    "http-sqlite-flow": at_least(1),
-    "list": at_most(50),
-    "list-start": at_most(1),
-    "memory-growth": at_most(50),
-    "watcher": at_most(1.05),
-    "scrape": at_most(200),
-    "scrape-pairs": at_most(200),
-    "scrape-pairs-wire": at_most(1),
-    "collector": at_least(0.95),
-    "observer": at_least(0.95),
-    "in-line-10000": at_most(1.2),
-    "in-line-100000": at_most(1.2),
-    "in-line-500000": at_most(1.2),
-    "stall": at_most(10),
-}
-"""Of ratios, or of the row's own figure in its unit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A program to run, with fewer operations where a quick run is asked for.
-
-    A case with `peer` runs in the environment of the peers. `server` is started before, and its URL is in
-    `BENCHMARK_URL`.
-    """
-
-    label: str
-    full: tuple[str, ...]
-    quick: tuple[str, ...]
-    peer: bool = False
-    server: Server | None = None
-    tool: str | None = None
-    """A program that has to be installed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the table.
-
-    `figure` reads a case's JSON. `ratio` compares the figures of one round; without it only ours is reported beside
-    its budget. `rounds` is for programs that repeat within themselves.
-    """
-
-    name: str
-    what: str
-    unit: str
-    cases: tuple[Case, ...]
-    figure: Callable[[Any], float]
-    ratio: Callable[[Values], float] | None = None
-    rounds: int | None = None
-    note: str = ""
-
-    @property
-    def budget(self) -> Budget | None:
-        """What the row is held to."""
-        return BUDGETS.get(self.name)
-
-
-def to_reference(values: Values) -> float:
-    """Ours in parts of the only reference."""
-    ours, reference = values.values()
-    return ours / reference if reference else math.nan
-
-
-def to_best(values: Values) -> float:
-    """Ours in parts of the reference that does most."""
-    ours, *references = values.values()
-    return ours / max(references)
-
-
-def read(*path: str) -> Callable[[Any], float]:
-    """Reads one number that lies deeper."""
-
-    def find(found: Any) -> float:
-        for name in path:
-            found = found[name]
-        return float(found)
-
-    return find
-
-
-def least_against(baseline: str, *cases: str) -> Callable[[Any], float]:
-    """Of the throughputs of these cases in parts of the baseline's, the least."""
-
-    def find(found: Any) -> float:
-        return min(float(found["cases"][case][f"against_{baseline}"]["tasks_per_second"]["median"]) for case in cases)
-
-    return find
-
-
-def added(values: Values) -> float:
-    """What signals add to the time of a task, in parts of what the same calls add by hand."""
-    ours, without, by_hand, *_ = values.values()
-    return (ours - without) / (by_hand - without)
-
-
-def probe(
-    label: str,
-    kind: str,
-    what: str,
-    size: int,
-    quick: int,
-    *,
-    peer: bool = False,
-    server: Server | None = None,
-    tool: str | None = None,
-) -> Case:
-    """A case of `benchmarks.measure`."""
-
-    def command(size: int) -> tuple[str, ...]:
-        return ("benchmarks.measure", kind, what, "--size", str(size))
-
-    return Case(label, command(size), command(quick), peer, server, tool)
-
-
-_RATE = read("tasks_per_second")
-_CPU = read("cpu_us_per_task")
-_WRK = "wrk"
-
-
-def _workload(label: str, name: str, size: int, *, peer: bool = False, server: Server | None = None) -> Case:
-    return probe(label, "workload", name, size, 60, peer=peer, server=server)
+from benchmarks.suite.kinds import (
+    CPU,
+    OURS,
+    RATE,
+    WRK,
+    Case,
+    Row,
+    Server,
+    added,
+    least_against,
+    probe,
+    read,
+    to_best,
+    to_reference,
+    workload,
+)
+from benchmarks.suite.pool_rows import POOL_ROWS
 
 
 def _http(name: str, what: str, unit: str, found: str, case: str) -> Row:
@@ -183,9 +26,7 @@ def _http(name: str, what: str, unit: str, found: str, case: str) -> Row:
         name=name,
         what=what,
         unit=unit,
-        cases=tuple(
-            probe(label, "http", kind, 8, 1, tool=_WRK) for label, kind in ((OURS, case), ("native", "native"))
-        ),
+        cases=tuple(probe(label, "http", kind, 8, 1, tool=WRK) for label, kind in ((OURS, case), ("native", "native"))),
         figure=read(found),
         ratio=to_reference,
     )
@@ -197,8 +38,8 @@ def _flow(kind: str) -> Row:
         what=f"a route that enqueues a task in {kind}, beside fastapi-taskflow",
         unit="requests/s",
         cases=(
-            probe(OURS, "http", kind, 8, 1, tool=_WRK),
-            probe("fastapi-taskflow", "http", f"flow-{kind}", 8, 1, tool=_WRK, peer=True),
+            probe(OURS, "http", kind, 8, 1, tool=WRK),
+            probe("fastapi-taskflow", "http", f"flow-{kind}", 8, 1, tool=WRK, peer=True),
         ),
         figure=read("rate"),
         ratio=to_reference,
@@ -212,7 +53,7 @@ def _unrelated(kind: str) -> Row:
         what=f"p99 of a route that adds nothing while others add tasks in {kind}, beside native tasks",
         unit="ms",
         cases=tuple(
-            probe(label, "unrelated", case, 6, 1, tool=_WRK) for label, case in ((OURS, kind), ("native", "native"))
+            probe(label, "unrelated", case, 6, 1, tool=WRK) for label, case in ((OURS, kind), ("native", "native"))
         ),
         figure=read("p99_ms"),
         ratio=to_reference,
@@ -225,10 +66,10 @@ def _server(server: Server, *peers: str) -> Row:
         what=f"the same persisted on {_SERVERS[server]}, beside what is used there",
         unit="tasks/s",
         cases=(
-            _workload(OURS, server, 6_000, server=server),
-            *(_workload(peer, f"{peer}-{server}", 3_000, peer=True, server=server) for peer in peers),
+            workload(OURS, server, 6_000, server=server),
+            *(workload(peer, f"{peer}-{server}", 3_000, peer=True, server=server) for peer in peers),
         ),
-        figure=_RATE,
+        figure=RATE,
         ratio=to_best,
     )
 
@@ -267,7 +108,7 @@ def _in_line(number: int) -> Row:
         what=f"one task with {number:,} in line, beside 1,000 in line",
         unit="µs of CPU",
         cases=(probe(OURS, "in-line", "memory", number, 300), probe("1,000", "in-line", "memory", 1_000, 100)),
-        figure=_CPU,
+        figure=CPU,
         ratio=to_reference,
     )
 
@@ -278,18 +119,18 @@ ROWS: tuple[Row, ...] = (
         what="no-op async task in memory, metrics on, beside taskiq's InMemoryBroker",
         unit="tasks/s",
         cases=(
-            _workload(OURS, "memory", 20_000),
-            _workload("taskiq InMemoryBroker", "taskiq-memory", 20_000, peer=True),
+            workload(OURS, "memory", 20_000),
+            workload("taskiq InMemoryBroker", "taskiq-memory", 20_000, peer=True),
         ),
-        figure=_RATE,
+        figure=RATE,
         ratio=to_reference,
     ),
     Row(
         name="sqlite",
         what="the same persisted in SQLite `full`, beside the floor program",
         unit="tasks/s",
-        cases=(_workload(OURS, "sqlite", 8_000), _workload("floor", "floor", 20_000)),
-        figure=_RATE,
+        cases=(workload(OURS, "sqlite", 8_000), workload("floor", "floor", 20_000)),
+        figure=RATE,
         ratio=to_reference,
     ),
     Row(
@@ -297,12 +138,12 @@ ROWS: tuple[Row, ...] = (
         what="what spans and log records add to a task, beside what the SDK's own calls for them add by hand",
         unit="µs of CPU",
         cases=(
-            _workload(OURS, "memory-sdk", 8_000),
-            _workload("without", "memory", 20_000),
-            _workload("by hand", "memory-by-hand", 8_000),
-            _workload("the calls in a loop", "sdk", 8_000),
+            workload(OURS, "memory-sdk", 8_000),
+            workload("without", "memory", 20_000),
+            workload("by hand", "memory-by-hand", 8_000),
+            workload("the calls in a loop", "sdk", 8_000),
         ),
-        figure=_CPU,
+        figure=CPU,
         ratio=added,
         note="ratio: (ours − without) / (by hand − without)",
     ),
@@ -310,8 +151,8 @@ ROWS: tuple[Row, ...] = (
         name="memory-flow",
         what="the same in memory, beside fastapi-taskflow",
         unit="tasks/s",
-        cases=(_workload(OURS, "memory", 20_000), _workload("fastapi-taskflow", "flow-memory", 10_000, peer=True)),
-        figure=_RATE,
+        cases=(workload(OURS, "memory", 20_000), workload("fastapi-taskflow", "flow-memory", 10_000, peer=True)),
+        figure=RATE,
         ratio=to_reference,
     ),
     Row(
@@ -319,11 +160,11 @@ ROWS: tuple[Row, ...] = (
         what="the same persisted in SQLite, beside libraries that keep tasks there, synchronised with the disk",
         unit="tasks/s",
         cases=(
-            _workload(OURS, "sqlite", 8_000),
-            _workload("huey", "huey-sqlite", 2_000, peer=True),
-            _workload("DBOS", "dbos-sqlite", 300, peer=True),
+            workload(OURS, "sqlite", 8_000),
+            workload("huey", "huey-sqlite", 2_000, peer=True),
+            workload("DBOS", "dbos-sqlite", 300, peer=True),
         ),
-        figure=_RATE,
+        figure=RATE,
         ratio=to_best,
     ),
     _http("http-memory", "a route that enqueues a task in memory, beside native", "requests/s", "rate", "memory"),
@@ -337,6 +178,7 @@ ROWS: tuple[Row, ...] = (
     _server("postgres", "procrastinate", "pgqueuer"),
     _server("mysql", "huey"),
     _server("redis", "saq", "arq", "taskiq"),
+    *POOL_ROWS,
     _in_line(10_000),
     _in_line(100_000),
     _in_line(500_000),
@@ -376,7 +218,7 @@ ROWS: tuple[Row, ...] = (
         what="one task with a watcher of the live stream, beside a task that none watches",
         unit="µs of CPU",
         cases=(probe(OURS, "watched", "1", 5_000, 50), probe("no watcher", "watched", "0", 5_000, 50)),
-        figure=_CPU,
+        figure=CPU,
         ratio=to_reference,
     ),
     Row(
@@ -384,7 +226,7 @@ ROWS: tuple[Row, ...] = (
         what="one task with 64 watchers, beside a task with one",
         unit="µs of CPU",
         cases=(probe(OURS, "watched", "64", 5_000, 50), probe("1 watcher", "watched", "1", 5_000, 50)),
-        figure=_CPU,
+        figure=CPU,
         ratio=to_reference,
     ),
     Row(

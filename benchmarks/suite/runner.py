@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite.rows import Case, Row, Server, to_best
+from benchmarks.suite.kinds import Case, Row, Server, to_best
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "build" / "peers" / "bin" / "python"

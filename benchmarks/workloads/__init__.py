@@ -32,6 +32,8 @@ _MODULES = {
     "postgres": "ours",
     "mysql": "ours",
     "redis": "ours",
+    "pool-postgres": "ours",
+    "pool-redis": "ours",
     "route-memory": "routes",
     "route-sqlite": "routes",
     "route-native": "routes",

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from benchmarks.workloads import Run
+from benchmarks.workloads import PRODUCERS, Run
 from benchmarks.workloads.producers import produce
-from taskflow_otel import TaskManager, Telemetry, get_task_context
+from taskflow_otel import QueueConfig, TaskManager, Telemetry, get_task_context
 from taskflow_otel.backends import Backend, MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
 
 
@@ -20,13 +20,15 @@ async def _manager(
     function: Callable[[], Awaitable[None]] | None = None,
     *,
     persist: bool,
+    shared: bool = False,
 ) -> AsyncIterator[Run]:
-    manager = TaskManager(snapshot_backend=backend, telemetry=telemetry)
+    queues = {"shared": QueueConfig(concurrency=PRODUCERS, run="pool")} if shared else None
+    manager = TaskManager(snapshot_backend=backend, telemetry=telemetry, queues=queues)
 
     async def nothing() -> None:
         pass
 
-    job = manager.task(persist=persist)(function or nothing)
+    job = manager.task(persist=persist, queue="shared" if shared else None)(function or nothing)
 
     async def one() -> None:
         await manager.wait(await manager.enqueue(job))
@@ -146,6 +148,20 @@ async def mysql(directory: Path) -> AsyncIterator[Run]:
 async def redis(directory: Path) -> AsyncIterator[Run]:
     """Persisted on the Redis server of `BENCHMARK_URL`."""
     async with _manager(RedisBackend(os.environ["BENCHMARK_URL"]), persist=True) as run:
+        yield run
+
+
+@asynccontextmanager
+async def pool_postgres(directory: Path) -> AsyncIterator[Run]:
+    """In a shared queue on the PostgreSQL server of `BENCHMARK_URL`, given and claimed by this process."""
+    async with _manager(PostgresBackend(os.environ["BENCHMARK_URL"]), persist=True, shared=True) as run:
+        yield run
+
+
+@asynccontextmanager
+async def pool_redis(directory: Path) -> AsyncIterator[Run]:
+    """In a shared queue on the Redis server of `BENCHMARK_URL`, given and claimed by this process."""
+    async with _manager(RedisBackend(os.environ["BENCHMARK_URL"]), persist=True, shared=True) as run:
         yield run
 
 

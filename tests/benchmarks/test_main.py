@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks.suite import report, runner
-from benchmarks.suite.rows import Row
+from benchmarks.suite.kinds import Row
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import pytest
 
 from benchmarks.measure import find_probe
 from benchmarks.suite import report
-from benchmarks.suite.rows import BUDGETS, ROWS, Budget, Case, find
+from benchmarks.suite.kinds import BUDGETS, Budget, Case
+from benchmarks.suite.rows import ROWS, find
 from benchmarks.suite.runner import Servers, measure, run, spread
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,61 @@
+"""The rows about shared queues: what a claim costs, and how long a task waits for a worker in another process."""
+
+from __future__ import annotations
+
+from benchmarks.suite.kinds import CPU, OURS, RATE, Case, Row, Server, probe, read, to_best, to_reference, workload
+
+_NAMES: dict[Server, str] = {"postgres": "PostgreSQL", "redis": "Redis"}
+
+
+def _rate(server: Server, *peers: str) -> Row:
+    return Row(
+        name=f"pool-{server}",
+        what=f"a task of a shared queue on {_NAMES[server]}, with gift and claim, beside what is used there",
+        unit="tasks/s",
+        cases=(
+            workload(OURS, f"pool-{server}", 4_000, server=server),
+            *(workload(peer, f"{peer}-{server}", 3_000, peer=True, server=server) for peer in peers),
+        ),
+        figure=RATE,
+        ratio=to_best,
+    )
+
+
+def _cost(server: Server) -> Row:
+    return Row(
+        name=f"pool-cost-{server}",
+        what=f"such a task on {_NAMES[server]}, beside one of a queue that is not shared",
+        unit="µs of CPU",
+        cases=(
+            workload(OURS, f"pool-{server}", 4_000, server=server),
+            workload("not shared", server, 6_000, server=server),
+        ),
+        figure=CPU,
+        ratio=to_reference,
+    )
+
+
+def _waits(server: Server, peer: str) -> tuple[Row, Row]:
+    def case(label: str, how: str, *, peer: bool = False) -> Case:
+        return probe(label, "start", f"{how}-{server}", 200, 3, peer=peer, server=server)
+
+    cases = [case(OURS, "pool"), case("without notification", "poll"), case(peer, peer, peer=True)]
+    if server == "postgres":
+        cases.insert(1, case("in a transaction", "transaction"))
+    what = f"from the commit of a task to its start in an idle worker, on {_NAMES[server]}"
+
+    def row(name: str, what: str, figure: str) -> Row:
+        return Row(name=name, what=what, unit="ms", cases=tuple(cases), figure=read(figure))
+
+    name = f"commit-to-start-{server}"
+    return row(name, f"{what}, median", "p50_ms"), row(f"{name}-p99", "its 99th percentile", "p99_ms")
+
+
+POOL_ROWS: tuple[Row, ...] = (
+    _rate("postgres", "procrastinate", "pgqueuer"),
+    _rate("redis", "saq", "arq", "taskiq"),
+    _cost("postgres"),
+    _cost("redis"),
+    *_waits("postgres", "procrastinate"),
+    *_waits("redis", "saq"),
+)
