@@ -109,6 +109,19 @@ def _procrastinate() -> tuple[Any, Any]:
     return app, note
 
 
+def _celery() -> tuple[Any, Any]:
+    from celery import Celery
+
+    app = Celery("note", broker=os.environ["BENCHMARK_URL"])
+    app.conf.update(task_ignore_result=True, task_acks_late=True)
+
+    @app.task(name="note")  # type: ignore[untyped-decorator]
+    def note(number: int) -> None:
+        _note(number)
+
+    return app, note
+
+
 @asynccontextmanager
 async def _opened(what: str) -> AsyncIterator[Add]:
     """The process that adds tasks."""
@@ -125,6 +138,9 @@ async def _opened(what: str) -> AsyncIterator[Add]:
         await queue.connect()
         yield lambda number: queue.enqueue("note", number=number, ttl=-1)
         await queue.disconnect()
+    elif how == "celery":
+        _, note = _celery()
+        yield lambda number: asyncio.to_thread(note.delay, number)
     else:
         manager, note = _manager(server, "none")
         await manager.startup()
@@ -172,6 +188,14 @@ async def _work(what: str) -> None:
         queue = Queue.from_url(os.environ["BENCHMARK_URL"])
         await queue.connect()
         working = asyncio.ensure_future(Worker(queue, functions=[("note", note)], concurrency=8).start())
+        _ready()
+        await working
+    elif how == "celery":
+        from celery.worker import WorkController
+
+        app, _ = _celery()
+        worker = WorkController(app=app, pool_cls="threads", concurrency=8, without_gossip=True, without_mingle=True)
+        working = asyncio.ensure_future(asyncio.to_thread(worker.start))
         _ready()
         await working
     else:

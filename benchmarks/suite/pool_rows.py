@@ -35,11 +35,11 @@ def _cost(server: Server) -> Row:
     )
 
 
-def _waits(server: Server, peer: str) -> tuple[Row, Row]:
+def _waits(server: Server, *peers: str) -> tuple[Row, Row]:
     def case(label: str, how: str, *, peer: bool = False) -> Case:
         return probe(label, "start", f"{how}-{server}", 200, 3, peer=peer, server=server)
 
-    cases = [case(OURS, "pool"), case("without notification", "poll"), case(peer, peer, peer=True)]
+    cases = [case(OURS, "pool"), case("without notification", "poll"), *(case(peer, peer, peer=True) for peer in peers)]
     if server == "postgres":
         cases.insert(1, case("in a transaction", "transaction"))
     what = f"from the commit of a task to its start in an idle worker, on {_NAMES[server]}"
@@ -53,9 +53,9 @@ def _waits(server: Server, peer: str) -> tuple[Row, Row]:
 
 POOL_ROWS: tuple[Row, ...] = (
     _rate("postgres", "procrastinate", "pgqueuer"),
-    _rate("redis", "saq", "arq", "taskiq"),
+    _rate("redis", "saq", "arq", "taskiq", "celery"),
     _cost("postgres"),
     _cost("redis"),
     *_waits("postgres", "procrastinate"),
-    *_waits("redis", "saq"),
+    *_waits("redis", "saq", "celery"),
 )

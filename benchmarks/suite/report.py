@@ -16,7 +16,7 @@ from benchmarks.suite.runner import PEERS
 
 _LIBRARIES = ("fastapi", "starlette", "uvicorn", "uvloop", "msgspec", "sqlalchemy", "opentelemetry-sdk", "pydantic",
               "redis", "psycopg", "aiomysql")  # fmt: skip
-_PEERS = ("taskiq", "taskiq-redis", "saq", "arq", "procrastinate", "pgqueuer", "huey", "dbos")
+_PEERS = ("taskiq", "taskiq-redis", "saq", "arq", "celery", "procrastinate", "pgqueuer", "huey", "dbos")
 
 
 def header() -> dict[str, Any]:

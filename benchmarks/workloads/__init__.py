@@ -46,6 +46,7 @@ _MODULES = {
     "saq-redis": "peers_redis",
     "arq-redis": "peers_redis",
     "taskiq-redis": "peers_redis",
+    "celery-redis": "peers_redis",
     "procrastinate-postgres": "peers_sql",
     "pgqueuer-postgres": "peers_sql",
     "huey-mysql": "peers_sql",

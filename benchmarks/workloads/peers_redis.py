@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -89,6 +90,34 @@ async def taskiq_redis(directory: Path) -> AsyncIterator[Run]:
     await broker.startup()
     async with _running(run_receiver_task(broker, max_async_tasks=PRODUCERS, max_prefetch=PRODUCERS)):
         yield lambda number: produce(number, one)
+
+
+@asynccontextmanager
+async def celery_redis(directory: Path) -> AsyncIterator[Run]:
+    """Celery with its pool of threads, in this process too; a message is acknowledged when its task has run."""
+    from celery import Celery
+    from celery.worker import WorkController
+
+    url = os.environ["BENCHMARK_URL"]
+    app = Celery("nothing", broker=url)
+    app.conf.update(task_ignore_result=True, task_acks_late=True, worker_concurrency=PRODUCERS)
+    loop, finished = asyncio.get_running_loop(), asyncio.Semaphore(0)
+
+    @app.task(name="nothing")  # type: ignore[untyped-decorator]
+    def nothing() -> None:
+        loop.call_soon_threadsafe(finished.release)
+
+    async def one() -> None:
+        nothing.delay()
+        await finished.acquire()
+
+    worker = WorkController(app=app, pool_cls="threads", without_gossip=True, without_mingle=True)
+    thread = threading.Thread(target=worker.start, daemon=True)
+    thread.start()
+    try:
+        yield lambda number: produce(number, one)
+    finally:
+        await asyncio.to_thread(worker.stop)
 
 
 @asynccontextmanager

@@ -24,6 +24,9 @@ from benchmarks.suite.runner import Servers, measure, run, spread
 ROOT = Path(__file__).parents[2]
 NAMES = [row.name for row in ROWS]
 
+# The first test runs the programs of all rows, those of the others' libraries too.
+pytestmark = pytest.mark.timeout(900)
+
 
 def answer(case: Case, quick: bool, servers: Servers) -> Any:
     """Run a case in this process if it may, which spares a start of the interpreter."""

@@ -86,7 +86,7 @@ async def test_names_errors_tags_and_logs_are_shown_and_never_executed(opened: O
     for view in ("tasks", "failures", f"task&id={record.task_id}"):
         async with opened(f"?view={view}", title=HOSTILE) as page:
             await expect(page.get_by_text("<b>bold</b>").first).to_be_visible()
-            # The page has bold words of its own (an attempt of the trace): what counts is what the hostile text would become.
+            # The page has bold words of its own. What counts is what the hostile text would become.
             assert await page.locator("img[src=x], b:text-is('bold')").count() == 0
             if view.startswith("task&"):
                 engine.log(record, "live " + HOSTILE)
