@@ -101,6 +101,52 @@ async def test_two_instances_share_the_work_and_keep_to_their_limits(
     assert most == {"one": 2, "other": 2}
 
 
+async def test_two_workers_with_equal_slots_take_equal_shares(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The length of a task is counted in tasks and not in seconds: whenever one begins and 184 run, one of those ends,
+    # any of both workers. That is long beside a claim, as where work waits for workers; and the time that a busy
+    # machine takes for all that changes nothing.
+    slots, length, golden = 100, 184, 0.618034
+    # The others take long, and pass each task through the same hands as one of these.
+    number = 2_000 if fleet.storage.name in {"memory", "sqlite"} else 500
+    ran, used, most = Counter[str](), Counter[str](), Counter[str]()
+    running: dict[str, list[asyncio.Event]] = {"one": [], "other": []}
+
+    def work_of(name: str) -> Callable[..., Any]:
+        async def work() -> None:
+            over = asyncio.Event()
+            running[name].append(over)
+            ran[name] += 1
+            used[name] += 1
+            most[name] = max(most[name], used[name])
+            all_running = [*running["one"], *running["other"]]
+            if ran.total() == number:
+                for end in all_running:
+                    end.set()
+            elif len(all_running) > length:
+                ending = all_running[int(ran.total() * golden % 1 * len(all_running))]
+                ending.set()
+                running["one" if ending in running["one"] else "other"].remove(ending)
+            await asyncio.wait_for(over.wait(), 6 * WAIT)
+            used[name] -= 1
+
+        return work
+
+    queues = {"shared": QueueConfig(concurrency=slots, run="pool")}
+    one, other, added = work_of("one"), work_of("other"), work_of("web")
+    web = member(fleet, added, monkeypatch, run="none", queues=queues)
+    await fleet.start(web, *(member(fleet, work, monkeypatch, queues=queues) for work in (one, other)))
+    for start in range(0, number, 500):
+        await asyncio.gather(*(web.enqueue(added) for _ in range(start, start + 500)))
+
+    async def all_succeeded() -> bool:
+        return await fleet.number(TaskQuery(status=TaskStatus.SUCCESS)) == number
+
+    await eventually(all_succeeded, "all runs", timeout=6 * WAIT, interval=0.1)
+    assert ran.total() == number
+    assert max(most.values()) <= slots
+    assert abs(ran["one"] - number / 2) <= number / 20, ran
+
+
 @pytest.mark.parametrize("dies", ["before the gift", "in the pool", "while it runs"])
 async def test_a_task_of_a_dead_instance_runs_once_more_on_another(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, dies: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -202,31 +201,6 @@ async def test_a_deployment_that_shares_nothing_any_more_runs_what_the_pool_has_
         await eventually(lambda: bool(ran), "the run")
         assert (await alone.wait(task_id, WAIT)).status is TaskStatus.SUCCESS
     assert ran == ["ran"]
-
-
-async def test_two_workers_with_equal_slots_take_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    number, ran, all_ran = 2_000, Counter[str](), asyncio.Event()
-
-    def worker(name: str) -> Callable[..., Any]:
-        async def work() -> None:
-            ran[name] += 1
-            if ran.total() == number:
-                all_ran.set()
-            # It keeps its slot for a time: of tasks that end at once, the worker that looks first may take most.
-            await asyncio.sleep(0.02)
-
-        return work
-
-    backend = Kept()
-    added = worker("web")
-    web = member(backend, added, monkeypatch, "none")
-    workers = [member(backend, worker(name), monkeypatch) for name in ("first", "second")]
-    async with started(web), started(workers[0]), started(workers[1]):
-        for start in range(0, number, 500):
-            await asyncio.gather(*(web.enqueue(added) for _ in range(start, start + 500)))
-        await asyncio.wait_for(all_ran.wait(), 3 * WAIT)
-    assert set(ran) == {"first", "second"}
-    assert abs(ran["first"] - number / 2) <= number / 20, ran
 
 
 @pytest.mark.parametrize("retries", [0, 2])
