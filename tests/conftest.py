@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {folder: place for place, folder in enumerate(LONG_FIRST)}
     tests = Path(__file__).parent
     items.sort(key=lambda item: places.get(item.path.relative_to(tests).parts[0], len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """Freeze what has been loaded: some two million objects that live as long as the process.
+
+    Each manager would freeze and thaw them otherwise, and after that, the next full collection visits them all, which
+    takes about a second. `tests/runtime/test_garbage.py` tests what a manager does where nothing is frozen.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+CACHING = ("fastapi.dependencies.models", "taskflow_otel.compat.fastapi")
+"""Modules that remember functions, by which whole applications stay alive after their tests."""
+_ended = count(1)
+
+
+def pytest_runtest_logfinish() -> None:
+    """Have these modules forget now and then: a thousand dead applications are ten million objects to be visited."""
+    if next(_ended) % 20 == 0:
+        for name in CACHING:
+            for found in vars(sys.modules[name]).values() if name in sys.modules else ():
+                if hasattr(found, "cache_clear"):
+                    found.cache_clear()
 
 
 @pytest.fixture(scope="session")

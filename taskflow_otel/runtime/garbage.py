@@ -27,10 +27,15 @@ class FrozenHeap:
     it had when everything was visited, or until other code calls `gc.collect()`. Then everything is visited again.
 
     What is garbage at the start would stay too, so the first start of a process collects first. Later ones do not,
-    since a collection at each start would slow test suites down.
+    since a collection at each start would slow test suites down. Nor is each start a time to count frozen objects,
+    which takes 20 ms for each 200,000: once other code has frozen some, its decision stands as long as the process.
     """
 
     _collected = False
+    _held = False
+    """A manager that runs has frozen objects."""
+    _left_alone = False
+    """Other code had frozen objects when a manager started."""
 
     def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted
@@ -47,21 +52,27 @@ class FrozenHeap:
         """The blocks of memory that were allocated then."""
 
     def freeze(self) -> None:
-        """Freeze everything that exists; do nothing if other code has already frozen objects."""
-        if self._wanted and gc.get_freeze_count() < _INTERPRETER:
-            if not FrozenHeap._collected:
-                FrozenHeap._collected = True
-                gc.collect()
-            self._freeze_everything()
-            youngest, middle, oldest = self._threshold = gc.get_threshold()
-            gc.set_threshold(youngest, middle, min(oldest, _OFTEN))
-            gc.callbacks.append(self._collecting)
-            self._mine = True
+        """Freeze everything that exists; do nothing if another manager or other code has already frozen objects."""
+        if not self._wanted or FrozenHeap._held or FrozenHeap._left_alone:
+            return
+        if gc.get_freeze_count() >= _INTERPRETER:
+            FrozenHeap._left_alone = True
+            return
+        if not FrozenHeap._collected:
+            FrozenHeap._collected = True
+            gc.collect()
+        self._freeze_everything()
+        youngest, middle, oldest = self._threshold = gc.get_threshold()
+        gc.set_threshold(youngest, middle, min(oldest, _OFTEN))
+        gc.callbacks.append(self._collecting)
+        self._mine = True
+        FrozenHeap._held = True
 
     def thaw(self) -> None:
         """Undo `freeze`; harmless if `freeze` did nothing."""
         if self._mine:
             self._mine = False
+            FrozenHeap._held = False
             gc.callbacks.remove(self._collecting)
             gc.set_threshold(*self._threshold)
             gc.unfreeze()
