@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mypy_cache import copied_cache
+
 ROOT = Path(__file__).parents[2]
 # Not through the entry point, which an installation of this tree may have or not.
 PLUGIN = ("-p", "no:taskflow_otel", "-p", "taskflow_otel.testing.plugin")
@@ -46,7 +48,7 @@ def test_the_examples_of_the_page_are_tests_that_pass(users_tests: Path) -> None
 
 
 def test_the_examples_of_the_page_type_check(users_tests: Path) -> None:
-    done = run("mypy", "--strict", str(users_tests), cwd=ROOT)
+    done = run("mypy", "--strict", *copied_cache(users_tests.parent), str(users_tests), cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from taskflow_otel import ManagedBackgroundTasks, TaskArgumentError, TaskManager
 from tests.managers import started
+from tests.mypy_cache import copied_cache
 from tests.typing import missed
 
 HERE = Path(__file__).parent
@@ -28,7 +29,7 @@ Errors = dict[str, dict[int, str]]
 
 def mypy(scratch: Path) -> Errors:
     """What `mypy --strict` says."""
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(scratch)]
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", *copied_cache(scratch)]
     output = run(command)
     errors: Errors = {file.name: {} for file in FILES}
     for name, line, message in re.findall(r"([\w.]+):(\d+): error: (.*)", output):
