@@ -12,7 +12,7 @@ from taskflow_otel.backends.base import Applied, Change, Insert, Update
 from taskflow_otel.exporters import signals
 from taskflow_otel.exporters.prometheus.values import Histogram
 
-WAIT = 20.0
+WAIT = 60.0
 """Seconds after which a test gives up on what should take milliseconds."""
 
 

@@ -19,7 +19,7 @@ from taskflow_otel.errors import BackendUnavailableError
 from tests.asgi import running
 from tests.waiting import eventually
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 class Shop:

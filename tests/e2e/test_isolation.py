@@ -16,7 +16,7 @@ from taskflow_otel.backends.base import Applied, Change
 from taskflow_otel.errors import BackendUnavailableError
 from tests.asgi import get, post, running
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 class Log(list[str]):

@@ -33,7 +33,7 @@ from tests.otlp import OtlpReceiver
 from tests.procs import AppProcess
 from tests.waiting import eventually, wait_until
 
-WAIT = 20.0
+WAIT = 60.0
 QUEUE_SIZE = 10_000
 """Events that wait for one observer at most."""
 

@@ -39,7 +39,7 @@ async def test_a_task_that_cancels_itself_and_returns_has_succeeded(durable: boo
 
     async with started(manager):
         task_id = await manager.enqueue(job)
-        assert (await manager.wait(task_id, timeout=5)).status is TaskStatus.SUCCESS
+        assert (await manager.wait(task_id, timeout=30)).status is TaskStatus.SUCCESS
 
 
 async def test_a_timeout_of_the_users_own_is_an_ordinary_failure() -> None:
@@ -51,6 +51,6 @@ async def test_a_timeout_of_the_users_own_is_an_ordinary_failure() -> None:
             await asyncio.Event().wait()
 
     async with started(manager):
-        record = await manager.wait(await manager.enqueue(job), timeout=5)
+        record = await manager.wait(await manager.enqueue(job), timeout=30)
     assert (record.status, record.error_type, record.attempt) == (TaskStatus.FAILED, "TimeoutError", 1)
     assert record.reason is None

@@ -138,7 +138,7 @@ async def test_a_task_that_is_being_committed_when_the_shutdown_comes_is_kept() 
     (record,) = await stored(backend, [task_id])
     assert record.status is TaskStatus.PENDING
     async with started(manager):
-        await manager.wait(task_id, timeout=5)
+        await manager.wait(task_id, timeout=30)
     (record,) = await stored(backend, [task_id])
     assert record.status is TaskStatus.SUCCESS
 

@@ -149,7 +149,7 @@ async def test_two_managers_in_one_process_do_not_share_an_end() -> None:
     await first.startup()
     async with started(second):
         await first.shutdown()
-        await second.wait(await second.enqueue(job), timeout=5)
+        await second.wait(await second.enqueue(job), timeout=30)
     assert ran.is_set()
 
 

@@ -286,7 +286,7 @@ async def test_closing_ends_every_subscription_and_starting_allows_new_ones(
     readers = [Reader(stream) for _ in range(3)]
     await eventually(lambda: stream.subscribers == 3, "three subscribers")
     await bus.close(1)
-    await asyncio.wait_for(asyncio.gather(*(reader.task for reader in readers)), 5)
+    await asyncio.wait_for(asyncio.gather(*(reader.task for reader in readers)), 30)
     assert stream.subscribers == 0
     await bus.start()
     reader = Reader(stream)

@@ -22,7 +22,7 @@ from taskflow_otel.model.query import TaskQuery
 from tests.asgi import post, running
 from tests.waiting import eventually
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 def native(log: list[str]) -> FastAPI:

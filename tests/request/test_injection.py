@@ -14,7 +14,7 @@ from fastapi.dependencies import utils as solving
 from taskflow_otel import ConfigurationError, ManagedBackgroundTasks, TaskAdmin, TaskManager, TaskStatus
 from tests.asgi import post, running
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 @pytest.mark.parametrize("auto_install", [True, False])

@@ -24,7 +24,7 @@ from tests.e2e.shop import PassThrough, Shop
 from tests.e2e.test_disconnects import served
 from tests.waiting import eventually
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 class Site:

@@ -98,7 +98,7 @@ async def test_a_batch_that_is_about_to_be_committed_comes_before_the_burial(pai
     task, stop = make_task(), Stop()
     with listening("commit", stop.here):
         applying = asyncio.create_task(backend.apply([Insert(task)]))
-        await asyncio.wait_for(stop.reached.wait(), 10)
+        await asyncio.wait_for(stop.reached.wait(), 30)
         assert await other.declare_dead("one", BASE) is False
         assert [instance.state for instance in await other.instances()] == ["alive"]
         # Nobody else is held up, not even by several who try.
@@ -120,7 +120,7 @@ async def test_a_batch_that_is_stopped_before_its_last_statement_comes_after_the
     await backend.apply([Insert(task)])
     with listening("before_cursor_execute", stop.before_lock):
         applying = asyncio.create_task(backend.apply([Insert(late), Update(finish(task))]))
-        await asyncio.wait_for(stop.reached.wait(), 10)
+        await asyncio.wait_for(stop.reached.wait(), 30)
         assert await other.declare_dead("one", BASE) is True
         stop.over.set()
         with pytest.raises(DeclaredDeadError):
@@ -136,7 +136,7 @@ async def test_one_that_is_stopped_before_its_commit_is_buried_within_its_lease_
     task, stop = make_task(), Stop()
     with listening("commit", stop.here):
         applying = asyncio.create_task(backend.apply([Insert(task)]))
-        await asyncio.wait_for(stop.reached.wait(), 10)
+        await asyncio.wait_for(stop.reached.wait(), 30)
         # The server ends the transaction of a process that says nothing.
         await eventually(lambda: other.declare_dead("one", BASE), "the burial")
         stop.over.set()
@@ -164,7 +164,7 @@ async def test_a_flight_that_is_stopped_before_its_commit_is_buried_at_once_and_
 
     monkeypatch.setattr(psycopg.AsyncCursor, "execute", stop_before_commit)
     applying = asyncio.create_task(backend.apply([Insert(late), Update(finish(task))]))
-    await asyncio.wait_for(stop.reached.wait(), 10)
+    await asyncio.wait_for(stop.reached.wait(), 30)
     # The lock that excludes the burial is in the same message as the commit, which was not sent.
     assert await other.declare_dead("one", BASE) is True
     assert await other.beat(make_instance("two"))

@@ -228,7 +228,7 @@ async def test_a_cancelled_batch_leaves_no_open_transaction(
 
     monkeypatch.setattr(psycopg.AsyncCursor, "execute", hang)
     applying = asyncio.create_task(postgres.apply([Insert(one)]))
-    await asyncio.wait_for(reached.wait(), 10)
+    await asyncio.wait_for(reached.wait(), 30)
     applying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await applying

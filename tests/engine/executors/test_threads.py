@@ -41,7 +41,7 @@ async def test_a_thread_is_asked_stays_running_and_is_reported_as_stuck_until_it
         assert (await manager.get(task_id)).status is TaskStatus.RUNNING
         release.set()
         # It did what it was to do: the outcome says so.
-        record = await manager.wait(task_id, timeout=5)
+        record = await manager.wait(task_id, timeout=30)
         assert (record.status, record.cancel_requested) == (TaskStatus.SUCCESS, True)
         await settle()
         assert stuck(manager) == 0
@@ -62,7 +62,7 @@ async def test_a_thread_that_looks_at_its_context_ends_cancelled() -> None:
         task_id = await manager.enqueue(attentive)
         await eventually(entered.is_set, "the thread to run")
         await manager.cancel(task_id)
-        record = await manager.wait(task_id, timeout=5)
+        record = await manager.wait(task_id, timeout=30)
         assert (record.status, record.attempt) == (TaskStatus.CANCELLED, 0)
 
 
@@ -88,7 +88,7 @@ async def test_a_thread_past_its_timeout_is_asked_and_counts_as_failed_once_it_e
             assert (await manager.get(task_id)).status is TaskStatus.RUNNING
             assert stuck(manager) == 1
             release.set()
-        record = await manager.wait(task_id, timeout=5)
+        record = await manager.wait(task_id, timeout=30)
         assert (record.status, record.reason) == (TaskStatus.FAILED, "timeout")
         assert record.error_type == "taskflow_otel.errors.TaskTimeoutError"
         assert not record.cancel_requested, "nobody asked for a cancellation"

@@ -83,7 +83,7 @@ async def test_a_locked_task_delays_itself_alone(ledger: Ledger, backend: Picky)
     assert not [result for result in results if isinstance(result, BaseException)]
     assert not waiting.done()
     backend.locked = set()
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 30)
     stored = await backend.get(tasks[5].task_id)
     assert stored is not None
     assert stored.status is TaskStatus.SUCCESS

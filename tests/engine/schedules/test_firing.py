@@ -205,13 +205,13 @@ async def test_a_commit_under_way_at_shutdown_is_neither_lost_nor_repeated() -> 
     await settle()
     backend.slow = True
     await plant.clock.advance(10)
-    await asyncio.wait_for(backend.waiting.wait(), 5)
+    await asyncio.wait_for(backend.waiting.wait(), 30)
     stopping = asyncio.create_task(manager.shutdown())
     await settle()
     backend.slow = False
     backend.held.set()
     await plant.clock.advance(0.5)
-    await asyncio.wait_for(stopping, 10)
+    await asyncio.wait_for(stopping, 30)
     async with plant.running() as second:
         await plant.clock.advance(1)
         await eventually(lambda: not second.store.list(), "the firing to be made up for")
