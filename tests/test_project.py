@@ -10,13 +10,16 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
 
-from taskflow_otel import backends
+import taskflow_otel
+from taskflow_otel import backends, testing
 from taskflow_otel.version import __version__
 
 ROOT = Path(__file__).parent.parent
@@ -64,8 +67,30 @@ def loaded(program: str, *names: str) -> set[str]:
 
 
 def test_importing_the_library_loads_no_optional_dependency() -> None:
-    program = "import taskflow_otel, taskflow_otel.backends, taskflow_otel.testing"
+    # Its names are loaded when they are used.
+    names = [name for name in taskflow_otel.__all__ if name not in backends.__all__]
+    program = f"from taskflow_otel import {', '.join(names)}; from taskflow_otel.testing import *"
     assert loaded(program, *OPTIONAL, *OF_ONE_BACKEND, *TEMPLATES) == set()
+
+
+@pytest.mark.parametrize("package", [taskflow_otel, backends, testing], ids=lambda package: package.__name__)
+def test_a_name_is_what_a_type_checker_holds_it_for(package: ModuleType) -> None:
+    """It is found twice: in an import that only a type checker reads, and in a table that loads it when it is used."""
+    assert package.__file__ is not None
+    tree = ast.parse(Path(package.__file__).read_text("utf-8"))
+    imports = [(str(node.module), node.names) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    homes = {alias.name: home for home, names in imports for alias in names if home.startswith("taskflow_otel.")}
+    assert set(package.__all__) - homes.keys() <= {"ScheduledOnce"}
+    for name, home in homes.items():
+        assert getattr(package, name) is getattr(import_module(home), name), name
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
+        getattr(package, "nothing")  # noqa: B009 - no type checker allows the attribute
+
+
+def test_the_client_loads_neither_the_engine_nor_fastapi_and_a_child_process_not_the_administration() -> None:
+    rooms = ["taskflow_otel.manager", "taskflow_otel.web.api"]
+    assert loaded("import taskflow_otel.client", *rooms, "taskflow_otel.engine.engine", "fastapi") == set()
+    assert loaded("import taskflow_otel.engine.executors.process_child", *rooms) == set()
 
 
 def test_a_manager_loads_what_its_backend_needs_and_nothing_of_the_others() -> None:

@@ -315,7 +315,7 @@ ROWS: tuple[Row, ...] = (
         what="a process that imports the library and ends, beside FastAPI alone",
         unit="s",
         cases=(
-            probe(OURS, "imports", "taskflow_otel", 5, 1),
+            probe(OURS, "imports", "taskflow_otel.manager,taskflow_otel.admin", 5, 1),
             probe("FastAPI", "imports", "fastapi", 5, 1),
         ),
         figure=read("seconds"),

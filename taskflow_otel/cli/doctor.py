@@ -15,20 +15,22 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
 
-from taskflow_otel.cli.ledger import open_backend
 from taskflow_otel.cli.options import URL
 from taskflow_otel.cli.options import namespace as namespace_option
 from taskflow_otel.cli.output import say_json, say_table, terminal
 from taskflow_otel.errors import TaskflowError
-from taskflow_otel.model.query import Instance
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say
 from taskflow_otel.version import __version__
+
+if TYPE_CHECKING:
+    from taskflow_otel.model.query import Instance
 
 EXTRAS = {
     "otel": "opentelemetry.sdk",
@@ -138,6 +140,9 @@ def _is_there(module: str) -> bool:
 
 async def examine_backend(where: str, namespace: str | None = None) -> AsyncIterator[Finding]:
     """Whether a backend can be opened, what it warns of, and what the instances in it say."""
+    # Help and completion load no backend.
+    from taskflow_otel.cli.ledger import open_backend
+
     subject = f"backend {without_passwords(where)}"
     path = _sqlite_path(where)
     if path is not None and not path.exists():

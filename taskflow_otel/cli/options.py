@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from taskflow_otel.cli.ledger import Ledger
-from taskflow_otel.cli.orders import Orders
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.vocabulary import Source
@@ -35,6 +33,8 @@ Work = Callable[..., int]
 
 
 if TYPE_CHECKING:
+    from taskflow_otel.cli.ledger import Ledger
+
     _Base = click.ParamType[Any, str]
 else:
     # Generic since click 8.4.
@@ -157,15 +157,28 @@ def asking(work: Work) -> Work:
 
 def reading(work: Work) -> Work:
     """As `asking`, or let it read a backend: `source` is then a `Ledger`."""
-    return _either(work, Ledger, f"Read the tasks where they are stored, without an application: {_BACKENDS}.")
+    return _either(work, _ledger, f"Read the tasks where they are stored, without an application: {_BACKENDS}.")
 
 
 def ordering(work: Work) -> Work:
     """As `asking`, or let it store in a backend what its instances shall do: `source` is then an `Orders`."""
-    return _either(work, Orders, f"Ask the instances that share a backend, through this backend: {_BACKENDS}.")
+    return _either(work, _orders, f"Ask the instances that share a backend, through this backend: {_BACKENDS}.")
 
 
-def _either(work: Work, kind: type[Ledger], meaning: str) -> Work:
+def _ledger() -> type[Ledger]:
+    # Help and completion load nothing that only the work needs: neither the backends nor the engine.
+    from taskflow_otel.cli.ledger import Ledger
+
+    return Ledger
+
+
+def _orders() -> type[Ledger]:
+    from taskflow_otel.cli.orders import Orders
+
+    return Orders
+
+
+def _either(work: Work, kind: Callable[[], type[Ledger]], meaning: str) -> Work:
     @click.option("--url", envvar=URL, metavar="URL", help=_WHERE)
     @click.option("--backend", metavar="URL|PATH", help=meaning)
     @namespace
@@ -176,7 +189,7 @@ def _either(work: Work, kind: type[Ledger], meaning: str) -> Work:
             if namespace is not None:
                 raise ConfigurationError("--namespace is that of a backend: give --backend too")
             return _ask(work, url, options)
-        with kind(backend, namespace) as ledger:
+        with kind()(backend, namespace) as ledger:
             return work(source=ledger, **options)
 
     return run

@@ -8,21 +8,18 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskflow_otel.cli.ledger import open_backend
 from taskflow_otel.cli.options import BEARER, MOMENT, as_json, namespace
 from taskflow_otel.cli.output import bar, say_json
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.reconcile.compare import Difference
-from taskflow_otel.reconcile.compare import reconcile as compare
-from taskflow_otel.reconcile.otlp_file import read_exports
-from taskflow_otel.reconcile.pages import read_page
-from taskflow_otel.reconcile.totals import prometheus_totals
 from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say
+
+if TYPE_CHECKING:
+    from taskflow_otel.reconcile.compare import Difference
 
 METRICS_VARIABLE = "TASKFLOW_METRICS_TOKEN"
 """A variable of the environment: every user of the machine can read arguments."""
@@ -120,6 +117,13 @@ class Asked:
 
 
 async def _compare(asked: Asked) -> list[Difference]:
+    # Help and completion load nothing of this.
+    from taskflow_otel.cli.ledger import open_backend
+    from taskflow_otel.reconcile.compare import reconcile as compare
+    from taskflow_otel.reconcile.otlp_file import read_exports
+    from taskflow_otel.reconcile.pages import read_page
+    from taskflow_otel.reconcile.totals import prometheus_totals
+
     pages = {without_passwords(where): read_page(where, asked.metrics_token) for where in asked.metrics}
     baseline = None if asked.baseline is None else read_page(str(asked.baseline), None)
     totals = {}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskflow_otel.cli.options import COUNT, TASK_ID, filters, ordering, reading, reason
-from taskflow_otel.cli.orders import Order, Orders
 from taskflow_otel.cli.output import bar, say_json, say_table, terminal
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.vocabulary import ItemOutcome, OperationKind
@@ -19,7 +18,10 @@ from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.runtime.terminal import say
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
     from taskflow_otel.cli.ledger import Ledger
+    from taskflow_otel.cli.orders import Order, Orders
     from taskflow_otel.client import Client
     from taskflow_otel.wire.bodies import LogOut, TaskDetailOut, TaskOut
 
@@ -88,7 +90,7 @@ def logs(source: Client | Ledger, task_id: str, follow: bool, as_json: bool) -> 
 @ordering
 def retry(source: Client | Orders, task_ids: tuple[str, ...], rerun: bool, reason: str | None, as_json: bool) -> int:
     """Retry finished tasks."""
-    if isinstance(source, Orders):
+    if _stores(source):
         if rerun:
             raise ConfigurationError("--rerun needs a running application (--url): a stored order cannot ask for it")
         return _order(source, OperationKind.RETRY, task_ids, reason, as_json)
@@ -101,9 +103,15 @@ def retry(source: Client | Orders, task_ids: tuple[str, ...], rerun: bool, reaso
 @ordering
 def cancel(source: Client | Orders, task_ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
     """Cancel tasks that wait or run."""
-    if isinstance(source, Orders):
+    if _stores(source):
         return _order(source, OperationKind.CANCEL, task_ids, reason, as_json)
     return _each(task_ids, lambda one: source.cancel_task(one, reason=reason), as_json)
+
+
+def _stores(source: Client | Orders) -> TypeIs[Orders]:
+    """Whether the command stores an order in a backend; otherwise it asks an application."""
+    # Not `isinstance`: who asks an application does not load the engine for it.
+    return hasattr(source, "carry_out")
 
 
 def _each(task_ids: tuple[str, ...], act: Callable[[str], TaskOut], as_json: bool) -> int:

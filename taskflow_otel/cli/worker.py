@@ -7,18 +7,19 @@ import os
 import re
 import sys
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taskflow_otel.cli.options import PORT
-from taskflow_otel.compat.fastapi import untraced_paths
-from taskflow_otel.engine.deployment import CONCURRENCY, KIND, QUEUES, RUN, Deployment, deployment
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
 from taskflow_otel.model.vocabulary import InstanceKind
 from taskflow_otel.runtime.terminal import say
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from taskflow_otel.engine.deployment import Deployment
 
 _FAILED = 2
 _PORT = 8001
@@ -45,6 +46,12 @@ def worker(application: str, queues: str | None, concurrency: str | None, host: 
         if error.name != "uvicorn":
             raise
         raise MissingExtraError("the worker", "worker") from error
+    # Help and completion load nothing of this.
+    from fastapi import FastAPI
+
+    from taskflow_otel.compat.fastapi import untraced_paths
+    from taskflow_otel.engine.deployment import CONCURRENCY, KIND, QUEUES, RUN, deployment
+
     # Before the import: the application's TaskManager reads them.
     os.environ[RUN], os.environ[KIND] = "pool", InstanceKind.WORKER.value
     for variable, value in ((QUEUES, queues), (CONCURRENCY, concurrency)):

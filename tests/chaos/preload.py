@@ -12,8 +12,10 @@ import psycopg
 import redis.asyncio
 
 import taskflow_otel
+import taskflow_otel.admin
 import taskflow_otel.backends
 import taskflow_otel.cli.worker
+import taskflow_otel.manager
 import tests.chaos.backends
 import tests.chaos.crash_points
 

@@ -16,9 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import taskflow_otel.cli.orders
+import taskflow_otel.client
+import taskflow_otel.reconcile.compare
+import taskflow_otel.reconcile.otlp_file
+import taskflow_otel.reconcile.pages
+import taskflow_otel.reconcile.totals
 from taskflow_otel.cli.main import main
 
 ROOT = Path(__file__).parents[2]
+__all__ = ["Ended", "run_each", "taskflow_otel"]
 
 
 class Ended(NamedTuple):

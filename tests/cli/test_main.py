@@ -67,6 +67,34 @@ def test_a_shell_completes_commands_options_and_words(words: str, found: str) ->
     assert [line.partition(",")[2] for line in done.stdout.splitlines()] == [found]
 
 
+# What only the work of a command needs: not help, not completion. And what these load instead.
+HEAVY = {
+    "aiosqlite", "fastapi", "httpx", "msgspec", "opentelemetry", "prometheus_client", "pydantic", "redis", "rich",
+    "sqlalchemy", "starlette", "uvicorn",
+}  # fmt: skip
+LIGHT = {"cli", "errors", "model", "runtime", "version"}
+
+
+def test_help_and_completion_load_no_library_and_few_modules() -> None:
+    program = """
+import os, sys
+from click.shell_completion import shell_complete
+from taskflow_otel.cli.main import COMPLETE, NAME, commands, main
+for name in commands.commands:
+    main([name, "--help"])
+main(["--help"])
+os.environ |= {"COMP_WORDS": "taskflow-otel ls --status succ", "COMP_CWORD": "3"}
+shell_complete(commands, {}, NAME, COMPLETE, "bash_complete")
+print(*sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = done.stderr.split()
+    assert {name.partition(".")[0] for name in loaded} & HEAVY == set()
+    ours = {name for name in loaded if name.startswith("taskflow_otel.")}
+    assert {name.split(".")[1] for name in ours} == LIGHT
+    assert len(ours) < 30
+
+
 def test_the_script_of_a_shell_asks_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     for shell in ("zsh", "fish"):
         assert main(["completion", shell]) == 0

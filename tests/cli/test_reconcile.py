@@ -9,6 +9,7 @@ import pytest
 
 from taskflow_otel.cli import reconcile as command
 from taskflow_otel.cli.main import main
+from taskflow_otel.reconcile import pages
 from tests.managers import started
 from tests.reconcile.conftest import Watched
 
@@ -42,7 +43,7 @@ def test_the_token_of_the_pages_is_read_from_the_environment(
         tokens.append(token)
         return ""
 
-    monkeypatch.setattr(command, "read_page", read)
+    monkeypatch.setattr(pages, "read_page", read)
     arguments = ["reconcile", "--backend", str(tmp_path / "tasks.db"), "--metrics", "page"]
     monkeypatch.setenv(command.METRICS_VARIABLE, "")
     main(arguments)

@@ -42,9 +42,13 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_examples_of_the_page_are_tests_that_pass(users_tests: Path) -> None:
-    done = run("pytest", "-q", *PLUGIN, users_tests.name, cwd=users_tests.parent)
+    done = run("pytest", "-q", "-rp", *PLUGIN, users_tests.name, cwd=users_tests.parent)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 passed" in done.stdout
+    passed = set(re.findall(r"^PASSED test_page\.py::([\w:]+)", done.stdout, re.MULTILINE))
+    written = set(re.findall(r"^(?:async )?def (test_\w+)", users_tests.read_text(), re.MULTILINE))
+    assert len(written) == 8
+    assert {name for name in passed if "::" not in name} == written
+    assert {name.partition("::")[0] for name in passed - written} == {"TestNotebookBackend"}
 
 
 def test_the_examples_of_the_page_type_check(users_tests: Path) -> None:
@@ -53,6 +57,9 @@ def test_the_examples_of_the_page_type_check(users_tests: Path) -> None:
 
 
 def test_the_plugin_loads_nothing_until_a_fixture_is_used() -> None:
-    text = (ROOT / "taskflow_otel" / "testing" / "plugin.py").read_text()
-    names = re.findall(r"^from (\S+) import|^import (\S+)", text, re.MULTILINE)
-    assert {first or second for first, second in names} == {"__future__", "typing", "pytest"}
+    program = "import sys, taskflow_otel.testing.plugin; print(*[one for one in sys.modules if 'taskflow' in one])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {
+        "taskflow_otel", "taskflow_otel.errors", "taskflow_otel.version", "taskflow_otel.testing",
+        "taskflow_otel.testing.plugin",
+    }  # fmt: skip
