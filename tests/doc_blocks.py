@@ -8,6 +8,7 @@ of another library's code has the language `py`.
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -108,7 +109,10 @@ def modules() -> Iterator[Module]:
 
 
 def commands() -> Iterator[tuple[Block, list[str]]]:
-    """Each command of each shell block, as words; without prompts, variables before it, and its redirections."""
+    """Each command of each shell block and each Dockerfile, as words; without variables before it."""
+    for block in blocks("dockerfile"):
+        for kind, text in re.findall(r"^(CMD|RUN) (.+)$", block.text, re.MULTILINE):
+            yield block, json.loads(text) if kind == "CMD" else shlex.split(text)
     for block in blocks("bash", "sh"):
         for line in block.text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)

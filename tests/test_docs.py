@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
@@ -18,8 +20,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 import taskflow_otel
-from taskflow_otel import backends, client, testing
-from tests.doc_blocks import Module, blocks, commands, modules
+from taskflow_otel import TaskManager, backends, client, testing
+from tests.doc_blocks import PAGES, Module, blocks, commands, modules
+from tests.managers import started
 from tests.mypy_cache import copied_cache
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +105,26 @@ def test_the_code_of_every_page_type_checks(written: dict[str, Path], checker: s
         timeout=280,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_block_is_of_a_language_that_is_tried() -> None:
+    """Python is checked and run, commands are held against their options, queries are run; text is not code."""
+    fenced = re.compile(r"^( *)```(\w*)[^\n]*\n.*?^\1```$", re.MULTILINE | re.DOTALL)
+    found = {language for page in PAGES for _, language in fenced.findall(page.read_text("utf-8"))}
+    assert found <= {"bash", "dockerfile", "py", "python", "sh", "sql", "text", ""}
+
+
+async def test_every_query_of_a_page_runs_on_a_database(tmp_path: Path) -> None:
+    manager = TaskManager(snapshot_db=tmp_path / "tasks.db")
+
+    @manager.task(persist=True)
+    async def work() -> None: ...
+
+    async with started(manager):
+        await manager.enqueue(work, delay=600)
+        with closing(sqlite3.connect(tmp_path / "tasks.db")) as connection:
+            found = [connection.execute(block.text).fetchall() for block in blocks("sql")]
+    assert found == [[(1,)]]
 
 
 def test_the_code_of_other_libraries_can_be_read() -> None:
