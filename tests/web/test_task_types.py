@@ -15,6 +15,7 @@ from taskflow_otel.web import task_types
 from taskflow_otel.web.objectives import Budgets
 from taskflow_otel.web.task_types import WINDOWS, WINDOWS_OF_ONE, TaskTypes
 from tests.clocks import HandClock
+from tests.web.conftest import ClientOf
 from tests.web.house import House, make_record
 
 _WEEK = 7 * 86_400
@@ -166,6 +167,40 @@ async def test_the_slowest_are_looked_for_until_the_figures_say_that_they_are_fo
     assert await slowest("late") == ([50.0] * 10, True, 1)
     assert await slowest("early") == ([1.0] * 10, False, 3)
     assert (await slowest("early"))[2] == 0, "they are used again for a while"
+
+
+@pytest.mark.parametrize("path", ["", "/send"])
+async def test_the_figures_cost_no_more_for_many_tasks_than_for_few(
+    client_of: ClientOf, engine: House, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """The table reads no task at all, and as many rows for a hundred times the tasks of the same minutes."""
+    store, rows = engine.backend.figure_store, [0]
+    figures = store.read
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        found = await figures(*args, **kwargs)
+        rows[-1] += len(found)
+        return found
+
+    monkeypatch.setattr(store, "read", counted)
+    last = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=5)
+
+    async def cost(tasks: int) -> tuple[int, int]:
+        for number in range(tasks):
+            record = make_record("send", duration=1.0)
+            record.end_time, record.timeline = last - timedelta(minutes=number % 10), ()
+            record.created_at = record.end_time - timedelta(seconds=1)
+            engine.keep(record)
+        rows.append(0)
+        engine.backend.queries.clear()
+        # Another administration has read nothing yet.
+        await read(client_of(), path)
+        return rows[-1], len(engine.backend.queries)
+
+    few, many = await cost(10), await cost(1_000)
+    assert many[0] == few[0] > 0
+    # For one type: how many of it are stored, and some pages in which its slowest ones are looked for.
+    assert many[1] <= (1 + task_types._PAGES if path else 0)
 
 
 async def test_a_type_shows_how_it_is_declared_and_its_objective(client: httpx.AsyncClient, engine: House) -> None:

@@ -4,7 +4,7 @@ import { h, s } from "./dom.js";
 import { clock } from "./format.js";
 
 /** What a chart shows, as a table for those who hear it. */
-function heard(caption, heads, rows) {
+export function heard(caption, heads, rows) {
   return h(
     "table",
     { class: "heard" },

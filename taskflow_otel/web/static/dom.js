@@ -51,12 +51,19 @@ const FOCUSABLE = "a[href], button, input, select, textarea, summary, [tabindex]
 
 /**
  * Replace what is in an element. The user who stands on a part of it, with the keyboard or typing, then stands on the part that has taken
- * its place: in the row of the same `data-key`, or if that row is gone, in the one that is now at its place.
+ * its place: in the row of the same `data-key`, or if that row is gone, in the one that is now at its place. What was unfolded stays so.
  */
 export function redraw(parent, ...children) {
   const stand = standing(parent);
+  const unfolded = new Set([...parent.querySelectorAll("details[open]")].map(foldOf));
   parent.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  for (const details of /** @type {NodeListOf<HTMLDetailsElement>} */ (parent.querySelectorAll("details"))) if (unfolded.has(foldOf(details))) details.open = true;
   stand();
+}
+
+/** What folds and unfolds, told from the others beside it. */
+function foldOf(details) {
+  return `${details.closest("[data-key]")?.dataset.key ?? ""} ${details.className} ${details.querySelector("summary")?.textContent}`;
 }
 
 /** How to return to the part of `parent` that has the focus now. */
@@ -165,8 +172,12 @@ export function copyable(text, shown = text) {
 }
 
 async function copy(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  // Without HTTPS there is no clipboard API.
+  try {
+    await navigator.clipboard.writeText(text);
+    return;
+  } catch {
+    // Without HTTPS there is no clipboard API, and a browser may refuse it.
+  }
   const field = h("textarea", { class: "offscreen" });
   field.value = text;
   document.body.append(field);
@@ -175,11 +186,12 @@ async function copy(text) {
   field.remove();
 }
 
-/** Say something for a few seconds; with `href`, it leads to more about it. */
+/** Say something for a few seconds, and as long as someone points at it; with `href`, it leads to more about it. */
 export function toast(message, kind = "info", href = null) {
   const item = h("div", { class: `toast ${kind}` }, message, href ? h("a", { class: "toast-link", href, text: "Show" }) : null);
   document.getElementById("toasts").append(item);
-  setTimeout(() => item.remove(), kind === "error" ? 8000 : 4000);
+  const leave = () => setTimeout(() => (item.matches(":hover, :focus-within") ? leave() : item.remove()), kind === "error" || href ? 8000 : 4000);
+  leave();
 }
 
 /** Ask before an action that cannot be undone; resolves to whether the user agreed. */

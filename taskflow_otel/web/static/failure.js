@@ -4,6 +4,7 @@ import { causes } from "./causes.js";
 import { asked, copyLink, h, icon, pill, redraw, setShown } from "./dom.js";
 import { ago, clock, count, duration, full, plural, shortId } from "./format.js";
 import { occurrences } from "./chart.js";
+import { stillWanted } from "./reading.js";
 import { marked } from "./releases.js";
 import { reasonText } from "./rows.js";
 import { operationLink } from "./view_operations.js";
@@ -45,15 +46,18 @@ export class FailureDetail {
       setShown(this.element, false);
       return;
     }
-    const [group, releases] = await Promise.all([this.page.api.get(`failures/${encodeURIComponent(fingerprint)}`, { ended_since: since }), this.page.releases.read()]);
-    // Another one may have been chosen during the request.
-    if (this.fingerprint !== fingerprint) return;
-    this.#draw(group, releases);
+    // Until the chosen group is there, nobody acts on the one before it by mistake.
+    this.element.inert = this.drawn !== fingerprint;
+    const read = () => Promise.all([this.page.api.get(`failures/${encodeURIComponent(fingerprint)}`, { ended_since: since }), this.page.releases.read()]);
+    const found = await stillWanted(() => String(this.fingerprint), read);
+    if (found === null) return;
+    this.#draw(...found);
+    this.drawn = fingerprint;
+    this.element.inert = false;
     setShown(this.element, true);
   }
 
   #draw(group, releases) {
-    const unfolded = new Set([...this.element.querySelectorAll("details[open]")].map((each) => each.className));
     const filter = { view: "tasks", fingerprint: group.fingerprint };
     const parts = [
       h("div", { class: "group-title" }, h("h2", { text: titleOf(group) }), pill(group.status), group.trend ? h("span", { class: `badge ${group.trend}`, text: group.trend }) : null),
@@ -78,7 +82,6 @@ export class FailureDetail {
       h("ol", { class: "samples" }, group.samples.map(sample)),
     ];
     redraw(this.element, parts);
-    for (const each of this.element.querySelectorAll("details")) if (each.className && unfolded.has(each.className)) each.open = true;
   }
 
   #actions(group) {

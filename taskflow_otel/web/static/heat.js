@@ -1,5 +1,6 @@
 // Run times over time: how many tasks ran for how long, as the darkness of cells.
 
+import { heard } from "./chart.js";
 import { h, s } from "./dom.js";
 import { clock, count, duration } from "./format.js";
 
@@ -17,20 +18,24 @@ export function heatmap(bands, heat, since, seconds, around = (chart) => chart) 
     class: "heat",
     viewBox: `0 0 ${heat.length} ${bands.length}`,
     preserveAspectRatio: "none",
-    role: "img",
-    "aria-label": `Run times of ${count(total)} tasks, from ${duration(bands[0])} to ${duration(end(bands.length - 1))}`,
+    "aria-hidden": "true",
   });
+  const at = (x) => clock(new Date(since + x * seconds * 1000).toISOString());
+  const ran = (cell, row) => `${count(cell)} ran ${duration(bands[row])} to ${duration(end(row))}`;
   heat.forEach((column, x) =>
     column.forEach((cell, row) => {
       if (!cell) return;
       // By the logarithm: one slow task among thousands of fast ones is what people look for.
       const shade = 0.16 + (0.84 * Math.log1p(cell)) / Math.log1p(top);
       const rect = s("rect", { class: "heat-cell", x, y: bands.length - 1 - row, width: 1, height: 1, "fill-opacity": shade.toFixed(3) });
-      rect.append(s("title", { text: `${clock(new Date(since + x * seconds * 1000).toISOString())}\n${count(cell)} ran ${duration(bands[row])} to ${duration(end(row))}` }));
+      rect.append(s("title", { text: `${at(x)}\n${ran(cell, row)}` }));
       chart.append(rect);
     }),
   );
   const step = Math.ceil(bands.length / LABELS);
   const scale = bands.map((band, row) => h("span", { text: row % step ? "" : duration(band) })).reverse();
-  return h("div", { class: "heat-box" }, h("div", { class: "heat-scale mono", "aria-hidden": "true" }, scale), around(chart));
+  const caption = `Run times of ${count(total)} tasks, from ${duration(bands[0])} to ${duration(end(bands.length - 1))}`;
+  const rows = heat.map((column, x) => [at(x), column.map((cell, row) => (cell ? ran(cell, row) : "")).filter(Boolean).join("; ")]);
+  const table = heard(caption, ["From", "Tasks"], rows.filter(([, text]) => text));
+  return h("div", { class: "heat-box" }, h("div", { class: "heat-scale mono", "aria-hidden": "true" }, scale), around(chart), table);
 }

@@ -193,10 +193,16 @@ class Page {
     // In the overview the problems are a part of the view, and are read more often.
     const watch = () => this.problems.refresh(PROBLEMS).catch(() => null);
     const poll = (view) => (this.state.dataset.state === "live" ? view.poll?.() : view.refresh());
-    const round = () => {
-      if (this.contact.since !== null || !this.#view) return;
-      this.#read(this.#view, poll);
-      watch();
+    let busy = false;
+    const round = async () => {
+      // A server that is slower than the rounds must not be asked for more and more at once.
+      if (busy || this.contact.since !== null || !this.#view) return;
+      busy = true;
+      try {
+        await Promise.all([this.#read(this.#view, poll), watch()]);
+      } finally {
+        busy = false;
+      }
     };
     this.#polled = setInterval(round, this.session.poll_interval * 1000);
     watch();

@@ -370,7 +370,8 @@ class Row {
   draw() {
     const { task } = this;
     setText(this.status, task.status);
-    this.status.dataset.status = task.status;
+    // Writing what is there already would be a change of the document too.
+    if (this.status.dataset.status !== task.status) this.status.dataset.status = task.status;
     setText(this.note, noteOf(task));
     this.note.classList.toggle("bad", Boolean(task.error) && !LIVE.has(task.status));
     setText(this.attempt, task.status === "pending" && !task.start_time ? "–" : String((task.attempt ?? 0) + 1));

@@ -9,6 +9,11 @@ export function stackOf(line) {
   return Array.isArray(stack) && stack.length && stack.every((one) => typeof one === "string") ? stack : null;
 }
 
+/** Those of the lines of a log that say that the task kept the event loop. */
+export function blocksIn(lines) {
+  return lines.filter((line) => stackOf(line) && line.message.includes(" blocked the event loop for "));
+}
+
 /** The lines of a stack as a list, the outermost first. */
 function frames(stack) {
   return h("ol", { class: "frames" }, stack.map((line) => h("li", { class: "mono frame own", text: line })));

@@ -1,5 +1,6 @@
 import { empty, h, redraw, setShown, tableRow } from "./dom.js";
 import { clock, full } from "./format.js";
+import { stillWanted } from "./reading.js";
 import { operationLink } from "./view_operations.js";
 
 const COLUMNS = ["Time", "Who", "Action", "About", "Outcome", "Reason"];
@@ -43,7 +44,9 @@ export class AuditView {
   }
 
   async refresh() {
-    const { items, next } = await this.page.api.list("audit", { ...this.filters, limit: PAGE });
+    const found = await stillWanted(() => JSON.stringify(this.filters), () => this.page.api.list("audit", { ...this.filters, limit: PAGE }));
+    if (found === null) return;
+    const { items, next } = found;
     redraw(this.body, items.map(row));
     setShown(this.table, items.length > 0);
     setShown(this.blank, items.length === 0);

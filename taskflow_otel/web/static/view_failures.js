@@ -4,6 +4,7 @@ import { sparkline } from "./chart.js";
 import { empty, h, icon, pill, redraw, setShown, setText } from "./dom.js";
 import { FailureDetail, titleOf } from "./failure.js";
 import { ago, count, full, plural } from "./format.js";
+import { stillWanted } from "./reading.js";
 
 const WINDOWS = ["1h", "6h", "24h", "7d"];
 const SETTLE = 1500;
@@ -69,7 +70,9 @@ export class FailuresView {
 
   async refresh() {
     const { since, ...rest } = this.filters;
-    const found = await this.page.api.get("failures", { ended_since: since, ...rest, limit: PAGE, cursor: this.cursors.at(-1) });
+    const wanted = { ended_since: since, ...rest, limit: PAGE, cursor: this.cursors.at(-1) };
+    const found = await stillWanted(() => JSON.stringify([this.filters, this.cursors.at(-1)]), () => this.page.api.get("failures", wanted));
+    if (found === null) return;
     this.found = found;
     const atLeast = found.exact ? "" : "at least ";
     setText(this.note, found.total ? `${plural(found.total, "group")}, ${atLeast}${count(found.open)} open` : "");

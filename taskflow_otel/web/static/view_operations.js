@@ -2,6 +2,7 @@
 
 import { empty, h, pill, redraw, setShown, setText, tableRow } from "./dom.js";
 import { ago, clock, count, full, plural, shortId } from "./format.js";
+import { stillWanted } from "./reading.js";
 
 const PAGE = 50;
 const RESULTS = 200;
@@ -112,9 +113,11 @@ export class OperationView {
   async refresh() {
     clearTimeout(this.soon);
     const address = `operations/${encodeURIComponent(this.id)}`;
-    const operation = await this.page.api.get(address);
-    const { items, next } = await this.page.api.list(`${address}/results`, { limit: RESULTS, cursor: this.cursors.at(-1) });
-    if (this.closed) return;
+    const cursor = this.cursors.at(-1);
+    const read = async () => [await this.page.api.get(address), await this.page.api.list(`${address}/results`, { limit: RESULTS, cursor })];
+    const found = await stillWanted(() => String(this.cursors.at(-1)), read);
+    if (found === null || this.closed) return;
+    const [operation, { items, next }] = found;
     this.next = next;
     this.#draw(operation);
     redraw(this.body, items.map((item) => result(item, operation.kind)));

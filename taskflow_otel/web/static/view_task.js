@@ -6,7 +6,7 @@ import { ago, clock, duration, elapsed, full, plural, precise, secondsBetween, s
 import { LogTools } from "./log_tools.js";
 import { now } from "./now.js";
 import { reasonText } from "./rows.js";
-import { folded, Stacks, stackOf } from "./stacks.js";
+import { blocksIn, folded, Stacks, stackOf } from "./stacks.js";
 import { taskActions, taskLink } from "./task_actions.js";
 import { People } from "./people.js";
 import { legend, timeline } from "./timeline.js";
@@ -16,7 +16,8 @@ import { LIVE } from "./vocabulary.js";
 const NEAR_END = 40;
 const FOLLOW = 1000;
 const ROWS_SETTLE = 300;
-const LATE_LINES = 5000;
+/** How often a log is asked for after the end of its task. */
+const LATE_READS = 5;
 /** How long the page waits for the trace, in milliseconds: a card that comes later moves what is below it. */
 const TRACE_PATIENCE = 300;
 const WIDE = new Set(["Task id", "Trace id"]);
@@ -27,11 +28,13 @@ export class TaskView {
     this.page = page;
     this.id = page.params.get("id") ?? "";
     this.seen = new Map();
+    this.reads = 0;
     this.head = h("div");
     this.facts = h("dl", { class: "facts" });
     this.progress = h("section", { class: "card progress", hidden: true });
     this.bars = h("div");
     this.events = h("ol", { class: "events" });
+    this.blocked = h("button", { class: "badge rising", type: "button", text: "blocked the event loop", hidden: true, on: { click: () => this.stacks.element.scrollIntoView({ block: "center" }) } });
     this.error = h("section", { class: "card error", hidden: true });
     this.args = h("section", { class: "card", hidden: true });
     this.attempts = new Attempts();
@@ -74,7 +77,7 @@ export class TaskView {
 
   async refresh() {
     this.task = await this.page.api.get(encodeURIComponent(this.id));
-    if (LIVE.has(this.task.status)) this.liveAt = now();
+    if (LIVE.has(this.task.status)) this.reads = LATE_READS;
     const first = this.seen.size === 0;
     this.#draw();
     // Changes wait for the end of a reading, and must not wait for a slow trace.
@@ -107,7 +110,7 @@ export class TaskView {
     const { task } = this;
     redraw(
       this.head,
-      h("div", { class: "view-head task-head" }, h("h1", { text: task.func_name }), pill(task.status), taskActions(this.page, task)),
+      h("div", { class: "view-head task-head" }, h("h1", { text: task.func_name }), pill(task.status), this.blocked, taskActions(this.page, task)),
       (this.sentence = h("p", { class: "sentence", text: this.#sentence() })),
     );
     redraw(this.facts, this.#facts());
@@ -154,6 +157,9 @@ export class TaskView {
     const lines = [...this.seen.values()].map(({ line }) => line);
     this.attempts.draw(this.task, lines);
     this.stacks.draw(lines);
+    const blocks = blocksIn(lines);
+    setShown(this.blocked, blocks.length > 0);
+    this.blocked.title = blocks.length ? `${plural(blocks.length, "time")}, the last one at ${precise(blocks.at(-1).timestamp)}: nothing else ran in its process in that time` : "";
   }
 
   #remark() {
@@ -211,9 +217,10 @@ export class TaskView {
   /** Read the newest lines of a task that runs elsewhere: the stream has the lines of its own instance alone. */
   async #follow() {
     if (document.hidden || !this.task || this.streamed || this.asking) return;
-    if (LIVE.has(this.task.status)) this.liveAt = now();
     // The last lines are stored a moment after the outcome.
-    if (this.liveAt === undefined || now() - this.liveAt > LATE_LINES) return;
+    if (LIVE.has(this.task.status)) this.reads = LATE_READS;
+    else if (this.reads) this.reads -= 1;
+    else return;
     this.asking = true;
     try {
       const after = Math.max(-1, ...this.seen.keys());

@@ -5,6 +5,7 @@ import { copyable, h, icon, pill, redraw } from "./dom.js";
 import { titleOf } from "./failure.js";
 import { ago, change, clock, count, duration, full, plural, share, shortId } from "./format.js";
 import { heatmap } from "./heat.js";
+import { stillWanted } from "./reading.js";
 import { marked } from "./releases.js";
 import { compare } from "./view_types.js";
 
@@ -39,11 +40,15 @@ export class TypeView {
 
   async refresh() {
     const path = `types/${encodeURIComponent(this.name)}`;
-    const [type, failures, releases] = await Promise.all([
-      this.page.api.get(path, { window: this.window }),
-      this.page.api.get("failures", { func_name: this.name, ended_since: this.window, limit: GROUPS, order: "recent" }),
-      this.page.releases.read(),
-    ]);
+    const read = () =>
+      Promise.all([
+        this.page.api.get(path, { window: this.window }),
+        this.page.api.get("failures", { func_name: this.name, ended_since: this.window, limit: GROUPS, order: "recent" }),
+        this.page.releases.read(),
+      ]);
+    const found = await stillWanted(() => this.window, read);
+    if (found === null) return;
+    const [type, failures, releases] = found;
     redraw(this.body, parts(type, failures, releases, this.window));
   }
 

@@ -3,6 +3,7 @@
 import { sparkline } from "./chart.js";
 import { empty, h, redraw, setShown, setText } from "./dom.js";
 import { change, clock, count, duration, plural, share } from "./format.js";
+import { stillWanted } from "./reading.js";
 
 const WINDOWS = ["1h", "24h"];
 /** Below, a comparison says more of chance than of the type. */
@@ -44,7 +45,9 @@ export class TypesView {
   }
 
   async refresh() {
-    this.found = await this.page.api.get("types", { window: this.window });
+    const found = await stillWanted(() => this.window, () => this.page.api.get("types", { window: this.window }));
+    if (found === null) return;
+    this.found = found;
     this.#draw();
   }
 
