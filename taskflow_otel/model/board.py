@@ -50,7 +50,8 @@ class ReleaseMark(Struct, frozen=True, gc=False):
 
 
 class Pause(Struct, frozen=True, gc=False):
-    """Who paused a queue, and when; unknown if an earlier version or the application itself did."""
+    """Who paused a queue or a schedule, when and why; unknown if an earlier version or the application itself did."""
 
     by: str | None = None
     since: datetime | None = None
+    reason: str | None = None

@@ -291,6 +291,10 @@ class ScheduleStatus:
     missed: int
     errors: int
     last_error: str | None
+    paused_by: str | None = None
+    """Who paused it; `None` if it is not known, or not paused."""
+    paused_since: datetime | None = None
+    paused_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -202,6 +202,9 @@ def schedule_out(status: ScheduleStatus) -> ScheduleOut:
         missed=status.missed,
         errors=status.errors,
         last_error=status.last_error,
+        paused_by=status.paused_by,
+        paused_since=status.paused_since,
+        paused_reason=status.paused_reason,
     )
 
 

@@ -41,6 +41,11 @@ REASON = Depends(_given_reason)
 """The parameter `reason`, a dependency of every route that changes something."""
 
 
+def reason_of(request: Request) -> str | None:
+    """Why the user of a request wants it; `None` if that is not said."""
+    return request.query_params.get(_REASON) or None
+
+
 @dataclass(slots=True)
 class _Noted:
     """What the parts of one request say about it."""
@@ -132,7 +137,7 @@ class AuditLog:
             route=f"{request.method} {getattr(route, 'path', request.url.path)}",
             outcome=outcome.value,
             status=status,
-            reason=request.query_params.get(_REASON) or None,
+            reason=reason_of(request),
         )
         return replace(entry, **{name: fact for name, fact in facts.items() if fact})
 

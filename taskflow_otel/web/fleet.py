@@ -121,6 +121,7 @@ def _queue(
         paused=paused,
         paused_by=pause.by if paused and pause else None,
         paused_since=pause.since if paused and pause else None,
+        paused_reason=pause.reason if paused and pause else None,
         oldest_ready_age_seconds=max((age for age in ages if age is not None), default=None),
         instances=[
             QueueShareOut(

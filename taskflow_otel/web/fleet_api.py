@@ -14,7 +14,7 @@ from taskflow_otel.errors import UnknownQueueError
 from taskflow_otel.exporters.prometheus.exposition import MetricsFormat, negotiate
 from taskflow_otel.model.query import Loss, TaskQuery
 from taskflow_otel.web.answers import instance_out, stats_out
-from taskflow_otel.web.audit import REASON, AuditLog
+from taskflow_otel.web.audit import REASON, AuditLog, reason_of
 from taskflow_otel.web.auth import Actor, Scope
 from taskflow_otel.web.entrance import actor_of
 from taskflow_otel.web.fleet import Fleet
@@ -191,7 +191,7 @@ def add_queue_routes(router: APIRouter, engine: TaskEngine, guard: Guard, audit:
     async def pause_queue(request: Request, name: str) -> QueueOut:
         """Start no further task of this queue; running ones continue."""
         actor = actor_of(request)
-        await engine.queues.pause(known(name), actor.name if actor else None)
+        await engine.queues.pause(known(name), actor.name if actor else None, reason_of(request))
         return await fleet.queue(name)
 
     @router.post("/queues/{name:path}/resume", dependencies=acting, summary="Resume a queue")

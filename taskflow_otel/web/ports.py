@@ -57,8 +57,8 @@ class ScheduleBook(Protocol):
     async def run(self, name: str) -> TaskRecord:
         """Make one run now; raises `UnknownScheduleError` and `QueueFullError`."""
 
-    async def pause(self, name: str) -> ScheduleStatus:
-        """Stop firing, on all instances; raises `UnknownScheduleError`."""
+    async def pause(self, name: str, by: str | None = None, reason: str | None = None) -> ScheduleStatus:
+        """Stop firing, on all instances; raises `UnknownScheduleError`. `by` and `reason`: who wants it, and why."""
 
     async def resume(self, name: str) -> ScheduleStatus:
         """Fire again; raises `UnknownScheduleError`."""
@@ -141,14 +141,14 @@ class QueueBook(Protocol):
 
     def stats(self) -> Mapping[str, QueueFigures]: ...
     def pauses(self) -> Mapping[str, Pause]:
-        """Who paused the queues that are paused, and when."""
+        """Who paused the queues that are paused, when and why."""
 
     async def update(
         self, name: str, *, concurrency: int | EllipsisType | None = ..., max_size: int | EllipsisType | None = ...
     ) -> None:
         """Change the given limits; `None` removes a limit."""
 
-    async def pause(self, name: str, by: str | None = None) -> None: ...
+    async def pause(self, name: str, by: str | None = None, reason: str | None = None) -> None: ...
     async def resume(self, name: str) -> None: ...
 
 

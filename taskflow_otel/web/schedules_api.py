@@ -6,8 +6,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from taskflow_otel.web.answers import schedule_out, task_out
-from taskflow_otel.web.audit import REASON, AuditLog
+from taskflow_otel.web.audit import REASON, AuditLog, reason_of
 from taskflow_otel.web.auth import Scope
+from taskflow_otel.web.entrance import actor_of
 from taskflow_otel.web.fleet import Fleet
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.ports import TaskEngine
@@ -43,9 +44,10 @@ def add_schedule_routes(
         return JSONResponse(task, 202)
 
     @router.post("/schedules/{name:path}/pause", dependencies=acting, summary="Pause a schedule")
-    async def pause_schedule(name: str) -> ScheduleOut:
+    async def pause_schedule(request: Request, name: str) -> ScheduleOut:
         """Stop it from firing, on all instances, also after a restart."""
-        status = await book.pause(name)
+        actor = actor_of(request)
+        status = await book.pause(name, actor.name if actor else None, reason_of(request))
         return schedule_out(status)
 
     @router.post(

@@ -331,6 +331,7 @@ class QueueOut(BaseModel):
     paused: bool
     paused_by: str | None = Field(description="Who paused it; null if it is not known.")
     paused_since: datetime | None
+    paused_reason: str | None = Field(description="Why, if who paused it said so.")
     oldest_ready_age_seconds: float | None
     instances: list[QueueShareOut]
 
@@ -356,6 +357,9 @@ class ScheduleOut(BaseModel):
     last_run: datetime | None = Field(description="The latest firing time on any instance.")
     last_task_id: str | None
     paused: bool
+    paused_by: str | None = Field(default=None, description="Who paused it; null if it is not known.")
+    paused_since: datetime | None = None
+    paused_reason: str | None = Field(default=None, description="Why, if who paused it said so.")
     catch_up: str | None
     overlap: str | None
     missed: int = Field(description="Firings that did not run, on all living instances since the start of each.")

@@ -169,7 +169,7 @@ async def test_a_queue_is_summed_over_the_instances_and_says_who_paused_it(tmp_p
             assert [(one["running"], one["ready"]) for one in queue["instances"]] == [(2, 1), (2, 1)]
             assert queue["oldest_ready_age_seconds"] is not None
             assert (queue["paused"], queue["paused_by"]) == (False, None)
-        paused = await instances[0][1].post("/tasks/queues/mail/pause")
+        paused = await instances[0][1].post("/tasks/queues/mail/pause?reason=down")
         assert paused.status_code == 200, paused.text
 
         async def known() -> bool:
@@ -177,7 +177,7 @@ async def test_a_queue_is_summed_over_the_instances_and_says_who_paused_it(tmp_p
 
         await eventually(known, "the pause on the other instance")
         queue = await mail(instances[1][1])
-        assert queue["paused_by"] == "ada"
+        assert (queue["paused_by"], queue["paused_reason"]) == ("ada", "down")
         assert queue["paused_since"] is not None
         resumed = (await instances[1][1].post("/tasks/queues/mail/resume")).json()
         assert (resumed["paused_by"], resumed["paused_since"]) == (None, None)

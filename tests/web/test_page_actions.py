@@ -129,6 +129,7 @@ async def test_the_timeline_says_who_cancelled_a_task_and_who_paused_its_queue(o
         await page.get_by_label("Reason").fill("the mail server is down")
         await page.get_by_role("button", name="Pause the queue").click()
         await expect(card.get_by_text("paused", exact=True)).to_be_visible()
+        await expect(card.locator(".paused-by")).to_have_text(re.compile("^Paused by ada .*: the mail server is down$"))
         await page.goto(f"{page.url.partition('?')[0]}?view=task&id={waiting}")
         await page.get_by_role("button", name="Cancel").click()
         await page.get_by_label("Reason").fill("not needed")

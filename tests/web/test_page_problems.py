@@ -90,9 +90,9 @@ async def test_a_queue_that_no_instance_declares_says_that_its_tasks_wait_and_of
         other = page.locator("article").filter(has_text="mail")
         await expect(other.get_by_role("button", name="Pause")).to_be_visible()
         await expect(other.get_by_role("alert")).to_have_count(0)
-        pool = engine.manager.engine.pool
-        assert pool is not None
-        await pool.tick()
         await page.get_by_role("link", name="Overview").click()
-        await page.get_by_role("alert").get_by_role("link", name="no living instance claims them: video").click()
+        problem = page.get_by_role("region", name="Problems").get_by_role("link")
+        await expect(problem).to_contain_text("2 tasks wait in the pool for the queue video")
+        await expect(page).to_have_title("(1) Overview · Tasks")
+        await problem.click()
         await expect(card).to_be_visible()

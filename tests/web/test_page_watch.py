@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from playwright.async_api import Browser, expect
 
 from taskflow_otel import TaskAdmin, TaskManager
+from taskflow_otel.backends.pool import Pooled
 from taskflow_otel.engine.losses import Losses
 from taskflow_otel.engine.releases import key_of
 from taskflow_otel.model.status import TaskStatus
@@ -24,7 +25,7 @@ from taskflow_otel.testing.backends.samples import make_instance
 from tests.managers import started
 from tests.waiting import eventually
 from tests.web.conftest import OpenPage, Served
-from tests.web.house import House, make_record
+from tests.web.house import INSTANCE, House, make_record
 
 pytestmark = pytest.mark.browser
 
@@ -33,6 +34,7 @@ async def test_problems_are_said_first_with_their_number_in_the_tab_and_ended_th
     opened: OpenPage, engine: House
 ) -> None:
     engine.put(make_record())
+    engine.schedule("nightly")
     async with opened("?view=overview&window=1h", auth=("ops", "secret")) as page:
         await page.get_by_label("User name").fill("ops")
         await page.get_by_label("Password").fill("secret")
@@ -43,7 +45,11 @@ async def test_problems_are_said_first_with_their_number_in_the_tab_and_ended_th
         await expect(problems).to_be_hidden()
         icon = page.locator("link[rel=icon]")
 
-        await engine.manager.engine.queues.pause("mail", "ada")
+        await engine.manager.engine.queues.pause("mail", "ada", "the mail server is down")
+        await engine.manager.engine.schedules.pause("nightly", "bob", "the disk is full")
+        given = [engine.put(make_record("render", TaskStatus.PENDING, queue="video")) for _ in range(2)]
+        pooled = [Pooled(one.task_id, "video", 5, "render", None, one.created_at, one.created_at) for one in given]
+        await engine.backend.pool_store.give(INSTANCE, pooled)
         dead = make_instance("web-9-dead", state=InstanceState.DEAD.value, heartbeat_at=datetime.now(UTC))
         await engine.backend.beat(dead)
         await Losses(engine.backend).note({"web-9-dead": [make_record("charge", TaskStatus.RUNNING)]})
@@ -52,25 +58,34 @@ async def test_problems_are_said_first_with_their_number_in_the_tab_and_ended_th
         await page.reload()
         rows = problems.locator("li")
         # The groups of failures were counted a moment ago, and are counted again with the next round.
-        await expect(rows).to_have_count(3, timeout=30_000)
+        await expect(rows).to_have_count(5)
         await expect(rows.nth(0)).to_contain_text(
             re.compile("Instance web-9-dead died .*(now|ago), 1 running task interrupted")
         )
-        await expect(rows.nth(1)).to_contain_text(re.compile("Queue mail paused .*(now|ago) by ada"))
-        await expect(rows.nth(2)).to_contain_text("New: CardError in charge, 3 in the last hour")
-        await expect(page).to_have_title("(3) Overview · Tasks")
-        await expect(icon).to_have_attribute("href", "static/icon-3.svg")
-        assert (await page.request.get(page.url.partition("dashboard")[0] + "static/icon-3.svg")).ok
+        unclaimed = "2 tasks wait in the pool for the queue video, and no living instance claims them"
+        await expect(rows.nth(1)).to_have_text(unclaimed)
+        await expect(rows.nth(2)).to_contain_text(
+            re.compile("Queue mail paused .*(now|ago) by ada: the mail server is down")
+        )
+        await expect(rows.nth(3)).to_contain_text(
+            re.compile("Schedule nightly paused .*(now|ago) by bob: the disk is full")
+        )
+        await expect(rows.nth(4)).to_contain_text("New: CardError in charge, 3 in the last hour")
+        await expect(page).to_have_title("(5) Overview · Tasks")
+        await expect(icon).to_have_attribute("href", "static/icon-5.svg")
+        assert (await page.request.get(page.url.partition("dashboard")[0] + "static/icon-5.svg")).ok
         before = await page.evaluate("document.querySelector('.problems').previousElementSibling.className")
         assert before == "view-head"
 
-        await rows.nth(1).get_by_role("button", name="Resume").click()
-        await expect(rows).to_have_count(2)
-        await expect(page).to_have_title("(2) Overview · Tasks")
+        for number, name in ((4, "Queue mail"), (3, "Schedule nightly")):
+            await rows.filter(has_text=name).get_by_role("button", name="Resume").click()
+            await expect(rows).to_have_count(number)
+            await expect(page).to_have_title(f"({number}) Overview · Tasks")
         assert not engine.queues["mail"].paused
-        await rows.nth(1).get_by_role("link").click()
+        assert not engine.schedule_of("nightly").paused
+        await rows.nth(2).get_by_role("link").click()
         await expect(page.locator(".failure")).to_contain_text("declined")
-        await expect(page).to_have_title("(2) Failures · Tasks")
+        await expect(page).to_have_title("(3) Failures · Tasks")
 
 
 async def test_a_new_release_is_marked_on_the_charts_in_whose_time_it_was_first_seen(

@@ -14,7 +14,7 @@ from playwright.async_api import expect
 
 from taskflow_otel import TaskAdmin, TaskManager
 from tests.waiting import eventually
-from tests.web.conftest import OpenPage
+from tests.web.conftest import OpenPage, is_read
 from tests.web.house import House
 
 
@@ -61,9 +61,13 @@ async def test_a_schedule_is_run_paused_and_resumed_and_each_is_audited(
     assert answer.status_code == 202
     assert answer.json()["tags"] == {"schedule": name}
     assert "args" not in answer.json()
-    assert (await client.post(f"{path}/pause")).json()["paused"] is True
+    paused = (await client.post(f"{path}/pause?reason=full")).json()
+    assert (paused["paused"], paused["paused_by"], paused["paused_reason"]) == (True, None, "full")
+    assert paused["paused_since"] is not None
+    assert (await client.get("/tasks/schedules")).json()[0]["paused_reason"] == "full"
     assert engine.schedule_of(name).paused
-    assert (await client.post(f"{path}/resume")).json()["paused"] is False
+    resumed = (await client.post(f"{path}/resume")).json()
+    assert (resumed["paused"], resumed["paused_since"], resumed["paused_reason"]) == (False, None, None)
     assert [vars(record)["action"] for record in caplog.records if record.name == "taskflow_otel.audit"] == [
         "run-schedule",
         "pause-schedule",
@@ -124,13 +128,16 @@ async def test_the_page_shows_schedules_and_lets_an_operator_act(opened: OpenPag
             await expect(number).to_have_text(re.compile(r"^[1-9]\d*$"))
         await expect(page.get_by_role("row").filter(has_text="mail:7")).to_contain_text("in 1 h")
         await row.get_by_role("button", name="Pause").click()
+        await page.get_by_label("Reason").fill("the disk is full")
         await page.get_by_role("button", name="Pause the schedule").click()
         await expect(row).to_contain_text("paused")
+        await expect(row).to_contain_text(re.compile("(now|ago): the disk is full"))
         await row.get_by_role("button", name="Resume").click()
         await expect(row.get_by_role("button", name="Pause")).to_be_visible()
         await row.get_by_role("button", name="Run now").click()
         await expect(page.get_by_text("nightly runs")).to_be_visible()
-        assert any(task.tags == {"schedule": "nightly"} for task in engine.records.values())
+        tags = {"schedule": "nightly"}
+        await eventually(lambda: any(one.tags == tags for one in engine.records.values()), "the run in the ledger")
         await page.get_by_role("row").filter(has_text="often").get_by_role("link").click()
         await expect(page.get_by_role("heading", name="send_report")).to_be_visible()
 
@@ -140,4 +147,5 @@ async def test_a_phone_shows_schedules_without_scrolling_sideways(opened: OpenPa
     engine.schedule("a_schedule_with_quite_a_long_name" * 4, cron="*/5 1-23 * * mon-fri")
     async with opened("?view=schedules", viewport=(360, 740)) as page:
         await expect(page.get_by_role("button", name="Run now")).to_be_visible()
+        await is_read(page)
         assert await page.evaluate("document.documentElement.scrollWidth") == 360

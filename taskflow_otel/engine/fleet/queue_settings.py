@@ -103,12 +103,12 @@ class QueueSettings(Service):
         await self._change(name, {field: value for field, value in given.items() if value is not ...})
 
     @at_home
-    async def pause(self, name: str, by: str | None = None) -> None:
+    async def pause(self, name: str, by: str | None = None, reason: str | None = None) -> None:
         """Start no further task of a queue, on all instances and after a restart too; running tasks end as usual.
 
-        `by`: who wants it, for the people who wonder.
+        `by` and `reason`: who wants it and why, for the people who wonder.
         """
-        await self._change(name, {"paused": True}, msgspec.to_builtins(Pause(by, self._clock.now())))
+        await self._change(name, {"paused": True}, msgspec.to_builtins(Pause(by, self._clock.now(), reason)))
 
     @at_home
     async def resume(self, name: str) -> None:

@@ -13,6 +13,7 @@ from taskflow_otel.engine.live import LiveTasks
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.errors import QueueFullError
+from taskflow_otel.model.board import Pause
 from taskflow_otel.model.enqueue import EnqueueOptions
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import Schedule, ScheduleStatus, from_micros, micros
@@ -74,7 +75,7 @@ class Entry:
         """The first firing time that is not handled yet; `None` until the past firings are known."""
         self.timer: Timer | None = None
         self.working = False
-        self.paused = False
+        self.pause: Pause | None = None
         self.rule_kept = False
         """The backend holds the current rule."""
         self.last: datetime | None = None
@@ -87,6 +88,11 @@ class Entry:
         self.last_error: str | None = None
         self.outage: Outage = Outage(clock)
         self._cached: tuple[tuple[object, ...], ScheduleStatus] | None = None
+
+    @property
+    def paused(self) -> bool:
+        """Whether it does not fire until it is resumed."""
+        return self.pause is not None
 
     @property
     def rule_text(self) -> str:
@@ -104,7 +110,7 @@ class Entry:
     def status(self) -> ScheduleStatus:
         """The current status of the schedule."""
         next_run = None if self.paused else self.next
-        key = (next_run, self.last, self.last_task_id, self.paused, self.missed, self.errors, self.last_error)
+        key = (next_run, self.last, self.last_task_id, self.pause, self.missed, self.errors, self.last_error)
         # Metrics read every schedule each second, and few have changed.
         cached = self._cached
         if cached is not None and cached[0] == key:
@@ -123,6 +129,9 @@ class Entry:
             missed=self.missed,
             errors=self.errors,
             last_error=self.last_error,
+            paused_by=None if self.pause is None else self.pause.by,
+            paused_since=None if self.pause is None else self.pause.since,
+            paused_reason=None if self.pause is None else self.pause.reason,
         )
         self._cached = key, status
         return status

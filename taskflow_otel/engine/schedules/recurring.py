@@ -11,10 +11,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from taskflow_otel.backends.base import Backend
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.engine.schedules.firing import BACKOFF, RULE, Entry, Firing, ScheduleMeter
 from taskflow_otel.errors import BackendError, ConfigurationError, QueueFullError, UnknownScheduleError
+from taskflow_otel.model.board import Pause
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.schedule import Every, Schedule, ScheduleStatus, due, from_micros, grace, micros
 from taskflow_otel.runtime.clock import Clock
@@ -110,13 +113,15 @@ class Scheduler:
         """Make one run now, independently of the rule; raises `UnknownScheduleError` and the errors of enqueueing."""
         return await self._firing.fire_by_hand(self._entry(name))
 
-    async def set_paused(self, name: str, paused: bool) -> ScheduleStatus:
+    async def set_paused(
+        self, name: str, paused: bool, by: str | None = None, reason: str | None = None
+    ) -> ScheduleStatus:
         """Pause or resume a schedule on all instances, permanently; raises `UnknownScheduleError`."""
-        entry = self._entry(name)
-        stored = {"paused": paused, "since": micros(self._clock.now())}
+        entry, now = self._entry(name), self._clock.now()
+        stored = {"paused": paused, "since": micros(now), "by": by, "reason": reason}
         await self._backend.put_setting(PAUSED + name, json.dumps(stored))
         self._changes += 1
-        self._apply_pause(entry, paused)
+        self._apply_pause(entry, Pause(by, now, reason) if paused else None)
         return entry.status()
 
     async def refresh(self) -> None:
@@ -150,11 +155,11 @@ class Scheduler:
         # In an empty context: a firing starts its own trace.
         self._background.own(work, context=Context())
 
-    def _apply_pause(self, entry: Entry, paused: bool) -> None:
-        if entry.paused == paused:
+    def _apply_pause(self, entry: Entry, pause: Pause | None) -> None:
+        was_paused, entry.pause = entry.paused, pause
+        if entry.paused == was_paused:
             return
-        entry.paused = paused
-        if not paused and entry.next is not None:
+        if not entry.paused and entry.next is not None:
             entry.next = max(entry.next, entry.schedule.rule.after(self._clock.now()))
         self._arm(entry)
 
@@ -196,7 +201,7 @@ class Scheduler:
 
         await self._insist(entry, read_latest)
         rule, now = entry.schedule.rule, self._clock.now()
-        entry.paused, since = self._pause(entry, stored)
+        entry.pause, since = self._pause(entry, stored)
         entry.next = rule.after(now)
         if latest is not None:
             entry.last, entry.last_task_id = entry.moment_of(latest[0]), latest[1]
@@ -209,10 +214,10 @@ class Scheduler:
         if entry.schedule.run_on_startup and not entry.paused:
             await self._attempt(entry, partial(self._fire_at_startup, entry, now), now, rule.after(now))
 
-    def _pause(self, entry: Entry, stored: dict[str, str]) -> tuple[bool, datetime | None]:
-        """Whether a schedule is paused, and when that was last changed."""
+    def _pause(self, entry: Entry, stored: dict[str, str]) -> tuple[Pause | None, datetime | None]:
+        """The pause of a schedule, if it is paused, and when that was last changed."""
         key = PAUSED + entry.schedule.name
-        return (self._readable.read(key, _pause, stored[key]) if key in stored else None) or (False, None)
+        return (self._readable.read(key, _pause, stored[key]) if key in stored else None) or (None, None)
 
     async def _rule_since(self, entry: Entry, stored: dict[str, str], now: datetime) -> datetime | None:
         """Since when the rule is valid; from now on, if the schedule last fired by another rule."""
@@ -357,10 +362,13 @@ def _follow_clock(entry: Entry, now: datetime) -> None:
         entry.next = entry.schedule.rule.after(now)
 
 
-def _pause(text: str) -> tuple[bool, datetime]:
-    """Whether a schedule is paused, and when that was last changed."""
+def _pause(text: str) -> tuple[Pause | None, datetime]:
+    """The pause of a schedule, if it is paused, and when that was last changed."""
     value = json.loads(text)
-    return bool(value["paused"]), from_micros(value["since"])
+    since = from_micros(value["since"])
+    # Earlier versions did not store who, and why.
+    pause = msgspec.convert({"by": value.get("by"), "since": since, "reason": value.get("reason")}, Pause)
+    return pause if value["paused"] else None, since
 
 
 def _rule(text: str) -> tuple[str, datetime]:

@@ -132,9 +132,12 @@ class Schedules(Service):
         return await self._scheduler.run(name)
 
     @at_home
-    async def pause(self, name: str) -> ScheduleStatus:
-        """Stop firing on all instances until `resume`; raises `UnknownScheduleError`."""
-        return await self._set_paused(name, True)
+    async def pause(self, name: str, by: str | None = None, reason: str | None = None) -> ScheduleStatus:
+        """Stop firing on all instances until `resume`; raises `UnknownScheduleError`.
+
+        `by` and `reason`: who wants it and why, for the people who wonder.
+        """
+        return await self._set_paused(name, True, by, reason)
 
     @at_home
     async def resume(self, name: str) -> ScheduleStatus:
@@ -174,9 +177,11 @@ class Schedules(Service):
         self._require_running()
         return await self._once.list()
 
-    async def _set_paused(self, name: str, paused: bool) -> ScheduleStatus:
+    async def _set_paused(
+        self, name: str, paused: bool, by: str | None = None, reason: str | None = None
+    ) -> ScheduleStatus:
         self._require_running()
-        status = await self._scheduler.set_paused(name, paused)
+        status = await self._scheduler.set_paused(name, paused, by, reason)
         await self._tell()
         return status
 

@@ -57,6 +57,7 @@ export class Problems {
     return [
       ...health.reasons.map((reason) => ({ tone: "bad", text: `Not ready: ${reason}`, href: "?view=instances" })),
       ...instances.flatMap(died),
+      ...queues.filter((queue) => queue.in_pool > 0 && queue.claimers === 0).map(unclaimed),
       ...queues.filter((queue) => queue.paused).map(pausedQueue),
       ...schedules.filter((schedule) => schedule.paused).map(pausedSchedule),
       ...schedules.filter((schedule) => schedule.last_status === "failed" || schedule.last_status === "interrupted").map(failedRun),
@@ -86,13 +87,21 @@ function died(instance) {
   return [{ tone: "bad", text: `Instance ${instance.instance_id} died ${ago(instance.heartbeat_at)}${left}`, title: full(instance.heartbeat_at), href: "?view=instances" }];
 }
 
+function unclaimed(queue) {
+  const [tasks, who] = queue.in_pool === 1 ? ["task waits", "it"] : ["tasks wait", "them"];
+  return { tone: "bad", text: `${count(queue.in_pool)} ${tasks} in the pool for the queue ${queue.name}, and no living instance claims ${who}`, href: "?view=queues" };
+}
+
+/** Since when something is paused, by whom and why, as far as that is known. */
+function pauseOf({ paused_since: since, paused_by: by, paused_reason: reason }) {
+  return `paused${since ? ` ${ago(since)}` : ""}${by ? ` by ${by}` : ""}${reason ? `: ${reason}` : ""}`;
+}
+
 function pausedQueue(queue) {
-  const since = queue.paused_since ? ` ${ago(queue.paused_since)}` : "";
-  const by = queue.paused_by ? ` by ${queue.paused_by}` : "";
-  const waiting = queue.ready ? `, ${plural(queue.ready, "task")} waiting` : "";
+  const waiting = queue.ready ? ` · ${plural(queue.ready, "task")} waiting` : "";
   return {
     tone: "warning",
-    text: `Queue ${queue.name} paused${since}${by}${waiting}`,
+    text: `Queue ${queue.name} ${pauseOf(queue)}${waiting}`,
     title: full(queue.paused_since),
     href: "?view=queues",
     act: { path: `queues/${encodeURIComponent(queue.name)}/resume`, label: "Resume", done: `${queue.name} resumed` },
@@ -102,7 +111,8 @@ function pausedQueue(queue) {
 function pausedSchedule(schedule) {
   return {
     tone: "warning",
-    text: `Schedule ${schedule.name} paused`,
+    text: `Schedule ${schedule.name} ${pauseOf(schedule)}`,
+    title: full(schedule.paused_since),
     href: "?view=schedules",
     act: { path: `schedules/${encodeURIComponent(schedule.name)}/resume`, label: "Resume", done: `${schedule.name} resumed` },
   };

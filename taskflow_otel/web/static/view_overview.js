@@ -1,6 +1,7 @@
 import { activity, LAYERS, sparkline } from "./chart.js";
 import { empty, h, redraw, setShown, setText } from "./dom.js";
 import { clock, count, duration, plural, rate, share } from "./format.js";
+import { stillWanted } from "./reading.js";
 import { marked } from "./releases.js";
 import { TaskRows } from "./rows.js";
 import { RunningPanel } from "./running.js";
@@ -27,8 +28,6 @@ export class OverviewView {
     this.chart = h("div", { class: "chart-box" });
     this.top = h("span", { class: "chart-top mono" });
     this.from = h("span");
-    this.unclaimedLink = h("a", { href: "?view=queues" });
-    this.unclaimed = h("div", { class: "banner bad", role: "alert", hidden: true }, this.unclaimedLink);
     this.running = new RunningPanel();
     this.failed = panelOf("Latest failures", "?view=failures", (task) => task.status === "failed", "No failures", "Nothing has failed in the last 24 hours.", "end_time");
     this.types = new Types();
@@ -41,7 +40,6 @@ export class OverviewView {
     root.append(
       h("div", { class: "view-head" }, h("h1", { text: "Overview" }), this.switch),
       page.problems.element,
-      this.unclaimed,
       h("section", { class: "tiles", "aria-label": "Figures" }, Object.values(this.tiles).map((tile) => tile.element)),
       h(
         "section",
@@ -75,19 +73,20 @@ export class OverviewView {
 
   async poll() {
     const ofTypes = this.window === "24h" ? "24h" : "1h";
-    const [figures, types, objectives, releases] = await Promise.all([
-      this.page.api.get("overview", { window: this.window }),
-      this.page.api.get("types", { window: ofTypes }),
-      this.page.api.get("objectives"),
-      this.page.releases.read(),
-      this.running.read(this.page),
-      this.page.problems.refresh(FRESH),
-    ]);
+    const read = () =>
+      Promise.all([
+        this.page.api.get("overview", { window: this.window }),
+        this.page.api.get("types", { window: ofTypes }),
+        this.page.api.get("objectives"),
+        this.page.releases.read(),
+        this.running.read(this.page),
+        this.page.problems.refresh(FRESH),
+      ]);
+    const found = await stillWanted(() => this.window, read);
+    if (found === null) return;
+    const [figures, types, objectives, releases] = found;
     this.objectives.show(objectives);
     this.types.show(types, ofTypes);
-    const unclaimed = figures.unclaimed_queues;
-    setShown(this.unclaimed, unclaimed.length > 0);
-    setText(this.unclaimedLink, `Tasks wait in the pool, and no living instance claims them: ${unclaimed.join(", ")}`);
     const { points } = figures;
     const totals = points.map((point) => point.success + point.failed + point.other);
     const kept = figures.finished !== null;

@@ -104,7 +104,8 @@ class QueueCard {
     const each = limited && queue.instances.length > 1 ? ` (${count(queue.concurrency)} on each of ${queue.instances.length} instances)` : "";
     setText(this.use, limited ? `${queue.running} of ${queue.slots} slots${each}${size}` : `no own limit${size}`);
     const who = queue.paused_by ? ` by ${queue.paused_by}` : "";
-    setText(this.pausedBy, queue.paused ? `Paused${who}${queue.paused_since ? ` ${ago(queue.paused_since)}` : ""}` : "");
+    const why = queue.paused_reason ? `: ${queue.paused_reason}` : "";
+    setText(this.pausedBy, queue.paused ? `Paused${who}${queue.paused_since ? ` ${ago(queue.paused_since)}` : ""}${why}` : "");
     this.pausedBy.title = full(queue.paused_since);
     const shares = queue.in_pool ? [{ instance_id: "in the pool", running: 0, ready: queue.in_pool, delayed: 0, oldest_ready_age_seconds: null }, ...queue.instances] : queue.instances;
     setShown(this.shares, shares.length > 1);

@@ -35,7 +35,7 @@ export class SchedulesView {
 
   #row(schedule) {
     const { name, func_name, kind, paused } = schedule;
-    const next = paused ? h("span", { class: "pill", data: { status: "pending" }, text: "paused" }) : h("span", { text: until(schedule.next_run), title: full(schedule.next_run) });
+    const next = paused ? [h("span", { class: "pill", data: { status: "pending" }, text: "paused" }), pausedBy(schedule)] : h("span", { text: until(schedule.next_run), title: full(schedule.next_run) });
     const last = schedule.last_task_id
       ? h("a", { href: `?${new URLSearchParams({ view: "task", id: schedule.last_task_id })}`, text: ago(schedule.last_run), title: full(schedule.last_run) })
       : h("span", { class: "muted", text: schedule.last_run ? ago(schedule.last_run) : "–" });
@@ -75,6 +75,12 @@ export class SchedulesView {
       paused ? button("resume", "Resume", "retry", `${name} resumed`) : button("pause", "Pause", "pause", `${name} paused`),
     ];
   }
+}
+
+/** Who paused it, when and why. */
+function pausedBy({ paused_by: by, paused_since: since, paused_reason: reason }) {
+  const text = [by ? `by ${by}` : "", since ? ago(since) : ""].filter(Boolean).join(" ");
+  return h("span", { class: "muted pause", text: `${text}${reason ? `: ${reason}` : ""}`, title: full(since) });
 }
 
 /** The runs that failed, with a link to them; those of other sources are among them. */

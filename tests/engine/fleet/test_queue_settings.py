@@ -39,9 +39,11 @@ async def test_limits_and_pauses_survive_a_restart(new_backend: NewBackend) -> N
     async with started(new_manager(new_backend())) as manager:
         assert limits(manager) == (4, 100, False)
         await manager.update_queue_config("q", concurrency=2)
-        await manager.pause_queue("q")
+        await manager.engine.queues.pause("q", "ada", "the mail server is down")
     async with started(new_manager(new_backend())) as manager:
         assert limits(manager) == (2, 100, True)
+        pause = manager.engine.queues.pauses()["q"]
+        assert (pause.by, pause.reason) == ("ada", "the mail server is down")
         await manager.update_queue_config("q", concurrency=None, max_size=7)
         await manager.resume_queue("q")
     async with started(new_manager(new_backend())) as manager:

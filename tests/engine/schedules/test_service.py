@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,26 +17,47 @@ from taskflow_otel import (
     TaskStatus,
     UnknownScheduleError,
 )
+from taskflow_otel.engine.schedules.recurring import PAUSED
+from taskflow_otel.model.schedule import micros
 from taskflow_otel.testing.clock import FakeClock
 from tests.engine.schedules.plant import START, Plant, every, nothing
 from tests.managers import Gate
 from tests.waiting import eventually
 
 
+def who(manager: TaskManager) -> tuple[str | None, datetime | None, str | None]:
+    status = manager.schedules()[0]
+    return status.paused_by, status.paused_since, status.paused_reason
+
+
+async def test_a_pause_of_an_earlier_version_is_by_nobody_who_is_known() -> None:
+    plant = Plant(every(10))
+    since = datetime(2026, 1, 2, tzinfo=UTC)
+    await plant.backend.put_setting(PAUSED + "job", json.dumps({"paused": True, "since": micros(since)}))
+    async with plant.running() as manager:
+        assert manager.schedules()[0].paused
+        assert who(manager) == (None, since, None)
+
+
 async def test_a_pause_holds_for_all_instances_and_over_restarts() -> None:
     plant = Plant(every(10, catch_up="all"))
     async with plant.running() as one, plant.running() as two:
         await plant.clock.advance(11)
-        await one.pause_schedule("job")
+        paused = await one.engine.schedules.pause("job", "ada", "the disk is full")
+        since = paused.paused_since
+        assert since is not None
         await plant.clock.advance(30)
+        assert who(one) == who(two) == ("ada", since, "the disk is full")
         assert await plant.times() == [10]
         assert [manager.schedules()[0].paused for manager in (one, two)] == [True, True]
         assert two.schedules()[0].next_run is None
     async with plant.running() as third:
         await plant.clock.advance(30)
         assert third.schedules()[0].paused
+        assert who(third) == ("ada", since, "the disk is full")
         async with plant.running() as fourth:
             await fourth.resume_schedule("job")
+            assert who(fourth) == (None, None, None)
             await plant.clock.advance(10)
     # Of the time in which it was paused nothing is caught up.
     assert await plant.times() == [10, 80]
