@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.async_api import expect
 
 from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.web import fleet_api
 from tests.web.conftest import OpenPage
 from tests.web.house import House, make_record
 
@@ -63,7 +66,7 @@ async def test_the_line_selects_suggests_with_numbers_and_refuses_in_a_sentence(
         await expect(rows).to_have_count(7)
         field = page.get_by_label("Search")
         await field.press_sequentially("type:cha")
-        await expect(page.get_by_role("option").filter(has_text="charge_card")).to_contain_text("3 on this page")
+        await expect(page.get_by_role("option").filter(has_text="charge_card")).to_contain_text("3 tasks")
         await expect(rows).to_have_count(6)
         await page.keyboard.press("ArrowDown")
         await expect(page.get_by_role("option", selected=True)).to_have_count(1)
@@ -97,3 +100,41 @@ async def test_the_line_selects_suggests_with_numbers_and_refuses_in_a_sentence(
             await field.fill(line)
             await expect(page.get_by_role("alert").filter(has_text=said)).to_be_visible()
             await expect(field).to_have_attribute("aria-invalid", "true")
+
+
+async def test_suggestions_are_counted_over_all_tasks_that_the_rest_of_the_line_selects(
+    opened: OpenPage, engine: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also over those that no page shows; no count reads more than its limit."""
+    for number in range(30):
+        engine.keep(make_record("charge_card", TaskStatus.FAILED, error_type="CardError", error="no", age=900 - number))
+    for number in range(100):
+        engine.keep(make_record("charge_gift", queue="mail" if number < 40 else "default", tags={"tenant": "acme"}))
+    async with opened("?view=tasks") as page:
+        rows = page.locator("tbody tr")
+        await expect(rows).to_have_count(100)
+        await expect(rows.filter(has_text="charge_card")).to_have_count(0)
+        field = page.get_by_label("Search")
+        option = page.get_by_role("option")
+        engine.backend.queries.clear()
+        await field.press_sequentially("type:")
+        # Of the tasks of this type, the page has none.
+        card = option.filter(has_text="type:=charge_card")
+        await expect(card).to_contain_text("30 tasks")
+        await expect(option.filter(has_text="type:=charge_gift")).to_contain_text("100 tasks")
+        # One that is declared and has no task.
+        await expect(option.filter(has_text="type:=send_report")).to_contain_text("0 tasks")
+        # What is chosen stays chosen when the numbers come.
+        await page.keyboard.press("ArrowDown")
+        await expect(page.get_by_role("option", selected=True)).to_have_count(1)
+        await card.click()
+        await expect(field).to_have_value("type:=charge_card ")
+        await expect(rows).to_have_count(30)
+        await field.fill("queue:mail tag:")
+        await expect(option.filter(has_text="tag:tenant:acme")).to_contain_text("40 tasks")
+        await field.fill("error:card")
+        await expect(option.filter(has_text="error:CardError")).to_contain_text("30 tasks")
+        assert all(query.count_limit is not None for query in engine.backend.queries if query.limit == 100)
+        monkeypatch.setattr(fleet_api, "COUNT_LIMIT", 7)
+        await field.fill("status:success source:")
+        await expect(option.filter(has_text="source:manual")).to_have_text(re.compile(r"7\+ tasks$"))

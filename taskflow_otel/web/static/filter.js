@@ -22,6 +22,9 @@ export const KEYS = {
 /** The names of the API's filters. */
 export const FILTERS = [...Object.values(KEYS).flatMap(({ params }) => params), "q"];
 
+/** How many suggestions there are at a time. */
+const MOST = 12;
+
 const PART = /([A-Za-z_.]+):(?:"([^"]*)"?|(\S*))|"([^"]*)"?|(\S+)/g;
 
 /** The parts of a line: `{key, value, from, to}`; without a key, `key` is null. */
@@ -75,15 +78,21 @@ export function part(key, value) {
   return `${key}:${/\s/.test(value) ? `"${value}"` : value}`;
 }
 
+/** The part of a line at which the cursor is. */
+export function partAt(line, at) {
+  return parts(line).find(({ from, to }) => from <= at && at <= to) ?? { key: null, value: "", from: at, to: at };
+}
+
 /**
- * What can follow where the cursor is: `{text, note, from, to}`: `text` takes the place between `from` and `to`.
+ * What can follow where the cursor is: `{text, note, from, to, value}`: `text` takes the place between `from` and `to`, and is about `value`.
  *
  * `known(key)` returns the values of a key that are known, each with a note about it, as `[value, note]`.
  */
 export function suggestions(line, at, known) {
-  const current = parts(line).find(({ from, to }) => from <= at && at <= to) ?? { key: null, value: "", from: at, to: at };
-  const { key, value, from, to } = current;
-  const wanted = value.toLowerCase();
+  const { key, value, from, to } = partAt(line, at);
+  // A name that is known is meant as it is, and not as the beginning of others.
+  const exact = key === "type" ? "=" : "";
+  const wanted = value.toLowerCase().replace(key === "type" ? /^=/ : "", "");
   if (key === null) {
     return Object.entries(KEYS)
       .filter(([name]) => name.startsWith(wanted))
@@ -93,7 +102,7 @@ export function suggestions(line, at, known) {
   const counted = known(key);
   const others = (KEYS[key].values ?? []).filter((each) => !counted.some(([one]) => one === each)).map((each) => [each, ""]);
   return [...counted, ...others]
-    .filter(([each]) => each.toLowerCase().startsWith(wanted) && each !== value)
-    .slice(0, 12)
-    .map(([each, note]) => ({ text: `${part(key, each)} `, note, from, to }));
+    .filter(([each]) => each.toLowerCase().startsWith(wanted) && exact + each !== value)
+    .slice(0, MOST)
+    .map(([each, note]) => ({ text: `${part(key, exact + each)} `, note, from, to, value: each }));
 }

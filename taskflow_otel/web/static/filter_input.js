@@ -1,19 +1,26 @@
 // The field for the filter of the list, with suggestions: a combobox (WAI-ARIA 1.2).
 
 import { h, icon, redraw, setShown, setText } from "./dom.js";
-import { read, suggestions, written } from "./filter.js";
+import { partAt, read, suggestions, written } from "./filter.js";
 
 const TYPING = 250;
+const COUNTING = 150;
 
-/** `known(key)`: see `suggestions`. `changed(filters)` is called when the line means other filters than before. */
+/**
+ * `known(key)`: see `suggestions`; `learn(key, others)` resolves when more may be known; `number(key, value, others)` resolves to a note about how many
+ * tasks have a value among those that the other filters select. `changed(filters)` is called when the line means other filters than before.
+ */
 export class FilterInput {
   #options = [];
   #chosen = -1;
   #typing = 0;
   #applied = "";
+  #counting = 0;
 
-  constructor(filters, { known, changed }) {
+  constructor(filters, { known, learn, number, changed }) {
     this.known = known;
+    this.learn = learn;
+    this.number = number;
     this.changed = changed;
     this.list = h("ul", { class: "suggestions", id: "filter-suggestions", role: "listbox", "aria-label": "Suggestions", hidden: true });
     this.fault = h("p", { class: "filter-fault", role: "alert", id: "filter-fault" });
@@ -46,6 +53,7 @@ export class FilterInput {
 
   close() {
     clearTimeout(this.#typing);
+    clearTimeout(this.#counting);
   }
 
   /** Show other filters, which something else has set. */
@@ -84,6 +92,35 @@ export class FilterInput {
   }
 
   #suggest() {
+    this.#draw();
+    clearTimeout(this.#counting);
+    this.#counting = setTimeout(() => this.#count().catch(() => null), COUNTING);
+  }
+
+  /** Let the suggestions say how many tasks they are about, and add those that the page does not show. */
+  async #count() {
+    const line = this.field.value;
+    const { key, from, to } = partAt(line, this.field.selectionStart ?? line.length);
+    const isOpen = () => line === this.field.value && document.activeElement === this.field;
+    if (key === null || !isOpen()) return;
+    const others = read(`${line.slice(0, from)} ${line.slice(to)}`);
+    await this.learn(key, others);
+    if (!isOpen()) return;
+    const chosen = this.#options[this.#chosen]?.text;
+    const open = !this.list.hidden || !this.#options.length;
+    this.#draw();
+    this.#open(open && this.#options.length > 0);
+    const again = this.#options.findIndex(({ text }) => text === chosen);
+    if (again >= 0) this.#choose(again);
+    const options = this.#options;
+    const write = async ({ value }, index) => {
+      const note = await this.number(key, value, others);
+      if (note !== null && options === this.#options) setText(this.list.children[index].lastElementChild, note);
+    };
+    await Promise.all(options.map(write));
+  }
+
+  #draw() {
     const { value, selectionStart } = this.field;
     this.#options = suggestions(value, selectionStart ?? value.length, this.known);
     this.#chosen = -1;

@@ -1,8 +1,10 @@
 import { empty, h, setShown, setText } from "./dom.js";
 import { FILTERS } from "./filter.js";
 import { FilterInput } from "./filter_input.js";
-import { count, plural } from "./format.js";
+import { plural } from "./format.js";
+import { atLeast, KnownValues } from "./known_values.js";
 import { Columns, SavedViews } from "./list_menus.js";
+import { stillWanted } from "./reading.js";
 import { SORTS, TaskRows } from "./rows.js";
 import { Selection } from "./selection.js";
 import { LIVE, STATUSES } from "./vocabulary.js";
@@ -13,17 +15,6 @@ const NUMBERS = new Set(["created", "duration", "attempt"]);
 /** Pixels up to which the page counts as not scrolled. */
 const AT_TOP = 40;
 
-/** A number, with a plus if it is a lower bound. */
-const atLeast = (number, exact) => `${count(number)}${exact ? "" : "+"}`;
-
-/** The values that a task has of the keys of the filter. */
-const VALUES = {
-  type: (task) => [task.func_name],
-  queue: (task) => [task.queue],
-  source: (task) => [task.source],
-  error: (task) => [task.error_type],
-  tag: (task) => Object.entries(task.tags ?? {}).map(([key, value]) => `${key}:${value}`),
-};
 const UNITS = { ms: 0.001, s: 1, m: 60, h: 3600, d: 86400, w: 604800 };
 
 /** Seconds, written as the API takes them: `5`, `5s`, `500ms`. */
@@ -65,7 +56,13 @@ export class TasksView {
     this.saved = new SavedViews(page, () => this.#address());
     const [, back, column] = /^(-?)(\w+)$/.exec(page.params.get("sort") ?? "") ?? [];
     if (Object.hasOwn(SORTS, column ?? "")) this.order = { column, descending: back === "-" };
-    this.input = new FilterInput(this.filters, { known: (key) => this.#known(key), changed: (filters) => this.#filter(filters) });
+    this.values = new KnownValues(page.api, () => this.rows.tasks);
+    this.input = new FilterInput(this.filters, {
+      known: (key) => this.#known(key),
+      learn: (key, others) => this.values.learn(key, others),
+      number: (key, value, others) => this.values.number(key, value, others),
+      changed: (filters) => this.#filter(filters),
+    });
     this.clear = h("button", { class: "button small ghost", type: "button", text: "Clear", on: { click: () => page.open({ view: "tasks" }) } });
     root.append(
       h("div", { class: "view-head" }, h("h1", { text: "Tasks" }), this.count, this.sorted, h("span", { class: "menus" }, this.saved.element, this.columns.element)),
@@ -91,9 +88,10 @@ export class TasksView {
   async refresh() {
     const reading = (this.reading = Symbol("reading"));
     const wanted = new URLSearchParams(this.#shown()).toString();
-    const { tasks, total, exact, next } = await this.page.api.tasks({ ...this.#shown(), limit: PAGE });
-    // A slower answer to older filters must not replace a newer one.
-    if (reading !== this.reading) return;
+    // A slower answer to an older reading must not replace a newer one.
+    const found = await stillWanted(() => String(reading === this.reading), () => this.page.api.tasks({ ...this.#shown(), limit: PAGE }));
+    if (found === null) return;
+    const { tasks, total, exact, next } = found;
     // What is read again stays where it is; other filters are another list.
     if (wanted === this.read) this.rows.renew(tasks, next);
     else this.rows.replace(tasks, next);
@@ -209,12 +207,10 @@ export class TasksView {
     this.#read();
   }
 
-  /** The values of a key of the filter that are known, and how many tasks have each. */
+  /** The values of a key of the filter that are known, each with a note. */
   #known(key) {
     if (key === "status") return STATUSES.map((status) => [status, this.chips.get(status).number.textContent]);
-    const numbers = new Map();
-    for (const value of this.rows.tasks.flatMap((task) => VALUES[key]?.(task) ?? [])) if (value) numbers.set(value, (numbers.get(value) ?? 0) + 1);
-    return [...numbers].sort(([, one], [, other]) => other - one).map(([value, number]) => [value, `${number} on this page`]);
+    return this.values.of(key).map((value) => [value, ""]);
   }
 
   #mark() {
