@@ -187,6 +187,11 @@ class LiveTasks:
         """The live task of this id."""
         return self._live.get(task_id)
 
+    def has(self, record: TaskRecord) -> bool:
+        """Whether this task is here already under the same owner and token: two ways led it to this instance."""
+        here = self._live.get(record.task_id)
+        return here is not None and (here.record.instance, here.record.token) == (record.instance, record.token)
+
     def record(self, task_id: str) -> TaskRecord | None:
         """The record of a live or recently finished task of this process."""
         task = self._live.get(task_id)

@@ -385,7 +385,7 @@ async def test_a_claim_whose_answer_was_lost_runs_each_task_once(fleet: Fleet, m
             # As the driver's error leaves the store: with the answer unknown.
             unanswered = getattr(store, "_unanswered", None)
             if isinstance(unanswered, dict):
-                unanswered[args[0]] = 0
+                unanswered[args[0]] = {one.record.task_id: one.record.token for one in claimed}
             elif isinstance(unanswered, set):
                 unanswered.add(args[0])
             else:
@@ -399,6 +399,28 @@ async def test_a_claim_whose_answer_was_lost_runs_each_task_once(fleet: Fleet, m
         assert (await finish(manager, task_id)).status is TaskStatus.SUCCESS
     assert sorted(ran) == [0, 1, 2, 3]
     assert lost
+
+
+async def test_a_claim_after_a_lost_answer_leaves_what_came_by_a_takeover(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None: ...
+
+    first = fleet.manager()
+    first.task(persist=True, name="work")(work)
+    await fleet.start(first)
+    await first.pause_queue("default")
+    task_id = await first.enqueue(work)
+    await fleet.die(first)
+    # The next claim of this instance asks for what the one before may have got.
+    unanswered = getattr(pool_of(fleet), "_unanswered", None)
+    if isinstance(unanswered, dict):
+        unanswered["next"] = {task_id: 0}
+    elif isinstance(unanswered, set):
+        unanswered.add("next")
+    [taken] = await fleet.storage.take_over([first.engine.instance_id], "next", {"work"}, 10)
+    assert (taken.task_id, taken.instance) == (task_id, "next")
+    assert await pool_of(fleet).claim("next", Wanted("default", {"work"}, 10), ()) == []
 
 
 async def test_tasks_that_are_not_persisted_run_where_they_were_enqueued(

@@ -35,8 +35,8 @@ class SqlPoolStore:
         """The statement that tells of a gift; `None` without a bell."""
         self.ring_cancelled: Select[Any] | None = dialect.ring(named(pool.name), CANCELLED)
         """The statement that tells of a cancellation; `None` without a bell."""
-        self._unanswered: dict[str, int] = {}
-        """Owners whose latest claim got no answer, and when the first such call began."""
+        self._unanswered: dict[str, dict[str, int]] = {}
+        """By owner whose latest claim got no answer: the tokens that the tasks have which it may have got."""
 
     async def give(self, owner: str, given: Sequence[Pooled]) -> None:
         """See `PoolStore`."""
@@ -58,28 +58,30 @@ class SqlPoolStore:
 
     async def claim(self, owner: str, wanted: Wanted, seals: Collection[str]) -> list[Claimed]:
         """See `PoolStore`."""
-        lost_since = self._unanswered.get(owner)
+        lost = dict(self._unanswered.get(owner, {}))
         statement = wanted_statement(wanted, seals)
 
         async def work(connection: AsyncConnection) -> list[Claimed]:
             claimed: list[Claimed] = []
-            if lost_since is not None:
-                held = (await connection.execute(queries.taken_since(owner, lost_since))).all()
-                claimed += [Claimed(record := to_record(row), record.created_at) for row in held]
+            for ids in queries.chunks(sorted(lost)):
+                held = select(*queries.RECORD_COLUMNS).where(tasks.c.task_id.in_(ids), tasks.c.live_owner == owner)
+                records = map(to_record, (await connection.execute(held)).all())
+                # Under another token, it came to this instance in another way, such as a takeover.
+                claimed += [Claimed(one, one.created_at) for one in records if one.token == lost[one.task_id]]
             slots = None if wanted.of_all is None else await Slots.lock(connection, self._dialect, wanted.queue)
             limit = wanted.limit if slots is None else min(wanted.limit, (wanted.of_all or 0) - slots.held)
             if limit < 1:
                 return claimed
             found = (await connection.execute(statement.limit(limit))).all()
-            taken = await self._take(connection, owner, {row[0]: row[1] for row in found})
+            taken = await self._take(connection, owner, {row[0]: row[1] for row in found}, self._unanswered[owner])
             if slots is not None:
                 await slots.give(connection, [one.record for one in taken])
             return claimed + taken
 
         # An idle instance looks once a second, which must not lock a SQLite file against the writers.
-        if lost_since is None and not await self._read(statement.limit(1)):
+        if not lost and not await self._read(statement.limit(1)):
             return []
-        self._unanswered.setdefault(owner, now_micros())
+        self._unanswered.setdefault(owner, {})
         answer = await self._write("claiming from the pool", work)
         del self._unanswered[owner]
         return answer
@@ -122,8 +124,10 @@ class SqlPoolStore:
         return {names.get(name, name): PoolDepth(number, moment(oldest)) for name, number, oldest in rows}
 
     @staticmethod
-    async def _take(connection: AsyncConnection, owner: str, since: dict[str, int]) -> list[Claimed]:
-        """Take the tasks of these rows of the pool, which are locked."""
+    async def _take(
+        connection: AsyncConnection, owner: str, since: dict[str, int], tokens: dict[str, int] | None = None
+    ) -> list[Claimed]:
+        """Take the tasks of these rows of the pool, which are locked; first note the tokens that they will have."""
         if not since:
             return []
         ids = list(since)
@@ -132,6 +136,8 @@ class SqlPoolStore:
         rows = (await connection.execute(stored.with_for_update())).all()
         records = {record.task_id: record for record in map(to_record, rows)}
         if records:
+            if tokens is not None:
+                tokens.update({record.task_id: record.token + 1 for record in records.values()})
             await connection.execute(_pass_on(sorted(records), owner))
         return [
             Claimed(msgspec.structs.replace(record, instance=owner, token=record.token + 1), moment(since[task_id]))

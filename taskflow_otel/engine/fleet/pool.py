@@ -213,7 +213,7 @@ class Pool(Service):
         with self._dispatcher.together():
             for one in claimed:
                 # The answer to a claim that was lost may name tasks that are here already.
-                if self._tasks.live(one.record.task_id) is not None:
+                if self._tasks.has(one.record):
                     continue
                 task = self._adopt(one.record)
                 if task.record.cancel_requested:

@@ -69,19 +69,24 @@ class Recovery:
         await self._decisions.stop()
 
     async def _recover_all(self, taken: Sequence[tuple[TaskRecord, datetime]]) -> None:
+        decisions: dict[asyncio.Task[LiveTask | None], TaskRecord]
         decisions = {asyncio.ensure_future(self._decide(*one)): one[0] for one in taken}
         pending = set(decisions)
         try:
             while pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 # Tasks of one transaction are handed over together, so that their priorities decide the order.
-                self._intake.hand_over([d.result() for d in decisions if d in done and _decided(d, decisions[d])])
+                decided = [d.result() for d in decisions if d in done and _decided(d, decisions[d])]
+                self._intake.hand_over([task for task in decided if task is not None])
         finally:
             for decision in pending:
                 decision.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _decide(self, record: TaskRecord, last_heartbeat: datetime) -> LiveTask:
+    async def _decide(self, record: TaskRecord, last_heartbeat: datetime) -> LiveTask | None:
+        if self._tasks.has(record):
+            # What a takeover whose answer was lost may have got is asked for by time: a claim has brought this one.
+            return None
         definition = self._definition(record)
         # The function may have become async or plain since the task was stored.
         record.executor = definition.config.executor
@@ -144,7 +149,7 @@ class Recovery:
             return self._registry.placeholder(record.func_name)
 
 
-def _decided(decision: asyncio.Task[LiveTask], record: TaskRecord) -> bool:
+def _decided(decision: asyncio.Task[LiveTask | None], record: TaskRecord) -> bool:
     if decision.cancelled():
         return False
     if (exc := decision.exception()) is not None:
