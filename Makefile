@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs audit smoke pythons floors test coverage across bench peers instructions chaos chaos-planted schedules transactions schemathesis lint page format typecheck generated clean
+.PHONY: help demo docs audit smoke pythons floors test coverage across bench peers instructions celery chaos chaos-planted schedules transactions schemathesis lint page format typecheck generated clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -55,6 +55,9 @@ instructions: $(VENV)/.dev $(VENV)/.packages  ## Count the instructions of one t
 chaos: $(VENV)/.dev $(VENV)/.packages  ## Kill servers and workers under load, 200 times on each backend and arrangement
 	@mkdir -p build
 	$(BIN)/python -m tests.chaos --report build/chaos.json $(CHAOS_ARGS)
+
+celery: $(VENV)/.dev $(VENV)/.packages  ## Kill each process of web servers with Celery, on each ledger and broker
+	$(BIN)/python -m pytest tests/e2e/test_celery.py $(PYTEST_ARGS)
 
 chaos-planted: $(VENV)/.dev $(VENV)/.packages  ## Check that the storm finds every planted fault, the long storms too
 	$(BIN)/python -m pytest tests/chaos/test_planted.py $(PYTEST_ARGS)

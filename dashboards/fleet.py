@@ -105,6 +105,13 @@ PAGE = Page(
                     [Query(gauge(signals.POOL_CLAIMERS, QUEUE, by="queue"), "{{queue}}")],
                     width=6,
                 ),
+                Graph(
+                    "Doorbells",
+                    "Messages to Celery per second: taken by the broker, failed, or sent again as nobody answered.",
+                    "ops",
+                    [Query(rate(signals.DOORBELLS, QUEUE, by="queue, result"), "{{queue}} {{result}}")],
+                    width=24,
+                ),
             ),
         ),
         Row(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.servers import MariaDBServer, PgBouncerServer, PostgresServer, RedisServer
+from tests.servers import MariaDBServer, PgBouncerServer, PostgresServer, RabbitServer, RedisServer
 
 # In CI, each run tries the same examples, so that a failure there is repeated everywhere with CI=true. Elsewhere, the
 # examples are new in each run; a failure prints how to repeat it. No example has a deadline: how long it takes depends
@@ -71,6 +71,13 @@ def pytest_runtest_logfinish() -> None:
 def redis_server() -> Iterator[RedisServer]:
     """One Redis for the session; a test that restarts or reconfigures it starts one of its own instead."""
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    """One RabbitMQ for the session; a test that restarts it leaves it running."""
+    with RabbitServer() as server:
         yield server
 
 

@@ -82,8 +82,44 @@ async def _in_a_process() -> None:
         await manager.shutdown()
 
 
+async def _on_celery(database: Path) -> None:
+    from celery import Celery, signals
+    from celery.contrib.testing.worker import start_worker
+
+    from taskflow_otel import QueueConfig, TaskManager, TaskStatus
+    from taskflow_otel.celery import install
+
+    web, far = (
+        TaskManager(snapshot_db=database, queues={"far": QueueConfig(run="celery", celery_queue="work")})
+        for _ in range(2)
+    )
+    app = Celery("floors", broker="memory://")
+    app.conf.task_default_queue = "work"
+    install(Celery("web", broker="memory://", set_as_current=False), web)
+    install(app, far)
+
+    def where() -> None: ...
+
+    for manager in (web, far):
+        manager.task(queue="far", persist=True, name="where")(where)
+    await web.startup()
+    try:
+        worker = start_worker(app, pool="solo", perform_ping_check=False, loglevel="WARNING")
+        await asyncio.to_thread(worker.__enter__)
+        try:
+            record = await web.wait(await web.enqueue(where), 60)
+        finally:
+            await asyncio.to_thread(worker.__exit__, None, None, None)
+            # The worker of the tests ends cold, which sends no signal.
+            await asyncio.to_thread(signals.worker_shutdown.send, sender=app)
+        assert record.status is TaskStatus.SUCCESS, record.error
+        assert record.instance == far.engine.instance_id != web.engine.instance_id
+    finally:
+        await web.shutdown()
+
+
 def run() -> None:
-    """A task on each backend and in a process; raises the first error."""
+    """A task on each backend, in a process and on Celery; raises the first error."""
     from cryptography.fernet import Fernet
 
     from taskflow_otel.backends import MySQLBackend, PostgresBackend, RedisBackend
@@ -103,6 +139,7 @@ def run() -> None:
             "postgres": lambda: _one_task(snapshot_backend=PostgresBackend(postgres)),
             "mysql": lambda: _one_task(snapshot_backend=MySQLBackend(mariadb)),
             "process": _in_a_process,
+            "celery": lambda: _on_celery(Path(directory) / "far.db"),
         }
         for name, check in checks.items():
             asyncio.run(check())  # type: ignore[arg-type]

@@ -45,10 +45,10 @@ def unavailable(what: str) -> NoReturn:
     pytest.skip(message)
 
 
-def find_binary(name: str, package: str) -> str:
-    """Return the path of a program; skips or fails the test when it is missing."""
+def find_binary(name: str, package: str, first: str = "") -> str:
+    """Return the path of a program, which may be in the folder `first`; skips or fails the test when it is missing."""
     places = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", *places])
+    path = os.pathsep.join([*([first] if first else []), os.environ.get("PATH", os.defpath), "/usr/sbin", *places])
     found = shutil.which(name, path=path)
     return found or unavailable(f"{name} (Debian package {package})")
 
@@ -141,6 +141,10 @@ class Server:
     def command(self) -> Sequence[str]:
         """The command line of the server."""
         raise NotImplementedError
+
+    def environment(self) -> Mapping[str, str] | None:
+        """The environment of the server; `None` is that of the tests."""
+        return None
 
     def prepare(self) -> None:
         """Create the initial data, once, before the first start."""
@@ -241,6 +245,7 @@ class Server:
             self.command(),
             cwd=self.directory,
             log_path=self.log_path,
+            env=self.environment(),
             account=self._account,
             death_signal=self.stop_signal,
         )
@@ -439,6 +444,72 @@ class MariaDBServer(Server):
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 return len(connection.recv(64)) > 4
+        except OSError:
+            return False
+
+
+class RabbitServer(Server):
+    """RabbitMQ for the guest account, with an epmd of its own. `wipe` ends it with all messages."""
+
+    name = "rabbitmq"
+
+    def prepare(self) -> None:
+        # Not the wrapper in /usr/sbin, which wants to be root.
+        self._binary = find_binary("rabbitmq-server", "rabbitmq-server", "/usr/lib/rabbitmq/bin")
+        self._epmd = find_binary("epmd", "erlang-base")
+        self._epmd_port, distribution = free_port(), free_port()
+        (self.directory / "plugins").write_text("[].\n")
+        (self.directory / "environment").write_text("")
+        self._environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self.directory),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_ALLOW_INPUT": "1",  # in the foreground: a signal must reach the server itself
+            "RABBITMQ_CONF_ENV_FILE": str(self.directory / "environment"),
+            "RABBITMQ_DIST_PORT": str(distribution),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.directory / "plugins"),
+            "RABBITMQ_LOG_BASE": str(self.directory / "log"),
+            "RABBITMQ_MNESIA_BASE": str(self.directory / "data"),
+            "RABBITMQ_NODENAME": f"t{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_PID_FILE": str(self.directory / "server.pid"),
+            # One scheduler that does not spin: the tests share two cores.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput +S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
+            **self.options,
+        }
+
+    def command(self) -> Sequence[str]:
+        return [self._binary]
+
+    def environment(self) -> Mapping[str, str] | None:
+        return self._environment
+
+    def wipe(self) -> None:
+        """Lose all messages and queues, as a broker on a new disk."""
+        self.kill()
+        shutil.rmtree(self.directory / "data")
+        self.start()
+
+    def close(self) -> None:
+        self.stop()
+        if self._prepared:
+            # It is a daemon that the server has started.
+            subprocess.run(
+                [self._epmd, "-port", str(self._epmd_port), "-kill"], check=False, capture_output=True, timeout=10
+            )
+        super().close()
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    def ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(b"AMQP\x00\x00\x09\x01")
+                return connection.recv(1) == b"\x01"
         except OSError:
             return False
 

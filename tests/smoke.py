@@ -139,6 +139,11 @@ def ask_without_a_driver(installed: bool) -> None:
     assert ("pip install 'taskflow-otel[redis]'" in sentence) is not installed, sentence
 
 
+def ring_for_celery() -> None:
+    """The other engine."""
+    import taskflow_otel.celery  # noqa: F401
+
+
 FEATURES: dict[str, Callable[[], object]] = {
     "otel": observe,
     "redis": backend("RedisBackend", "redis://127.0.0.1:1/0"),
@@ -150,6 +155,7 @@ FEATURES: dict[str, Callable[[], object]] = {
     "passwords": lambda: TaskAdmin(FastAPI(), TaskManager(), auth=[("ada", HASH)]),
     "client": ask_application,
     "worker": run_worker,
+    "celery": ring_for_celery,
 }
 
 

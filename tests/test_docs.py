@@ -34,7 +34,7 @@ OF_PYTHON = {
     **{name: name for name in ("granian", "gunicorn", "hypercorn", "uvicorn")},
 }
 """Commands whose options are checked, and their modules."""
-BESIDE = {"cd", "curl", "docker", "export", "kill", "make", "pip", "promtool", "python", "python3"}
+BESIDE = {"cd", "celery", "curl", "docker", "export", "kill", "make", "pip", "promtool", "python", "python3"}
 """The other commands that pages may use."""
 
 

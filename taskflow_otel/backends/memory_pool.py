@@ -35,6 +35,7 @@ class MemoryPoolStore:
             for task in self._pooled.values()
             if task.queue == wanted.queue
             and task.func_name in wanted.names
+            and wanted.task_id in (None, task.task_id)
             and (task.seal is None or task.seal in seals)
         ]
         mine.sort(key=lambda task: (-task.priority, task.task_id))

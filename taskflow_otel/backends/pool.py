@@ -42,6 +42,8 @@ class Wanted(Struct, frozen=True):
     """At least 1."""
     of_all: int | None = None
     """How many tasks of the queue may run on all instances together; `None` is no such limit."""
+    task_id: str | None = None
+    """The only task that is wanted; `None` is any."""
 
 
 class Claimed(Struct, frozen=True, gc=False):

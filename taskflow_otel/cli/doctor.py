@@ -43,6 +43,7 @@ EXTRAS = {
     "passwords": "argon2",
     "client": "httpx",
     "worker": "uvicorn",
+    "celery": "celery",
     "cli": "rich",
 }
 """A module of each extra."""

@@ -29,6 +29,7 @@ from taskflow_otel.engine.executors.base import Executor
 from taskflow_otel.engine.executors.coroutines import AsyncExecutor
 from taskflow_otel.engine.executors.threads import ThreadExecutor
 from taskflow_otel.engine.fleet.board import Board
+from taskflow_otel.engine.fleet.doorbells import Doorbells
 from taskflow_otel.engine.fleet.fleet_watch import FleetWatch
 from taskflow_otel.engine.fleet.heartbeat import Heartbeat
 from taskflow_otel.engine.fleet.pool_watch import PoolWatch
@@ -302,6 +303,8 @@ class Engine:
         shared_finders: list[Service] = []
         self.pool: PoolWatch | None = None
         """What waits in the pool, if anything can."""
+        self.doorbells: Doorbells | None = None
+        """The messages that tell Celery of tasks in the pool; `None` on a backend without a pool."""
         if isinstance(backend, KeepsPool):
             sharing = Sharing(
                 backend, shared, settings.deployment, queues, self._dispatcher, intake, registry, self._tasks,
@@ -309,7 +312,7 @@ class Engine:
                 self._clock, self._heartbeat, self._life, self._background, durable=backend.durable, interval=interval,
                 seals=builder.seals,
             )  # fmt: skip
-            shared_finders, self.pool = sharing.finders, sharing.watch
+            shared_finders, self.pool, self.doorbells = sharing.finders, sharing.watch, sharing.doorbells
             self._services += sharing.services
         if retention is not None:
             self._services.append(self.cleaner)

@@ -258,7 +258,7 @@ class Intake:
         queue.leave_place(task)
         queue.delayed += 1
         task.advance(Step.WAIT)
-        if queue.of_all:
+        if queue.of_all or queue.by_doorbell:
             # It holds no slot while it waits. The next one comes with the next claim, here or elsewhere.
             task.claimed = False
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from taskflow_otel.engine.live import LiveTask
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.errors import QueueFullError, UnknownQueueError
-from taskflow_otel.model.options import QueueConfig
-from taskflow_otel.model.record import DEFAULT_QUEUE
+from taskflow_otel.model.options import ON_CELERY, QueueConfig
+from taskflow_otel.model.record import DEFAULT_QUEUE, TaskRecord
 
 _FEW = 64
 """Entries of removed tasks that may always stay in a heap."""
@@ -52,6 +52,9 @@ class Queue:
         """Persisted tasks that are ready go into the pool, and run on the instance that claims them."""
         self.claimed = True
         """This process claims tasks of the queue, if it is shared."""
+        self.by_doorbell: bool = config.run == ON_CELERY
+        """A task is claimed when a message asks for it, and not by looks at the pool."""
+        self.celery_queue: str | None = config.celery_queue
         self.running = 0
         self.delayed = 0
         self.ready: int = 0
@@ -171,7 +174,7 @@ class Queues:
                 self._queues[name] = Queue(name, config)
         for name in shared:
             queue = self._queues[name]
-            queue.shared, queue.claimed = True, claims(name)
+            queue.shared, queue.claimed = True, not queue.by_doorbell and claims(name)
 
     def get(self, name: str) -> Queue:
         """The queue of this name; raises `UnknownQueueError`."""
@@ -183,6 +186,10 @@ class Queues:
     def of(self, task: LiveTask) -> Queue:
         """The queue of a task. A task from an instance with other queues waits in `default`."""
         return self._queues.get(task.record.queue) or self._queues[DEFAULT_QUEUE]
+
+    def of_record(self, record: TaskRecord) -> Queue:
+        """The queue of a stored task, like `of`."""
+        return self._queues.get(record.queue) or self._queues[DEFAULT_QUEUE]
 
     def all(self) -> list[Queue]:
         """All queues, `default` first."""

@@ -60,7 +60,7 @@ class EngineSettings:
         """
         names = {DEFAULT_QUEUE, *self.queues}
         if self.deployment.run == "here":
-            names = {name for name, config in self.queues.items() if config.run == "pool"}
+            names = {name for name, config in self.queues.items() if config.run != "here"}
         if names and not (backend.durable and isinstance(backend, KeepsPool)):
             raise ConfigurationError(
                 f"the queues {', '.join(sorted(names))} are shared, but the {backend.name} backend cannot share tasks: "

@@ -10,6 +10,7 @@ from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.deployment import Deployment
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.fleet.board import Board
+from taskflow_otel.engine.fleet.doorbells import Doorbells
 from taskflow_otel.engine.fleet.news import PoolNews
 from taskflow_otel.engine.fleet.pool import Pool
 from taskflow_otel.engine.fleet.pool_objectives import PoolObjectives
@@ -85,10 +86,15 @@ class Sharing:
             concurrency=deployment.concurrency,
             strays=strays,
             noticed=transactions.noticed,
+            ring=lambda records: self.doorbells.ring(records),
         )
+        self.doorbells: Doorbells = Doorbells(
+            queues, store.depth, lookup.page, pool.answer, board, clock, membership, life
+        )
+        """The messages that tell Celery of tasks in the pool."""
         dispatcher.connect_pool(pool.share, pool.look)
         control.connect(pool.claim_one)
-        transactions.connect(control.stop, pool.look)
+        transactions.connect(control.stop, pool.look, self.doorbells.ring)
         self.pool: Pool = pool
         """Whether or not it is one of the services."""
         self.services: list[Service] = []
@@ -96,6 +102,8 @@ class Sharing:
             self.services.append(pool)
         if any(map(deployment.claims, shared)) and isinstance(backend, RingsForPool):
             self.services.append(PoolNews(backend.pool_bell, News(pool.look, cancels.look), clock))
+        if any(queue.by_doorbell for queue in queues.all()):
+            self.services.append(self.doorbells)
         self.watch: PoolWatch | None = None
         """What waits in the pool, if anything can."""
         self.judging: PoolObjectives | None = None

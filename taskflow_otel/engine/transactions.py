@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from taskflow_otel.backends.base import Backend
-from taskflow_otel.backends.pool import Pooled
+from taskflow_otel.backends.pool import POOL, Pooled
 from taskflow_otel.backends.transactions import Joined, KeepsTransactions, Transaction, Written
 from taskflow_otel.engine.builder import TaskBuilder
 from taskflow_otel.engine.intake import Intake
@@ -98,6 +98,7 @@ class Transactions(Service):
         self._background = background
         self._stop_task: Callable[[LiveTask, Reason], Awaitable[None]] = _nobody
         self._look: Callable[[], None] = _nothing
+        self._given: Callable[[Sequence[TaskRecord]], None] = _nothing_given
         self.open: dict[str, _Open] = {}
         """The tasks, by id, in transactions that have not ended."""
         # `add_task` runs in request threads too.
@@ -106,10 +107,16 @@ class Transactions(Service):
         self._rung = False
         self._following = False
 
-    def connect(self, stop: Callable[[LiveTask, Reason], Awaitable[None]], look: Callable[[], None]) -> None:
-        """Set what cancels a task, and what looks for work in the pool."""
+    def connect(
+        self,
+        stop: Callable[[LiveTask, Reason], Awaitable[None]],
+        look: Callable[[], None],
+        given: Callable[[Sequence[TaskRecord]], None],
+    ) -> None:
+        """Set what cancels a task, what looks for work in the pool, and what gets the tasks that came into it."""
         self._stop_task = stop
         self._look = look
+        self._given = given
 
     async def start(self) -> None:
         """See `Service`."""
@@ -384,6 +391,7 @@ class Transactions(Service):
                 self._rejected(one, Reason.ROLLED_BACK)
         if found:
             self._look()
+            self._given([record for record in found.values() if record.instance == POOL])
         self._intake.hand_over([task for task in ready if not task.record.cancel_requested])
         for task in ready:
             if task.record.cancel_requested:
@@ -421,4 +429,8 @@ async def _nobody(task: LiveTask, _: Reason) -> None:
 
 
 def _nothing() -> None:
+    """The default before `connect`."""
+
+
+def _nothing_given(_: Sequence[TaskRecord]) -> None:
     """The default before `connect`."""

@@ -395,6 +395,9 @@ POOL_CLAIMERS = MetricSpec(
     "taskflow_pool_claimers", _GAUGE, "Living instances that claim tasks of a shared queue.", ("queue",), merge="max"
 )
 POOL_CLAIMS = MetricSpec("taskflow_pool_claims_total", _COUNTER, "Tasks claimed from the pool to run.", ("queue",))
+DOORBELLS = MetricSpec(
+    "taskflow_doorbells_total", _COUNTER, "Messages that tell Celery of tasks in the pool.", ("queue", "result")
+)
 
 METRICS = (
     TASKS_ENQUEUED,
@@ -425,6 +428,7 @@ METRICS = (
     POOL_OLDEST_AGE,
     POOL_CLAIMERS,
     POOL_CLAIMS,
+    DOORBELLS,
     INSTANCES,
     EXECUTOR_SLOTS,
     TASKS_STUCK,

@@ -16,6 +16,7 @@ from taskflow_otel.model.vocabulary import (
     AttemptOutcome,
     AuditOutcome,
     BarKind,
+    DoorbellResult,
     ExecutorKind,
     InstanceKind,
     InstanceState,
@@ -129,6 +130,7 @@ _VOCABULARY: tuple[tuple[str, str, type[Word]], ...] = (
     ("States of instances", "The field `state` of an instance.", InstanceState),
     ("Kinds of instances", "The field `kind` of an instance.", InstanceKind),
     ("Kinds of bars", "The field `kind` of a bar in the trace of a task.", BarKind),
+    ("Results of doorbells", f"The label `result` of `{signals.DOORBELLS.name}`.", DoorbellResult),
     ("Levels", "The level of a log entry.", LogLevel),
 )
 

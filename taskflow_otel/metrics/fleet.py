@@ -16,7 +16,7 @@ import os
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from taskflow_otel.backends.base import Backend
@@ -64,6 +64,7 @@ _PAUSE = 0.2
 _SCRAPED = timedelta(minutes=1)
 """How old the stored time of the last scrape may become. It is replaced too if it is older than the stored counts: the
 others must know of the exemplars that this process has shown."""
+_NEVER = datetime(2000, 1, 1, tzinfo=UTC)
 _TRIES = 5
 
 
@@ -100,12 +101,17 @@ class FleetMetrics(Service):
         self._instance_id = instance_id
         self._unpublished = unpublished
         self._address = address
+        self._without_page = False
         self._open = False
         self._readable = Readable(logger)
         self._exchanging = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
         self._process = 0
         self._become_new()
+
+    def leave_to_others(self) -> None:
+        """This process serves no page: the others show its counts from its first one on."""
+        self._without_page, self._asked_at = True, _NEVER
 
     def _become_new(self) -> None:
         """Forget everything that belongs to another process: the parent of a fork."""
@@ -129,7 +135,7 @@ class FleetMetrics(Service):
         self._in_sum: dict[str, int] = {}
         """See `Stored.in_sum`."""
         self._shown: Stored | None = None
-        self._asked_at = self._clock.now()
+        self._asked_at = _NEVER if self._without_page else self._clock.now()
         self._asked = False
         self._books = Books(self._readable)
         self._folding = Folding(self._books, self._exporter, self._backend, self._clock, self._readable)

@@ -109,6 +109,10 @@ def connect_metrics(
     def pool() -> Iterator[PoolLoad]:
         return iter(()) if engine.pool is None else engine.pool.loads()
 
+    def doorbells() -> Samples:
+        for (queue, result), number in engine.doorbells.counts.items() if engine.doorbells is not None else ():
+            yield (queue, result.value), number
+
     metrics.add_source(signals.POOL_DEPTH.name, lambda: (((one.queue,), one.tasks) for one in pool()))
     metrics.add_source(signals.POOL_OLDEST_AGE.name, lambda: (((one.queue,), one.oldest_age) for one in pool()))
     metrics.add_source(
@@ -116,6 +120,7 @@ def connect_metrics(
         lambda: (((one.queue,), one.claimers) for one in pool() if one.claimers is not None),
     )
     metrics.add_source(signals.POOL_CLAIMS.name, lambda: (((one.queue,), one.claims) for one in pool()))
+    metrics.add_source(signals.DOORBELLS.name, doorbells)
     metrics.add_source(signals.QUEUE_DEPTH.name, depths)
     metrics.add_source(signals.QUEUE_OLDEST_READY_AGE.name, ages)
     metrics.add_source(signals.QUEUE_PAUSED.name, paused)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.plain import repr_of
 
 ExecutorName = Literal["async", "thread", "process"]
 """The values of `ExecutorKind`, for type checkers."""
-RunName = Literal["here", "pool"]
+RunName = Literal["here", "pool", "celery"]
+"""Where the tasks of a queue run; see `QueueConfig`."""
+ON_CELERY: Final = "celery"
 ScopeName = Literal["instance", "fleet"]
 """Whose tasks the concurrency of a queue limits."""
-"""Where the tasks of a queue run; see `QueueConfig`."""
 ProcessRunName = Literal["here", "pool", "none"]
 """What a process runs; see `TaskManager`."""
 
@@ -187,19 +188,22 @@ class QueueConfig:
     `max_size`: tasks that may wait in one process; a further `add_task` raises `QueueFullError`. `None` is no limit.
     `run`: with `"here"`, a task runs in the process that enqueued it, and elsewhere only after that has died. With
     `"pool"`, a persisted task that is ready belongs to nobody until an instance with a free slot claims it: the
-    highest priority first, then the oldest. A task that is not persisted runs in its process in any case.
+    highest priority first, then the oldest. With `"celery"`, it waits in the same way for a worker of Celery, which
+    gets a message (`taskflow_otel.celery`). A task that is not persisted runs in its process in any case.
     `concurrency_scope`: `"fleet"` makes `concurrency` the number of persisted tasks that run at once on all instances
     together, for a queue with `run="pool"`.
+    `celery_queue`: with `run="celery"`, the Celery queue of the messages; `None` leaves it to the routes of Celery.
     """
 
     concurrency: int | None = None
     max_size: int | None = None
     run: RunName = "here"
     concurrency_scope: ScopeName = "instance"
+    celery_queue: str | None = None
 
     def __post_init__(self) -> None:
         if self.run not in get_args(RunName):
-            raise ConfigurationError(f"QueueConfig.run must be 'here' or 'pool', not {repr_of(self.run)}")
+            raise ConfigurationError(f"QueueConfig.run must be 'here', 'pool' or 'celery', not {repr_of(self.run)}")
         if self.concurrency is not None:
             whole("QueueConfig.concurrency", self.concurrency, minimum=1)
         if self.max_size is not None:
@@ -212,3 +216,7 @@ class QueueConfig:
             raise ConfigurationError(
                 "QueueConfig.concurrency_scope='fleet' needs run='pool' and a concurrency: the pool counts the tasks"
             )
+        if self.celery_queue is not None:
+            checked_queue_name(self.celery_queue)
+            if self.run != ON_CELERY:
+                raise ConfigurationError("QueueConfig.celery_queue needs run='celery'")

@@ -196,6 +196,15 @@ class InstanceKind(Word):
 
     WEB = "web", "It serves the application."
     WORKER = "worker", "It was started by `taskflow-otel worker`, and serves probes and metrics only."
+    CELERY = "celery", "It is a process of a Celery worker, and runs tasks when a message says so."
+
+
+class DoorbellResult(Word):
+    """What happened to a doorbell, the message that tells Celery about a task in the pool."""
+
+    RUNG = "rung", "The broker took the message."
+    FAILED = "failed", "The broker did not take the message; a sweep rings again."
+    UNCLAIMED = "unclaimed", "Nobody has claimed the task since, and a sweep rang again."
 
 
 class AuditOutcome(Word):

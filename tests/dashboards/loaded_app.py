@@ -9,11 +9,13 @@ import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 
+from celery import Celery
 from fastapi import FastAPI
 
 from taskflow_otel import SLO, LifecycleEvent, QueueConfig, TaskAdmin, TaskManager, TaskObserver, configure_telemetry
 from taskflow_otel.backends import SqliteBackend
 from taskflow_otel.backends.base import Applied, Change
+from taskflow_otel.celery import install
 
 
 class UnreliableBackend(SqliteBackend):
@@ -43,6 +45,7 @@ async def load() -> None:
         await task_manager.enqueue(fail)
         await task_manager.enqueue(block)
         await task_manager.enqueue(claimed)
+        await task_manager.enqueue(rung)
         await asyncio.sleep(0.1)
 
 
@@ -59,11 +62,19 @@ app = FastAPI(lifespan=lifespan)
 task_manager = TaskManager(
     snapshot_backend=UnreliableBackend(os.environ["APP_DB"]),
     loggers=[BrokenObserver()],
-    queues={"mail": QueueConfig(concurrency=2), "shared": QueueConfig(run="pool")},
+    queues={
+        "mail": QueueConfig(concurrency=2),
+        "shared": QueueConfig(run="pool"),
+        "celery": QueueConfig(run="celery"),
+    },
     max_sync_threads=1,
     release="1.4.2",
 )
 TaskAdmin(app, task_manager)
+celery_app = Celery("shop", broker="memory://")
+# No worker runs beside it: who rings runs the task.
+celery_app.conf.task_always_eager = True
+install(celery_app, task_manager)
 configure_telemetry(app, service_name="shop")
 
 
@@ -80,6 +91,11 @@ async def fail() -> None:
 @task_manager.task(queue="shared", persist=True)
 async def claimed() -> None:
     """Nothing, on the instance that takes it from the pool."""
+
+
+@task_manager.task(queue="celery", persist=True)
+async def rung() -> None:
+    """Nothing, when a message asks for it."""
 
 
 @task_manager.task()

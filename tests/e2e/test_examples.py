@@ -20,6 +20,7 @@ from tests.waiting import wait_until
 ENDS = {
     "authentication": [],
     "basic": ["success", "success"],
+    "celery_workers": ["success", "success"],
     "database": ["cancelled", "success"],
     "encryption": ["success"],
     "migration": ["success"],
@@ -46,9 +47,13 @@ def test_the_lines_of_curl_are_answered_and_the_tasks_end(
     monkeypatch.chdir(tmp_path)
     if name == "workers":
         monkeypatch.setenv("REDIS_URL", request.getfixturevalue("redis_url"))
+    monkeypatch.setenv("CELERY_BROKER_URL", "memory://")
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     monkeypatch.delitem(sys.modules, f"examples.{name}", raising=False)
     module = importlib.import_module(f"examples.{name}")
+    if name == "celery_workers":
+        # No worker runs beside the test.
+        module.celery_app.conf.task_always_eager = True
     text = inspect.getdoc(module) or ""
     assert f"uvicorn examples.{name}:app" in text
     lines = re.findall(r"^\s*((?:TOKEN=\$\()?curl .*?)(?: # (\d+))?$", text, re.MULTILINE)

@@ -67,6 +67,15 @@ def test_a_queue_refuses_limits_that_are_invalid(options: dict[str, Any]) -> Non
         QueueConfig(**options)
 
 
+def test_the_queue_of_celery_is_that_of_a_queue_that_runs_there() -> None:
+    assert QueueConfig(run="celery", celery_queue="video").celery_queue == "video"
+    for options in ({"celery_queue": "video"}, {"run": "celery", "celery_queue": ""}, {"run": "elsewhere"}):
+        with pytest.raises(ConfigurationError):
+            QueueConfig(**options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="concurrency_scope='fleet' needs run='pool'"):
+        QueueConfig(run="celery", concurrency=2, concurrency_scope="fleet")
+
+
 def test_a_queue_may_hold_no_waiting_task_or_any_number() -> None:
     assert QueueConfig(concurrency=1, max_size=0).max_size == 0
     assert QueueConfig().concurrency is None

@@ -41,7 +41,8 @@ class RedisPoolStore:
         groups = codec.to_json(codec.groups_of(wanted.names, seals))
         self._unanswered.add(owner)
         of_all = "" if wanted.of_all is None else str(wanted.of_all)
-        rows = await self._write("pool_claim", owner, f"{lost:d}", "", wanted.queue, str(wanted.limit), groups, of_all)
+        wants = wanted.queue, str(wanted.limit), groups, of_all, wanted.task_id or ""
+        rows = await self._write("pool_claim", owner, f"{lost:d}", "", *wants)
         self._unanswered.discard(owner)
         return _claimed(rows)
 

@@ -152,6 +152,8 @@ def wanted_statement(wanted: Wanted, seals: Collection[str]) -> Select[Any]:
     statement = select(_p.task_id, _p.since).where(
         _p.queue == indexable(wanted.queue), _p.func_name.in_(sorted(map(indexable, wanted.names))), readable
     )
+    if wanted.task_id is not None:
+        statement = statement.where(_p.task_id == wanted.task_id)
     ordered = statement.order_by(_p.rank_in_queue, _p.task_id)
     return ordered.limit(wanted.limit).with_for_update(skip_locked=True)
 

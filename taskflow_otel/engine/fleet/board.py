@@ -50,7 +50,8 @@ class Board(Service):
         self.life = life
         self._queues = queues
         self._schedules = schedules
-        self._kind = kind
+        self.kind: InstanceKind = kind
+        """What this process was started as."""
         self._release = release
         self._readable = Readable(logger)
         self._written: tuple[str, str] | None = None
@@ -151,4 +152,4 @@ class Board(Service):
             for status in self._schedules()
             if status.missed or status.errors
         }
-        return Said(queues, troubles, self._kind.value, self._release or None)
+        return Said(queues, troubles, self.kind.value, self._release or None)

@@ -49,7 +49,8 @@ class Pool(Service):
     Tasks of other queues are in the pool too: for the moment between the commit of a caller's transaction and its
     notice, and from a deployment that shared their queue. `strays`: seconds between two looks for those that nobody has
     taken since; `None`: it never looks.
-    `noticed` is called with the id of each claimed task, before it can start.
+    `noticed` is called with the id of each claimed task, before it can start, and `ring` with the tasks that have just
+    come into the pool from here.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Pool(Service):
         concurrency: int | None = None,
         strays: float | None = None,
         noticed: Callable[[str], None] = lambda _: None,
+        ring: Callable[[Sequence[TaskRecord]], None] = lambda _: None,
     ) -> None:
         super().__init__("pool", POLL, clock, longest_backoff=_BACKOFF.longest)
         self._store = store
@@ -89,6 +91,7 @@ class Pool(Service):
         self._concurrency = concurrency
         self._strays = strays
         self._noticed = noticed
+        self._ring = ring
         self._strays_due = float("-inf")
         self.claims: dict[str, int] = {}
         """How many tasks this process has claimed to run, by queue."""
@@ -152,7 +155,7 @@ class Pool(Service):
         return mine[first:] + mine[:first]
 
     def _claimed(self) -> list[Queue]:
-        return [queue for queue in self._queues.all() if queue.shared and queue.claimed]
+        return [queue for queue in self._queues.all() if queue.shared and queue.claimed and not queue.by_doorbell]
 
     def _names(self) -> dict[str, list[str]]:
         """The names of tasks that run here, by executor."""
@@ -197,6 +200,34 @@ class Pool(Service):
         task = self._adopt(claimed.record)
         task.pooled_since = claimed.since
         return task
+
+    async def answer(self, task_id: str, queue: str) -> LiveTask | None:
+        """Claim the task of a doorbell and let it start; `None` if it is not in the pool, or cannot run here now.
+
+        While the backend is away, it is tried again: a claim without an answer may have made this instance the owner.
+        """
+        names = [definition.name for definition in self._registry.all()]
+        wanted = Wanted(queue, names, 1, task_id=task_id)
+
+        async def claim() -> LiveTask | None:
+            async with self._one_at_a_time:
+                if not self._life.running or any(one.name == queue and one.paused for one in self._queues.all()):
+                    return None
+                await self._membership.ensure_lease()
+                owner = self._membership.instance.instance_id
+                claimed = await self._store.claim(owner, wanted, self._seals)
+                if owner == self._membership.instance.instance_id and self._life.running:
+                    self._begin(claimed)
+                mine = any(one.record.task_id == task_id for one in claimed)
+                return self._tasks.live(task_id) if mine else None
+
+        return await retrying(self._clock, claim, backoff=_BACKOFF, judge=self._judge_answer)
+
+    def _judge_answer(self, exc: Exception, wait: float) -> None:
+        if not isinstance(exc, BackendError) or not self._life.running:
+            raise exc
+        if self._throttle.passes("answer"):
+            logger.warning("a doorbell could not be answered (%s); the next try is in %.1f s", exc, wait)
 
     async def _look(self) -> None:
         # One turn of the event loop, so that all slots that are freed in this one are filled by one claim.
@@ -272,6 +303,7 @@ class Pool(Service):
             await self._store.give(self._membership.instance.instance_id, pooled)
 
         await retrying(self._clock, give, backoff=_BACKOFF, judge=self._judge)
+        self._ring([task.record for task in mine])
         for task in gifts:
             self._queues.of(task).leave_place(task)
             if task.phase is Phase.GONE:

@@ -200,7 +200,11 @@ class TracingExporter(Exporter):
             return
         creation = spans.restore(record.trace.creation, is_remote=True)
         if creation is not None and all(line.transition is not Transition.RECOVERED for line in record.timeline):
-            self._open[record.task_id] = _Open(None, creation, None)
+            entry = self._open[record.task_id] = _Open(None, creation, None)
+            # Its earlier attempts were elsewhere. If they have a trace of their own, this one stays in it.
+            before = None if record.trace.attempt is None else spans.restore(record.trace.attempt, is_remote=True)
+            if before is not None and before.trace_id != creation.trace_id:
+                entry.root = before
 
     def dropped(self) -> int:
         """How many spans of this process were not exported to the collector: see `configure_telemetry`."""

@@ -69,7 +69,8 @@ class PrometheusExporter(Exporter):
         self._buckets = resolve_buckets(buckets or {})
         self._cap = max_label_values
         self._release = release
-        self._kind = kind.value
+        self.kind: InstanceKind = kind
+        """What this process was started as."""
         self._clock = clock
         self._process = os.getpid()
         self._tasks = TaskCounts(self._buckets, max_label_values)
@@ -196,7 +197,7 @@ class PrometheusExporter(Exporter):
         """All counts of this process, including the sources. Callable from any thread."""
         found: Snapshot = {
             signals.BUILD_INFO.name: {(__version__, self._release): 1.0},
-            signals.INSTANCES.name: {(self._kind,): 1.0},
+            signals.INSTANCES.name: {(self.kind.value,): 1.0},
         }
         self._tasks.read(found)
         for name, counts in self._counts.items():

@@ -146,6 +146,21 @@ class PoolConformance(BackendFixtures):
         assert await claim("default", "gone", seals=()) == ["unknown"]
         assert await claim("video", "send") == ["video"]
 
+    async def test_a_claim_can_be_for_one_task_that_fits(self, backend: Backend) -> None:
+        tasks = [make_task(), make_task(priority=9), make_task(func_name="gone"), make_task(queue="video")]
+        pool = await _given(backend, *tasks)
+        stranger = make_task()
+        for task in (*tasks[2:], stranger):
+            assert await pool.claim("two", replace(ANY, task_id=task.task_id), ()) == []
+        assert await pool.claim("two", replace(ANY, task_id=tasks[0].task_id, of_all=0), ()) == []
+        for task in tasks[:2]:
+            wanted = replace(ANY, task_id=task.task_id, of_all=9)
+            [claimed] = await pool.claim("two", wanted, ())
+            assert claimed.record == await backend.get(task.task_id)
+            assert claimed.record.instance == "two"
+            assert await pool.claim("two", wanted, ()) == []
+        assert (await pool.depth(["default", "video"])).keys() == {"default", "video"}
+
     async def test_a_task_that_cannot_run_here_holds_up_no_other(self, backend: Backend) -> None:
         unknown = [make_task(func_name="gone", priority=9) for _ in range(250)]
         task = make_task()

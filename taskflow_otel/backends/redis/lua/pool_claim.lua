@@ -1,6 +1,6 @@
 -- ARGV: writer, number, new owner, whether the answer to the previous claim was lost, and then either the id of the only
 -- wanted task, or an empty text, queue, limit, JSON list of groups without their first character, and the number of slots
--- on all instances or an empty text. Returns {row, since} pairs.
+-- on all instances or an empty text, and the id of the only wanted task or an empty text. Returns {row, since} pairs.
 if superseded(ARGV[1], ARGV[2]) then return false end
 
 local owner, only = ARGV[3], ARGV[5]
@@ -48,6 +48,12 @@ if only == '' then
     limit = math.min(limit, tonumber(ARGV[9]) - held)
   end
   local chosen, first, step = {}, 0, math.max(limit, 100)
+  if ARGV[10] ~= '' then
+    local about = limit > 0 and call('HGET', P .. 'pool_of', ARGV[10])
+    about = about and cjson.decode(about)
+    if about and about[1] == queue and known[string.sub(about[2], 2)] then chosen = {{ARGV[10], about}} end
+    limit = 0
+  end
   while #chosen < limit and first < PATIENCE do
     local ids = call('ZRANGE', P .. 'pool:' .. queue, first, first + step - 1)
     for _, id in ipairs(ids) do
