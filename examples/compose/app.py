@@ -1,8 +1,8 @@
-"""A shop of several processes: web processes store orders and their tasks, workers run the tasks.
+"""A shop of several processes: web processes store orders and their tasks, workers and Celery run the tasks.
 
-`DATABASE_URL`: PostgreSQL, of the shop and of its tasks. `TASKS_PASSWORD`: of the user `ops` of the administration.
-`TASKS_SECRET_KEY`: signs the sessions, the same in each process. What a process does, it is told by `TASKFLOW_RUN` or
-by the command `taskflow-otel worker`.
+`DATABASE_URL`: PostgreSQL, of the shop and of its tasks. `CELERY_BROKER_URL`: of the messages to Celery.
+`TASKS_PASSWORD`: of the user `ops` of the administration. `TASKS_SECRET_KEY`: signs the sessions, the same in each
+process. What a process does, it is told by `TASKFLOW_RUN` or by its command, `taskflow-otel worker` or `celery`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import os
 from collections.abc import AsyncIterator
 from typing import Annotated
 
+from celery import Celery
 from fastapi import Depends, FastAPI, HTTPException
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from taskflow_otel import ManagedBackgroundTasks, QueueConfig, TaskAdmin, TaskManager, task_log
 from taskflow_otel.backends import PostgresBackend
+from taskflow_otel.celery import install
 
 DATABASE_URL = os.environ["DATABASE_URL"]
 SHUTDOWN_TIMEOUT = 20.0
@@ -36,12 +38,18 @@ class Order(Base):
 
 
 engine = create_async_engine(DATABASE_URL.replace("postgresql://", "postgresql+psycopg://"))
+celery_app = Celery("shop", broker=os.environ["CELERY_BROKER_URL"])
 task_manager = TaskManager(
     snapshot_backend=PostgresBackend(DATABASE_URL),
     shutdown_timeout=SHUTDOWN_TIMEOUT,
     # Of each worker; with concurrency_scope="fleet" of all together.
-    queues={"mail": QueueConfig(concurrency=8, run="pool"), "shipping": QueueConfig(concurrency=2, run="pool")},
+    queues={
+        "mail": QueueConfig(concurrency=8, run="pool"),
+        "shipping": QueueConfig(concurrency=2, run="pool"),
+        "invoices": QueueConfig(run="celery", celery_queue="invoices"),
+    },
 )
+install(celery_app, task_manager)
 
 
 @task_manager.task(queue="shipping", requeue_on_interrupt=True, retries=3, delay=1.0)
@@ -57,6 +65,12 @@ async def ship(order: int) -> None:
 async def send_receipt(order: int) -> None:
     """Stands for the work."""
     task_log(f"receipt of order {order}")
+
+
+@task_manager.task(queue="invoices", requeue_on_interrupt=True, retries=3, delay=1.0)
+def print_invoice(order: int) -> None:
+    """Stands for work that takes a processor."""
+    task_log(f"invoice of order {order}")
 
 
 async def database_session() -> AsyncIterator[AsyncSession]:
@@ -75,7 +89,7 @@ async def place(
 ) -> dict[str, list[str]]:
     """Store an order and its tasks in one transaction; odd numbers are sold out, and leave nothing."""
     session.add(Order(id=number))
-    ids = [tasks.add_task(task, number, session=session) for task in (ship, send_receipt)]
+    ids = [tasks.add_task(task, number, session=session) for task in (ship, send_receipt, print_invoice)]
     if number % 2:
         raise HTTPException(409, "sold out")
     return {"task_ids": ids}

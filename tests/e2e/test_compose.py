@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import yaml
 from taskflow_otel.cli.worker import worker as worker_command
 from taskflow_otel.engine.deployment import RUN, deployment
 from tests.procs import ROOT, AppProcess
+from tests.servers import spawn
 from tests.waiting import wait_until
 
 EXAMPLE = ROOT / "examples/compose"
@@ -30,10 +33,10 @@ PASSWORD = "correct horse"
 class ServiceProcess(AppProcess):
     """A service of the compose file without its container, on a port of its own."""
 
-    def __init__(self, name: str, directory: Path, url: str) -> None:
+    def __init__(self, name: str, directory: Path, url: str, broker: str) -> None:
         directory.mkdir()
         self.service = SERVICES[name]
-        super().__init__(name, directory, env=environment(name, url), cwd=EXAMPLE)
+        super().__init__(name, directory, env=environment(name, url, broker), cwd=EXAMPLE)
 
     def command(self) -> Sequence[str]:
         program, *arguments = self.service["command"]
@@ -42,14 +45,25 @@ class ServiceProcess(AppProcess):
         return [sys.executable, "-m", {"taskflow-otel": "taskflow_otel"}.get(program, program), *arguments]
 
 
-def environment(name: str, url: str) -> dict[str, str]:
-    """The variables of a service, with the address of another database."""
+def environment(name: str, url: str, broker: str) -> dict[str, str]:
+    """The variables of a service, with the addresses of another database and broker."""
     secrets = {"TASKS_PASSWORD": PASSWORD, "TASKS_SECRET_KEY": "x" * 32}
     given = {
         key: re.sub(r"\$\{(\w+)[^}]*\}", lambda found: secrets[found[1]], value)
         for key, value in SERVICES[name]["environment"].items()
     }
-    return {**given, "DATABASE_URL": url}
+    return {**given, "DATABASE_URL": url, "CELERY_BROKER_URL": broker}
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """The process and its children are dead at the end."""
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_the_compose_file_follows_the_compose_specification() -> None:
@@ -67,7 +81,7 @@ def test_the_compose_file_follows_the_compose_specification() -> None:
 
 def test_what_the_services_say_is_read_by_the_application_the_library_and_the_commands() -> None:
     read = set(re.findall(r'os\.environ\["(\w+)"\]', APP))
-    database = SERVICES["postgres"]["environment"]
+    database, broker = SERVICES["postgres"]["environment"], SERVICES["rabbitmq"]["environment"]
     ours = {name: service for name, service in SERVICES.items() if "build" in service}
     for service in ours.values():
         given = service["environment"]
@@ -75,6 +89,8 @@ def test_what_the_services_say_is_read_by_the_application_the_library_and_the_co
         user, password, host, name = re.findall(r"//(\w+):(\w+)@(\w+):5432/(\w+)", given["DATABASE_URL"])[0]
         assert (user, password, name) == tuple(database[f"POSTGRES_{key}"] for key in ("USER", "PASSWORD", "DB"))
         assert host in SERVICES
+        address = f"amqp://{broker['RABBITMQ_DEFAULT_USER']}:{broker['RABBITMQ_DEFAULT_PASS']}@rabbitmq:5672//"
+        assert given["CELERY_BROKER_URL"] == address
         assert all(other in SERVICES for other in service["depends_on"])
         assert (EXAMPLE / service["build"] / "Dockerfile").exists()
         # Each process that drains gets more time than all its parts take.
@@ -86,25 +102,42 @@ def test_what_the_services_say_is_read_by_the_application_the_library_and_the_co
     _, _, application, *options = SERVICES["worker"]["command"]
     parsed = worker_command.make_context("worker", [application, *options]).params
     assert set(parsed["queues"].split(",")) == set(re.findall(r'"(\w+)": QueueConfig\([^)]*run="pool"', APP))
+    program, *options = SERVICES["celery"]["command"]
+    assert (program, options[:3]) == ("celery", ["--app", "app:celery_app", "worker"])
+    listens = set(options[options.index("--queues") + 1].split(","))
+    assert listens == set(re.findall(r'run="celery", celery_queue="(\w+)"', APP))
     for name in ("web", "worker"):
         command, probe = SERVICES[name]["command"], SERVICES[name]["healthcheck"]["test"]
         assert f"127.0.0.1:{command[command.index('--port') + 1]}/" in shlex.join(probe)
     dockerfile = (EXAMPLE / "Dockerfile").read_text()
     assert "COPY app.py" in dockerfile
-    assert all(extra in dockerfile for extra in ("postgres", "worker"))
+    assert all(extra in dockerfile for extra in ("celery", "postgres", "worker"))
 
 
 def test_the_services_work_as_plain_processes_and_lose_nothing_when_a_worker_is_killed(
-    tmp_path: Path, postgres_url: str
+    tmp_path: Path, postgres_url: str, redis_url: str
 ) -> None:
+    # Redis is the broker: RabbitMQ takes longer to start, and tests/e2e/test_celery.py has it.
     program, *arguments = SERVICES["tables"]["command"]
     assert program == "python"
-    variables = {**os.environ, **environment("tables", postgres_url)}
+    variables = {**os.environ, **environment("tables", postgres_url, redis_url)}
     subprocess.run([sys.executable, *arguments], cwd=EXAMPLE, env=variables, check=True, timeout=60)
-    web = ServiceProcess("web", tmp_path / "web", postgres_url)
+    web = ServiceProcess("web", tmp_path / "web", postgres_url, redis_url)
     replicas = SERVICES["worker"]["deploy"]["replicas"]
-    workers = [ServiceProcess("worker", tmp_path / f"worker-{n}", postgres_url) for n in range(replicas)]
-    with web, workers[0], workers[1], httpx.Client(base_url=web.url, auth=("ops", PASSWORD), timeout=60) as client:
+    workers = [ServiceProcess("worker", tmp_path / f"worker-{n}", postgres_url, redis_url) for n in range(replicas)]
+    celery = spawn(
+        [sys.executable, "-m", *SERVICES["celery"]["command"]],
+        cwd=EXAMPLE,
+        env={**os.environ, **environment("celery", postgres_url, redis_url)},
+        log_path=tmp_path / "celery.log",
+    )
+    with (
+        ended(celery),
+        web,
+        workers[0],
+        workers[1],
+        httpx.Client(base_url=web.url, auth=("ops", PASSWORD), timeout=60) as client,
+    ):
         answers = [client.post(f"/orders/{number}") for number in range(40)]
         assert Counter(answer.status_code for answer in answers) == {202: 20, 409: 20}
         ids = [task_id for answer in answers if answer.is_success for task_id in answer.json()["task_ids"]]
@@ -125,9 +158,14 @@ def test_the_services_work_as_plain_processes_and_lose_nothing_when_a_worker_is_
         wait_until(lambda: kinds()["worker"] >= replicas, "the workers")
         assert kinds()["web"] == 1
         runners = {task["instance"] for task in stored().values()}
-        webs = {one["instance_id"] for one in client.get("/tasks/instances").json() if one["kind"] == "web"}
+        instances = client.get("/tasks/instances").json()
+        webs = {one["instance_id"] for one in instances if one["kind"] == "web"}
         assert not runners & webs
+        invoices = {task["instance"] for task in stored().values() if task["queue"] == "invoices"}
+        assert invoices <= {one["instance_id"] for one in instances if one["kind"] == "celery"}
         assert httpx.get(f"{workers[1].url}/orders/1").status_code == 404
         assert httpx.get(f"{workers[1].url}/tasks/readyz").status_code == 200
+        celery.terminate()
+        assert celery.wait(60) == 0
         for process in (*workers, web):
             process.terminate()
