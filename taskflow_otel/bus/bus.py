@@ -21,7 +21,6 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.audit import AuditEntry
 from taskflow_otel.model.events import LifecycleEvent, LogEvent, without_exception
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.spans import AttemptSpans
 from taskflow_otel.model.vocabulary import LOG_LEVELS
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.runtime.throttled_report import ThrottledReport
@@ -133,9 +132,9 @@ class ObserverBus:
             except Exception as exc:
                 self._failures.add(name, "failed on a new task", exc)
 
-    def ending(self, record: TaskRecord) -> AttemptSpans | None:
+    def ending(self, record: TaskRecord) -> str | None:
         """The function of an attempt is over: return what is stored beside its outcome. Call it on the loop thread."""
-        kept: AttemptSpans | None = None
+        kept: str | None = None
         for name, hook in self._ending:
             try:
                 kept = kept or hook(record)

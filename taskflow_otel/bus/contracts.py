@@ -9,7 +9,6 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.audit import AuditEntry
 from taskflow_otel.model.events import LifecycleEvent, LogEvent
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.spans import AttemptSpans
 from taskflow_otel.model.vocabulary import LOG_LEVELS, LogLevel
 
 Event = LifecycleEvent | LogEvent
@@ -33,8 +32,11 @@ class Exporter:
     def on_created(self, record: TaskRecord) -> None:
         """A task was built and will be committed: the only moment to give it a trace context that is stored."""
 
-    def on_ending(self, record: TaskRecord) -> AttemptSpans | None:
-        """The function of an attempt is over, and its outcome will be committed: give what is stored beside it."""
+    def on_ending(self, record: TaskRecord) -> str | None:
+        """The function of an attempt is over, and its outcome will be committed: give what is stored beside it.
+
+        It is in the form of `taskflow_otel.model.spans`.
+        """
         return None
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:

@@ -1,9 +1,11 @@
 """OpenTelemetry: the placeholders of its API, the decorator of its tracers, the ids of its SDK, its instrumentation."""
 
+# ruff: noqa: SLF001  # the names of a span: a lookup by `attrgetter` takes three times as long
+
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar
@@ -24,6 +26,7 @@ __all__ = [
     "is_unset_global",
     "metric_preferences",
     "shut_down",
+    "span_rows",
     "with_ids",
 ]
 
@@ -81,6 +84,46 @@ def shut_down(processor: object, seconds: float) -> None:
     Its own method has no such limit: it waits 30 s for an attempt that hangs.
     """
     _batches(processor).shutdown(int(seconds * 1000))
+
+
+def span_rows(spans: Sequence[Any]) -> list[list[Any]]:
+    """What spans of the SDK say: end, id, id of the parent, name, kind, start, status, its description, attributes.
+
+    A span that has ended says the same for ever; the attributes of the others may change. Each property of a span is a
+    call, and a walk over the attributes that it shows takes several for each of them.
+    """
+    try:
+        # The end is read first: what is read after it is final. Of the tuple that an identity is: properties are calls.
+        return [
+            [
+                span._end_time,
+                span._context[1],
+                None if (parent := span._parent) is None else parent[1],
+                span._name,
+                span._kind,
+                span._start_time,
+                span._status._status_code,
+                span._status._description,
+                span._attributes._dict,
+            ]
+            for span in spans
+        ]
+    except AttributeError:
+        # Some vendor's, or a later version's.
+        return [
+            [
+                span.end_time,
+                span.get_span_context().span_id,
+                None if span.parent is None else span.parent.span_id,
+                span.name,
+                span.kind,
+                span.start_time,
+                span.status.status_code,
+                span.status.description,
+                dict(span.attributes or {}),
+            ]
+            for span in spans
+        ]
 
 
 def is_instrumented(app: object) -> bool:

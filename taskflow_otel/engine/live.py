@@ -23,7 +23,6 @@ from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.hiding import repr_without
 from taskflow_otel.model.payload import Codec
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.spans import AttemptSpans
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.timers import Timer
 
@@ -87,8 +86,8 @@ class LiveTask(Struct, eq=False, weakref=True):
     cancel_reason: StopCause | None = None
     waiting_in_queue: bool = False
     """It counts as waiting in its queue, from `take_place` to `leave_place`: in several phases, so no phase says it."""
-    spans: AttemptSpans | None = None
-    """What exporters kept of the attempt whose function is over; stored with its outcome."""
+    spans: str | None = None
+    """What exporters kept of the attempt whose function is over, in its stored form; written with its outcome."""
     log_count: int = 0
     log_size: int = 0
     waiters: list[asyncio.Future[None]] | None = None

@@ -8,7 +8,7 @@ from taskflow_otel.engine.ledger.ledger import Ledger
 from taskflow_otel.errors import TaskArgumentError
 from taskflow_otel.model.cipher import PayloadCipher, is_encrypted
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.spans import AttemptSpans, KeptTrace, dump_spans, load_spans
+from taskflow_otel.model.spans import AttemptSpans, KeptTrace, load_spans
 
 
 class SpanBook:
@@ -19,11 +19,10 @@ class SpanBook:
         self._ledger = ledger
         self._cipher = cipher
 
-    def keep(self, record: TaskRecord, spans: AttemptSpans) -> None:
+    def keep(self, record: TaskRecord, text: str) -> None:
         """Store the spans of the attempt that ends now, in the transaction of its outcome."""
         if self._store is None:
             return
-        text = dump_spans(spans)
         if self._cipher is not None:
             text = self._cipher.encrypt(text)
         self._ledger.append_spans(AppendSpans(record.task_id, record.instance, record.token, record.attempt, text))

@@ -14,9 +14,9 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.metrics import Counter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, ConsoleMetricExporter
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import NoOpTracer
+from opentelemetry.trace import NoOpTracer, SpanKind, StatusCode
 
 from taskflow_otel.compat import opentelemetry as compat
 from taskflow_otel.compat.opentelemetry import (
@@ -35,7 +35,7 @@ INSTRUMENTATION = Shape("opentelemetry-instrumentation-fastapi", "0.66b2")
 
 GLOBALS = """
 from opentelemetry import _logs, metrics, trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from taskflow_otel.compat.opentelemetry import is_unset_global
 providers = trace.get_tracer_provider(), metrics.get_meter_provider(), _logs.get_logger_provider()
 print([is_unset_global(provider) for provider in providers])
@@ -202,3 +202,34 @@ def test_a_batch_processor_that_is_shut_down_waits_for_a_hung_export_as_long_as_
         )
     finally:
         release.set()
+
+
+def test_what_a_span_says_is_read_in_one_step() -> None:
+    class Public:
+        """The properties of a span alone."""
+
+        def __init__(self, span: ReadableSpan) -> None:
+            self.span = span
+
+        def __getattr__(self, name: str) -> object:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            return getattr(self.span, name)
+
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("shop")
+    parent = tracer.start_span("order")
+    within = trace.set_span_in_context(parent)
+    child = tracer.start_span("look up", within, SpanKind.CLIENT, {"db.system.name": "x", "n": [1, 2]}, start_time=5)
+    child.set_status(StatusCode.ERROR, "gone")
+    child.end(7)
+    found = compat.span_rows([parent, child])
+    ids = [span.get_span_context().span_id for span in (parent, child)]
+    attributes = {"db.system.name": "x", "n": (1, 2)}
+    SDK.holds(
+        found[1] == [7, ids[1], ids[0], "look up", SpanKind.CLIENT, 5, StatusCode.ERROR, "gone", attributes]
+        and found[0][:5] == [None, ids[0], None, "order", SpanKind.INTERNAL]
+        and type(found[1][-1]) is dict,
+        "spans have the private attributes that `span_rows` reads; without them it works and takes ten times as long.",
+    )
+    assert compat.span_rows([Public(parent), Public(child)]) == found  # type: ignore[arg-type]
+    parent.end()

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from opentelemetry.sdk.trace import TracerProvider
 
+from taskflow_otel import TaskAdmin, TaskManager, Telemetry
 from taskflow_otel.model.status import TaskStatus, Transition
-from tests.procs import AppProcess
+from taskflow_otel.testing import CrashPoint
+from taskflow_otel.testing.crashes import VARIABLE
+from tests.managers import finish, started
+from tests.procs import ROOT, AppProcess
 from tests.records import records_in
 from tests.waiting import eventually
 
@@ -128,3 +138,82 @@ async def test_a_task_that_must_not_be_requeued_never_runs_twice(tmp_path: Path)
             assert ended[task_id] == 1
         transitions = Counter(entry.transition for entry in record.timeline)
         assert sum(transitions[ending] for ending in ENDINGS) == 1, record.timeline
+
+
+SPANS = """
+import asyncio, sys
+from opentelemetry.sdk.trace import TracerProvider
+from taskflow_otel import TaskManager, Telemetry
+from taskflow_otel.backends import SqliteBackend
+from taskflow_otel.testing import crash_points
+
+provider = TracerProvider(shutdown_on_exit=False)
+tracer = provider.get_tracer("test")
+manager = TaskManager(
+    snapshot_backend=crash_points(SqliteBackend("tasks.db")), telemetry=Telemetry(tracer_provider=provider)
+)
+
+@manager.task(persist=True, requeue_on_interrupt=True)
+async def charge(life: str) -> None:
+    with tracer.start_as_current_span(f"in the {life} life"):
+        pass
+    tracer.start_span("open")
+
+async def main() -> None:
+    await manager.startup()
+    with tracer.start_as_current_span("request"):
+        task_id = await manager.enqueue(charge, sys.argv[1])
+    print(task_id, flush=True)
+    await manager.wait(task_id, 30)
+    await manager.shutdown()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_kill_leaves_the_spans_of_exactly_those_attempts_whose_outcome_is_stored(tmp_path: Path) -> None:
+    def live_until(point: CrashPoint) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", SPANS, point], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+            env={**os.environ, "PYTHONPATH": str(ROOT), VARIABLE: point},
+        )  # fmt: skip
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        return done.stdout.strip()
+
+    ended, killed = live_until(CrashPoint.AFTER_OUTCOME), live_until(CrashPoint.BEFORE_OUTCOME)
+    provider = TracerProvider(shutdown_on_exit=False)
+    manager = TaskManager(snapshot_db=tmp_path / "tasks.db", telemetry=Telemetry(tracer_provider=provider))
+
+    @manager.task(persist=True, requeue_on_interrupt=True)
+    async def charge(life: str) -> None:
+        with provider.get_tracer("test").start_as_current_span("in the last life"):
+            pass
+
+    app = FastAPI()
+    TaskAdmin(app, manager)
+    async with started(manager):
+        await finish(manager, killed)
+        kept = [(await manager.engine.lookup.spans(task_id)).spans for task_id in (ended, killed)]
+        assert [list(spans) for spans in kept] == [[0], [1]]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            bars = {
+                task_id: [
+                    (bar["name"], bar["attempt"], bar["failed"], (bar["error"] or "").partition(":")[0])
+                    for bar in (await client.get(f"/tasks/{task_id}/trace")).json()["bars"]
+                    if bar["kind"] != "wait"
+                ]
+                for task_id in (ended, killed)
+            }
+    assert bars[ended] == [
+        ("request", None, False, ""),
+        ("send charge", None, False, ""),
+        ("process charge", 0, False, ""),
+        ("in the after_outcome life", 0, False, ""),
+        ("open", 0, False, ""),
+    ]
+    assert bars[killed] == [
+        ("send charge", None, False, ""),
+        ("process charge", 0, True, "ProcessDied"),
+        ("process charge", 1, False, ""),
+        ("in the last life", 1, False, ""),
+    ]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from taskflow_otel.model.spans import MAX_NAME, Value, kept_value
+from taskflow_otel.model.spans import MAX_NAME, MAX_VALUE, Value, kept_value
 
 KEPT: frozenset[str] = frozenset(
     {
@@ -67,17 +67,27 @@ _MOST = 40
 def kept_attributes(attributes: Mapping[str, Any] | None, wanted: frozenset[str]) -> dict[str, Value]:
     """Those of these attributes that are wanted, cut to what a page shows."""
     kept: dict[str, Value] = {}
-    for name, value in (attributes or {}).items():
+    if attributes is None:
+        return kept
+    for name, value in attributes.items():
         if name not in wanted:
             continue
-        plain = kept_value(_address(value) if name in ADDRESSES and isinstance(value, str) else value)
-        if plain is not None and len(kept) < _MOST:
-            kept[name[:MAX_NAME]] = plain
+        plain = _address(value) if name in ADDRESSES and isinstance(value, str) else value
+        # Most are already what `kept_value` would make of them.
+        if type(plain) is not str or len(plain) > MAX_VALUE or not plain.isascii() or "\x00" in plain:
+            plain = kept_value(plain)
+            if plain is None:
+                continue
+        kept[name if len(name) <= MAX_NAME else name[:MAX_NAME]] = plain
+        if len(kept) == _MOST:
+            break
     return kept
 
 
 def _address(text: str) -> str:
     """A URL, or the path of one, without user, password, query and fragment."""
+    if "@" not in text and "?" not in text and "#" not in text:
+        return text
     try:
         parts = urlsplit(text)
     except ValueError:

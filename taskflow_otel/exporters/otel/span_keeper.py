@@ -7,64 +7,75 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from msgspec import Struct, field
 from opentelemetry import context as otel_context
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode
 
 from taskflow_otel.bus import Exporter
+from taskflow_otel.compat.opentelemetry import span_rows
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.kept_attributes import KEPT, kept_attributes
 from taskflow_otel.exporters.otel.providers import NEVER
-from taskflow_otel.model.plain import plain_text
+from taskflow_otel.model.plain import plain_text, text_of
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.spans import MAX_NAME, MAX_SPANS, AttemptSpans, KeptSpan
+from taskflow_otel.model.spans import MAX_NAME, MAX_SPANS, SpanRow, dump_rows
+from taskflow_otel.model.trace import SpanRef
 
 MOST_AT_ONCE = 20_000
 """Spans kept of all attempts that run; further ones are dropped and counted."""
 _MOST_OPEN = 50
 """Spans of an attempt that are kept although they have not ended when it does."""
+_MOST_LIVE = 5 * MAX_SPANS
+"""Spans of an attempt that may be open at once."""
+_SOON = 8
+"""Spans that an attempt starts before those of them that have ended are looked at."""
+_SELDOM = 64
+"""How many spans an attempt drops, because it has too many open ones, before these are looked at again."""
 _REQUESTS = 1_000
-"""Requests, and tasks with their requests, that are known at a time."""
-_SERVER = SpanKind.SERVER
+"""Tasks with their requests that are known at a time."""
+# Module-level names: until Python 3.12, the lookup of an enum member takes as long as a call.
+_SERVER, _INTERNAL, _ERROR = SpanKind.SERVER, SpanKind.INTERNAL, StatusCode.ERROR
 
 
 class LiveSpan(Protocol):
-    """What the SDK's spans tell; that of the API alone tells nothing."""
+    """What the SDK's spans tell when they start; that of the API alone tells nothing. More: `span_rows`."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def context(self) -> SpanContext | None: ...
     @property
     def parent(self) -> SpanContext | None: ...
     @property
     def kind(self) -> SpanKind: ...
-    @property
-    def start_time(self) -> int | None: ...
-    @property
-    def end_time(self) -> int | None: ...
-    @property
-    def attributes(self) -> Any: ...
-    @property
-    def status(self) -> Any: ...
+    def get_span_context(self) -> SpanContext: ...
+    def is_recording(self) -> bool: ...
 
 
-class _Attempt:
+_Entry = tuple[bool, int, int, SpanRow]
+"""Whether a span failed, how long it was, its id, which makes the entry unique, and the span."""
+
+
+class _Attempt(Struct, eq=False):
     """The spans of one attempt, while it runs."""
 
-    __slots__ = ("dropped", "ended", "identity", "open", "over")
+    identity: SpanContext
+    live: list[LiveSpan] = field(default_factory=list)
+    """Those that have not ended, and a few that have."""
+    look_at: int = _SOON
+    """How many of these there are before they are looked at."""
+    ended: list[SpanRow] = field(default_factory=list)
+    heap: list[_Entry] = field(default_factory=list)
+    """These in place of `ended`, once there are too many. The least interesting one is the first."""
+    dropped: int = 0
+    over: bool = False
 
-    def __init__(self, identity: SpanContext) -> None:
-        self.identity = identity
-        self.open: dict[int, LiveSpan] = {}
-        self.ended: list[tuple[bool, int, int, KeptSpan]] = []
-        """A heap: the least interesting one is the first."""
-        self.dropped = 0
-        self.over = False
+    def is_open(self, span_id: int) -> bool:
+        """Whether this is one of its spans, or its own, and has not ended."""
+        return span_id == self.identity.span_id or any(
+            span.get_span_context().span_id == span_id and span.is_recording() for span in list(self.live)
+        )
 
 
 class SpanKeeper(Exporter):
@@ -74,7 +85,8 @@ class SpanKeeper(Exporter):
     context they were started in; the context of an attempt holds it under `key`. Of one attempt, at most 200 are kept:
     those that failed and the longest ones. `attributes`: names of further attributes to keep (`kept_attributes`).
 
-    `started` and `ended` are called on any thread.
+    It is told when a span starts, and sees later whether it has ended: a second call for each span would take longer
+    than all that is done here. `started` is called on any thread.
     """
 
     name = "kept_spans"
@@ -95,12 +107,13 @@ class SpanKeeper(Exporter):
         self._lock = threading.RLock()
         self._attempts: dict[str, _Attempt] = {}
         self._by_span: dict[int, _Attempt] = {}
-        """The attempt of each span that has not ended, those of the attempts themselves included."""
-        self._servers: OrderedDict[int, LiveSpan] = OrderedDict()
+        """The attempt of each of its live spans and of its own."""
+        self._servers: weakref.WeakValueDictionary[int, LiveSpan] = weakref.WeakValueDictionary()
         """The requests that are answered now, by trace id."""
         self._requests: OrderedDict[str, tuple[LiveSpan, ...]] = OrderedDict()
         """By task: the request that added it, the span that was current then, and its `send` span."""
-        self._held = 0
+        self._kept = 0
+        """How many spans are kept of all attempts that run, beside the live ones."""
 
     def attach(self, provider: object) -> bool:
         """Get the spans of a provider from now on; return `False` if it does not pass its spans to anyone."""
@@ -130,6 +143,8 @@ class SpanKeeper(Exporter):
     def close(self) -> None:
         """Keep nothing more: a processor stays in its provider."""
         self._closed = True
+        for attempt in self._attempts.values():
+            attempt.over = True
         self._renew()
 
     def dropped(self) -> int:
@@ -142,10 +157,10 @@ class SpanKeeper(Exporter):
         # A span of another process, or one that is not recorded, tells nothing.
         if current is None or not (current.is_recording() and send.is_recording()):
             return
-        server = self._servers.get(current.context.trace_id)
+        server = self._servers.get(current.get_span_context().trace_id)
         told: Any = send
         around: tuple[LiveSpan, ...] = (current, told)
-        if server is not None and server is not current:
+        if server is not None and server is not current and server.is_recording():
             around = (server, *around)
         with self._lock:
             self._requests[task_id] = around
@@ -159,28 +174,36 @@ class SpanKeeper(Exporter):
         attempt = self._attempts[task_id] = self._by_span[identity.span_id] = _Attempt(identity)
         return attempt
 
-    def on_ending(self, record: TaskRecord) -> AttemptSpans | None:
+    def on_ending(self, record: TaskRecord) -> str | None:
         """Everything kept of the attempt that ends now; `None` if there is nothing."""
         attempt = self._attempts.pop(record.task_id, None)
         if attempt is None:
             return None
         request = self._requests.pop(record.task_id, None) if self._requests else None
-        if not attempt.open and not attempt.ended and request is None:
+        if not attempt.live and not attempt.ended and not attempt.heap and request is None:
             self._let_go(attempt)
             return None
+        own = _own(record, attempt.identity)
         with self._lock:
-            opened = list(attempt.open.values())[:_MOST_OPEN]
-            ended = heapq.nlargest(MAX_SPANS - len(opened), attempt.ended)
-            beyond = len(attempt.open) + len(attempt.ended) - len(opened) - len(ended)
-            attempt.dropped += beyond
-            self._dropped += beyond
+            self._look_at(attempt)
+            inside, opened = attempt.ended, attempt.live
+            if attempt.heap or opened:
+                beyond = len(opened)
+                opened = opened[:_MOST_OPEN]
+                beyond -= len(opened)
+                number, room = len(inside) + len(attempt.heap), MAX_SPANS - len(opened)
+                if number > room:
+                    inside = [entry[-1] for entry in heapq.nlargest(room, attempt.heap or map(_entry, inside))]
+                    beyond += number - room
+                elif attempt.heap:
+                    inside = [entry[-1] for entry in attempt.heap]
+                attempt.dropped += beyond
+                self._dropped += beyond
             self._let_go(attempt)
-        inside = [entry[-1] for entry in ended] + [self._kept(span, None) for span in opened]
-        around = [self._kept(span, span.end_time) for span in request or ()]
-        identity = attempt.identity
-        return AttemptSpans(
-            f"{identity.trace_id:032x}", f"{identity.span_id:016x}", tuple(around), tuple(inside), attempt.dropped
-        )
+        if opened:
+            inside += self._cut(_of_now(opened))
+        around = [] if request is None else self._cut(_of_now(request))
+        return dump_rows(own.trace_id, own.span_id, around, inside, attempt.dropped)
 
     def forget(self, task_id: str) -> None:
         """The task has ended, or is no longer this process's."""
@@ -191,87 +214,136 @@ class SpanKeeper(Exporter):
 
     def _let_go(self, attempt: _Attempt) -> None:
         with self._lock:
+            # First this: see `started`.
             attempt.over = True
-            self._by_span.pop(attempt.identity.span_id, None)
-            for span_id in attempt.open:
-                self._by_span.pop(span_id, None)
-            self._held -= len(attempt.open) + len(attempt.ended)
+            forget = self._by_span.pop
+            forget(attempt.identity.span_id, None)
+            if attempt.live:
+                for span in list(attempt.live):
+                    forget(span.get_span_context().span_id, None)
+            self._kept -= len(attempt.ended) + len(attempt.heap)
             # A long-lived asyncio task of the function may hold its context, and with it this.
-            attempt.open, attempt.ended = {}, []
+            attempt.live, attempt.ended, attempt.heap = [], [], []
 
     def started(self, span: LiveSpan, context: Context | None) -> None:
-        """A span was started, with the parent in `context` (`None`: the current one)."""
-        if self._closed or span.context is None:
-            return
-        attempt = (otel_context.get_current() if context is None else context).get(self.key)
-        if not isinstance(attempt, _Attempt):
+        """A span was started, with the parent in `context` (`None`: the current one).
+
+        This runs in the code that makes spans. So it waits for no lock while there are few of them.
+        """
+        attempt: Any = (get_current() if context is None else context).get(self.key)
+        if attempt is None:
             # Some libraries carry only the parent from one thread to the next.
             parent = span.parent
-            attempt = None if parent is None else self._by_span.get(parent.span_id)
-        if attempt is not None:
-            self._take(attempt, span, span.context.span_id)
-        elif span.kind is _SERVER:
+            if parent is not None:
+                attempt = self._by_span.get(parent[1])
+                if attempt is not None and not attempt.is_open(parent[1]):
+                    attempt = None
+            if attempt is None:
+                if span.kind is _SERVER and not self._closed:
+                    self._servers[span.get_span_context().trace_id] = span
+                return
+        if attempt.over:
+            return
+        live, by_span = attempt.live, self._by_span
+        if (len(live) >= attempt.look_at and not self._has_room(attempt)) or (
+            len(by_span) - len(self._attempts) + self._kept >= MOST_AT_ONCE
+        ):
             with self._lock:
-                self._servers[span.context.trace_id] = span
-                if len(self._servers) > _REQUESTS:
-                    self._servers.popitem(last=False)
-
-    def _take(self, attempt: _Attempt, span: LiveSpan, span_id: int) -> None:
-        with self._lock:
-            if attempt.over:
-                return
-            if self._held >= MOST_AT_ONCE or len(attempt.open) >= 5 * MAX_SPANS:
                 attempt.dropped += 1
                 self._dropped += 1
-                return
-            self._held += 1
-            attempt.open[span_id] = span
-            self._by_span[span_id] = attempt
+            return
+        live.append(span)
+        # Of the tuple that it is: its properties are calls.
+        span_id = span.get_span_context()[1]
+        by_span[span_id] = attempt
+        if attempt.over:
+            # On another thread since.
+            by_span.pop(span_id, None)
 
-    def ended(self, span: LiveSpan) -> None:
-        """A span has ended."""
-        if span.context is None:
-            return
-        span_id = span.context.span_id
-        attempt = self._by_span.get(span_id)
-        if attempt is None:
-            if span.kind is _SERVER and self._servers:
-                self._servers.pop(span.context.trace_id, None)
-            return
+    def _has_room(self, attempt: _Attempt) -> bool:
+        """Look at the spans of an attempt that has many; return whether it may have more."""
+        if len(attempt.live) >= _MOST_LIVE and attempt.dropped % _SELDOM:
+            return False
         with self._lock:
-            if attempt.open.pop(span_id, None) is None:
-                return
-            self._by_span.pop(span_id, None)
-            start, end = span.start_time or 0, span.end_time or 0
-            failed = span.status.status_code is StatusCode.ERROR
-            full = len(attempt.ended) >= MAX_SPANS
-            if full:
-                self._held -= 1
-                self._dropped += 1
-                attempt.dropped += 1
-                if (failed, end - start) <= attempt.ended[0][:2]:
-                    return
-            # The number makes each entry unique: spans are not compared.
-            entry = (failed, end - start, span_id, self._kept(span, end))
-            if full:
-                heapq.heapreplace(attempt.ended, entry)
+            self._look_at(attempt)
+            number = len(attempt.live)
+            attempt.look_at = min(number + number // 2 + _SOON, _MOST_LIVE)
+        return number < _MOST_LIVE
+
+    def _look_at(self, attempt: _Attempt) -> None:
+        """Keep what there is to keep of the spans that have ended.
+
+        Not the spans: they may hold stack traces, and statements that are not to be kept.
+        """
+        seen = attempt.live[:]
+        rows = span_rows(seen)
+        still: list[LiveSpan] = []
+        forget = self._by_span.pop
+        for span, row in zip(seen, rows, strict=True):
+            if row[0] is None:
+                still.append(span)
             else:
-                heapq.heappush(attempt.ended, entry)
+                forget(row[1], None)
+        # Others may be added at the end at this moment.
+        attempt.live[: len(seen)] = still
+        if still:
+            rows = [row for row in rows if row[0] is not None]
+        if not attempt.heap and len(attempt.ended) + len(rows) <= MAX_SPANS:
+            attempt.ended += self._cut(rows)
+            self._kept += len(rows)
+            return
+        if not attempt.heap:
+            attempt.heap = [_entry(row) for row in attempt.ended]
+            heapq.heapify(attempt.heap)
+            attempt.ended = []
+        for row in rows:
+            entry = _entry(row)
+            if len(attempt.heap) < MAX_SPANS:
+                heapq.heappush(attempt.heap, entry)
+                self._kept += 1
+            else:
+                attempt.dropped += 1
+                self._dropped += 1
+                if entry < attempt.heap[0]:
+                    continue
+                heapq.heapreplace(attempt.heap, entry)
+            self._cut([row])
 
-    def _kept(self, span: LiveSpan, end: int | None) -> KeptSpan:
-        context, parent, status = span.context, span.parent, span.status
-        failed = status.status_code is StatusCode.ERROR
-        return KeptSpan(
-            "" if context is None else f"{context.span_id:016x}",
-            "" if parent is None else f"{parent.span_id:016x}",
-            plain_text(span.name, MAX_NAME),
-            span.kind.name.lower(),
-            (span.start_time or 0) // 1_000,
-            None if end is None else end // 1_000,
-            failed,
-            plain_text(status.description, MAX_NAME) if failed and status.description else None,
-            kept_attributes(span.attributes, self._wanted),
-        )
+    def _cut(self, rows: list[SpanRow]) -> list[SpanRow]:
+        """Leave of these rows what is kept, and return them."""
+        wanted = self._wanted
+        for row in rows:
+            # The SDK takes anything for a name and a kind.
+            name = row[3]
+            if type(name) is not str or len(name) > MAX_NAME or not name.isascii() or "\x00" in name:
+                row[3] = text_of(name, MAX_NAME)
+            if row[4].__class__ is not SpanKind:
+                row[4] = _INTERNAL
+            if row[7] is not None:
+                row[7] = plain_text(row[7], MAX_NAME)
+            row[8] = kept_attributes(row[8], wanted)
+        return rows
+
+
+def _own(record: TaskRecord, identity: SpanContext) -> SpanRef:
+    """The identity of the span of an attempt in words, which the record has if the exporter of spans is on the bus."""
+    ref = record.trace.attempt
+    if ref is None or not ref.span_id:
+        ref = SpanRef()
+        spans.store(identity, ref)
+    return ref
+
+
+def _of_now(spans: Sequence[LiveSpan]) -> list[SpanRow]:
+    """Rows of spans some of which have not ended: other threads may add to their attributes."""
+    rows = span_rows(spans)
+    for row in rows:
+        row[8] = dict(row[8])
+    return rows
+
+
+def _entry(row: SpanRow) -> _Entry:
+    return row[6] is _ERROR, row[0] - row[5], row[1], row
 
 
 def _if_alive(renew: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:

@@ -6,7 +6,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import Span, SpanProcessor
 
 from taskflow_otel.runtime.throttled_report import ThrottledReport
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class KeepingProcessor(SpanProcessor):
-    """Passes each span on when it starts and when it ends. It never raises: user code starts and ends the spans.
+    """Passes each span on when it starts. It never raises: user code starts the spans.
 
     A provider keeps its processors for ever, so this one does not keep the keeper alive.
     """
@@ -29,13 +29,5 @@ class KeepingProcessor(SpanProcessor):
         try:
             if (keeper := self._keeper()) is not None:
                 keeper.started(span, parent_context)
-        except Exception as exc:
-            self._failures.add("kept_spans", "could not keep a span", exc)
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """A span has ended."""
-        try:
-            if (keeper := self._keeper()) is not None:
-                keeper.ended(span)
         except Exception as exc:
             self._failures.add("kept_spans", "could not keep a span", exc)

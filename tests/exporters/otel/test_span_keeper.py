@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry import context as otel_context
@@ -22,7 +25,7 @@ from taskflow_otel.bus import ObserverBus
 from taskflow_otel.exporters.otel import span_keeper
 from taskflow_otel.exporters.otel.span_keeper import SpanKeeper
 from taskflow_otel.exporters.otel.tracing import TracingExporter
-from taskflow_otel.model.spans import AttemptSpans
+from taskflow_otel.model.spans import AttemptSpans, load_spans
 from taskflow_otel.model.status import Transition
 from tests.exporters.story import START, Story
 
@@ -53,7 +56,8 @@ class Kept:
             self.start(story, name).end()
 
     def ending(self, story: Story) -> AttemptSpans | None:
-        return self.bus.ending(story.record)
+        stored = self.bus.ending(story.record)
+        return None if stored is None else load_spans(stored)
 
 
 @pytest.fixture
@@ -205,6 +209,85 @@ def test_spans_that_are_not_sampled_are_not_kept() -> None:
     story.enqueued().started()
     off.make(story, "inside")
     assert off.ending(story) is None
+
+
+def test_what_the_sdk_takes_for_a_name_a_kind_or_a_time_spoils_no_other_span(kept: Kept) -> None:
+    story = kept.running()
+    inside = story.inside(otel_context.get_current)
+    name: Any = ["no", "text"]
+    kept.tracer.start_span(name, inside, kind=None, start_time=1.5e15).end(2.5e15)  # type: ignore[arg-type]
+    kept.tracer.start_span("x\udc80\x00" + "x" * 300, inside).end()
+    kept.make(story, "fine")
+    spans = kept.ending(story)
+    assert spans is not None
+    odd, long, fine = spans.inside
+    assert (odd.name, odd.kind, odd.start, odd.end) == (
+        "['no', 'text']",
+        "internal",
+        1_500_000_000_000,
+        2_500_000_000_000,
+    )
+    assert long.name.startswith("x\\udc80\\x00xxx")
+    assert long.name.endswith("characters cut]")
+    assert fine.name == "fine"
+
+
+def test_an_attempt_that_runs_holds_few_spans_that_have_ended(kept: Kept) -> None:
+    story = kept.running()
+    alive: list[weakref.ref[Span]] = []
+    outer = kept.start(story, "outer")
+    for number in range(100):
+        span = kept.start(story, f"{number}")
+        span.record_exception(ValueError("with a stack trace"))
+        span.end()
+        alive.append(weakref.ref(span))
+    del span
+    gc.collect()
+    assert sum(one() is not None for one in alive) < 12
+    outer.end()
+    assert len(names(kept.ending(story))) == 101
+    gc.collect()
+    assert not any(one() for one in alive)
+
+
+def test_a_span_that_starts_as_its_attempt_ends_leaves_nothing_behind(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread has read that the attempt runs, and adds its span after the end."""
+    story = kept.running()
+    attempt = next(iter(kept.keeper._attempts.values()))
+
+    class Late(list[Any]):
+        def append(self, span: object) -> None:
+            monkeypatch.undo()
+            assert kept.ending(story) is None
+            super().append(span)
+
+    monkeypatch.setattr(attempt, "live", Late())
+    kept.make(story, "late")
+    assert (kept.keeper._by_span, kept.keeper._kept) == ({}, 0)
+    monkeypatch.setattr(span_keeper, "MOST_AT_ONCE", 1)
+    again = kept.running()
+    kept.make(again, "has room")
+    assert names(kept.ending(again)) == ["has room"]
+
+
+def test_a_request_that_has_ended_is_around_no_task_and_is_held_by_nothing(kept: Kept) -> None:
+    request = kept.tracer.start_span("GET /", kind=SpanKind.SERVER)
+    within = trace.set_span_in_context(request)
+    route = kept.tracer.start_span("route", within)
+    request.end()
+    gone = weakref.ref(request)
+    token = otel_context.attach(trace.set_span_in_context(route))
+    story = Story(kept.bus).created()
+    otel_context.detach(token)
+    story.enqueued().started()
+    spans = kept.ending(story)
+    assert spans is not None
+    assert [span.name for span in spans.around] == ["route", "send send_email"]
+    del request, within
+    gc.collect()
+    assert gone() is None
 
 
 class Vendor(trace.TracerProvider):
