@@ -14,7 +14,7 @@ from taskflow_otel.model.vocabulary import BarKind
 MAX_SPANS = 200
 """Spans kept of one attempt; of more, those that failed and the longest ones."""
 MAX_NAME = 200
-"""Characters kept of the name of a span, of an attribute's name and of what a span says about its error."""
+"""Characters kept of the name of a span and of what a span says about its error."""
 MAX_VALUE = 256
 """Characters kept of the value of an attribute."""
 
@@ -63,7 +63,7 @@ class KeptTrace(NamedTuple):
 
 SpanRow = list[Any]
 """One span as OpenTelemetry has it: end, id, id of the parent, name, kind, start, status, what it says about its error,
-attributes. Times are nanoseconds since 1970, kind and status the members or numbers of the enums of its API."""
+attributes. Times are nanoseconds since 1970; kind and status are the numbers of its API."""
 
 
 class _Row(Struct, array_like=True):

@@ -86,8 +86,7 @@ class Lines:
         return self.change.task_id
 
 
-@dataclass(slots=True, eq=False)
-class Spans:
+class Spans(Struct, eq=False, gc=False):
     """The spans of an attempt."""
 
     change: AppendSpans

@@ -7,10 +7,11 @@ ended. Statements, parameters, headers, queries, users and clients are left out:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from taskflow_otel.model.spans import MAX_NAME, MAX_VALUE, Value, kept_value
+from taskflow_otel.model.spans import MAX_VALUE, Value, kept_value
 
 KEPT: frozenset[str] = frozenset(
     {
@@ -72,16 +73,20 @@ def kept_attributes(attributes: Mapping[str, Any] | None, wanted: frozenset[str]
     for name, value in attributes.items():
         if name not in wanted:
             continue
-        plain = _address(value) if name in ADDRESSES and isinstance(value, str) else value
-        # Most are already what `kept_value` would make of them.
-        if type(plain) is not str or len(plain) > MAX_VALUE or not plain.isascii() or "\x00" in plain:
-            plain = kept_value(plain)
-            if plain is None:
-                continue
-        kept[name if len(name) <= MAX_NAME else name[:MAX_NAME]] = plain
-        if len(kept) == _MOST:
-            break
-    return kept
+        # Most are what `kept_value` would make of them.
+        if (
+            type(value) is str
+            and len(value) <= MAX_VALUE
+            and value.isascii()
+            and "\x00" not in value
+            and name not in ADDRESSES
+        ):
+            kept[name] = value
+            continue
+        plain = kept_value(_address(value) if name in ADDRESSES and isinstance(value, str) else value)
+        if plain is not None:
+            kept[name] = plain
+    return kept if len(kept) <= _MOST else dict(islice(kept.items(), _MOST))
 
 
 def _address(text: str) -> str:

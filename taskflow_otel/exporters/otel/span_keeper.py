@@ -39,7 +39,11 @@ _SELDOM = 64
 _REQUESTS = 1_000
 """Tasks with their requests that are known at a time."""
 # Module-level names: until Python 3.12, the lookup of an enum member takes as long as a call.
-_SERVER, _INTERNAL, _ERROR = SpanKind.SERVER, SpanKind.INTERNAL, StatusCode.ERROR
+_SERVER, _INTERNAL, _CLIENT, _ERROR = SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.CLIENT, StatusCode.ERROR
+_NUMBERS = {kind: kind.value for kind in SpanKind}
+_CLIENT_NUMBER, _ERROR_NUMBER = _CLIENT.value, _ERROR.value
+_FAILED = (_ERROR, _ERROR_NUMBER)
+"""The status in a row before and after `_cut`."""
 
 
 class LiveSpan(Protocol):
@@ -171,7 +175,7 @@ class SpanKeeper(Exporter):
         """An attempt begins, with the span of this identity; return what its context holds under `key`."""
         if (earlier := self._attempts.get(task_id)) is not None:
             self._let_go(earlier)
-        attempt = self._attempts[task_id] = self._by_span[identity.span_id] = _Attempt(identity)
+        attempt = self._attempts[task_id] = self._by_span[identity[1]] = _Attempt(identity)
         return attempt
 
     def on_ending(self, record: TaskRecord) -> str | None:
@@ -199,7 +203,7 @@ class SpanKeeper(Exporter):
                     inside = [entry[-1] for entry in attempt.heap]
                 attempt.dropped += beyond
                 self._dropped += beyond
-            self._let_go(attempt)
+            self._release(attempt)
         if opened:
             inside += self._cut(_of_now(opened))
         around = [] if request is None else self._cut(_of_now(request))
@@ -214,16 +218,19 @@ class SpanKeeper(Exporter):
 
     def _let_go(self, attempt: _Attempt) -> None:
         with self._lock:
-            # First this: see `started`.
-            attempt.over = True
-            forget = self._by_span.pop
-            forget(attempt.identity.span_id, None)
-            if attempt.live:
-                for span in list(attempt.live):
-                    forget(span.get_span_context().span_id, None)
-            self._kept -= len(attempt.ended) + len(attempt.heap)
-            # A long-lived asyncio task of the function may hold its context, and with it this.
-            attempt.live, attempt.ended, attempt.heap = [], [], []
+            self._release(attempt)
+
+    def _release(self, attempt: _Attempt) -> None:
+        # First this: see `started`.
+        attempt.over = True
+        forget = self._by_span.pop
+        forget(attempt.identity[1], None)
+        if attempt.live:
+            for span in list(attempt.live):
+                forget(span.get_span_context().span_id, None)
+        self._kept -= len(attempt.ended) + len(attempt.heap)
+        # A long-lived asyncio task of the function may hold its context, and with it this.
+        attempt.live, attempt.ended, attempt.heap = [], [], []
 
     def started(self, span: LiveSpan, context: Context | None) -> None:
         """A span was started, with the parent in `context` (`None`: the current one).
@@ -276,18 +283,17 @@ class SpanKeeper(Exporter):
         Not the spans: they may hold stack traces, and statements that are not to be kept.
         """
         seen = attempt.live[:]
-        rows = span_rows(seen)
-        still: list[LiveSpan] = []
+        rows: list[SpanRow] = []
         forget = self._by_span.pop
-        for span, row in zip(seen, rows, strict=True):
-            if row[0] is None:
-                still.append(span)
-            else:
+        for row in (found := span_rows(seen)):
+            if row[0] is not None:
+                rows.append(row)
                 forget(row[1], None)
         # Others may be added at the end at this moment.
-        attempt.live[: len(seen)] = still
-        if still:
-            rows = [row for row in rows if row[0] is not None]
+        if len(rows) == len(seen):
+            del attempt.live[: len(seen)]
+        else:
+            attempt.live[: len(seen)] = [span for span, row in zip(seen, found, strict=True) if row[0] is None]
         if not attempt.heap and len(attempt.ended) + len(rows) <= MAX_SPANS:
             attempt.ended += self._cut(rows)
             self._kept += len(rows)
@@ -317,8 +323,10 @@ class SpanKeeper(Exporter):
             name = row[3]
             if type(name) is not str or len(name) > MAX_NAME or not name.isascii() or "\x00" in name:
                 row[3] = text_of(name, MAX_NAME)
-            if row[4].__class__ is not SpanKind:
-                row[4] = _INTERNAL
+            # Numbers: the encoder takes a call for a member.
+            kind = row[4]
+            row[4] = 0 if kind is _INTERNAL else _CLIENT_NUMBER if kind is _CLIENT else _NUMBERS.get(kind, 0)
+            row[6] = _ERROR_NUMBER if row[6] is _ERROR else 0
             if row[7] is not None:
                 row[7] = plain_text(row[7], MAX_NAME)
             row[8] = kept_attributes(row[8], wanted)
@@ -343,7 +351,7 @@ def _of_now(spans: Sequence[LiveSpan]) -> list[SpanRow]:
 
 
 def _entry(row: SpanRow) -> _Entry:
-    return row[6] is _ERROR, row[0] - row[5], row[1], row
+    return row[6] in _FAILED, row[0] - row[5], row[1], row
 
 
 def _if_alive(renew: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
