@@ -29,28 +29,31 @@ LONG_FIRST = (
     "e2e",
     "dashboards",
     "typing",
+    "web/test_generated_requests.py",
+    "engine/test_machine.py",
+    "test_docs.py",
+    "web/test_page.py",
+    "web/test_page_task.py",
+    "request/test_outbox.py",
+    "cli",
     "backends",
     "faults",
     "engine",
+    "web",
 )
-"""Folders with files that take minutes. Workers get whole files: a long one at the end would leave the others idle."""
+"""Folders and files that take long. Workers get whole files: a long one at the end would leave the others idle."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files."""
-    places = {folder: place for place, folder in enumerate(LONG_FIRST)}
     tests = Path(__file__).parent
-    items.sort(key=lambda item: places.get(item.path.relative_to(tests).parts[0], len(places)))
 
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(tests)
+        found = [n for n, long in enumerate(LONG_FIRST) if long in (str(path), path.parts[0])]
+        return min(found, default=len(LONG_FIRST))
 
-def pytest_collection_finish() -> None:
-    """Freeze what has been loaded: some two million objects that live as long as the process.
-
-    Each manager would freeze and thaw them otherwise, and after that, the next full collection visits them all, which
-    takes about a second. `tests/runtime/test_garbage.py` tests what a manager does where nothing is frozen.
-    """
-    gc.collect()
-    gc.freeze()
+    items.sort(key=place)
 
 
 CACHING = ("fastapi.dependencies.models", "taskflow_otel.compat.fastapi")
@@ -58,13 +61,31 @@ CACHING = ("fastapi.dependencies.models", "taskflow_otel.compat.fastapi")
 _ended = count(1)
 
 
+def freeze_what_is_loaded() -> None:
+    """Keep what lives as long as the process from being visited by each full garbage collection.
+
+    Each manager would freeze and thaw it otherwise, and after that, the next full collection visits all of it, which
+    takes three quarters of a second. `tests/runtime/test_garbage.py` tests what a manager does where nothing is frozen.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    """All modules of tests have been loaded."""
+    freeze_what_is_loaded()
+
+
 def pytest_runtest_logfinish() -> None:
-    """Have these modules forget now and then: a thousand dead applications are ten million objects to be visited."""
-    if next(_ended) % 20 == 0:
+    """Forget dead applications now and then: each is 30,000 objects. Tests load further modules, too."""
+    number = next(_ended)
+    if number % 20 == 0:
         for name in CACHING:
             for found in vars(sys.modules[name]).values() if name in sys.modules else ():
                 if hasattr(found, "cache_clear"):
                     found.cache_clear()
+    if number % 200 == 0:
+        freeze_what_is_loaded()
 
 
 @pytest.fixture(scope="session")

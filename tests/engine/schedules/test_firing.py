@@ -167,11 +167,11 @@ async def test_a_run_at_start_up_does_not_overlap_with_one_that_has_not_ended() 
     gate = Gate()
     options: dict[str, Any] = {"run_on_startup": True, "overlap": "skip", "requeue_on_interrupt": True}
     plant = Plant(
-        lambda manager: manager.schedule(every=3_600, name="job", **options)(gate.run),
+        lambda manager: manager.schedule(every=60, name="job", **options)(gate.run),
         shutdown_timeout=0,
     )
     async with plant.running():
-        await plant.clock.advance(3_601)
+        await plant.clock.advance(61)
         # The run of the start is in the way of the first firing.
         assert [record.reason for record in await plant.records(status=TaskStatus.REJECTED)] == ["overlap"]
     [unfinished] = await plant.records(status=TaskStatus.PENDING)
