@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs audit smoke pythons floors test coverage across bench peers instructions celery chaos chaos-planted schedules transactions schemathesis lint page format typecheck generated clean
+.PHONY: help demo docs audit smoke pythons floors test coverage across bench peers instructions celery chaos chaos-planted schedules transactions schemathesis lint page format typecheck mypy pyright generated clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -18,16 +18,16 @@ docs: $(VENV)/.dev  ## Build the documentation into build/site; a broken link is
 
 # More workers than cores: many tests wait, for servers and for time. tests/conftest.py puts the files in order.
 WORKERS ?= 3
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long"
+# Without what is for a make that this one starts: tests start one too.
+PYTEST := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long"
 # Tests across rooms: most of what they run is in other processes, which are not measured.
 ACROSS := $(addprefix tests/,benchmarks chaos contributing dashboards e2e ledger typing)
 COVERED := $(filter-out $(ACROSS),$(patsubst %/,%,$(wildcard tests/*/))) $(wildcard tests/test_*.py)
 
 test: lint typecheck $(VENV)/.packages  ## Run the linters, the type checkers and all tests
 ifdef CI
-	# Each test once: those of the rooms measured, the others not.
-	$(PYTEST) --cov --cov-report=term $(COVERED) $(PYTEST_ARGS)
-	$(PYTEST) $(ACROSS) $(PYTEST_ARGS)
+	# Each test once: those of the rooms measured, the others not, and side by side: these compute, those wait.
+	$(MAKE) --jobs 2 --output-sync=target coverage across WORKERS=2
 else
 	$(PYTEST) $(PYTEST_ARGS)
 endif
@@ -96,8 +96,12 @@ format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-typecheck: $(VENV)/.dev  ## Check the types
+typecheck: mypy pyright  ## Check the types
+
+mypy: $(VENV)/.dev
 	$(BIN)/mypy
+
+pyright: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 generated: $(VENV)/.dev  ## Write what is generated from the code anew: pages and the script of words
