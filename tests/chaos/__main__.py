@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.chaos.plan import BACKENDS, Plan
+from tests.chaos.plan import BACKENDS, BROKERS, Plan
 from tests.chaos.storm import run_storm
 
 
@@ -28,17 +28,32 @@ def main() -> int:
         help="worker processes beside the servers, which then only enqueue; more than one number: one storm for each "
         "(default: 0, then 2)",
     )
+    parser.add_argument(
+        "--celery",
+        choices=BROKERS,
+        help="the workers are Celery's, and this carries their messages (then --workers is 2 by default)",
+    )
+    parser.add_argument("--twice", action="store_true", help="each message to Celery is sent twice")
     parser.add_argument("--keep", type=Path, help="directory to leave databases, logs and notes in")
     parser.add_argument("--report", type=Path, help="file to write the JSON report to")
     options = parser.parse_args()
     reports = []
-    arrangements = options.workers or (0, 2)
+    arrangements = options.workers or ((0, 2) if options.celery is None else (2,))
     for backend, workers in itertools.product(options.backend or BACKENDS, arrangements):
         directory = None
         if options.keep is not None:
             directory = options.keep / f"{backend}-{workers}"
             directory.mkdir(parents=True)
-        plan = Plan(backend, options.kills, options.seconds, options.seed, options.members, workers)
+        plan = Plan(
+            backend,
+            options.kills,
+            options.seconds,
+            options.seed,
+            options.members,
+            workers,
+            options.celery,
+            options.twice,
+        )
         report = run_storm(plan, directory)
         sys.stdout.write(f"{report}\n")
         sys.stdout.flush()

@@ -25,6 +25,7 @@ from taskflow_otel import (
     get_task_context,
     task_log,
 )
+from tests.chaos import doorbells
 from tests.chaos.backends import make_backend
 from tests.chaos.crash_points import (
     DRAIN,
@@ -70,6 +71,7 @@ app = FastAPI(lifespan=lifespan)
 app.add_middleware(ResponseCrashPoints, points=points)
 task_manager = TaskManager(
     snapshot_backend=add_crash_points(backend, points),
+    queues=doorbells.queues(),
     max_concurrent_tasks=24,
     shutdown_timeout=0.5,
     cancel_grace=1.0,
@@ -78,6 +80,7 @@ task_manager = TaskManager(
     loggers=[Ends()],
 )
 TaskAdmin(app, task_manager, metrics_token="chaos")
+celery_app = doorbells.connect(task_manager, points)
 if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
     configure_telemetry(app, service_name="chaos")
 

@@ -38,6 +38,8 @@ BEFORE_GIFT = "before a gift to the pool"
 AFTER_GIFT = "after a gift to the pool"
 BEFORE_POOL_CLAIM = "before a claim from the pool"
 AFTER_POOL_CLAIM = "after a claim from the pool"
+BEFORE_RING = "before a message"
+AFTER_RING = "after a message"
 IN_TRANSACTION = "inside a transaction"
 STOPPED_IN_TRANSACTION = "stopped inside a transaction"
 """Not a death: the process holds its locks and says nothing, as in a frozen container."""
@@ -57,6 +59,13 @@ WORKER_POINTS = (
     AFTER_TAKEOVER, DRAIN,
 )  # fmt: skip
 """Those that a worker reaches."""
+RING_POINTS = (BEFORE_RING, AFTER_RING)
+"""Those that a process reaches besides, if its tasks run on Celery."""
+CHILD_POINTS = (
+    BEFORE_POOL_CLAIM, AFTER_POOL_CLAIM, BEFORE_CLAIM, AFTER_CLAIM, MID_RUN, BEFORE_OUTCOME, AFTER_OUTCOME, RETRY_WAIT,
+    AFTER_TAKEOVER, BEFORE_GIFT, AFTER_GIFT, *RING_POINTS,
+)  # fmt: skip
+"""Those that a child of a Celery worker reaches."""
 
 _INSERTED_KEYS = """
     SELECT count(*) FROM taskflow_tasks

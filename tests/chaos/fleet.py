@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import httpx
@@ -24,16 +25,26 @@ _PR_SET_PDEATHSIG = 1
 
 
 APPLICATION = "tests.chaos.app:app"
-WEB, WORKER = "web", "worker"
+CELERY_APPLICATION = "tests.chaos.app:celery_app"
+CELERY_QUEUE = "storm"
+WEB, WORKER, CELERY = "web", "worker", "celery"
+CHILDREN = 2
+"""Of each Celery worker: each runs one task at a time."""
 
 
 def serve(port: int, environment: Mapping[str, str], log_path: str, kind: str) -> None:
-    """Run the application, or a worker of it, in this new process until it is told to end."""
+    """Run the application, or a worker of it or of Celery, in this new process until it is told to end."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     output = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(environment)
+    if kind == CELERY:
+        from celery.bin.celery import celery
+
+        options = ["--queues", CELERY_QUEUE, "--concurrency", str(CHILDREN), "--loglevel", "WARNING"]
+        options += ["--without-gossip", "--without-mingle", "--hostname", f"{os.getpid()}@storm"]
+        sys.exit(celery.main(["-A", CELERY_APPLICATION, "worker", *options], prog_name="celery"))
     signal.signal(signal.SIGUSR1, lambda *_: _say_where_tasks_wait())
     if kind == WORKER:
         from taskflow_otel.cli.worker import worker
@@ -82,6 +93,13 @@ class Member:
         """Whether there is a process, paused or not."""
         return self._process is not None and self._process.exitcode is None
 
+    @property
+    def runners(self) -> list[int]:
+        """The ids of the processes that run its tasks: its own, or those of the children of a Celery worker."""
+        if not self.running:
+            return []
+        return _living_children(self.pid) if self.kind == CELERY else [self.pid]
+
     async def start(self, timeout: float = 60.0) -> None:
         """Start, and return once it answers; one that ends at once (its database is away) is started again."""
         deadline = time.monotonic() + timeout
@@ -90,20 +108,37 @@ class Member:
                 target=serve, args=(self.port, self._environment, str(self.log_path), self.kind), daemon=True
             )
             self._process.start()
-            async with httpx.AsyncClient(base_url=self.url, timeout=2) as client:
-                while self.running:
-                    try:
-                        await client.get("/")
-                    except httpx.TransportError:
-                        await asyncio.sleep(0.02)
-                    else:
-                        self.up = True
-                        return
+            await self._answer()
+            if self.running:
+                self.up = True
+                return
             self.failed_starts += 1
             if time.monotonic() > deadline:
                 tail = self.log_path.read_text(errors="replace")[-3000:] if self.log_path.exists() else ""
                 raise RuntimeError(f"member {self.number} does not start:\n{tail}")
             await asyncio.sleep(0.2)
+
+    async def _answer(self) -> None:
+        """Wait until the new process answers, or has ended."""
+        if self.kind == CELERY:
+            while self.running and len(self.runners) < CHILDREN:
+                await asyncio.sleep(0.02)
+            return
+        async with httpx.AsyncClient(base_url=self.url, timeout=2) as client:
+            while self.running:
+                try:
+                    await client.get("/")
+                except httpx.TransportError:
+                    await asyncio.sleep(0.02)
+                else:
+                    return
+
+    def signal_one(self, pid: int, number: signal.Signals) -> None:
+        """Send a signal to one of the runners, and note that it has had trouble."""
+        self.troubled_at[pid].append(time.monotonic())
+        # It may have ended by itself.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, and note that this process has had trouble."""
@@ -111,6 +146,17 @@ class Member:
         self.troubled_at[self.pid].append(time.monotonic())
         if self.running:
             os.kill(self.pid, number)
+
+    async def one_ended(self, runners: Collection[int], timeout: float) -> bool:
+        """Wait for the end of one of these runners; whether it came in time."""
+        deadline = time.monotonic() + timeout
+        while not (gone := set(runners) - set(self.runners)):
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.01)
+        for pid in gone:
+            self.troubled_at[pid].append(time.monotonic())
+        return True
 
     async def ended(self, timeout: float) -> bool:
         """Wait for the end of the process; whether it came in time."""
@@ -123,14 +169,26 @@ class Member:
         self.troubled_at[self.pid].append(time.monotonic())
         return True
 
+    async def all_ended(self, runners: Collection[int], timeout: float) -> bool:
+        """Wait for the end of each of these runners; whether it came in time."""
+        deadline = time.monotonic() + timeout
+        while not all(_has_ended(pid) for pid in runners):
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.01)
+        for pid in runners:
+            self.troubled_at[pid].append(time.monotonic())
+        return True
+
     async def stopped(self, timeout: float) -> bool:
-        """Wait until the process has stopped itself (SIGSTOP); whether that came in time."""
+        """Wait until a runner has stopped itself (SIGSTOP); whether that came in time."""
         deadline = time.monotonic() + timeout
         while self.running and time.monotonic() < deadline:
-            if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
-                self.up = False
-                self.troubled_at[self.pid].append(time.monotonic())
-                return True
+            for pid in self.runners:
+                if _state(pid) == "T":
+                    self.up = self.kind == CELERY
+                    self.troubled_at[pid].append(time.monotonic())
+                    return True
             await asyncio.sleep(0.01)
         return False
 
@@ -138,3 +196,24 @@ class Member:
     def exit_code(self) -> int | None:
         """How the last life ended."""
         return None if self._process is None else self._process.exitcode
+
+
+def _living_children(pid: int) -> list[int]:
+    """The ids of the children of a process, without those that have ended and were not noticed yet."""
+    found: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, thread.read_text().split())
+    return [child for child in found if not _has_ended(child)]
+
+
+def _has_ended(pid: int) -> bool:
+    return _state(pid) in {"Z", "X", ""}
+
+
+def _state(pid: int) -> str:
+    """The letter of its state; nothing if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tests.chaos.crash_points import (
+    CHILD_POINTS,
     IN_TRANSACTION,
     POINTS,
+    RING_POINTS,
     STOPPED_IN_TRANSACTION,
     STOPPED_WITH_KEY,
     WEB_POINTS,
     WORKER_POINTS,
 )
-from tests.chaos.fleet import WEB
+from tests.chaos.fleet import CELERY, CHILDREN, WEB
 from tests.chaos.kinds import KINDS
-from tests.servers import MariaDBServer, PostgresServer, RedisServer, Server
+from tests.servers import MariaDBServer, PostgresServer, RabbitServer, RedisServer, Server
 
 SERVERS: Mapping[str, Callable[[Mapping[str, str] | None], Server]] = {
     "postgres": PostgresServer,
@@ -25,12 +27,16 @@ SERVERS: Mapping[str, Callable[[Mapping[str, str] | None], Server]] = {
 POOLED = "pgbouncer"
 """PostgreSQL behind a pooler, which has trouble of its own."""
 BACKENDS = ("sqlite", *SERVERS, POOLED)
-
+BROKERS: Mapping[str, Callable[[], Server]] = {"redis": RedisServer, "rabbitmq": RabbitServer}
+"""What carries the messages if Celery runs the tasks."""
 
 KILL, PAUSE, SHORT_PAUSE, LEAVE = "at a random moment", "pause past the lease", "short pause", "drain"
+CHILD = "a child at a random moment"
+KILL_IN_DRAIN = "in a warm shutdown"
 REST = "left in peace"
 """For as long as others may need to work as one who takes over."""
 _ANYWHERE = (KILL, KILL, KILL, KILL, KILL, PAUSE, SHORT_PAUSE, LEAVE)
+_TO_CELERY = (KILL, KILL, CHILD, CHILD, CHILD, CHILD, PAUSE, SHORT_PAUSE, LEAVE, KILL_IN_DRAIN)
 STOPS = frozenset({STOPPED_IN_TRANSACTION, STOPPED_WITH_KEY})
 _TRANSACTIONAL = {"postgres", "mysql", POOLED}
 """Where one instance's open transaction must not hold up the others. Of one SQLite file there is a single writer."""
@@ -48,6 +54,10 @@ class Plan:
     """Web processes."""
     workers: int = 0
     """Processes that work off what the web processes add; without any, these do all themselves."""
+    broker: str | None = None
+    """What carries the messages, if the workers are Celery's."""
+    twice: bool = False
+    """Whether each message is sent twice."""
     clients: int = 8
     pace: float = 0.05
     """Seconds between two requests of one client."""
@@ -61,6 +71,8 @@ class Plan:
     """The types of task that are added."""
     planted: str | None = None
     """The fault of `tests.chaos.planted` that the servers have."""
+    last_work: float = 120.0
+    """Seconds in which what the storm has left must end."""
     until_unexpected: bool = False
     """Whether the storm ends at the first answer that nobody may get."""
 
@@ -69,11 +81,16 @@ class Plan:
         if self.faults is not None:
             return self.faults
         points = POINTS if not self.workers else WEB_POINTS if kind == WEB else WORKER_POINTS
+        if self.broker is not None:
+            points = CHILD_POINTS if kind == CELERY else (*points, *RING_POINTS)
         if self.backend in _TRANSACTIONAL:
             points = (*points, IN_TRANSACTION, IN_TRANSACTION, STOPPED_IN_TRANSACTION)
-        return (*points, *_ANYWHERE)
+        return (*points, *(_TO_CELERY if kind == CELERY else _ANYWHERE))
 
     @property
     def arrangement(self) -> str:
         """Which processes there are."""
-        return f"{self.members} web" + (f" + {self.workers} workers" if self.workers else "")
+        if self.broker is None:
+            return f"{self.members} web" + (f" + {self.workers} workers" if self.workers else "")
+        twice = ", each message twice" if self.twice else ""
+        return f"{self.members} web + {self.workers} Celery workers of {CHILDREN} children ({self.broker}{twice})"

@@ -19,6 +19,7 @@ from taskflow_otel.backends.limits import Limits
 from taskflow_otel.backends.sql.writes import Writer
 from taskflow_otel.engine.door import Door
 from taskflow_otel.engine.drain import Drain
+from taskflow_otel.engine.fleet.doorbells import Doorbells
 from taskflow_otel.engine.fleet.heartbeat import Heartbeat
 from taskflow_otel.engine.late_commits import LateCommits
 from taskflow_otel.engine.live import LiveTask
@@ -124,6 +125,12 @@ def _wait_a_minute_for_everything(_: Backend) -> None:
     Limits.of_lease = of_lease  # type: ignore[method-assign]
 
 
+def _never_ring_again(_: Backend) -> None:
+    async def nothing(self: Doorbells) -> None: ...
+
+    Doorbells.tick = nothing  # type: ignore[method-assign]  # the fault
+
+
 FAULTS = {
     fault.name: fault
     for fault in (
@@ -146,6 +153,7 @@ FAULTS = {
             _interrupt_in_a_drain_what_should_be_requeued,
             frozenset({"what may run again does"}),
         ),
+        Fault("lost messages are not sent again", _never_ring_again, frozenset({"everything ends"})),
         Fault("no time limits", _wait_a_minute_for_everything, frozenset({"every answer and every drain ends well"})),
     )
 }

@@ -47,6 +47,8 @@ class Report:
     """Between the ledger and the metrics, spans and log records of the whole fleet, about persisted tasks."""
     spans: int
     log_records: int
+    doorbells: dict[str, int]
+    """The messages to Celery, by result."""
 
     @classmethod
     def make(
@@ -104,6 +106,7 @@ class Report:
             differences=[] if witnesses is None else witnesses.differences,
             spans=0 if witnesses is None else witnesses.spans,
             log_records=0 if witnesses is None else witnesses.log_records,
+            doorbells={} if witnesses is None else witnesses.doorbells,
         )  # fmt: skip
 
     def as_json(self) -> str:
@@ -131,6 +134,9 @@ class Report:
             ),
             f"  LOSSES: {self.losses}   VIOLATIONS: {len(self.violations)}",
         ]
+        if self.doorbells:
+            said = ", ".join(f"{number} {result}" for result, number in sorted(self.doorbells.items()))
+            lines.insert(-1, f"  messages to Celery: {said}")
         for violation in self.violations[:_SHOWN]:
             lines.append(f"    {violation.rule}: {violation.detail} [{violation.task_id}]")
             lines += [f"        {line}" for line in (*violation.timeline, *violation.notes)]

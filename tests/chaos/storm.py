@@ -30,11 +30,25 @@ from tests.chaos.crash_points import (
     arm,
     disarm,
 )
-from tests.chaos.fleet import WEB, WORKER, Member
+from tests.chaos.doorbells import BROKER, TWICE
+from tests.chaos.fleet import CELERY, WEB, WORKER, Member
 from tests.chaos.kinds import KINDS
-from tests.chaos.plan import KILL, LEAVE, PAUSE, POOLED, REST, SERVERS, SHORT_PAUSE, STOPS, Plan
+from tests.chaos.plan import (
+    BROKERS,
+    CHILD,
+    KILL,
+    KILL_IN_DRAIN,
+    LEAVE,
+    PAUSE,
+    POOLED,
+    REST,
+    SERVERS,
+    SHORT_PAUSE,
+    STOPS,
+    Plan,
+)
 from tests.chaos.report import Report
-from tests.chaos.shaking import Shaker
+from tests.chaos.shaking import Shaker, of_broker
 from tests.chaos.witnesses import Witnesses
 from tests.read_only import url_that_obeys
 from tests.records import every_record
@@ -53,7 +67,6 @@ _HELD = 14.0
 """Seconds for which a process is stopped inside a transaction: much longer than it may block others."""
 _POINT_WAIT = 6.0
 _DRAIN_WAIT = 30.0
-_LAST_WORK = 120.0
 
 
 @dataclass(slots=True)
@@ -67,19 +80,23 @@ class Tally:
 
 
 class Storm:
-    """One storm over one backend at `url`; `servers` are the processes of its database."""
+    """One storm over one backend at `url`; `servers` are the processes of its database, `broker` is Celery's."""
 
-    def __init__(self, plan: Plan, directory: Path, url: str, servers: Sequence[Server]) -> None:
+    def __init__(
+        self, plan: Plan, directory: Path, url: str, servers: Sequence[Server], broker: Server | None = None
+    ) -> None:
         self._plan = plan
         self._draw = random.Random(plan.seed)
         self._url = url
         self._shaker = Shaker(servers, self._draw) if servers and plan.shaken else None
+        self._broker_shaker = Shaker([broker], self._draw, of_broker) if broker and plan.shaken else None
+        self._broker = broker
         self._notes = directory / "notes.txt"
         self._tally = Tally()
         self._answers = Answers()
         self._numbers = itertools.count(1)
         self._keys: deque[str] = deque(maxlen=20)
-        self._decks = {kind: self._shuffled(plan.deck(kind)) for kind in (WEB, WORKER)}
+        self._decks = {kind: self._shuffled(plan.deck(kind)) for kind in (WEB, WORKER, CELERY)}
         self._over = asyncio.Event()
         self._one_stopped = asyncio.Lock()
         environment = {
@@ -94,10 +111,14 @@ class Storm:
             environment["CHAOS_FAULT"] = plan.planted
         if self._witnesses is not None:
             environment |= self._witnesses.environment
-        runs = {WEB: "none", WORKER: "pool"} if plan.workers else {WEB: "here"}
-        kinds = [WEB] * plan.members + [WORKER] * plan.workers
+        kinds = [WEB] * plan.members + [WORKER if broker is None else CELERY] * plan.workers
+        runs = {WEB: "none", WORKER: "pool"} if WORKER in kinds else {}
+        if broker is not None:
+            environment[BROKER] = broker.url
+            if plan.twice:
+                environment[TWICE] = "1"
         self._members = [
-            Member(number, directory, {**environment, "TASKFLOW_RUN": runs[kind]}, kind)
+            Member(number, directory, {**environment, "TASKFLOW_RUN": runs.get(kind, "here")}, kind)
             for number, kind in enumerate(kinds)
         ]
         self._blocked_since: dict[int, float] = {}
@@ -112,14 +133,13 @@ class Storm:
         began = time.monotonic()
         try:
             if self._witnesses is not None:
-                await self._witnesses.start(self._members)
+                await self._witnesses.start([member for member in self._members if member.kind != CELERY])
             await asyncio.gather(*(member.start() for member in self._members))
             load = [asyncio.create_task(self._client()) for _ in range(self._plan.clients)]
             trouble = [
                 asyncio.create_task(self._torment(member)) for member in self._members if self._plan.deck(member.kind)
             ]
-            if self._shaker is not None:
-                trouble.append(asyncio.create_task(self._shaker.run(self._over)))
+            trouble += [asyncio.create_task(shaker.run(self._over)) for shaker in self._shakers]
             for job in (*load, *trouble):
                 # If one fails, the others must not run for the rest of the time.
                 job.add_done_callback(lambda _: self._over.set())
@@ -138,8 +158,8 @@ class Storm:
             if self._witnesses is not None:
                 self._witnesses.close()
         executions = read_notes(self._notes)
-        if self._shaker is not None:
-            self._tally.others.update(self._shaker.tally)
+        for shaker in self._shakers:
+            self._tally.others.update(shaker.tally)
         findings = Check(
             self._answers,
             executions,
@@ -162,6 +182,10 @@ class Storm:
             findings,
             self._witnesses,
         )
+
+    @property
+    def _shakers(self) -> list[Shaker]:
+        return [shaker for shaker in (self._shaker, self._broker_shaker) if shaker is not None]
 
     def _shuffled(self, faults: Sequence[str]) -> Iterator[str]:
         """Every fault once (or as often as the deck holds it) before any comes again."""
@@ -256,6 +280,14 @@ class Storm:
             await asyncio.sleep(2 * LEASE)
         elif fault == KILL:
             await self._kill(member, fault)
+        elif fault == CHILD:
+            await self._kill_child(member)
+        elif fault == KILL_IN_DRAIN:
+            member.signal(signal.SIGTERM)
+            if await member.ended(self._draw.uniform(0, 1)):
+                self._tally.others[LEAVE] += 1
+            else:
+                await self._kill(member, fault)
         elif fault == PAUSE:
             await self._pause(member, fault, self._draw.uniform(*self._plan.pauses) * LEASE)
         elif fault == SHORT_PAUSE:
@@ -264,6 +296,8 @@ class Storm:
             await self._leave(member)
         elif fault in STOPS:
             await self._stop_in_transaction(member, fault)
+        elif member.kind == CELERY:
+            await self._crash_child_at(member, fault)
         else:
             await self._crash_at(member, fault)
 
@@ -281,31 +315,60 @@ class Storm:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), _HELD)
-            member.signal(signal.SIGCONT)
+            # Two children may have reached the point.
+            for pid in member.runners:
+                member.signal_one(pid, signal.SIGCONT)
             member.up = True
             self._tally.others[point] += 1
 
     async def _kill(self, member: Member, what: str) -> None:
         self._disturbed_at = time.monotonic()
+        runners = member.runners
         member.signal(signal.SIGKILL)
         await member.ended(10)
+        if not await member.all_ended(runners, 10):
+            self._unexpected(f"children {runners} have outlived their worker: {member.log_path}")
         self._killed(member, what)
+
+    async def _kill_child(self, member: Member) -> None:
+        if runners := member.runners:
+            self._disturbed_at = time.monotonic()
+            member.signal_one(self._draw.choice(runners), signal.SIGKILL)
+            self._killed(member, CHILD)
+
+    async def _crash_child_at(self, member: Member, point: str) -> None:
+        runners = member.runners
+        arm(member.armed, point)
+        ended = await member.one_ended(runners, _POINT_WAIT)
+        disarm(member.armed)
+        if ended:
+            self._disturbed_at = time.monotonic()
+            self._killed(member, point)
+        else:
+            self._tally.others["point not reached"] += 1
 
     def _killed(self, member: Member, what: str) -> None:
         self._tally.kills[what] += 1
         self._tally.by_kind[member.kind] += 1
 
     async def _pause(self, member: Member, what: str, seconds: float) -> None:
-        member.signal(signal.SIGSTOP)
+        runners = member.runners
+        if not runners:
+            return
+        # A worker of Celery has more than one, and remains.
+        paused = self._draw.choice(runners)
+        member.up = member.kind == CELERY
+        member.signal_one(paused, signal.SIGSTOP)
         await asyncio.sleep(seconds)
         self._disturbed_at = time.monotonic()
-        member.signal(signal.SIGCONT)
+        member.signal_one(paused, signal.SIGCONT)
         member.up = True
         self._tally.others[what] += 1
 
     async def _leave(self, member: Member) -> None:
-        shaken = self._shaker.shaken_at if self._shaker is not None else 0.0
+        shaken = self._last_shaken
         calm = time.monotonic() - max(self._disturbed_at, shaken) > BLOCKED
+        runners = member.runners
         member.signal(signal.SIGTERM)
         if not await member.ended(_DRAIN_WAIT):
             await self._drain_hangs(member)
@@ -314,11 +377,15 @@ class Storm:
             self._killed(member, KILL)
         else:
             self._tally.others[LEAVE] += 1
-            if calm and (self._shaker is None or self._shaker.shaken_at == shaken):
-                self._drained.add(member.pid)
+            if calm and self._last_shaken == shaken:
+                self._drained.update(runners)
             # Once uvicorn has shut down in order, it raises the signal that it was sent again.
             if member.exit_code not in (0, -signal.SIGTERM):
                 self._unexpected(f"a drain ended with {member.exit_code}: {member.log_path}")
+
+    @property
+    def _last_shaken(self) -> float:
+        return max((shaker.shaken_at for shaker in self._shakers), default=0.0)
 
     async def _drain_hangs(self, member: Member) -> None:
         self._unexpected(f"a drain did not end in {_DRAIN_WAIT:g} s: {member.log_path}")
@@ -343,12 +410,13 @@ class Storm:
 
     async def _aftermath(self) -> tuple[dict[str, TaskRecord], int]:
         """Everything stored, after one clean instance has worked off what the storm has left, and its own count."""
-        # The last one is a worker, if there are any.
-        survivor = self._members[-1]
-        disarm(survivor.armed)
-        await survivor.start()
+        # The last one is a worker, if there are any; one of Celery has no page of metrics.
+        survivors = [self._members[-1]] if self._broker is None else [self._members[0], self._members[-1]]
+        for survivor in survivors:
+            disarm(survivor.armed)
+            await survivor.start()
         async with opened(self._plan.backend, self._url) as backend:
-            deadline = time.monotonic() + _LAST_WORK
+            deadline = time.monotonic() + self._plan.last_work
             while time.monotonic() < deadline:
                 with contextlib.suppress(BackendError):
                     left = (await backend.counts(TaskQuery())).by_status
@@ -356,8 +424,9 @@ class Storm:
                         break
                 await asyncio.sleep(0.2)
             if self._witnesses is not None:
-                await self._witnesses.compare(backend, survivor)
-            await self._leave(survivor)
+                await self._witnesses.compare(backend, survivors)
+            for survivor in reversed(survivors):
+                await self._leave(survivor)
             return await every_record(backend), (await backend.counts(TaskQuery())).total
 
     def _died_soon(self, refusal: Refusal) -> bool:
@@ -388,4 +457,5 @@ def run_storm(plan: Plan, directory: Path | None = None) -> Report:
         elif plan.backend in SERVERS:
             servers = [stack.enter_context(SERVERS[plan.backend](_OPTIONS.get(plan.backend)))]
         url = url_that_obeys(servers[-1], servers[-1].fresh_url()) if servers else str(directory / "tasks.db")
-        return asyncio.run(Storm(plan, directory, url, servers).run())
+        broker = None if plan.broker is None else stack.enter_context(BROKERS[plan.broker]())
+        return asyncio.run(Storm(plan, directory, url, servers, broker).run())

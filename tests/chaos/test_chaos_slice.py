@@ -38,6 +38,15 @@ def test_web_processes_that_only_enqueue_and_workers_lose_nothing_either(backend
     assert (report.losses, report.violations, report.differences) == (0, [], []), f"\n{report}"
 
 
+def test_children_of_celery_lose_nothing_though_the_broker_forgets_and_each_message_comes_twice() -> None:
+    find_binary(*BINARIES["redis"])
+    report = run_storm(Plan("sqlite", kills=12, seconds=12, seed=3, workers=1, broker="redis", twice=True))
+    assert report.executions > 0
+    assert report.kills_by_kind.keys() == {"web", "celery"}
+    assert report.doorbells["rung"] > 0
+    assert (report.losses, report.violations, report.differences) == (0, [], []), f"\n{report}"
+
+
 @pytest.mark.parametrize("backend", ["postgres", "mysql", "pgbouncer"])
 def test_an_instance_that_is_stopped_inside_a_transaction_holds_nobody_up(backend: str) -> None:
     find_binary(*BINARIES[backend])

@@ -34,6 +34,18 @@ PLANS = {
     "drain that interrupts what should be requeued": Plan(
         "sqlite", kills=100, seconds=10, faults=(LEAVE,), kinds=("again",), clients=16
     ),
+    # The messages that a killed worker has fetched are lost with it.
+    "lost messages are not sent again": Plan(
+        "sqlite",
+        kills=6,
+        seconds=20,
+        workers=1,
+        broker="redis",
+        faults=(KILL,),
+        kinds=("plain",),
+        shaken=False,
+        last_work=8,
+    ),
     # Several instances write the same keys at once: the one that is stopped holds keys that the others wait for.
     "no time limits": Plan(
         "postgres",
@@ -48,7 +60,7 @@ PLANS = {
     ),
 }
 """A short storm that is likely to meet each fault."""
-LONG = {"no fencing", "refused commit left in the ledger"}
+LONG = {"no fencing", "refused commit left in the ledger", "lost messages are not sent again"}
 """The longest storms, half a minute each: `make chaos-planted` runs them, `make test` does not."""
 SEEDS = (5, 6, 7, 8, 9)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from taskflow_otel.backends import Backend
-from taskflow_otel.exporters import keys
+from taskflow_otel.exporters import keys, signals
 from taskflow_otel.reconcile.compare import reconcile
 from taskflow_otel.reconcile.otlp_file import ExportedLog, ExportedSpan, read_exports
 from taskflow_otel.reconcile.totals import prometheus_totals
@@ -44,6 +45,8 @@ class Witnesses:
         self._prometheus: PrometheusServer | None = None
         self.differences: list[str] = []
         """Where they contradict the ledger; after `compare`."""
+        self.doorbells: dict[str, int] = {}
+        """By result, as the page of metrics says at the end."""
         self.spans = 0
         self.log_records = 0
 
@@ -65,9 +68,10 @@ class Witnesses:
         if self._prometheus is not None:
             self._prometheus.close()
 
-    async def compare(self, backend: Backend, survivor: Member) -> None:
-        """Compare what they say with the ledger, in which nothing changes any more."""
-        self.differences = [*await self._counts(backend, survivor), *await self._exports(backend, survivor)]
+    async def compare(self, backend: Backend, survivors: Sequence[Member]) -> None:
+        """Compare what they say with the ledger, in which nothing changes any more. The first survivor has a page."""
+        runners = [pid for survivor in survivors for pid in survivor.runners]
+        self.differences = [*await self._counts(backend, survivors[0]), *await self._exports(backend, runners)]
 
     async def _counts(self, backend: Backend, survivor: Member) -> list[str]:
         """Where the metrics of the fleet, all the dead included, differ from the ledger, once they have settled.
@@ -84,16 +88,17 @@ class Witnesses:
                 page = (await client.get(f"{survivor.url}/tasks/metrics")).raise_for_status().text
                 scraped = await asyncio.to_thread(prometheus_totals, _fetch, prometheus, 'job="fleet"')
                 given = await reconcile(backend, metrics={"fleet": page}, totals={"prometheus": scraped})
+                self.doorbells = _doorbells(page)
                 found = [str(one) for one in given]
                 differences = [one for one in found if not any(name in one for name in history)]
                 if not differences or time.monotonic() > deadline:
                     return differences
                 await asyncio.sleep(1.0)
 
-    async def _exports(self, backend: Backend, survivor: Member) -> list[str]:
+    async def _exports(self, backend: Backend, survivors: Sequence[int]) -> list[str]:
         """Where the spans and log records that the collector has written contradict the ledger.
 
-        What a process had not exported when it was killed is lost; of what the survivor did, nothing is.
+        What a process had not exported when it was killed is lost; of what the survivors did, nothing is.
         """
         deadline = time.monotonic() + _SETTLE
         while True:
@@ -110,12 +115,21 @@ class Witnesses:
                 for one in told
             }
             untrue = Untrue(
-                await every_record(backend), kinds, lambda instance: f"-{survivor.pid}-" in instance, doubted, _UNKEPT
+                await every_record(backend),
+                kinds,
+                lambda instance: any(f"-{pid}-" in instance for pid in survivors),
+                doubted,
+                _UNKEPT,
             )
             differences = untrue.of(await reconcile(backend, exported=exported))
             if not differences or time.monotonic() > deadline:
                 return differences
             await asyncio.sleep(1.0)
+
+
+def _doorbells(page: str) -> dict[str, int]:
+    found = re.findall(rf'^{signals.DOORBELLS.name}{{.*result="(\w+)".*}} ([0-9.e+]+)$', page, re.MULTILINE)
+    return {result: int(float(value)) for result, value in found}
 
 
 def _fetch(url: str) -> str:
