@@ -4,7 +4,7 @@ import { SOURCES, STATUSES } from "./vocabulary.js";
 
 /** Words that lead a part of the line, what each selects, and what may follow. */
 export const KEYS = {
-  status: { meaning: "state", params: ["status"], values: STATUSES },
+  status: { meaning: "state", params: ["status"], values: STATUSES, closed: true },
   type: { meaning: "name of the task; =name for exactly this one", params: ["func_name_prefix", "func_name"] },
   error: { meaning: "part of the error or its type", params: ["error"] },
   queue: { meaning: "queue", params: ["queue"] },
@@ -14,10 +14,14 @@ export const KEYS = {
   before: { meaning: "created before this time", params: ["until"], values: ["1h", "24h"] },
   ended: { meaning: "ended within this time", params: ["ended_since"], values: ["15m", "1h", "6h", "24h", "7d"] },
   ended_before: { meaning: "ended before this time", params: ["ended_until"], values: ["1h", "24h"] },
-  source: { meaning: "what made it", params: ["source"], values: SOURCES },
+  source: { meaning: "what made it", params: ["source"], values: SOURCES, closed: true },
   trace: { meaning: "trace id", params: ["trace_id"] },
   failure: { meaning: "fingerprint of a failure", params: ["fingerprint"] },
 };
+
+/** The keys that take a time. */
+const TIMES = new Set(["created", "before", "ended", "ended_before"]);
+const TIME = /^(\d+(\.\d+)?(ms|s|m|h|d|w)|\d{4}-\d\d-\d\d.*)$/;
 
 /** The names of the API's filters. */
 export const FILTERS = [...Object.values(KEYS).flatMap(({ params }) => params), "q"];
@@ -49,6 +53,8 @@ export function read(line) {
     // What looks like a part of an error (“KeyError:”, “http://”) is searched for.
     else if (!Object.hasOwn(KEYS, key)) words.push(line.slice(from, to));
     else if (!value) throw new Error(`${key}: needs a value: ${KEYS[key].meaning}.`);
+    else if (KEYS[key].closed && !KEYS[key].values.includes(value)) throw new Error(`${key}: is one of ${KEYS[key].values.join(", ")}.`);
+    else if (TIMES.has(key) && !TIME.test(value)) throw new Error(`${key}: needs an age such as 6h, or a time such as 2026-01-31T12:00.`);
     else if (key === "type") set(...(value.startsWith("=") ? ["func_name", value.slice(1)] : ["func_name_prefix", value]), key);
     else if (key === "duration") {
       if (!/^[<>]/.test(value)) throw new Error("duration: begins with > or <, as in duration:>5s.");
@@ -57,6 +63,14 @@ export function read(line) {
   }
   if (words.length) filters.q = words.join(" ");
   return filters;
+}
+
+/** Whether the last part of a line may still become one that selects something. */
+export function isUnfinished(line) {
+  const last = parts(line).at(-1);
+  if (!last || last.to < line.length || !Object.hasOwn(KEYS, last.key ?? "")) return false;
+  const { closed, values } = KEYS[last.key];
+  return /^[<>=]?$/.test(last.value) || (closed && values.some((value) => value.startsWith(last.value))) || (TIMES.has(last.key) && /^[\d.:T+-]+$/.test(last.value));
 }
 
 /** The line for these filters. */

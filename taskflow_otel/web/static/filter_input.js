@@ -1,7 +1,7 @@
 // The field for the filter of the list, with suggestions: a combobox (WAI-ARIA 1.2).
 
 import { h, icon, redraw, setShown, setText } from "./dom.js";
-import { partAt, read, suggestions, written } from "./filter.js";
+import { isUnfinished, partAt, read, suggestions, written } from "./filter.js";
 
 const TYPING = 250;
 const COUNTING = 150;
@@ -78,7 +78,7 @@ export class FilterInput {
       filters = read(value);
     } catch (error) {
       // A part that is still being written is no fault yet.
-      if (!/:[<>=]?"?$/.test(value) || document.activeElement !== this.field) this.#judge(error.message);
+      if (!isUnfinished(value) || document.activeElement !== this.field) this.#judge(error.message);
       return;
     }
     this.#applied = value;
