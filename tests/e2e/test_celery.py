@@ -175,8 +175,9 @@ async def differences(ledger: str, where: str, page: str) -> Sequence[Difference
 @pytest.mark.parametrize(
     ("broker", "ledger"),
     [
-        ("redis", "sqlite"),
         ("rabbitmq", "postgres"),
+        # `make celery` has these too.
+        pytest.param("redis", "sqlite", marks=pytest.mark.long),
         pytest.param("redis", "redis", marks=pytest.mark.long),
         pytest.param("rabbitmq", "mysql", marks=pytest.mark.long),
     ],
