@@ -65,6 +65,8 @@ TOO_LARGE = 900_000
 _SIZES = (1_000, 100_000, TOO_LARGE)
 _HELD = 14.0
 """Seconds for which a process is stopped inside a transaction: much longer than it may block others."""
+_GAVE_UP = "Could not start worker processes"
+"""What a Celery worker says when it ends because a child was killed while it connected to the broker again."""
 _POINT_WAIT = 6.0
 _DRAIN_WAIT = 30.0
 
@@ -270,7 +272,9 @@ class Storm:
         while not self._over.is_set():
             await asyncio.sleep(self._draw.uniform(0, 0.8))
             await self._strike(member, next(self._decks[member.kind]))
-            if not member.up:
+            if _gave_up(member):
+                self._tally.others["Celery gave up"] += 1
+            if not (member.up and member.running):
                 await member.start()
             if self._tally.kills.total() >= self._plan.kills:
                 self._over.set()
@@ -375,7 +379,7 @@ class Storm:
         elif member.exit_code == -signal.SIGKILL:
             # A crash point that is a stretch of time was reached just before.
             self._killed(member, KILL)
-        else:
+        elif not _gave_up(member):
             self._tally.others[LEAVE] += 1
             if calm and self._last_shaken == shaken:
                 self._drained.update(runners)
@@ -432,6 +436,11 @@ class Storm:
     def _died_soon(self, refusal: Refusal) -> bool:
         troubles = (at for member in self._members for at in member.troubled_at[refusal.pid])
         return any(0 <= at - refusal.at < SETTLED for at in troubles)
+
+
+def _gave_up(member: Member) -> bool:
+    """Whether a Celery worker has ended by itself; like a supervisor, the storm starts it again."""
+    return member.kind == CELERY and member.exit_code == 1 and _GAVE_UP in member.log_path.read_text(errors="replace")
 
 
 @contextlib.asynccontextmanager
