@@ -45,6 +45,8 @@ BUDGETS: dict[str, Budget] = {
     "memory": at_least(1.2),
     "sqlite": at_least(0.6),
     "telemetry": at_most(1.3),
+    "keep-spans-memory": at_least(0.95),
+    "keep-spans-sqlite": at_least(0.95),
     "http-memory": at_least(0.8),
     "http-memory-p99": at_most(2),
     "http-sqlite": at_least(0.6),

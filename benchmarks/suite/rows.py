@@ -21,6 +21,17 @@ from benchmarks.suite.kinds import (
 from benchmarks.suite.pool_rows import POOL_ROWS
 
 
+def _keep_spans(kind: str, size: int) -> Row:
+    return Row(
+        name=f"keep-spans-{kind}",
+        what=f"a task in {kind} that makes three spans and does nothing else, beside one whose spans are not kept",
+        unit="tasks/s",
+        cases=(workload(OURS, f"{kind}-spans", size), workload("not kept", f"{kind}-spans-off", size)),
+        figure=RATE,
+        ratio=to_reference,
+    )
+
+
 def _http(name: str, what: str, unit: str, found: str, case: str) -> Row:
     return Row(
         name=name,
@@ -147,6 +158,8 @@ ROWS: tuple[Row, ...] = (
         ratio=added,
         note="ratio: (ours − without) / (by hand − without)",
     ),
+    _keep_spans("memory", 8_000),
+    _keep_spans("sqlite", 4_000),
     Row(
         name="memory-flow",
         what="the same in memory, beside fastapi-taskflow",
