@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from datetime import datetime
@@ -120,6 +120,7 @@ class LiveTasks:
         self._finished: OrderedDict[str, TaskRecord] = OrderedDict()
         self._window = finished_window
         self._unpublished: dict[str, int] = {}
+        self._awaited: dict[str, list[Callable[[], None]]] = {}
         self._keys: dict[str, str] = {}
         # `add_task` runs in request threads too.
         self._key_lock = threading.Lock()
@@ -127,6 +128,22 @@ class LiveTasks:
     def add(self, task: LiveTask) -> None:
         """Add a live task."""
         self._live[task.record.task_id] = task
+        if self._awaited:
+            for come in self._awaited.pop(task.record.task_id, ()):
+                come()
+
+    @contextmanager
+    def awaiting(self, task_id: str, come: Callable[[], None]) -> Iterator[None]:
+        """Inside the `with` block, `come` is called when a task of this id is added."""
+        self._awaited.setdefault(task_id, []).append(come)
+        try:
+            yield
+        finally:
+            waiting = self._awaited.get(task_id)
+            if waiting is not None:
+                waiting.remove(come)
+                if not waiting:
+                    del self._awaited[task_id]
 
     def holder_of(self, key: str) -> str | None:
         """The task of this process that holds `key`, as far as this process knows."""

@@ -203,6 +203,7 @@ class Lookup:
         """
         if timeout is not None:
             timeout = seconds("timeout", timeout)
+        left = False
         if timeout is None and (live := self._tasks.live(task_id)) is not None:
             # `_finished` without its coroutine: each wake-up of the caller would go through it.
             if live.phase is not _GONE:
@@ -214,17 +215,38 @@ class Lookup:
                 await waiter
             if live.record.status.finished:
                 return live.record.copy()
+            left = True
         async with asyncio.timeout(timeout):
             while True:
                 live = self._tasks.live(task_id)
                 if live is not None:
                     await _finished(live)
-                # A task that finished here needs no look at the backend.
-                record = self._tasks.record(task_id) or await self.get(task_id)
-                if record.status.finished:
+                    left = True
+                # A task that finished here needs no look at the backend. One that has just left for the pool is more
+                # likely to come back than to be finished elsewhere.
+                record = self._tasks.record(task_id)
+                if record is None and not left:
+                    record = await self.get(task_id)
+                if record is not None and record.status.finished:
                     return record.copy()
-                if live is None:
-                    await self._clock.sleep(_POLL)
+                left = False
+                if self._tasks.live(task_id) is None:
+                    await self._arrival(task_id)
+
+    async def _arrival(self, task_id: str) -> None:
+        """Return once the task is one of this process, and after `_POLL` at the latest."""
+        come: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def end() -> None:
+            if not come.done():
+                come.set_result(None)
+
+        timer = self._clock.call_later(_POLL, end)
+        try:
+            with self._tasks.awaiting(task_id, end):
+                await come
+        finally:
+            timer.cancel()
 
 
 async def _finished(task: LiveTask) -> None:

@@ -92,7 +92,7 @@ class Sharing:
             queues, store.depth, lookup.page, pool.answer, board, clock, membership, life
         )
         """The messages that tell Celery of tasks in the pool."""
-        dispatcher.connect_pool(pool.share, pool.look)
+        dispatcher.connect_pool(pool.share, pool.freed)
         control.connect(pool.claim_one)
         transactions.connect(control.stop, pool.look, self.doorbells.ring)
         self.pool: Pool = pool
@@ -101,7 +101,9 @@ class Sharing:
         if shared or strays is not None:
             self.services.append(pool)
         if any(map(deployment.claims, shared)) and isinstance(backend, RingsForPool):
-            self.services.append(PoolNews(backend.pool_bell, News(pool.look, cancels.look), clock))
+            news = PoolNews(backend.pool_bell, News(pool.look, cancels.look), clock)
+            pool.connect_news(lambda: news.hears)
+            self.services.append(news)
         if any(queue.by_doorbell for queue in queues.all()):
             self.services.append(self.doorbells)
         self.watch: PoolWatch | None = None

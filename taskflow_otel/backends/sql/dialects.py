@@ -38,6 +38,9 @@ class Dialect(Protocol):
     For a planner that estimates from its indexes how many rows a range has, and would otherwise sort or read too many.
     """
 
+    claims_at_once: bool
+    """Whether one statement can change rows, delete others and return what it found."""
+
     def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:
         """The expression for a parameter that may be null, in statements of the hot path; see `bindable`."""
 
@@ -92,7 +95,7 @@ class SqliteDialect(_NoBell):
     """SQLite: only one writer at a time, so there are no conflicting transactions."""
 
     kinds: Collection[str] = ("sqlite",)
-    by_rows = by_edges = False
+    by_rows = by_edges = claims_at_once = False
     null = _NULL
 
     def nullable(self, parameter: BindParameter[Any]) -> ColumnElement[Any]:
@@ -133,6 +136,7 @@ class PostgresDialect(_PlainParameters):
     kinds: Collection[str] = ("postgresql",)
     by_rows: bool = True
     by_edges: bool = False
+    claims_at_once: bool = True
 
     def insert_ignore(self, table: Table) -> Insert:
         """See `Dialect`."""
@@ -167,6 +171,7 @@ class MySQLDialect(_PlainParameters, _NoBell):
     kinds: Collection[str] = ("mysql", "mariadb")
     by_rows: bool = False
     by_edges: bool = True
+    claims_at_once: bool = False
 
     def insert_ignore(self, table: Table) -> Insert:
         """See `Dialect`.

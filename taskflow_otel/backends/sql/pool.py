@@ -9,7 +9,20 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Delete, Select, Table, Update, delete, func, or_, select, update
+from sqlalchemy import (
+    Delete,
+    Select,
+    Table,
+    Update,
+    UpdateBase,
+    any_,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow_otel.backends.pool import CANCELLED, POOL, Claimed, PoolDepth, Pooled, Wanted
@@ -60,6 +73,7 @@ class SqlPoolStore:
         """See `PoolStore`."""
         lost = dict(self._unanswered.get(owner, {}))
         statement = wanted_statement(wanted, seals)
+        at_once = self._dialect.claims_at_once and wanted.of_all is None
 
         async def work(connection: AsyncConnection) -> list[Claimed]:
             claimed: list[Claimed] = []
@@ -68,6 +82,12 @@ class SqlPoolStore:
                 records = map(to_record, (await connection.execute(held)).all())
                 # Under another token, it came to this instance in another way, such as a takeover.
                 claimed += [Claimed(one, one.created_at) for one in records if one.token == lost[one.task_id]]
+            if at_once:
+                rows = (await connection.execute(claiming_statement(statement, owner))).all()
+                taken = sorted([Claimed(to_record(row[:-1]), moment(row[-1])) for row in rows], key=_turn)
+                # Without a commit, nothing of this has happened.
+                self._unanswered[owner].update({one.record.task_id: one.record.token for one in taken})
+                return claimed + taken
             slots = None if wanted.of_all is None else await Slots.lock(connection, self._dialect, wanted.queue)
             limit = wanted.limit if slots is None else min(wanted.limit, (wanted.of_all or 0) - slots.held)
             if limit < 1:
@@ -79,7 +99,7 @@ class SqlPoolStore:
             return claimed + taken
 
         # An idle instance looks once a second, which must not lock a SQLite file against the writers.
-        if not lost and not await self._read(statement.limit(1)):
+        if not lost and not at_once and not await self._read(statement.limit(1)):
             return []
         self._unanswered.setdefault(owner, {})
         answer = await self._write("claiming from the pool", work)
@@ -156,6 +176,27 @@ def wanted_statement(wanted: Wanted, seals: Collection[str]) -> Select[Any]:
         statement = statement.where(_p.task_id == wanted.task_id)
     ordered = statement.order_by(_p.rank_in_queue, _p.task_id)
     return ordered.limit(wanted.limit).with_for_update(skip_locked=True)
+
+
+def claiming_statement(wanted: Select[Any], owner: str) -> UpdateBase:
+    """Take the tasks of these rows of the pool, and return their records and since when they were ready.
+
+    The planner finds them by their ids, however many tasks it believes to be in the pool: in an array, and without the
+    index of the owner.
+    """
+    found = wanted.cte("found")
+    ids = any_(func.array(select(found.c.task_id).scalar_subquery()))
+    since = select(found.c.since).where(found.c.task_id == tasks.c.task_id).scalar_subquery()
+    gone = delete(pool).where(_p.task_id == ids).cte("gone")
+    ownerless = tasks.c.live_owner.concat(literal_column("''")) == POOL
+    change = update(tasks).where(tasks.c.task_id == ids, ownerless)
+    change = change.values(instance=owner, live_owner=owner, token=tasks.c.token + 1, updated_at=now_micros())
+    return change.returning(*queries.RECORD_COLUMNS, since).add_cte(gone)
+
+
+def _turn(claimed: Claimed) -> tuple[int, str]:
+    """As the pool orders its tasks."""
+    return -claimed.record.priority, claimed.record.task_id
 
 
 def cancelling(of: Table, task_id: str) -> Update:

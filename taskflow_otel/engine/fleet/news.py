@@ -25,13 +25,22 @@ class PoolNews(Service):
         super().__init__("pool-news", _AGAIN, clock)
         self._bell = bell
         self._news = news
+        self.hears: bool = False
+        """Whether what comes into the pool tells of itself now."""
 
     async def tick(self) -> None:
         """Hear the bell until its connection breaks, or for good if none can be heard."""
-        await self._bell.hear(self._news)
+        try:
+            await self._bell.hear(News(self._given, self._news.cancelled))
+        finally:
+            self.hears = False
         self.count_failure()
         logger.warning(
             "the database sends no notifications here, probably because of a pooler in front of it (pgbouncer in "
             "transaction mode): what other processes add to shared queues or cancel is found once a second"
         )
         await asyncio.Event().wait()
+
+    def _given(self) -> None:
+        self.hears = True
+        self._news.given()

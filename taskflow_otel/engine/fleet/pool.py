@@ -96,17 +96,21 @@ class Pool(Service):
         self.claims: dict[str, int] = {}
         """How many tasks this process has claimed to run, by queue."""
         self._given: Callable[[TaskRecord], None] = lambda _: None
+        self._told: Callable[[], bool] = lambda: False
         self._throttle = Throttle(clock)
         self._gifts: list[LiveTask] = []
         self._giver: asyncio.Task[None] | None = None
         self._look_due = False
+        self._looking = False
+        self._more = True
+        """Whether the latest look left tasks in the pool, as far as is known."""
         self._turn = 0
         self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
         """See `Service`."""
         self._one_at_a_time = asyncio.Lock()
-        self._giver, self._look_due = None, False
+        self._giver, self._look_due, self._looking, self._more = None, False, False, True
         self._strays_due = float("-inf")
         self._gifts.clear()
         await super().start()
@@ -114,6 +118,10 @@ class Pool(Service):
     def connect(self, given: Callable[[TaskRecord], None]) -> None:
         """Call this with each task that has come into the pool from here."""
         self._given = given
+
+    def connect_news(self, told: Callable[[], bool]) -> None:
+        """Set what says whether tasks that come into the pool elsewhere tell of themselves now."""
+        self._told = told
 
     def share(self, task: LiveTask) -> None:
         """Give a ready task to the pool. The tasks of a moment share one transaction."""
@@ -124,17 +132,27 @@ class Pool(Service):
         task.arrival = self._giver
 
     def look(self) -> None:
-        """Look for work soon: there may be a free slot, or a new task in the pool."""
+        """Look for work soon: there may be a new task in the pool."""
         if not self._look_due and self._life.running and self._claimed():
             self._look_due = True
-            self._background.own(self._look())
+            if not self._looking:
+                self._looking = True
+                self._background.own(self._look())
+
+    def freed(self) -> None:
+        """A slot of a shared queue is free again: look for work soon, unless it is known that the pool has none."""
+        if self._more or not self._told():
+            self.look()
 
     async def tick(self) -> None:
         """Claim tasks until the pool has none for this instance, or the slots are used up."""
         async with self._one_at_a_time:
+            # If the look fails, too.
+            self._more, more = True, False
             for queue in self._in_turn():
                 for executor, names in self._names().items():
-                    await self._claim(queue, executor, names)
+                    more |= not await self._claim(queue, executor, names)
+            self._more = more
             now = self._clock.monotonic()
             if self._strays is not None and now >= self._strays_due:
                 await self._claim_strays()
@@ -164,7 +182,8 @@ class Pool(Service):
             names.setdefault(definition.config.executor, []).append(definition.name)
         return names
 
-    async def _claim(self, queue: Queue, executor: str, names: Collection[str]) -> None:
+    async def _claim(self, queue: Queue, executor: str, names: Collection[str]) -> bool:
+        """Claim as many tasks as may run here; return whether the pool certainly has no more of them."""
         while self._life.running and (limit := self._free(queue, executor)) > 0:
             await self._membership.ensure_lease()
             owner = self._membership.instance.instance_id
@@ -175,7 +194,9 @@ class Pool(Service):
             if owner == self._membership.instance.instance_id and self._life.running:
                 self._begin(claimed)
             if len(claimed) < limit:
-                return
+                # A claim may also end at the slots of all instances, of which one is free with any outcome.
+                return of_all is None
+        return False
 
     def _free(self, queue: Queue, executor: str) -> int:
         """How many more tasks of a queue may run here now, or wait here if it is not shared."""
@@ -230,14 +251,18 @@ class Pool(Service):
             logger.warning("a doorbell could not be answered (%s); the next try is in %.1f s", exc, wait)
 
     async def _look(self) -> None:
-        # One turn of the event loop, so that all slots that are freed in this one are filled by one claim.
-        await asyncio.sleep(0)
-        self._look_due = False
         try:
-            await self.tick()
+            while self._look_due:
+                # One turn of the event loop, so that all slots that are freed in this one are filled by one claim.
+                await asyncio.sleep(0)
+                # What asks for a look from here on may have missed this one.
+                self._look_due = False
+                await self.tick()
         except BackendError:
             # The next round reports it, and tries again.
-            return
+            self._look_due = False
+        finally:
+            self._looking = False
 
     def _begin(self, claimed: Sequence[Claimed]) -> None:
         now, monotonic = self._clock.now(), self._clock.monotonic()

@@ -86,6 +86,8 @@ class PoolObjectives(Service):
         """When tasks that this instance gave to the pool after a delay are late, as a heap, and their ids."""
         self._late: dict[str, str] = {}
         """The names of the late tasks in the pool that this instance counts, by their ids."""
+        self._coming: dict[str, asyncio.Task[None]] = {}
+        """Those of them that this instance is giving back to the pool."""
         self._counting = ""
         """The id under which it counts them."""
         self._living: Collection[str] = ()
@@ -110,7 +112,7 @@ class PoolObjectives(Service):
             # Those that it has judged under its former id are counted by the first of the living.
             self._counting = own
             self._late.clear()
-        # First: what this round judges is in the pool again in a moment.
+            self._coming.clear()
         await self._forget_gone()
         self._living = await self._alive() if whole else ()
         await self._judge_delayed()
@@ -137,7 +139,10 @@ class PoolObjectives(Service):
 
     async def _forget_gone(self) -> None:
         """Count no late task any more that has left the pool; of many, a part in each round."""
-        ids = list(islice(self._late, _PAGE))
+        for task_id in [task_id for task_id, coming in self._coming.items() if coming.done()]:
+            del self._coming[task_id]
+        # One that is on its way back belongs to this instance still.
+        ids = [task_id for task_id in islice(self._late, _PAGE) if task_id not in self._coming]
         records = await self._read(ids) if ids else {}
         for task_id in ids:
             name = self._late.pop(task_id, None)
@@ -198,6 +203,9 @@ class PoolObjectives(Service):
                 await self._objectives.judge(task)
         finally:
             if task.phase is Phase.HELD:
-                if missed(task.record.timeline) and len(self._late) < _MOST:
+                counted = missed(task.record.timeline) and len(self._late) < _MOST
+                if counted:
                     self._late[task_id] = task.record.func_name
                 self._pool.share(task)
+                if counted and task.arrival is not None:
+                    self._coming[task_id] = task.arrival

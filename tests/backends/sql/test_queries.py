@@ -268,3 +268,12 @@ def test_postgres_has_an_index_for_every_question(postgres: Connection) -> None:
         assert f" {index} " in "\n".join(explain(postgres, other))
     plan = "\n".join(explain(postgres, figures.figures_statement(Span.HOUR, *HOURS, True, names=["7"])))
     assert re.search(r"Index Cond: .*slot = ANY .*func_name", plan), plan
+
+
+def test_a_claim_on_postgres_finds_its_tasks_by_their_ids_whatever_the_planner_knows(postgres: Connection) -> None:
+    for setting in ("enable_seqscan", "enable_bitmapscan"):
+        postgres.execute(text(f"SET {setting} = on"))
+    wanted = pool.wanted_statement(Wanted("q", {"n"}, 10), {"s"})
+    plan = explain(postgres, pool.claiming_statement(wanted, "b"))
+    [walk] = [line for line in plan if "Scan" in line and " on taskflow_tasks" in line]
+    assert "Index Scan using taskflow_tasks_pkey" in walk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from taskflow_otel import (
     get_task_context,
 )
 from taskflow_otel.backends import MemoryBackend, SqliteBackend
-from taskflow_otel.backends.pool import POOL, Claimed, Pooled
+from taskflow_otel.backends.pool import POOL, Claimed, News, Pooled, Wanted
 from taskflow_otel.engine.deployment import CONCURRENCY, RUN
 from taskflow_otel.errors import BackendError
 from taskflow_otel.model.status import TaskStatus, Transition
@@ -50,6 +50,35 @@ def member(
     monkeypatch.delenv(RUN)
     manager.task(persist=True, queue="shared", name="work")(work)
     return manager
+
+
+class Ringing(Kept):
+    """One with a bell that rings at the beginning only. It counts the claims."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool_bell = self
+        self.claims = 0
+        self.heard = asyncio.Event()
+        claim = self.pool_store.claim
+
+        async def counted(owner: str, wanted: Wanted, seals: Collection[str]) -> list[Claimed]:
+            self.claims += 1
+            return await claim(owner, wanted, seals)
+
+        self.pool_store.claim = counted  # type: ignore[method-assign]
+
+    async def hear(self, news: News) -> None:
+        """See `PoolBell`."""
+        news.all()
+        self.heard.set()
+        await asyncio.Event().wait()
+
+
+async def turns() -> None:
+    """Let all that is ready to run do so."""
+    for _ in range(50):
+        await asyncio.sleep(0)
 
 
 async def in_pool(manager: TaskManager, task_id: str) -> None:
@@ -201,6 +230,57 @@ async def test_a_deployment_that_shares_nothing_any_more_runs_what_the_pool_has_
         await eventually(lambda: bool(ran), "the run")
         assert (await alone.wait(task_id, WAIT)).status is TaskStatus.SUCCESS
     assert ran == ["ran"]
+
+
+async def test_a_freed_slot_asks_the_pool_only_if_it_may_have_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskflow_otel.engine.fleet.pool.POLL", 3600.0)
+    monkeypatch.setattr("taskflow_otel.engine.fleet.news._AGAIN", 0.01)
+    entered, gate = 0, asyncio.Event()
+
+    async def work() -> None:
+        nonlocal entered
+        entered += 1
+        await gate.wait()
+
+    backend = Ringing()
+    worker = member(backend, work, monkeypatch)
+    async with started(worker):
+        await asyncio.wait_for(backend.heard.wait(), WAIT)
+        ids = [await worker.enqueue(work) for _ in range(6)]
+        await eventually(lambda: entered == 4, "as many as there are slots")
+        gate.set()
+        # Nothing but a freed slot can find the last two.
+        await asyncio.gather(*(worker.wait(task_id, WAIT) for task_id in ids))
+        gate.clear()
+        last = await worker.enqueue(work)
+        await eventually(lambda: entered == 7, "the last")
+        # The gift asks for a look too, which may come after the claim.
+        await turns()
+        claims = backend.claims
+        gate.set()
+        await worker.wait(last, WAIT)
+        await turns()
+        assert backend.claims == claims
+
+
+async def test_whoever_waits_for_a_task_of_the_pool_is_told_when_it_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None: ...
+
+    monkeypatch.setattr("taskflow_otel.engine.lookup._POLL", 3600.0)
+    backend = Kept()
+    asked = list[str]()
+    get = backend.get
+
+    async def counted(task_id: str) -> Any:
+        asked.append(task_id)
+        return await get(task_id)
+
+    monkeypatch.setattr(backend, "get", counted)
+    manager = member(backend, work, monkeypatch)
+    async with started(manager):
+        for timeout in (None, WAIT):
+            assert (await manager.wait(await manager.enqueue(work), timeout)).status is TaskStatus.SUCCESS
+    assert not asked
 
 
 @pytest.mark.parametrize("retries", [0, 2])
