@@ -88,6 +88,8 @@ class PoolObjectives(Service):
         """The names of the late tasks in the pool that this instance counts, by their ids."""
         self._coming: dict[str, asyncio.Task[None]] = {}
         """Those of them that this instance is giving back to the pool."""
+        self._away: set[str] = set()
+        """Those of them that an instance had when last read: it runs them, or only looks, as this one does."""
         self._counting = ""
         """The id under which it counts them."""
         self._living: Collection[str] = ()
@@ -102,7 +104,8 @@ class PoolObjectives(Service):
 
     def overdue(self) -> Mapping[str, int]:
         """How many late tasks in the pool this instance counts, by the name of their type. Callable from any thread."""
-        return Counter(list(self._late.values()))
+        away = self._away.copy()
+        return Counter([name for task_id, name in list(self._late.items()) if task_id not in away])
 
     async def tick(self) -> None:
         """Judge what is late."""
@@ -113,6 +116,7 @@ class PoolObjectives(Service):
             self._counting = own
             self._late.clear()
             self._coming.clear()
+            self._away.clear()
         await self._forget_gone()
         self._living = await self._alive() if whole else ()
         await self._judge_delayed()
@@ -145,11 +149,17 @@ class PoolObjectives(Service):
         ids = [task_id for task_id in islice(self._late, _PAGE) if task_id not in self._coming]
         records = await self._read(ids) if ids else {}
         for task_id in ids:
-            name = self._late.pop(task_id, None)
-            record = records.get(task_id)
-            if name is not None and record is not None and record.instance == POOL:
-                # To the end of the line.
-                self._late[task_id] = name
+            name, record = self._late.pop(task_id, None), records.get(task_id)
+            was_away = task_id in self._away
+            self._away.discard(task_id)
+            if name is None or record is None or record.status.finished:
+                continue
+            if record.instance != POOL:
+                if was_away:
+                    continue
+                self._away.add(task_id)
+            # To the end of the line.
+            self._late[task_id] = name
 
     async def _sweep(self, queue: str, name: str, within: float, *, whole: bool) -> None:
         until = self._clock.now() - timedelta(seconds=within)
@@ -179,10 +189,15 @@ class PoolObjectives(Service):
         for record in records:
             if record.instance != POOL or len(self._late) >= _MOST:
                 continue
-            by = next((one.instance for one in record.timeline if one.transition is Transition.OBJECTIVE_MISSED), None)
+            by = self._judged_by(record)
             heir = by is not None and by not in self._living and self._counting == min(self._living, default="")
             if by == self._counting or heir:
                 self._late[record.task_id] = record.func_name
+
+    @staticmethod
+    def _judged_by(record: TaskRecord) -> str | None:
+        """The instance that has written that the task is late."""
+        return next((one.instance for one in record.timeline if one.transition is Transition.OBJECTIVE_MISSED), None)
 
     def _late_of(self, page: TaskPage) -> list[str]:
         return [one.task_id for one in page.records if one.instance == POOL and self._is_late(one)]
@@ -203,7 +218,8 @@ class PoolObjectives(Service):
                 await self._objectives.judge(task)
         finally:
             if task.phase is Phase.HELD:
-                counted = missed(task.record.timeline) and len(self._late) < _MOST
+                # Another instance may have judged it since it was read.
+                counted = self._judged_by(task.record) == self._counting and len(self._late) < _MOST
                 if counted:
                     self._late[task_id] = task.record.func_name
                 self._pool.share(task)

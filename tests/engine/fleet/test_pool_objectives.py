@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -209,3 +210,62 @@ async def test_a_task_that_another_instance_has_is_left_to_it_and_a_cancelled_on
     owned.instance = "worker"
     assert await pooled.round() == []
     assert (pooled.stopped, pooled.given) == ([cancelled.task_id], [])
+
+
+async def test_a_late_task_at_which_another_instance_looks_for_a_moment_is_counted_again(pooled: Pooled) -> None:
+    record = pooled.add(1)
+    await pooled.round()
+    record.instance = "other"
+    await pooled.round()
+    assert pooled.rounds.overdue() == {}, "the other one counts what it runs"
+    record.instance = POOL
+    await pooled.round()
+    assert pooled.rounds.overdue() == {"send": 1}
+    record.instance = "other"
+    for _ in range(2):
+        await pooled.round()
+    record.instance = POOL
+    await pooled.round()
+    assert pooled.rounds.overdue() == {}, "it had it for longer than a moment"
+
+
+async def test_a_late_task_is_counted_on_its_way_back_to_the_pool(
+    pooled: Pooled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived = asyncio.Event()
+
+    async def arrival() -> None:
+        await arrived.wait()
+
+    def share(task: LiveTask) -> None:
+        task.arrival = asyncio.create_task(arrival())
+
+    monkeypatch.setattr(pooled, "share", share)
+    record = pooled.add(1)
+    await pooled.round()
+    record.instance = pooled.here
+    for _ in range(3):
+        await pooled.round()
+    assert pooled.rounds.overdue() == {"send": 1}
+    record.instance = POOL
+    arrived.set()
+    await asyncio.sleep(0)
+    await pooled.round()
+    assert pooled.rounds.overdue() == {"send": 1}
+
+
+async def test_one_that_another_instance_judged_since_it_was_read_is_counted_by_that_one(
+    pooled: Pooled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = pooled.claim_one
+
+    async def second(task_id: str) -> LiveTask | None:
+        [record] = pooled.records
+        record.timeline += (TimelineEntry(Transition.OBJECTIVE_MISSED, pooled.clock.now(), 0, "other"),)
+        return await claim(task_id)
+
+    monkeypatch.setattr(pooled, "claim_one", second)
+    record = pooled.add(1)
+    assert await pooled.round() == []
+    assert pooled.given == [record.task_id]
+    assert pooled.rounds.overdue() == {}
