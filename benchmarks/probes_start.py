@@ -115,7 +115,7 @@ def _celery() -> tuple[Any, Any]:
     app = Celery("note", broker=os.environ["BENCHMARK_URL"])
     app.conf.update(task_ignore_result=True, task_acks_late=True)
 
-    @app.task(name="note")  # type: ignore[untyped-decorator]
+    @app.task(name="note")
     def note(number: int) -> None:
         _note(number)
 

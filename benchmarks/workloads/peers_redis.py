@@ -103,7 +103,7 @@ async def celery_redis(directory: Path) -> AsyncIterator[Run]:
     app.conf.update(task_ignore_result=True, task_acks_late=True, worker_concurrency=PRODUCERS)
     loop, finished = asyncio.get_running_loop(), asyncio.Semaphore(0)
 
-    @app.task(name="nothing")  # type: ignore[untyped-decorator]
+    @app.task(name="nothing")
     def nothing() -> None:
         loop.call_soon_threadsafe(finished.release)
 

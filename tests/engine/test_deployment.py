@@ -39,5 +39,5 @@ def test_a_manager_reads_them_and_refuses_what_it_cannot_do(monkeypatch: pytest.
 def test_a_queue_is_shared_on_a_database_only() -> None:
     with pytest.raises(ConfigurationError, match="the queues video are shared"):
         TaskManager(queues={"video": QueueConfig(run="pool")})
-    with pytest.raises(ConfigurationError, match="must be 'here' or 'pool', not 'celery'"):
-        QueueConfig(run="celery")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="must be 'here', 'pool' or 'celery', not 'elsewhere'"):
+        QueueConfig(run="elsewhere")  # type: ignore[arg-type]

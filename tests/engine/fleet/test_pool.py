@@ -263,7 +263,7 @@ async def test_a_freed_slot_asks_the_pool_only_if_it_may_have_more(monkeypatch: 
         assert backend.claims == claims
 
 
-async def test_whoever_waits_for_a_task_of_the_pool_is_told_when_it_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wait_for_a_task_of_the_pool_ends_when_it_has_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None: ...
 
     monkeypatch.setattr("taskflow_otel.engine.lookup._POLL", 3600.0)
