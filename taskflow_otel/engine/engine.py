@@ -327,7 +327,10 @@ class Engine:
         """Rounds of everything that is due."""
         # Connections to parts that were built later are made here, and nowhere else.
         self._heartbeat.connect(rejoin=self.control.rejoin, introduce=self._introduce)
-        self._ledger.connect(LateCommits(self._tasks, self._lifecycle, self._ledger, intake, self._background).applied)
+        late = LateCommits(
+            self._tasks, self._lifecycle, self._ledger, intake, self._background, backend.request_cancel, self._clock
+        )
+        self._ledger.connect(late.applied)
         attempts.connect(runner)
         self._dispatcher.connect(attempts.start)
 

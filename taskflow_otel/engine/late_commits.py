@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
 from typing import Any, assert_never
 
@@ -13,20 +13,35 @@ from taskflow_otel.engine.lifecycle import Lifecycle
 from taskflow_otel.engine.live import REFUSED, LiveTasks
 from taskflow_otel.engine.phase import Phase
 from taskflow_otel.model.record import TaskRecord
+from taskflow_otel.model.status import TaskStatus
+from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import OwnedTasks
+from taskflow_otel.runtime.retrying import retrying
 
 
 class LateCommits:
-    """Corrects late commits, each in an asyncio task of `background`."""
+    """Corrects late commits, each in an asyncio task of `background`.
+
+    `request_cancel` is that of the backend.
+    """
 
     def __init__(
-        self, tasks: LiveTasks, lifecycle: Lifecycle, ledger: Ledger, intake: Intake, background: OwnedTasks
+        self,
+        tasks: LiveTasks,
+        lifecycle: Lifecycle,
+        ledger: Ledger,
+        intake: Intake,
+        background: OwnedTasks,
+        request_cancel: Callable[[str], Awaitable[bool]],
+        clock: Clock,
     ) -> None:
         self._tasks = tasks
         self._lifecycle = lifecycle
         self._ledger = ledger
         self._intake = intake
         self._background = background
+        self._request_cancel = request_cancel
+        self._clock = clock
 
     def applied(self, change: Change, stale: bool) -> None:
         """The ledger has applied this change late; see `correction`."""
@@ -37,7 +52,8 @@ class LateCommits:
         """Return what corrects a change that the ledger applied after its caller had gone or had got an error.
 
         Until the correction has run, the task counts as unpublished. `stale`: another instance owns the task now. If
-        the change was applied before that, it is published, and the task continues there.
+        the change was applied before that, it is published, and the task continues there. But if the change was the
+        task's insert, its caller was told that it does not run: that instance is asked to cancel it.
         """
         if isinstance(change, APPENDED):
             return None
@@ -79,4 +95,9 @@ class LateCommits:
                 applied = await self._ledger.commit(Update(truth), timeout=float("inf"))
                 if applied.outcome is not Outcome.STALE:
                     return
+                if truth.status is TaskStatus.REJECTED:
+                    self._background.own(self._cancel_elsewhere(truth.task_id))
             await self._lifecycle.show_if_held(as_applied(late))
+
+    async def _cancel_elsewhere(self, task_id: str) -> None:
+        await retrying(self._clock, lambda: self._request_cancel(task_id))

@@ -12,7 +12,7 @@ from taskflow_otel import InMemoryLogger, TaskManager
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
-from taskflow_otel.model.status import Transition
+from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.reconcile.compare import reconcile
 from tests.ledger.fleet import Fleet
 from tests.managers import WAIT, finish
@@ -123,6 +123,34 @@ async def test_a_task_that_was_refused_although_it_was_committed_counts_as_enque
         fleet.wires[scene.one].cut = False
         await eventually(lambda: scene.lines_told() == lines(record), "all lines of the timeline, each published once")
         await scene.agree(scene.one)
+    await scene.agree(scene.other)
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["runs", "waits"])
+async def test_a_task_that_was_refused_although_it_was_committed_is_cancelled_by_who_has_taken_it_over(
+    fleet: Fleet, runs: bool
+) -> None:
+    scene, entered = Scene(fleet, commit_timeout=0.5), asyncio.Event()
+
+    async def last_long() -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    scene.other = fleet.manager(loggers=[scene.told])
+    scene.other.task(name="job", persist=True, requeue_on_interrupt=True)(last_long)
+    await fleet.start(scene.other)
+    if not runs:
+        await scene.other.pause_queue("default")
+    enqueuing = await scene.lose(Transition.ENQUEUED)
+    with pytest.raises(BackendUnavailableError):
+        await enqueuing
+    await fleet.die(scene.one)
+    [record] = await fleet.records(TaskQuery(func_name="job"))
+    if runs:
+        await asyncio.wait_for(entered.wait(), WAIT)
+    fleet.wires[scene.one].cut = False
+    assert (await finish(scene.other, record.task_id)).status is TaskStatus.CANCELLED
+    assert entered.is_set() is runs
     await scene.agree(scene.other)
 
 

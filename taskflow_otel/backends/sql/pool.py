@@ -18,7 +18,6 @@ from sqlalchemy import (
     any_,
     delete,
     func,
-    literal_column,
     or_,
     select,
     update,
@@ -188,7 +187,8 @@ def claiming_statement(wanted: Select[Any], owner: str) -> UpdateBase:
     ids = any_(func.array(select(found.c.task_id).scalar_subquery()))
     since = select(found.c.since).where(found.c.task_id == tasks.c.task_id).scalar_subquery()
     gone = delete(pool).where(_p.task_id == ids).cte("gone")
-    ownerless = tasks.c.live_owner.concat(literal_column("''")) == POOL
+    # Not even by what an index leaves out: the planner concludes from any plain comparison that it is not null.
+    ownerless = func.coalesce(tasks.c.live_owner, "") == POOL
     change = update(tasks).where(tasks.c.task_id == ids, ownerless)
     change = change.values(instance=owner, live_owner=owner, token=tasks.c.token + 1, updated_at=now_micros())
     return change.returning(*queries.RECORD_COLUMNS, since).add_cte(gone)
