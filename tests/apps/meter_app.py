@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from celery import Celery
 from fastapi import FastAPI
 from opentelemetry import metrics
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -13,6 +14,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
 from taskflow_otel import SLO, ManagedBackgroundTasks, QueueConfig, TaskAdmin, TaskManager
+from taskflow_otel.celery import install
 
 
 @asynccontextmanager
@@ -24,7 +26,11 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
-task_manager = TaskManager(snapshot_db=os.environ["APP_DB"], queues={"shared": QueueConfig(run="pool")})
+task_manager = TaskManager(
+    snapshot_db=os.environ["APP_DB"],
+    queues={"shared": QueueConfig(run="pool"), "celery": QueueConfig(run="celery")},
+)
+install(Celery("workers", broker="memory://"), task_manager)
 TaskAdmin(app, task_manager, auto_install=True)
 
 

@@ -158,14 +158,18 @@ def test_refusals_firings_fenced_writes_and_operations_are_counted_once(pair: Pa
     finally:
         os.kill(pair.one.pid, signal.SIGCONT)
     settled: dict[str, tuple[float, float]] = {}
+    agreed = 0
 
     def agree() -> bool:
+        nonlocal agreed
         settled.clear()
         settled.update(pair.differences())
+        agreed = 0 if settled else agreed + 1
         return not settled
 
     try:
-        wait_until(agree, "agreement", timeout=60, interval=0.5)
+        # Several times: what a process has just counted is not stored yet.
+        wait_until(lambda: agree() and agreed >= 10, "agreement", timeout=90, interval=0.5)
         # They have been stored, and outlive their process.
         pair.one.kill()
         wait_until(agree, "agreement after the kill", timeout=60, interval=0.5)
