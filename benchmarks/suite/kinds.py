@@ -180,3 +180,22 @@ WRK = "wrk"
 def workload(label: str, name: str, size: int, *, peer: bool = False, server: Server | None = None) -> Case:
     """A case that runs a workload."""
     return probe(label, "workload", name, size, 60, peer=peer, server=server)
+
+
+SERVERS: dict[Server, str] = {"postgres": "PostgreSQL", "mysql": "MariaDB", "redis": "Redis"}
+"""What people call them."""
+
+
+def on_server(name: str, server: Server, size: int, what: str, *peers: str) -> Row:
+    """A row of a workload of ours on a server, beside what is used there. `what`: what it measures, in words."""
+    return Row(
+        name=name,
+        what=f"{what} on {SERVERS[server]}, beside what is used there",
+        unit="tasks/s",
+        cases=(
+            workload(OURS, name, size, server=server),
+            *(workload(peer, f"{peer}-{server}", 3_000, peer=True, server=server) for peer in peers),
+        ),
+        figure=RATE,
+        ratio=to_best,
+    )

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.suite.kinds import CPU, OURS, RATE, Case, Row, Server, probe, read, to_best, to_reference, workload
-
-_NAMES: dict[Server, str] = {"postgres": "PostgreSQL", "redis": "Redis"}
-
-
-def _rate(server: Server, *peers: str) -> Row:
-    return Row(
-        name=f"pool-{server}",
-        what=f"a task of a shared queue on {_NAMES[server]}, with gift and claim, beside what is used there",
-        unit="tasks/s",
-        cases=(
-            workload(OURS, f"pool-{server}", 4_000, server=server),
-            *(workload(peer, f"{peer}-{server}", 3_000, peer=True, server=server) for peer in peers),
-        ),
-        figure=RATE,
-        ratio=to_best,
-    )
+from benchmarks.suite.kinds import CPU, OURS, SERVERS, Case, Row, Server, on_server, probe, read, to_reference, workload
 
 
 def _cost(server: Server) -> Row:
     return Row(
         name=f"pool-cost-{server}",
-        what=f"such a task on {_NAMES[server]}, beside one of a queue that is not shared",
+        what=f"such a task on {SERVERS[server]}, beside one of a queue that is not shared",
         unit="µs of CPU",
         cases=(
             workload(OURS, f"pool-{server}", 4_000, server=server),
@@ -42,7 +26,7 @@ def _waits(server: Server, *peers: str) -> tuple[Row, Row]:
     cases = [case(OURS, "pool"), case("without notification", "poll"), *(case(peer, peer, peer=True) for peer in peers)]
     if server == "postgres":
         cases.insert(1, case("in a transaction", "transaction"))
-    what = f"from the commit of a task to its start in an idle worker, on {_NAMES[server]}"
+    what = f"from the commit of a task to its start in an idle worker, on {SERVERS[server]}"
 
     def row(name: str, what: str, figure: str) -> Row:
         return Row(name=name, what=what, unit="ms", cases=tuple(cases), figure=read(figure))
@@ -51,9 +35,11 @@ def _waits(server: Server, *peers: str) -> tuple[Row, Row]:
     return row(name, f"{what}, median", "p50_ms"), row(f"{name}-p99", "its 99th percentile", "p99_ms")
 
 
+_POOLED = "a task of a shared queue, with gift and claim,"
+
 POOL_ROWS: tuple[Row, ...] = (
-    _rate("postgres", "procrastinate", "pgqueuer"),
-    _rate("redis", "saq", "arq", "taskiq", "celery"),
+    on_server("pool-postgres", "postgres", 4_000, _POOLED, "procrastinate", "pgqueuer"),
+    on_server("pool-redis", "redis", 4_000, _POOLED, "saq", "arq", "taskiq", "celery"),
     _cost("postgres"),
     _cost("redis"),
     *_waits("postgres", "procrastinate"),

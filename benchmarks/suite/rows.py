@@ -9,9 +9,9 @@ from benchmarks.suite.kinds import (
     WRK,
     Case,
     Row,
-    Server,
     added,
     least_against,
+    on_server,
     probe,
     read,
     to_best,
@@ -71,20 +71,6 @@ def _unrelated(kind: str) -> Row:
     )
 
 
-def _server(server: Server, *peers: str) -> Row:
-    return Row(
-        name=server,
-        what=f"the same persisted on {_SERVERS[server]}, beside what is used there",
-        unit="tasks/s",
-        cases=(
-            workload(OURS, server, 6_000, server=server),
-            *(workload(peer, f"{peer}-{server}", 3_000, peer=True, server=server) for peer in peers),
-        ),
-        figure=RATE,
-        ratio=to_best,
-    )
-
-
 def _schedules(kind: str) -> Row:
     return Row(
         name=f"schedules-due-{kind}",
@@ -106,7 +92,6 @@ def _idle(kind: str) -> Row:
     )
 
 
-_SERVERS = {"postgres": "PostgreSQL", "mysql": "MariaDB", "redis": "Redis"}
 _TROUBLES = ("absent", "refusing", "slow", "hung")
 _MILLION = Case(
     OURS, ("benchmarks.million",), ("benchmarks.million", "--tasks", "500", "--repeats", "2")
@@ -188,9 +173,9 @@ ROWS: tuple[Row, ...] = (
     _flow("sqlite"),
     _unrelated("memory"),
     _unrelated("sqlite"),
-    _server("postgres", "procrastinate", "pgqueuer"),
-    _server("mysql", "huey"),
-    _server("redis", "saq", "arq", "taskiq"),
+    on_server("postgres", "postgres", 6_000, "the same persisted", "procrastinate", "pgqueuer"),
+    on_server("mysql", "mysql", 6_000, "the same persisted", "huey"),
+    on_server("redis", "redis", 6_000, "the same persisted", "saq", "arq", "taskiq"),
     *POOL_ROWS,
     _in_line(10_000),
     _in_line(100_000),
