@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from taskflow_otel.backends.redis import codec
+from taskflow_otel.backends.redis.fields import failed_fields
 from taskflow_otel.backends.sql import mapping
 from taskflow_otel.model.plain import encodable
 from taskflow_otel.testing.backends.samples import BASE, full_task
@@ -50,7 +51,7 @@ def test_a_sound_row_is_read_as_it_is_and_has_no_damage() -> None:
     assert mapping.to_record(row).damage is None
     loaded = codec.load_record(
         (task.instance, str(task.token), task.status.value, None, task.retried_by, codec.dump_head(task),
-         codec.dump_doc(task), str(codec.failed_fields(task)[1]), task.task_id)
+         codec.dump_doc(task), str(failed_fields(task)[1]), task.task_id)
     )  # fmt: skip
     assert loaded.damage is None
     assert loaded == replace(task, damage=None)

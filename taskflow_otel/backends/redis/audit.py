@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from taskflow_otel.backends.redis.codec import from_micros, to_micros
+from taskflow_otel.backends.redis.texts import from_micros, to_micros
 from taskflow_otel.model.audit import AuditCursor, AuditEntry, AuditPage, AuditQuery, is_about, place_of
 
 if TYPE_CHECKING:

@@ -17,11 +17,13 @@ from taskflow_otel.backends.namespace import check_namespace
 from taskflow_otel.backends.redis import codec
 from taskflow_otel.backends.redis.audit import RedisAuditStore
 from taskflow_otel.backends.redis.failures import RedisFailureStore, tell_failures
+from taskflow_otel.backends.redis.fields import Field, groups_of, insert_fields, old_key, read_group, update_fields
 from taskflow_otel.backends.redis.figures import RedisFigureStore
 from taskflow_otel.backends.redis.operations import RedisOperationStore
 from taskflow_otel.backends.redis.pool import RedisBell, RedisPoolStore
 from taskflow_otel.backends.redis.search import Searcher
 from taskflow_otel.backends.redis.spans import RedisSpanStore
+from taskflow_otel.backends.redis.texts import plain_json, to_json, to_micros
 from taskflow_otel.errors import (
     BackendError,
     BackendUnavailableError,
@@ -289,13 +291,13 @@ class RedisBackend:
 
     async def holder_of(self, idempotency_key: str) -> str | None:
         """The id of the task that holds the key."""
-        forms = (distinct_text(idempotency_key), *codec.old_key(idempotency_key))
+        forms = (distinct_text(idempotency_key), *old_key(idempotency_key))
         holders: list[str | None] = await self._connection.command("HMGET", f"{self._tag}:keys", *forms)
         return next((holder for holder in holders if holder is not None), None)
 
     async def changed_since(self, moment: datetime, *, not_of: str, limit: int) -> list[TaskRecord]:
         """Tasks of other instances written at or after `moment`, oldest change first."""
-        rows = await self._connection.read("changed_since", str(codec.to_micros(moment)), not_of, str(limit))
+        rows = await self._connection.read("changed_since", str(to_micros(moment)), not_of, str(limit))
         return [codec.load_record(row) for row in rows]
 
     async def request_cancel(self, task_id: str) -> bool:
@@ -319,7 +321,7 @@ class RedisBackend:
 
     async def declare_dead(self, instance_id: str, seen_heartbeat: datetime) -> bool:
         """Declare an instance dead if its heartbeat is still `seen_heartbeat`."""
-        heartbeat = str(codec.to_micros(seen_heartbeat))
+        heartbeat = str(to_micros(seen_heartbeat))
         return bool(await self._connection.write("declare_dead", instance_id, heartbeat, uuid.uuid4().hex))
 
     async def take_over(
@@ -341,8 +343,8 @@ class RedisBackend:
             new_owner,
             str(limit),
             f"{lost:d}",
-            codec.to_json(sorted(dead)),
-            codec.to_json(False if names is None else codec.groups_of(names, seals)),
+            to_json(sorted(dead)),
+            to_json(False if names is None else groups_of(names, seals)),
         )
         self._unanswered.discard(new_owner)
         return [codec.load_record(row) for row in rows]
@@ -351,7 +353,7 @@ class RedisBackend:
         """Names and counts of the unfinished tasks of these instances."""
         totals: Counter[str] = Counter()
         for group, number in await self._connection.read("orphans", *dead):
-            persisted, name, seal = codec.read_group(group)
+            persisted, name, seal = read_group(group)
             if beyond is None or (persisted and seal and seal not in beyond):
                 totals[name] += number
         return dict(totals)
@@ -365,7 +367,7 @@ class RedisBackend:
         deleted = 0
         while deleted < limit:
             step = min(_DELETE_STEP, limit - deleted)
-            number = await self._connection.write("delete_finished", str(codec.to_micros(before)), str(step))
+            number = await self._connection.write("delete_finished", str(to_micros(before)), str(step))
             deleted += number
             if number < step:
                 break
@@ -414,25 +416,25 @@ def _knows_waitaof(version: str) -> bool:
 
 
 def _apply_args(changes: Sequence[Change]) -> list[str]:
-    fields: list[list[codec.Field]] = []
+    rows: list[list[Field]] = []
     texts: list[str] = []
     for change in changes:
         match change:
             case Insert(record, once, link):
                 link_of = ["", ""] if link is None else [record.retry_of or "", link.seen or ""]
-                old_key = codec.old_key(record.idempotency_key)
-                fields.append(["I", *codec.insert_fields(record), once or "", *link_of, "1" if old_key else ""])
-                texts += (codec.dump_doc(record), codec.dump_head(record), *old_key)
+                former_key = old_key(record.idempotency_key)
+                rows.append(["I", *insert_fields(record), once or "", *link_of, "1" if former_key else ""])
+                texts += (codec.dump_doc(record), codec.dump_head(record), *former_key)
             case Update(record):
-                fields.append(["U", *codec.update_fields(record)])
+                rows.append(["U", *update_fields(record)])
                 texts.append(codec.dump_doc(record))
             case AppendLogs(task_id, entries):
-                fields.append(["L", task_id, *(text for entry in entries for text in codec.dump_log(entry))])
+                rows.append(["L", task_id, *(text for entry in entries for text in codec.dump_log(entry))])
             case AppendSpans(task_id, owner, token, attempt, text):
-                fields.append(["T", task_id, owner, str(token), str(attempt), text])
+                rows.append(["T", task_id, owner, str(token), str(attempt), text])
             case _:
                 assert_never(change)
-    return [codec.plain_json(fields), *texts]
+    return [plain_json(rows), *texts]
 
 
 def _instance(row: Sequence[str]) -> Instance:

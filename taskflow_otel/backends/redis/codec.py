@@ -1,4 +1,4 @@
-"""Records, log entries and instances as texts for Redis. Times are whole microseconds in UTC.
+"""Records, log entries and instances as texts for Redis, and back, whatever a row holds.
 
 The scripts read only a few fields (owner, token, status, indexes). Everything else is in two JSON texts: `head`,
 written once, and `doc`, written with each change.
@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import uuid
-from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
-import msgspec
-
-from taskflow_otel.backends.pool import Pooled
-from taskflow_otel.model.cipher import seal_of
+from taskflow_otel.backends.redis.texts import from_json, from_micros, plain_json, to_json, to_micros
 from taskflow_otel.model.failure import AttemptFailure
-from taskflow_otel.model.figures import Span, figures_of
 from taskflow_otel.model.mended import (
     NO_TIME,
     Shape,
@@ -31,57 +25,13 @@ from taskflow_otel.model.mended import (
     read_tags,
     read_timeline_entry,
     read_trace,
-    without_surrogates,
 )
-from taskflow_otel.model.plain import distinct_text, encodable, is_storable, repr_of, text_of
+from taskflow_otel.model.plain import distinct_text, encodable, repr_of, text_of
 from taskflow_otel.model.query import Instance
 from taskflow_otel.model.record import LogEntry, Progress, TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.model.trace import SpanRef, TaskTrace
 from taskflow_otel.model.vocabulary import LogLevel
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-
-
-def to_json(value: object) -> str:
-    """Return compact JSON as valid UTF-8; raises `TypeError` or `ValueError` for values without a JSON form."""
-    text = _encode(value)
-    try:
-        text.isascii() or text.encode()
-    except UnicodeEncodeError:
-        return _encode(encodable(value))
-    return text
-
-
-_encode_plain = msgspec.json.Encoder().encode
-
-
-def plain_json(value: object) -> str:
-    """The same for texts, finite numbers and lists of them, in a fifth of the time.
-
-    Only for those: this encoder also takes what has no JSON form, such as NaN, and writes something else in its place.
-    """
-    try:
-        return _encode_plain(value).decode()
-    except (UnicodeEncodeError, TypeError):
-        # A lone surrogate, or a subclass of `str`.
-        return to_json(value)
-
-
-def _decode(text: str) -> Any:
-    return without_surrogates(text, json.loads(text))
-
-
-def to_micros(moment: datetime) -> int:
-    """Return an aware datetime as microseconds since 1970."""
-    since = moment - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def from_micros(micros: int) -> datetime:
-    """Return microseconds since 1970 as an aware datetime in UTC."""
-    return _EPOCH + timedelta(microseconds=micros)
 
 
 def _span_out(span: SpanRef | None) -> list[Any] | None:
@@ -145,7 +95,7 @@ class _Text:
         return plain_json(values) if record.progress is None else to_json(values)
 
     def load(self, stored: str) -> dict[str, Any]:
-        values = _decode(stored)
+        values = from_json(stored)
         for place, _, back in self._convert:
             if values[place] is not None:
                 values[place] = back(values[place])
@@ -154,7 +104,7 @@ class _Text:
     def load_damaged(self, stored: object) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the readable attributes, and the raw content of the others."""
         try:
-            found = _decode(stored)  # type: ignore[arg-type]  # whatever it is
+            found = from_json(stored)  # type: ignore[arg-type]  # whatever it is
             raw = dict(zip(self.names, found, strict=True))
         except Exception:  # the row may hold anything
             return {}, dict.fromkeys(self.names, stored)
@@ -164,15 +114,6 @@ class _Text:
             with contextlib.suppress(Exception):  # as above
                 read[name] = backs[name](value) if name in backs and value is not None else value
         return read, {name: value for name, value in raw.items() if name not in read}
-
-
-def _storable_key(key: str | None) -> str | None:
-    return None if key is None else distinct_text(key)
-
-
-def old_key(key: str | None) -> tuple[str, ...]:
-    """The form in which version 0.1.0 stored a key, if it was another one."""
-    return () if key is None or is_storable(key) else (key,)
 
 
 _TIME = (to_micros, from_micros)
@@ -229,7 +170,8 @@ ROW_FIELDS = ("owner", "token", "status", "cancel", "retried_by", "head", "doc",
 """The fields of a row in the order of the script function `row`; the task id comes last."""
 
 
-def _failures_out(failures: Sequence[AttemptFailure]) -> str:
+def dump_failures(failures: Sequence[AttemptFailure]) -> str:
+    """Return the failures of a task as JSON."""
     return to_json(
         [
             [f.attempt, f.fingerprint, f.error_type, f.error, f.frames, f.retry_at and to_micros(f.retry_at)]
@@ -244,7 +186,7 @@ def _failures_in(stored: str | None) -> tuple[AttemptFailure, ...]:
     return tuple(
         [
             read_failure(attempt, kind, error_type, error, frames, None if at is None else from_micros(at))
-            for attempt, kind, error_type, error, frames, at in _decode(stored)
+            for attempt, kind, error_type, error, frames, at in from_json(stored)
         ]
     )
 
@@ -295,105 +237,6 @@ def _mended(row: Sequence[Any]) -> TaskRecord:
     return mended(values, stored)
 
 
-def tag_dimension(key: str, value: str | None) -> str:
-    """Return the index of a tag; without a value, the index of all tags with this key."""
-    return f"k{key}" if value is None else f"t{len(key)}:{key}={value}"
-
-
-def dimensions(record: TaskRecord) -> list[str]:
-    """Return the indexes of a task: one for each filter that can find it."""
-    dims = ["", f"f{record.func_name}", f"q{record.queue}", f"s{record.source}"]
-    if trace_id := record.trace_id:
-        dims.append(f"r{trace_id}")
-    if (fingerprint := record.fingerprint) is not None:
-        dims.append(f"p{fingerprint}")
-    for key, value in record.tags.items():
-        dims += (tag_dimension(key, None), tag_dimension(key, value))
-    return dims
-
-
-def _search_text(record: TaskRecord) -> str:
-    """Return the text that `q` searches besides the id."""
-    return f"{record.func_name}\0{record.error or ''}".lower()
-
-
-def _group(record: TaskRecord) -> str:
-    """The group of a live task. For sealed arguments, the name is followed by NUL and the seal."""
-    seal = seal_of(record.payload)
-    return f"{record.persisted:d}{record.func_name}" + ("" if seal is None else f"\0{seal}")
-
-
-def groups_of(names: Collection[str], seals: Collection[str]) -> list[str]:
-    """Return the groups of these names, without their first character: unsealed, and with each of these seals."""
-    return sorted([*names, *(f"{name}\0{seal}" for name in names for seal in seals)])
-
-
-def read_group(group: str) -> tuple[bool, str, str]:
-    """Return whether the tasks of a group are persisted, their name, and their seal (empty without one)."""
-    name, _, seal = group[1:].partition("\0")
-    return group[:1] == "1", name, seal
-
-
-Field = str | bool | None | list[str | int]
-"""A field of a change for `apply.lua`."""
-
-
-def _figures(record: TaskRecord) -> list[str | int]:
-    """The figures of a finished task, in the order of `apply.lua`."""
-    ended = record.end_time or record.created_at
-    found: list[str | int] = [str(span.slot(ended)) for span in Span]
-    for kind, bucket, micros in figures_of(record):
-        found += (f"{kind}:{bucket}:{record.func_name}", micros)
-    return found
-
-
-def pooled_fields(task: Pooled) -> list[str]:
-    """Return the fields of a task that goes into the pool, in the order of `pool_give.lua`."""
-    group = f"1{task.func_name}" + ("" if task.seal is None else f"\0{task.seal}")
-    created, since = to_micros(task.created_at), to_micros(task.since)
-    return [task.task_id, task.queue, str(-task.priority), group, str(created), str(since)]
-
-
-def failed_fields(record: TaskRecord) -> list[str | int]:
-    """The fingerprint of a task that failed (empty if it is over it) and its failures, in the order of `apply.lua`."""
-    return [record.fingerprint or "", _failures_out(record.failures)] if record.failures else []
-
-
-def update_fields(record: TaskRecord) -> list[Field]:
-    """Return the fields of an update, in the order of `apply.lua`."""
-    duration = ended = ""
-    figures: list[str | int] = []
-    if record.status.finished:
-        figures = _figures(record)
-        duration = "" if record.duration is None else str(round(record.duration * 1_000_000))
-        ended = str(to_micros(record.end_time or record.created_at))
-    return [
-        record.task_id,
-        record.instance,
-        str(record.token),
-        record.status.value,
-        plain_json(dimensions(record)),
-        _storable_key(record.idempotency_key),
-        record.active_key is not None,
-        duration,
-        ended,
-        _search_text(record),
-        _group(record),
-        str(to_micros(record.created_at)),
-        figures,
-        failed_fields(record),
-    ]
-
-
-def insert_fields(record: TaskRecord) -> list[Field]:
-    """Return the fields of an insert, in the order of `apply.lua`."""
-    return [
-        *update_fields(record),
-        "1" if record.cancel_requested else "",
-        record.retried_by or "",
-    ]
-
-
 def dump_head(record: TaskRecord) -> str:
     """Return the constant attributes of a task."""
     return _HEAD.dump(record)
@@ -417,7 +260,7 @@ def dump_log(entry: LogEntry) -> list[str]:
 def load_log(seq: int, stored: str) -> LogEntry:
     """Return the stored log entry with the position `seq`."""
     try:
-        at, level, message, attempt, extra = _decode(stored)
+        at, level, message, attempt, extra = from_json(stored)
         entry = LogEntry(seq, from_micros(at), level, message, attempt, read_extra(extra))
     except (ValueError, TypeError, OverflowError, RecursionError):
         return LogEntry(seq, NO_TIME, LogLevel.INFO.value, f"[cannot be read: {repr_of(stored, 1_000)}]", 0, {})
@@ -453,11 +296,3 @@ def load_instance(row: Sequence[str]) -> Instance:
         lease_seconds=lease_seconds,
         state=state,
     )
-
-
-def made_at(task_id: str) -> int:
-    """Return the end of the millisecond of a UUIDv7 (RFC 9562, section 5.7), in microseconds."""
-    try:
-        return (uuid.UUID(task_id).int >> 80) * 1_000 + 999
-    except ValueError:
-        return 0

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from taskflow_otel.backends.failures import GroupCount, Occurrences, grouped
 from taskflow_otel.backends.redis import codec
+from taskflow_otel.backends.redis.fields import dimensions, failed_fields
 from taskflow_otel.backends.redis.search import Searcher
+from taskflow_otel.backends.redis.texts import from_micros, to_json, to_micros
 from taskflow_otel.model.failure import fingerprint_of, summary_of
 from taskflow_otel.model.query import FailureGroup, FailureGroups, TaskQuery, Trend
 from taskflow_otel.model.status import TaskStatus
@@ -37,7 +39,7 @@ class RedisFailureStore:
         """See `FailureStore`."""
         if any(getattr(query, name) is not None for name in _CONDITIONS):
             return await self._counted(query, trend)
-        times = str(codec.to_micros(trend.recent)), str(codec.to_micros(trend.before))
+        times = str(to_micros(trend.recent)), str(to_micros(trend.before))
         found: dict[str, FailureGroup] = {}
         cursor = ""
         while cursor != "0":
@@ -48,8 +50,8 @@ class RedisFailureStore:
                     total=total,
                     open=not_retried,
                     waiting=waiting,
-                    first_at=codec.from_micros(int(first)),
-                    last_at=codec.from_micros(int(last)),
+                    first_at=from_micros(int(first)),
+                    last_at=from_micros(int(last)),
                     recent=recent,
                     before=before,
                     newest=newest,
@@ -107,9 +109,9 @@ async def tell_failures(link: Connection) -> None:
                 }
                 kind = fingerprint_of(record.func_name, status, reason=record.reason, **texts)
                 record.failures = (summary_of(record.attempt, kind, **texts),)
-                fingerprint, failures = codec.failed_fields(record)
-                dims = codec.to_json(codec.dimensions(record))
+                fingerprint, failures = failed_fields(record)
+                dims = to_json(dimensions(record))
                 told.append([record.task_id, status.value, dims, str(fingerprint), str(failures)])
             if told:
-                await link.write("failures_tell", codec.to_json(told))
+                await link.write("failures_tell", to_json(told))
     await link.write("failures_told")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from taskflow_otel.backends.redis import codec
+from taskflow_otel.backends.redis.texts import to_json
 from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.runtime.owned_tasks import in_slices
 
@@ -35,7 +35,7 @@ class RedisFigureStore:
         """See `FigureStore`."""
         added: dict[tuple[int, str, str, int], list[int]] = {}
         start = str(first)
-        wanted = "" if names is None else codec.to_json(sorted(names))
+        wanted = "" if names is None else to_json(sorted(names))
         while start:
             start, rows = await self._connection().read(
                 "figures_read", span.value, start, str(last), str(_SLOTS_AT_ONCE), wanted

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from taskflow_otel.backends.operation_documents import Claims, decoded, encoded
-from taskflow_otel.backends.redis.codec import to_micros
+from taskflow_otel.backends.redis.texts import to_micros
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery
 from taskflow_otel.model.plain import distinct_text
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from taskflow_otel.backends.pool import Claimed, News, PoolDepth, Pooled, Wanted
 from taskflow_otel.backends.redis import codec
+from taskflow_otel.backends.redis.fields import groups_of, pooled_fields
+from taskflow_otel.backends.redis.texts import from_micros, to_json
 
 if TYPE_CHECKING:
     from taskflow_otel.backends.redis.connection import Connection
@@ -33,12 +35,12 @@ class RedisPoolStore:
 
     async def give(self, owner: str, tasks: Sequence[Pooled]) -> None:
         """See `PoolStore`."""
-        await self._write("pool_give", owner, codec.to_json([codec.pooled_fields(task) for task in tasks]))
+        await self._write("pool_give", owner, to_json([pooled_fields(task) for task in tasks]))
 
     async def claim(self, owner: str, wanted: Wanted, seals: Collection[str]) -> list[Claimed]:
         """See `PoolStore`."""
         lost = owner in self._unanswered
-        groups = codec.to_json(codec.groups_of(wanted.names, seals))
+        groups = to_json(groups_of(wanted.names, seals))
         self._unanswered.add(owner)
         of_all = "" if wanted.of_all is None else str(wanted.of_all)
         wants = wanted.queue, str(wanted.limit), groups, of_all, wanted.task_id or ""
@@ -54,7 +56,7 @@ class RedisPoolStore:
     async def depth(self, queues: Collection[str], *, others: bool = False) -> dict[str, PoolDepth]:
         """See `PoolStore`."""
         found = await self._connection().read("pool_depth", f"{others:d}", *queues)
-        return {name: PoolDepth(number, codec.from_micros(int(oldest))) for name, number, oldest in found}
+        return {name: PoolDepth(number, from_micros(int(oldest))) for name, number, oldest in found}
 
 
 class RedisBell:
@@ -72,5 +74,5 @@ def _claimed(rows: Sequence[Any]) -> list[Claimed]:
     claimed = []
     for row, since in rows:
         record = codec.load_record(row)
-        claimed.append(Claimed(record, record.created_at if since == "0" else codec.from_micros(int(since))))
+        claimed.append(Claimed(record, record.created_at if since == "0" else from_micros(int(since))))
     return claimed

@@ -6,6 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from taskflow_otel.backends.redis import codec
+from taskflow_otel.backends.redis.fields import tag_dimension
+from taskflow_otel.backends.redis.texts import made_at, to_json, to_micros
 from taskflow_otel.model.query import TaskCounts, TaskPage, TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
@@ -82,7 +84,7 @@ class Searcher:
     async def _walk(self, mode: str, cursor: str | None, wanted: int) -> tuple[int, str | None, bool, list[Any]]:
         search = self._search
         budget = min(wanted, _SCAN_STEP) if search.indexed else _SCAN_STEP
-        place = ("", "") if cursor is None else (cursor, str(codec.made_at(cursor)))
+        place = ("", "") if cursor is None else (cursor, str(made_at(cursor)))
         seen, last, done, out = await self._connection.read(
             "walk", mode, *place, str(budget), str(wanted), *search.conditions
         )
@@ -100,14 +102,14 @@ class _Search:
             None if query.source is None else f"s{query.source}",
             None if query.trace_id is None else f"r{query.trace_id}",
             None if query.fingerprint is None else f"p{query.fingerprint}",
-            None if query.tag is None else codec.tag_dimension(*query.tag),
+            None if query.tag is None else tag_dimension(*query.tag),
         ]
         self.dimensions = [dim for dim in named if dim is not None] or [""]
         wants: dict[str, str] = {}
         if query.since is not None:
-            wants["since"] = str(codec.to_micros(query.since))
+            wants["since"] = str(to_micros(query.since))
         if query.until is not None:
-            wants["until"] = str(codec.to_micros(query.until))
+            wants["until"] = str(to_micros(query.until))
         self.window = (wants.get("since", "-inf"), f"({wants['until']}" if "until" in wants else "+inf")
         """The range of creation times, as bounds for a range by score."""
         self.windowed = bool(wants)
@@ -122,9 +124,9 @@ class _Search:
             if seconds is not None:
                 wants[name] = str(round(seconds * 1_000_000))
         if query.ended_since is not None:
-            wants["ended_since"] = str(codec.to_micros(query.ended_since))
+            wants["ended_since"] = str(to_micros(query.ended_since))
         if query.ended_until is not None:
-            wants["ended_until"] = str(codec.to_micros(query.ended_until))
+            wants["ended_until"] = str(to_micros(query.ended_until))
         self.indexed = len(self.dimensions) == 1 and wants.keys() <= {"since", "until"}
         """Whether one index holds exactly the tasks that match."""
-        self.conditions = [codec.to_json(self.statuses), codec.to_json(self.dimensions), codec.to_json(wants)]
+        self.conditions = [to_json(self.statuses), to_json(self.dimensions), to_json(wants)]

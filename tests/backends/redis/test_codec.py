@@ -44,24 +44,6 @@ def test_any_log_entry_of_redis_can_be_shown(stored: str) -> None:
     shown(full_task(), [codec.load_log(0, stored)])
 
 
-class _Text(str):
-    """What a user's own kind of text is."""
-
-
-_numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-_plain = st.recursive(
-    st.none() | st.booleans() | _numbers | texts() | texts().map(_Text),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts(), inner, max_size=4),
-    max_leaves=8,
-)
-
-
-@given(_plain)
-def test_the_faster_encoder_writes_what_the_strict_one_writes(value: object) -> None:
-    assert json.loads(codec.plain_json(value)) == json.loads(codec.to_json(value))
-    codec.plain_json(value).encode()
-
-
 @given(st.floats(), st.floats())
 def test_a_progress_that_is_no_number_is_refused_and_not_replaced(done: float, total: float) -> None:
     record = replace(full_task(), progress=Progress(done, total))
