@@ -63,6 +63,11 @@ ELSEWHERE = [
         ),
     ),
     Elsewhere(
+        "wire/test_bodies.py",
+        "The shapes of all groups are held by the same rules.",
+        ("wire/audit.py", "wire/bulk.py", "wire/figures.py", "wire/fleet.py", "wire/tasks.py"),
+    ),
+    Elsewhere(
         "web/test_failures_api.py",
         "The shapes of answers, as the API shows them.",
         ("wire/causes.py", "wire/failures.py"),

@@ -20,7 +20,9 @@ from taskflow_otel.model.vocabulary import Source
 from taskflow_otel.runtime.passwords import without_passwords
 from taskflow_otel.web.answers import instance_out, stats_out, task_detail, task_out
 from taskflow_otel.web.params import task_filter
-from taskflow_otel.wire.bodies import InstanceOut, StatsOut, TaskDetailOut, TaskOut
+from taskflow_otel.wire.figures import StatsOut
+from taskflow_otel.wire.fleet import InstanceOut
+from taskflow_otel.wire.tasks import TaskDetailOut, TaskOut
 
 
 def open_backend(where: str, namespace: str | None = None) -> Backend:

@@ -35,7 +35,7 @@ from taskflow_otel.runtime.clock import SYSTEM_CLOCK
 from taskflow_otel.runtime.identity import host_identity, new_instance_id, process_gone
 from taskflow_otel.web.params import COUNT_LIMIT, parse_moment
 from taskflow_otel.web.selection import counted, selected, statuses_of
-from taskflow_otel.wire.bodies import DeletedOut, OperationOut
+from taskflow_otel.wire.bulk import DeletedOut, OperationOut
 
 METHOD = "command"
 """The `method` of its entries in the audit: how the user was known."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from taskflow_otel.cli.ledger import Ledger
     from taskflow_otel.cli.orders import Order, Orders
     from taskflow_otel.client import Client
-    from taskflow_otel.wire.bodies import LogOut, TaskDetailOut, TaskOut
+    from taskflow_otel.wire.tasks import LogOut, TaskDetailOut, TaskOut
 
 _OF_THE_TASK = {404, 409, 422}
 """Statuses that say something of one task. After another one, no other task would fare better."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from taskflow_otel.cli.ledger import Ledger
     from taskflow_otel.cli.orders import Orders
     from taskflow_otel.client import Client
-    from taskflow_otel.wire.bodies import DeletedOut
+    from taskflow_otel.wire.bulk import DeletedOut
 
 QUEUES = (
     "name", "running", "ready", "in_pool", "delayed", "claimers", "concurrency", "max_size", "paused",

@@ -42,31 +42,17 @@ from taskflow_otel.client.rules import (
     writing_request,
     written,
 )
-from taskflow_otel.wire.bodies import (
-    AuditOut,
-    BulkCancelOut,
-    BulkRetryOut,
-    DeletedOut,
-    HealthOut,
-    InstanceOut,
-    ObjectiveOut,
-    OperationItemOut,
-    OperationOut,
-    OverviewOut,
-    ProbeOut,
-    QueueOut,
-    ScheduleOut,
-    SessionOut,
-    StatsOut,
-    TaskDetailOut,
-    TaskOut,
-    TickOut,
-)
+from taskflow_otel.wire.audit import AuditOut
+from taskflow_otel.wire.bodies import SessionOut
+from taskflow_otel.wire.bulk import BulkCancelOut, BulkRetryOut, DeletedOut, OperationItemOut, OperationOut
 from taskflow_otel.wire.failures import FailureDetailOut, FailureGroupOut, FailuresOut
+from taskflow_otel.wire.figures import ObjectiveOut, OverviewOut, StatsOut
+from taskflow_otel.wire.fleet import HealthOut, InstanceOut, ProbeOut, QueueOut, ScheduleOut, TickOut
 from taskflow_otel.wire.releases import ReleaseOut
 from taskflow_otel.wire.retries import ArgumentsOut
 from taskflow_otel.wire.running import RunningOut
 from taskflow_otel.wire.task_types import TaskTypesOut, TypeDetailOut
+from taskflow_otel.wire.tasks import TaskDetailOut, TaskOut
 from taskflow_otel.wire.traces import TraceOut
 
 _PASSING = (UnreachableError, TooManyStreamsError, NotStartedError, BackendUnavailableError)

@@ -25,8 +25,11 @@ from taskflow_otel.client.errors import (
 )
 from taskflow_otel.client.extra import httpx
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.wire.bodies import AuditOut, ErrorOut, OperationItemOut, OperationOut, TaskOut
+from taskflow_otel.wire.audit import AuditOut
+from taskflow_otel.wire.bodies import ErrorOut
+from taskflow_otel.wire.bulk import OperationItemOut, OperationOut
 from taskflow_otel.wire.problems import PROBLEM_TYPE
+from taskflow_otel.wire.tasks import TaskOut
 
 T = TypeVar("T")
 

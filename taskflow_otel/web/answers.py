@@ -19,16 +19,10 @@ from taskflow_otel.model.query import Instance, Loss, TaskCounts
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
 from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.wire.bodies import (
-    InstanceOut,
-    LogOut,
-    ProgressOut,
-    ScheduleOut,
-    StatsOut,
-    TaskDetailOut,
-    TaskOut,
-)
 from taskflow_otel.wire.causes import AttemptFailureOut, CauseOut
+from taskflow_otel.wire.figures import StatsOut
+from taskflow_otel.wire.fleet import InstanceOut, ScheduleOut
+from taskflow_otel.wire.tasks import LogOut, ProgressOut, TaskDetailOut, TaskOut
 
 T = TypeVar("T")
 

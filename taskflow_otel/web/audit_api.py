@@ -16,7 +16,7 @@ from taskflow_otel.web.params import MAX_PAGE, Absent, parse_moment
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.refusals import InvalidInput, is_storable
 from taskflow_otel.web.routing import NEXT_PAGE, link_next
-from taskflow_otel.wire.bodies import AuditOut
+from taskflow_otel.wire.audit import AuditOut
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CURSOR = re.compile(r"(\d{1,16})\.([0-9a-f-]{36})")

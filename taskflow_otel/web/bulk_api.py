@@ -27,7 +27,7 @@ from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, Absent, parse_moment, task_filter
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.selection import Wanted, counted, named_or_selected, selected, statuses_of
-from taskflow_otel.wire.bodies import BulkCancelOut, BulkRetryOut, DeletedOut, RetriedOut, SkippedOut, TaskIdsIn
+from taskflow_otel.wire.bulk import BulkCancelOut, BulkRetryOut, DeletedOut, RetriedOut, SkippedOut, TaskIdsIn
 
 # In the order of the enumeration, so that repeated requests select alike.
 _FINISHED = [status for status in TaskStatus if status in FINISHED_STATUSES]

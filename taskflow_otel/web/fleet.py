@@ -12,7 +12,7 @@ from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.answers import planned_out, schedule_out
 from taskflow_otel.web.ports import TaskEngine
-from taskflow_otel.wire.bodies import QueueOut, QueueShareOut, ScheduleOut
+from taskflow_otel.wire.fleet import QueueOut, QueueShareOut, ScheduleOut
 
 _FRESH = 5.0
 _DAY = timedelta(hours=24)

@@ -24,15 +24,8 @@ from taskflow_otel.web.overview import Overview
 from taskflow_otel.web.params import COUNT_LIMIT, task_filter
 from taskflow_otel.web.ports import EventSource, MetricsPage, TaskEngine
 from taskflow_otel.web.sse import EventStreams
-from taskflow_otel.wire.bodies import (
-    InstanceOut,
-    ObjectiveOut,
-    OverviewOut,
-    QueueIn,
-    QueueOut,
-    StatsOut,
-    TickOut,
-)
+from taskflow_otel.wire.figures import ObjectiveOut, OverviewOut, StatsOut
+from taskflow_otel.wire.fleet import InstanceOut, QueueIn, QueueOut, TickOut
 from taskflow_otel.wire.releases import ReleaseOut
 
 _FASTEST = 1

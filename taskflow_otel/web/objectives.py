@@ -12,7 +12,7 @@ from taskflow_otel.model.objective import SLO
 from taskflow_otel.model.vocabulary import ObjectiveResult
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.ports import MetricsPage, TaskEngine
-from taskflow_otel.wire.bodies import ObjectiveOut
+from taskflow_otel.wire.figures import ObjectiveOut
 
 _FRESH = 2.0
 _GOOD, _BAD = ObjectiveResult.GOOD.value, ObjectiveResult.BAD.value

@@ -12,7 +12,7 @@ from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.params import MAX_PAGE, Absent, page_cursor
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.routing import NEXT_PAGE, link_next
-from taskflow_otel.wire.bodies import OperationItemOut, OperationOut
+from taskflow_otel.wire.bulk import OperationItemOut, OperationOut
 
 
 def add_operation_routes(router: APIRouter, engine: TaskEngine, guard: Guard) -> None:

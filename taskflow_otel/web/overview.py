@@ -13,7 +13,7 @@ from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
 from taskflow_otel.web.figures import WindowFigures
 from taskflow_otel.web.ports import TaskEngine
-from taskflow_otel.wire.bodies import OverviewOut, PointOut
+from taskflow_otel.wire.figures import OverviewOut, PointOut
 
 _FRESH = 1.0
 

@@ -9,7 +9,7 @@ from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.hosts import Hosts
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.readiness import Readiness
-from taskflow_otel.wire.bodies import HealthOut, ProbeOut
+from taskflow_otel.wire.fleet import HealthOut, ProbeOut
 
 
 def add_probe_routes(router: APIRouter, engine: TaskEngine, readiness: Readiness, guard: Guard, hosts: Hosts) -> None:

@@ -19,8 +19,8 @@ from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.refusals import InvalidInput
 from taskflow_otel.web.routing import errors
 from taskflow_otel.web.settings import WebSettings
-from taskflow_otel.wire.bodies import TaskOut
 from taskflow_otel.wire.retries import ArgumentsOut, ParameterOut, RetryIn
+from taskflow_otel.wire.tasks import TaskOut
 
 _LONGEST = 20_000
 """Characters of an argument that is shown to be edited."""

@@ -13,7 +13,8 @@ from taskflow_otel.web.fleet import Fleet
 from taskflow_otel.web.guard import Guard
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.settings import WebSettings
-from taskflow_otel.wire.bodies import ScheduleOut, TaskOut
+from taskflow_otel.wire.fleet import ScheduleOut
+from taskflow_otel.wire.tasks import TaskOut
 
 
 def add_schedule_routes(

@@ -23,7 +23,7 @@ from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, Absent, page_cursor,
 from taskflow_otel.web.ports import TaskEngine
 from taskflow_otel.web.routing import errors
 from taskflow_otel.web.settings import WebSettings
-from taskflow_otel.wire.bodies import TaskDetailOut, TaskOut
+from taskflow_otel.wire.tasks import TaskDetailOut, TaskOut
 
 _TASKS = TypeAdapter(list[TaskOut])
 _ENCODED_AT_ONCE = 50

@@ -9,8 +9,9 @@ from pydantic import BaseModel, Field
 
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.vocabulary import Reason, Trending
-from taskflow_otel.wire.bodies import TaskOut, one_of
+from taskflow_otel.wire.bodies import one_of
 from taskflow_otel.wire.causes import CauseOut
+from taskflow_otel.wire.tasks import TaskOut
 
 
 class IgnoredOut(BaseModel):

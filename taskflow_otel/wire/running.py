@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from taskflow_otel.wire.bodies import TaskOut
+from taskflow_otel.wire.tasks import TaskOut
 
 
 class RunningOut(BaseModel):

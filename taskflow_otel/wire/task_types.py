@@ -8,7 +8,9 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from taskflow_otel.model.vocabulary import ExecutorKind
-from taskflow_otel.wire.bodies import ObjectiveOut, PointOut, TaskOut, one_of
+from taskflow_otel.wire.bodies import one_of
+from taskflow_otel.wire.figures import ObjectiveOut, PointOut
+from taskflow_otel.wire.tasks import TaskOut
 
 
 class TypeHourOut(BaseModel):

@@ -287,11 +287,11 @@ ENDPOINT = Change(
     "A new REST endpoint",
     edits=(
         Edit(
-            "taskflow_otel/wire/bodies.py",
-            "\nclass DeletedOut(",
+            "taskflow_otel/wire/tasks.py",
+            "\nclass TaskDetailOut(",
             "\nclass AttemptsOut(BaseModel):\n"
             '    """How often a task was tried."""\n\n'
-            "    task_id: str\n    attempts: int\n\n\nclass DeletedOut(",
+            "    task_id: str\n    attempts: int\n\n\nclass TaskDetailOut(",
         ),
         Edit("taskflow_otel/web/tasks_api.py", "import TaskDetailOut, ", "import AttemptsOut, TaskDetailOut, "),
         Edit(
@@ -306,8 +306,8 @@ ENDPOINT = Change(
         ),
         Edit(
             "taskflow_otel/client/aio.py",
-            "from taskflow_otel.wire.bodies import (\n",
-            "from taskflow_otel.wire.bodies import (\n    AttemptsOut,\n",
+            "from taskflow_otel.wire.tasks import ",
+            "from taskflow_otel.wire.tasks import AttemptsOut, ",
         ),
         Edit(
             "taskflow_otel/client/aio.py",

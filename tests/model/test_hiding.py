@@ -70,7 +70,7 @@ def test_every_class_that_holds_arguments_is_among_those() -> None:
             ):
                 found.add(kind)
     # What the API shows only where `display_func_args` allows it.
-    shown = {kind for kind in found if kind.__module__ == "taskflow_otel.wire.bodies"}
+    shown = {kind for kind in found if kind.__module__ == "taskflow_otel.wire.tasks"}
     assert found - shown == {type(holder) for holder in HOLDERS} - {PackedCall}
 
 

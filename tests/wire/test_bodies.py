@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 
 import pytest
 from pydantic import BaseModel
 
+from taskflow_otel import wire
 from taskflow_otel.testing.backends.samples import full_task
 from taskflow_otel.web.answers import task_out
-from taskflow_otel.wire import bodies
-from taskflow_otel.wire.bodies import TaskOut
+from taskflow_otel.wire.tasks import TaskOut
 
-MODELS = [model for _, model in inspect.getmembers(bodies, inspect.isclass) if issubclass(model, BaseModel)]
+MODULES = [importlib.import_module(found.name) for found in pkgutil.iter_modules(wire.__path__, f"{wire.__name__}.")]
+MODELS = [
+    model
+    for module in MODULES
+    for _, model in inspect.getmembers(module, inspect.isclass)
+    if issubclass(model, BaseModel) and model.__module__ == module.__name__
+]
 
 
 @pytest.mark.parametrize("field", ["reason", "source", "executor"])
