@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self, Unpack
 
-from taskflow_otel.client.errors import (
-    BackendUnavailableError,
-    ClientError,
-    NotStartedError,
-    ProblemError,
-    TooManyStreamsError,
-    UnexpectedAnswerError,
-    UnreachableError,
-)
-from taskflow_otel.client.events import Event, EventParser
+from taskflow_otel.client.events import Event
 from taskflow_otel.client.extra import httpx
 from taskflow_otel.client.rules import (
-    SILENCE,
     TIMEOUT,
     AuditPage,
     Filters,
@@ -28,20 +16,13 @@ from taskflow_otel.client.rules import (
     OperationPage,
     Page,
     ResultPage,
-    check,
-    checked_base,
-    chosen_auth,
-    next_request,
-    pause_before_retry,
     read,
     read_page,
     read_text,
     segment,
     task_segment,
-    transport_error,
-    writing_request,
-    written,
 )
+from taskflow_otel.client.sync_connection import Connection
 from taskflow_otel.wire.audit import AuditOut
 from taskflow_otel.wire.bodies import SessionOut
 from taskflow_otel.wire.bulk import BulkCancelOut, BulkRetryOut, DeletedOut, OperationItemOut, OperationOut
@@ -54,9 +35,6 @@ from taskflow_otel.wire.running import RunningOut
 from taskflow_otel.wire.task_types import TaskTypesOut, TypeDetailOut
 from taskflow_otel.wire.tasks import TaskDetailOut, TaskOut
 from taskflow_otel.wire.traces import TraceOut
-
-_PASSING = (UnreachableError, TooManyStreamsError, NotStartedError, BackendUnavailableError)
-"""Errors after which a live stream connects again."""
 
 
 class Client:
@@ -79,12 +57,8 @@ class Client:
         timeout: float = TIMEOUT,
         http: httpx.Client | None = None,
     ) -> None:
-        url, from_url = checked_base(base_url)
-        self._base = str(url).rstrip("/")
-        self._auth = chosen_auth(auth, token, from_url)
-        self._timeout = timeout
-        self._owned = http is None
-        self._http = httpx.Client() if http is None else http
+        self._connection = Connection(base_url, auth=auth, token=token, timeout=timeout, http=http)
+        self._request = self._connection.request
 
     def __enter__(self) -> Self:
         return self
@@ -96,8 +70,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections, unless `http` was given."""
-        if self._owned:
-            self._http.close()
+        self._connection.close()
 
     def list_tasks(self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[Filters]) -> Page:
         """One page of the tasks that match, the newest first."""
@@ -383,90 +356,8 @@ class Client:
         `after`: the id of the last event that is known. A lost connection is made anew, and continues after the last
         event, so no change is missed. `reconnect`: false to end with the connection.
         """
-        parser = EventParser(after)
-        connected, failures = False, 0
-        while True:
-            asked: float | None = None
-            try:
-                with self._open_stream(parser.last_id) as response:
-                    connected, failures = True, 0
-                    for chunk in response.iter_bytes():
-                        yield from _parsed(parser, chunk)
-            except _PASSING as error:
-                if not (connected and reconnect):
-                    raise
-                asked = error.retry_after if isinstance(error, ProblemError) else None
-            if not reconnect:
-                return
-            parser.reconnect()
-            time.sleep(pause_before_retry(asked, parser.retry, failures))
-            failures += 1
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        params: Any = None,
-        body: Any = None,
-        *,
-        accept: str = "application/json",
-        key: str | None = None,
-    ) -> httpx.Response:
-        with writing_request():
-            request = self._http.build_request(
-                method,
-                f"{self._base}{path}",
-                params=written(params or {}),
-                json=body,
-                headers={"Accept": accept, **({} if key is None else {"Idempotency-Key": key})},
-                timeout=self._timeout,
-            )
-        return self._send(request)
-
-    @contextmanager
-    def _open_stream(self, last_id: str | None) -> Iterator[httpx.Response]:
-        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-        if last_id is not None:
-            headers["Last-Event-ID"] = last_id
-        timeout = httpx.Timeout(self._timeout, read=max(self._timeout, SILENCE))
-        with writing_request():
-            request = self._http.build_request("GET", f"{self._base}/events", headers=headers, timeout=timeout)
-        response = self._send(request, stream=True)
-        try:
-            if not response.is_success:
-                response.read()
-            check(response)
-            yield response
-        except httpx.RequestError as error:
-            raise transport_error(request, error) from error
-        finally:
-            response.close()
-
-    def _send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
-        auth = httpx.USE_CLIENT_DEFAULT if self._auth is None else self._auth
-        redirects = 0
-        while True:
-            try:
-                response = self._http.send(request, auth=auth, stream=stream, follow_redirects=False)
-            except (httpx.RequestError, UnicodeError) as error:
-                raise transport_error(request, error) from error
-            try:
-                following = next_request(request, response, redirects)
-            except ClientError:
-                response.close()
-                raise
-            if following is None:
-                return response
-            response.close()
-            request, redirects = following, redirects + 1
+        return self._connection.follow(after, reconnect=reconnect)
 
 
 def _ids(task_ids: Sequence[str] | None) -> dict[str, list[str]] | None:
     return None if task_ids is None else {"task_ids": list(task_ids)}
-
-
-def _parsed(parser: EventParser, chunk: bytes) -> list[Event]:
-    try:
-        return parser.feed(chunk)
-    except ValueError as error:
-        raise UnexpectedAnswerError(f"the live stream sent data that is not JSON: {error}", 200) from None

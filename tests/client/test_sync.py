@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from tests.client.twin import TWIN, synchronous
+from pathlib import Path
+
+import pytest
+
+from tests.client.twin import TWINS, synchronous
 
 
-def test_both_clients_are_one() -> None:
-    assert TWIN.read_text("utf-8") == synchronous(), "run: python -m tests.client.twin"
+@pytest.mark.parametrize("module", TWINS, ids=lambda module: module.stem)
+def test_both_clients_are_one(module: Path) -> None:
+    assert TWINS[module].read_text("utf-8") == synchronous(module), "run: python -m tests.client.twin"
