@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from types import EllipsisType
 from typing import Any, ParamSpec, overload
+from uuid import UUID
 
 from taskflow_otel.backends.transactions import CallerSession
 from taskflow_otel.engine.engine import Engine
@@ -15,7 +16,9 @@ from taskflow_otel.engine.live import TaskStore
 from taskflow_otel.engine.queues import QueueStats
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.enqueue import checked_moment, shows_add_options, split_options
-from taskflow_otel.model.options import whole
+from taskflow_otel.model.ids import id_text
+from taskflow_otel.model.options import plain_name, whole
+from taskflow_otel.model.plain import MAX_NAME, MAX_TAG_TEXT, repr_of, text_of
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
@@ -145,15 +148,15 @@ class TaskActions:
         """Let a schedule fire again from now on; raises `UnknownScheduleError`."""
         await self.engine.schedules.resume(name)
 
-    async def get(self, task_id: str, *, session: CallerSession | None = None) -> TaskRecord:
+    async def get(self, task_id: str | UUID, *, session: CallerSession | None = None) -> TaskRecord:
         """A snapshot of a task of any instance, with its `logs`; raises `TaskNotFoundError`.
 
         `logs` is `None` if the backend does not answer in two seconds. With `session`: the task as that transaction
         sees it, without logs; also one that was added in it.
         """
         if session is not None:
-            return await self.engine.transactions.get(task_id, session)
-        return await self.engine.lookup.get_with_logs(task_id)
+            return await self.engine.transactions.get(id_text(task_id), session)
+        return await self.engine.lookup.get_with_logs(id_text(task_id))
 
     async def find(
         self,
@@ -179,14 +182,14 @@ class TaskActions:
         wanted = whole("limit", limit, minimum=1, maximum=_MOST_FOUND)
         query = TaskQuery(
             status=_status(status),
-            func_name=func_name,
-            queue=queue,
-            tag=tag,
-            source=source,
+            func_name=_text("func_name", func_name),
+            queue=_text("queue", queue),
+            tag=None if tag is None else _tag(tag),
+            source=_text("source", source),
             since=None if since is None else checked_moment("since", since),
             until=None if until is None else checked_moment("until", until),
-            trace_id=trace_id,
-            q=q,
+            trace_id=_text("trace_id", trace_id),
+            q=_text("q", q),
         )
         found: list[TaskRecord] = []
         cursor: str | None = None
@@ -198,40 +201,40 @@ class TaskActions:
             if cursor is None or len(found) >= wanted:
                 return found
 
-    async def logs(self, task_id: str) -> list[LogEntry]:
+    async def logs(self, task_id: str | UUID) -> list[LogEntry]:
         """The log entries of a task of any instance, in order; raises `TaskNotFoundError`."""
-        await self.engine.lookup.get(task_id)
-        return await self.engine.lookup.logs(task_id)
+        await self.engine.lookup.get(id_text(task_id))
+        return await self.engine.lookup.logs(id_text(task_id))
 
-    async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
+    async def wait(self, task_id: str | UUID, timeout: float | None = None) -> TaskRecord:
         """Return a task once it has finished; raises `TaskNotFoundError`, `TimeoutError` after `timeout` seconds."""
-        return await self.engine.lookup.wait(task_id, timeout)
+        return await self.engine.lookup.wait(id_text(task_id), timeout)
 
-    async def cancel(self, task_id: str, *, session: CallerSession | None = None) -> TaskRecord:
+    async def cancel(self, task_id: str | UUID, *, session: CallerSession | None = None) -> TaskRecord:
         """Cancel a task of any instance; raises `TaskNotFoundError` or `TaskStateError`.
 
         With `session`, it is asked to stop within about a second after that transaction commits, and not if that is
         rolled back. Until then the transaction holds the row of the task.
         """
         if session is not None:
-            return await self.engine.transactions.cancel(task_id, session)
-        return await self.engine.control.cancel(task_id)
+            return await self.engine.transactions.cancel(id_text(task_id), session)
+        return await self.engine.control.cancel(id_text(task_id))
 
-    async def retry(self, task_id: str, *, rerun: bool = False) -> TaskRecord:
+    async def retry(self, task_id: str | UUID, *, rerun: bool = False) -> TaskRecord:
         """Make a new task from a finished one and return it; a successful one needs `rerun=True`.
 
         If several instances retry one task at once, one succeeds; the others raise a `TaskStateError` that names the
         new task. Raises `TaskNotFoundError`, `TaskStateError` or `UnknownTaskError`.
         """
-        return await self.engine.retries.retry(task_id, rerun=rerun)
+        return await self.engine.retries.retry(id_text(task_id), rerun=rerun)
 
-    async def ask_for_stack(self, task_id: str) -> None:
+    async def ask_for_stack(self, task_id: str | UUID) -> None:
         """Have the stack of a running task written into its log: files, lines and functions, without any values.
 
         If another instance runs the task, it writes the entry within about a second. Raises `TaskNotFoundError`, and
         `TaskStateError` if the task does not run.
         """
-        await self.engine.stacks.ask(task_id)
+        await self.engine.stacks.ask(id_text(task_id))
 
     def queue_stats(self) -> dict[str, QueueStats]:
         """The queues of this process now."""
@@ -256,6 +259,18 @@ class TaskActions:
     async def resume_queue(self, name: str) -> None:
         """Start the tasks of a queue again; raises `UnknownQueueError`."""
         await self.engine.queues.resume(name)
+
+
+def _text(name: str, value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return None if value is None else plain_name(value)
+    raise ConfigurationError(f"{name} must be a text, not {repr_of(value)}")
+
+
+def _tag(tag: object) -> tuple[str, str | None]:
+    if not isinstance(tag, tuple) or len(tag) != 2 or tag[0] is None:
+        raise ConfigurationError(f"tag must be a name and a value, such as ('customer', '42'), not {repr_of(tag)}")
+    return text_of(tag[0], MAX_NAME), None if tag[1] is None else text_of(tag[1], MAX_TAG_TEXT)
 
 
 def _status(status: TaskStatus | str | None) -> TaskStatus | None:

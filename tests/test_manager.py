@@ -6,8 +6,10 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -465,9 +467,67 @@ async def test_tasks_are_found_by_filters_over_all_pages(manager: TaskManager, m
     assert [record.task_id for record in await manager.find(status="failed")] == ids[:2:-1]
     assert [record.task_id for record in await manager.find(tag=("number", "1"), func_name="send")] == [ids[1]]
     assert await manager.find(until=datetime(2020, 1, 1, tzinfo=UTC)) == []
-    for wrong in ({"status": "lost"}, {"limit": 0}, {"since": datetime(2020, 1, 1)}):
+    assert [record.task_id for record in await manager.find(tag=("number", 2))] == [ids[2]]  # type: ignore[arg-type]  # as it was given
+    for wrong in ({"status": "lost"}, {"limit": 0}, {"since": datetime(2020, 1, 1)}, {"queue": 1}, {"tag": "number"}):
         with pytest.raises(ConfigurationError):
             await manager.find(**wrong)
+
+
+class Word(str, Enum):  # noqa: UP042  # a `StrEnum` formats as its value
+    """Names as many applications keep them; `str(Word.SEND)` is `Word.SEND`."""
+
+    SEND = "send"
+    MAIL = "mail"
+    CUSTOMER = "customer"
+    NIGHTLY = "nightly"
+    ZONE = "Europe/Berlin"
+
+
+async def test_names_may_be_members_of_an_enum() -> None:
+    manager = TaskManager(queues={Word.MAIL: QueueConfig(concurrency=1)})
+
+    @manager.schedule(cron="0 3 * * *", timezone=Word.ZONE, name=Word.NIGHTLY)
+    @manager.task(name=Word.SEND, queue=Word.MAIL)
+    async def send() -> None:
+        task_log(Word.MAIL, word=Word.MAIL)
+
+    async with started(manager):
+        task_id = await manager.enqueue(send, idempotency_key=Word.SEND, tags={Word.CUSTOMER: Word.MAIL})
+        record = await finish(manager, task_id)
+        assert (record.func_name, record.queue, record.idempotency_key) == ("send", "mail", "send")
+        assert {type(one) for one in (record.func_name, record.queue, record.idempotency_key)} == {str}
+        assert record.tags == {"customer": "mail"}
+        [entry] = await manager.logs(task_id)
+        assert (entry.message, entry.extra) == ("mail", {"word": "mail"})
+        found = await manager.find(func_name=Word.SEND, queue=Word.MAIL, tag=(Word.CUSTOMER, Word.MAIL))
+        assert [one.task_id for one in found] == [task_id]
+        moment = datetime.now(UTC) + timedelta(hours=1)
+        run = await manager.schedule_once(send, run_at=moment, run_key=Word.NIGHTLY, queue=Word.MAIL)
+        assert (run.run_key, run.queue, type(run.queue)) == ("nightly", "mail", str)
+        assert await manager.cancel_scheduled(Word.NIGHTLY)
+        assert await manager.list_scheduled() == []
+        await manager.pause_schedule("nightly")
+        [schedule] = manager.schedules()
+        assert (f"{schedule.name}", f"{schedule.timezone}", schedule.paused) == ("nightly", "Europe/Berlin", True)
+        assert [f"{name}" for name in manager.queue_stats()] == ["default", "mail"]
+
+
+async def test_a_task_is_found_by_its_id_as_a_uuid(manager: TaskManager) -> None:
+    @manager.task()
+    async def send() -> None:
+        raise ConnectionError
+
+    task_id = await manager.enqueue(send)
+    uuid = UUID(task_id)
+    assert (await manager.wait(uuid, timeout=10)).task_id == (await manager.get(uuid)).task_id == task_id
+    record = manager.store.get(uuid)
+    assert record is not None
+    assert record.task_id == task_id
+    assert await manager.logs(uuid) == []
+    for refuses in (manager.cancel, manager.ask_for_stack):
+        with pytest.raises(TaskStateError, match=task_id):
+            await refuses(uuid)
+    assert (await manager.retry(uuid)).retry_of == task_id
 
 
 async def test_planned_runs_are_listed_up_to_a_moment(manager: TaskManager) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from datetime import datetime
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -21,6 +22,7 @@ from taskflow_otel.engine.membership import StopCause
 from taskflow_otel.engine.phase import BEFORE_COMMIT_PHASES, NEXT, UNKNOWN_PHASES, Phase, Step, next_phase
 from taskflow_otel.engine.registry import TaskDefinition
 from taskflow_otel.model.hiding import repr_without
+from taskflow_otel.model.ids import id_text
 from taskflow_otel.model.payload import Codec
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.status import TaskStatus
@@ -251,9 +253,9 @@ class TaskStore:
     def __init__(self, tasks: LiveTasks) -> None:
         self._tasks = tasks
 
-    def get(self, task_id: str) -> TaskRecord | None:
+    def get(self, task_id: str | UUID) -> TaskRecord | None:
         """A snapshot of a live or recently finished task of this process, or `None`."""
-        record = self._tasks.record(task_id)
+        record = self._tasks.record(id_text(task_id))
         return None if record is None else record.copy()
 
     def list(self) -> list[TaskRecord]:

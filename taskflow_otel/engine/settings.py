@@ -106,9 +106,8 @@ def retention_of(name: str, days: float) -> timedelta:
 
 def queue_configs(queues: Mapping[str, QueueConfig] | None, max_size: int | None) -> dict[str, QueueConfig]:
     """The queues that a user has named, `max_size` being that of the default queue; raises `ConfigurationError`."""
-    configs = dict(queues or {})
+    configs = {checked_queue_name(name): config for name, config in (queues or {}).items()}
     for name, config in configs.items():
-        checked_queue_name(name)
         if not isinstance(config, QueueConfig):
             raise ConfigurationError(f"queues[{name!r}] must be a QueueConfig, not {config!r}")
     if max_size is not None:

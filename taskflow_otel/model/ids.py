@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from uuid import UUID
 
 _lock = threading.Lock()
 _last = 0
@@ -35,6 +36,11 @@ def _begin_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
     os.register_at_fork(after_in_child=_begin_in_child)
+
+
+def id_text(task_id: str | UUID) -> str:
+    """A task id as the ledger has it: a route may declare its parameter as a `UUID`."""
+    return str(task_id) if isinstance(task_id, UUID) else task_id
 
 
 def new_task_id() -> str:

@@ -88,13 +88,18 @@ def checked_priority(value: object) -> int:
     return number
 
 
+def plain_name(name: str) -> str:
+    """A name as a plain `str`, and no longer as a member of an enum, which some texts would show as `Queues.MAIL`."""
+    return str.__str__(name)
+
+
 def checked_queue_name(name: object) -> str:
     """Return the name of a queue, or raise `ConfigurationError`. Backends index the name, and pages show it."""
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
         raise ConfigurationError(
             f"the name of a queue must be 1 to {_MAX_NAME} printable characters, not {repr_of(name)}"
         )
-    return str.__str__(name)
+    return plain_name(name)
 
 
 def checked_release(release: object) -> str:
@@ -103,7 +108,7 @@ def checked_release(release: object) -> str:
         return ""
     if not isinstance(release, str) or not 0 < len(release) <= _MAX_NAME or not release.isprintable():
         raise ConfigurationError(f"release must be 1 to {_MAX_NAME} printable characters, not {repr_of(release)}")
-    return str.__str__(release)
+    return plain_name(release)
 
 
 @dataclass(frozen=True, slots=True)

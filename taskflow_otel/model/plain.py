@@ -93,7 +93,7 @@ def repr_of(value: object, limit: int = 80) -> str:
 
 def _said(say: Callable[[object], str], value: object, limit: int) -> str:
     kind = type(value)
-    if kind is str and say is str:
+    if issubclass(kind, str) and say is str:
         return plain_text(value, limit)  # type: ignore[arg-type]  # it is a str
     if issubclass(kind, int) and kind is not bool:
         return _written(int.__int__(value), limit)  # type: ignore[arg-type]  # it is an int

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, assert_never, get_args
 from zoneinfo import ZoneInfo
 
 from taskflow_otel.errors import ConfigurationError, MissingExtraError
-from taskflow_otel.model.options import flag, seconds
+from taskflow_otel.model.options import flag, plain_name, seconds
 from taskflow_otel.model.plain import repr_of
 from taskflow_otel.model.trace import SpanRef
 
@@ -111,6 +111,7 @@ class Cron:
         )
         if not isinstance(expression, str):
             raise ConfigurationError(f"cron must be a text, not {expression!r}. {hint}")
+        expression = plain_name(expression)
         if _RANDOM_FIELD.search(expression):
             raise ConfigurationError(f"cron={expression!r} has a random field, which differs in each process")
         try:
@@ -197,7 +198,7 @@ def checked_zone(zone: str | ZoneInfo) -> ZoneInfo:
     if isinstance(zone, ZoneInfo):
         return zone
     try:
-        return ZoneInfo(zone)
+        return ZoneInfo(plain_name(zone))
     except (KeyError, ValueError, OSError, TypeError, AttributeError):
         raise ConfigurationError(
             f"there is no time zone {zone!r}. Use an IANA name such as 'Europe/London' "
@@ -263,6 +264,7 @@ class Schedule:
             raise ConfigurationError(
                 f"a schedule's name must be 1 to 200 printable characters, not {repr_of(self.name)}"
             )
+        object.__setattr__(self, "name", plain_name(self.name))
         flag("run_on_startup", self.run_on_startup)
         for option, value, allowed in (
             ("catch_up", self.catch_up, get_args(CatchUp)),

@@ -17,6 +17,7 @@ from taskflow_otel.model.options import (
     checked_priority,
     exact_number,
     flag,
+    plain_name,
     seconds,
     whole,
 )
@@ -163,7 +164,7 @@ def make_task_config(*, name: str, **options: Unpack[TaskOptions]) -> TaskConfig
         raise ConfigurationError(f"a task name must be 1 to {_MAX_NAME} printable characters, not {repr_of(name)}")
     refuse_unknown(options)
     checked = {key: option.checked(key, options) for key, option in TASK_OPTIONS.items()}
-    return TaskConfig(name=str.__str__(name), **checked)
+    return TaskConfig(name=plain_name(name), **checked)
 
 
 def refuse_unknown(options: TaskOptions) -> None:

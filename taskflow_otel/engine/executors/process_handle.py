@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.spawn import get_executable
+from pathlib import Path
 from typing import Any, assert_never
 
 from opentelemetry import context as otel_context
@@ -53,6 +54,8 @@ logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 TERMINATE_SECONDS = 2.0
 """Seconds for the `finally` blocks of a cancelled function, between SIGTERM and SIGKILL."""
 _DYING_SECONDS = 1.0
+_FIRST_DIRECTORY = Path.cwd() if Path().exists() else None
+"""The working directory in which this process found its modules; `None` if that did not exist any more."""
 
 
 class ChildProcess:
@@ -209,7 +212,7 @@ class ChildProcess:
             code = (
                 "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
                 "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-                f"sys.path[:] = {[item for item in sys.path if isinstance(item, str)]!r}; "
+                f"sys.path[:] = {_import_path()!r}; "
                 f"from taskflow_otel.engine.executors.process_child import main; main({fd})"
             )
             try:
@@ -296,6 +299,17 @@ def _how(exit_code: int) -> str:
         name = f"signal {-exit_code}"
     hint = " (the kernel does that when memory runs out)" if -exit_code == signal.SIGKILL else ""
     return f"was killed by {name}{hint}"
+
+
+def _import_path() -> list[str]:
+    """`sys.path` for a child. If this process has changed its directory since, it must find the same modules there."""
+    found: list[str] = []
+    for item in sys.path:
+        if isinstance(item, str):
+            found.append(item)
+            if _FIRST_DIRECTORY is not None and not Path(item).is_absolute():
+                found.append(str(_FIRST_DIRECTORY / item))
+    return found
 
 
 def _interpreter_options() -> list[str]:

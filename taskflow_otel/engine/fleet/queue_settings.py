@@ -116,7 +116,8 @@ class QueueSettings(Service):
         await self._change(name, {"paused": False})
 
     async def _change(self, name: str, fields: Mapping[str, Any], pause: dict[str, Any] | None = None) -> None:
-        state = {**_state(self._queues.get(name)), **fields}
+        queue = self._queues.get(name)
+        name, state = queue.name, {**_state(queue), **fields}
         QueueConfig(concurrency=state["concurrency"], max_size=state["max_size"])
         if self.life.running:
             for field, value in fields.items():
@@ -130,7 +131,7 @@ class QueueSettings(Service):
         self._changes += 1
         if "paused" in fields:
             self._note_pause(name, pause)
-        self._apply(name, {**_state(self._queues.get(name)), **fields})
+        self._apply(name, {**_state(queue), **fields})
 
     def _apply(self, name: str, state: Mapping[str, Any]) -> None:
         queue = self._queues.get(name)

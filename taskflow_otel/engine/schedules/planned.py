@@ -23,7 +23,7 @@ from taskflow_otel.errors import BackendError, ConfigurationError, QueueFullErro
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.model.enqueue import EnqueueOptions, checked_key, checked_moment, checked_tags
 from taskflow_otel.model.ids import new_task_id
-from taskflow_otel.model.options import checked_priority
+from taskflow_otel.model.options import checked_priority, plain_name
 from taskflow_otel.model.schedule import ScheduledRun, from_micros, micros
 from taskflow_otel.model.trace import SpanRef
 from taskflow_otel.runtime.clock import Clock
@@ -135,8 +135,7 @@ class PlannedRuns:
         """
         if options.delay is not None or options.eager is not None or options.session is not None:
             raise ConfigurationError("schedule_once takes run_at; delay, eager and session have no meaning with it")
-        if options.queue is not None:
-            self._queues.get(options.queue)
+        queue = None if options.queue is None else self._queues.get(options.queue).name
         task_id = new_task_id()
         run = ScheduledRun(
             run_key=_checked_run_key(task_id if run_key is None else run_key),
@@ -146,7 +145,7 @@ class PlannedRuns:
             payload=self._builder.encode(definition, args, kwargs),
             tags=checked_tags(options.tags),
             priority=None if options.priority is None else checked_priority(options.priority),
-            queue=options.queue,
+            queue=queue,
             idempotency_key=checked_key(options.idempotency_key),
             planned_in=_current_span(),
         )
@@ -161,7 +160,8 @@ class PlannedRuns:
         return run
 
     async def cancel(self, run_key: str) -> bool:
-        """Drop a planned run; return `False` if it does not exist or has begun."""
+        """Drop a planned run; return `False` if it does not exist or has begun. Raises `ConfigurationError`."""
+        run_key = _checked_run_key(run_key)
         versions = await self._versions(run_key)
         for _, (key, _text) in sorted(versions.items()):
             await self._backend.put_setting(key, None)
@@ -334,4 +334,4 @@ def _current_span() -> SpanRef | None:
 def _checked_run_key(run_key: object) -> str:
     if not isinstance(run_key, str) or not 0 < len(run_key) <= _MAX_KEY or not run_key.isprintable():
         raise ConfigurationError(f"run_key must be a text of 1 to {_MAX_KEY} printable characters, not {run_key!r:.80}")
-    return run_key
+    return plain_name(run_key)

@@ -54,7 +54,8 @@ class FileLogger(LineLogger):
         super().__init__(log_lifecycle=log_lifecycle, min_level=min_level, format=format)
         if mode not in MODES:
             raise ConfigurationError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
-        self.path: Path = Path(path)
+        # A task, or a server that becomes a daemon, may change the working directory.
+        self.path: Path = Path(path).absolute()
         self._max_bytes = whole("max_bytes", max_bytes, minimum=0, maximum=2**63 - 1) if mode == "rotate" else 0
         self._backup_count = whole("backup_count", backup_count, minimum=0)
         self._file: int | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import multiprocessing.spawn
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from taskflow_otel import (
     TaskManager,
     TaskStatus,
 )
+from taskflow_otel.engine.executors import process_handle
 from tests.engine.executors import process_tasks
 from tests.engine.executors.conftest import Start, alive, environment, in_shared, pid_in, run, script
 from tests.waiting import eventually, wait_until
@@ -61,6 +64,32 @@ async def test_a_process_that_cannot_be_started_fails_its_attempt(start: Start) 
     assert record.error_type == "taskflow_otel.errors.TaskProcessError"
     assert "could not be started" in (record.error or "")
     assert (await run(manager, process_tasks.give_back_a_lock)).status is TaskStatus.SUCCESS
+
+
+async def test_a_child_finds_what_its_parent_had_imported_from_another_working_directory(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "scales_of_a_shop"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "weights.py").write_text("GRAMS = 3\n")
+    (package / "tasks.py").write_text(
+        f"from {package.name}.weights import GRAMS\n\n\ndef weigh() -> None:\n    assert GRAMS == 3\n"
+    )
+    # As uvicorn does: the first place is the working directory, whatever that is.
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.setattr(process_handle, "_FIRST_DIRECTORY", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    weigh = importlib.import_module(f"{package.name}.tasks").weigh
+    try:
+        manager = await start()
+        manager.task(executor="process")(weigh)
+        monkeypatch.chdir("/")
+        record = await run(manager, weigh)
+        assert (record.status, record.error) == (TaskStatus.SUCCESS, None)
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == package.name]:
+            del sys.modules[name]
 
 
 async def test_a_death_counts_as_a_failed_attempt(start: Start, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,25 @@ async def test_limits_and_pauses_survive_a_restart(new_backend: NewBackend) -> N
         await manager.resume_queue("q")
     async with started(new_manager(new_backend())) as manager:
         assert limits(manager) == (None, 7, False)
+
+
+class Queues(str, Enum):  # noqa: UP042  # a `StrEnum` formats as its value
+    """Queues as many applications name them; `f"{Queues.MAIL}"` is `Queues.MAIL`."""
+
+    MAIL = "q"
+
+
+async def test_queues_that_an_enum_names_keep_what_was_changed(new_backend: NewBackend) -> None:
+    queues: dict[str, QueueConfig] = {Queues.MAIL: QueueConfig(concurrency=4, max_size=100)}
+    async with started(TaskManager(snapshot_backend=new_backend(), queues=queues)) as manager:
+        await manager.update_queue_config(Queues.MAIL, concurrency=2)
+        await manager.pause_queue(Queues.MAIL)
+        assert limits(manager) == (2, 100, True)
+    async with started(TaskManager(snapshot_backend=new_backend(), queues=queues)) as manager:
+        assert limits(manager) == (2, 100, True)
+        await manager.resume_queue("q")
+    async with started(new_manager(new_backend())) as manager:
+        assert limits(manager) == (2, 100, False)
 
 
 async def test_limits_and_pauses_reach_the_other_instances(new_backend: NewBackend) -> None:

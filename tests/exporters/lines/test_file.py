@@ -16,7 +16,7 @@ import pytest
 
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.errors import ConfigurationError
-from taskflow_otel.exporters.lines.file import FileLogger
+from taskflow_otel.exporters.lines.file import MODES, FileLogger, FileMode
 from taskflow_otel.exporters.lines.stdout import StdoutLogger
 from taskflow_otel.runtime import file_lock, private_files
 from tests.exporters.lines.conftest import one_task, through
@@ -31,6 +31,21 @@ async def test_lifecycle_lines_and_low_levels_are_left_out_by_default(path: Path
 
     await through(FileLogger(path), tell)
     assert [line.rpartition(" ")[2] for line in path.read_text().splitlines()] == ["info", "error"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_file_stays_where_it_was_when_the_process_changes_its_directory(
+    mode: FileMode, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    logger = FileLogger(path.name, mode=mode)
+    elsewhere = path.parent / "elsewhere"
+    elsewhere.mkdir()
+    await through(logger, one_task("before"))
+    monkeypatch.chdir(elsewhere)
+    await through(logger, one_task("after"))
+    assert [line.rpartition(" ")[2] for line in path.read_text().splitlines()] == ["before", "after"]
+    assert not list(elsewhere.iterdir())
 
 
 async def test_the_file_is_rotated_at_its_size_and_old_ones_are_kept(path: Path) -> None:
