@@ -118,6 +118,11 @@ ELSEWHERE = [
         ("backends/sql/dialects.py",),
     ),
     Elsewhere(
+        "engine/test_start_and_stop.py",
+        "The parts that it builds, and what connects them, show when they start and stop together.",
+        ("engine/engine.py",),
+    ),
+    Elsewhere(
         "engine/ledger/test_ledger.py",
         "Two halves of the ledger, which is their only way in.",
         ("engine/ledger/backlog.py", "engine/ledger/writer.py"),

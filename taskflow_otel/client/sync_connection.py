@@ -68,8 +68,9 @@ class Connection:
         accept: str = "application/json",
         key: str | None = None,
     ) -> httpx.Response:
-        """The answer to a request, whatever its status; raises `ClientError` if there is none, or for its arguments.
+        """The answer to a request, whatever its status.
 
+        Raises `UnreachableError` if nobody answers, and `InvalidArgumentError` for arguments that cannot be sent.
         `key`: an idempotency key, with which a repeated request is carried out once.
         """
         with writing_request():

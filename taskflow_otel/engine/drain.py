@@ -14,15 +14,13 @@ from taskflow_otel.engine.phase import WAITING_PHASES, Phase
 from taskflow_otel.engine.queues import Queues
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
-from taskflow_otel.runtime.owned_tasks import in_slices
+from taskflow_otel.runtime.owned_tasks import TURN, in_slices
 
 logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 _SLICE = 200
 """Tasks handled in one callback of the event loop before others get their turn."""
 _NAMED = 20
-_TURN = 0.1
-"""Seconds for work that needs only a turn of the event loop."""
 
 
 class Drain:
@@ -95,7 +93,7 @@ class Drain:
             if task.phase is Phase.RUNNING:
                 logger.error("task %s (%s) ignored its cancellation and is abandoned", task.id, task.record.func_name)
                 self._control.abandon(task)
-        await self._wait({leaving, *self._attempts}, max(end, loop.time() + _TURN), cuts=3)
+        await self._wait({leaving, *self._attempts}, max(end, loop.time() + TURN), cuts=3)
         # If the backend does not answer, the next start settles what it still shows as waiting.
         leaving.cancel()
         await asyncio.wait({leaving})

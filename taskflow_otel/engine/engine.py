@@ -1,8 +1,7 @@
-"""The engine: builds its parts, starts them and drains them in order."""
+"""The engine: builds its parts, and gives each what it needs."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
@@ -59,24 +58,23 @@ from taskflow_otel.engine.shared import SharedValues
 from taskflow_otel.engine.sharing import Sharing
 from taskflow_otel.engine.span_book import SpanBook
 from taskflow_otel.engine.stacks import Stacks
+from taskflow_otel.engine.start_and_stop import StartAndStop
 from taskflow_otel.engine.task_output import TaskOutput
 from taskflow_otel.engine.ticks import Ticks
 from taskflow_otel.engine.transactions import Transactions
 from taskflow_otel.engine.vitals import Vitals
-from taskflow_otel.errors import BackendError, TaskflowError
+from taskflow_otel.errors import TaskflowError
 from taskflow_otel.model.cipher import PayloadCipher
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.vocabulary import EngineState, ExecutorKind
 from taskflow_otel.runtime.clock import SYSTEM_CLOCK, Clock
-from taskflow_otel.runtime.owned_tasks import OwnedTasks, bounded, gather_all
+from taskflow_otel.runtime.owned_tasks import OwnedTasks
 from taskflow_otel.runtime.service import Service
 from taskflow_otel.runtime.timers import Timers
 
 logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 _CLEAN_INTERVAL = 60.0
-_TURN = 0.1
-"""Seconds for work that needs only a turn of the event loop."""
 
 
 class Engine:
@@ -104,14 +102,10 @@ class Engine:
         fleet_watched: Callable[[], bool] = lambda: False,
         publish_remote: Callable[[TaskRecord], None] = lambda _: None,
     ) -> None:
-        self._clock = clock
         self._backend = backend
-        self._bus = bus
-        self._settings = settings
         self._life = Life()
-        self._attempts = OwnedTasks(log_attempt_error)
-        self._background = OwnedTasks(_log_error)
-        self._executors: dict[str, Executor] = {
+        running, background = OwnedTasks(log_attempt_error), OwnedTasks(_log_error)
+        executors: dict[str, Executor] = {
             ExecutorKind.ASYNC.value: AsyncExecutor(settings.max_concurrent_tasks),
             ExecutorKind.THREAD.value: ThreadExecutor(settings.max_sync_threads),
             **(extra_executors or {}),
@@ -119,33 +113,33 @@ class Engine:
         self._tasks = LiveTasks(settings.finished_window)
         self.store: TaskStore = TaskStore(self._tasks)
         """The live tasks of this process."""
-        self._timers = Timers(self._clock)
+        timers = Timers(clock)
         shared = settings.shared_queues(backend)
         queues = Queues(settings.queues, shared, settings.deployment.claims)
         interval = settings.heartbeat_interval
-        self._heartbeat = Heartbeat(backend, self._clock, interval, settings.lease_seconds)
+        self._heartbeat = Heartbeat(backend, clock, interval, settings.lease_seconds)
         self._ledger = Ledger(
             backend,
-            self._clock,
+            clock,
             self._heartbeat,
             snapshot_interval=settings.snapshot_interval,
             commit_timeout=settings.commit_timeout,
             observe=observe,
         )
         spans = SpanBook(backend, self._ledger, cipher)
-        self._lifecycle = Lifecycle(bus, self._ledger, self._tasks, self._clock, spans)
-        self._dispatcher = Dispatcher(queues, self._executors, self._clock)
+        lifecycle = Lifecycle(bus, self._ledger, self._tasks, clock, spans)
+        dispatcher = Dispatcher(queues, executors, clock)
         builder = TaskBuilder(
             registry,
             queues,
-            self._clock,
+            clock,
             self._heartbeat,
             cipher=cipher,
             durable=backend.durable,
             persist_all=settings.persist_all,
         )
         self.objectives: ObjectiveWatch = ObjectiveWatch(
-            self._lifecycle, self._ledger, self._tasks, self._timers, self._clock, self._background, registry
+            lifecycle, self._ledger, self._tasks, timers, clock, background, registry
         )
         """The objectives of task types."""
         self.types: TaskRegistry = registry
@@ -153,99 +147,97 @@ class Engine:
         intake = Intake(
             queues,
             self._tasks,
-            self._lifecycle,
+            lifecycle,
             self._ledger,
-            self._dispatcher,
-            self._timers,
-            self._clock,
+            dispatcher,
+            timers,
+            clock,
             self._heartbeat,
             self._life,
             self.objectives,
         )
-        patience = Patience(self._clock, lambda: self._backend_is_away, lambda: self._heartbeat.heard_at)
-        self.lookup: Lookup = Lookup(backend, self._ledger, self._tasks, self._clock, self._life, patience, spans)
+        patience = Patience(clock, lambda: self._backend_is_away, lambda: self._heartbeat.heard_at)
+        self.lookup: Lookup = Lookup(backend, self._ledger, self._tasks, clock, self._life, patience, spans)
         """Reads tasks."""
         self.transactions: Transactions = Transactions(
-            backend, builder, queues, intake, self._tasks, self._lifecycle, self._clock, self._heartbeat, self._life,
-            self._background,
+            backend, builder, queues, intake, self._tasks, lifecycle, clock, self._heartbeat, self._life,
+            background,
         )  # fmt: skip
-        self.door: Door = Door(builder, intake, self.lookup, registry, self._life, self._background, self.transactions)
+        self.door: Door = Door(builder, intake, self.lookup, registry, self._life, background, self.transactions)
         """How tasks are added."""
-        output = TaskOutput(bus, self._ledger, self._tasks, self._clock, self._life)
-        stacks = Stacks(self._tasks, self._executors, output)
+        output = TaskOutput(bus, self._ledger, self._tasks, clock, self._life)
+        stacks = Stacks(self._tasks, executors, output)
         self.control: Control = Control(
             backend,
             self.lookup,
             self._tasks,
             queues,
-            self._lifecycle,
+            lifecycle,
             self._ledger,
-            self._dispatcher,
+            dispatcher,
             intake,
-            self._executors,
-            self._timers,
+            executors,
+            timers,
             self._life,
             stacks,
             cancel_grace=settings.cancel_grace,
         )
         """Cancels tasks."""
         self.retries: Retries = Retries(
-            self.lookup, registry, self._tasks, self._lifecycle, self._ledger, builder, intake, self._life
+            self.lookup, registry, self._tasks, lifecycle, self._ledger, builder, intake, self._life
         )
         """Retries tasks."""
-        self.vitals: Vitals = Vitals(self._tasks, self._ledger, self._dispatcher, self.control)
+        self.vitals: Vitals = Vitals(self._tasks, self._ledger, dispatcher, self.control)
         """The numbers of the engine itself."""
         self._drain = Drain(
             self._tasks,
-            self._attempts,
+            running,
             queues,
-            self._dispatcher,
+            dispatcher,
             self.control,
-            self._clock,
+            clock,
             shutdown_timeout=settings.shutdown_timeout,
             cancel_grace=settings.cancel_grace,
         )
-        attempts = Attempts(
-            self._attempts, self._background, intake, self.control, self._drain, self._life, log_attempt_error
-        )
+        attempts = Attempts(running, background, intake, self.control, self._drain, self._life, log_attempt_error)
         runner = AttemptRunner(
-            self._lifecycle,
+            lifecycle,
             self._ledger,
-            self._executors,
-            self._clock,
-            self._timers,
+            executors,
+            clock,
+            timers,
             builder=builder,
             output=output,
-            slots=self._dispatcher,
+            slots=dispatcher,
             owner=attempts,
         )
-        self._recovery = Recovery(
+        recovery = Recovery(
             registry,
             self._tasks,
-            self._lifecycle,
+            lifecycle,
             intake,
-            self._clock,
+            clock,
             settings.max_crashes,
             patience=settings.commit_timeout,
         )
-        self._takeover = Takeover(
+        takeover = Takeover(
             backend,
-            self._clock,
+            clock,
             interval,
             self._heartbeat,
             registry.names,
-            self._recovery.recover,
+            recovery.recover,
             builder.seals,
         )
         self.schedules: Schedules = Schedules(
             backend,
             builder,
-            Claims(builder, intake, queues, self._tasks, self._lifecycle, self._ledger, self._heartbeat),
+            Claims(builder, intake, queues, self._tasks, lifecycle, self._ledger, self._heartbeat),
             registry,
             queues,
             self._tasks,
-            self._timers,
-            self._clock,
+            timers,
+            clock,
             interval,
             self._heartbeat,
             schedule_meter or NoMeter(),
@@ -255,29 +247,29 @@ class Engine:
         """Recurring schedules and planned runs."""
         self.queues: QueueSettings = QueueSettings(
             backend,
-            self._clock,
+            clock,
             interval,
             queues,
             self._life,
-            self._dispatcher.pump,
+            dispatcher.pump,
         )
         """The queues, as people see and change them."""
         retention = None if settings.retention_days is None else timedelta(days=settings.retention_days)
-        self.cleaner: Cleaner = Cleaner(backend, self._clock, _CLEAN_INTERVAL, retention, self._tasks, self._life)
+        self.cleaner: Cleaner = Cleaner(backend, clock, _CLEAN_INTERVAL, retention, self._tasks, self._life)
         """Deletes history."""
         self.board: Board = Board(
-            backend, self._clock, interval, self._heartbeat, self._life, self.queues.stats, self.schedules.statuses,
+            backend, clock, interval, self._heartbeat, self._life, self.queues.stats, self.schedules.statuses,
             kind=settings.deployment.kind, release=settings.release,
         )  # fmt: skip
         """What each instance says of itself."""
         self.stacks: StackRequests = StackRequests(
-            backend, self._clock, interval, self._heartbeat, self._life, self.lookup, stacks
+            backend, clock, interval, self._heartbeat, self._life, self.lookup, stacks
         )
         """Where running tasks are."""
         self.shared: SharedValues = SharedValues(backend, self._life)
         """Small values that all instances share."""
         office = Office(
-            backend, bus, self._clock, interval, self._heartbeat, self._life, self.lookup, self.retries, self.control,
+            backend, bus, clock, interval, self._heartbeat, self._life, self.lookup, self.retries, self.control,
             self.cleaner.delete_tasks,
             None if settings.audit_retention_days is None else timedelta(days=settings.audit_retention_days),
         )  # fmt: skip
@@ -285,18 +277,16 @@ class Engine:
         """What people do through the administration."""
         self.operations: Operations = office.operations
         """Work on many tasks."""
-        cancels = RemoteCancels(
-            backend, self._clock, interval, self._heartbeat, self.control, self._life, self._background
-        )
-        self._services: list[Service] = [
+        cancels = RemoteCancels(backend, clock, interval, self._heartbeat, self.control, self._life, background)
+        services: list[Service] = [
             self._heartbeat,
             self.queues,
-            self._takeover,
+            takeover,
             cancels,
-            FleetWatch(backend, self._clock, interval, self._heartbeat, fleet_watched, publish_remote),
+            FleetWatch(backend, clock, interval, self._heartbeat, fleet_watched, publish_remote),
             self.board,
             self.stacks,
-            Blocks(self._tasks, stacks, self._attempts, settings.blocked_after, self._clock, count_blocked),
+            Blocks(self._tasks, stacks, running, settings.blocked_after, clock, count_blocked),
             *office.services,
             self.transactions,
         ]
@@ -307,32 +297,35 @@ class Engine:
         """The messages that tell Celery of tasks in the pool; `None` on a backend without a pool."""
         if isinstance(backend, KeepsPool):
             sharing = Sharing(
-                backend, shared, settings.deployment, queues, self._dispatcher, intake, registry, self._tasks,
-                self._lifecycle, self.control, cancels, self.objectives, self.lookup, self.board, self.transactions,
-                self._clock, self._heartbeat, self._life, self._background, durable=backend.durable, interval=interval,
+                backend, shared, settings.deployment, queues, dispatcher, intake, registry, self._tasks,
+                lifecycle, self.control, cancels, self.objectives, self.lookup, self.board, self.transactions,
+                clock, self._heartbeat, self._life, background, durable=backend.durable, interval=interval,
                 seals=builder.seals,
             )  # fmt: skip
             shared_finders, self.pool, self.doorbells = sharing.finders, sharing.watch, sharing.doorbells
-            self._services += sharing.services
+            services += sharing.services
         if retention is not None:
-            self._services.append(self.cleaner)
+            services.append(self.cleaner)
         if isinstance(backend, KeepsFigures):
-            self._services.append(FigureCleaner(backend.figure_store, self._clock, _CLEAN_INTERVAL))
-        finders: list[Service] = [self._heartbeat, self._takeover, self.schedules, self.transactions]
+            services.append(FigureCleaner(backend.figure_store, clock, _CLEAN_INTERVAL))
+        finders: list[Service] = [self._heartbeat, takeover, self.schedules, self.transactions]
         finders += shared_finders
         self.ticks: Ticks = Ticks(
-            [one.tick for one in finders], lambda: self.schedules.firing, self._timers, self._dispatcher, self._tasks,
-            self._clock, self._life,
+            [one.tick for one in finders], lambda: self.schedules.firing, timers, dispatcher, self._tasks,
+            clock, self._life,
         )  # fmt: skip
         """Rounds of everything that is due."""
+        self._start_and_stop = StartAndStop(
+            backend, bus, self._ledger, self._heartbeat, executors, self.queues, dispatcher, self.schedules, takeover,
+            recovery, self._drain, self._tasks, self.control, self.objectives, timers, running, background, self._life,
+            services, shutdown_timeout=settings.shutdown_timeout, cancel_grace=settings.cancel_grace,
+        )  # fmt: skip
         # Connections to parts that were built later are made here, and nowhere else.
-        self._heartbeat.connect(rejoin=self.control.rejoin, introduce=self._introduce)
-        late = LateCommits(
-            self._tasks, self._lifecycle, self._ledger, intake, self._background, backend.request_cancel, self._clock
-        )
+        self._heartbeat.connect(rejoin=self.control.rejoin, introduce=self._start_and_stop.introduce)
+        late = LateCommits(self._tasks, lifecycle, self._ledger, intake, background, backend.request_cancel, clock)
         self._ledger.connect(late.applied)
         attempts.connect(runner)
-        self._dispatcher.connect(attempts.start)
+        dispatcher.connect(attempts.start)
 
     @property
     def state(self) -> EngineState:
@@ -351,52 +344,34 @@ class Engine:
 
     def add_service(self, service: Service) -> None:
         """Start and stop a further service with the engine."""
-        self._services.append(service)
+        self._start_and_stop.add(service)
 
     def keep_finished(self, days: float) -> None:
         """Delete finished tasks that are older than these days; raises `ConfigurationError`. Before the start only."""
         self.cleaner.retention = retention_of("retention_days", days)
-        if self.cleaner not in self._services:
-            self.add_service(self.cleaner)
+        self.add_service(self.cleaner)
 
     async def start(self) -> None:
         """Open the backend, register this instance, take over the tasks of dead ones, and start running tasks.
 
         Raises the errors of `Backend.open`. After an error, all parts that were started are stopped again.
         """
-        self._life.begin()
-        try:
-            await self._backend.open()
-        except BaseException:
-            await self._backend.close()
-            self._life.end(self._life.state)
-            raise
-        try:
-            await self._bus.start()
-            self._ledger.start()
-            if self._life.state is EngineState.ABANDONED:
-                # While the process lives, no other instance can see that this one is gone.
-                await self._heartbeat.leave()
-            await self._heartbeat.join()
-            await self.queues.tick()
-            for executor in self._executors.values():
-                await executor.start()
-            for service in self._services:
-                await service.start()
-        except BaseException:
-            await self._stop_parts(asyncio.get_running_loop().time() + self._settings.shutdown_timeout)
-            self._life.end(EngineState.STOPPED)
-            raise
-        self._life.state = EngineState.RUNNING
-        self._dispatcher.open()
-        await self.schedules.start()
-        self._background.own(self.schedules.tick())
-        # Not awaited: the application need not wait for the tasks of dead instances.
-        self._background.own(self._takeover.tick())
+        await self._start_and_stop.start()
+
+    async def stop(self) -> None:
+        """Drain: take no new tasks, let running attempts end, cancel the rest, write every outcome, close all parts."""
+        await self._start_and_stop.stop()
 
     def cut_short(self) -> None:
         """Stop waiting for running and waiting tasks; at the second call, also for cancelled ones."""
         self._drain.cut_short()
+
+    async def abandon(self) -> None:
+        """Forget everything after the event loop was closed without `stop`; the next `start` takes the tasks over.
+
+        In a forked child nothing is taken over: everything belongs to the parent.
+        """
+        await self._start_and_stop.abandon()
 
     @property
     def lost_its_loop(self) -> bool:
@@ -411,85 +386,6 @@ class Engine:
     async def at_home(self, work: Coroutine[Any, Any, None]) -> None:
         """Await a coroutine on the event loop of the engine, while it has one; see `Life.run_at_home`."""
         await self._life.run_at_home(work)
-
-    async def abandon(self) -> None:
-        """Forget everything after the event loop was closed without `stop`; the next `start` takes the tasks over.
-
-        In a forked child nothing is taken over: everything belongs to the parent.
-        """
-        self._dispatcher.close()
-        for task in self._tasks:
-            if task.attempt is not None and not task.attempt.done():
-                self._dispatcher.give_back(task)
-            self.control.forget(task)
-        for owned in (self._attempts, self._background):
-            owned.abandon()
-        self.schedules.abandon()
-        self._timers.clear()
-        if self._life.inherited:
-            # The parent of the fork uses the connections, threads and child processes, and the id of the instance.
-            self._life.end(EngineState.STOPPED)
-            return
-        limit = self._settings.cancel_grace
-        parts = [executor.close(0) for executor in self._executors.values()]
-        closing = [bounded(self._backend.close(), limit, f"the {self._backend.name} backend")]
-        await gather_all([*parts, *closing])
-        self._life.end(EngineState.ABANDONED)
-
-    async def stop(self) -> None:
-        """Drain: take no new tasks, let running attempts end, cancel the rest, write every outcome, close all parts."""
-        if not self._life.running:
-            return
-        self._life.state = EngineState.DRAINING
-        self._drain.begin()
-        # Other instances handle the tasks of dead instances and all later firings.
-        ending = gather_all([self.schedules.stop(), self._takeover.stop(), self._recovery.stop()])
-        await bounded(ending, self._settings.cancel_grace / 5, "the watch over the other instances")
-        await self._drain.run()
-        await self._stop_parts(self._drain.deadline)
-        self._life.end(EngineState.STOPPED)
-
-    async def _introduce(self) -> None:
-        for service in self._services:
-            await service.introduce()
-
-    async def _stop_parts(self, deadline: float) -> None:
-        """Close all parts by `deadline`, an event-loop time; later only while the backend still answers."""
-        grace, loop = self._settings.cancel_grace, asyncio.get_running_loop()
-        last = grace / 5
-
-        def left(reserve: float = 0.0) -> float:
-            return max(_TURN, deadline - reserve - loop.time())
-
-        await bounded(gather_all([service.stop() for service in self._services]), left(last), "the services")
-        if self._background:
-            await asyncio.wait(set(self._background), timeout=left(last))
-        await self._recovery.stop()
-        leftovers = [*self._background, *self._attempts]
-        for leftover in leftovers:
-            leftover.cancel()
-        if leftovers:
-            await asyncio.wait(leftovers, timeout=left(last))
-        self._timers.clear()
-        answers = await self._ledger.close(left(last), while_answering=grace)
-        if not answers:
-            logger.error("the backend did not take the last changes in time")
-        limit = max(left(), grace) if answers else left()
-        await gather_all([executor.close(left()) for executor in self._executors.values()])
-        finishing = [bounded(service.finish(), limit, f"the {service.name} service") for service in self._services]
-        await gather_all([*finishing, self._sign_off(limit)])
-        closing = bounded(self._backend.close(), limit, f"the {self._backend.name} backend")
-        await gather_all([self._bus.close(limit), closing])
-        for task in self._tasks:
-            # The ledger holds the task. If this engine starts again, it takes the task over like any instance.
-            self.control.forget(task)
-        self.objectives.forget()
-
-    async def _sign_off(self, limit: float) -> None:
-        try:
-            await asyncio.wait_for(self._heartbeat.leave(), limit)
-        except (BackendError, TimeoutError) as exc:
-            logger.error("this instance could not sign off (%s); its lease must run out", str(exc) or "no answer")
 
 
 def _log_error(exc: BaseException) -> None:

@@ -12,8 +12,8 @@ logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 T = TypeVar("T")
 
-_TURN = 0.1
-"""Seconds that a step gets to end after its cancellation."""
+TURN = 0.1
+"""Seconds for work that needs only a turn of the event loop, such as the end of what was cancelled."""
 
 
 class OwnedTasks(Collection[asyncio.Task[None]]):
@@ -104,5 +104,5 @@ async def bounded(step: Awaitable[object], seconds: float, what: str) -> None:
         work.result()
         return
     work.cancel()
-    await asyncio.wait({work}, timeout=_TURN)
+    await asyncio.wait({work}, timeout=TURN)
     logger.error("%s did not stop within %.1f s", what, seconds)

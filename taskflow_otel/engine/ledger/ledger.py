@@ -22,11 +22,10 @@ from taskflow_otel.engine.membership import Membership
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.runtime.clock import Clock
+from taskflow_otel.runtime.owned_tasks import TURN
 from taskflow_otel.runtime.retrying import retrying
 
 _TORN_DOWN = "the event loop is being closed without shutdown() of its TaskManager"
-_TURN = 0.1
-"""Seconds that the writer gets to end after its cancellation."""
 
 
 class Ledger:
@@ -234,7 +233,7 @@ class Ledger:
         if not complete:
             writing.cancel()
         # A writer that hangs in the backend's driver is abandoned.
-        await asyncio.wait({writing}, timeout=_TURN if not complete else None)
+        await asyncio.wait({writing}, timeout=TURN if not complete else None)
         for entry in self._backlog.pending():
             if not entry.future.done():
                 entry.future.set_exception(BackendUnavailableError("the manager has shut down"))
