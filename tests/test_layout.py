@@ -215,7 +215,7 @@ ELSEWHERE = [
     Elsewhere(
         "e2e/test_failed_requests.py",
         "Hooks in FastAPI's handling of a request, which the tests of failed and successful requests cover.",
-        ("request/current.py", "request/endpoints.py", "request/stacks.py"),
+        ("request/endpoints.py", "request/stacks.py"),
     ),
     Elsewhere(
         "e2e/test_isolation.py",

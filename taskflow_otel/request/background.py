@@ -33,7 +33,7 @@ def _outbox_of(manager: _HasEngine) -> Outbox:
     except AttributeError:
         raise TypeError(f"ManagedBackgroundTasks needs a TaskManager, not {type(manager).__name__}") from None
     request = current_request.get()
-    found = None if request is None else request.of_request.get(id(door))
+    found = None if request is None else request.of(door)
     return Outbox(door, lambda: None, immediate=True) if found is None else found.make_outbox()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from types import TracebackType
@@ -34,7 +34,7 @@ class RequestTasks(Struct, eq=False, weakref=True):
     door: Door
     scope: Scope
     of_request: dict[int, RequestTasks]
-    """Those of all managers in this request, by the identity of their doors."""
+    """Those of all managers in this request, by the identity of their doors; see `everyone`."""
     home: FastAPI | None = None
     """The application whose routes get these tasks by annotation; `None` if only `Depends(get_tasks)` is used."""
     installed: Callable[[], bool] | None = None
@@ -89,9 +89,24 @@ class RequestTasks(Struct, eq=False, weakref=True):
 
     def forget(self) -> None:
         """The request is over: what still knows these tasks must not keep the request alive."""
-        if self.scope.get(_SCOPE_KEY) is self.of_request:
+        of_request = self.of_request
+        if self.scope.get(_SCOPE_KEY) is of_request:
             del self.scope[_SCOPE_KEY]
         self.scope = _NO_SCOPE
+        if len(of_request) == 1 and of_request.get(id(self.door)) is self:
+            # They know each other: only the garbage collector would free them, with all that the server keeps of the
+            # request. Several managers in one request know each other for longer, and wait for it.
+            of_request.clear()
+
+    @property
+    def everyone(self) -> Collection[RequestTasks]:
+        """The tasks of all managers in this request, also when it is over."""
+        return self.of_request.values() or (self,)
+
+    def of(self, door: Door) -> RequestTasks | None:
+        """The tasks of one manager in this request, also when it is over."""
+        found = self.of_request.get(id(door))
+        return self if found is None and self.door is door else found
 
     def __enter__(self) -> Self:
         """Complete the protocol; the stacks get this object when the route has begun."""

@@ -64,14 +64,14 @@ def _withdraw() -> None:
     request = current_request.get()
     if request is None:
         return
-    for one in request.of_request.values():
+    for one in request.everyone:
         if one.outbox is not None:
             one.outbox.abandon()
 
 
 def _adopt(result: object, request: RequestTasks) -> None:
     """Give the declared tasks among hand-made background tasks to their managers."""
-    for one in request.of_request.values():
+    for one in request.everyone:
         if one.outbox is not None:
             one.outbox.adopt_lists()
     background = result.background if isinstance(result, Response) else None
@@ -79,7 +79,7 @@ def _adopt(result: object, request: RequestTasks) -> None:
         return
     single = type(background) is BackgroundTask
     tasks = [background] if single else background.tasks if isinstance(background, BackgroundTasks) else []
-    for one in request.of_request.values():
+    for one in request.everyone:
         if any(is_hand_made(task, one.door) for task in tasks):
             one.make_outbox().adopt(tasks)
     if single and not tasks and isinstance(result, Response):

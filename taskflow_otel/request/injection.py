@@ -66,7 +66,10 @@ def _outbox_of_stacks(door: Door, scope: Scope) -> Outbox:
     async def after_request(*exc_info: Any) -> bool:
         if current is None:
             current_request.set(None)
-        return await outbox.after_request(*exc_info)
+        try:
+            return await outbox.after_request(*exc_info)
+        finally:
+            request.forget()
 
     at_the_end_of(function_stack(scope), before_response)
     at_the_end_of(request_stack(scope), after_request)
@@ -87,5 +90,4 @@ def _make_background_tasks() -> BackgroundTasks:
 
 def _installed_beside(request: RequestTasks) -> RequestTasks:
     """The tasks that the routes of this request get, if those of another manager are installed on its application."""
-    others = request.of_request.values()
-    return next((one for one in others if one.home is request.home and one.native), request)
+    return next((one for one in request.everyone if one.home is request.home and one.native), request)
