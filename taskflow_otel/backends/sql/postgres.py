@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from itertools import chain
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from taskflow_otel.backends.sql.dialects import PostgresDialect
 from taskflow_otel.backends.sql.postgres_bell import PostgresBell
 from taskflow_otel.backends.sql.servers import ServerBackend
 from taskflow_otel.backends.sql.writes import APPLIED, Writer
+from taskflow_otel.errors import ConfigurationError
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ class PostgresBackend(ServerBackend):
 
     With a pooler in front of the server, such as pgbouncer in transaction mode, no statements are prepared.
 
-    Raises `ConfigurationError` for a URL of another kind or with options that cannot be set there, and
-    `MissingExtraError` without psycopg.
+    The encoding of the database must be UTF8. Raises `ConfigurationError` for a URL of another kind or with options
+    that cannot be set there, and `MissingExtraError` without psycopg.
     """
 
     name = "postgres"
@@ -90,6 +91,19 @@ class PostgresBackend(ServerBackend):
         event.listen(reader.sync_engine, "checkout", self._check)
         event.listen(reader.sync_engine, "reset", _roll_back)
         return writer, reader
+
+    async def _prepare(self, engine: AsyncEngine, lift_limit: Callable[[], None]) -> None:
+        async with engine.connect() as connection:
+            raw = await connection.get_raw_connection()
+            driver: Any = raw.driver_connection
+            # Sent with each connection; behind a pooler, by the pooler.
+            encoding = driver.info.parameter_status("server_encoding")
+        if encoding not in (None, "UTF8"):
+            raise ConfigurationError(
+                f"{self._where} has the encoding {encoding}, which cannot store every text. "
+                "Make one that can: CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+            )
+        await super()._prepare(engine, lift_limit)
 
     def _check(self, connection: Any, _entry: object, _proxy: object) -> None:
         """Ask whether a connection of the pool still works, unless the caller handles that it does not."""
@@ -200,6 +214,8 @@ class PostgresBackend(ServerBackend):
         return {
             "connect_timeout": max(2, math.ceil(limit)),
             "application_name": "taskflow-otel",
+            # Not that of PGCLIENTENCODING, of the role or of the database.
+            "client_encoding": "UTF8",
             "keepalives": 1,
             "keepalives_idle": max(1, math.ceil(limit / 2)),
             "keepalives_interval": 1,

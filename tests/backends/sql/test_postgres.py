@@ -1,4 +1,6 @@
-"""PostgreSQL behind pgbouncer in transaction mode: consecutive transactions of one client run in different sessions."""
+"""PostgreSQL: the encoding of texts; pgbouncer in transaction mode, where transactions of one client run in different
+sessions.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ import pytest
 
 from taskflow_otel import TaskManager, TaskStatus
 from taskflow_otel.backends import PostgresBackend
-from taskflow_otel.errors import BackendUnavailableError
+from taskflow_otel.errors import BackendUnavailableError, ConfigurationError
 from tests.managers import finish, started
-from tests.servers import PgBouncerServer
+from tests.servers import PgBouncerServer, PostgresServer
 
 Step = Callable[[int], Awaitable[None]]
 
@@ -54,3 +56,34 @@ async def test_every_acknowledged_task_ends_although_the_pooler_and_the_process_
             assert (await finish(over, task_id)).status is TaskStatus.SUCCESS, number
     assert len(acknowledged) >= 200
     assert set(ran) >= set(acknowledged)
+
+
+@pytest.mark.parametrize("said_by", ["the environment", "the database"])
+async def test_every_text_is_stored_whatever_encoding_a_client_is_said_to_have(
+    postgres_server: PostgresServer, postgres_url: str, said_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if said_by == "the environment":
+        monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    else:
+        name = postgres_url.rpartition("/")[2]
+        postgres_server.execute(f"ALTER DATABASE {name} SET client_encoding = 'WIN1252'")
+    backend = PostgresBackend(postgres_url)
+    await backend.open()
+    try:
+        for text in ("naïve", "\N{SNOWMAN}", "\U0010ffff"):
+            await backend.put_setting("text", text)
+            assert await backend.settings("text") == {"text": text}
+    finally:
+        await backend.close()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_that_cannot_store_every_text_is_refused_at_the_start(
+    postgres_server: PostgresServer, encoding: str
+) -> None:
+    postgres_server.start()
+    name = f"with_{encoding.lower()}"
+    postgres_server.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C'")
+    url = postgres_server.url.rpartition("/")[0] + f"/{name}"
+    with pytest.raises(ConfigurationError, match=f"encoding {encoding}.*ENCODING 'UTF8'"):
+        await PostgresBackend(url).open()
