@@ -83,9 +83,10 @@ class TaskManager(TaskActions):
     before the client gets 503. `blocked_after`: seconds from which a callback that keeps the event loop is reported,
     with the task and the line where it was; `None` watches nothing. `lease_seconds`: the tasks of an instance without a
     heartbeat for this long are taken over. `freeze_gc`: until the shutdown, full garbage collections skip what
-    the process had at the start, and what survived an earlier one. `False` leaves the garbage collector of the process
-    alone. `release`: that of the application, such as a version or a commit. It is a label of `taskflow_build_info`, by
-    which the boards mark each release, an attribute of spans (`taskflow.release`), and a mark on the page's charts.
+    the process had at the start, and what survived an earlier one, and young objects are visited less often, unless
+    the program has set thresholds of its own. `False` leaves the garbage collector of the process alone. `release`:
+    that of the application, such as a version or a commit. It is a label of `taskflow_build_info`, by which the boards
+    mark each release, an attribute of spans (`taskflow.release`), and a mark on the page's charts.
     `retry_replaces_original`: `False` is the only value, so that code written for fastapi-taskflow may say it: a retry
     is a new task, and history is never rewritten.
     `clock` is for tests.

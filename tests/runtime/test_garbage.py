@@ -234,13 +234,25 @@ async def test_frozen_objects_are_not_counted_while_the_heap_cannot_have_grown(m
         await manager.shutdown()
 
 
-async def test_the_thresholds_are_those_of_the_program_before_and_after() -> None:
+@pytest.mark.parametrize(
+    ("before", "during"),
+    [((700, 10, 10), (3_500, 0)), ((2_000, 10, 0), (3_500, 0)), ((900, 10, 10), (900, 10)), ((0, 10, 10), (0, 10))],
+)
+async def test_thresholds_that_the_program_has_set_stay_and_those_of_the_interpreter_come_back(
+    before: tuple[int, int, int], during: tuple[int, int]
+) -> None:
     threshold = gc.get_threshold()
-    manager = TaskManager()
-    await manager.startup()
-    assert gc.get_threshold()[:2] == threshold[:2]
-    await manager.shutdown()
-    assert gc.get_threshold() == threshold
+    gc.set_threshold(*before)
+    try:
+        manager = TaskManager()
+        await manager.startup()
+        now = gc.get_threshold()
+        await manager.shutdown()
+        assert gc.get_threshold() == before
+        assert now[:2] == during
+        assert now[2] <= 1
+    finally:
+        gc.set_threshold(*threshold)
 
 
 def test_anything_but_a_truth_value_is_refused() -> None:
