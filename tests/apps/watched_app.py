@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -44,6 +45,16 @@ async def talk() -> None:
 async def flood() -> str:
     """Start a task that floods the live stream."""
     return await manager.enqueue(talk)
+
+
+@app.get("/hold")
+async def hold(until: Path) -> str:
+    """Answer once this file is gone."""
+    sys.stdout.write("holding\n")
+    sys.stdout.flush()
+    while until.exists():
+        await asyncio.sleep(0.02)
+    return "let go"
 
 
 @app.post("/stop")
@@ -189,6 +200,9 @@ UNSIGNALLED = {
     "granian, told by a call": granian_without_a_signal,
 }
 """Each stops at `POST /stop`."""
+
+HELD = {granian, granian_on_asyncio}
+"""A worker of these can stand still forever if its last connection is one that was cut (docs/production/deploy.md)."""
 
 
 def uvicorn_server(port: int) -> uvicorn.Server:

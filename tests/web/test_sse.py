@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from taskflow_otel.bus import ObserverBus
 from taskflow_otel.web.headers import API_HEADERS
 from taskflow_otel.web.sse import MAX_STREAMS, EventStreams, frames
-from tests.apps.watched_app import UNSIGNALLED, UVICORN, WAYS
+from tests.apps.watched_app import HELD, UNSIGNALLED, UVICORN, WAYS
 from tests.exporters.story import Story
 from tests.procs import ROOT
 from tests.servers import free_port, spawn
@@ -186,13 +186,35 @@ async def test_a_watcher_that_does_not_read_is_cut_off(
             await eventually(lambda: not served.server.server_state.connections, "the end of its connection")
 
 
+def connected(server: int, client: int) -> bool:
+    """Whether the server has the connection between these ports; a client that does not read cannot tell."""
+    established = "01"
+    connections = (line.split()[1:4] for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return any(
+        here.endswith(f":{server:04X}") and there.endswith(f":{client:04X}") and state == established
+        for here, there, state in connections
+    )
+
+
+@contextlib.contextmanager
+def holding(port: int, held: Path, log: Path) -> Iterator[None]:
+    """The server has a request that it answers once the file `held` is gone."""
+    held.touch()
+    with contextlib.closing(socket.create_connection(("127.0.0.1", port))) as connection:
+        connection.sendall(f"GET /hold?until={held} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        wait_until(lambda: "holding" in log.read_text(), "the start of the request that holds")
+        yield
+        held.unlink()
+        assert b"let go" in connection.recv(65536)
+
+
 @pytest.mark.parametrize(
     ("way", "close"),
     [*((way, False) for way in (*WAYS, *UNSIGNALLED)), *((way, True) for way in WAYS if WAYS[way] in UVICORN)],
 )
 def test_watchers_do_not_hold_up_the_stop_under_any_server_and_any_stop(way: str, close: bool, tmp_path: Path) -> None:
     """One watcher reads, and the other one does not."""
-    port, log = free_port(), tmp_path / "app.log"
+    port, log, held = free_port(), tmp_path / "app.log", tmp_path / "held"
     process = spawn(
         [sys.executable, "-m", "tests.apps.watched_app", str(port), way],
         cwd=ROOT,
@@ -210,19 +232,23 @@ def test_watchers_do_not_hold_up_the_stop_under_any_server_and_any_stop(way: str
     try:
         wait_until(answers, "the start of the server")
         with (
-            contextlib.closing(asyncio.run(watch(url, close=close))),
+            contextlib.closing(asyncio.run(watch(url, close=close))) as silent,
             httpx.stream("GET", f"{url}/tasks/events", timeout=20) as live,
         ):
             lines = live.iter_lines()
             next(lines)
             httpx.post(f"{url}/flood").raise_for_status()
             next(line for line in lines if '"success"' in line)
-            if way in UNSIGNALLED:
-                httpx.post(f"{url}/stop").raise_for_status()
-            else:
-                process.send_signal(signal.SIGTERM)
-            list(lines)
-            process.wait(20)
+            pair = port, silent.getsockname()[1]
+            assert connected(*pair)
+            with holding(port, held, log) if WAYS.get(way) in HELD else contextlib.nullcontext():
+                if way in UNSIGNALLED:
+                    httpx.post(f"{url}/stop").raise_for_status()
+                else:
+                    process.send_signal(signal.SIGTERM)
+                list(lines)
+                wait_until(lambda: not connected(*pair), "the end of the connection of the one that does not read")
+            process.wait(60)
         said = [line for line in log.read_text().splitlines() if line in ("the lifespan has ended", "stopped in order")]
         assert said == ["the lifespan has ended", "stopped in order"]
     finally:
