@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from itertools import islice
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -36,17 +37,49 @@ _POLL = 1.0
 
 @click.command()
 @filters
+@click.option("--args", "arguments", metavar="NAME:VALUE", help="The filter args of the API, where it shows arguments.")
 @click.option("--limit", type=COUNT, default=100, show_default=True, help="How many at most.")
 @reading
-def ls(source: Client | Ledger, filters: Any, limit: int, as_json: bool) -> int:
-    """List tasks, the newest first."""
-    found = islice(source.iter_tasks(limit=min(limit, 1000), **filters), limit)
+def ls(source: Client | Ledger, filters: Any, arguments: str | None, limit: int, as_json: bool) -> int:
+    """List tasks, the newest first.
+
+    With `--args`, tasks are searched until the limit is reached, or all of them; how far it came is said at the end.
+    """
+    found: Iterable[TaskOut] = islice(source.iter_tasks(limit=min(limit, 1000), **filters), limit)
+    if arguments is not None:
+        if _is_ledger(source):
+            raise ConfigurationError("--args needs an application that displays arguments: give --url, not --backend")
+        found = _searched(source, arguments, limit, filters)
     if not as_json and limit <= _TABLE and terminal(sys.stdout):
         say_table(_COLUMNS, [_cells(task) for task in found], sys.stdout)
         return 0
     for task in found:
         _print(task, as_json)
     return 0
+
+
+def _searched(source: Client, arguments: str, limit: int, filters: Any) -> Iterator[TaskOut]:
+    """The tasks with these arguments; says on standard error how far the search has come, also if it is ended."""
+    number = unsearchable = 0
+    back_to: datetime | None = None
+    left, cursor = limit, None
+    try:
+        while left:
+            page = source.list_tasks(limit=min(left, 1000), cursor=cursor, args=arguments, **filters)
+            number += page.searched or 0
+            unsearchable += page.unsearchable or 0
+            back_to, cursor = page.back_to or back_to, page.next_cursor
+            yield from page.tasks
+            left -= len(page.tasks)
+            if cursor is None:
+                break
+    finally:
+        said = f"searched the arguments of {number} tasks"
+        if back_to is not None:
+            said += f", back to {back_to:%Y-%m-%d %H:%M:%S} UTC" if cursor else ", which are all"
+        if unsearchable:
+            said += f"; those of {unsearchable} more cannot be read (encrypted, damaged or unknown)"
+        say(said, sys.stderr)
 
 
 @click.command()
@@ -106,6 +139,11 @@ def cancel(source: Client | Orders, task_ids: tuple[str, ...], reason: str | Non
     if _stores(source):
         return _order(source, OperationKind.CANCEL, task_ids, reason, as_json)
     return _each(task_ids, lambda one: source.cancel_task(one, reason=reason), as_json)
+
+
+def _is_ledger(source: Client | Ledger) -> TypeIs[Ledger]:
+    """Whether the command reads a backend; see `_stores`."""
+    return not hasattr(source, "list_tasks")
 
 
 def _stores(source: Client | Orders) -> TypeIs[Orders]:

@@ -10,7 +10,7 @@ from taskflow_otel.client.errors import (
     UnreachableError,
 )
 from taskflow_otel.client.events import Event
-from taskflow_otel.client.rules import BearerAuth, Filters, Page
+from taskflow_otel.client.rules import BearerAuth, Filters, ListFilters, Page
 from taskflow_otel.client.sync import Client
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Event",
     "Filters",
     "InvalidArgumentError",
+    "ListFilters",
     "Page",
     "ProblemError",
     "RedirectError",

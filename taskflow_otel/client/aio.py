@@ -13,6 +13,7 @@ from taskflow_otel.client.rules import (
     TIMEOUT,
     AuditPage,
     Filters,
+    ListFilters,
     Moment,
     OperationPage,
     Page,
@@ -72,11 +73,11 @@ class AsyncClient:
         """Close the connections, unless `http` was given."""
         await self._connection.aclose()
 
-    async def list_tasks(self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[Filters]) -> Page:
+    async def list_tasks(self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[ListFilters]) -> Page:
         """One page of the tasks that match, the newest first."""
         return read_page(await self._request("GET", "", {**filters, "limit": limit, "cursor": cursor}))
 
-    async def iter_tasks(self, *, limit: int = 100, **filters: Unpack[Filters]) -> AsyncIterator[TaskOut]:
+    async def iter_tasks(self, *, limit: int = 100, **filters: Unpack[ListFilters]) -> AsyncIterator[TaskOut]:
         """All tasks that match, the newest first; `limit` is the size of one page."""
         cursor: str | None = None
         while True:

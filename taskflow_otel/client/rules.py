@@ -72,14 +72,31 @@ class Filters(TypedDict, total=False):
     q: str
 
 
+class ListFilters(Filters, total=False):
+    """Those that the task list alone has.
+
+    `args`: `name:value` of an argument (`order:782`, `customer.name:"Ada L"`), or a value of any argument; several with
+    spaces between them must all match. One page searches about 2,000 tasks, and may be empty although more follow.
+    """
+
+    args: str
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of the task list. `total_exact`: false if not all tasks were counted, so `total` is a lower bound."""
+    """One page of the task list. `total_exact`: false if not all tasks were counted, so `total` is a lower bound.
+
+    The others are of a search by `args`, and `None` without: `searched`, the number of tasks whose arguments this page
+    has compared; `unsearchable`, how many it could not read; `back_to`, when the oldest of them was created.
+    """
 
     tasks: list[TaskOut]
     total: int | None
     total_exact: bool
     next_cursor: str | None
+    searched: int | None = None
+    unsearchable: int | None = None
+    back_to: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +237,28 @@ def read(kind: type[T], response: httpx.Response, also: Collection[int] = ()) ->
 def read_page(response: httpx.Response) -> Page:
     """A page of the task list."""
     tasks = read(list[TaskOut], response)
-    total = response.headers.get("X-Total-Count")
+    back_to = response.headers.get("X-Searched-Back-To")
     return Page(
         tasks,
-        int(total) if total is not None and total.isdecimal() else None,
+        _number(response, "X-Total-Count"),
         response.headers.get("X-Total-Count-Exact") != "false",
         response.headers.get("X-Next-Cursor"),
+        _number(response, "X-Searched-Count"),
+        _number(response, "X-Unsearchable-Count"),
+        None if back_to is None else _moment(back_to),
     )
+
+
+def _number(response: httpx.Response, header: str) -> int | None:
+    text = response.headers.get(header)
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def read_text(response: httpx.Response) -> str:

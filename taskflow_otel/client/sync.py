@@ -12,6 +12,7 @@ from taskflow_otel.client.rules import (
     TIMEOUT,
     AuditPage,
     Filters,
+    ListFilters,
     Moment,
     OperationPage,
     Page,
@@ -72,11 +73,11 @@ class Client:
         """Close the connections, unless `http` was given."""
         self._connection.close()
 
-    def list_tasks(self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[Filters]) -> Page:
+    def list_tasks(self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[ListFilters]) -> Page:
         """One page of the tasks that match, the newest first."""
         return read_page(self._request("GET", "", {**filters, "limit": limit, "cursor": cursor}))
 
-    def iter_tasks(self, *, limit: int = 100, **filters: Unpack[Filters]) -> Iterator[TaskOut]:
+    def iter_tasks(self, *, limit: int = 100, **filters: Unpack[ListFilters]) -> Iterator[TaskOut]:
         """All tasks that match, the newest first; `limit` is the size of one page."""
         cursor: str | None = None
         while True:

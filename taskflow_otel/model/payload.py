@@ -360,11 +360,17 @@ def readable_arguments(payload: str, *, numbers: bool = False) -> tuple[list[Any
 
 def arguments_by_name(payload: str) -> dict[str, Any]:
     """The same by the names of the parameters, with numbers as what they are; what `*args` took is under `*`."""
+    return {key: readable(item, numbers=True) for key, item in argument_nodes(payload)[0].items()}
+
+
+def argument_nodes(payload: str) -> tuple[dict[str, Any], list[Any]]:
+    """The stored arguments by name, as in `arguments_by_name`, and those given by position; `tagged.readable` reads
+    each. Raises as `readable_arguments` does."""
     names, args, kwargs = _parse(payload, "of this task")
     named = dict(zip(names, args, strict=False)) | kwargs
     if rest := args[len(names) :]:
         named["*"] = rest
-    return {key: readable(item, numbers=True) for key, item in named.items()}
+    return named, args
 
 
 def _loads(text: str) -> Any:

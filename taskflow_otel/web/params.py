@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias
 from fastapi import Query
 from pydantic.json_schema import SkipJsonSchema
 
+from taskflow_otel.model.argument_filter import ArgumentFilter, read_argument_filter
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.model.vocabulary import Source
@@ -154,6 +155,30 @@ def task_filter(
         max_duration=longest,
         q=q,
     )
+
+
+def argument_filter(
+    args: Annotated[
+        str | Absent,
+        Query(
+            description='`name:value` of an argument, as the API shows it: `order:782`, `customer.name:"Ada L"`, a '
+            "position in place of the name (`0:782`), or a value of any argument (`782`). Several with spaces between "
+            "them must all match. No index contains arguments: one request looks through at most 2,000 of the tasks "
+            "that the other filters select, newest first, for about a second, and `X-Next-Cursor` continues. Refused "
+            "where arguments are not displayed.",
+            max_length=1_000,
+        ),
+    ] = None,
+) -> ArgumentFilter | None:
+    """The filter of the task list by arguments."""
+    if args is None:
+        return None
+    if not is_storable(args):
+        raise InvalidInput("args", "args must not contain a NUL character")
+    try:
+        return read_argument_filter(args)
+    except ValueError as error:
+        raise InvalidInput("args", f"args: {error}") from None
 
 
 def check_fingerprint(text: str) -> str:

@@ -53,6 +53,18 @@ def refuse_unknown_parameters(request: Request, known: Collection[str]) -> None:
             raise InvalidInput(name, f"{name!r} is not a parameter of this route; {_advice(name, known)}")
 
 
+def refuse_arguments(request: Request, known: Collection[str]) -> None:
+    """Answer 422 to the filter by arguments on a route that does not have it, reading ones too: what they answer
+    must not be taken for what the filter selects."""
+    if "args" in request.query_params and "args" not in known:
+        raise InvalidInput(
+            "args",
+            "only the list can be filtered by arguments (GET of the tasks): no index contains them, so nobody knows "
+            "all tasks that match. Search there, and give the ids of the tasks that were found (task_ids) to "
+            "an action that takes them.",
+        )
+
+
 def refuse_unclear_parameters(request: Request, known: Collection[str]) -> None:
     """Answer 422 to a parameter of the route that is empty, for example from an unset shell variable, or given twice.
 

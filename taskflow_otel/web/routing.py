@@ -22,6 +22,7 @@ from taskflow_otel.web.refusals import (
     READING,
     Refusal,
     is_storable,
+    refuse_arguments,
     refuse_body,
     refuse_unclear_parameters,
     refuse_unknown_parameters,
@@ -61,6 +62,8 @@ class TaskflowRoute(APIRoute):
                     await entrance(request)
                 _refuse_impossible_names(request)
                 refuse_large_body(request)
+                if admit:
+                    refuse_arguments(request, known | allowed_parameters(request))
                 if changes:
                     refuse_unknown_parameters(request, known | allowed_parameters(request))
                     if not takes_body:

@@ -11,24 +11,34 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 
+from taskflow_otel.model.argument_filter import ArgumentFilter
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.runtime.owned_tasks import in_slices
 from taskflow_otel.web.answers import task_detail, task_out
+from taskflow_otel.web.argument_search import search
 from taskflow_otel.web.audit import REASON
 from taskflow_otel.web.auth import Scope
 from taskflow_otel.web.entrance import actor_of
 from taskflow_otel.web.guard import Guard
-from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, Absent, page_cursor, task_filter
+from taskflow_otel.web.params import COUNT_LIMIT, MAX_PAGE, Absent, argument_filter, page_cursor, task_filter
 from taskflow_otel.web.ports import TaskEngine
+from taskflow_otel.web.refusals import InvalidInput
 from taskflow_otel.web.routing import errors
 from taskflow_otel.web.settings import WebSettings
 from taskflow_otel.wire.tasks import TaskDetailOut, TaskOut
 
 _TASKS = TypeAdapter(list[TaskOut])
 _ENCODED_AT_ONCE = 50
+_HIDDEN = (
+    "tasks cannot be found by their arguments here, because arguments are hidden: TaskAdmin(display_func_args=True) "
+    "shows them, and lets everyone who may look search them. Give tasks a tag to find them by."
+)
 _LIST_HEADERS = {
-    "X-Total-Count": {"description": "Number of tasks that match.", "schema": {"type": "integer"}},
+    "X-Total-Count": {
+        "description": "Number of tasks that match; with `args`, of those that this request has searched.",
+        "schema": {"type": "integer"},
+    },
     "X-Total-Count-Exact": {
         "description": "`false`: the number is a lower bound, because not all tasks were counted.",
         "schema": {"type": "boolean"},
@@ -37,6 +47,20 @@ _LIST_HEADERS = {
         "description": "Cursor of the next page; absent on the last one. A search that reads many tasks may end a page "
         "early, even without any task; the cursor continues it.",
         "schema": {"type": "string"},
+    },
+    "X-Searched-Count": {
+        "description": "With `args`: the number of tasks whose arguments this request compared.",
+        "schema": {"type": "integer"},
+    },
+    "X-Searched-Back-To": {
+        "description": "With `args`: when the oldest task was created to which this request has come; absent if there "
+        "was none.",
+        "schema": {"type": "string", "format": "date-time"},
+    },
+    "X-Unsearchable-Count": {
+        "description": "With `args`: how many of the tasks this request could not search, because their arguments are "
+        "encrypted, damaged or unknown.",
+        "schema": {"type": "integer"},
     },
     "Link": {"description": "The next page, `rel=next` (RFC 8288).", "schema": {"type": "string"}},
 }
@@ -58,12 +82,23 @@ def add_collection_routes(router: APIRouter, engine: TaskEngine, settings: WebSe
     async def list_tasks(
         request: Request,
         found: Annotated[TaskQuery, Depends(task_filter)],
+        arguments: Annotated[ArgumentFilter | None, Depends(argument_filter)],
         cursor: Annotated[str | None, Depends(page_cursor)],
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Tasks on a page.")] = 100,
     ) -> Response:
         """The tasks of all instances that share the backend, newest first."""
-        page = await engine.lookup.page(replace(found, limit=limit, cursor=cursor, count_limit=COUNT_LIMIT))
         headers: dict[str, str] = {}
+        if arguments is None:
+            page = await engine.lookup.page(replace(found, limit=limit, cursor=cursor, count_limit=COUNT_LIMIT))
+        else:
+            if not settings.display_func_args:
+                raise InvalidInput("args", _HIDDEN)
+            searched = await search(engine.lookup, replace(found, limit=limit, cursor=cursor), arguments)
+            page = searched.page
+            headers["X-Searched-Count"] = str(searched.number)
+            headers["X-Unsearchable-Count"] = str(searched.unsearchable)
+            if searched.back_to is not None:
+                headers["X-Searched-Back-To"] = searched.back_to.isoformat()
         if page.total is not None:
             headers["X-Total-Count"] = str(page.total)
             headers["X-Total-Count-Exact"] = "true" if page.total_exact else "false"

@@ -52,6 +52,8 @@ def test_a_backend_is_read_without_an_application(
     assert [json.loads(line)["task_id"] for line in lines("ls", "--json", "--limit", "1")] == [bad]
     [failed] = lines("ls", "--status", "failed", "--since", "1h")
     assert failed.endswith("bad  OSError: no paper")
+    assert main(["ls", "--args", "order:782", "--backend", str(path)]) == 2
+    assert "--args needs an application that displays arguments" in capsys.readouterr().err
     assert [line.split()[-1] for line in lines("logs", good)] == ["one", "two"]
     assert [line.split()[-1] for line in lines("logs", "-f", good)] == ["one", "two"]
     assert [json.loads(line)["seq"] for line in lines("logs", good, "--json")] == [0, 1]

@@ -132,6 +132,25 @@ def test_the_filters_are_those_of_the_client_which_are_those_of_the_api() -> Non
     assert list(FILTERS) == list(Filters.__annotations__) == list(inspect.signature(task_filter).parameters)
 
 
+async def test_tasks_are_searched_by_their_arguments_and_how_far_is_said(
+    app_of: AppOf, engine: House, serving: Serving
+) -> None:
+    payload = '{"v":1,"names":["order"],"args":[%d],"kwargs":{}}'
+    ids = [engine.put(make_record(payload=payload % number)).task_id for number in (782, 5, 782, 6)]
+    engine.put(make_record(payload="fernet1:x"))
+    async with serving(app_of(display_func_args=True)) as served:
+        every, one = await asyncio.gather(
+            command("ls", "--args", "order:782", "--url", f"{served.url}/tasks"),
+            command("ls", "--args", "order:782", "--limit", "1", "--json", "--url", f"{served.url}/tasks"),
+        )
+    assert (every.returncode, [line[:36] for line in every.stdout.splitlines()]) == (0, [ids[2], ids[0]])
+    unread = "those of 1 more cannot be read (encrypted, damaged or unknown)"
+    assert every.stderr == f"searched the arguments of 4 tasks, which are all; {unread}\n"
+    assert [json.loads(line)["task_id"] for line in one.stdout.splitlines()] == [ids[2]]
+    back_to = engine.records[ids[2]].created_at
+    assert one.stderr == f"searched the arguments of 2 tasks, back to {back_to:%Y-%m-%d %H:%M:%S} UTC; {unread}\n"
+
+
 async def test_a_wrong_password_is_one_line_that_does_not_show_it(app_of: AppOf, serving: Serving) -> None:
     async with serving(app_of(auth=USER)) as served:
         url = served.url.replace("://", "://ada:s3cret@") + "/tasks"

@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from taskflow_otel import QueueConfig, TaskAdmin, TaskManager
-from taskflow_otel.client import AsyncClient, Client, Event, Filters, errors
+from taskflow_otel.client import AsyncClient, Client, Event, Filters, ListFilters, errors
 from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.status import TaskStatus
@@ -79,8 +79,9 @@ def test_each_method_returns_what_the_document_says(app_of: Callable[..., FastAP
 def taken(method: Callable[..., Any]) -> set[str]:
     """The names of the arguments that a method takes."""
     parameters = inspect.signature(method).parameters
-    filters = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-    return {*parameters, *(Filters.__annotations__ if filters else ())}
+    kinds = {"Unpack[Filters]": Filters, "Unpack[ListFilters]": ListFilters}
+    given = [kinds[one.annotation] for one in parameters.values() if one.kind is inspect.Parameter.VAR_KEYWORD]
+    return {*parameters, *(name for one in given for name in get_type_hints(one))}
 
 
 def fields(body: Any, document: dict[str, Any]) -> set[str]:
@@ -108,6 +109,20 @@ async def test_tasks_are_listed_page_by_page_found_and_read(client: AsyncClient,
     assert (await client.get_type("build_report", window="7d")).failed == 1
     assert {one.func_name for one in (await client.list_types()).types} >= {"send_email", "build_report"}
     assert (await client.list_failures()).groups[0].error_type == "OSError"
+
+
+async def test_a_search_by_arguments_says_how_far_it_came(client_of: ClientOf, engine: House) -> None:
+    payload = '{"v":1,"names":["order"],"args":[%d],"kwargs":{}}'
+    records = [engine.put(make_record(payload=payload % number)) for number in (782, 5)]
+    engine.put(make_record(payload="fernet1:x"))
+    client = client_of(display_func_args=True)
+    page = await client.list_tasks(args="order:782")
+    assert [task.task_id for task in page.tasks] == [records[0].task_id]
+    assert (page.total, page.total_exact, page.searched, page.unsearchable) == (1, False, 2, 1)
+    assert page.back_to == records[0].created_at
+    assert [task.task_id async for task in client.iter_tasks(args="5", limit=1)] == [records[1].task_id]
+    other = await client.list_tasks()
+    assert (other.searched, other.unsearchable, other.back_to) == (None, None, None)
 
 
 async def test_tasks_are_retried_and_cancelled(client: AsyncClient, engine: House) -> None:

@@ -57,6 +57,25 @@ async def test_bulk_retry_takes_what_it_can_and_says_why_it_skips_the_rest(
     assert {skip["task_id"] for skip in answer.json()["skipped"]} == {running.task_id, "none"}
 
 
+async def test_no_action_means_the_tasks_with_an_argument_since_nobody_knows_all_of_them(
+    client_of: ClientOf, engine: House
+) -> None:
+    record = engine.put(make_record(status=TaskStatus.FAILED, payload='{"v":1,"args":[],"kwargs":{"order":782}}'))
+    client = client_of(display_func_args=True)
+    for method, route in (
+        ("POST", "bulk-retry"),
+        ("POST", "retry-failed"),
+        ("POST", "bulk-cancel"),
+        ("DELETE", "history"),
+    ):
+        refused = await client.request(method, f"/tasks/{route}?args=order:782")
+        assert (refused.status_code, refused.json()["fields"]) == (422, ["args"]), route
+        assert "give the ids of the tasks" in refused.json()["detail"], route
+    [found] = (await client.get("/tasks?args=order:782")).json()
+    retried = await client.post("/tasks/bulk-retry", json={"task_ids": [found["task_id"]]})
+    assert [one["task_id"] for one in retried.json()["retried"]] == [record.task_id]
+
+
 async def test_retry_failed_takes_the_failures_of_the_window_that_nothing_has_retried(
     client: httpx.AsyncClient, engine: House
 ) -> None:

@@ -8,8 +8,9 @@ import pytest
 from playwright.async_api import expect
 
 from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.web import fleet_api
-from tests.web.conftest import OpenPage
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK
+from taskflow_otel.web import argument_search, fleet_api
+from tests.web.conftest import OpenPage, ShowPage
 from tests.web.house import House, make_record
 
 pytestmark = pytest.mark.browser
@@ -50,6 +51,11 @@ async def test_a_line_means_filters_of_the_api_and_filters_are_written_as_a_line
                 "ended_until": "5m",
                 "source": "retry",
             },
+            'args.order:782 args:vip args.customer.name:"Ada L" lost': {
+                "args": 'order:782 vip customer.name:"Ada L"',
+                "q": "lost",
+            },
+            "args.0:782 args:http://x/?a=b args.ünique_2:5": {"args": '0:782 "http://x/?a=b" ünique_2:5'},
         }.items():
             assert await page.evaluate(READ, line) == filters
             assert await page.evaluate(ROUND, filters) == filters
@@ -100,7 +106,7 @@ async def test_the_line_selects_suggests_with_numbers_and_refuses_in_a_sentence(
         await expect(field).to_have_value("status:success")
         await expect(rows).to_have_count(3)
         for line, said in {
-            "args.order:782 ": "cannot be filtered by arguments",
+            "args.customer..name:Ada ": "is not the name of an argument",
             "duration:5s": "begins with > or <",
             "status:broken": "status: is one of pending, running",
             "created:yesterday": "created: needs an age such as 6h",
@@ -147,3 +153,62 @@ async def test_suggestions_are_counted_over_all_tasks_that_the_rest_of_the_line_
         monkeypatch.setattr(fleet_api, "COUNT_LIMIT", 7)
         await field.fill("status:success source:")
         await expect(option.filter(has_text="source:manual")).to_have_text(re.compile(r"7\+ tasks$"))
+
+
+async def test_a_search_by_arguments_says_how_far_it_came_and_goes_on_by_request(
+    opened: OpenPage, engine: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the address and in saved views; nothing on the page speaks of tasks that were not searched."""
+    monkeypatch.setattr(argument_search.search, "__kwdefaults__", {"clock": SYSTEM_CLOCK, "rows": 3})
+    payload = '{"v":1,"names":["order"],"args":[%d],"kwargs":{}}'
+    oldest = engine.keep(make_record("charge_card", payload=payload % 782))
+    for number in range(40):
+        engine.keep(make_record("charge_gift", payload="fernet1:x" if number == 39 else payload % number))
+    async with opened("?view=tasks", display_func_args=True) as page:
+        rows = page.locator("tbody tr")
+        await expect(rows).to_have_count(41)
+        field, said = page.get_by_label("Search"), page.locator(".searched")
+        engine.backend.queries.clear()
+        await field.press_sequentially("args.order:782")
+        await page.evaluate(TYPED)
+        # Not at each letter: a search reads many tasks.
+        assert [query for query in engine.backend.queries if query.limit <= 3] == []
+        await field.press("Enter")
+        await expect(said).to_contain_text("Searched the arguments of 29 tasks, back to ")
+        await expect(said).to_contain_text("1 task could not be searched")
+        await expect(page.get_by_text("No match in what was searched.")).to_be_visible()
+        await expect(page.locator(".view-head")).to_contain_text("0 found in what was searched")
+        await expect(rows).to_have_count(0)
+        # A task that comes now has not been searched.
+        engine.put(make_record("charge_late", payload=payload % 782))
+        further = page.get_by_role("button", name="Search further")
+        await further.click()
+        await expect(rows).to_have_count(1)
+        await expect(rows).to_contain_text("charge_card")
+        await expect(said).to_contain_text("Searched the arguments of 11 tasks on from here, to the oldest.")
+        await expect(further).to_be_hidden()
+        assert "args=order%3A782" in page.url
+        # What was found is acted on by its ids alone.
+        await rows.get_by_role("checkbox").check()
+        await expect(page.get_by_label("Selected tasks")).to_contain_text("1 selected")
+        await expect(page.get_by_role("button", name="All that the filter selects")).to_be_hidden()
+        await page.get_by_role("button", name="Select none").click()
+        await page.get_by_text("Views", exact=True).click()
+        await page.get_by_label("Name of the view").fill("order")
+        await page.get_by_role("button", name="Save this view").click()
+        await expect(page.get_by_role("link", name="order", exact=True)).to_have_attribute(
+            "href", "?view=tasks&args=order%3A782"
+        )
+        await page.goto(page.url.partition("?")[0] + f"?view=tasks&args=order:782+charge&q={oldest.task_id}")
+        await expect(field).to_have_value(f"args.order:782 args:charge {oldest.task_id}")
+        await expect(said).to_have_text(re.compile("Searched the arguments of 1 task, which are all"))
+        await page.get_by_role("button", name="Clear").click()
+        await expect(rows).to_have_count(42)
+        await expect(said).to_be_hidden()
+
+
+async def test_hidden_arguments_are_not_searched_and_the_page_says_why(shown: ShowPage, engine: House) -> None:
+    engine.put(make_record(payload='{"v":1,"args":[],"kwargs":{"order":782}}'))
+    async with shown("?view=tasks&args=order:782") as one:
+        await expect(one.page.get_by_text("because arguments are hidden")).to_be_visible()
+        await expect(one.page.locator("tbody tr")).to_have_count(0)

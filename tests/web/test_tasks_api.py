@@ -8,7 +8,8 @@ import pytest
 
 from taskflow_otel.model.cipher import ENCRYPTED_PREFIX
 from taskflow_otel.model.status import TaskStatus
-from taskflow_otel.web import tasks_api
+from taskflow_otel.runtime.clock import SYSTEM_CLOCK
+from taskflow_otel.web import argument_search, tasks_api
 from taskflow_otel.web.answers import task_out
 from taskflow_otel.web.params import task_filter
 from tests.managers import Gate, finish, status_of
@@ -123,6 +124,60 @@ async def test_a_search_that_ended_early_continues_from_its_cursor(client: httpx
     second = await client.get("/tasks" + first.links["next"]["url"])
     assert [task["task_id"] for task in second.json()] == [needle.task_id]
     assert "X-Next-Cursor" not in second.headers
+
+
+def order(number: int) -> str:
+    return f'{{"v":1,"names":["order"],"args":[{number}],"kwargs":{{}}}}'
+
+
+async def test_tasks_are_found_by_their_arguments_and_the_answer_says_how_far_it_looked(
+    client_of: ClientOf, engine: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(argument_search.search, "__kwdefaults__", {"clock": SYSTEM_CLOCK, "rows": 3})
+    client = client_of(display_func_args=True)
+    records = [engine.put(make_record(payload=order(number))) for number in (782, 1, 2, 3, 782)]
+    records += [engine.put(make_record(payload="fernet1:x")), engine.put(make_record("other", payload=order(782)))]
+    first = await client.get("/tasks?args=order:782&func_name=send_email")
+    assert [task["task_id"] for task in first.json()] == [records[4].task_id]
+    assert first.json()[0]["args"] == [782]
+    assert (first.headers["X-Total-Count"], first.headers["X-Total-Count-Exact"]) == ("1", "false")
+    assert (first.headers["X-Searched-Count"], first.headers["X-Unsearchable-Count"]) == ("2", "1")
+    assert datetime.fromisoformat(first.headers["X-Searched-Back-To"]) == records[3].created_at
+    second = await client.get("/tasks" + first.links["next"]["url"])
+    assert "args=order%3A782" in str(second.url)
+    assert [task["task_id"] for task in second.json()] == [records[0].task_id]
+    assert "X-Next-Cursor" not in second.headers
+    both = await client.get("/tasks", params={"args": "order:782 0:782", "func_name": "other"})
+    assert (len(both.json()), both.headers["X-Total-Count-Exact"]) == (1, "true")
+    # Other lists do not say that they have searched.
+    assert "X-Searched-Count" not in (await client.get("/tasks")).headers
+
+
+async def test_no_one_searches_arguments_that_are_hidden_and_what_means_nothing_is_refused(
+    client_of: ClientOf, engine: House
+) -> None:
+    engine.put(make_record(payload=order(782)))
+    hidden, shown = client_of(), client_of(display_func_args=True)
+    engine.backend.queries.clear()
+    answers = [await hidden.get("/tasks", params={"args": f"order:{number}"}) for number in (782, 783)]
+    # An answer that is the same for every value says nothing of the arguments.
+    assert {(answer.status_code, answer.text) for answer in answers} == {(422, answers[0].text)}
+    assert "arguments are hidden" in answers[0].json()["detail"]
+    assert engine.backend.queries == []
+    for text, said in {
+        "order:": "name:value",
+        "a\x00b": "NUL",
+        "a..b:1": "is not the name",
+        "x" * 1_001: "1000",
+    }.items():
+        refused = await shown.get("/tasks", params={"args": text})
+        assert (refused.status_code, refused.json()["fields"]) == (422, ["args"]), text
+        assert said in refused.json()["detail"], text
+    # What another reading route would answer is not what this filter selects.
+    for route in ("stats", "failures"):
+        refused = await shown.get(f"/tasks/{route}?args=order:782")
+        assert (refused.status_code, refused.json()["fields"]) == (422, ["args"])
+        assert "only the list can be filtered by arguments" in refused.json()["detail"]
 
 
 async def test_one_task_comes_with_its_log_error_and_timeline(client: httpx.AsyncClient, engine: House) -> None:

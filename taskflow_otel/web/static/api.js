@@ -38,7 +38,7 @@ export class Api {
     return { items: parse(await response.text()), next: response.headers.get("X-Next-Cursor") };
   }
 
-  /** A page of tasks with the total (a lower bound if not `exact`) and the cursor of the next page. */
+  /** A page of tasks with the total (a lower bound if not `exact`), the cursor of the next page, and how far a search by arguments has come. */
   async tasks(params) {
     const response = await this.#send("GET", withParams("./", params));
     return {
@@ -46,6 +46,9 @@ export class Api {
       total: Number(response.headers.get("X-Total-Count")),
       exact: response.headers.get("X-Total-Count-Exact") !== "false",
       next: response.headers.get("X-Next-Cursor"),
+      searched: Number(response.headers.get("X-Searched-Count")),
+      unsearchable: Number(response.headers.get("X-Unsearchable-Count")),
+      backTo: response.headers.get("X-Searched-Back-To"),
     };
   }
 

@@ -19,17 +19,21 @@ export const KEYS = {
   failure: { meaning: "fingerprint of a failure", params: ["fingerprint"] },
 };
 
+/** What leads a condition on an argument: `args.order:782`, or `args:782` for a value of any argument. */
+const ARGS = "args";
+const ARGS_MEANING = "value of any argument; args.order:782 for one of this name";
+
 /** The keys that take a time. */
 const TIMES = new Set(["created", "before", "ended", "ended_before"]);
 const TIME = /^(\d+(\.\d+)?(ms|s|m|h|d|w)|\d{4}-\d\d-\d\d.*)$/;
 
 /** The names of the API's filters. */
-export const FILTERS = [...Object.values(KEYS).flatMap(({ params }) => params), "q"];
+export const FILTERS = [...Object.values(KEYS).flatMap(({ params }) => params), "args", "q"];
 
 /** How many suggestions there are at a time. */
 const MOST = 12;
 
-const PART = /([A-Za-z_.]+):(?:"([^"]*)"?|(\S*))|"([^"]*)"?|(\S+)/g;
+const PART = /(args\.[^\s:="]+|[A-Za-z_.]+):(?:"([^"]*)"?|(\S*))|"([^"]*)"?|(\S+)/g;
 
 /** The parts of a line: `{key, value, from, to}`; without a key, `key` is null. */
 export function parts(line) {
@@ -43,13 +47,19 @@ export function parts(line) {
 export function read(line) {
   const filters = {};
   const words = [];
+  const conditions = [];
   const set = (name, value, key) => {
     if (filters[name] !== undefined) throw new Error(`${key}: can be given once.`);
     filters[name] = value;
   };
   for (const { key, value, from, to } of parts(line)) {
     if (key === null) words.push(value);
-    else if (key === "args" || key.startsWith("args.")) throw new Error("The list cannot be filtered by arguments: they are stored encoded, and may be encrypted. Give the task a tag, and filter by that.");
+    else if (isArgument(key)) {
+      if (!value) throw new Error(`${key}: needs a value: args.order:782, or args:782 for a value of any argument.`);
+      if (/(^|\.)(\.|$)/.test(key)) throw new Error(`${key} is not the name of an argument, such as args.order or args.customer.name.`);
+      if (value.includes('"')) throw new Error(`${key}: a value cannot have a double quote.`);
+      conditions.push(condition(key.slice(ARGS.length + 1), value));
+    }
     // What looks like a part of an error (“KeyError:”, “http://”) is searched for.
     else if (!Object.hasOwn(KEYS, key)) words.push(line.slice(from, to));
     else if (!value) throw new Error(`${key}: needs a value: ${KEYS[key].meaning}.`);
@@ -61,13 +71,33 @@ export function read(line) {
       set(value[0] === ">" ? "min_duration" : "max_duration", value.slice(1), key);
     } else set(KEYS[key].params[0], value, key);
   }
+  if (conditions.length) filters.args = conditions.join(" ");
   if (words.length) filters.q = words.join(" ");
   return filters;
+}
+
+function isArgument(key) {
+  return key === ARGS || Boolean(key?.startsWith(`${ARGS}.`));
+}
+
+/** A condition on an argument as the API takes it; without a name, on any argument. */
+function condition(name, value) {
+  const quoted = /[\s:=]/.test(value) ? `"${value}"` : value;
+  return name ? `${name}:${quoted}` : quoted;
+}
+
+const CONDITION = /(?:([^\s:="]+)[:=])?(?:"([^"]*)"|([^\s"]\S*))/g;
+
+/** Whether a line ends in a condition on an argument, which may have more to come: the server reads many tasks for it. */
+export function isSearching(line) {
+  const last = parts(line).at(-1);
+  return Boolean(last && last.to === line.length && isArgument(last.key));
 }
 
 /** Whether the last part of a line may still become one that selects something. */
 export function isUnfinished(line) {
   const last = parts(line).at(-1);
+  if (isSearching(line)) return !last.value;
   if (!last || last.to < line.length || !Object.hasOwn(KEYS, last.key ?? "")) return false;
   const { closed, values } = KEYS[last.key];
   return /^[<>=]?$/.test(last.value) || (closed && values.some((value) => value.startsWith(last.value))) || (TIMES.has(last.key) && /^[\d.:T+-]+$/.test(last.value));
@@ -83,6 +113,7 @@ export function written(filters) {
       said.push(part(key, mark + filters[name]));
     }
   }
+  for (const [, name, quoted, plain] of (filters.args ?? "").matchAll(CONDITION)) said.push(part(name ? `${ARGS}.${name}` : ARGS, quoted ?? plain));
   if (filters.q) said.push(parts(filters.q).some(({ key }) => key !== null) ? `"${filters.q}"` : filters.q);
   return said.join(" ");
 }
@@ -108,9 +139,9 @@ export function suggestions(line, at, known) {
   const exact = key === "type" ? "=" : "";
   const wanted = value.toLowerCase().replace(key === "type" ? /^=/ : "", "");
   if (key === null) {
-    return Object.entries(KEYS)
+    return [...Object.entries(KEYS).map(([name, { meaning }]) => [name, meaning]), [ARGS, ARGS_MEANING]]
       .filter(([name]) => name.startsWith(wanted))
-      .map(([name, { meaning }]) => ({ text: `${name}:`, note: meaning, from, to }));
+      .map(([name, meaning]) => ({ text: `${name}:`, note: meaning, from, to }));
   }
   if (!Object.hasOwn(KEYS, key)) return [];
   const counted = known(key);

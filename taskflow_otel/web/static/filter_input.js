@@ -1,7 +1,7 @@
 // The field for the filter of the list, with suggestions: a combobox (WAI-ARIA 1.2).
 
 import { h, icon, redraw, setShown, setText } from "./dom.js";
-import { isUnfinished, partAt, read, suggestions, written } from "./filter.js";
+import { isSearching, isUnfinished, partAt, read, suggestions, written } from "./filter.js";
 
 const TYPING = 250;
 const COUNTING = 150;
@@ -65,7 +65,8 @@ export class FilterInput {
   #typed() {
     this.#suggest();
     clearTimeout(this.#typing);
-    this.#typing = setTimeout(() => this.#apply(), TYPING);
+    // A search waits until it is wanted: a space, Enter, or leaving the field.
+    this.#typing = setTimeout(() => isSearching(this.field.value) || this.#apply(), TYPING);
   }
 
   #apply() {

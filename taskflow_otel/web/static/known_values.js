@@ -20,7 +20,7 @@ const READ = {
   type: async (api) => (await api.get("types", { window: "24h" })).types.map((type) => type.func_name),
   queue: async (api) => (await api.get("queues")).map((queue) => queue.name),
   // No index has the tags of all tasks: those of the newest tasks that the other filters select.
-  tag: async (api, others) => (await api.tasks({ ...others, limit: SAMPLE })).tasks.flatMap(OF_TASK.tag),
+  tag: async (api, others) => (await api.tasks({ ...others, args: "", limit: SAMPLE })).tasks.flatMap(OF_TASK.tag),
   error: async (api) => (await api.get("failures", { ended_since: "24h", order: "count", limit: GROUPS })).groups.map((group) => group.error_type),
 };
 
@@ -58,9 +58,10 @@ export class KnownValues {
     await read.answer;
   }
 
-  /** How many tasks have a value among those that other filters select, as text; null for a key that is not counted. The server counts no further than it may. */
+  /** How many tasks have a value among those that other filters select, as text; null if that is not counted. The server counts no further than it may. */
   async number(key, value, others) {
-    if (!Object.hasOwn(PARAMS, key)) return null;
+    // Nobody knows how many tasks have an argument.
+    if (!Object.hasOwn(PARAMS, key) || others.args) return null;
     const wanted = { ...others, [PARAMS[key]]: value };
     const name = JSON.stringify(wanted);
     const known = this.#numbers.get(name);

@@ -59,7 +59,8 @@ export class Selection {
       setText(label, this.#all ? `${VERBS[name]}…` : `${VERBS[name]} ${count(number)}`);
       setShown(element, this.#all || number > 0);
     }
-    const filtered = Object.values(this.filters()).some(Boolean);
+    // Which tasks have an argument is known of those that were searched only.
+    const filtered = Object.values(this.filters()).some(Boolean) && !this.filters().args;
     setShown(this.whole, !this.#all && filtered && tasks.length === this.rows.size && this.rows.end !== null);
   }
 

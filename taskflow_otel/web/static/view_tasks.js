@@ -1,7 +1,7 @@
 import { empty, h, setShown, setText } from "./dom.js";
 import { FILTERS } from "./filter.js";
 import { FilterInput } from "./filter_input.js";
-import { plural } from "./format.js";
+import { clock, count, plural } from "./format.js";
 import { atLeast, KnownValues } from "./known_values.js";
 import { Columns, SavedViews } from "./list_menus.js";
 import { stillWanted } from "./reading.js";
@@ -10,8 +10,11 @@ import { Selection } from "./selection.js";
 import { LIVE, STATUSES } from "./vocabulary.js";
 
 const PAGE = 100;
+/** Requests of one search by arguments, each for some thousands of tasks, until it asks whether to go on. */
+const SEARCHES = 10;
 /** Columns in which the greatest is looked for first. */
 const NUMBERS = new Set(["created", "duration", "attempt"]);
+const PAUSING = "No match among the newest tasks. “Older” searches older ones.";
 /** Pixels up to which the page counts as not scrolled. */
 const AT_TOP = 40;
 
@@ -48,10 +51,11 @@ export class TasksView {
     this.older = h("button", { class: "button", type: "button", text: "Older", hidden: true, on: { click: () => this.#turn(1) } });
     this.waiting = h("button", { class: "button small", type: "button", hidden: true, on: { click: () => this.#showNew() } });
     this.blank = empty("No tasks", "Nothing matches. Remove a filter, or enqueue a task.");
-    this.pausing = empty("Nothing yet", "No match among the newest tasks. “Older” searches older ones.");
+    this.pausing = empty("Nothing yet", PAUSING);
     this.blank.hidden = this.pausing.hidden = true;
     this.chips = new Map(["", ...STATUSES].map((status) => [status, this.#chip(status)]));
     this.sorted = h("span", { class: "muted" });
+    this.searched = h("p", { class: "searched muted", role: "status", hidden: true });
     this.columns = new Columns(this.rows.table);
     this.saved = new SavedViews(page, () => this.#address());
     const [, back, column] = /^(-?)(\w+)$/.exec(page.params.get("sort") ?? "") ?? [];
@@ -68,6 +72,7 @@ export class TasksView {
       h("div", { class: "view-head" }, h("h1", { text: "Tasks" }), this.count, this.sorted, h("span", { class: "menus" }, this.saved.element, this.columns.element)),
       h("div", { class: "chips", role: "group", "aria-label": "Status" }, [...this.chips.values()].map((chip) => chip.element)),
       h("form", { class: "filter-line", role: "search", on: { submit: (event) => event.preventDefault() } }, this.input.element, this.clear),
+      this.searched,
       h("div", { class: "new-rows" }, this.waiting),
       h("section", { class: "card flush" }, this.rows.table, this.blank, this.pausing),
       this.selection.element,
@@ -83,13 +88,15 @@ export class TasksView {
     removeEventListener("scroll", this.scrolled);
     this.rows.close();
     this.input.close();
+    this.reading = null;
   }
 
   async refresh() {
     const reading = (this.reading = Symbol("reading"));
     const wanted = new URLSearchParams(this.#shown()).toString();
     // A slower answer to an older reading must not replace a newer one.
-    const found = await stillWanted(() => String(reading === this.reading), () => this.page.api.tasks({ ...this.#shown(), limit: PAGE }));
+    const isWanted = () => String(reading === this.reading);
+    const found = await stillWanted(isWanted, () => (this.filters.args ? this.#search(isWanted) : this.page.api.tasks({ ...this.#shown(), limit: PAGE })));
     if (found === null) return;
     const { tasks, total, exact, next } = found;
     // What is read again stays where it is; other filters are another list.
@@ -97,10 +104,44 @@ export class TasksView {
     else this.rows.replace(tasks, next);
     this.read = wanted;
     this.#total(total, exact);
+    setShown(this.searched, Boolean(this.filters.args));
     await this.poll();
   }
 
+  /** Look for tasks by their arguments until one is found, and not for ever; it says how far it has come. */
+  async #search(isWanted) {
+    const about = isWanted();
+    const sum = { tasks: [], total: 0, exact: false, next: this.pages.at(-1), searched: 0, unsearchable: 0, backTo: null };
+    for (let round = 0; round < SEARCHES && isWanted() === about; round++) {
+      const { cursor, ...filters } = { cursor: null, ...this.#shown() };
+      const found = await this.page.api.tasks({ ...filters, cursor: round ? sum.next : cursor, limit: PAGE });
+      if (isWanted() !== about) break;
+      sum.tasks = found.tasks;
+      sum.total = found.total;
+      sum.exact = found.exact || (round > 0 && !cursor && !found.next && !sum.unsearchable && !found.unsearchable);
+      sum.next = found.next;
+      sum.searched += found.searched;
+      sum.unsearchable += found.unsearchable;
+      sum.backTo = found.backTo ?? sum.backTo;
+      this.#say(sum, cursor);
+      if (sum.tasks.length || !sum.next) break;
+    }
+    return sum;
+  }
+
+  #say({ searched, unsearchable, backTo, next }, cursor) {
+    const reached = next ? `, back to ${clock(backTo)}` : cursor ? ", to the oldest" : ", which are all";
+    const encoded = unsearchable ? ` ${plural(unsearchable, "task")} could not be searched: arguments that are encrypted, damaged or unknown.` : "";
+    setText(this.searched, `Searched the arguments of ${plural(searched, "task")}${cursor ? " on from here" : ""}${backTo ? reached : ""}.${encoded} New tasks are not searched until you search again.`);
+    setShown(this.searched, true);
+  }
+
   async poll() {
+    if (this.filters.args) {
+      // No index has the arguments: nobody knows these numbers.
+      for (const chip of this.chips.values()) setText(chip.number, "");
+      return;
+    }
     const stats = await this.page.api.get("stats", { ...this.filters, status: "" });
     for (const [status, chip] of this.chips) setText(chip.number, atLeast(stats[status || "total"], stats.exact));
     // If the total is a lower bound, the one of the list is better.
@@ -160,17 +201,20 @@ export class TasksView {
   }
 
   #total(total, exact) {
-    setText(this.count, exact ? plural(total, "task") : `${atLeast(total, exact)} tasks`);
+    if (this.filters.args && !exact) setText(this.count, `${count(total)} found in what was searched`);
+    else setText(this.count, exact ? plural(total, "task") : `${atLeast(total, exact)} tasks`);
   }
 
   #settle(waiting, more) {
     const { size, end } = this.rows;
+    setText(this.older, this.filters.args ? "Search further" : "Older");
     setText(this.waiting, `${atLeast(waiting, !more)} new`);
     setShown(this.waiting, waiting > 0);
     setShown(this.newer, this.pages.length > 1);
     setShown(this.older, end !== null);
     setShown(this.blank, size === 0 && end === null);
     setShown(this.pausing, size === 0 && end !== null);
+    setText(this.pausing.lastElementChild, this.filters.args ? "No match in what was searched. “Search further” goes on with older tasks; a type or a time narrows it." : PAUSING);
     setShown(this.rows.table, size > 0);
   }
 
@@ -182,7 +226,8 @@ export class TasksView {
     if (this.pages.length > 1) return false;
     const [key, ...value] = filters.tag.split(/[:=](.*)/s);
     if (key && (task.tags?.[key] === undefined || (value.length && task.tags[key] !== value[0]))) return false;
-    if (filters.fingerprint) return false;
+    // Changes do not say what these are about.
+    if (filters.fingerprint || filters.args) return false;
     if (filters.trace_id && task.trace_id !== filters.trace_id.toLowerCase()) return false;
     if (filters.until && !(Date.parse(filters.until) > Date.parse(task.created_at))) return false;
     // What changes now has ended a moment ago.
