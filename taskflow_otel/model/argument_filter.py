@@ -1,6 +1,6 @@
 """A filter of tasks by their arguments: conditions on what people are shown of the stored arguments.
 
-Arguments are stored encoded, and no index contains them: whoever filters by them reads tasks one after the other.
+Arguments are stored encoded, and no index contains them: to filter by them is to read tasks one after the other.
 """
 
 from __future__ import annotations

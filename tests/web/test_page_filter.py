@@ -155,7 +155,7 @@ async def test_suggestions_are_counted_over_all_tasks_that_the_rest_of_the_line_
         await expect(option.filter(has_text="source:manual")).to_have_text(re.compile(r"7\+ tasks$"))
 
 
-async def test_a_search_by_arguments_says_how_far_it_came_and_goes_on_by_request(
+async def test_a_search_by_arguments_says_how_far_it_came_and_continues_by_request(
     opened: OpenPage, engine: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is in the address and in saved views; nothing on the page speaks of tasks that were not searched."""

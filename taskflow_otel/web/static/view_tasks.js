@@ -10,7 +10,7 @@ import { Selection } from "./selection.js";
 import { LIVE, STATUSES } from "./vocabulary.js";
 
 const PAGE = 100;
-/** Requests of one search by arguments, each for some thousands of tasks, until it asks whether to go on. */
+/** Requests of one search by arguments, each for some thousands of tasks, until it asks whether to continue. */
 const SEARCHES = 10;
 /** Columns in which the greatest is looked for first. */
 const NUMBERS = new Set(["created", "duration", "attempt"]);
@@ -214,7 +214,7 @@ export class TasksView {
     setShown(this.older, end !== null);
     setShown(this.blank, size === 0 && end === null);
     setShown(this.pausing, size === 0 && end !== null);
-    setText(this.pausing.lastElementChild, this.filters.args ? "No match in what was searched. “Search further” goes on with older tasks; a type or a time narrows it." : PAUSING);
+    setText(this.pausing.lastElementChild, this.filters.args ? "No match in what was searched. “Search further” continues with older tasks; a type or a time narrows it." : PAUSING);
     setShown(this.rows.table, size > 0);
   }
 
