@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from taskflow_otel.bus.contracts import Exporter, TaskObserver, overrides
+from taskflow_otel.bus.contracts import Exporter, TaskObserver, ends_process, overrides
 from taskflow_otel.bus.worker import Worker
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.audit import AuditEntry
@@ -129,8 +129,8 @@ class ObserverBus:
         for name, hook in self._created:
             try:
                 hook(record)
-            except Exception as exc:
-                self._failures.add(name, "failed on a new task", exc)
+            except BaseException as exc:
+                self._failed(name, "failed on a new task", exc)
 
     def ending(self, record: TaskRecord) -> str | None:
         """The function of an attempt is over: return what is stored beside its outcome. Call it on the loop thread."""
@@ -138,8 +138,8 @@ class ObserverBus:
         for name, hook in self._ending:
             try:
                 kept = kept or hook(record)
-            except Exception as exc:
-                self._failures.add(name, "failed at the end of an attempt", exc)
+            except BaseException as exc:
+                self._failed(name, "failed at the end of an attempt", exc)
         return kept
 
     def publish(self, event: LifecycleEvent) -> None:
@@ -149,8 +149,8 @@ class ObserverBus:
         for name, hook in self._lifecycle:
             try:
                 hook(event)
-            except Exception as exc:
-                self._failures.add(name, f"failed on {event.transition}", exc)
+            except BaseException as exc:
+                self._failed(name, f"failed on {event.transition}", exc)
         if self._lifecycle_workers:
             kept = without_exception(event)
             for worker in self._lifecycle_workers:
@@ -163,8 +163,8 @@ class ObserverBus:
         for name, hook in self._log:
             try:
                 hook(event)
-            except Exception as exc:
-                self._failures.add(name, "failed on a log entry", exc)
+            except BaseException as exc:
+                self._failed(name, "failed on a log entry", exc)
         if self._log_workers:
             level = LOG_LEVELS.get(event.level, 0)
             for worker in self._log_workers:
@@ -178,8 +178,8 @@ class ObserverBus:
         for name, hook in self._progress:
             try:
                 hook(record)
-            except Exception as exc:
-                self._failures.add(name, "failed on a progress report", exc)
+            except BaseException as exc:
+                self._failed(name, "failed on a progress report", exc)
 
     def refused(self, record: TaskRecord) -> None:
         """The ledger refused a write of this instance. Call it on the event loop's thread."""
@@ -197,8 +197,8 @@ class ObserverBus:
         for name, hook in hooks:
             try:
                 hook(record)
-            except Exception as exc:
-                self._failures.add(name, what, exc)
+            except BaseException as exc:
+                self._failed(name, what, exc)
 
     def audit(self, entry: AuditEntry) -> None:
         """Someone acted through the administration, or tried to. Call it on the event loop's thread."""
@@ -207,16 +207,22 @@ class ObserverBus:
         for name, hook in self._audit:
             try:
                 hook(entry)
-            except Exception as exc:
-                self._failures.add(name, "failed on an entry of the audit", exc)
+            except BaseException as exc:
+                self._failed(name, "failed on an entry of the audit", exc)
+
+    def _failed(self, name: str, what: str, exc: BaseException) -> None:
+        """Count what an exporter raised; a cancellation too, because no one can cancel a synchronous call."""
+        if ends_process(exc):
+            raise exc
+        self._failures.add(name, what, exc)
 
     async def start(self) -> None:
         """Start every observer; one that fails is logged and stays off, and does not stop the others."""
         for name, hook in self._start:
             try:
                 hook()
-            except Exception as exc:
-                self._failures.add(name, "failed to start", exc)
+            except BaseException as exc:
+                self._failed(name, "failed to start", exc)
         self._look_again = _LONG_AGO
         await asyncio.gather(*(worker.start() for worker in self._workers))
 
@@ -239,8 +245,8 @@ class ObserverBus:
         for name, hook in self._close:
             try:
                 hook()
-            except Exception as exc:
-                self._failures.add(name, "failed to close", exc)
+            except BaseException as exc:
+                self._failed(name, "failed to close", exc)
         await self.flush(timeout)
         await asyncio.gather(*(worker.stop(1.0) for worker in self._workers))
 
@@ -271,7 +277,7 @@ def _on_a_thread(name: str, hook: Callable[[float], None], timeout: float) -> as
         failure: BaseException | None = None
         try:
             hook(timeout)
-        except Exception as exc:
+        except BaseException as exc:
             failure = exc
         # If the loop has been closed since, no one waits for the answer.
         with contextlib.suppress(RuntimeError):

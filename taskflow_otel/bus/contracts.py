@@ -121,3 +121,8 @@ class TaskObserver:
 
 def overrides(thing: object, base: type, method: str) -> bool:
     return getattr(type(thing), method) is not getattr(base, method)
+
+
+def ends_process(exc: BaseException) -> bool:
+    """Whether an exception is a request to end the process, perhaps by a signal handler that ran in an exporter."""
+    return issubclass(type(exc), (KeyboardInterrupt, SystemExit))

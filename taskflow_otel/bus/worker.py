@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 
-from taskflow_otel.bus.contracts import Event, TaskObserver, overrides
+from taskflow_otel.bus.contracts import Event, TaskObserver, ends_process, overrides
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.events import LogEvent
 from taskflow_otel.model.vocabulary import LOG_LEVELS
@@ -80,7 +80,9 @@ class Worker:
         """Run the observer's `startup`, then serve it; switch it off if that fails."""
         try:
             await asyncio.wait_for(self.observer.startup(), STARTUP_TIMEOUT)
-        except Exception as exc:
+        except BaseException as exc:
+            if _is_of_others(exc):
+                raise
             self._turn_off()
             self._failures.counts[self.name] = self._failures.counts.get(self.name, 0) + 1
             logger.error(
@@ -115,7 +117,7 @@ class Worker:
         Its failures are reported together at the end of the slice, so an observer that always raises costs little
         more than one that succeeds.
         """
-        queue, observer, task = self._queue, self.observer, asyncio.current_task()
+        queue, observer = self._queue, self.observer
         turned: list[None] = []
         asyncio.get_running_loop().call_soon(turned.append, None)
         failed = 0
@@ -134,9 +136,8 @@ class Worker:
                         await observer.on_log(batch[0])
                     else:
                         await observer.on_lifecycle(batch[0])
-                except (Exception, asyncio.CancelledError) as exc:
-                    # No one cancelled this worker, so the cancellation comes from inside the observer: a failure.
-                    if isinstance(exc, asyncio.CancelledError) and (task is None or task.cancelling()):
+                except BaseException as exc:
+                    if _is_of_others(exc):
                         raise
                     failed += number
                     failure = exc
@@ -201,9 +202,20 @@ class Worker:
             return
         try:
             await asyncio.wait_for(self.observer.close(), grace)
-        except Exception as exc:
+        except BaseException as exc:
+            if _is_of_others(exc):
+                raise
             self._failures.counts[self.name] = self._failures.counts.get(self.name, 0) + 1
             logger.error("the observer %s failed to close", self.name, exc_info=exc)
+
+
+def _is_of_others(exc: BaseException) -> bool:
+    """Whether an exception is no failure of the observer: the end of the process, or of the asyncio task around it."""
+    if issubclass(type(exc), asyncio.CancelledError):
+        # If no one cancelled this asyncio task, the cancellation comes from inside the observer.
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return ends_process(exc) or issubclass(type(exc), GeneratorExit)
 
 
 def _settle(wake: asyncio.Future[None]) -> None:

@@ -56,35 +56,42 @@ class Recorder(Exporter):
         self.heard.append("close")
 
 
+class PanicError(BaseException):
+    """As extensions in Rust raise it: no `Exception`."""
+
+
 class Broken(Exporter):
     name = "broken"
 
+    def __init__(self, kind: type[BaseException] = RuntimeError) -> None:
+        self.kind = kind
+
     def on_created(self, record: TaskRecord) -> None:
-        raise RuntimeError("created")
+        raise self.kind("created")
 
     def on_lifecycle(self, event: LifecycleEvent) -> None:
-        raise RuntimeError("lifecycle")
+        raise self.kind("lifecycle")
 
     def on_log(self, event: LogEvent) -> None:
-        raise RuntimeError("log")
+        raise self.kind("log")
 
     def on_progress(self, record: TaskRecord) -> None:
-        raise RuntimeError("progress")
+        raise self.kind("progress")
 
     def on_refused(self, record: TaskRecord) -> None:
-        raise RuntimeError("refused")
+        raise self.kind("refused")
 
     def on_audit(self, entry: AuditEntry) -> None:
-        raise RuntimeError("audit")
+        raise self.kind("audit")
 
     def start(self) -> None:
-        raise RuntimeError("start")
+        raise self.kind("start")
 
     def flush(self, timeout: float) -> None:
-        raise RuntimeError("flush")
+        raise self.kind("flush")
 
     def close(self) -> None:
-        raise RuntimeError("close")
+        raise self.kind("close")
 
 
 async def tell_everything(bus: ObserverBus) -> None:
@@ -107,14 +114,25 @@ async def test_an_exporter_hears_everything_in_order() -> None:
     assert recorder.heard == EVERYTHING
 
 
-async def test_a_broken_exporter_is_counted_and_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, PanicError, asyncio.CancelledError, GeneratorExit])
+async def test_a_broken_exporter_is_counted_and_harms_no_other(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     recorder = Recorder()
-    bus = ObserverBus([Broken(), recorder])
+    bus = ObserverBus([Broken(kind), recorder])
     with caplog.at_level(logging.ERROR, "taskflow_otel.bus"):
         await tell_everything(bus)
     assert recorder.heard == EVERYTHING
     assert bus.errors == {"broken": 9, "flush": 1}
     assert len(caplog.records) == 2, "the same failure is not logged again within the minute"
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+async def test_a_signal_that_ends_the_process_during_an_exporter_does_so(kind: type[BaseException]) -> None:
+    bus = ObserverBus([Broken(kind)])
+    with pytest.raises(kind):
+        Story(bus).created()
+    assert bus.errors == {}
 
 
 async def test_an_observer_gets_its_events_in_order_and_only_from_its_level_on() -> None:
@@ -183,7 +201,7 @@ async def test_a_raising_observer_is_counted_and_continues(caplog: pytest.LogCap
 
         async def on_lifecycle(self, event: LifecycleEvent) -> None:
             self.heard += 1
-            raise asyncio.CancelledError if self.heard == 2 else ValueError("no")
+            raise (ValueError, asyncio.CancelledError, PanicError)[self.heard - 1]
 
     raiser = Raiser()
     bus = ObserverBus(observers=[raiser])
@@ -340,7 +358,7 @@ def test_a_bus_that_nobody_closes_does_not_keep_the_loop_from_ending() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("how", ["raises", "hangs"])
+@pytest.mark.parametrize("how", ["raises", "panics", "cancels itself", "hangs"])
 async def test_an_observer_that_cannot_start_stays_off_and_is_reported(
     how: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +370,10 @@ async def test_an_observer_that_cannot_start_stays_off_and_is_reported(
         async def startup(self) -> None:
             if how == "raises":
                 raise ConnectionError("nobody there")
+            if how == "panics":
+                raise PanicError
+            if how == "cancels itself":
+                raise asyncio.CancelledError
             await asyncio.Event().wait()
 
         async def close(self) -> None:

@@ -298,7 +298,9 @@ class SpanForwarder:
         """Pass one span on. An exception of the provider or a processor is logged, once a minute, and not raised."""
         try:
             self._repeat(finished)
-        except Exception as exc:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:
             self._failures.add("tracing", "could not export a span of a child process", exc)
 
     def _repeat(self, finished: FinishedSpan) -> None:
