@@ -52,6 +52,7 @@ ELSEWHERE = [
             "backends/redis/operations.py",
             "backends/sql/audit.py",
             "backends/sql/backend.py",
+            "backends/sql/database.py",
             "backends/sql/figures.py",
             "backends/sql/operations.py",
             "testing/backends/admin.py",

@@ -251,7 +251,7 @@ class SqliteBackend(SqlBackend):
                 )
             case _:
                 return super()._explain(operation, error)
-        return backend_error(sqlite_fault(error), f"{self._where} {reason}.", opening=self._writer is None)
+        return backend_error(sqlite_fault(error), f"{self._where} {reason}.", opening=not self._opened)
 
 
 def _roll_back(connection: Any, _record: object, _state: object) -> None:

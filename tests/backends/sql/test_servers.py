@@ -11,8 +11,7 @@ import pytest
 
 from taskflow_otel.backends import MySQLBackend, PostgresBackend
 from taskflow_otel.backends.base import Insert, Update
-from taskflow_otel.backends.sql import backend as sql_backend
-from taskflow_otel.backends.sql import schema, servers
+from taskflow_otel.backends.sql import database, schema, servers
 from taskflow_otel.errors import BackendUnavailableError, ConfigurationError, MissingExtraError
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.deadline import insistent
@@ -75,7 +74,7 @@ async def test_only_a_migration_may_take_as_long_as_it_takes(
         async with insistent(*limits) as lift:
             yield lambda: lifted.append("lifted") or lift()  # type: ignore[func-returns-value]  # one after the other
 
-    monkeypatch.setattr(sql_backend, "insistent", noted)
+    monkeypatch.setattr(database, "insistent", noted)
     await backend.close()
     await backend.open()
     assert not lifted
@@ -97,7 +96,7 @@ async def test_the_creation_of_the_schema_may_take_longer_than_an_operation(
         async with insistent(clock, seconds, grace) as lift:
             yield lift
 
-    monkeypatch.setattr(sql_backend, "insistent", noted)
+    monkeypatch.setattr(database, "insistent", noted)
     await backend.close()
     await backend.open()
     await backend.get("nothing")
