@@ -25,6 +25,8 @@ async def test_finished_tasks_leave_no_objects_that_the_garbage_collector_visits
 
     await manager.startup()
     try:
+        # Classes remember what they were asked about, and some are asked for the first time when there are many tasks.
+        await run(300)
         before = await run(10)
         assert await run(300) - before < _FEW
     finally:
