@@ -223,6 +223,7 @@ class TaskManager(TaskActions):
             fleet_watched=lambda: self.stream.subscribers > 0,
             publish_remote=self.stream.inject,
         )
+        """Runs the tasks."""
         self._decorators = TaskDecorators(self.engine, self._registry)
         self.metrics_page: FleetMetrics = FleetMetrics(
             self.metrics,
@@ -232,12 +233,13 @@ class TaskManager(TaskActions):
             unpublished=self.engine.vitals.unpublished,
             address=partial(target_address, telemetry.metrics_target),
         )
-        """The metrics page: those of all workers behind one port, see `docs/metrics.md`."""
+        """The metrics of all workers behind one port, as one page; see `docs/metrics.md`."""
         if self._backend.durable:
             self.engine.add_service(self.metrics_page)
         self._log_handler = TaskLogHandler() if capture_logs else None
         self._lifecycle_lock: asyncio.Lock | None = None
         self._users = 0
+        """Calls of `startup` without their `shutdown`: several applications may share one manager."""
         self._applications = Applications(self.engine.door, self._running)
         connect_metrics(self.metrics, self.engine, self._bus, self._registry, self._backend)
 
@@ -328,6 +330,7 @@ class TaskManager(TaskActions):
         await self.engine.at_home(self._startup())
 
     async def _abandon(self) -> None:
+        """Forget the run whose event loop was closed without `shutdown`."""
         if not self.engine.inherited:
             logger.warning(
                 "the event loop of this TaskManager was closed without shutdown(): running tasks were cut off; the "
@@ -383,6 +386,7 @@ class TaskManager(TaskActions):
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
+        """Run the manager during the lifespan of an application."""
         await self.startup()
         try:
             yield

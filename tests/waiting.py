@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline: for what happens in another process, where there is no event to await."""
+"""Waiting: for a condition with a deadline, where there is no event to await, and for an event whatever happens."""
 
 from __future__ import annotations
 
@@ -28,3 +28,12 @@ async def eventually(
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} did not happen within {timeout:g} s")
         await asyncio.sleep(interval)
+
+
+async def stubbornly(event: asyncio.Event) -> None:
+    """Wait for an event, and ignore each cancellation until then."""
+    while not event.is_set():
+        try:
+            await event.wait()
+        except asyncio.CancelledError:
+            continue

@@ -193,10 +193,11 @@ class ObserverBus:
         """This instance has claimed the task from the pool. Call it on the event loop's thread."""
         self._tell(self._claimed, record, "failed on a claimed task")
 
-    def _tell(self, hooks: _Hooks, record: TaskRecord, what: str) -> None:
+    def _tell(self, hooks: _Hooks, news: TaskRecord | AuditEntry, what: str) -> None:
+        """Call the hooks of a rare event. Those of each task have this loop in their methods, which saves a call."""
         for name, hook in hooks:
             try:
-                hook(record)
+                hook(news)
             except BaseException as exc:
                 self._failed(name, what, exc)
 
@@ -204,11 +205,7 @@ class ObserverBus:
         """Someone acted through the administration, or tried to. Call it on the event loop's thread."""
         if entry.at >= self._look_again:
             self._part_idle(entry.at)
-        for name, hook in self._audit:
-            try:
-                hook(entry)
-            except BaseException as exc:
-                self._failed(name, "failed on an entry of the audit", exc)
+        self._tell(self._audit, entry, "failed on an entry of the audit")
 
     def _failed(self, name: str, what: str, exc: BaseException) -> None:
         """Count what an exporter raised; a cancellation too, because no one can cancel a synchronous call."""

@@ -16,8 +16,6 @@ _SLICE = 200
 """Attempts started in one callback of the event loop before others get their turn."""
 _MAX_STARTING = 1_000
 """How many starts may wait for their commit. More would only wait longer, and tasks of higher priority behind them."""
-
-
 # Module-level names: until Python 3.12, the lookup of an enum member takes as long as a call.
 _LINE_UP, _GET_SLOT = Step.LINE_UP, Step.GET_SLOT
 
@@ -45,9 +43,9 @@ class Dispatcher:
     def __init__(self, queues: Queues, executors: Mapping[str, Executor], clock: Clock) -> None:
         self._queues = queues
         self._clock = clock
-        self._start: Callable[[LiveTask], None] = _nobody
-        self._share: Callable[[LiveTask], None] = _nobody
-        self._freed: Callable[[], None] = _nothing
+        self._start: Callable[[LiveTask], None] = _not_connected
+        self._share: Callable[[LiveTask], None] = _not_connected
+        self._freed: Callable[[], None] = _do_nothing
         self._lines: dict[Queue, None] = {}
         """The queues with ready tasks, in turn. A queue that has none left is removed at its turn."""
         self._open = False
@@ -142,14 +140,14 @@ class Dispatcher:
         self._queues.of(task).remove(task)
 
     def entered(self, task: LiveTask) -> None:
-        """The start of an attempt is committed."""
+        """The start of an attempt is committed: one more start may wait for its commit."""
         saturated = len(self._starting) >= _MAX_STARTING
         self._starting.discard(task)
         if saturated:
             self.pump()
 
     def give_back(self, task: LiveTask) -> None:
-        """Give the slot of an ended attempt back."""
+        """Give the slot of an ended attempt back, and start what waited for it."""
         saturated = len(self._starting) >= _MAX_STARTING
         self._starting.discard(task)
         queue, slots = self._queues.of(task), self.slots[task.record.executor]
@@ -218,9 +216,9 @@ class Dispatcher:
         self._start(task)
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
-def _nobody(task: LiveTask) -> None:
+def _not_connected(task: LiveTask) -> None:
     raise RuntimeError(f"task {task.id} was dispatched before the dispatcher was connected")

@@ -19,7 +19,7 @@ from taskflow_otel.model.status import TaskStatus, Transition
 from taskflow_otel.runtime.clock import SystemClock
 from taskflow_otel.testing.backends.admin import make_entry
 from tests.exporters.story import Story
-from tests.waiting import eventually
+from tests.waiting import eventually, stubbornly
 
 
 class Recorder(Exporter):
@@ -460,11 +460,7 @@ async def test_an_observer_that_fails_to_close_or_ignores_its_end_holds_nobody(
 
     class Stubborn(TaskObserver):
         async def on_lifecycle(self, event: LifecycleEvent) -> None:
-            while not release.is_set():
-                try:
-                    await release.wait()
-                except asyncio.CancelledError:
-                    continue
+            await stubbornly(release)
 
         async def close(self) -> None:
             raise RuntimeError("no")

@@ -24,7 +24,7 @@ from taskflow_otel.model.status import Transition
 from taskflow_otel.testing.clock import FakeClock, settle
 from tests.inside import own_context
 from tests.managers import HeldBackend, inserts, started, stuck, updates_to
-from tests.waiting import eventually
+from tests.waiting import eventually, stubbornly
 
 
 async def test_cancelling_one_task_of_a_request_leaves_its_siblings_running() -> None:
@@ -269,11 +269,7 @@ async def test_an_async_task_that_swallows_its_cancellation_is_reported_and_may_
 
     @manager.task()
     async def stubborn() -> None:
-        while not hold.is_set():
-            try:
-                await hold.wait()
-            except asyncio.CancelledError:
-                continue
+        await stubbornly(hold)
 
     async with started(manager):
         task_id = await manager.enqueue(stubborn)

@@ -9,6 +9,7 @@ import pytest
 
 from taskflow_otel.runtime.owned_tasks import OwnedTasks, bounded, gather_all, in_slices
 from taskflow_otel.testing.clock import settle
+from tests.waiting import stubbornly
 
 who: ContextVar[str] = ContextVar("who", default="nobody")
 
@@ -108,11 +109,7 @@ async def test_a_step_that_ignores_its_cancellation_is_left_behind_and_named(cap
     release = asyncio.Event()
 
     async def deaf() -> None:
-        while not release.is_set():
-            try:
-                await release.wait()
-            except asyncio.CancelledError:
-                continue
+        await stubbornly(release)
 
     step = asyncio.ensure_future(deaf())
     await bounded(step, 0, "the valve")

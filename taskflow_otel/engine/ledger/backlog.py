@@ -147,10 +147,10 @@ class Backlog:
                 items += notes_of(task)
             self._ended_asked = len(self._notes.ended) >= MAX_BATCH
         if self._spans:
-            logs += map(Spans, self._spans.take(MAX_BATCH, self._notes.first_of))
+            logs += map(Spans, self._spans.take(MAX_BATCH, self._notes.will_insert))
         if self._flush_asked:
             self._flush_asked = False
-            logs += [Lines(lines) for lines in self._lines.take(self._notes.first_of)]
+            logs += [Lines(lines) for lines in self._lines.take(self._notes.will_insert)]
             if not (self._commits or self._notes or self._lines or self._spans):
                 batch.barriers, self._barriers = self._barriers, []
             else:

@@ -98,9 +98,9 @@ class Ledger:
             raise
 
     def submit(self, change: Change, *, timeout: float | None = None) -> Commit:
-        """The same as `commit` without its coroutine: await the future of the result, and call `leave` if that raises.
+        """Do what `commit` does without its coroutine: await the future of the result, and call `leave` if that raises.
 
-        A waiting task holds one object less, and each of its wake-ups takes one call less.
+        So a waiting task holds one object less, and each of its wake-ups takes one call less.
         """
         # Each persisted task submits three changes: what is made here is not in calls of its own.
         if self._torn_down:
@@ -120,7 +120,7 @@ class Ledger:
             return [await entry.future for entry in entries]
 
     async def commit_each(self, changes: Sequence[Change]) -> list[Applied | BackendError]:
-        """The same for changes that do not belong together: one that is refused for good has its error as its result.
+        """Return the result of each of some changes that do not belong together: its error, if it is refused for good.
 
         Raises `BackendError` if trying again can help; then some of the changes may be durable.
         """
@@ -149,7 +149,10 @@ class Ledger:
         return self._deadlines.after(self._commit_timeout if timeout is None else timeout)
 
     async def commit_alone(self, change: Change) -> Applied:
-        """Return once `change` is durable, in its own transaction: if it must wait for a lock, no other change does."""
+        """Return once `change` is durable, however long that takes, in its own transaction.
+
+        If it must wait for a lock, no other change does.
+        """
         entry = self._new(change, FOREVER)
         self._backlog.add_apart(entry)
         try:
@@ -265,6 +268,7 @@ class Ledger:
             entry.future.exception()  # only the first of several is awaited to its exception
 
     def _late(self, change: Change, result: Applied) -> None:
+        """A change was applied, or another instance owns its task, after its caller gave up."""
         if result.outcome is not Outcome.DUPLICATE:
             self._on_late(change, result.outcome is Outcome.STALE)
 

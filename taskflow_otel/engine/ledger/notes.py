@@ -26,7 +26,7 @@ class Notes:
     def __len__(self) -> int:
         return len(self._notes)
 
-    def first_of(self, task_id: str) -> bool:
+    def will_insert(self, task_id: str) -> bool:
         """Whether the note of this task will store it for the first time: what is added to it must wait for that."""
         task = self._notes.get(task_id)
         return task is not None and not (task.stored or task.durable)
@@ -35,7 +35,7 @@ class Notes:
         """Note a task; return `False` if nothing changed, because an existing note covers its current state."""
         record = task.record
         task_id, status = record.task_id, record.status
-        # Not `finished`: an attribute of an enum member is no cheap one.
+        # Not `finished`: to read an attribute of an enum member is not cheap.
         if status is not _PENDING and status is not _RUNNING:
             self.ended[task_id] = None
         elif task_id in self._notes:

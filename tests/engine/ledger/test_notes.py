@@ -114,4 +114,4 @@ def test_only_the_first_note_of_a_task_stores_it() -> None:
     stored.stored = True
     notes.add(one)
     notes.add(stored)
-    assert [notes.first_of(task_id) for task_id in (one.id, stored.id, "another")] == [True, False, False]
+    assert [notes.will_insert(task_id) for task_id in (one.id, stored.id, "another")] == [True, False, False]
