@@ -330,8 +330,12 @@ class PostgresServer(Server):
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def fresh_url(self) -> str:
+        # Not with `psql`: to fork a process of the tests takes longer than to create the database.
+        import psycopg
+
         name = f"t{next(self._databases)}"
-        self.execute(f"CREATE DATABASE {name}")
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
     def execute(self, statement: str) -> str:
@@ -431,8 +435,12 @@ class MariaDBServer(Server):
         return f"mysql://root@127.0.0.1:{self.port}/mysql"
 
     def fresh_url(self) -> str:
+        import pymysql
+
         name = f"t{next(self._databases)}"
-        self.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        connection = pymysql.connect(host="127.0.0.1", port=self.port, user="root", ssl_disabled=True)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         return f"mysql://root@127.0.0.1:{self.port}/{name}"
 
     def execute(self, statement: str) -> str:
