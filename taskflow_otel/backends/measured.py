@@ -29,10 +29,11 @@ from taskflow_otel.backends.pool import (
 )
 from taskflow_otel.backends.spans import KeepsSpans, SpanStore
 from taskflow_otel.backends.transactions import Joined, KeepsTransactions, TransactionStore
-from taskflow_otel.errors import BackendError
+from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.audit import AuditEntry, AuditPage, AuditQuery
 from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.operation import Operation, OperationItem, OperationQuery
+from taskflow_otel.model.plain import repr_of
 from taskflow_otel.model.query import FailureGroups, Instance, TaskCounts, TaskPage, TaskQuery, Trend
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.vocabulary import OperationOutcome
@@ -62,11 +63,15 @@ class _Meter:
         except BackendError as exc:
             self.failing = self.failing or exc.transient
             raise
-        except asyncio.CancelledError:
-            if self._clock.monotonic() - began < _ABANDONED:
-                outcome = None
-            else:
+        except BaseException as exc:
+            if _is_of_driver(exc):
                 self.failing = True
+                raise _gave_way(self._name, exc) from exc
+            if issubclass(type(exc), asyncio.CancelledError):
+                if self._clock.monotonic() - began < _ABANDONED:
+                    outcome = None
+                else:
+                    self.failing = True
             raise
         else:
             outcome, self.failing = _OK, False
@@ -74,6 +79,21 @@ class _Meter:
         finally:
             if outcome is not None:
                 self._observe(self._name, operation, outcome, self._clock.monotonic() - began)
+
+
+def _is_of_driver(exc: BaseException) -> bool:
+    """Whether a driver raised what is no `Exception`: a cancellation that no one asked for, or a panic.
+
+    It would end the part of the engine that uses the backend, and not only this operation.
+    """
+    if issubclass(type(exc), asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()
+    return not issubclass(type(exc), (Exception, GeneratorExit, KeyboardInterrupt, SystemExit))
+
+
+def _gave_way(backend: str, exc: BaseException) -> BackendUnavailableError:
+    return BackendUnavailableError(f"the {backend} backend ended an operation by itself: {repr_of(exc)}")
 
 
 class _MeasuredAudit:
@@ -252,7 +272,12 @@ class MeasuredBackend:
 
     async def apply(self, changes: Sequence[Change]) -> list[Applied]:
         """Apply changes; not measured."""
-        return await self._backend.apply(changes)
+        try:
+            return await self._backend.apply(changes)
+        except BaseException as exc:
+            if _is_of_driver(exc):
+                raise _gave_way(self.name, exc) from exc
+            raise
 
     async def get(self, task_id: str) -> TaskRecord | None:
         """Measure `Backend.get`."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
 import pytest
 
+from taskflow_otel import TaskManager, TaskStatus
 from taskflow_otel.backends import MemoryBackend, admin, failures, pool, transactions
-from taskflow_otel.backends.base import Backend
+from taskflow_otel.backends.base import Applied, Backend, Change
 from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.errors import BackendError, BackendUnavailableError
 from taskflow_otel.model.query import Instance
 from taskflow_otel.testing.clock import FakeClock
+from tests.managers import finish, started
+from tests.waiting import eventually
 
 KEEPS = {
     name: get_type_hints(member.fget)["return"]
@@ -162,3 +165,66 @@ async def test_a_cancelled_operation_counts_if_it_had_its_time(
     await asyncio.gather(asking, return_exceptions=True)
     assert [one[1:] for one in scene.seen] == counted
     assert scene.backend.failing is bool(counted)
+
+
+class PanicError(BaseException):
+    """As extensions in Rust raise it: no `Exception`."""
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, PanicError])
+async def test_what_a_driver_raises_that_is_no_exception_is_a_failure_that_passes(kind: type[BaseException]) -> None:
+    scene = Scene()
+    scene.error = kind()
+    with pytest.raises(BackendUnavailableError, match="ended an operation by itself") as caught:
+        await scene.backend.instances()
+    assert caught.value.transient
+    assert scene.backend.failing
+    assert [one[1:3] for one in scene.seen] == [("instances", "error")]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+async def test_a_signal_that_ends_the_process_during_an_operation_does_so(kind: type[BaseException]) -> None:
+    scene = Scene()
+    scene.error = kind()
+    with pytest.raises(kind):
+        await scene.backend.instances()
+
+
+class BrokenOnce(MemoryBackend):
+    """A backend whose next write and next heartbeat raise what the test says."""
+
+    def __init__(self) -> None:
+        super().__init__(durable=True)
+        self.errors: dict[str, type[BaseException]] = {}
+        self.beats = 0
+
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        self._raise_once("apply")
+        return await super().apply(changes)
+
+    async def beat(self, instance: Instance) -> bool:
+        self._raise_once("beat")
+        self.beats += 1
+        return await super().beat(instance)
+
+    def _raise_once(self, operation: str) -> None:
+        if (kind := self.errors.pop(operation, None)) is not None:
+            raise kind
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, PanicError])
+async def test_it_ends_neither_the_writer_of_the_ledger_nor_the_heartbeat(kind: type[BaseException]) -> None:
+    backend = BrokenOnce()
+    manager = TaskManager(snapshot_backend=backend, lease_seconds=60)
+
+    @manager.task(persist=True)
+    async def job() -> None: ...
+
+    async with started(manager):
+        backend.errors = {"apply": kind, "beat": kind}
+        for _ in range(2):
+            record = await finish(manager, await manager.enqueue(job))
+            assert (record.status, record.persisted) == (TaskStatus.SUCCESS, True)
+        await eventually(lambda: not backend.errors, "the heartbeat that fails")
+        beats = backend.beats
+        await eventually(lambda: backend.beats > beats, "the next heartbeat")
