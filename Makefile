@@ -27,8 +27,11 @@ COVERED := $(filter-out $(ACROSS),$(patsubst %/,%,$(wildcard tests/*/))) $(wildc
 test: lint typecheck $(VENV)/.packages  ## Run the linters, the type checkers and all tests
 ifdef CI
 	# Each test once: those of the rooms measured, the others not. Not side by side: a storm needs the machine for itself.
-	$(PYTEST) --cov --cov-report=term $(COVERED) $(PYTEST_ARGS)
-	$(PYTEST) $(ACROSS) $(PYTEST_ARGS)
+	# The second part runs whatever the first one says, so that one run names all that fails.
+	failed=0; \
+	$(PYTEST) --cov --cov-report=term $(COVERED) $(PYTEST_ARGS) || failed=1; \
+	$(PYTEST) $(ACROSS) $(PYTEST_ARGS) || failed=1; \
+	exit $$failed
 else
 	$(PYTEST) $(PYTEST_ARGS)
 endif
