@@ -26,7 +26,7 @@ OF_THE_MACHINE = {
     "model/ids.py": "an id has to be new in the ledger, whatever clock a test turns",
     "backends/sql/statements.py": "compared with what other instances have written",
     "engine/executors/process_spans.py": "spans of a child process, beside those that an SDK makes",
-    "client/sync.py": "a program without a loop waits until it connects to the live stream again",
+    "client/sync_connection.py": "a program without a loop waits until it connects to the live stream again",
     "testing/backends/fleet.py": "backends whose server has a clock of its own",
 }
 """The modules that ask the machine for the time, and why no clock is given to them."""

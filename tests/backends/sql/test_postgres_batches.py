@@ -180,16 +180,19 @@ async def test_the_ordinary_way_replaces_a_broken_connection_too(
     assert await postgres.get(one.task_id) == started(one)
 
 
-async def test_a_batch_waits_for_the_server_twice(postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_waits_for_the_server_twice_at_most(
+    postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tasks = [make_task() for _ in range(3)]
     gone = AppendLogs(make_task().task_id, (LogEntry(0, BASE, "info", "of a deleted task", 0, {}),))
     log = AppendLogs(tasks[0].task_id, (LogEntry(0, BASE, "info", "hello\n", 0, {}),))
     await postgres.apply([Insert(task) for task in tasks[:2]])
-    waits = 0
+    asks = waits = 0
     wait = psycopg.AsyncConnection.wait
 
     async def counted(connection: Any, generator: Any, *args: Any, **options: Any) -> Any:
-        nonlocal waits
+        nonlocal asks
+        asks += 1
 
         def watched() -> Generator[Any, Any, Any]:
             nonlocal waits
@@ -209,7 +212,9 @@ async def test_a_batch_waits_for_the_server_twice(postgres: PostgresBackend, mon
     monkeypatch.setattr(psycopg.AsyncConnection, "wait", counted)
     changes: list[Change] = [Insert(tasks[2]), Update(finish(tasks[1])), Update(started(tasks[0])), log, gone]
     assert await postgres.apply(changes) == [APPLIED] * 5
-    assert waits == 2
+    assert asks >= 2
+    # An answer that has come already is not waited for.
+    assert waits <= 2
     assert len(await postgres.logs(tasks[0].task_id)) == 1
     assert await postgres.logs(gone.task_id) == []
 
