@@ -32,6 +32,16 @@ OF_ONE_BACKEND = ["sqlalchemy", "aiosqlite", "sqlite3"]
 TEMPLATES = ["jinja2"]
 
 
+def test_the_tests_that_every_python_runs_are_there() -> None:
+    source = (ROOT / ".ci/pythons").read_text()
+    listed = re.search(r"^tests=\(\n.*?^\)$", source, re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    script = f'{listed[0]}\nprintf "%s\\n" "${{tests[@]}}"'
+    paths = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()
+    assert len(paths) > 30
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def anchors(page: Path) -> set[str]:
     """The fragments that a Markdown renderer gives the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
