@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from fastapi import FastAPI
 
 from taskflow_otel import TaskAdmin, TaskManager
 from taskflow_otel.backends import SqliteBackend
-from taskflow_otel.backends.base import Insert
+from taskflow_otel.backends.base import Backend, Insert
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.record import TaskRecord, TimelineEntry
 from taskflow_otel.model.status import TaskStatus, Transition
@@ -76,19 +76,24 @@ def history(number: int, end: datetime) -> Iterator[TaskRecord]:
         )
 
 
+async def write(backend: Backend, records: Iterable[TaskRecord]) -> None:
+    """Write finished tasks in batches."""
+    batch: list[Insert] = []
+    for record in records:
+        batch.append(Insert(record))
+        if len(batch) == BATCH:
+            await backend.apply(batch)
+            batch = []
+    await backend.apply(batch)
+
+
 async def fill(database: Path, number: int) -> float:
     """Write the history and return the seconds that took."""
     began = time.perf_counter()
     backend = SqliteBackend(database)
     await backend.open()
     try:
-        batch: list[Insert] = []
-        for record in history(number, datetime.now(UTC)):
-            batch.append(Insert(record))
-            if len(batch) == BATCH:
-                await backend.apply(batch)
-                batch = []
-        await backend.apply(batch)
+        await write(backend, history(number, datetime.now(UTC)))
     finally:
         await backend.close()
     return time.perf_counter() - began

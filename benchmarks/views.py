@@ -27,10 +27,9 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from benchmarks.million import BATCH, NAMES, RARE, history, percentile
+from benchmarks.million import NAMES, RARE, history, percentile, write
 from taskflow_otel import TaskAdmin, TaskManager
 from taskflow_otel.backends import PostgresBackend, SqliteBackend
-from taskflow_otel.backends.base import Insert
 from taskflow_otel.model.failure import fingerprint_of, summary_of
 from taskflow_otel.model.figures import KEPT, Span
 from taskflow_otel.model.record import TaskRecord
@@ -64,13 +63,7 @@ async def fill(where: str, number: int) -> float:
     backend = opened(where)
     await backend.open()
     try:
-        batch: list[Insert] = []
-        for record in failing(number, datetime.now(UTC)):
-            batch.append(Insert(record))
-            if len(batch) == BATCH:
-                await backend.apply(batch)
-                batch = []
-        await backend.apply(batch)
+        await write(backend, failing(number, datetime.now(UTC)))
         # As while it runs: figures of minutes are kept for some hours more than a day.
         old = Span.MINUTE.slot(datetime.now(UTC) - KEPT[Span.MINUTE])
         while await backend.figure_store.forget(Span.MINUTE, old, MINUTES_AT_ONCE):

@@ -45,7 +45,7 @@ class ArgumentFilter:
         try:
             by_name, by_position = argument_nodes(payload)
             return all(_meets(by_name, by_position, condition) for condition in self.conditions)
-        except (TaskArgumentError, ValueError, TypeError, KeyError, LookupError, AttributeError, RecursionError):
+        except (TaskArgumentError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             # One damaged row must not end a search.
             return None
 
