@@ -17,6 +17,8 @@ from taskflow_otel.model.trace import SpanRef, TaskTrace
 from taskflow_otel.model.vocabulary import ExecutorKind, Source
 
 _LEFT_OUT: Any = None
+# A module-level name: until Python 3.12, the lookup of an enum member takes as long as a call.
+_RUNNING = TaskStatus.RUNNING
 _USUAL = {
     TaskStatus.PENDING: Transition.ENQUEUED,
     TaskStatus.RUNNING: Transition.STARTED,
@@ -87,7 +89,7 @@ class LifecycleEvent(Struct, frozen=True, eq=False, gc=False):
     @property
     def ends_attempt(self) -> bool:
         """Whether an attempt was running, and does not run any more."""
-        return self.previous is TaskStatus.RUNNING and self.status is not TaskStatus.RUNNING
+        return self.previous is _RUNNING and self.status is not _RUNNING
 
     @property
     def trace_id(self) -> str | None:

@@ -185,7 +185,12 @@ class SpanKeeper(Exporter):
             return None
         request = self._requests.pop(record.task_id, None) if self._requests else None
         if not attempt.live and not attempt.ended and not attempt.heap and request is None:
-            self._let_go(attempt)
+            # `_let_go` without its lock, for most attempts: there is nothing to release, unless a span starts on another
+            # thread at this moment.
+            attempt.over = True
+            self._by_span.pop(attempt.identity[1], None)
+            if attempt.live:
+                self._let_go(attempt)
             return None
         own = _own(record, attempt.identity)
         with self._lock:
@@ -211,7 +216,8 @@ class SpanKeeper(Exporter):
 
     def forget(self, task_id: str) -> None:
         """The task has ended, or is no longer this process's."""
-        self._requests.pop(task_id, None)
+        if self._requests:
+            self._requests.pop(task_id, None)
         attempt = self._attempts.pop(task_id, None)
         if attempt is not None:
             self._let_go(attempt)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
-from typing import Literal, assert_never, get_args
+from datetime import datetime, timedelta
+from typing import Literal, get_args
 
+from msgspec import Struct
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -40,30 +41,29 @@ DEEPEST = 32
 _DEPTH_KEY = otel_context.create_key("taskflow.depth")
 """The key, in the context of an attempt, of the number of tasks above it in its trace, itself included."""
 
-# A module-level name: the lookup of an enum member would be a call for each attempt.
+_SOON = timedelta(seconds=SOON)
+# Module-level names: until Python 3.12, the lookup of an enum member takes as long as a call.
 _MANUAL, _RETRY = Source.MANUAL, Source.RETRY
+_PRODUCER, _CONSUMER = SpanKind.PRODUCER, SpanKind.CONSUMER
+_PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
+_STARTED, _REJECTED, _RECOVERED = Transition.STARTED, Transition.REJECTED, Transition.RECOVERED
 _NOT_AN_ERROR = frozenset({Transition.SUCCEEDED, Transition.CANCELLED})
 _CRASHES = frozenset({Transition.INTERRUPTED, Transition.RECOVERED})
 
 
-class _Open:
+class _Open(Struct, eq=False):
     """The open spans of one task of this process."""
 
-    __slots__ = ("attempt", "context", "creation", "depth", "root", "send")
-
-    def __init__(
-        self, send: Span | None, creation: SpanContext | None, context: Context | None, depth: int = 0
-    ) -> None:
-        self.send = send
-        self.creation = creation
-        """The context of the `send` span, if this process made it or claimed the task; `None` for a task taken over."""
-        self.context = context
-        """A context in which the `send` span is current."""
-        self.depth = depth
-        """How many tasks the trace of the `send` span has had, this one included."""
-        self.attempt: Span | None = None
-        self.root: SpanContext | None = None
-        """The latest attempt that started a trace: later retries stay in it."""
+    send: Span | None
+    creation: SpanContext | None
+    """The context of the `send` span, if this process made it or claimed the task; `None` for a task taken over."""
+    context: Context | None
+    """A context in which the `send` span is current."""
+    depth: int = 0
+    """How many tasks the trace of the `send` span has had, this one included."""
+    attempt: Span | None = None
+    root: SpanContext | None = None
+    """The latest attempt that started a trace: later retries stay in it."""
 
 
 class TracingExporter(Exporter):
@@ -100,8 +100,7 @@ class TracingExporter(Exporter):
         self._open: dict[str, _Open] = {}
         self._contexts = contexts or spans.SpanContexts()
         self._keeper = keeper
-        self._own: dict[str, AttributeValue] = {keys.RELEASE: release} if release else {}
-        """The attributes of all spans that tell what happened in this process."""
+        self._release = release
 
     def start(self) -> None:
         """Look for the provider before the first request, whose span is begun before the first task."""
@@ -141,8 +140,8 @@ class TracingExporter(Exporter):
         span = tracer.start_span(
             signals.SEND.name(record.func_name),
             around,
-            SpanKind.PRODUCER,
-            _attributes("send", record) | self._own,
+            _PRODUCER,
+            self._attributes("send", record),
             links,
             spans.nanoseconds(record.created_at),
         )
@@ -160,7 +159,7 @@ class TracingExporter(Exporter):
             # Nothing traces yet; only a task of another process can have spans already.
             return
         transition = event.transition
-        if transition is Transition.STARTED:
+        if transition is _STARTED:
             self._start_attempt(event)
             return
         entry = self._open.get(event.task_id)
@@ -168,7 +167,9 @@ class TracingExporter(Exporter):
             _end_send(entry.send, event)
             entry.send = None
             self._contexts.ended(event.trace.creation)
-        if event.ends_attempt:
+        status = event.status
+        # `ends_attempt` and `finished` without their calls.
+        if event.previous is _RUNNING and status is not _RUNNING:
             span = entry.attempt if entry is not None else None
             if span is not None and entry is not None:
                 entry.attempt = None
@@ -176,7 +177,8 @@ class TracingExporter(Exporter):
                 self._contexts.ended(event.span)
             elif event.reason in PROCESS_DEATHS:
                 self._emit_dead_attempt(event)
-        if entry is not None and (event.status.finished or transition is Transition.RECOVERED):
+        ended = status is not _PENDING and status is not _RUNNING
+        if entry is not None and (ended or transition is _RECOVERED):
             # A task that its own process took over no longer belongs to its request.
             self._forget(event.task_id)
 
@@ -221,7 +223,7 @@ class TracingExporter(Exporter):
         entry = self._open.get(event.task_id)
         local = entry.creation if entry is not None else None
         creation = local or spans.restore(event.trace.creation, is_remote=True)
-        attributes = _attributes("process", event) | self._own
+        attributes = self._attributes("process", event)
         attributes[keys.ATTEMPT] = event.attempt
         if event.queue_wait is not None:
             attributes[keys.QUEUE_WAIT] = event.queue_wait
@@ -241,16 +243,18 @@ class TracingExporter(Exporter):
         span = tracer.start_span(
             signals.PROCESS.name(event.func_name),
             parent,
-            SpanKind.CONSUMER,
+            _CONSUMER,
             attributes,
             _links(creation, event.trace.previous),
             spans.nanoseconds(started),
         )
         identity = span.get_span_context()
-        around: dict[str, object] = {**base, TASK_ID_KEY: event.task_id, _DEPTH_KEY: depth}
+        around: dict[str, object] = {
+            **base, TASK_ID_KEY: event.task_id, _DEPTH_KEY: depth, spans.SPAN_KEY: span,
+        }  # fmt: skip
         if self._keeper is not None and span.is_recording():
             around[self._keeper.key] = self._keeper.begin(event.task_id, identity)
-        inside = spans.context_with(span, around)
+        inside = Context(around)
         self._contexts.add(identity, event.span, inside)
         entry.attempt = span
         if parent is base:
@@ -258,22 +262,18 @@ class TracingExporter(Exporter):
         # This runs in the attempt's own context, so nothing must be detached.
         otel_context.attach(inside)
 
+    def _attributes(self, operation: str, task: TaskRecord | LifecycleEvent) -> dict[str, AttributeValue]:
+        """The attributes of a span that tells what happens in this process."""
+        attributes = _attributes(operation, task)
+        if self._release:
+            attributes[keys.RELEASE] = self._release
+        return attributes
+
     def _continues(self, event: LifecycleEvent, started: datetime, *, local: bool) -> bool:
         """Whether the attempt is a child of the `send` span."""
-        match self._propagation:
-            case "parent":
-                return True
-            case "link":
-                return False
-            case "auto":
-                return self._belongs_to_request(event, started, local=local)
-            case _:
-                assert_never(self._propagation)
-
-    @staticmethod
-    def _belongs_to_request(event: LifecycleEvent, started: datetime, *, local: bool) -> bool:
-        """Whether, under `auto`, the attempt still belongs to the trace of its request."""
-        if not local or event.source != _MANUAL or (started - event.created_at).total_seconds() > SOON:
+        if self._propagation != "auto":
+            return self._propagation == "parent"
+        if not local or event.source != _MANUAL or started - event.created_at > _SOON:
             return False
         if event.attempt == 0:
             return event.run_at is None
@@ -316,7 +316,7 @@ class TracingExporter(Exporter):
         span = tracer.start_span(
             signals.PROCESS.name(event.func_name),
             context,
-            SpanKind.CONSUMER,
+            _CONSUMER,
             attributes,
             links,
             start,
@@ -341,8 +341,9 @@ def _attributes(operation: str, task: TaskRecord | LifecycleEvent) -> dict[str, 
         keys.SOURCE: task.source,
         keys.INSTANCE: task.instance,
     }
-    for key, value in task.tags.items():
-        attributes[keys.TAG_PREFIX + key] = value
+    if task.tags:
+        for key, value in task.tags.items():
+            attributes[keys.TAG_PREFIX + key] = value
     return attributes
 
 
@@ -364,7 +365,7 @@ def _links(creation: SpanContext | None, previous: SpanRef | None) -> list[Link]
 
 
 def _end_send(span: Span, event: LifecycleEvent) -> None:
-    if event.transition is Transition.REJECTED and event.reason != Reason.DUPLICATE and span.is_recording():
+    if event.transition is _REJECTED and event.reason != Reason.DUPLICATE and span.is_recording():
         span.set_attribute(keys.ERROR_TYPE, event.error_type or event.reason or TaskStatus.REJECTED.value)
         span.set_status(Status(StatusCode.ERROR, event.error or event.reason))
     span.end()

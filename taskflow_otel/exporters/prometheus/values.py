@@ -20,12 +20,17 @@ _DIGITS = 6
 
 
 class Exemplar(Struct, frozen=True, gc=False):
-    """One observation, and the sampled span in which it was made; `timestamp` is Unix time."""
+    """One observation, and the sampled span in which it was made."""
 
     trace_id: str
     span_id: str
     value: float
-    timestamp: float
+    moment: datetime
+
+    @property
+    def timestamp(self) -> float:
+        """Its Unix time: computed for those that are read, and not for the many that make room for later ones."""
+        return self.moment.timestamp()
 
 
 class Histogram:
@@ -55,10 +60,10 @@ class Histogram:
     def keep(self, index: int, value: float, span: SpanRef, moment: datetime) -> None:
         """Keep an observation in a sampled span as the exemplar of its bucket."""
         if span.trace_id:
-            at, latest = moment.timestamp(), self.exemplars[index]
+            latest = self.exemplars[index]
             # Prometheus drops an exemplar if its bucket has had a later one.
-            if latest is None or at >= latest.timestamp:
-                self.exemplars[index] = Exemplar(span.trace_id, span.span_id, value, at)
+            if latest is None or moment >= latest.moment:
+                self.exemplars[index] = Exemplar(span.trace_id, span.span_id, value, moment)
 
     def __eq__(self, other: object) -> bool:
         """Whether the same was observed; exemplars do not count."""
@@ -93,7 +98,7 @@ def add_to(children: dict[LabelValues, Value], labels: LabelValues, histogram: H
     present.add(histogram)
     for index, exemplar in enumerate(histogram.exemplars):
         latest = present.exemplars[index]
-        if exemplar is not None and (latest is None or exemplar.timestamp >= latest.timestamp):
+        if exemplar is not None and (latest is None or exemplar.moment >= latest.moment):
             present.exemplars[index] = exemplar
 
 

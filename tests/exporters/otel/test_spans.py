@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import get_value
@@ -44,3 +46,25 @@ def test_a_context_with_a_span_keeps_what_is_around_it() -> None:
     context = spans.context_with(span, {"colour": "blue"})
     assert trace.get_current_span(context) is span
     assert get_value("colour", context) == "blue"
+
+
+def test_each_moment_has_its_own_nanoseconds_whichever_was_converted_before() -> None:
+    first = datetime(2026, 1, 1, 12, 0, 0, 123_457, UTC)
+    moments = [first, first + timedelta(microseconds=1), first, datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC)]
+    expected = [(moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1_000 for moment in moments]
+    assert [spans.nanoseconds(moment) for moment in moments] == expected
+
+
+@pytest.mark.parametrize("trace_id", [1, 0xAB << 60, 2**128 - 1])
+@pytest.mark.parametrize("span_id", [1, 0xCD << 30, 2**64 - 1])
+def test_the_identity_of_a_span_is_written_with_all_its_digits(trace_id: int, span_id: int) -> None:
+    ref, identity = SpanRef(), SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(3))
+    spans.store(identity, ref)
+    assert ref == SpanRef(trace.format_trace_id(trace_id), trace.format_span_id(span_id), 3)
+    assert spans.restore(ref, is_remote=False) == identity
+
+
+def test_an_invalid_identity_leaves_a_reference_empty() -> None:
+    ref = SpanRef()
+    spans.store(SpanContext(2**128, 1, is_remote=False), ref)
+    assert ref == SpanRef()
