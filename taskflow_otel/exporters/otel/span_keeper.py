@@ -185,8 +185,8 @@ class SpanKeeper(Exporter):
             return None
         request = self._requests.pop(record.task_id, None) if self._requests else None
         if not attempt.live and not attempt.ended and not attempt.heap and request is None:
-            # `_let_go` without its lock, for most attempts: there is nothing to release, unless a span starts on another
-            # thread at this moment.
+            # `_let_go` without its lock, for most attempts: there is nothing to release, unless a span starts at this
+            # moment, on another thread.
             attempt.over = True
             self._by_span.pop(attempt.identity[1], None)
             if attempt.live:

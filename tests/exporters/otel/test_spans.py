@@ -48,7 +48,7 @@ def test_a_context_with_a_span_keeps_what_is_around_it() -> None:
     assert get_value("colour", context) == "blue"
 
 
-def test_each_moment_has_its_own_nanoseconds_whichever_was_converted_before() -> None:
+def test_each_moment_has_its_own_nanoseconds_in_any_order() -> None:
     first = datetime(2026, 1, 1, 12, 0, 0, 123_457, UTC)
     moments = [first, first + timedelta(microseconds=1), first, datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC)]
     expected = [(moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1_000 for moment in moments]
