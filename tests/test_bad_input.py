@@ -31,6 +31,7 @@ from taskflow_otel import (
 from taskflow_otel.backends import MySQLBackend, PostgresBackend, RedisBackend, SqliteBackend
 from tests.asgi import post, running
 from tests.engine.declared_tasks import job, later_numbers, numbers
+from tests.managers import started
 
 
 @pytest.mark.parametrize("generator", [numbers, later_numbers])
@@ -209,3 +210,18 @@ async def test_a_wait_for_what_has_finished_returns_whatever_its_timeout(
     task_id = await manager.enqueue(job)
     await manager.wait(task_id)
     assert (await manager.wait(task_id, timeout=timeout)).task_id == task_id
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["sqlite", "memory"])
+async def test_no_task_has_an_id_that_cannot_be_one(tmp_path: Path, kept: bool) -> None:
+    manager = TaskManager(snapshot_db=tmp_path / "tasks.db" if kept else None)
+    async with started(manager):
+        asks = (manager.get, manager.logs, manager.wait, manager.cancel, manager.retry, manager.ask_for_stack)
+        for ask in asks:
+            for text in ("", "\0", "a\0b", "\ud800", "x" * 10_000):
+                with pytest.raises(TaskNotFoundError, match="there is no task"):
+                    await ask(text)
+                assert manager.store.get(text) is None
+            for other in (None, 5, b"x", [], object()):
+                with pytest.raises(ConfigurationError, match="a task id is a text or a UUID, not"):
+                    await ask(other)  # type: ignore[arg-type]

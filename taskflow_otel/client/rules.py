@@ -182,7 +182,7 @@ def segment(name: str, what: str) -> str:
 
 def task_segment(task_id: str) -> str:
     """The id of a task as a segment of a path. Another text could be the name of another address."""
-    if not _TASK_ID.fullmatch(task_id):
+    if not isinstance(task_id, str) or not _TASK_ID.fullmatch(task_id):
         raise InvalidArgumentError(f"the id of a task is a UUID in lower case, not {task_id!a:.100}")
     return task_id
 

@@ -10,6 +10,9 @@ import threading
 import time
 from uuid import UUID
 
+from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.plain import repr_of
+
 _lock = threading.Lock()
 _last = 0
 """The millisecond of the latest id, and its digits."""
@@ -39,8 +42,12 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
 
 
 def id_text(task_id: str | UUID) -> str:
-    """A task id as the ledger has it: a route may declare its parameter as a `UUID`."""
-    return str(task_id) if isinstance(task_id, UUID) else task_id
+    """A task id as the ledger has it: a route may declare its parameter as a `UUID`. Raises `ConfigurationError`."""
+    if isinstance(task_id, str):
+        return task_id
+    if isinstance(task_id, UUID):
+        return str(task_id)
+    raise ConfigurationError(f"a task id is a text or a UUID, not {repr_of(task_id)}: give the task_id of a record")
 
 
 def new_task_id() -> str:

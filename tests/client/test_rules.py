@@ -213,7 +213,7 @@ def test_a_name_is_one_segment_of_a_path() -> None:
         segment("", "queue")
 
 
-@pytest.mark.parametrize("task_id", ["", "stats", "../queues", "x/retry", "0" * 36])
-def test_an_id_that_could_be_another_address_is_not_asked_for(task_id: str) -> None:
+@pytest.mark.parametrize("task_id", ["", "stats", "../queues", "x/retry", "0" * 36, "\0", "\ud800", 5, None, b"x"])
+def test_an_id_that_could_be_another_address_is_not_asked_for(task_id: Any) -> None:
     with pytest.raises(ValueError, match="UUID"):
         task_segment(task_id)

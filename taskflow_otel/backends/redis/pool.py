@@ -39,6 +39,8 @@ class RedisPoolStore:
 
     async def claim(self, owner: str, wanted: Wanted, seals: Collection[str]) -> list[Claimed]:
         """See `PoolStore`."""
+        if wanted.task_id == "":
+            return []
         lost = owner in self._unanswered
         groups = to_json(groups_of(wanted.names, seals))
         self._unanswered.add(owner)
@@ -50,7 +52,8 @@ class RedisPoolStore:
 
     async def claim_one(self, owner: str, task_id: str) -> Claimed | None:
         """See `PoolStore`."""
-        rows = await self._write("pool_claim", owner, "0", task_id)
+        # The script understands an empty id as any task.
+        rows = await self._write("pool_claim", owner, "0", task_id) if task_id else ()
         return next(iter(_claimed(rows)), None)
 
     async def depth(self, queues: Collection[str], *, others: bool = False) -> dict[str, PoolDepth]:

@@ -15,14 +15,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow_otel.backends.base import Applied, Change
 from taskflow_otel.backends.faults import Fault
-from taskflow_otel.backends.sql import fleet, mapping, queries
+from taskflow_otel.backends.sql import fleet, queries
 from taskflow_otel.backends.sql.audit import SqlAuditStore
 from taskflow_otel.backends.sql.batch import Step, UnexpectedRowCount
 from taskflow_otel.backends.sql.database import Database
 from taskflow_otel.backends.sql.dialects import Dialect
 from taskflow_otel.backends.sql.failures import SqlFailureStore
 from taskflow_otel.backends.sql.figures import SqlFigureStore
-from taskflow_otel.backends.sql.mapping import indexable, micros, to_instance, to_log_entry, to_record, to_records
+from taskflow_otel.backends.sql.mapping import (
+    indexable,
+    micros,
+    storable,
+    to_instance,
+    to_log_entry,
+    to_record,
+    to_records,
+)
 from taskflow_otel.backends.sql.operations import SqlOperationStore
 from taskflow_otel.backends.sql.pool import SqlPoolStore
 from taskflow_otel.backends.sql.schema import instances, settings, task_logs, task_spans, task_tags, tasks, used_once
@@ -98,20 +106,21 @@ class SqlBackend(Database):
 
     async def get(self, task_id: str) -> TaskRecord | None:
         """One task without its logs, or `None`."""
-        rows = await self._read(select(*queries.RECORD_COLUMNS).where(tasks.c.task_id == task_id))
+        rows = await self._read(select(*queries.RECORD_COLUMNS).where(tasks.c.task_id == indexable(task_id)))
         return to_record(rows[0]) if rows else None
 
     async def get_all(self, task_ids: Collection[str]) -> dict[str, TaskRecord]:
         """Those of these tasks that are stored, by id, without their logs."""
         found: dict[str, TaskRecord] = {}
-        for chunk in queries.chunks(list(task_ids)):
+        for chunk in queries.chunks([indexable(task_id) for task_id in task_ids]):
             rows = await self._read(select(*queries.RECORD_COLUMNS).where(tasks.c.task_id.in_(chunk)))
             found |= {record.task_id: record for record in await to_records(rows)}
         return found
 
     async def logs(self, task_id: str) -> list[LogEntry]:
         """The log of one task, in order."""
-        rows = await self._read(select(task_logs).where(task_logs.c.task_id == task_id).order_by(task_logs.c.seq))
+        of_task = select(task_logs).where(task_logs.c.task_id == indexable(task_id))
+        rows = await self._read(of_task.order_by(task_logs.c.seq))
         return [to_log_entry(row) for row in rows]
 
     async def page(self, query: TaskQuery) -> TaskPage:
@@ -212,7 +221,7 @@ class SqlBackend(Database):
     async def delete_tasks(self, task_ids: Collection[str]) -> list[str]:
         """Delete those of these tasks that have finished, with their logs; return the ids of the deleted ones."""
         deleted: list[str] = []
-        for chunk in queries.chunks(sorted({*task_ids})):
+        for chunk in queries.chunks(sorted({*map(indexable, task_ids)})):
             deleted += await self._delete(queries.ended_among(chunk))
         return deleted
 
@@ -249,25 +258,20 @@ class SqlBackend(Database):
 
     async def put_setting(self, key: str, value: str | None) -> None:
         """Write one setting, or delete it."""
-        named = settings.c.name == mapping.storable(key)
+        named = settings.c.name == storable(key)
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(delete(settings).where(named))
             if value is not None:
-                row = {"name": mapping.storable(key), "value": mapping.storable(value)}
+                row = {"name": storable(key), "value": storable(value)}
                 await connection.execute(self._dialect.insert_ignore(settings).values(row))
 
         await self._transact("writing a setting", work)
 
     async def swap_settings(self, expected: Mapping[str, str | None], changes: Mapping[str, str | None]) -> bool:
         """Write several settings in one transaction if the expected ones match."""
-        wanted = {
-            mapping.storable(key): value if value is None else mapping.storable(value)
-            for key, value in expected.items()
-        }
-        news = {
-            mapping.storable(key): value if value is None else mapping.storable(value) for key, value in changes.items()
-        }
+        wanted = {storable(key): value if value is None else storable(value) for key, value in expected.items()}
+        news = {storable(key): value if value is None else storable(value) for key, value in changes.items()}
         names = sorted({*wanted, *news})
 
         async def work(connection: AsyncConnection) -> bool:

@@ -107,7 +107,7 @@ class SqlPoolStore:
 
     async def claim_one(self, owner: str, task_id: str) -> Claimed | None:
         """See `PoolStore`."""
-        statement = select(_p.task_id, _p.since).where(_p.task_id == task_id).with_for_update()
+        statement = select(_p.task_id, _p.since).where(_p.task_id == indexable(task_id)).with_for_update()
 
         async def work(connection: AsyncConnection) -> Claimed | None:
             found = (await connection.execute(statement)).all()
@@ -172,7 +172,7 @@ def wanted_statement(wanted: Wanted, seals: Collection[str]) -> Select[Any]:
         _p.queue == indexable(wanted.queue), _p.func_name.in_(sorted(map(indexable, wanted.names))), readable
     )
     if wanted.task_id is not None:
-        statement = statement.where(_p.task_id == wanted.task_id)
+        statement = statement.where(_p.task_id == indexable(wanted.task_id))
     ordered = statement.order_by(_p.rank_in_queue, _p.task_id)
     return ordered.limit(wanted.limit).with_for_update(skip_locked=True)
 
@@ -201,7 +201,7 @@ def _turn(claimed: Claimed) -> tuple[int, str]:
 
 def cancelling(of: Table, task_id: str) -> Update:
     """Ask for the cancellation of a task of this table, if it is live."""
-    live = of.c.task_id == task_id, of.c.finished_at.is_(None)
+    live = of.c.task_id == indexable(task_id), of.c.finished_at.is_(None)
     return update(of).where(*live).values(cancel_requested=1, updated_at=now_micros())
 
 

@@ -136,7 +136,7 @@ class SqlTransactionStore:
         """See `Joined`."""
         self._check(connection, instance_id, writes=False)
         columns = [self._tasks.c[field.name] for field in STORED]
-        row = connection.execute(select(*columns).where(self._tasks.c.task_id == task_id)).first()
+        row = connection.execute(select(*columns).where(self._tasks.c.task_id == indexable(task_id))).first()
         return None if row is None else to_record(row)
 
     def request_cancel(self, connection: Connection, task_id: str, instance_id: str) -> bool:

@@ -10,6 +10,8 @@ from datetime import timedelta
 import pytest
 
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Insert, Outcome, RetryLink, Update
+from taskflow_otel.backends.pool import KeepsPool
+from taskflow_otel.backends.spans import KeepsSpans
 from taskflow_otel.model.ids import new_task_id
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
@@ -41,6 +43,36 @@ class TaskConformance(BackendFixtures):
         task = full_task()
         assert await backend.apply([Insert(task)]) == [APPLIED]
         assert await backend.get(task.task_id) == task
+
+    async def test_an_id_that_no_task_can_have_is_that_of_no_task(self, backend: Backend) -> None:
+        task = make_task()
+        await backend.apply([Insert(task), AppendLogs(task.task_id, (LogEntry(0, BASE, "info", "a line", 0, {}),))])
+        stray = [
+            "", " ", "\0", "a\0b", f"{task.task_id}\0", "\ud800", f"{task.task_id}\udfff", "é", "\U0001f600", "%",
+            "'\\\"", f"{task.task_id} ", task.task_id.upper(), task.task_id[:-1],
+            "x" * 10_000, f"{task.task_id}{' ' * 10_000}",
+        ]  # fmt: skip
+        for task_id in stray:
+            assert await backend.get(task_id) is None
+            assert await backend.logs(task_id) == []
+            assert await backend.request_cancel(task_id) is False
+            assert await backend.delete_tasks([task_id]) == []
+            if isinstance(backend, KeepsSpans):
+                assert await backend.span_store.read(task_id) == {}
+            if isinstance(backend, KeepsPool):
+                assert await backend.pool_store.claim_one("i1", task_id) is None
+        assert await backend.get_all(stray) == {}
+        assert await backend.get_all([*stray, task.task_id]) == {task.task_id: task}
+        assert await backend.delete_tasks([*stray, task.task_id]) == []
+        assert len(await backend.logs(task.task_id)) == 1
+
+    async def test_a_write_to_a_task_that_was_deleted_is_refused(self, backend: Backend) -> None:
+        task = make_task()
+        await backend.apply([Insert(task)])
+        await backend.apply([Update(finish(task))])
+        assert await backend.delete_tasks([task.task_id]) == [task.task_id]
+        assert await backend.apply([Update(finish(task, TaskStatus.FAILED))]) == [STALE]
+        assert await backend.get(task.task_id) is None
 
     async def test_an_update_writes_every_mutable_field(self, backend: Backend) -> None:
         task, target = make_task(), full_task()
