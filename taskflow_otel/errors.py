@@ -212,11 +212,10 @@ class SchemaVersionError(BackendError):
 
 
 class StaleTokenError(BackendError):
-    """A write carried a fencing token that is no longer valid: another instance has taken the task over."""
+    """The ledger refused a write of this instance: another instance has taken the task over, or it was `deleted`."""
 
-    def __init__(self, task_id: str) -> None:
-        super().__init__(
-            f"task {task_id} was taken over by another instance; the outcome of this attempt was refused",
-            transient=False,
-        )
+    def __init__(self, task_id: str, *, deleted: bool = False) -> None:
+        what = "deleted from the ledger before it had finished" if deleted else "taken over by another instance"
+        super().__init__(f"task {task_id} was {what}; the outcome of this attempt was refused", transient=False)
         self.task_id = task_id
+        self.deleted = deleted

@@ -16,6 +16,7 @@ GIVEN = [
     f"…: {re.sub(r'[0-9.]+', '…', Limits.of_lease(1.0, 2.0).too_long)}",
     "the Redis server may lose tasks: …",
     str(StaleTokenError("…")),
+    str(StaleTokenError("…", deleted=True)),
     placed(UNKNOWN),
     placed(SEALED),
 ]

@@ -181,23 +181,23 @@ class ObserverBus:
             except BaseException as exc:
                 self._failed(name, "failed on a progress report", exc)
 
-    def refused(self, record: TaskRecord) -> None:
-        """The ledger refused a write of this instance. Call it on the event loop's thread."""
-        self._tell(self._refused, record, "failed on a refused write")
+    def refused(self, record: TaskRecord, deleted: bool = False) -> None:
+        """The ledger refused a write: see `Exporter.on_refused`. Call it on the event loop's thread."""
+        self._tell(self._refused, "failed on a refused write", record, deleted)
 
     def given(self, record: TaskRecord) -> None:
         """The task is in the pool. Call it on the event loop's thread."""
-        self._tell(self._given, record, "failed on a task of the pool")
+        self._tell(self._given, "failed on a task of the pool", record)
 
     def claimed(self, record: TaskRecord) -> None:
         """This instance has claimed the task from the pool. Call it on the event loop's thread."""
-        self._tell(self._claimed, record, "failed on a claimed task")
+        self._tell(self._claimed, "failed on a claimed task", record)
 
-    def _tell(self, hooks: _Hooks, news: TaskRecord | AuditEntry, what: str) -> None:
+    def _tell(self, hooks: _Hooks, what: str, *news: TaskRecord | AuditEntry | bool) -> None:
         """Call the hooks of a rare event. Those of each task have this loop in their methods, which saves a call."""
         for name, hook in hooks:
             try:
-                hook(news)
+                hook(*news)
             except BaseException as exc:
                 self._failed(name, what, exc)
 
@@ -205,7 +205,7 @@ class ObserverBus:
         """Someone acted through the administration, or tried to. Call it on the event loop's thread."""
         if entry.at >= self._look_again:
             self._part_idle(entry.at)
-        self._tell(self._audit, entry, "failed on an entry of the audit")
+        self._tell(self._audit, "failed on an entry of the audit", entry)
 
     def _failed(self, name: str, what: str, exc: BaseException) -> None:
         """Count what an exporter raised; a cancellation too, because no one can cancel a synchronous call."""

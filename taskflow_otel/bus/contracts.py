@@ -51,8 +51,8 @@ class Exporter:
     def on_progress(self, record: TaskRecord) -> None:
         """The running task reported progress (`record.progress`)."""
 
-    def on_refused(self, record: TaskRecord) -> None:
-        """The ledger refused a write of this instance: another instance has taken the task over (fencing)."""
+    def on_refused(self, record: TaskRecord, deleted: bool) -> None:
+        """The ledger refused a write: another instance has taken the task over (fencing), or it was `deleted`."""
 
     def on_given(self, record: TaskRecord) -> None:
         """The task is in the pool, and no longer this process's."""

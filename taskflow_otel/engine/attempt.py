@@ -141,7 +141,7 @@ class AttemptRunner:
                     self._lifecycle.succeeded(task, duration)
             except StaleTokenError as exc:
                 logger.warning("%s", exc)
-                self._lifecycle.fenced(task)
+                self._lifecycle.fenced(task, deleted=exc.deleted)
             finally:
                 if preparing is not None:
                     preparing.dismiss(task.id)

@@ -86,7 +86,9 @@ class Control:
             await self.stop(live, Reason.CANCELLED)
             if live.durable and live.phase in {Phase.STARTING, Phase.RUNNING}:
                 await self._remember(task_id)
-            return live.record.copy()
+            if live.record.status.finished or self._tasks.live(task_id) is live:
+                return live.record.copy()
+            # The ledger refused its end: it is another instance's, or was deleted.
         record = await self._lookup.get(task_id)
         if record.status.finished:
             raise finished_already(record)

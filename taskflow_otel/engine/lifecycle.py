@@ -141,8 +141,8 @@ class Lifecycle:
         """Apply one transition.
 
         Raises `IllegalTransitionError` outside the table, `StaleTokenError` if another instance has taken the task
-        over, and `BackendUnavailableError` if the commit of a durable task took longer than `timeout` seconds. A
-        transition that the ledger applied before the takeover is published.
+        over or it was deleted, and `BackendUnavailableError` if the commit of a durable task took longer than
+        `timeout` seconds. A transition that the ledger applied before the takeover is published.
         """
         previous = task.record.status
         # Until the commit, everyone sees the old state of a durable task.
@@ -173,8 +173,8 @@ class Lifecycle:
                 self._ledger.leave(entry)
                 raise
             mine = applied.outcome is not _STALE
-            if not mine and not await self._ledger.holds(record):
-                raise StaleTokenError(record.task_id)
+            if not mine and not (held := await self._ledger.holds(record)):
+                raise StaleTokenError(record.task_id, deleted=held is None)
             record.cancel_requested = task.record.cancel_requested
             task.record = record
             if transition is _STARTED:
@@ -252,10 +252,10 @@ class Lifecycle:
             )
             self._bus.refused(record)
 
-    def fenced(self, task: LiveTask) -> None:
-        """Forget a task whose write the ledger refused: it belongs to another instance now."""
+    def fenced(self, task: LiveTask, *, deleted: bool = False) -> None:
+        """Forget a task whose write the ledger refused: it belongs to another instance now, or was deleted."""
         self.forget(task)
-        self._bus.refused(task.record)
+        self._bus.refused(task.record, deleted)
 
     def given(self, task: LiveTask) -> None:
         """Forget a task that is in the pool now."""

@@ -193,7 +193,7 @@ class LiveTasks:
             self.release_key(record.idempotency_key, task_id)
 
     def drop(self, task: LiveTask) -> None:
-        """Forget a task that another instance has taken over; this one may have it back under another identity."""
+        """Forget a task that another instance has, or that was deleted; this one may have it back under another id."""
         record = task.record
         if self._live.get(record.task_id) not in (task, None):
             return

@@ -266,7 +266,7 @@ SLO_OVERDUE = MetricSpec(
 FENCED_WRITES = MetricSpec(
     "taskflow_fenced_writes_total",
     _COUNTER,
-    "Writes that the ledger refused because another instance had taken the task over.",
+    "Writes that the ledger refused because another instance had taken the task over, or someone had deleted it.",
 )
 LABEL_OVERFLOW = MetricSpec(
     "taskflow_label_overflow_total",

@@ -40,7 +40,7 @@ class Recorder(Exporter):
     def on_progress(self, record: TaskRecord) -> None:
         self.heard.append("progress")
 
-    def on_refused(self, record: TaskRecord) -> None:
+    def on_refused(self, record: TaskRecord, deleted: bool) -> None:
         self.heard.append("refused")
 
     def on_audit(self, entry: AuditEntry) -> None:
@@ -78,7 +78,7 @@ class Broken(Exporter):
     def on_progress(self, record: TaskRecord) -> None:
         raise self.kind("progress")
 
-    def on_refused(self, record: TaskRecord) -> None:
+    def on_refused(self, record: TaskRecord, deleted: bool) -> None:
         raise self.kind("refused")
 
     def on_audit(self, entry: AuditEntry) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from taskflow_otel import (
     QueueConfig,
     TaskAdmin,
     TaskManager,
+    TaskNotFoundError,
     TaskStateError,
     TaskStatus,
 )
@@ -23,7 +27,7 @@ from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.model.status import Transition
 from taskflow_otel.testing.clock import FakeClock, settle
 from tests.inside import own_context
-from tests.managers import HeldBackend, inserts, started, stuck, updates_to
+from tests.managers import WAIT, Gate, HeldBackend, inserts, started, stuck, updates_to
 from tests.waiting import eventually, stubbornly
 
 
@@ -387,3 +391,38 @@ async def test_an_idempotency_key_is_free_again_after_a_cancel() -> None:
         assert second != first
         await manager.resume_queue("q")
         assert (await manager.wait(second, timeout=30)).status is TaskStatus.SUCCESS
+
+
+@pytest.mark.parametrize("durable", [True, False], ids=["kept", "history"])
+@pytest.mark.parametrize("waits", [True, False], ids=["waits", "runs"])
+async def test_a_task_that_someone_deletes_from_the_ledger_is_said_to_be_deleted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, durable: bool, waits: bool
+) -> None:
+    manager = TaskManager(snapshot_db=tmp_path / "tasks.db")
+    gate = Gate()
+    task = manager.task(name="held", persist=durable)(gate.run)
+    async with started(manager):
+        with caplog.at_level(logging.WARNING, logger="taskflow_otel"):
+            task_id = await manager.enqueue(task, delay=3600 if waits else None)
+            if not waits:
+                await asyncio.wait_for(gate.entered.wait(), WAIT)
+            # So that its start is written, if that is only history.
+            await manager.find()
+            with contextlib.closing(sqlite3.connect(tmp_path / "tasks.db", isolation_level=None)) as by_hand:
+                by_hand.execute("DELETE FROM taskflow_tasks")
+            if waits and durable:
+                with pytest.raises(TaskNotFoundError):
+                    await manager.cancel(task_id)
+            elif waits:
+                # Its record is this process's; that it was cancelled is the truth.
+                assert (await manager.cancel(task_id)).status is TaskStatus.CANCELLED
+            else:
+                gate.opened.set()
+                if durable:
+                    with pytest.raises(TaskNotFoundError):
+                        await manager.wait(task_id, WAIT)
+                else:
+                    assert (await manager.wait(task_id, WAIT)).status is TaskStatus.SUCCESS
+        said = [record.getMessage() for record in caplog.records]
+        deleted = f"task {task_id} was deleted from the ledger before it had finished"
+        assert [line.partition(";")[0] for line in said] == ([deleted] if durable and not waits else [])

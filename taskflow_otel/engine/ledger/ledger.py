@@ -193,14 +193,16 @@ class Ledger:
         """The id of the task that holds a key; raises `BackendError`."""
         return await self._backend.holder_of(idempotency_key)
 
-    async def holds(self, record: TaskRecord) -> bool:
+    async def holds(self, record: TaskRecord) -> bool | None:
         """Whether the last line of a record's timeline is in the ledger; another instance may own the task now.
 
-        Waits for the backend without a timeout.
+        `None`: the ledger does not hold the task at all. Waits for the backend without a timeout.
         """
         stored = await retrying(self._clock, lambda: self._backend.get(record.task_id))
+        if stored is None:
+            return None
         place = len(record.timeline) - 1
-        return stored is not None and stored.timeline[place : place + 1] == record.timeline[place:]
+        return stored.timeline[place : place + 1] == record.timeline[place:]
 
     def append_log(self, task_id: str, entry: LogEntry) -> None:
         """Write a log entry soon."""

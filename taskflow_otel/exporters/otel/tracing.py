@@ -15,7 +15,7 @@ from opentelemetry.util.types import AttributeValue
 
 from taskflow_otel.bus import Exporter
 from taskflow_otel.compat.opentelemetry import with_ids
-from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.errors import ConfigurationError, StaleTokenError
 from taskflow_otel.exporters import keys, signals
 from taskflow_otel.exporters.otel import spans
 from taskflow_otel.exporters.otel.providers import NEVER, ProviderSlot
@@ -182,9 +182,15 @@ class TracingExporter(Exporter):
             # A task that its own process took over no longer belongs to its request.
             self._forget(event.task_id)
 
-    def on_refused(self, record: TaskRecord) -> None:
-        """Another instance has taken the task over: forget the span of this attempt."""
-        # That instance has emitted a span with the ids of this one, which is not ended, and so not exported.
+    def on_refused(self, record: TaskRecord, deleted: bool) -> None:
+        """Another instance has taken the task over: forget the span of this attempt. End that of a deleted task."""
+        entry = self._open.get(record.task_id)
+        if deleted and entry is not None and (span := entry.attempt) is not None:
+            # Nobody else tells of this attempt, and the spans inside it have it as their parent.
+            span.set_attribute(keys.ERROR_TYPE, StaleTokenError.__name__)
+            span.set_status(Status(StatusCode.ERROR, "the task was deleted from the ledger while it ran"))
+            span.end()
+        # A new owner has emitted a span with the ids of this one, which is not ended, and so not exported.
         self._forget(record.task_id)
 
     def on_given(self, record: TaskRecord) -> None:

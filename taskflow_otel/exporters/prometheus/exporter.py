@@ -123,7 +123,7 @@ class PrometheusExporter(Exporter):
         """Count the transition."""
         self._tasks.take(event)
 
-    def on_refused(self, record: TaskRecord) -> None:
+    def on_refused(self, record: TaskRecord, deleted: bool) -> None:
         """Count the refused write; the attempt no longer counts as running here."""
         self._tasks.refuse(record.task_id)
 

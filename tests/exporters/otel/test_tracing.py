@@ -317,6 +317,17 @@ def test_an_attempt_that_was_taken_over_while_it_ran_has_one_span(traced: Traced
     assert (process.attributes or {})[keys.INTERRUPTED] is True
 
 
+def test_an_attempt_whose_task_was_deleted_while_it_ran_has_its_span(traced: Traced) -> None:
+    story = Story(traced.bus).created().enqueued().started()
+    traced.bus.refused(story.record, deleted=True)
+    (process,) = traced.named("process ")
+    assert (process.status.status_code, (process.attributes or {})["error.type"]) == (
+        StatusCode.ERROR,
+        "StaleTokenError",
+    )
+    assert "deleted" in str(process.status.description)
+
+
 def test_the_attempts_span_is_current_inside_the_function(traced: Traced) -> None:
     story = Story(traced.bus).created().enqueued().started()
 
