@@ -87,7 +87,10 @@ class PoolStore(Protocol):
         """
 
     async def claim_one(self, owner: str, task_id: str) -> Claimed | None:
-        """Make `owner` the owner of this task, if it is in the pool."""
+        """Make `owner` the owner of this task, if it is in the pool.
+
+        If the answer to a claim of this task was lost, the next one by the same owner returns it.
+        """
 
     async def depth(self, queues: Collection[str], *, others: bool = False) -> dict[str, PoolDepth]:
         """Those of these queues that have tasks in the pool; with `others`, also all other queues that have any."""

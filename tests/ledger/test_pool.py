@@ -404,6 +404,46 @@ async def test_a_claim_whose_answer_was_lost_runs_each_task_once(fleet: Fleet, m
     assert lost
 
 
+@pytest.mark.parametrize("fate", ["lost", "given up"])
+async def test_a_claim_of_one_task_whose_answer_does_not_come_leaves_the_task_to_the_others(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    async def work() -> None: ...
+
+    web, worker = member(fleet, work, monkeypatch, run="none"), member(fleet, work, monkeypatch)
+    await fleet.start(web)
+    task_id = await web.enqueue(work)
+    await eventually(lambda: waits_in_pool(fleet, task_id), "the gift")
+    store: Any = fleet.wires[web].backend.pool_store  # type: ignore[attr-defined]  # a KeepsPool
+    # Below it, the store does not know what came of the call; the store in memory has nothing below it.
+    name = "_write" if hasattr(store, "_write") else "claim_one"
+    write, claimed, answer = getattr(store, name), asyncio.Event(), asyncio.Event()
+
+    async def write_without_answer(*args: Any) -> Any:
+        result = await write(*args)
+        if not claimed.is_set():
+            claimed.set()
+            if fate == "lost" and name == "_write":
+                raise BackendUnavailableError("the answer was lost")
+            await answer.wait()
+        return result
+
+    monkeypatch.setattr(store, name, write_without_answer)
+    cancelling = asyncio.ensure_future(web.cancel(task_id))
+    await asyncio.wait_for(claimed.wait(), WAIT)
+    if fate == "given up":
+        cancelling.cancel()
+    answer.set()
+    await asyncio.wait({cancelling})
+    if cancelling.cancelled() or cancelling.exception() is not None:
+        await eventually(lambda: waits_in_pool(fleet, task_id), "its return into the pool")
+        await fleet.start(worker)
+        assert (await finish(web, task_id)).status is TaskStatus.SUCCESS
+    else:
+        assert name == "claim_one"
+        assert (await finish(web, task_id)).status is TaskStatus.CANCELLED
+
+
 async def test_a_claim_after_a_lost_answer_leaves_what_came_by_a_takeover(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,8 @@ class RedisPoolStore:
         self._connection = connection
         self._unanswered: set[str] = set()
         """Owners whose latest claim got no answer."""
+        self._unanswered_ones: set[tuple[str, str]] = set()
+        """The same for the claims of one task: owner and task."""
 
     async def give(self, owner: str, tasks: Sequence[Pooled]) -> None:
         """See `PoolStore`."""
@@ -53,7 +55,17 @@ class RedisPoolStore:
     async def claim_one(self, owner: str, task_id: str) -> Claimed | None:
         """See `PoolStore`."""
         # The script understands an empty id as any task.
-        rows = await self._write("pool_claim", owner, "0", task_id) if task_id else ()
+        if not task_id:
+            return None
+        call = owner, task_id
+        lost = call in self._unanswered_ones
+        self._unanswered_ones.discard(call)
+        try:
+            rows = await self._write("pool_claim", owner, f"{lost:d}", task_id)
+        except BaseException:
+            # Also after a cancellation: the server may have got the call.
+            self._unanswered_ones.add(call)
+            raise
         return next(iter(_claimed(rows)), None)
 
     async def depth(self, queues: Collection[str], *, others: bool = False) -> dict[str, PoolDepth]:

@@ -49,6 +49,8 @@ class SqlPoolStore:
         """The statement that tells of a cancellation; `None` without a bell."""
         self._unanswered: dict[str, dict[str, int]] = {}
         """By owner whose latest claim got no answer: the tokens that the tasks have which it may have got."""
+        self._unanswered_ones: dict[tuple[str, str], int] = {}
+        """The same for the claims of one task, by owner and task."""
 
     async def give(self, owner: str, given: Sequence[Pooled]) -> None:
         """See `PoolStore`."""
@@ -108,13 +110,26 @@ class SqlPoolStore:
     async def claim_one(self, owner: str, task_id: str) -> Claimed | None:
         """See `PoolStore`."""
         statement = select(_p.task_id, _p.since).where(_p.task_id == indexable(task_id)).with_for_update()
+        held = select(*queries.RECORD_COLUMNS).where(tasks.c.task_id == indexable(task_id), tasks.c.live_owner == owner)
+        lost = self._unanswered_ones.pop((owner, task_id), None)
+        tokens = {} if lost is None else {task_id: lost}
 
         async def work(connection: AsyncConnection) -> Claimed | None:
+            if lost is not None and (row := (await connection.execute(held)).first()) is not None:
+                record = to_record(row)
+                # Under another token, it came to this instance in another way, such as a takeover.
+                return Claimed(record, record.created_at) if record.token == lost else None
             found = (await connection.execute(statement)).all()
-            claimed = await self._take(connection, owner, {row[0]: row[1] for row in found})
+            claimed = await self._take(connection, owner, {row[0]: row[1] for row in found}, tokens)
             return claimed[0] if claimed else None
 
-        return await self._write("claiming from the pool", work)
+        try:
+            return await self._write("claiming from the pool", work)
+        except BaseException:
+            # Also after a cancellation: it may have come after the commit.
+            if task_id in tokens:
+                self._unanswered_ones[owner, task_id] = tokens[task_id]
+            raise
 
     async def claim_these(self, owner: str, task_ids: Collection[str]) -> list[Claimed]:
         """Make `owner` the owner of those of these tasks that are in the pool."""

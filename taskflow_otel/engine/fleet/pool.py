@@ -17,7 +17,7 @@ from taskflow_otel.engine.membership import Membership, Ownership
 from taskflow_otel.engine.phase import Phase, Step
 from taskflow_otel.engine.queues import Queue, Queues
 from taskflow_otel.engine.registry import TaskDefinition, TaskRegistry
-from taskflow_otel.errors import BackendError, UnknownTaskError
+from taskflow_otel.errors import BackendError, BackendUnavailableError, NotStartedError, UnknownTaskError
 from taskflow_otel.model.cipher import seal_of
 from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.vocabulary import Reason
@@ -106,6 +106,8 @@ class Pool(Service):
         """Whether the latest look left tasks in the pool, as far as is known."""
         self._turn = 0
         self._one_at_a_time = asyncio.Lock()
+        self._unsure: set[str] = set()
+        """The tasks whose claims got no answer, while it is found out what came of them."""
 
     async def start(self) -> None:
         """See `Service`."""
@@ -213,14 +215,71 @@ class Pool(Service):
         )
 
     async def claim_one(self, task_id: str) -> LiveTask | None:
-        """Claim one task if it is in the pool, without letting it start."""
+        """Claim one task if it is in the pool, without letting it start.
+
+        Raises `BackendError` if that is not known in time. If the claim succeeds after that, or after its caller was
+        cancelled, the task goes back into the pool: nobody else would run it.
+        """
         await self._membership.ensure_lease()
-        claimed = await self._store.claim_one(self._membership.instance.instance_id, task_id)
-        if claimed is None:
-            return None
-        task = self._adopt(claimed.record)
-        task.pooled_since = claimed.since
-        return task
+        if task_id in self._unsure:
+            raise BackendUnavailableError(f"an earlier claim of task {task_id} has no answer yet")
+        answer: asyncio.Future[LiveTask | None] = asyncio.get_running_loop().create_future()
+        self._background.own(self._claim_one(task_id, answer))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if not answer.cancelled() and answer.exception() is None:
+                self._give_back(answer.result())
+            raise
+
+    async def _claim_one(self, task_id: str, answer: asyncio.Future[LiveTask | None]) -> None:
+        owner = self._membership.instance.instance_id
+        try:
+            claimed = await self._store.claim_one(owner, task_id)
+        except BackendError as exc:
+            if not answer.done():
+                answer.set_exception(exc)
+            if not exc.transient or task_id in self._unsure:
+                return
+            self._unsure.add(task_id)
+            try:
+                claimed = await self._what_was_claimed(owner, task_id)
+            finally:
+                self._unsure.discard(task_id)
+        except asyncio.CancelledError:
+            if not answer.done():
+                answer.set_exception(NotStartedError(self._life.state.value))
+            raise
+        except Exception as exc:
+            if answer.done():
+                raise
+            answer.set_exception(exc)
+            return
+        # Under another id, it belongs to an instance that was declared dead, and will be taken over.
+        mine = owner == self._membership.instance.instance_id
+        task: LiveTask | None = None
+        if claimed is not None and mine and not self._tasks.has(claimed.record):
+            task = self._adopt(claimed.record)
+            task.pooled_since = claimed.since
+        if answer.done():
+            self._give_back(task)
+        else:
+            answer.set_result(task)
+
+    async def _what_was_claimed(self, owner: str, task_id: str) -> Claimed | None:
+        """Find out what came of a claim without an answer."""
+
+        async def claim() -> Claimed | None:
+            if not self._life.running or owner != self._membership.instance.instance_id:
+                return None
+            return await self._store.claim_one(owner, task_id)
+
+        return await retrying(self._clock, claim, backoff=_BACKOFF)
+
+    def _give_back(self, task: LiveTask | None) -> None:
+        """Nobody waits for this task any more: others may run it."""
+        if task is not None and task.phase is Phase.HELD:
+            self.share(task)
 
     async def answer(self, task_id: str, queue: str) -> LiveTask | None:
         """Claim the task of a doorbell and let it start; `None` if it is not in the pool, or cannot run here now.
@@ -324,7 +383,7 @@ class Pool(Service):
             await self._membership.ensure_lease()
             # One that was lost belongs to another instance, which decides about it.
             mine[:] = [task for task in gifts if task.cancel_reason is not Ownership.LOST]
-            pooled = [_pooled(task.record, self._queues.of(task), task.pooled_since or since) for task in mine]
+            pooled = [self._pooled(task, since) for task in mine]
             await self._store.give(self._membership.instance.instance_id, pooled)
 
         await retrying(self._clock, give, backoff=_BACKOFF, judge=self._judge)
@@ -339,6 +398,15 @@ class Pool(Service):
                 self._lifecycle.given(task)
                 self._given(task.record)
 
+    def _pooled(self, task: LiveTask, now: datetime) -> Pooled:
+        since, record = task.pooled_since, task.record
+        # One that was only looked at goes back where it was; its queue need not be declared here.
+        queue = self._queues.of(task).name if since is None else record.queue
+        return Pooled(
+            record.task_id, queue, record.priority, record.func_name, seal_of(record.payload), record.created_at,
+            since or now,
+        )  # fmt: skip
+
     def _judge(self, exc: Exception, wait: float) -> None:
         if not isinstance(exc, BackendError):
             raise exc
@@ -349,9 +417,3 @@ class Pool(Service):
 
 def _left(capacity: int | None, used: int) -> int:
     return (AT_ONCE if capacity is None else min(capacity, AT_ONCE)) - used
-
-
-def _pooled(record: TaskRecord, queue: Queue, since: datetime) -> Pooled:
-    return Pooled(
-        record.task_id, queue.name, record.priority, record.func_name, seal_of(record.payload), record.created_at, since
-    )

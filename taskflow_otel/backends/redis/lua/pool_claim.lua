@@ -1,5 +1,5 @@
--- ARGV: writer, number, new owner, whether the answer to the previous claim was lost, and then either the id of the only
--- wanted task, or an empty text, queue, limit, JSON list of groups without their first character, and the number of slots
+-- ARGV: writer, number, new owner, whether the answer to the previous such claim was lost, and then either the id of the
+-- only wanted task, or an empty text, queue, limit, JSON list of groups without their first character, and the number of slots
 -- on all instances or an empty text, and the id of the only wanted task or an empty text. Returns {row, since} pairs.
 if superseded(ARGV[1], ARGV[2]) then return false end
 
@@ -10,7 +10,7 @@ local PATIENCE = 2000
 local taken = {}
 
 if ARGV[4] == '1' then
-  for _, id in ipairs(call('LRANGE', handed, 0, -1)) do
+  for _, id in ipairs(only ~= '' and {only} or call('LRANGE', handed, 0, -1)) do
     local stored = call('HMGET', task_key(id), 'owner', 'status')
     if stored[1] == owner and LIVE[stored[2]] then taken[#taken + 1] = {id, '0'} end
   end
