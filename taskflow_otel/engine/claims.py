@@ -55,8 +55,7 @@ class Claims:
         payload: str,
         options: EnqueueOptions,
         *,
-        once: str | None,
-        source: Source = Source.SCHEDULED,
+        once: str,
         task_id: str | None = None,
         blocked_by: str | None = None,
         cause: SpanRef | None = None,
@@ -68,7 +67,7 @@ class Claims:
         `REJECTED` (`overlap`). Its `send` span links to `cause`. Raises `QueueFullError`, `UnknownQueueError`, and
         `BackendError` if the backend refuses the task for good.
         """
-        task = self._builder.build_stored(definition, payload, options, source=source)
+        task = self._builder.build_stored(definition, payload, options, source=Source.SCHEDULED)
         record = task.record
         record.trace.cause = cause
         queue = self._queues.get(record.queue)
@@ -97,6 +96,20 @@ class Claims:
         else:
             self._intake.hand_over([task])
         return Claimed(record, True, None)
+
+    async def enqueue(
+        self, definition: TaskDefinition, payload: str, options: EnqueueOptions, *, source: Source
+    ) -> TaskRecord:
+        """Make a task from stored arguments as any caller does who waits for it: many may be made, and none runs later.
+
+        Raises `QueueFullError`, `UnknownQueueError` and `BackendError`, also after the commit timeout; then the task is
+        `REJECTED`, as after a cancellation.
+        """
+        task = self._builder.build_stored(definition, payload, options, source=source)
+        self._intake.take(task)
+        await self._intake.make_known([task])
+        self._intake.hand_over([task])
+        return task.record.copy()
 
     def _show_claimed(self, task: LiveTask) -> None:
         record = task.record

@@ -207,9 +207,7 @@ class Firing:
     async def fire_by_hand(self, entry: Entry) -> TaskRecord:
         """Run now, independently of the rule."""
         options = EnqueueOptions(tags={"schedule": entry.schedule.name})
-        payload = self._payload(entry)
-        claimed = await self._claims.claim(entry.definition, payload, options, once=None, source=Source.MANUAL)
-        return claimed.record.copy()
+        return await self._claims.enqueue(entry.definition, self._payload(entry), options, source=Source.MANUAL)
 
     async def _claim(self, entry: Entry, name: str, moment: datetime | None, blocked_by: str | None) -> Claimed:
         options = EnqueueOptions(tags={"schedule": entry.schedule.name}, run_at=moment)

@@ -68,6 +68,8 @@ class Schedules(Service):
         self._running = False
         self._seen: str | None = None
         self._read = False
+        self._untold = False
+        """The backend may hold a change that was not told to the other instances."""
         self._offset = timedelta()
         self._rounds_done = 0
 
@@ -104,6 +106,8 @@ class Schedules(Service):
             await self._scheduler.refresh()
             await self._once.refresh()
             self._seen, self._read = seen, True
+        if self._untold:
+            await self._tell()
         self._rounds_done += 1
         if self._rounds_done % _TIDY_ROUNDS == 0:
             await self._once.tidy()
@@ -158,6 +162,7 @@ class Schedules(Service):
         """Plan one run; see `PlannedRuns.plan`."""
         self._require_running()
         definition, args, kwargs = self._registry.resolve(func, args, kwargs)
+        self._untold = True
         run = await self._once.plan(definition, args, kwargs, run_at=run_at, run_key=run_key, options=options)
         await self._tell()
         return run
@@ -166,6 +171,7 @@ class Schedules(Service):
     async def cancel_once(self, run_key: str) -> bool:
         """Drop a planned run; return `False` if it does not exist or has begun."""
         self._require_running()
+        self._untold = True
         cancelled = await self._once.cancel(run_key)
         if cancelled:
             await self._tell()
@@ -181,12 +187,16 @@ class Schedules(Service):
         self, name: str, paused: bool, by: str | None = None, reason: str | None = None
     ) -> ScheduleStatus:
         self._require_running()
+        self._untold = True
         status = await self._scheduler.set_paused(name, paused, by, reason)
         await self._tell()
         return status
 
     async def _tell(self) -> None:
+        """Let the other instances read what has changed; a round does it if the caller is gone, or got an error."""
+        self._untold = True
         await self._backend.put_setting(_CHANGED, new_task_id())
+        self._untold = False
 
     def _require_running(self) -> None:
         if not self._running:

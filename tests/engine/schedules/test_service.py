@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,12 +18,17 @@ from taskflow_otel import (
     TaskStatus,
     UnknownScheduleError,
 )
+from taskflow_otel.backends import MemoryBackend
 from taskflow_otel.engine.schedules.recurring import PAUSED
+from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.schedule import micros
-from taskflow_otel.testing.clock import FakeClock
+from taskflow_otel.testing.clock import FakeClock, settle
 from tests.engine.schedules.plant import START, Plant, every, nothing
-from tests.managers import Gate
+from tests.managers import Gate, HeldBackend, inserts
 from tests.waiting import eventually
+
+
+_NOTICE = "schedules-changed"
 
 
 def who(manager: TaskManager) -> tuple[str | None, datetime | None, str | None]:
@@ -64,6 +70,74 @@ async def test_a_pause_holds_for_all_instances_and_over_restarts() -> None:
     async with plant.running():
         await plant.clock.advance(10)
     assert await plant.times() == [10, 80, 90]
+
+
+@pytest.mark.parametrize("gives_up", ["the manager", "the caller"])
+async def test_a_run_by_hand_that_the_backend_takes_too_late_never_runs(gives_up: str) -> None:
+    backend = HeldBackend()
+    plant = Plant(every(3_600), snapshot_backend=backend, commit_timeout=2.0)
+    async with plant.running() as manager:
+        backend.hold = inserts
+        running = asyncio.ensure_future(manager.run_schedule("job"))
+        await backend.holding.wait()
+        if gives_up == "the manager":
+            await plant.clock.advance(3)
+            with pytest.raises(BackendUnavailableError, match="did not commit in time"):
+                await running
+        else:
+            running.cancel()
+            await asyncio.wait({running})
+        backend.release()
+        await settle()
+        [record] = await plant.records(source="manual")
+        assert (record.status, record.reason) == (TaskStatus.REJECTED, "commit_failed")
+
+
+class Forgetful(MemoryBackend):
+    """A backend that does not answer to the next change of some settings; all but the notice of changes were made."""
+
+    def __init__(self) -> None:
+        super().__init__(durable=True)
+        self.loses = ""
+
+    async def put_setting(self, key: str, value: str | None) -> None:
+        loses = bool(self.loses) and key.startswith(self.loses)
+        if not loses or self.loses != _NOTICE:
+            await super().put_setting(key, value)
+        if loses:
+            self.loses = ""
+            raise BackendUnavailableError("the answer was lost")
+
+
+@pytest.mark.parametrize("loses", [PAUSED, _NOTICE])
+async def test_a_pause_without_an_answer_holds_for_all_instances(loses: str) -> None:
+    backend = Forgetful()
+    plant = Plant(every(10), snapshot_backend=backend)
+    async with plant.running() as one, plant.running() as two:
+        await plant.clock.advance(2)
+        backend.loses = loses
+        with pytest.raises(BackendUnavailableError):
+            await one.pause_schedule("job")
+        await plant.clock.advance(5)
+        assert [manager.schedules()[0].paused for manager in (one, two)] == [True, True]
+        await plant.clock.advance(20)
+    assert await plant.times() == []
+
+
+@pytest.mark.parametrize("loses", ["run-at:", _NOTICE])
+async def test_a_planned_run_without_an_answer_is_known_to_all_instances(loses: str) -> None:
+    backend = Forgetful()
+    plant = Plant(every(3_600), snapshot_backend=backend)
+    async with plant.running() as two:
+        async with plant.running() as one:
+            await plant.clock.advance(2)
+            backend.loses = loses
+            with pytest.raises(BackendUnavailableError):
+                await one.schedule_once(nothing, run_at=START + timedelta(seconds=30))
+            await plant.clock.advance(5)
+        await plant.clock.advance(30)
+        assert [run.run_key for run in await two.list_scheduled()] == []
+    assert await plant.times() == [30]
 
 
 async def test_a_schedule_is_run_now_beside_its_rule() -> None:
