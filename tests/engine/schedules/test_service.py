@@ -27,7 +27,6 @@ from tests.engine.schedules.plant import START, Plant, every, nothing
 from tests.managers import Gate, HeldBackend, inserts
 from tests.waiting import eventually
 
-
 _NOTICE = "schedules-changed"
 
 
