@@ -1,4 +1,4 @@
-"""Counts in files, by which the workers of one host answer for each other while the ledger is away."""
+"""Texts in files, by which the workers of one host answer for each other while the ledger is away or late."""
 
 from __future__ import annotations
 
@@ -11,20 +11,27 @@ from pathlib import Path
 
 
 class Aside:
-    """The files of the workers behind one address, in a directory that only their user can open."""
+    """The files of the workers behind one address, in a directory that only their user can open.
 
-    def __init__(self, address: str) -> None:
+    `what`: sets the directory apart from that of other texts.
+    """
+
+    def __init__(self, address: str, what: str = "") -> None:
         self._user = os.getuid() if hasattr(os, "getuid") else 0
         root = Path(tempfile.gettempdir()) / f"taskflow-otel-{self._user}"
-        self._directory = root / hashlib.sha256(address.encode()).hexdigest()[:16]
+        self._directory = root / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}{what}"
 
     @property
     def there(self) -> bool:
-        """Whether any worker has ever set counts aside."""
-        return self._directory.is_dir()
+        """Whether there is any text."""
+        try:
+            with os.scandir(self._directory) as found:
+                return any(True for _ in found)
+        except OSError:
+            return False
 
     def put(self, source: str, text: str) -> bool:
-        """Write the counts of one process; return `False` where that is not possible."""
+        """Write the text of one process; return `False` where that is not possible."""
         try:
             for directory in (self._directory.parent, self._directory):
                 directory.mkdir(mode=0o700, exist_ok=True)
@@ -38,7 +45,7 @@ class Aside:
         return True
 
     def read(self) -> dict[str, str]:
-        """All counts, by the name of their process."""
+        """All texts, by the name of their process."""
         found: dict[str, str] = {}
         if self._own():
             for path in self._directory.glob("*.json"):
@@ -48,9 +55,22 @@ class Aside:
         return found
 
     def drop(self, source: str) -> None:
-        """Delete the counts of a process: the ledger has them."""
+        """Delete the text of a process."""
         with contextlib.suppress(OSError):
             (self._directory / f"{source}.json").unlink(missing_ok=True)
+
+    def drop_older(self, seconds: float) -> None:
+        """Delete the texts that were written so long before the newest one."""
+        written: dict[Path, float] = {}
+        if self._own():
+            for path in self._directory.iterdir():
+                with contextlib.suppress(OSError):
+                    written[path] = path.stat().st_mtime
+        newest = max(written.values(), default=0.0)
+        for path, moment in written.items():
+            if moment < newest - seconds:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _own(self) -> bool:
         """Whether no other user can write there: counts of someone else could be false."""

@@ -36,8 +36,14 @@ class Books:
         """By the name of the target: the text, and the counts."""
         self.known: dict[str, tuple[str, Stored]] = {}
         """By key: the text, and what it says."""
-        self.aside: dict[str, Stored] = {}
+        self.aside: dict[str, tuple[str, Stored]] = {}
         """By key: newer counts, from a file."""
+
+    def copy(self) -> Books:
+        """Books that can be read into without a change of these; what they have in common is not read again."""
+        twin = Books(self._readable)
+        twin.table, twin.sums, twin.known = self.table, self.sums, self.known
+        return twin
 
     async def read(self, stored: dict[str, str], own: str) -> None:
         """Read everything under `COUNTS` except the key `own`; a text that has not changed is not read again."""
@@ -65,15 +71,17 @@ class Books:
             return known[1]
         return await beside(len(text), partial(self._readable.read, key, Stored.load, text))
 
-    def compare(self, files: Mapping[str, str]) -> None:
+    async def compare(self, *files: Mapping[str, str]) -> None:
         """Take the counts from files, by the name of their process, where they are newer than those of the ledger."""
         self.aside = {}
-        for source, text in files.items():
+        for source, text in {(source, text) for found in files for source, text in found.items()}:
             key = f"{COUNTS}{source}"
-            newer = self._readable.read(source, Stored.load, text) if key in self.known else None
-            if newer is not None and newer.number > self.known[key][1].number:
-                self.aside[key] = newer
+            if key not in self.known or text in (self.known[key][0], self.aside.get(key, ("",))[0]):
+                continue
+            newer = await beside(len(text), partial(self._readable.read, source, Stored.load, text))
+            if newer is not None and newer.number > self.latest(key).number:
+                self.aside[key] = text, newer
 
     def latest(self, key: str) -> Stored:
         """The latest counts of a known process."""
-        return self.aside.get(key) or self.known[key][1]
+        return self.aside.get(key, self.known[key])[1]

@@ -8,7 +8,7 @@ targets are those of the ledger, and no rate has a peak when a target vanishes o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -34,8 +34,8 @@ class Scene:
     """What the other processes have stored, by their keys."""
     sums: Mapping[str, Snapshot]
     """The sums of the dead, by the name of their target."""
-    alive: Collection[str]
-    """The ids of living instances."""
+    alive: Mapping[str, str]
+    """The ids of living instances, and their hosts."""
     now: datetime
 
     def lives(self, one: Stored) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -15,10 +16,9 @@ from tests.metrics.worker import FINISHED, Unsteady, Worker
 from tests.waiting import eventually
 
 
-@pytest.fixture(autouse=True)
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
+@pytest.fixture
+def directory() -> Path:
+    return Path(tempfile.gettempdir())
 
 
 def test_workers_of_one_address_read_what_each_has_written() -> None:
@@ -31,6 +31,20 @@ def test_workers_of_one_address_read_what_each_has_written() -> None:
     one.drop("x")
     one.drop("x")
     assert other.read() == {"y": "2"}
+    other.drop("y")
+    assert not one.there
+
+
+def test_texts_of_processes_that_are_gone_do_not_stay_for_ever(directory: Path) -> None:
+    aside = Aside("a", "-pages")
+    for name in ("x", "y", "z"):
+        aside.put(name, name)
+    for path in directory.rglob("[xy].json"):
+        age = 700 if path.stem == "x" else 500
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+    aside.drop_older(600)
+    assert aside.read() == {"y": "y", "z": "z"}
+    assert Aside("a").read() == {}
 
 
 def test_a_directory_that_others_can_write_to_is_not_used(directory: Path) -> None:

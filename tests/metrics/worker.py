@@ -41,6 +41,7 @@ class Worker:
     """One process behind the target `address`; an empty one is a program that serves nothing."""
 
     host = "host"
+    metrics_type = FleetMetrics
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Worker:
         self.pending: dict[str, int] = {}
         self.numbers = itertools.count()
         self.exporter = PrometheusExporter(kind=kind, clock=clock)
-        self.metrics = FleetMetrics(
+        self.metrics = self.metrics_type(
             self.exporter,
             backend,
             clock,
@@ -104,6 +105,7 @@ class Worker:
         # Between two exchanges there is a pause.
         while not scrape.done():
             await self.clock.advance(0.1)
+        await scrape
         text = self.metrics.render("text/plain")[0].decode()
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
