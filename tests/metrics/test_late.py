@@ -37,7 +37,7 @@ steps = st.lists(
 
 @settings(max_examples=60)
 @given(steps)
-def test_no_counter_falls_whoever_waits_for_the_ledger(story: list[Step]) -> None:
+def test_no_counter_falls_while_any_of_them_waits_for_the_ledger(story: list[Step]) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
         patch.setattr(tempfile, "tempdir", directory)
         files_at_once(patch)
