@@ -70,9 +70,11 @@ class EndedSessions:
                 self._stored[key] = value
 
     async def _known(self, *, fresh: bool = False) -> dict[str, str]:
+        # Each request comes here: those who have waited for a slow reading share the next one.
+        asked = self._clock.monotonic()
         async with self._lock:
             now = self._clock.monotonic()
-            while fresh or self._stored is None or now - self._read_at > _FRESH:
+            while fresh or self._stored is None or asked - self._read_at > _FRESH:
                 seen = self._changes
                 try:
                     stored = await self._read(now)

@@ -33,8 +33,10 @@ class Budgets:
         declared = self._engine.objectives.declared()
         if not declared:
             return []
+        # Whoever has waited for a slow reading shares the next one with all others who have.
+        asked = self._clock.monotonic()
         async with self._lock:
-            if self._read is None or self._clock.monotonic() - self._read[0] > _FRESH:
+            if self._read is None or asked - self._read[0] > _FRESH:
                 self._read = self._clock.monotonic(), await self._measure(declared)
             return self._read[1]
 

@@ -50,9 +50,11 @@ class Overview:
 
     async def read(self, window: str) -> OverviewOut:
         """The numbers of one of `WINDOWS`, at most a second old."""
+        # Whoever has waited for a slow reading shares the next one with all others who have.
+        asked = self._clock.monotonic()
         async with self._lock:
             known = self._read.get(window)
-            if known is None or self._clock.monotonic() - known[0] > _FRESH:
+            if known is None or asked - known[0] > _FRESH:
                 known = self._clock.monotonic(), await self._measure(window)
                 self._read[window] = known
             return known[1]

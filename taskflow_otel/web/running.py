@@ -44,8 +44,10 @@ class Running:
 
     async def read(self) -> RunningNow:
         """The running tasks, at most a second old."""
+        # Whoever has waited for a slow reading shares the next one with all others who have.
+        asked = self._clock.monotonic()
         async with self._lock:
-            if self._read is None or self._clock.monotonic() - self._read[0] > _FRESH:
+            if self._read is None or asked - self._read[0] > _FRESH:
                 self._read = self._clock.monotonic(), await self._now()
             return self._read[1]
 

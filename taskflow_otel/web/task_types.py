@@ -127,9 +127,11 @@ class TaskTypes:
 
     async def table(self, window: str) -> TaskTypesOut:
         """All types, over one of `WINDOWS`."""
+        # Whoever has waited for a slow reading shares the next one with all others who have.
+        asked = self._clock.monotonic()
         async with self._lock:
             known = self._tables.get(window)
-            if known is None or self._old(known[0], _FRESH):
+            if known is None or asked - known[0] > _FRESH:
                 known = self._tables[window] = self._clock.monotonic(), await self._measure(window)
             return known[1]
 

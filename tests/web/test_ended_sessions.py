@@ -187,3 +187,17 @@ async def test_what_has_expired_is_deleted_by_a_later_logout(
     assert await here.includes(session("damaged"))
     assert await here.includes(session(generation=""))
     assert shared.values["other:key"] == "1"
+
+
+async def test_requests_that_wait_for_a_slow_reading_share_the_next_one(shared: Shared, clock: HandClock) -> None:
+    read = shared.read
+
+    async def slowly(prefix: str) -> dict[str, str]:
+        clock.seconds += 1.5
+        await asyncio.sleep(0)
+        return await read(prefix)
+
+    shared.read = slowly  # type: ignore[method-assign]  # slower
+    sessions = EndedSessions(shared, "/tasks", clock=clock)
+    assert await asyncio.gather(*(sessions.includes(session()) for _ in range(10))) == [False] * 10
+    assert shared.reads <= 2

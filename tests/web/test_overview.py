@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,6 +15,9 @@ from taskflow_otel import TaskManager
 from taskflow_otel.model.figures import Figure, Span
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.web.overview import WINDOWS, Overview
+from taskflow_otel.web.running import Running
+from taskflow_otel.web.task_types import TaskTypes
+from taskflow_otel.wire.figures import ObjectiveOut
 from tests.clocks import HandClock
 from tests.managers import started
 from tests.web.house import House, make_record
@@ -135,6 +140,46 @@ async def test_a_reading_is_shared_and_settled_minutes_are_not_read_again(
     assert await read("1h", 2) == [(Span.MINUTE, 4)]
     clock.seconds += 200
     assert await read("1h", 3) == [(Span.MINUTE, 61)], "an instance may have stored what ended long ago"
+
+
+READERS: dict[str, tuple[str, Callable[[House, HandClock], Callable[[], Awaitable[object]]]]] = {
+    "overview": ("figures", lambda engine, clock: partial(Overview(engine.manager.engine, clock=clock).read, "1h")),
+    "running": ("page", lambda engine, clock: Running(engine.manager.engine, clock=clock).read),
+    "types": (
+        "figures",
+        lambda engine, clock: partial(
+            TaskTypes(engine.manager.engine, NoBudgets(), clock=clock).table,  # type: ignore[arg-type]  # all it asks
+            "1h",
+        ),
+    ),
+}
+
+
+class NoBudgets:
+    async def read(self) -> list[ObjectiveOut]:
+        return []
+
+
+@pytest.mark.parametrize("reader", READERS)
+async def test_those_who_wait_for_a_slow_reading_share_the_next_one(
+    engine: House, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    method, make = READERS[reader]
+    clock, asked = HandClock(datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()), list[float]()
+    look = getattr(engine.manager.engine.lookup, method)
+
+    async def slowly(*args: Any, **kwargs: Any) -> Any:
+        asked.append(clock.seconds)
+        clock.seconds += 3
+        return await look(*args, **kwargs)
+
+    monkeypatch.setattr(engine.manager.engine.lookup, method, slowly)
+    await make(engine, clock)()
+    alone = len(asked)
+    asked.clear()
+    read = make(engine, clock)
+    await asyncio.gather(*(read() for _ in range(10)))
+    assert 0 < len(asked) <= 2 * alone
 
 
 async def test_without_figures_the_overview_says_nothing_about_the_window(engine: House) -> None:

@@ -16,7 +16,10 @@ from taskflow_otel.runtime.service import Service
 logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 _SHARE = 50
-"""The time between two looks, in times that the last one took: 2 % of a connection."""
+"""The time between two looks, in times that the faster of the last two took: 2 % of a connection."""
+_LONGEST = 60.0
+"""The most seconds between two looks: what is told must not be older, and the requests to cancel tasks of the pool are
+looked for while it has any."""
 _PATIENCE = 10.0
 """Seconds for which a task of a queue that nobody claims waits before that is logged: workers may be starting."""
 _UNDECLARED = 20
@@ -61,6 +64,7 @@ class PoolWatch(Service):
         self._depths: dict[str, PoolDepth] = {}
         self._claimers: dict[str, int] | None = None
         self._look_again = float("-inf")
+        self._took = 0.0
         self._logged: set[str] = set()
         """The queues of which it is logged that nobody claims them, until someone does."""
 
@@ -70,12 +74,14 @@ class PoolWatch(Service):
         return [name for name in self._depths if name in shared]
 
     async def tick(self) -> None:
-        """Look at the pool, unless the last look was slow: to count takes long where much waits."""
+        """Look at the pool, unless the last looks were slow: to count takes long where much waits."""
         began = self._clock.monotonic()
         if began < self._look_again:
             return
         await self._look()
-        self._look_again = began + _SHARE * (self._clock.monotonic() - began)
+        before, self._took = self._took, self._clock.monotonic() - began
+        # A backend that stood still once says nothing of how long it takes to count.
+        self._look_again = began + min(_SHARE * min(before, self._took), _LONGEST)
 
     async def _look(self) -> None:
         shared = [queue.name for queue in self._queues.all() if queue.shared]

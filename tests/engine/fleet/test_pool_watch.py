@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -127,4 +129,42 @@ async def test_a_queue_that_nobody_claims_is_reported_and_logged_once_also_if_it
     await backend.pool_store.claim("worker", Wanted("gone", {"send"}, 9), ())
     await watch.tick()
     assert [load.queue for load in watch.loads()] == ["shared"]
+    await backend.close()
+
+
+async def test_one_slow_answer_does_not_let_what_is_told_grow_old() -> None:
+    backend, clock = Kept(), FakeClock()
+    await backend.open()
+    store: Any = backend.pool_store
+    looks, seconds, look = list[float](), 0.01, store.depth
+
+    async def depth(*args: Any, **kwargs: Any) -> Any:
+        looks.append(clock.monotonic())
+        found = await look(*args, **kwargs)
+        await clock.advance(seconds)
+        return found
+
+    async def say() -> dict[str, Said]:
+        return {}
+
+    store.depth = depth
+    watch = PoolWatch(store, Queues(BESIDE, {"shared"}, lambda _: True), say, {}, clock, 1.0)
+
+    async def rounds(number: int) -> list[float]:
+        """The pauses between the looks of so many rounds."""
+        looks.clear()
+        for _ in range(number):
+            await clock.advance(1.0)
+            await watch.tick()
+        return [after - before for before, after in pairwise(looks)]
+
+    assert max(await rounds(5)) < 2
+    seconds = 10.0
+    await rounds(1)
+    seconds = 0.01
+    # The backend stood still once.
+    assert max(await rounds(5)) < 2
+    # It always takes that long to count.
+    seconds = 10.0
+    assert 50 < max(await rounds(200)) < 75
     await backend.close()
