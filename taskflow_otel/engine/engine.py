@@ -283,7 +283,7 @@ class Engine:
             self.queues,
             takeover,
             cancels,
-            FleetWatch(backend, clock, interval, self._heartbeat, fleet_watched, publish_remote),
+            FleetWatch(backend, clock, interval, self._heartbeat, fleet_watched, publish_remote, self._tasks.record),
             self.board,
             self.stacks,
             Blocks(self._tasks, stacks, running, settings.blocked_after, clock, count_blocked),

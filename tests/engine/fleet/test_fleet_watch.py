@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,16 @@ class Watched:
         self.own = Alone(clock=self.clock)
         self.somebody = True
         self.seen: list[tuple[str, str]] = []
-        self.service = FleetWatch(self.backend, self.clock, 1.0, self.own, lambda: self.somebody, self.tell)
+        self.here: dict[str, TaskRecord] = {}
+        self.service = FleetWatch(
+            self.backend,
+            self.clock,
+            1.0,
+            self.own,
+            lambda: self.somebody,
+            self.tell,
+            lambda task_id: self.here.get(task_id),
+        )
 
     def tell(self, record: TaskRecord) -> None:
         self.seen.append((record.task_id, str(record.status)))
@@ -94,3 +104,43 @@ async def test_while_nobody_watches_nothing_is_asked_and_nothing_of_that_time_is
     await watched.clock.advance(60)
     watched.somebody = True
     assert await watched.look() == []
+
+
+async def test_a_change_whose_commit_took_long_is_passed_on_once(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, changed_since, visible = watched.task(), watched.backend.changed_since, False
+
+    async def committed_since(*args: Any, **kwargs: Any) -> list[TaskRecord]:
+        return [record for record in await changed_since(*args, **kwargs) if visible]
+
+    monkeypatch.setattr(watched.backend, "changed_since", committed_since)
+    await watched.look()
+    # Its transaction dates the change now, and is committed eight seconds later.
+    await watched.backend.apply([Insert(task)])
+    seen = list[tuple[str, str]]()
+    for second in range(20):
+        visible = second >= 8
+        await watched.clock.advance(1)
+        seen += await watched.look()
+    assert seen == [(task.task_id, "pending")]
+
+
+async def test_a_slow_answer_is_not_passed_on_after_what_this_process_has_done_since(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, other, changed_since = watched.task(), watched.task(), watched.backend.changed_since
+
+    async def slowly(*args: Any, **kwargs: Any) -> list[TaskRecord]:
+        found = await changed_since(*args, **kwargs)
+        # This process has taken the task over, and the other one from it.
+        mine, given = task.copy(), other.copy()
+        mine.token += 1
+        given.token -= 1
+        watched.here = {mine.task_id: mine, given.task_id: given}
+        return found
+
+    await watched.look()
+    await watched.backend.apply([Insert(task), Insert(other)])
+    monkeypatch.setattr(watched.backend, "changed_since", slowly)
+    assert await watched.look() == [(other.task_id, "pending")]
