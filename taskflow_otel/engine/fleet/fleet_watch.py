@@ -26,7 +26,7 @@ class FleetWatch(Service):
     _LATE = timedelta(seconds=15)
     """The same for a backend that is slow: no operation takes longer."""
     _LATE_ROUNDS = 5
-    """Each of so many looks goes back that far."""
+    """The number of looks, of which one goes back that far."""
 
     def __init__(
         self,

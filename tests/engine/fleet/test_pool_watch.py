@@ -151,7 +151,7 @@ async def test_one_slow_answer_does_not_let_what_is_told_grow_old() -> None:
     watch = PoolWatch(store, Queues(BESIDE, {"shared"}, lambda _: True), say, {}, clock, 1.0)
 
     async def rounds(number: int) -> list[float]:
-        """The pauses between the looks of so many rounds."""
+        """The pauses between the looks of `number` rounds."""
         looks.clear()
         for _ in range(number):
             await clock.advance(1.0)
