@@ -33,7 +33,7 @@ class Budgets:
         declared = self._engine.objectives.declared()
         if not declared:
             return []
-        # Whoever has waited for a slow reading shares the next one with all others who have.
+        # All who have waited for a slow reading share the next one.
         asked = self._clock.monotonic()
         async with self._lock:
             if self._read is None or asked - self._read[0] > _FRESH:

@@ -50,7 +50,7 @@ class Overview:
 
     async def read(self, window: str) -> OverviewOut:
         """The numbers of one of `WINDOWS`, at most a second old."""
-        # Whoever has waited for a slow reading shares the next one with all others who have.
+        # All who have waited for a slow reading share the next one.
         asked = self._clock.monotonic()
         async with self._lock:
             known = self._read.get(window)

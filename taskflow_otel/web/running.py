@@ -44,7 +44,7 @@ class Running:
 
     async def read(self) -> RunningNow:
         """The running tasks, at most a second old."""
-        # Whoever has waited for a slow reading shares the next one with all others who have.
+        # All who have waited for a slow reading share the next one.
         asked = self._clock.monotonic()
         async with self._lock:
             if self._read is None or asked - self._read[0] > _FRESH:

@@ -127,7 +127,7 @@ class TaskTypes:
 
     async def table(self, window: str) -> TaskTypesOut:
         """All types, over one of `WINDOWS`."""
-        # Whoever has waited for a slow reading shares the next one with all others who have.
+        # All who have waited for a slow reading share the next one.
         asked = self._clock.monotonic()
         async with self._lock:
             known = self._tables.get(window)
