@@ -93,7 +93,7 @@ def files_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 class Page:
-    """What scrapes of the page have shown, whichever worker answered."""
+    """What scrapes of the page have shown, of any worker."""
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
