@@ -18,7 +18,7 @@ from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.enqueue import checked_moment, shows_add_options, split_options
 from taskflow_otel.model.ids import id_text
 from taskflow_otel.model.options import plain_name, whole
-from taskflow_otel.model.plain import MAX_NAME, MAX_TAG_TEXT, repr_of, text_of
+from taskflow_otel.model.plain import MAX_NAME, MAX_TAG_TEXT, plain_text, repr_of, text_of
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.schedule import ScheduledRun, ScheduleStatus
@@ -31,6 +31,8 @@ Seconds = float | timedelta
 
 _PAGE = 500
 _MOST_FOUND = 100_000
+_REASON = 1_000
+"""Characters kept of the reason of a pause, as many as a request may give."""
 
 
 class TaskActions:
@@ -140,9 +142,12 @@ class TaskActions:
         """Run a schedule's function now, beside its rule; raises `UnknownScheduleError` and the errors of `enqueue`."""
         return await self.engine.schedules.run(name)
 
-    async def pause_schedule(self, name: str) -> None:
-        """Stop a schedule from firing, on all instances, also after a restart; raises `UnknownScheduleError`."""
-        await self.engine.schedules.pause(name)
+    async def pause_schedule(self, name: str, *, reason: str | None = None) -> None:
+        """Stop a schedule from firing, on all instances, also after a restart; raises `UnknownScheduleError`.
+
+        `reason`: why, for the people who wonder; the API and the page show up to 1,000 characters of it.
+        """
+        await self.engine.schedules.pause(name, reason=_reason(reason))
 
     async def resume_schedule(self, name: str) -> None:
         """Let a schedule fire again from now on; raises `UnknownScheduleError`."""
@@ -252,9 +257,12 @@ class TaskActions:
         """
         await self.engine.queues.update(name, concurrency=concurrency, max_size=max_size)
 
-    async def pause_queue(self, name: str) -> None:
-        """Start no further task of a queue; raises `UnknownQueueError`."""
-        await self.engine.queues.pause(name)
+    async def pause_queue(self, name: str, *, reason: str | None = None) -> None:
+        """Start no further task of a queue, on all instances, also after a restart; raises `UnknownQueueError`.
+
+        `reason`: as for `pause_schedule`.
+        """
+        await self.engine.queues.pause(name, reason=_reason(reason))
 
     async def resume_queue(self, name: str) -> None:
         """Start the tasks of a queue again; raises `UnknownQueueError`."""
@@ -265,6 +273,12 @@ def _text(name: str, value: object) -> str | None:
     if value is None or isinstance(value, str):
         return None if value is None else plain_name(value)
     raise ConfigurationError(f"{name} must be a text, not {repr_of(value)}")
+
+
+def _reason(reason: object) -> str | None:
+    if reason is None or isinstance(reason, str):
+        return plain_text(reason, _REASON) if reason else None
+    raise ConfigurationError(f"reason must be a text, not {repr_of(reason)}")
 
 
 def _tag(tag: object) -> tuple[str, str | None]:

@@ -70,6 +70,36 @@ async def test_queues_that_an_enum_names_keep_what_was_changed(new_backend: NewB
         assert limits(manager) == (2, 100, False)
 
 
+async def test_a_pause_keeps_its_reason(new_backend: NewBackend) -> None:
+    def reasons(manager: TaskManager) -> list[str | None]:
+        return [manager.engine.queues.pauses()["q"].reason, manager.schedules()[0].paused_reason]
+
+    def declared() -> TaskManager:
+        manager = new_manager(new_backend())
+        manager.schedule(every=3600, name="job")(_nothing)
+        return manager
+
+    async with started(declared()) as manager:
+        for given, kept in (
+            (None, None), ("", None), ("until six \U0001f550", "until six \U0001f550"), ("\0\ud800", "\\x00\\ud800"),
+        ):  # fmt: skip
+            await manager.pause_queue("q", reason=given)
+            await manager.pause_schedule("job", reason=given)
+            assert reasons(manager) == [kept, kept]
+        with pytest.raises(ConfigurationError, match="reason must be a text, not 5"):
+            await manager.pause_queue("q", reason=5)  # type: ignore[arg-type]
+        await manager.pause_queue("q", reason="x" * 5_000)
+        await manager.pause_schedule("job", reason="x" * 5_000)
+        assert [(text or "")[:1_000] for text in reasons(manager)] == ["x" * 1_000] * 2
+        assert all(len(text or "") < 1_100 for text in reasons(manager))
+        [kept, _] = reasons(manager)
+    async with started(declared()) as manager:
+        await eventually(lambda: reasons(manager) == [kept, kept], "both pauses to be read again")
+
+
+async def _nothing() -> None: ...
+
+
 async def test_limits_and_pauses_reach_the_other_instances(new_backend: NewBackend) -> None:
     clock = FakeClock()
 
