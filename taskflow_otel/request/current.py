@@ -95,13 +95,16 @@ class RequestTasks(Struct, eq=False, weakref=True):
         self.scope = _NO_SCOPE
         if len(of_request) == 1 and of_request.get(id(self.door)) is self:
             # They know each other: only the garbage collector would free them, with all that the server keeps of the
-            # request. Several managers in one request know each other for longer, and wait for it.
+            # request.
             of_request.clear()
+        elif all(one.scope is _NO_SCOPE for one in of_request.values()):
+            _part(of_request)
 
     @property
     def everyone(self) -> Collection[RequestTasks]:
         """The tasks of all managers in this request, also when it is over."""
-        return self.of_request.values() or (self,)
+        known = self.of_request.values()
+        return known if self.scope is not _NO_SCOPE else (*known, self)
 
     def of(self, door: Door) -> RequestTasks | None:
         """The tasks of one manager in this request, also when it is over."""
@@ -134,6 +137,21 @@ class RequestTasks(Struct, eq=False, weakref=True):
         """FastAPI's request stack: the response was sent, and the route's dependencies will finish now."""
         if self.outbox is not None and (exc is not None or self.outbox.natives):
             await self.outbox.leave_route(kind, exc, traceback)
+
+
+def _part(of_request: dict[int, RequestTasks]) -> None:
+    """Let the managers of a request that is over know each other in one direction only, so that they are freed with it.
+
+    Code that the request has left behind has one of them as the current request, and finds the others from there: the
+    innermost middleware's, or if there is none, the one that was asked for first.
+    """
+    found = [*of_request.values()]
+    of_request.clear()
+    asked_for = [one for one in reversed(found) if one.home is None]
+    before: dict[int, RequestTasks] = {}
+    for one in (*asked_for, *(one for one in found if one.home is not None)):
+        one.of_request = dict(before)
+        before[id(one.door)] = one
 
 
 current_request: ContextVar[RequestTasks | None] = ContextVar("taskflow_otel_request", default=None)
