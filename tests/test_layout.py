@@ -53,7 +53,6 @@ ELSEWHERE = [
             "backends/sql/audit.py",
             "backends/sql/backend.py",
             "backends/sql/database.py",
-            "backends/sql/figures.py",
             "backends/sql/operations.py",
             "testing/backends/admin.py",
             "testing/backends/figures.py",

@@ -51,14 +51,20 @@ class SqlFigureStore:
     async def forget(self, span: Span, before: int, limit: int) -> int:
         """See `FigureStore`."""
         old = _c.span == span.value, _c.slot < before
-        slots = await self._read(select(_c.slot).where(*old).order_by(_c.slot).limit(limit))
-        if not slots:
+        oldest = select(_c.slot, _c.func_name).where(*old).order_by(_c.slot, _c.func_name).limit(limit)
+        rows = await self._read(oldest)
+        if not rows:
             return 0
-        # Whole slots: a database deletes a range of the primary key faster than single rows.
-        doomed = delete(figures).where(_c.span == span.value, _c.slot <= slots[-1][0])
+        slot, name = rows[-1]
+        # Whole slots, and whole types of the last one: a database deletes a range of the primary key faster than
+        # single rows. A slot of many types is not deleted at once, which would hold up the writes of others.
+        of_span = delete(figures).where(_c.span == span.value)
+        doomed = [of_span.where(_c.slot == slot, _c.func_name <= name)]
+        if rows[0][0] != slot:
+            doomed.append(of_span.where(_c.slot < slot))
 
         async def work(connection: AsyncConnection) -> int:
-            return (await connection.execute(doomed)).rowcount
+            return sum([(await connection.execute(statement)).rowcount for statement in doomed])
 
         return await self._write("deleting figures", work)
 
