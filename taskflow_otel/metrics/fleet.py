@@ -113,8 +113,8 @@ class FleetMetrics(Service):
         self._aside, self._pages = _files("")
         self._writing_pages = threading.Lock()
         self._pages_dropped = self._clock.monotonic()
-        self._set_aside = False
-        """The counts of this process are in a file."""
+        self._set_aside = ""
+        """The name under which the counts of this process are in a file, if they are."""
         self._dead: list[str] = []
         self._answers = True
         self._last_exchange = float("-inf")
@@ -166,7 +166,7 @@ class FleetMetrics(Service):
         own = self._own.without_ledger()
         text = await asyncio.to_thread(lambda: own.dump(dump_counts(own.counts)))
         # Also if it was alone: another worker may have come since.
-        self._set_aside = bool(self._own.target)
+        self._set_aside = source if self._own.target else ""
         written = self._set_aside and await asyncio.to_thread(self._aside.put, source, text)
         if not (written or view.alone):
             return
@@ -296,9 +296,10 @@ class FleetMetrics(Service):
             await own.store(final=False, claim=Claim(claimed.names[address], text, claimed.dump()))
 
     async def _take_back(self) -> None:
-        if self._set_aside and self._own.ahead is None:
-            self._set_aside = False
-            await asyncio.to_thread(self._aside.drop, self._own.source)
+        source = self._set_aside
+        if source and self._own.ahead is None:
+            self._set_aside = ""
+            await asyncio.to_thread(self._aside.drop, source)
 
     async def _load(self, aside: Mapping[str, str]) -> None:
         """Show the stored counts of all workers of this target."""
