@@ -167,7 +167,7 @@ class FleetMetrics(Service):
         text = await asyncio.to_thread(lambda: own.dump(dump_counts(own.counts)))
         # Also if it was alone: another worker may have come since.
         self._set_aside = source if self._own.target else ""
-        written = self._set_aside and await asyncio.to_thread(self._aside.put, source, text)
+        written = await asyncio.to_thread(self._aside.put, source, text) if self._set_aside else False
         if not (written or view.alone):
             return
         view, reading = await self._latest_view({self._own.key: text})
