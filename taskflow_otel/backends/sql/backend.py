@@ -65,12 +65,15 @@ class SqlBackend(Database):
         self.figure_store: SqlFigureStore = SqlFigureStore(self._read, self._transact)
         self.failure_store: SqlFailureStore = SqlFailureStore(self._read)
         self.span_store: SqlSpanStore = SqlSpanStore(self._read)
-        self.pool_store: SqlPoolStore = SqlPoolStore(self._read, self._transact, dialect, self._named)
+        self.pool_store: SqlPoolStore = self._make_pool_store()
         self.transaction_store: SqlTransactionStore = SqlTransactionStore(
             self.pool_store, dialect, self._named, where, exclusive=self._one_writer
         )
         self._unanswered: dict[str, int] = {}
         """New owners whose latest `take_over` got no answer, and when the first such call began."""
+
+    def _make_pool_store(self) -> SqlPoolStore:
+        return SqlPoolStore(self._read, self._transact, self._dialect, self._named)
 
     async def open(self) -> None:
         """Connect; create the schema, or migrate an older one; raise `SchemaVersionError` on a newer one."""

@@ -85,7 +85,7 @@ class SqlPoolStore:
                 claimed += [Claimed(one, one.created_at) for one in records if one.token == lost[one.task_id]]
             if at_once:
                 rows = (await connection.execute(claiming_statement(statement, owner))).all()
-                taken = sorted([Claimed(to_record(row[:-1]), moment(row[-1])) for row in rows], key=_turn)
+                taken = claimed_of(rows)
                 # Without a commit, nothing of this has happened.
                 self._unanswered[owner].update({one.record.task_id: one.record.token for one in taken})
                 return claimed + taken
@@ -207,6 +207,11 @@ def claiming_statement(wanted: Select[Any], owner: str) -> UpdateBase:
     change = update(tasks).where(tasks.c.task_id == ids, ownerless)
     change = change.values(instance=owner, live_owner=owner, token=tasks.c.token + 1, updated_at=now_micros())
     return change.returning(*queries.RECORD_COLUMNS, since).add_cte(gone)
+
+
+def claimed_of(rows: Iterable[Sequence[Any]]) -> list[Claimed]:
+    """What a claiming statement returned, in the order of the pool."""
+    return sorted([Claimed(to_record(row[:-1]), moment(row[-1])) for row in rows], key=_turn)
 
 
 def _turn(claimed: Claimed) -> tuple[int, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from itertools import chain
 from typing import Any, ClassVar
@@ -21,7 +22,9 @@ from taskflow_otel.backends.faults import Fault
 from taskflow_otel.backends.sql import postgres_batches, schema
 from taskflow_otel.backends.sql.batch import Batch, Step
 from taskflow_otel.backends.sql.dialects import PostgresDialect
+from taskflow_otel.backends.sql.postgres_batches import Flight, NotAppliedError
 from taskflow_otel.backends.sql.postgres_bell import PostgresBell
+from taskflow_otel.backends.sql.postgres_pool import PostgresPoolStore
 from taskflow_otel.backends.sql.servers import ServerBackend
 from taskflow_otel.backends.sql.writes import APPLIED, Writer
 from taskflow_otel.errors import ConfigurationError
@@ -76,6 +79,9 @@ class PostgresBackend(ServerBackend):
         self.pool_bell: PostgresBell = PostgresBell(
             self._named(schema.pool.name), self._connect_alone, lambda: self._guard("listening")
         )
+
+    def _make_pool_store(self) -> PostgresPoolStore:
+        return PostgresPoolStore(self._read, self._transact, self._dialect, self._named, self._flight, self._guard)
 
     async def _connect_alone(self) -> Any:
         """A connection beside the pool, which has few."""
@@ -152,22 +158,36 @@ class PostgresBackend(ServerBackend):
     async def _applied_in_flight(self, writer: Writer, changes: Sequence[Change]) -> bool:
         """Return `False` if certainly nothing was applied, and another connection or another time may do it."""
         batch = Batch(writer.statements, changes)
+        steps = chain(writer.steps(batch), batch.log_steps())
+        try:
+            async with self._flight() as flight:
+                await postgres_batches.execute(
+                    flight.driver, steps, postgres_batches.BEGIN, postgres_batches.settings(flight.limits)
+                )
+                flight.committing = True
+                await postgres_batches.commit(flight.driver, writer.statements.lock_state, batch.owners)
+        except NotAppliedError:
+            return False
+        return True
+
+    @asynccontextmanager
+    async def _flight(self) -> AsyncIterator[Flight]:
+        """A connection for one transaction of few messages, which the caller begins and commits.
+
+        Raises `NotAppliedError` if certainly nothing was applied, and another connection or another time may do it.
+        """
         pooled = await self._unchecked_connection()
         driver: Any = pooled.driver_connection
-        steps = chain(writer.steps(batch), batch.log_steps())
-        first = postgres_batches.BEGIN, postgres_batches.settings(self._time_limits())
-        committing = False
+        flight = Flight(driver, self._time_limits())
         try:
-            await postgres_batches.execute(driver, steps, *first)
-            committing = True
-            await postgres_batches.commit(driver, writer.statements.lock_state, batch.owners)
+            yield flight
         except self._driver_error as error:
             fault = self._dialect.fault(error)
             if fault is Fault.CONNECTION:
                 self._renew_connections()
                 await driver.close()
-            if fault is Fault.CONFLICT or (fault is Fault.CONNECTION and not committing):
-                return False
+            if fault is Fault.CONFLICT or (fault is Fault.CONNECTION and not flight.committing):
+                raise NotAppliedError from error
             raise self._translated(error) from error
         except Exception:
             raise
@@ -177,7 +197,6 @@ class PostgresBackend(ServerBackend):
             raise
         finally:
             await _give_back(pooled)
-        return True
 
     async def _unchecked_connection(self) -> PoolProxiedConnection:
         """A connection from the pool that may be broken: asking it first would take as long as a statement."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +26,23 @@ rows in the same order."""
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _REFUSED = "22012"
 """The SQLSTATE of a division by zero, which nothing else in a batch can cause."""
+
+
+class NotAppliedError(Exception):
+    """Certainly nothing was applied, and another connection or another time may do it. Never leaves the backend."""
+
+
+@dataclass(slots=True)
+class Flight:
+    """A transaction of few messages."""
+
+    driver: Any
+    """The connection of psycopg, which commits each statement by itself unless a transaction was begun."""
+    limits: Mapping[str, int]
+    """Its time limits in milliseconds, by the name of the setting."""
+    committing: bool = False
+    """From here on, an error leaves open whether it was applied."""
+
 
 _PARAMETER = re.compile(r"%s(?:::(\w+))?")
 _TEXT = "VARCHAR"
@@ -64,9 +82,9 @@ def _numbers(column: Sequence[Any]) -> str:
     return "{" + ",".join(["NULL" if value is None else str(value) for value in column]) + "}"
 
 
-def settings(limits: Mapping[str, int]) -> str:
-    """The statement that makes the settings of a batch until its transaction ends; `limits` in milliseconds."""
-    values = {name: str(limit) for name, limit in limits.items()} | dict.fromkeys(_NESTED_LOOPS, "off")
+def settings(limits: Mapping[str, int], off: Collection[str] = _NESTED_LOOPS) -> str:
+    """The statement that makes settings until its transaction ends: `limits` in milliseconds, and what is `off`."""
+    values = {name: str(limit) for name, limit in limits.items()} | dict.fromkeys(off, "off")
     return "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in values.items())
 
 
@@ -100,6 +118,30 @@ async def execute(connection: Any, steps: Iterator[Step], *first: str) -> None:
         raise failed
     if any(cursor.rowcount != number for cursor, number in expected):
         raise UnexpectedRowCount
+
+
+async def ask(connection: Any, *statements: tuple[str, Sequence[Any]]) -> list[Any]:
+    """Send statements with their parameters together; return a cursor for the answer to each.
+
+    Raises the error of the first one that fails, which is the last one that the server tries.
+    """
+    cursors: list[Any] = []
+    failed: Exception | None = None
+    errors: type[Exception] = connection.Error
+    try:
+        async with connection.pipeline():
+            try:
+                for statement, parameters in statements:
+                    cursors.append(connection.cursor())
+                    await cursors[-1].execute(statement, parameters)
+            except errors as error:
+                # As in `execute`.
+                failed = error
+    except errors as error:
+        failed = failed or error
+    if failed is not None:
+        raise failed
+    return cursors
 
 
 async def commit(connection: Any, lock_state: str, owners: Collection[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -22,6 +22,7 @@ from taskflow_otel.errors import BackendUnavailableError
 from taskflow_otel.model.record import LogEntry, TaskRecord
 from taskflow_otel.model.status import TaskStatus
 from taskflow_otel.testing.backends.samples import BASE, finish, make_task
+from tests.backends.sql.flights import Broken, Waits
 
 APPLIED = Applied(Outcome.APPLIED)
 _CELL = st.tuples(
@@ -119,29 +120,6 @@ async def test_a_statement_that_hits_too_few_rows_is_noticed(postgres: PostgresB
         await _applied(postgres, [Update(started(make_task()))], "SELECT 1")
 
 
-async def _end_session(driver: Any) -> None:
-    async with await psycopg.AsyncConnection.connect(
-        driver.info.dsn, password=driver.info.password, autocommit=True
-    ) as killer:
-        await killer.execute("SELECT pg_terminate_backend(%s, 5000)", (driver.info.backend_pid,))
-
-
-class Broken:
-    """Ends the session of each connection just before it executes its first statement with this text."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-        self.ended: list[Any] = []
-        execute = psycopg.AsyncCursor.execute
-
-        async def end_first(cursor: Any, query: Any, *args: Any, **options: Any) -> Any:
-            if text in str(query) and not self.ended:
-                self.ended.append(cursor.connection)
-                await _end_session(cursor.connection)
-            return await execute(cursor, query, *args, **options)
-
-        monkeypatch.setattr(psycopg.AsyncCursor, "execute", end_first)
-
-
 @pytest.mark.parametrize("text", ["BEGIN ISOLATION", "set_config", "UPDATE"])
 async def test_a_connection_that_breaks_before_the_commit_is_replaced(
     postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch, text: str
@@ -187,34 +165,12 @@ async def test_a_batch_waits_for_the_server_twice_at_most(
     gone = AppendLogs(make_task().task_id, (LogEntry(0, BASE, "info", "of a deleted task", 0, {}),))
     log = AppendLogs(tasks[0].task_id, (LogEntry(0, BASE, "info", "hello\n", 0, {}),))
     await postgres.apply([Insert(task) for task in tasks[:2]])
-    asks = waits = 0
-    wait = psycopg.AsyncConnection.wait
-
-    async def counted(connection: Any, generator: Any, *args: Any, **options: Any) -> Any:
-        nonlocal asks
-        asks += 1
-
-        def watched() -> Generator[Any, Any, Any]:
-            nonlocal waits
-            ready, answer = None, False
-            try:
-                while True:
-                    asked = generator.send(ready)
-                    answer = answer or asked == psycopg.waiting.Wait.R
-                    ready = yield asked
-            except StopIteration as end:
-                return end.value
-            finally:
-                waits += answer
-
-        return await wait(connection, watched(), *args, **options)
-
-    monkeypatch.setattr(psycopg.AsyncConnection, "wait", counted)
+    waits = Waits(monkeypatch)
     changes: list[Change] = [Insert(tasks[2]), Update(finish(tasks[1])), Update(started(tasks[0])), log, gone]
     assert await postgres.apply(changes) == [APPLIED] * 5
-    assert asks >= 2
+    assert waits.asks >= 2
     # An answer that has come already is not waited for.
-    assert waits <= 2
+    assert waits.answers <= 2
     assert len(await postgres.logs(tasks[0].task_id)) == 1
     assert await postgres.logs(gone.task_id) == []
 

@@ -11,7 +11,7 @@ from sqlalchemy import ClauseElement, Connection, create_engine, make_url, selec
 from sqlalchemy.pool import NullPool
 
 from taskflow_otel.backends.pool import Wanted
-from taskflow_otel.backends.sql import audit, failures, figures, pool, queries
+from taskflow_otel.backends.sql import audit, failures, figures, pool, postgres_pool, queries
 from taskflow_otel.backends.sql.mapping import micros
 from taskflow_otel.backends.sql.queries import TaskSearch, Way, countable, index_of, kept_counts, ways
 from taskflow_otel.backends.sql.schema import metadata, tasks
@@ -275,5 +275,13 @@ def test_a_claim_on_postgres_finds_its_tasks_by_their_ids_whatever_the_planner_k
         postgres.execute(text(f"SET {setting} = on"))
     wanted = pool.wanted_statement(Wanted("q", {"n"}, 10), {"s"})
     plan = explain(postgres, pool.claiming_statement(wanted, "b"))
-    [walk] = [line for line in plan if "Scan" in line and " on taskflow_tasks" in line]
-    assert "Index Scan using taskflow_tasks_pkey" in walk
+    of = ["q", ["n"], ["s"], None, None, 10, "b", "b", 1]
+    in_flight = [row[0] for row in postgres.exec_driver_sql(f"EXPLAIN {postgres_pool.CLAIM}", tuple(of))]
+    for lines in (plan, in_flight):
+        [walk] = [line for line in lines if "Scan" in line and " on taskflow_tasks" in line]
+        assert "Index Scan using taskflow_tasks_pkey" in walk
+    given = [["t"], "a", 1, ["t"], ["q"], [0], ["n"], ["s"], [1]]
+    gift = [row[0] for row in postgres.exec_driver_sql(f"EXPLAIN {postgres_pool.GIVE}", tuple(given))]
+    walks_of_gift = [line for line in gift if "Scan" in line and " on taskflow_tasks" in line]
+    assert len(walks_of_gift) == 2
+    assert all("Index Scan using taskflow_tasks_pkey" in walk for walk in walks_of_gift)
