@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs audit smoke pythons floors test coverage across bench peers instructions celery chaos chaos-planted schedules transactions schemathesis lint page format typecheck mypy pyright generated clean
+.PHONY: help demo docs audit smoke pythons floors test coverage across bench peers instructions celery chaos chaos-planted schedules transactions fairness schemathesis lint page format typecheck mypy pyright generated clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -74,6 +74,9 @@ schedules: $(VENV)/.dev $(VENV)/.packages  ## Kill three instances with schedule
 
 transactions: $(VENV)/.dev $(VENV)/.packages  ## Add 1,000 tasks in transactions on each database, and kill the processes at named points
 	$(BIN)/python -m tests.e2e.transactions $(TRANSACTIONS_ARGS)
+
+fairness: $(VENV)/.dev $(VENV)/.packages  ## Measure the shares that two workers with equal slots take of one queue, on each database
+	$(BIN)/python -m tests.e2e.fairness $(FAIRNESS_ARGS)
 
 lint: $(VENV)/.dev  ## Check style, formatting, the layers of the package, and its code for known kinds of security faults
 	$(BIN)/ruff check .

@@ -106,8 +106,8 @@ async def test_two_workers_with_equal_slots_take_equal_shares(fleet: Fleet, monk
     # any of both workers. That is long beside a claim, as where work waits for workers; and the time that a busy
     # machine takes for all that changes nothing.
     slots, length, golden = 100, 184, 0.618034
-    # The others take long, and pass each task through the same hands as one of these.
-    number = 2_000 if fleet.storage.name in {"memory", "sqlite"} else 500
+    # The others take long, and pass each task through the same hands. `tests.e2e.test_fairness` has them in processes.
+    number = 2_000 if fleet.storage.name == "memory" else 500
     ran, used, most = Counter[str](), Counter[str](), Counter[str]()
     running: dict[str, list[asyncio.Event]] = {"one": [], "other": []}
 
