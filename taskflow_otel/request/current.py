@@ -143,7 +143,7 @@ def _part(of_request: dict[int, RequestTasks]) -> None:
     """Let the managers of a request that is over know each other in one direction only, so that they are freed with it.
 
     Code that the request has left behind has one of them as the current request, and finds the others from there: the
-    innermost middleware's, or if there is none, the one that was asked for first.
+    innermost middleware's, or without a middleware the one that was asked for first.
     """
     found = [*of_request.values()]
     of_request.clear()
