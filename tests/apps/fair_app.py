@@ -13,7 +13,7 @@ from tests.chaos.backends import make_backend
 
 
 async def hold(host: str, port: int) -> None:
-    """Say who runs this, and run until whoever listens there answers."""
+    """Say who runs this, and run until an answer comes from there."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(b"%d\n" % os.getpid())
