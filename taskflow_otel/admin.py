@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from taskflow_otel.compat.fastapi import build_routes, leave_untraced
 from taskflow_otel.compat.starlette import wrap_default
+from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.options import flag
 from taskflow_otel.request.applications import refuse_other_apps
 from taskflow_otel.web.access import AuthSetting, make_guard
@@ -29,6 +31,18 @@ WATCHED = ("metrics", "livez", "readyz", "health")
 """The routes that Prometheus and orchestrators ask: their requests leave no spans."""
 
 _log = logging.getLogger("taskflow_otel")
+_taken: WeakKeyDictionary[FastAPI, set[str]] = WeakKeyDictionary()
+"""The paths of the administrations of each application."""
+
+
+def _take_path(app: FastAPI, path: str) -> None:
+    paths = _taken.setdefault(app, set())
+    if path in paths:
+        raise ConfigurationError(
+            f"this application has an administration at {path} already, which would answer in place of this one: "
+            "TaskAdmin(app, task_manager, path='/other-tasks')"
+        )
+    paths.add(path)
 
 
 class TaskAdmin:
@@ -114,6 +128,7 @@ class TaskAdmin:
         if retention_days is not None:
             task_manager.engine.keep_finished(retention_days)
         shown = flag("include_in_schema", include_in_schema)
+        _take_path(app, path)
         before = len(app.routes)
         for router in routers:
             app.include_router(router, include_in_schema=shown)

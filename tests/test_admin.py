@@ -98,3 +98,12 @@ def test_the_document_of_the_application_may_leave_the_administration_out() -> N
     app = FastAPI()
     TaskAdmin(app, TaskManager(), include_in_schema=False)
     assert app.openapi()["paths"] == {}
+
+
+def test_two_administrations_at_one_path_are_refused_and_at_two_paths_are_not() -> None:
+    app = FastAPI()
+    TaskAdmin(app, TaskManager())
+    with pytest.raises(ConfigurationError, match=r"has an administration at /tasks already.*path='/other-tasks'"):
+        TaskAdmin(app, TaskManager())
+    TaskAdmin(app, TaskManager(), path="/other-tasks")
+    TaskAdmin(FastAPI(), TaskManager())

@@ -14,11 +14,22 @@ from taskflow_otel.engine.registry import (
     require_no_arguments,
 )
 from taskflow_otel.errors import ConfigurationError
+from taskflow_otel.model.plain import repr_of
 from taskflow_otel.model.schedule import CatchUp, Overlap, Rule, Schedule
 from taskflow_otel.model.task_options import TaskOptions, make_task_config, refuse_unknown
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def refuse_positional(decorator: str, given: tuple[object, ...]) -> None:
+    """Refuse a decorator without its parentheses, and options without their names."""
+    if not given:
+        return
+    if callable(given[0]):
+        example = "task()" if decorator == "task" else "schedule(every=60)"
+        raise ConfigurationError(f"the decorator needs its parentheses: @task_manager.{example}")
+    raise ConfigurationError(f"{decorator}() takes options by name, such as name=, not {repr_of(given[0])} alone")
 
 
 class TaskDecorators:

@@ -15,6 +15,7 @@ from taskflow_otel.errors import ConfigurationError, DuplicateTaskNameError, Unk
 from taskflow_otel.model.enqueue import ADD_TASK_OPTIONS, EnqueueOptions
 from taskflow_otel.model.hiding import repr_without
 from taskflow_otel.model.payload import Codec
+from taskflow_otel.model.plain import repr_of
 from taskflow_otel.model.task_options import TaskConfig, make_task_config
 from taskflow_otel.model.vocabulary import ExecutorKind
 
@@ -188,7 +189,7 @@ class TaskRegistry:
         if definition is not None:
             return Resolved(definition, full_args, full_kwargs)
         if not callable(func):
-            raise ConfigurationError(f"add_task needs a function, not {func!r}")
+            raise ConfigurationError(f"add_task needs a function, not {repr_of(func)}{_way_out(func)}")
         for other in tuple(_in_use):
             if other is not self and (declared := other.leads_to(func)):
                 raise ConfigurationError(
@@ -303,6 +304,16 @@ def has_parameter(func: Callable[..., Any], name: str) -> bool:
         return name in inspect.signature(func).parameters
     except (TypeError, ValueError):  # not a function, or one written in C that does not tell
         return False
+
+
+def _way_out(no_function: object) -> str:
+    """What to do in place of giving this object to `add_task`."""
+    if not inspect.isawaitable(no_function):
+        return ""
+    if inspect.iscoroutine(no_function):
+        # Python would warn in addition that it was never awaited.
+        no_function.close()
+    return ". Give the function and its arguments apart: add_task(send, address), not add_task(send(address))"
 
 
 def _refuse_generator(func: Callable[..., Any]) -> None:

@@ -285,7 +285,7 @@ class Codec:
             except UnstorableError as exc:
                 reason = exc
         raise TaskArgumentError(
-            f"the argument {label!r} of {self._name}, a {type_name(type(value))}, cannot be stored: {reason}"
+            f"the argument {label!r} of {self._name}, of type {type_name(type(value))}, cannot be stored: {reason}"
         ) from reason.__cause__
 
     def _decode_value(self, parameter: Parameter, label: str, node: Any) -> Any:

@@ -32,7 +32,7 @@ async def test_an_argument_that_cannot_be_stored_is_refused_on_a_persisted_task_
         raise AssertionError("it must not run")
 
     with pytest.raises(
-        TaskArgumentError, match=r"the argument 'thing' of .*kept, a .*Unstorable, cannot be stored"
+        TaskArgumentError, match=r"the argument 'thing' of .*kept, of type .*Unstorable, cannot be stored"
     ) as caught:
         await manager.enqueue(kept, Unstorable())
     assert isinstance(caught.value, TypeError)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 from fastapi import FastAPI
 
@@ -23,11 +25,10 @@ async def test_something_that_cannot_be_called_is_no_task(manager: TaskManager) 
 
 async def test_a_coroutine_in_place_of_its_function_is_refused_with_the_way_out(manager: TaskManager) -> None:
     coroutine = job()
-    try:
-        with pytest.raises(ConfigurationError, match="add_task needs a function"):
-            await manager.enqueue(coroutine)  # type: ignore[call-overload]  # that is the mistake
-    finally:
-        coroutine.close()
+    with pytest.raises(ConfigurationError, match=r"add_task\(send, address\), not add_task\(send\(address\)\)"):
+        await manager.enqueue(coroutine)  # type: ignore[call-overload]  # that is the mistake
+    # Closed: Python does not warn in addition that it was never awaited.
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
 
 
 async def test_enqueueing_before_the_start_says_how_to_start() -> None:
