@@ -60,6 +60,12 @@ class LateCommits:
         late = change.record
         task = self._tasks.live(late.task_id)
         if isinstance(change, Insert):
+            if task is None and not late.status.finished:
+                # A firing that the shutdown has cut short; the instance that takes it over lets it run.
+                if stale:
+                    return self._correct(self._doubt(late, 0), late, None)
+                self._lifecycle.left_to_others(late)
+                return None
             doubt = self._doubt(late, REFUSED)
             if task is not None:
                 self._intake.reject([task])

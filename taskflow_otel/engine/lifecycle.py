@@ -89,6 +89,12 @@ class Lifecycle:
         record = task.record
         self._bus.publish(lifecycle_event(record, _ENQUEUED, None, record.timeline[-1].timestamp))
 
+    def left_to_others(self, record: TaskRecord) -> None:
+        """Publish a new task that is committed, and that another instance will run."""
+        self._bus.created(record)
+        self._bus.publish(lifecycle_event(record, _ENQUEUED, None, record.timeline[-1].timestamp))
+        self._bus.given(record)
+
     def rejected(
         self,
         task: LiveTask,

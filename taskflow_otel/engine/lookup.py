@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from taskflow_otel.backends.admin import KeepsFigures
 from taskflow_otel.backends.base import Backend
@@ -121,7 +122,17 @@ class Lookup:
     async def page(self, query: TaskQuery) -> TaskPage:
         """One page of the tasks of all instances, newest first."""
         await self._flush()
-        return await self._patience.wait_for(self._backend.page(query))
+        page = await self._patience.wait_for(self._backend.page(query))
+        ahead = {
+            stored.task_id: here
+            for stored in page.records
+            if (here := self._tasks.record(stored.task_id)) is not None and _is_ahead(here, stored)
+        }
+        if not ahead:
+            return page
+        # The history of a slow backend is behind what `get` and the live stream show.
+        shown = [ahead[stored.task_id].copy() if stored.task_id in ahead else stored for stored in page.records]
+        return replace(page, records=[one for one in shown if query.status in (None, one.status)])
 
     @at_home
     async def counts(self, query: TaskQuery) -> TaskCounts:
@@ -247,6 +258,14 @@ class Lookup:
                 await come
         finally:
             timer.cancel()
+
+
+def _is_ahead(here: TaskRecord, stored: TaskRecord) -> bool:
+    """Whether this process knows more of a task than is stored."""
+    if here.token < stored.token:
+        return False
+    ended = here.status.finished and not stored.status.finished
+    return ended or len(here.timeline) > len(stored.timeline)
 
 
 async def _finished(task: LiveTask) -> None:

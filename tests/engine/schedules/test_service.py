@@ -13,6 +13,7 @@ import pytest
 from taskflow_otel import (
     ConfigurationError,
     DuplicateTaskNameError,
+    InMemoryLogger,
     NotStartedError,
     TaskManager,
     TaskStatus,
@@ -90,6 +91,27 @@ async def test_a_run_by_hand_that_the_backend_takes_too_late_never_runs(gives_up
         await settle()
         [record] = await plant.records(source="manual")
         assert (record.status, record.reason) == (TaskStatus.REJECTED, "commit_failed")
+
+
+async def test_a_firing_that_is_committed_during_a_shutdown_is_published_and_runs_after_it() -> None:
+    backend, told = HeldBackend(), InMemoryLogger()
+    plant = Plant(every(10), snapshot_backend=backend, loggers=[told], shutdown_timeout=2.0)
+    manager = plant.manager()
+    await manager.startup()
+    await plant.clock.advance(1)
+    backend.hold = inserts
+    await plant.clock.advance(10)
+    await backend.holding.wait()
+    stopping = asyncio.ensure_future(manager.shutdown())
+    await eventually(lambda: manager.engine.schedules.firing == 0, "the end of the schedules")
+    backend.release()
+    await stopping
+    async with plant.running() as after:
+        await plant.clock.advance(5)
+        [record] = await plant.records()
+        assert (await after.wait(record.task_id, 10)).status is TaskStatus.SUCCESS
+        [record] = await plant.records()
+    assert [event.transition for event in told.lifecycle_events] == [entry.transition for entry in record.timeline]
 
 
 class Forgetful(MemoryBackend):
