@@ -133,11 +133,6 @@ ELSEWHERE = [
         ("engine/attempts.py",),
     ),
     Elsewhere(
-        "web/test_tasks_api.py",
-        "It answers what the API asks.",
-        ("engine/lookup.py",),
-    ),
-    Elsewhere(
         "exporters/otel/test_metrics.py",
         "Its metrics are sent to OpenTelemetry alone.",
         ("exporters/messaging.py",),
