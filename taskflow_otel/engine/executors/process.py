@@ -28,7 +28,8 @@ from taskflow_otel.model.vocabulary import ExecutorKind
 logger: logging.Logger = logging.getLogger("taskflow_otel.engine")
 
 ASK_SECONDS = 0.5
-"""Seconds that a cancelled function gets to see `context.cancelled` and end by itself."""
+"""Seconds that a cancelled function gets to see `context.cancelled` and end by itself, and at shutdown a child that has
+run nothing."""
 PREPARE_SECONDS = 30.0
 """Seconds for the start of a process and the import of the task's module; more counts as part of the attempt."""
 
@@ -51,7 +52,8 @@ class ProcessExecutor:
     SIGKILL; only its process is replaced. A child ignores SIGINT and SIGTERM from others, because the parent decides
     what ends. It ends at once when the parent has died, for whatever reason.
 
-    `shutdown_timeout`: seconds that idle children get for their exit handlers at shutdown, before they are killed.
+    `shutdown_timeout`: seconds that idle children get for their exit handlers at shutdown, before they are killed. One
+    that has run no attempt yet gets `ASK_SECONDS`.
     `forwarder` receives the spans of the children. Raises `ConfigurationError` for an invalid number.
     """
 
@@ -135,7 +137,9 @@ class ProcessExecutor:
         self._idle.clear()
         self._prepared.clear()
         try:
-            await asyncio.gather(*(child.end(self._shutdown_timeout) for child in children))
+            # One that has run nothing has nothing to flush: its import may take longer than the platform waits.
+            brief = min(ASK_SECONDS, self._shutdown_timeout)
+            await asyncio.gather(*(child.end(self._shutdown_timeout if child.has_run else brief) for child in children))
         except asyncio.CancelledError:
             for child in children:
                 child.kill()

@@ -84,6 +84,11 @@ class ChildProcess:
         self.life: asyncio.Task[None] = self._loop.create_task(self._live())
         """Ends when the process has been reaped and all its messages have been read."""
 
+    @property
+    def has_run(self) -> bool:
+        """Whether it was given an attempt."""
+        return self._number > 0
+
     def has_loaded(self, function: FunctionReference | None) -> bool:
         """Whether the function can be entered without an import."""
         return function in self._loaded

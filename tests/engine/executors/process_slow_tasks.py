@@ -9,7 +9,11 @@ from tests.waiting import wait_until
 
 if "IMPORT_BEGUN" in os.environ:
     Path(os.environ["IMPORT_BEGUN"]).touch()
-    wait_until(Path(os.environ["IMPORT_MAY_END"]).exists, "the permission to continue")
+    try:
+        wait_until(Path(os.environ["IMPORT_MAY_END"]).exists, "the permission to continue")
+    except TimeoutError:
+        Path(os.environ["IMPORT_BEGUN"]).unlink()
+        raise
 
 
 def quick() -> None:

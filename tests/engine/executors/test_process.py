@@ -142,6 +142,20 @@ async def test_a_task_is_pending_until_its_process_has_imported_its_module(
     assert (await manager.wait(task_id, timeout=60)).status is TaskStatus.SUCCESS
 
 
+async def test_a_shutdown_does_not_wait_for_an_import(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "begun"
+    monkeypatch.setenv("IMPORT_BEGUN", str(begun))
+    monkeypatch.setenv("IMPORT_MAY_END", str(tmp_path / "never"))
+    manager = await start(process_shutdown_timeout=1_000)
+    manager.task(executor="process")(process_slow_tasks.quick)
+    await manager.enqueue(process_slow_tasks.quick)
+    await eventually(begun.exists, "the import")
+    await manager.shutdown()
+    assert begun.exists(), "the import was waited for until it gave up"
+
+
 @in_shared
 async def test_lambdas_and_closures_travel_by_value(shared: TaskManager, tmp_path: Path) -> None:
     text = "closed over"
