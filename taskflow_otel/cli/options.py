@@ -18,11 +18,25 @@ from taskflow_otel.model.vocabulary import Source
 
 URL, TOKEN = "TASKFLOW_URL", "TASKFLOW_TOKEN"
 """Variables of the environment. A token is never an argument, since every user of the machine can read arguments."""
-FILTERS = (
-    "status", "func_name", "func_name_prefix", "queue", "tag", "source", "since", "until", "ended_since",
-    "ended_until", "trace_id", "fingerprint", "error", "min_duration", "max_duration", "q",
-)  # fmt: skip
-"""The names of `Filters`, which cannot be imported without httpx."""
+FILTERS = {
+    "status": "Only tasks in this state.",
+    "func_name": "Only tasks of this name.",
+    "func_name_prefix": "Only tasks whose name begins with this text.",
+    "queue": "Only tasks of this queue.",
+    "tag": "`key:value`, or `key` for any value.",
+    "source": "Only tasks of this source.",
+    "since": "Created at or after: an ISO 8601 time, or an age (`6h`).",
+    "until": "Created before: an ISO 8601 time, or an age (`6h`).",
+    "ended_since": "Ended at or after: an ISO 8601 time, or an age (`6h`).",
+    "ended_until": "Ended before: an ISO 8601 time, or an age (`6h`).",
+    "trace_id": "Trace id, 32 hexadecimal digits.",
+    "fingerprint": "Only tasks whose latest failure has this fingerprint, 16 hexadecimal digits.",
+    "error": "Part of the error or of its type.",
+    "min_duration": "Only finished tasks that ran for at least this long: seconds, or `500ms`, `5s`, `2m`.",
+    "max_duration": "Only finished tasks that ran for less than this: seconds, or `500ms`, `5s`, `2m`.",
+    "q": "Part of the name, the error or the task id.",
+}
+"""The names of `Filters`, which cannot be imported without httpx, with what the API says of them."""
 _WORDS: dict[str, list[str]] = {"status": [one.value for one in TaskStatus], "source": [one.value for one in Source]}
 _MOST = 1_000_000
 _LAST_PORT = 65_535
@@ -116,9 +130,10 @@ def filters(work: Work) -> Work:
 
     wrapped: Work = run
     for name in reversed(FILTERS):
-        completed = functools.partial(_complete, _WORDS.get(name, []))
+        words = _WORDS.get(name, [])
+        completed = functools.partial(_complete, words)
         option = f"--{name.replace('_', '-')}"
-        help_text = f"The filter {name} of the API."
+        help_text = f"{FILTERS[name]} One of: {', '.join(words)}." if words else FILTERS[name]
         wrapped = click.option(option, metavar="TEXT", shell_complete=completed, help=help_text)(wrapped)
     return wrapped
 

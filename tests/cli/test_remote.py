@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import get_args, get_type_hints
 
 import pytest
 from fastapi import FastAPI
@@ -130,6 +131,9 @@ async def test_a_task_that_is_refused_hides_no_other_and_a_refused_login_ends_th
 
 def test_the_filters_are_those_of_the_client_which_are_those_of_the_api() -> None:
     assert list(FILTERS) == list(Filters.__annotations__) == list(inspect.signature(task_filter).parameters)
+    said = get_type_hints(task_filter, include_extras=True)
+    # The query of a filter is the last part of its annotation.
+    assert {name: get_args(said[name])[-1].description for name in FILTERS} == FILTERS
 
 
 async def test_tasks_are_searched_by_their_arguments_and_how_far_is_said(
