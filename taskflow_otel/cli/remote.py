@@ -37,9 +37,7 @@ _POLL = 1.0
 
 @click.command()
 @filters
-@click.option(
-    "--args", "arguments", metavar="NAME:VALUE", help="`name:value` of an argument that the API shows."
-)
+@click.option("--args", "arguments", metavar="NAME:VALUE", help="`name:value` of an argument that the API shows.")
 @click.option("--limit", type=COUNT, default=100, show_default=True, help="How many at most.")
 @reading
 def ls(source: Client | Ledger, filters: Any, arguments: str | None, limit: int, as_json: bool) -> int:
