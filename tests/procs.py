@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.servers import free_port, spawn
-from tests.waiting import wait_until
+from tests.waiting import LONG, wait_until
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,7 +57,7 @@ class AppProcess:
         assert self._process is not None, "the app was not started"
         return self._process.pid
 
-    def start(self, timeout: float = 60.0) -> None:
+    def start(self, timeout: float = LONG) -> None:
         """Start, and return once the app answers; raises `RuntimeError` with its output when it ends instead."""
         assert self._process is None, "the app runs already"
         process = self._process = spawn(
@@ -86,7 +86,7 @@ class AppProcess:
             self._process.wait()
             self._process = None
 
-    def terminate(self, timeout: float = 30.0) -> None:
+    def terminate(self, timeout: float = LONG) -> None:
         """Send SIGTERM and wait for the orderly end; raises `RuntimeError` when it was none.
 
         `subprocess.TimeoutExpired` is raised when the process is still there after `timeout` seconds.

@@ -23,7 +23,7 @@ from typing import ClassVar, NoReturn, Self
 
 import pytest
 
-from tests.waiting import wait_until
+from tests.waiting import LONG, wait_until
 
 # Linux ties a parent-death signal to the *thread* that started the child, so all children share one that lasts.
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="test-servers")
@@ -153,7 +153,7 @@ class Server:
         """Whether the server answers."""
         raise NotImplementedError
 
-    def start(self, timeout: float = 60.0) -> None:
+    def start(self, timeout: float = LONG) -> None:
         """Start, and return once the server answers; does nothing when it runs."""
         if self.running:
             return

@@ -519,7 +519,7 @@ async def test_a_task_is_found_by_its_id_as_a_uuid(manager: TaskManager) -> None
 
     task_id = await manager.enqueue(send)
     uuid = UUID(task_id)
-    assert (await manager.wait(uuid, timeout=10)).task_id == (await manager.get(uuid)).task_id == task_id
+    assert (await manager.wait(uuid, timeout=60)).task_id == (await manager.get(uuid)).task_id == task_id
     record = manager.store.get(uuid)
     assert record is not None
     assert record.task_id == task_id

@@ -6,8 +6,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+LONG = 90.0
+"""Seconds: for the start of several processes on a busy machine whose disk takes a second for each commit."""
 
-def wait_until(condition: Callable[[], bool], what: str, *, timeout: float = 30.0, interval: float = 0.02) -> None:
+
+def wait_until(condition: Callable[[], bool], what: str, *, timeout: float = LONG, interval: float = 0.02) -> None:
     """Poll until `condition()` holds; raises `TimeoutError` naming `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -17,7 +20,7 @@ def wait_until(condition: Callable[[], bool], what: str, *, timeout: float = 30.
 
 
 async def eventually(
-    condition: Callable[[], bool | Awaitable[bool]], what: str, *, timeout: float = 30.0, interval: float = 0.02
+    condition: Callable[[], bool | Awaitable[bool]], what: str, *, timeout: float = LONG, interval: float = 0.02
 ) -> None:
     """Await until `condition()`, plain or a coroutine function, holds; raises `TimeoutError` naming `what`."""
     deadline = time.monotonic() + timeout

@@ -95,7 +95,7 @@ async def test_a_deploy_in_the_middle_of_everything_keeps_every_promise(tmp_path
         first["failing"] = deploy.add(server.url, "failing")
         wait_until(lambda: bool(deploy.notes()["failing 1"]), "the failure")
         # One second to finish, one after the cancellation, one for what is abandoned; the rest is a slow machine.
-        server.terminate(timeout=30)
+        server.terminate()
 
     stored = await deploy.ledger()
     expected = {
@@ -119,7 +119,7 @@ async def test_a_deploy_in_the_middle_of_everything_keeps_every_promise(tmp_path
             return bool(stats["pending"] + stats["running"] == 0)
 
         wait_until(idle, "every promised task to end", timeout=60)
-        server.terminate(timeout=30)
+        server.terminate()
 
     stored = await deploy.ledger()
     promised = [*waiting, *(first[name] for name, (status, _) in expected.items() if status is TaskStatus.PENDING)]

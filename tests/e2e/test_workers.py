@@ -110,7 +110,7 @@ def test_totals_are_those_of_the_ledger_though_a_worker_is_killed_and_replaced(a
         scraper.scrape()
         return scraper.total("taskflow_tasks_finished_total") >= total
 
-    wait_until(complete, "the last counts", timeout=20)
+    wait_until(complete, "the last counts")
     texts = [scraper.scrape() for _ in range(10)]
     assert scraper.fallen == []
     assert scraper.total("taskflow_tasks_enqueued_total") == total
@@ -147,4 +147,4 @@ def test_counts_outlive_every_worker(app: AppProcess) -> None:
         scraper.scrape()
         return scraper.total("taskflow_tasks_finished_total") == 3 * 5 * TASKS_PER_REQUEST
 
-    wait_until(complete, "the last counts", timeout=20)
+    wait_until(complete, "the last counts")

@@ -114,9 +114,9 @@ async def run_one(manager: TaskManager, body: Callable[[], None], executor: str,
 
     async with started(manager):
         task_id = await manager.enqueue(failing)
-        await manager.wait(task_id, timeout=20)
+        await manager.wait(task_id, timeout=60)
         after = await manager.enqueue(harmless)
-        assert (await manager.wait(after, timeout=20)).status is TaskStatus.SUCCESS
+        assert (await manager.wait(after, timeout=60)).status is TaskStatus.SUCCESS
         assert manager.queue_stats()["default"].running == 0
         (record,) = [r for r in [await manager.get(task_id)] if not manager.store.list()]
         return record

@@ -75,7 +75,7 @@ async def test_a_second_caller_does_not_fail_with_the_commit_of_the_first() -> N
     with pytest.raises(BackendError, match="at fault"):
         await first
     kept = await second
-    assert (await manager.wait(kept, timeout=10)).status is TaskStatus.SUCCESS
+    assert (await manager.wait(kept, timeout=60)).status is TaskStatus.SUCCESS
     await manager.shutdown()
 
 
@@ -88,7 +88,7 @@ async def test_a_request_that_fails_leaves_its_key_to_the_next() -> None:
     assert failing.task is not None
     manager.engine.door.withdraw([failing.task], Reason.REQUEST_FAILED)
     assert second != failing.task_id
-    assert (await manager.wait(second, timeout=10)).status is TaskStatus.SUCCESS
+    assert (await manager.wait(second, timeout=60)).status is TaskStatus.SUCCESS
     await manager.shutdown()
 
 

@@ -260,7 +260,7 @@ class TaskMachine(RuleBasedStateMachine):
 
     async def quiesce(self) -> None:
         """Wait until whatever may start has started: that it comes to this is half of the test."""
-        await eventually(self.quiet, "the engine to come to rest", timeout=20, interval=0.002)
+        await eventually(self.quiet, "the engine to come to rest", interval=0.002)
 
     async def quiet(self) -> bool:
         await settle()

@@ -144,7 +144,7 @@ async def test_queues_that_compete_for_slots_take_turns() -> None:
         await manager.resume_queue("a")
         await manager.resume_queue("b")
         for task_id in ids:
-            await manager.wait(task_id, timeout=10)
+            await manager.wait(task_id, timeout=60)
     # The first slot goes to the queue that was resumed first, before the other one is.
     assert "".join(order) in {"abababab", "aabababb"}
 
@@ -171,7 +171,7 @@ async def test_at_most_max_sync_threads_functions_run_in_threads() -> None:
         assert statuses.count(TaskStatus.RUNNING) == 3, "a task without a thread is not running"
         release.set()
         for task_id in ids:
-            assert (await manager.wait(task_id, timeout=10)).status is TaskStatus.SUCCESS
+            assert (await manager.wait(task_id, timeout=60)).status is TaskStatus.SUCCESS
     assert most == 3
 
 
@@ -214,7 +214,7 @@ async def test_a_retry_waits_in_line_like_everybody_else() -> None:
         assert attempts == 1
         assert (await manager.get(retried)).status is TaskStatus.PENDING
         yard.release()
-        assert (await manager.wait(retried, timeout=10)).status is TaskStatus.SUCCESS
+        assert (await manager.wait(retried, timeout=60)).status is TaskStatus.SUCCESS
     assert yard.crowds == [0]
 
 
@@ -258,4 +258,4 @@ async def test_a_cancelled_crowd_of_waiting_tasks_leaves_nothing_in_the_queue() 
         assert (stats.ready, stats.oldest_ready_age) == (0, 0.0)
         last = await manager.enqueue(function)
         await manager.resume_queue("q")
-        assert (await manager.wait(last, timeout=10)).status is TaskStatus.SUCCESS
+        assert (await manager.wait(last, timeout=60)).status is TaskStatus.SUCCESS

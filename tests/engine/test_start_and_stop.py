@@ -57,7 +57,7 @@ async def test_no_task_of_the_event_loop_and_no_thread_outlives_the_shutdown(tmp
     async with started(manager):
         ids = [await manager.enqueue(function) for function in (in_thread, in_loop) for _ in range(20)]
         for task_id in ids:
-            await manager.wait(task_id, timeout=10)
+            await manager.wait(task_id, timeout=60)
         assert own_threads() - before
     assert asyncio.all_tasks() == {asyncio.current_task()}
     # One of an earlier test may end while this one runs.

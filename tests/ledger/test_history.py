@@ -73,4 +73,4 @@ async def test_a_task_whose_first_note_was_stored_without_an_answer_is_stored_wi
         stored = await fleet.storage.get(task_id)
         return stored is not None and stored.status is TaskStatus.SUCCESS
 
-    await eventually(is_stored, "the end of the task in the ledger", timeout=10)
+    await eventually(is_stored, "the end of the task in the ledger")

@@ -57,7 +57,7 @@ async def test_numbers_arrive_as_what_they_are(opened: OpenPage, engine: House) 
 
     numbers = (LARGE, -LARGE, 10**40, float("nan"), float("inf"), -float("inf"), 0.1, "NaN", f"\ue000{LARGE}\ue000")
     task_id = await engine.manager.enqueue(reckon, *numbers)
-    record = await engine.manager.wait(task_id, timeout=10)
+    record = await engine.manager.wait(task_id, timeout=60)
 
     async def stored() -> bool:
         return await engine.backend.get(task_id) is not None

@@ -59,7 +59,7 @@ async def test_one_that_is_stopped_inside_a_transaction_holds_nobody_up_and_is_t
     async with started(manager):
         # A commit that takes longer than five seconds is refused, and raises here.
         for _ in range(20):
-            await manager.wait(await manager.enqueue(held), timeout=20)
+            await manager.wait(await manager.enqueue(held), timeout=60)
         record = await manager.wait(member.said()[0], timeout=10 * LEASE)
     assert record.status is TaskStatus.SUCCESS
     assert record.crashes == 1
