@@ -35,6 +35,10 @@ _REASON = 1_000
 """Characters kept of the reason of a pause, as many as a request may give."""
 
 
+def _always() -> bool:
+    return True
+
+
 class TaskActions:
     """The methods of `TaskManager` that add, read, cancel and retry tasks, and change queues and schedules."""
 
@@ -100,10 +104,15 @@ class TaskActions:
         the commit, which is the caller's, and raises the errors of SQLAlchemy for the caller's transaction.
         """
         options, rest = split_options(kwargs)
-        refuse_request_bound(func, args, rest, lambda: True)
+        refuse_request_bound(func, args, rest, _always)
+        door = self.engine.door
         if options.session is not None:
-            return await self.engine.door.enqueue_within(func, args, rest, options)
-        return await self.engine.door.enqueue(func, args, rest, options)
+            return await door.enqueue_within(func, args, rest, options)
+        if not door.life.is_home():
+            return await door.enqueue(func, args, rest, options)
+        # `Door.enqueue` without its coroutine, which most tasks do not need.
+        task_id, task = door.enter(func, args, rest, options)
+        return task_id if task is None else await door.commit(task)
 
     @partial(shows_add_options, without=("eager", "delay", "session"))
     async def schedule_once(
@@ -213,7 +222,11 @@ class TaskActions:
 
     async def wait(self, task_id: str | UUID, timeout: float | None = None) -> TaskRecord:
         """Return a task once it has finished; raises `TaskNotFoundError`, `TimeoutError` after `timeout` seconds."""
-        return await self.engine.lookup.wait(id_text(task_id), timeout)
+        name, lookup = id_text(task_id), self.engine.lookup
+        end = lookup.end_of(name) if timeout is None else None
+        if end is not None and (record := await end).status.finished:
+            return record.copy()
+        return await lookup.wait(name, timeout, left=end is not None)
 
     async def cancel(self, task_id: str | UUID, *, session: CallerSession | None = None) -> TaskRecord:
         """Cancel a task of any instance; raises `TaskNotFoundError` or `TaskStateError`.

@@ -33,6 +33,7 @@ from taskflow_otel.model.record import LogEntry
 from taskflow_otel.testing.clock import FakeClock, settle
 from tests.inside import own_context
 from tests.managers import WAIT, Gate, finish, started, transitions
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -321,6 +322,29 @@ async def test_waiting_for_a_task_that_does_not_end_times_out_and_leaves_it_alon
         await manager.wait(task_id, 0.01)
     gate.opened.set()
     assert (await finish(manager, task_id)).status is TaskStatus.SUCCESS
+
+
+async def test_all_who_wait_for_a_task_get_a_record_of_their_own(manager: TaskManager) -> None:
+    gate, names = asyncio.Event(), list[str]()
+
+    @manager.task()
+    async def job() -> None:
+        await gate.wait()
+        names.append((asyncio.current_task() or pytest.fail("no task")).get_name())
+
+    task_id = await manager.enqueue(job)
+    waiting = [asyncio.ensure_future(manager.wait(task_id)) for _ in range(2)]
+    await eventually(lambda: manager.store.list()[0].status is TaskStatus.RUNNING, "the start")
+    cancelled = asyncio.ensure_future(manager.wait(task_id))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    gate.set()
+    first, second = await asyncio.gather(*waiting)
+    assert (first.status, second.status) == (TaskStatus.SUCCESS, TaskStatus.SUCCESS)
+    assert first == second == await manager.wait(task_id)
+    assert first is not second
+    # An asyncio task bears the name of the type whose attempt it is.
+    assert names == ["job"]
 
 
 async def test_a_retry_by_hand_is_a_new_task_with_the_same_arguments_and_both_name_each_other(

@@ -30,7 +30,10 @@ class RetryLink(Struct, frozen=True, gc=False):
 
 class Insert(Struct, frozen=True, gc=False):
     """A new task. It is refused as a duplicate if another task holds its `active_key`, has used the name `once`, or has
-    become the retry of the same task (`link`) since the caller's read."""
+    become the retry of the same task (`link`) since the caller's read.
+
+    The record of a task that has finished belongs to the backend from then on: the caller changes nothing in it that
+    the backend does not change itself."""
 
     record: TaskRecord
     once: str | None = None

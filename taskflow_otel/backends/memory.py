@@ -342,7 +342,9 @@ class MemoryBackend:
             self._newest = position
         else:
             self._ordered = False
-        stored = self._tasks[task_id] = _snapshot(record)
+        # History needs no copy: only its link to a retry changes.
+        live = record.status is _PENDING or record.status is _RUNNING
+        stored = self._tasks[task_id] = _snapshot(record) if live else record
         self._settle(stored, new=True)
         return _APPLIED
 
@@ -375,7 +377,7 @@ class MemoryBackend:
         self.figure_store.add(record)
         self._finished[task_id] = None
         if len(self._finished) > self._max_finished:
-            self._forget(next(iter(self._finished)))
+            self._forget(self._finished.popitem(last=False)[0])
 
     def _touch(self, task_id: str) -> None:
         # Strictly increasing, so that the dictionary is ordered by its values.
@@ -399,11 +401,12 @@ class MemoryBackend:
 
     def _forget(self, task_id: str) -> None:
         record = self._tasks.pop(task_id)
+        self._finished.pop(task_id, None)
         if (key := record.idempotency_key) is not None and self._keys.get(key) == task_id:
             del self._keys[key]
-        del self._finished[task_id]
         del self._changed[task_id]
-        self._logs.pop(task_id, None)
+        if self._logs:
+            self._logs.pop(task_id, None)
         self.span_store.forget(task_id)
 
     def _orphans(self, dead: Collection[str]) -> Iterator[TaskRecord]:

@@ -132,7 +132,8 @@ class AttemptRunner:
                     return
                 task.advance(_END)
                 self._lifecycle.function_over(task)
-                if _is_cancelling(task):
+                # `_is_cancelling` without the call.
+                if attempt.cancelling():
                     await _absorb_cancellation()
                 duration = self._clock.monotonic() - began
                 if task.durable:

@@ -63,7 +63,7 @@ class Attempts:
             context = context.copy()
         # Not that of an earlier attempt, on an event loop that starts its tasks eagerly.
         task.attempt = None
-        task.attempt = self._owned.begin(self._runner.run(task), context)
+        task.attempt = self._owned.begin(self._runner.run(task), context, task.record.func_name)
 
     def waits(self, task: LiveTask, seconds: float) -> None:
         """Let a retry wait here; while draining, a persisted task stays in the ledger for the next start."""

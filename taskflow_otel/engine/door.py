@@ -149,14 +149,26 @@ class Door:
         options: EnqueueOptions = NO_OPTIONS,
     ) -> str:
         """Add a task and return its id once it is known; if another task holds its idempotency key, return that id."""
+        task_id, task = self.enter(func, args, kwargs, options)
+        return task_id if task is None else await self.commit(task)
+
+    def enter(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: EnqueueOptions
+    ) -> tuple[str, LiveTask | None]:
+        """The part of `enqueue` that waits for nothing: the id, and the new task if it needs a commit.
+
+        On the engine's event loop only.
+        """
         if self._transactions.open:
             self._transactions.refuse_to_wait()
         task_id, task = self._take(func, args, kwargs, options)
-        if task is None:
-            return task_id
-        if not task.durable:
-            self._intake.enter(task)
-            return task_id
+        if task is None or task.durable:
+            return task_id, task
+        self._intake.enter(task)
+        return task_id, None
+
+    async def commit(self, task: LiveTask) -> str:
+        """The other part of `enqueue`: commit a new task, let it start, and return its id or that of another one."""
         # `_enter` without its coroutine: every enqueued task that is persisted waits here.
         await self._intake.make_known([task])
         self._intake.hand_over([task])

@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Collection
+from typing import Any
 
 from taskflow_otel.engine.control import Control
 from taskflow_otel.engine.dispatch import Dispatcher
 from taskflow_otel.engine.live import LiveTask, LiveTasks
 from taskflow_otel.engine.phase import WAITING_PHASES, Phase
 from taskflow_otel.engine.queues import Queues
+from taskflow_otel.model.record import TaskRecord
 from taskflow_otel.model.vocabulary import Reason
 from taskflow_otel.runtime.clock import Clock
 from taskflow_otel.runtime.owned_tasks import TURN, in_slices
@@ -100,7 +102,7 @@ class Drain:
         self._say_what_was_given_up()
         self._cuts = 0
 
-    async def _part_waiting(self) -> list[asyncio.Future[None]]:
+    async def _part_waiting(self) -> list[asyncio.Future[TaskRecord]]:
         """Leave persisted tasks to the next start; return futures that resolve when the others have ended."""
         loop = asyncio.get_running_loop()
         expected = []
@@ -110,7 +112,7 @@ class Drain:
             if task.record.persisted and task.known:
                 self._control.set_aside(task)
             elif self._can_run(task):
-                ended: asyncio.Future[None] = loop.create_future()
+                ended: asyncio.Future[TaskRecord] = loop.create_future()
                 task.waiters = [*(task.waiters or ()), ended]
                 expected.append(ended)
         return expected
@@ -128,7 +130,7 @@ class Drain:
             left = max(left, (task.record.run_at - self._clock.now()).total_seconds())
         return self.has_time(task, left)
 
-    async def _wait(self, work: set[asyncio.Future[None]], until: float, *, cuts: int) -> None:
+    async def _wait(self, work: set[asyncio.Future[Any]], until: float, *, cuts: int) -> None:
         """Wait for work until an event-loop time, or until the drain was cut short `cuts` times."""
         loop = asyncio.get_running_loop()
         ended = asyncio.ensure_future(_all(work))
@@ -168,6 +170,6 @@ class Drain:
             )
 
 
-async def _all(work: set[asyncio.Future[None]]) -> None:
+async def _all(work: set[asyncio.Future[Any]]) -> None:
     if work:
         await asyncio.wait(work)

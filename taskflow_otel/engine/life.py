@@ -65,6 +65,10 @@ class Life:
         """Whether the caller is on the thread of the engine's event loop."""
         return threading.get_ident() == self._thread
 
+    def is_home(self) -> bool:
+        """Whether the running event loop is that of the engine, or the engine has none."""
+        return self.home is None or self.home is asyncio.get_running_loop()
+
     def require_running(self) -> None:
         """Raise `NotStartedError` unless the engine takes tasks."""
         if self.state is not _RUNNING:

@@ -162,11 +162,11 @@ class Lifecycle:
             record,
             transition,
             now,
+            previous,
+            duration,
             reason=reason,
-            before=previous,
             failure=failure,
             end_time=end_time,
-            duration=duration,
         )
         if task.spans is not None:
             self._keep_spans(task, record)
@@ -199,7 +199,8 @@ class Lifecycle:
         """`move` for the start of a task that is not durable: it takes effect at once, so nothing is awaited."""
         record, now = task.record, self._clock.now()
         previous = record.status
-        self._advance(record, _STARTED, now, before=previous)
+        # By position, here and for the success: keywords cost each task more.
+        self._advance(record, _STARTED, now, previous)
         self._ledger.note(task)
         self._bus.publish(lifecycle_event(record, _STARTED, previous, now, queue_wait))
 
@@ -207,7 +208,7 @@ class Lifecycle:
         """`move` for the success of a task that is not durable."""
         record, now = task.record, self._clock.now()
         previous = record.status
-        self._advance(record, _SUCCEEDED, now, before=previous, duration=duration)
+        self._advance(record, _SUCCEEDED, now, previous, duration)
         if task.spans is not None:
             self._keep_spans(task, record)
         self._ledger.note(task)
@@ -287,12 +288,12 @@ class Lifecycle:
         record: TaskRecord,
         transition: Transition,
         now: datetime,
-        *,
         before: TaskStatus | None,
+        duration: float | None = None,
+        *,
         reason: Reason | None = None,
         failure: Failure | None = None,
         end_time: datetime | None = None,
-        duration: float | None = None,
     ) -> None:
         # `next_status` without the call, for what is in the table.
         record.status = status = TRANSITIONS.get((before, transition)) or next_status(before, transition)
@@ -378,4 +379,4 @@ def _wake_waiters(task: LiveTask) -> None:
     waiters, task.waiters = task.waiters, None
     for waiter in waiters or ():
         if not waiter.done():
-            waiter.set_result(None)
+            waiter.set_result(task.record)

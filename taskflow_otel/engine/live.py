@@ -92,7 +92,8 @@ class LiveTask(Struct, eq=False, weakref=True):
     """What exporters kept of the attempt whose function is over, in its stored form; written with its outcome."""
     log_count: int = 0
     log_size: int = 0
-    waiters: list[asyncio.Future[None]] | None = None
+    waiters: list[asyncio.Future[TaskRecord]] | None = None
+    """They get its record, in the state in which it left this process or finished."""
 
     def __repr__(self) -> str:
         return repr_without(self, "args", "kwargs")

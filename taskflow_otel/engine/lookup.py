@@ -205,33 +205,30 @@ class Lookup:
         if not self._patience.away():
             await self._ledger.flush(_FLUSH_BEFORE_READ)
 
+    def end_of(self, task_id: str) -> asyncio.Future[TaskRecord] | None:
+        """What a live task of this process will be when it has finished, or belongs to another instance.
+
+        `None` for any other task, and away from the engine's event loop. This takes no coroutine: each wake-up of a
+        caller that waits would go through it.
+        """
+        live = self._tasks.live(task_id)
+        return _end_of(live) if live is not None and self.life.is_home() else None
+
     @at_home
-    async def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
-        """Return the task once it has finished on any instance.
+    async def wait(self, task_id: str, timeout: float | None = None, *, left: bool = False) -> TaskRecord:
+        """Return the task once it has finished on any instance. `left`: this process had it until a moment ago.
 
         Raises `TaskNotFoundError`, `TimeoutError` after `timeout` seconds, and `ConfigurationError` for a timeout that
         is not a number of seconds from 0 to a hundred years.
         """
         if timeout is not None:
             timeout = seconds("timeout", timeout)
-        left = False
-        if timeout is None and (live := self._tasks.live(task_id)) is not None:
-            # `_finished` without its coroutine: each wake-up of the caller would go through it.
-            if live.phase is not _GONE:
-                waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                if live.waiters is None:
-                    live.waiters = [waiter]
-                else:
-                    live.waiters.append(waiter)
-                await waiter
-            if live.record.status.finished:
-                return live.record.copy()
-            left = True
         async with asyncio.timeout(timeout):
             while True:
                 live = self._tasks.live(task_id)
                 if live is not None:
-                    await _finished(live)
+                    if (end := _end_of(live)) is not None and (ended := await end).status.finished:
+                        return ended.copy()
                     left = True
                 # A task that finished here needs no look at the backend. One that has just left for the pool is more
                 # likely to come back than to be finished elsewhere.
@@ -268,12 +265,13 @@ def _is_ahead(here: TaskRecord, stored: TaskRecord) -> bool:
     return ended or len(here.timeline) > len(stored.timeline)
 
 
-async def _finished(task: LiveTask) -> None:
-    """Return once a task of this process has finished, or belongs to another instance."""
+def _end_of(task: LiveTask) -> asyncio.Future[TaskRecord] | None:
+    """See `Lookup.end_of`; `None` if that has happened."""
     if task.phase is _GONE:
-        return
-    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        return None
+    end: asyncio.Future[TaskRecord] = asyncio.get_running_loop().create_future()
     if task.waiters is None:
-        task.waiters = []
-    task.waiters.append(waiter)
-    await waiter
+        task.waiters = [end]
+    else:
+        task.waiters.append(end)
+    return end

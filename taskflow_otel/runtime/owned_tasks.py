@@ -31,12 +31,12 @@ class OwnedTasks(Collection[asyncio.Task[None]]):
         task.add_done_callback(self._done, context=Context())
         return task
 
-    def begin(self, work: Coroutine[Any, Any, None], context: Context) -> asyncio.Task[None]:
+    def begin(self, work: Coroutine[Any, Any, None], context: Context, name: str) -> asyncio.Task[None]:
         """Start work that handles its own failures and calls `end` as its last step.
 
-        That saves the event loop a callback for each piece.
+        That saves the event loop a callback for each piece. `name`: that of the asyncio task.
         """
-        job = asyncio.get_running_loop().create_task(work, context=context)
+        job = asyncio.get_running_loop().create_task(work, context=context, name=name)
         # A loop that starts its tasks eagerly may have ended this one.
         if not job.done():
             self._tasks.add(job)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from taskflow_otel.backends import MemoryBackend
-from taskflow_otel.backends.base import AppendLogs, Insert, Update
+from taskflow_otel.backends.base import AppendLogs, Insert, RetryLink, Update
 from taskflow_otel.errors import ConfigurationError
 from taskflow_otel.model.query import TaskQuery
 from taskflow_otel.model.record import LogEntry
@@ -62,3 +62,24 @@ def test_a_namespace_is_checked_as_by_the_other_backends() -> None:
     MemoryBackend(namespace="shop")
     with pytest.raises(ConfigurationError, match="namespace must be a lower-case letter"):
         MemoryBackend(namespace="A b")
+
+
+async def test_history_is_kept_without_a_copy_and_only_copies_leave_the_backend() -> None:
+    backend, ended = MemoryBackend(), finish(make_task())
+    await backend.apply([Insert(ended)])
+    found = await backend.get(ended.task_id)
+    assert found == ended
+    assert found is not ended
+    retry = make_task(retry_of=ended.task_id)
+    await backend.apply([Insert(retry, link=RetryLink())])
+    # The engine, which has the record too, writes the same.
+    assert ended.retried_by == retry.task_id
+    assert found.retried_by is None
+
+
+async def test_a_task_that_has_not_finished_is_kept_as_a_copy() -> None:
+    backend, live = MemoryBackend(), make_task()
+    await backend.apply([Insert(live)])
+    live.reason = "changed since"
+    assert (found := await backend.get(live.task_id)) is not None
+    assert found.reason is None

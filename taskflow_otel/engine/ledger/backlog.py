@@ -143,8 +143,7 @@ class Backlog:
         logs: list[Item] = []
         if self._flush_asked or self._ended_asked:
             # Unfinished tasks will change again, so their notes are written only at a flush.
-            for task in self._notes.take(MAX_BATCH, only_ended=not self._flush_asked):
-                items += notes_of(task)
+            items += notes_of(self._notes.take(MAX_BATCH, only_ended=not self._flush_asked))
             self._ended_asked = len(self._notes.ended) >= MAX_BATCH
         if self._spans:
             logs += map(Spans, self._spans.take(MAX_BATCH, self._notes.will_insert))
@@ -243,7 +242,7 @@ def _tried(items: Iterable[Item]) -> list[Item]:
             again.append(item)
         elif not item.after_insert:
             item.task.insert_tried = item.task.insert_tried or not item.task.stored
-            again += notes_of(item.task)
+            again += notes_of([item.task])
     return again
 
 

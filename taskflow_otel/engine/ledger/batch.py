@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from msgspec import Struct
@@ -62,16 +63,20 @@ class Note(Struct, eq=False, gc=False):
         record = task.record if task.phase is _GONE else task.record.copy()
         return Update(record) if task.stored or self.after_insert else Insert(record)
 
-    @property
-    def allowed(self) -> bool:
-        """Whether it may be written: never during a durable task's own commit, which it would overwrite."""
-        return not self.task.durable or self.task.phase is _RUNNING
+
+def notes_of(tasks: Iterable[LiveTask]) -> list[Item]:
+    """The notes that write the current state of tasks, even if an insert of an earlier state was applied."""
+    notes: list[Item] = []
+    for task in tasks:
+        notes.append(Note(task))
+        if task.insert_tried and not task.stored:
+            notes.append(Note(task, after_insert=True))
+    return notes
 
 
-def notes_of(task: LiveTask) -> list[Note]:
-    """The notes that write a task's current state, even if an insert of an earlier state was applied."""
-    tried = task.insert_tried and not task.stored
-    return [Note(task), Note(task, after_insert=True)] if tried else [Note(task)]
+def allowed(items: Iterable[Item]) -> list[Item]:
+    """What of these may be written: no note during a durable task's own commit, which it would overwrite."""
+    return [item for item in items if type(item) is not Note or not item.task.durable or item.task.phase is _RUNNING]
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ from typing import assert_never
 from taskflow_otel.backends.base import AppendLogs, Applied, Backend, Change, Outcome, Update
 from taskflow_otel.engine.ledger.backend_health import BackendHealth, Observe
 from taskflow_otel.engine.ledger.backlog import Backlog
-from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, Spans, judged, reduce
+from taskflow_otel.engine.ledger.batch import Batch, Commit, Item, Lines, Note, Spans, allowed, judged, reduce
 from taskflow_otel.engine.ledger.refused_batch import sort_out
 from taskflow_otel.engine.membership import Membership
 from taskflow_otel.errors import BackendError, DeclaredDeadError
@@ -95,7 +95,7 @@ class Writer:
 
     async def _write_once(self, batch: Batch) -> bool:
         """Write one transaction; return `False` if the backend failed and the same work must be tried again."""
-        batch.items = [item for item in batch.items if type(item) is not Note or item.allowed]
+        batch.items = allowed(batch.items)
         self._backlog.in_hand = [item for item in batch.items if type(item) is Commit]
         try:
             await self._membership.ensure_lease()
