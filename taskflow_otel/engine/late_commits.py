@@ -75,6 +75,10 @@ class LateCommits:
         doubt = self._doubt(late, len(late.timeline) - 1)
         if stale or task is None:
             return self._correct(doubt, late, None)
+        if self._ledger.awaits(task.id):
+            # The next change has none of this one, such as a cancellation after a start that took too long.
+            doubt.close()
+            return None
         if task.phase in {Phase.READY, Phase.DELAYED}:
             return self._correct(doubt, late, task.record)
         if task.phase in {Phase.HELD, Phase.ENDING}:

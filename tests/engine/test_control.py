@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 
 from taskflow_otel import (
+    InMemoryLogger,
     ManagedBackgroundTasks,
     QueueConfig,
     TaskAdmin,
@@ -426,3 +427,27 @@ async def test_a_task_that_someone_deletes_from_the_ledger_is_said_to_be_deleted
         said = [record.getMessage() for record in caplog.records]
         deleted = f"task {task_id} was deleted from the ledger before it had finished"
         assert [line.partition(";")[0] for line in said] == ([deleted] if durable and not waits else [])
+
+
+async def test_a_start_that_is_committed_late_is_not_published_if_a_cancellation_undoes_it() -> None:
+    backend, told, clock = HeldBackend(), InMemoryLogger(), FakeClock()
+    manager = TaskManager(snapshot_backend=backend, clock=clock, loggers=[told])
+
+    async def never() -> None:
+        raise AssertionError("it was cancelled before it ran")
+
+    job = manager.task(name="job", persist=True)(never)
+    async with started(manager):
+        backend.hold = updates_to("running")
+        task_id = await manager.enqueue(job)
+        await backend.holding.wait()
+        # The start is given up, and tried again a second later.
+        await clock.advance(5.5)
+        cancelling = asyncio.ensure_future(manager.cancel(task_id))
+        await settle()
+        backend.release()
+        assert (await cancelling).status is TaskStatus.CANCELLED
+        await settle()
+        stored = await backend.get(task_id)
+    assert stored is not None
+    assert [event.transition for event in told.lifecycle_events] == [entry.transition for entry in stored.timeline]

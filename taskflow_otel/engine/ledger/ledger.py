@@ -185,6 +185,13 @@ class Ledger:
                 doubts[record.task_id] = REFUSED if isinstance(entry.change, Insert) else len(record.timeline) - 1
         return doubts
 
+    def awaits(self, task_id: str) -> bool:
+        """Whether someone waits for a change of this task, which will overwrite what was written of it before."""
+        return any(
+            entry.task_id == task_id and not entry.future.done() and not isinstance(entry.change, APPENDED)
+            for entry in self._backlog.pending()
+        )
+
     def rejoined(self) -> None:
         """This process has a new id: the commits under its former one get more time for their answers."""
         self._deadlines.spare()
