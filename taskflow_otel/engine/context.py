@@ -7,10 +7,7 @@ from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar, Token
 from typing import Any
 
-from msgspec import Struct
-
 from taskflow_otel.errors import ConfigurationError, TaskCancelledError
-from taskflow_otel.model.hiding import repr_without
 from taskflow_otel.model.plain import MAX_PROGRESS_TEXT, plain_extra, plain_number, repr_of, text_of
 from taskflow_otel.model.record import Progress
 from taskflow_otel.model.vocabulary import LOG_LEVELS, LogLevel
@@ -19,7 +16,7 @@ _outside_logger = logging.getLogger("taskflow_otel.task")
 _current: ContextVar[TaskContext | None] = ContextVar("taskflow_otel_task_context", default=None)
 
 
-class TaskContext(Struct, eq=False):
+class TaskContext:
     """The running attempt, as its own function sees it.
 
     Values from the function are converted here, before anyone else sees them: `on_log` and `on_progress` get finite,
@@ -27,18 +24,26 @@ class TaskContext(Struct, eq=False):
     value makes `log` or `progress` raise.
     """
 
-    task_id: str
-    func_name: str
-    attempt: int
-    """Zero-based."""
-    tags: Mapping[str, str]
-    _on_log: Callable[[TaskContext, str, str, dict[str, Any], int, bool], None]
-    _on_progress: Callable[[TaskContext, Progress], None]
-    # A plain attribute is safe across threads: it only changes from false to true.
-    _cancelled: bool = False
+    __slots__ = ("_cancelled", "_on_log", "_on_progress", "attempt", "func_name", "tags", "task_id")
 
-    def __repr__(self) -> str:
-        return repr_without(self, "_on_log", "_on_progress")
+    def __init__(
+        self,
+        task_id: str,
+        func_name: str,
+        attempt: int,
+        tags: Mapping[str, str],
+        on_log: Callable[[TaskContext, str, str, dict[str, Any], int, bool], None],
+        on_progress: Callable[[TaskContext, Progress], None],
+    ) -> None:
+        self.task_id: str = task_id
+        self.func_name: str = func_name
+        self.attempt: int = attempt
+        """Zero-based."""
+        self.tags: Mapping[str, str] = tags
+        self._on_log = on_log
+        self._on_progress = on_progress
+        # A plain attribute is safe across threads: it only changes from false to true.
+        self._cancelled = False
 
     @property
     def cancelled(self) -> bool:
