@@ -10,7 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Never, ParamSpec, TypeVar, Unpack
+from typing import ParamSpec, TypeVar, Unpack
 from zoneinfo import ZoneInfo
 
 from fastapi import BackgroundTasks, FastAPI
@@ -24,7 +24,7 @@ from taskflow_otel.backends.measured import MeasuredBackend
 from taskflow_otel.backends.memory import MemoryBackend
 from taskflow_otel.backends.spans import KeepsSpans
 from taskflow_otel.bus import ObserverBus, TaskObserver
-from taskflow_otel.engine.decorators import TaskDecorators, refuse_positional
+from taskflow_otel.engine.decorators import TaskDecorators, takes_options_by_name
 from taskflow_otel.engine.deployment import deployment
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.executors.process import ProcessExecutor
@@ -244,8 +244,9 @@ class TaskManager(TaskActions):
         connect_metrics(self.metrics, self.engine, self._bus, self._registry, self._backend)
 
     @shows_task_options
+    @takes_options_by_name
     def task(
-        self, *given: Never, name: str | None = None, **options: Unpack[TaskOptions]
+        self, *, name: str | None = None, **options: Unpack[TaskOptions]
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Declare a function as a task type. The function itself is returned unchanged.
 
@@ -263,13 +264,13 @@ class TaskManager(TaskActions):
 
         Raises `ConfigurationError`, `DuplicateTaskNameError` or `UnknownQueueError`.
         """
-        refuse_positional("task", given)
         return self._decorators.task(name, options)
 
     @shows_task_options
+    @takes_options_by_name
     def schedule(
         self,
-        *given: Never,
+        *,
         every: float | timedelta | None = None,
         cron: str | None = None,
         timezone: str | ZoneInfo = "UTC",
@@ -292,7 +293,6 @@ class TaskManager(TaskActions):
 
         Raises `ConfigurationError`, `DuplicateTaskNameError`, `UnknownQueueError` or `MissingExtraError`.
         """
-        refuse_positional("schedule", given)
         rule = make_rule(every, cron, timezone)
         return self._decorators.schedule(
             rule, name, options, run_on_startup=run_on_startup, catch_up=catch_up, overlap=overlap

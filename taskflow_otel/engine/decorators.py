@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from taskflow_otel.engine.engine import Engine
 from taskflow_otel.engine.registry import (
@@ -20,16 +21,23 @@ from taskflow_otel.model.task_options import TaskOptions, make_task_config, refu
 
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def refuse_positional(decorator: str, given: tuple[object, ...]) -> None:
-    """Refuse a decorator without its parentheses, and options without their names."""
-    if not given:
-        return
-    if callable(given[0]):
-        example = "task()" if decorator == "task" else "schedule(every=60)"
-        raise ConfigurationError(f"the decorator needs its parentheses: @task_manager.{example}")
-    raise ConfigurationError(f"{decorator}() takes options by name, such as name=, not {repr_of(given[0])} alone")
+def takes_options_by_name(decorator: F) -> F:
+    """Refuse a decorator without its parentheses, and options without their names: it would be a bare `TypeError`."""
+    name = decorator.__name__
+
+    @functools.wraps(decorator)
+    def checked(self: object, *given: object, **options: object) -> object:
+        if not given:
+            return decorator(self, **options)
+        if callable(given[0]):
+            example = "task()" if name == "task" else f"{name}(every=60)"
+            raise ConfigurationError(f"the decorator needs its parentheses: @task_manager.{example}")
+        raise ConfigurationError(f"{name}() takes options by name, such as name=, not {repr_of(given[0])} alone")
+
+    return cast("F", checked)
 
 
 class TaskDecorators:

@@ -56,11 +56,11 @@ class OwnCounts:
         self._readable = readable
         self._instance_id = instance_id
         self._unpublished = unpublished
-        self.asked_at = asked_at
-        self.source = uuid.uuid4().hex
-        self.target = ""
+        self.asked_at: datetime = asked_at
+        self.source: str = uuid.uuid4().hex
+        self.target: str = ""
         """The name of the target of this process."""
-        self.settled = False
+        self.settled: bool = False
         """The table of targets agrees about it."""
         self._instance: str | None = None
         """The id of this process when it last stored its counts, or tried to."""
