@@ -96,9 +96,9 @@ def test_what_the_decorator_is_given_is_what_the_task_type_has() -> None:
 def test_a_decorator_without_its_parentheses_or_the_names_of_its_options_says_so() -> None:
     manager = TaskManager()
     with pytest.raises(ConfigurationError, match=r"needs its parentheses: @task_manager\.task\(\)"):
-        manager.task(job)  # type: ignore[call-arg]  # that is the mistake
+        manager.task(job)  # type: ignore[call-arg, arg-type]  # that is the mistake
     with pytest.raises(ConfigurationError, match=r"needs its parentheses: @task_manager\.schedule\(every=60\)"):
-        manager.schedule(job)  # type: ignore[call-arg]
+        manager.schedule(job)  # type: ignore[call-arg, arg-type]
     with pytest.raises(ConfigurationError, match="task\\(\\) takes options by name, such as name=, not 'mail'"):
         manager.task("mail")  # type: ignore[call-arg]
     with pytest.raises(ConfigurationError, match="schedule\\(\\) takes options by name"):
