@@ -24,7 +24,6 @@ _NAMES = [column.name for column in pool.columns]
 _COLUMNS = ", ".join(_NAMES)
 _ARRAYS = ", ".join("%s::bigint[]" if name in {"rank_in_queue", "since"} else "%s::varchar[]" for name in _NAMES)
 _RECORD = ", ".join(column.name for column in RECORD_COLUMNS)
-# Only names of columns and the id of the pool are put into the texts.
 GIVE: str = f"""
 WITH locked AS (
   SELECT task_id FROM taskflow_tasks WHERE task_id = ANY(%s) AND instance = %s AND finished_at IS NULL
@@ -36,7 +35,7 @@ WITH locked AS (
 INSERT INTO taskflow_pool ({_COLUMNS})
 SELECT given.* FROM unnest({_ARRAYS}) AS given ({_COLUMNS}) JOIN moved ON moved.task_id = given.task_id
 ON CONFLICT DO NOTHING
-"""  # noqa: S608
+"""  # noqa: S608  # nosec B608  # names of columns, and the id of the pool
 """Parameters: the ids, their owner, the time, and an array for each column of the pool. The rows are locked in the
 order of all writers."""
 CLAIM: str = f"""
@@ -51,7 +50,7 @@ WITH found AS (
 UPDATE taskflow_tasks SET instance = %s, live_owner = %s, token = token + 1, updated_at = %s
 WHERE task_id = ANY(ARRAY(SELECT task_id FROM found)) AND coalesce(live_owner, '') = '{POOL}'
 RETURNING {_RECORD}, (SELECT found.since FROM found WHERE found.task_id = taskflow_tasks.task_id)
-"""  # noqa: S608
+"""  # noqa: S608  # nosec B608  # names of columns, and the id of the pool
 """Like `claiming_statement`, in one text. Parameters: the queue, the names, the seals, the only wanted task or null
 (twice), the limit, the new owner (twice), the time."""
 
