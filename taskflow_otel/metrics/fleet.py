@@ -116,6 +116,9 @@ class FleetMetrics(Service):
         self._set_aside = ""
         """The name under which the counts of this process are in a file, if they are."""
         self._dead: list[str] = []
+        """The keys of processes that can commit nothing any more, and are not folded yet."""
+        self._absent: set[str] = set()
+        """The keys of processes that do not live."""
         self._answers = True
         self._last_exchange = float("-inf")
         self._next = None
@@ -171,8 +174,8 @@ class FleetMetrics(Service):
         if not (written or view.alone):
             return
         view, reading = await self._latest_view({self._own.key: text})
-        if source != self._own.source:
-            # It had been declared dead, and an exchange has just given it a new name.
+        if source != self._own.source or not self._own.is_newest(own):
+            # An exchange has ended in the meantime.
             return
         self._own.ahead = text, own
         self._reading, self._view = reading, view
@@ -204,9 +207,8 @@ class FleetMetrics(Service):
     def _scene(self, books: Books, reading: Reading) -> Scene:
         known = {key: books.latest(key) for key in books.known}
         sums = {name: counts for name, (_, counts) in books.sums.items()}
-        own = self._own.stored
-        mine = "" if own is None else own.target
-        return Scene(books.table[1], mine, own, known, sums, reading.hosts, self._clock.now())
+        own = self._own
+        return Scene(books.table[1], own.target, own.stored, known, sums, reading.hosts, self._clock.now())
 
     async def _wait_for(self, exchange: asyncio.Task[None], timeout: float) -> bool:
         """Wait for an exchange; return whether it succeeded. It continues: other callers may wait for it too."""
@@ -216,8 +218,8 @@ class FleetMetrics(Service):
     def of_all(self, metric: str) -> dict[LabelValues, float]:
         """A gauge over all living instances, of every target: this one now, the others as of their last exchange."""
         own = self._exporter.snapshot().get(metric, {})
-        dead = set(self._dead)
-        others = [one.counts.get(metric, {}) for key, (_, one) in self._books.known.items() if key not in dead]
+        absent = self._absent
+        others = [one.counts.get(metric, {}) for key, (_, one) in self._books.known.items() if key not in absent]
         merged = merge([{metric: dict(part)} for part in (own, *others)])[metric]
         return {labels: value for labels, value in merged.items() if not isinstance(value, Histogram)}
 
@@ -307,14 +309,18 @@ class FleetMetrics(Service):
         # In this order, because an instance is registered before it stores counts.
         counts = await self._backend.settings(COUNTS)
         await books.read(dict(counts), own.key)
-        alive = self._living(await self._backend.instances())
+        instances = await self._backend.instances()
+        alive = self._living(instances)
         # Again, because a worker may have written one in the meantime.
         await books.compare(aside, await self._read_aside())
         await self._carry(self._scene(books, Reading(at, counts, alive)))
         table = books.table[0]
         reading = Reading(at, counts if table is None else {**counts, TARGETS: table}, alive)
         scene = self._scene(books, reading)
-        self._dead = [key for key in books.known if scene.known[key].instance not in alive]
+        self._absent = {key for key, (_, other) in books.known.items() if other.instance not in alive}
+        # Until it is declared dead, what a process had sent to the ledger before it was killed may still be committed.
+        undeclared = {one.instance_id for one in instances if one.state == InstanceState.ALIVE}
+        self._dead = [key for key, (_, other) in books.known.items() if other.instance not in undeclared]
         # No await between these.
         if self._reading is None or self._reading.at <= at:
             self._reading = reading.with_newer(books, own.ahead_text)

@@ -113,10 +113,14 @@ class OwnCounts:
             self._counted.pop(number, None)
             self._without.pop(number, None)
         self._aside = self._aside[-2:]
-        instance = self._instance_id() if self.stored is None else self.stored.instance
+        instance = self._instance or self._instance_id()
         return Stored(
             instance, self._formerly, self._number, now, unpublished, False, rest, self.target, now, dict(self._in_sum)
         )
+
+    def is_newest(self, version: Stored) -> bool:
+        """Whether no later version is stored."""
+        return self.stored is None or self.stored.number < version.number
 
     def _note(self, number: int, counted: Snapshot, rest: Snapshot) -> None:
         """Keep a version, until one is known to be stored that is as new."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -115,6 +116,28 @@ async def test_what_was_not_stored_before_a_death_is_found_in_the_ledger(
     shown = await heir.scrape()
     assert (shown[ENQUEUED], shown[FINISHED]) == (6.0, 6.0)
     assert shown["taskflow_task_attempts_total"] == 6.0
+
+
+async def test_what_is_committed_after_the_death_of_its_process_is_counted_too(
+    backend: MemoryBackend, clock: FakeClock
+) -> None:
+    dead, heir = [await Worker(name, backend, clock).start() for name in "ab"]
+    heir.metrics._host = dead.host
+    await clock.advance(1.5)
+    record = make_record(dead, "on-its-way")
+    await dead.metrics.stop()
+    now = clock.now()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+    await process.wait()
+    await backend.beat(Instance(dead.name, dead.host, process.pid, "", now, now, 15.0, "alive"))
+    # All see that it is gone. But the database has not answered its last statement yet.
+    for _ in range(3):
+        assert (await heir.scrape()).get(FINISHED, 0.0) == 0.0
+        await clock.advance(1.5)
+    await backend.apply([Insert(record)])
+    await declare_dead(backend, dead.name)
+    await clock.advance(3.0)
+    assert (await heir.scrape())[FINISHED] == 1.0
 
 
 async def test_the_starts_of_a_task_that_was_retried_are_found_in_the_ledger_too(

@@ -74,8 +74,6 @@ class PrometheusExporter(Exporter):
         self._clock = clock
         self._process = os.getpid()
         self._tasks = TaskCounts(self._buckets, max_label_values)
-        # One call less for each event: the bus calls this one.
-        self.on_lifecycle = self._tasks.take  # type: ignore[method-assign]
         self._counts: dict[str, dict[LabelValues, float]] = {}
         self._observed: dict[str, dict[LabelValues, Histogram]] = {}
         self._sources: dict[str, list[Callable[[], Samples]]] = {}
