@@ -79,6 +79,13 @@ async def test_a_directory_that_is_missing_is_named(tmp_path: Path) -> None:
         TaskManager(snapshot_db=tmp_path / "missing" / "tasks.db")
 
 
+@pytest.mark.parametrize("url", ["postgresql://ada:secret@db/shop", "redis://:secret@db/0", "sqlite:///secret.db"])
+async def test_a_url_in_place_of_a_path_is_refused_and_its_password_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"not a URL\. .*snapshot_backend=PostgresBackend") as refused:
+        TaskManager(snapshot_db=url)
+    assert "secret" not in str(refused.value)
+
+
 async def test_a_path_that_is_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"is a directory. Name a file inside it"):
         TaskManager(snapshot_db=tmp_path)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -88,27 +89,15 @@ def settings(limits: Mapping[str, int], off: Collection[str] = _NESTED_LOOPS) ->
     return "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in values.items())
 
 
-async def execute(connection: Any, steps: Iterator[Step], *first: str) -> None:
-    """Execute steps on a connection of psycopg, after the statements `first`; neither begins nor ends a transaction.
-
-    Raises `UnexpectedRowCount` if a change must be refused, and the errors of psycopg.
-    """
-    expected: list[tuple[Any, int]] = []
+@asynccontextmanager
+async def _sent_together(connection: Any) -> AsyncIterator[None]:
+    """Send what is executed inside without waiting for answers; raise the error of the first statement that fails."""
     failed: Exception | None = None
     errors: type[Exception] = connection.Error
     try:
         async with connection.pipeline():
             try:
-                for statement in first:
-                    await connection.execute(statement)
-                for statement, rows, strict in steps:
-                    text, types = of_arrays(statement)
-                    cursor = connection.cursor()
-                    await cursor.execute(text, arrays(rows, types))
-                    if strict:
-                        expected.append((cursor, len(rows)))
-                    # Making the rows takes time, and the driver does not wait for the server here.
-                    await asyncio.sleep(0)
+                yield
             except errors as error:
                 # The statements behind it fail too: the driver would log that as a second error.
                 failed = error
@@ -116,6 +105,25 @@ async def execute(connection: Any, steps: Iterator[Step], *first: str) -> None:
         failed = failed or error
     if failed is not None:
         raise failed
+
+
+async def execute(connection: Any, steps: Iterator[Step], *first: str) -> None:
+    """Execute steps on a connection of psycopg, after the statements `first`; neither begins nor ends a transaction.
+
+    Raises `UnexpectedRowCount` if a change must be refused, and the errors of psycopg.
+    """
+    expected: list[tuple[Any, int]] = []
+    async with _sent_together(connection):
+        for statement in first:
+            await connection.execute(statement)
+        for statement, rows, strict in steps:
+            text, types = of_arrays(statement)
+            cursor = connection.cursor()
+            await cursor.execute(text, arrays(rows, types))
+            if strict:
+                expected.append((cursor, len(rows)))
+            # Making the rows takes time, and the driver does not wait for the server here.
+            await asyncio.sleep(0)
     if any(cursor.rowcount != number for cursor, number in expected):
         raise UnexpectedRowCount
 
@@ -126,21 +134,10 @@ async def ask(connection: Any, *statements: tuple[str, Sequence[Any]]) -> list[A
     Raises the error of the first one that fails, which is the last one that the server tries.
     """
     cursors: list[Any] = []
-    failed: Exception | None = None
-    errors: type[Exception] = connection.Error
-    try:
-        async with connection.pipeline():
-            try:
-                for statement, parameters in statements:
-                    cursors.append(connection.cursor())
-                    await cursors[-1].execute(statement, parameters)
-            except errors as error:
-                # As in `execute`.
-                failed = error
-    except errors as error:
-        failed = failed or error
-    if failed is not None:
-        raise failed
+    async with _sent_together(connection):
+        for statement, parameters in statements:
+            cursors.append(connection.cursor())
+            await cursors[-1].execute(statement, parameters)
     return cursors
 
 

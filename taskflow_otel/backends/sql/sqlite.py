@@ -272,6 +272,12 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
         raise ConfigurationError(
             f"SqliteBackend needs the path of a file, not {text!r}. For tasks kept in memory use MemoryBackend()."
         )
+    if "://" in text:
+        # Its text is not shown: it may hold a password.
+        raise ConfigurationError(
+            "SqliteBackend needs the path of a file, not a URL. A server has a backend of its own, such as "
+            "snapshot_backend=PostgresBackend(url)."
+        )
     file = Path(text).absolute()
     if not file.parent.is_dir():
         raise ConfigurationError(f"there is no directory {str(file.parent)!r} for the SQLite database. Create it.")
